@@ -1,0 +1,64 @@
+# make demo and make test need Python 3.11 or later and make, and nothing else. Another Python: make demo PYTHON=python3.12
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := demo_output
+SCENE := $(firstword $(filter-out %_reference.tif,$(wildcard sample_tiles/*.tif)))
+NAME := $(basename $(notdir $(SCENE)))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint types wheel check clean
+
+help:
+	@echo "make demo    install into $(VENV), segment the scene in sample_tiles/ and score the result"
+	@echo "make test    install into $(VENV) and run the tests"
+	@echo "make lint    check style          make types   check types"
+	@echo "make wheel   build dist/*.whl     make check   all of that, as CI does"
+	@echo "make clean   remove what the others made"
+
+demo: $(VENV)/.package
+	@test -n "$(SCENE)" || { echo "sample_tiles/ holds no scene; is this a complete clone?"; exit 1; }
+	$(BIN)/floodmap segment $(SCENE) -o $(OUT) --overwrite
+	$(BIN)/floodmap evaluate $(OUT)/$(NAME)_mask.tif sample_tiles/$(NAME)_reference.tif
+	@echo
+	@echo "The results are in $(CURDIR)/$(OUT):"
+	@cd $(OUT) && ls -1 | sed 's/^/  /'
+	@echo "Open $(OUT)/$(NAME).gpkg over $(SCENE) in QGIS."
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+wheel: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python scripts/check_wheel.py dist/*.whl
+
+check: test lint types wheel
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# A stamp per extra: nothing is installed again until pyproject.toml changes. The package itself is installed editable.
+$(VENV)/.package: pyproject.toml | $(VENV)/.venv
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.venv
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	@touch $(VENV)/.package $@
+
+$(VENV)/.venv:
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "floodmap needs Python 3.11 or later$(if $(PYTHON),; $(PYTHON) is older or missing)."; \
+		echo "Install one, or name it: make demo PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot create a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@touch $@

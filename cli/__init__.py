@@ -1,0 +1,1 @@
+"""The `floodmap` command: one module a command, installed as `floodmap_cli`."""

@@ -1,0 +1,42 @@
+"""Log lines on standard error: `floodmap: warning: ...`."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import click
+
+
+class StderrHandler(logging.Handler):
+    """Writes each record as one line to what standard error is at that moment: a progress bar may have taken it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            message = " ".join(record.getMessage().split())
+            level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+            click.echo(f"floodmap: {level}{message}", err=True)
+        except Exception:
+            self.handleError(record)
+
+
+def configure_logging(verbosity: int) -> None:
+    """Show floodmap's own log from WARNING (0), ERROR (-1), INFO (1) or DEBUG (2) up.
+
+    What other libraries log or warn about is shown at verbosity 2 alone: GDAL reports through rasterio's logger what
+    rasterio then raises, so the user would read it twice.
+    """
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, StderrHandler)]
+    root.addHandler(StderrHandler())
+    root.setLevel(logging.WARNING if verbosity >= 2 else logging.CRITICAL)
+    own = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+    logging.getLogger("floodmap").setLevel(own[max(-1, min(verbosity, 2))])
+    logging.captureWarnings(True)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted: -vv, or FLOODMAP_DEBUG set to anything but 0."""
+    wanted = os.environ.get("FLOODMAP_DEBUG", "0") not in ("", "0")
+    return wanted or logging.getLogger("floodmap").getEffectiveLevel() <= logging.DEBUG

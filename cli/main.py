@@ -1,0 +1,120 @@
+"""The `floodmap` command: commands are imported when they run, and an exception becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from floodmap.errors import FloodmapError
+
+from .log import configure_logging, debugging
+
+COMMANDS = {
+    "segment": "Find flood water in scenes; write rasters and polygons.",
+    "info": "Say what floodmap sees in a scene, without segmenting it.",
+    "evaluate": "Score predictions against references.",
+    "vectorize": "Trace a mask or probability raster as polygons.",
+    "models": "List, fetch and check the models.",
+    "sample": "Write a synthetic flooded scene and its reference.",
+}
+"""Name (and module) of each command, with its short help: `floodmap --help` must not import them."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, so that --help answers without torch, rasterio or numpy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of a first day's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from floodmap import __version__
+
+        click.echo(f"floodmap {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def cli() -> None:
+    """Flood polygons from georeferenced aerial rasters.
+
+    One command does it, offline:
+
+        floodmap segment scene.tif -o results
+    """
+
+
+def _report(error: Exception, message: str) -> None:
+    """Write one line to standard error, and before it the traceback where that is wanted."""
+    if debugging():
+        import traceback
+
+        traceback.print_exception(error)
+    click.echo(f"floodmap: error: {' '.join(message.split())}", err=True)
+
+
+def _drop_stdout() -> None:
+    # The reader of our pipe has gone (`floodmap info x.tif | head`). Python flushes stdout once more when it ends and
+    # would complain then: see the note on SIGPIPE in the documentation of the signal module.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 done but with failed windows, 130 interrupted.
+    """
+    configure_logging(0)
+    try:
+        result = cli.main(args=args, prog_name="floodmap", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("floodmap: error: interrupted", err=True)
+        return 130
+    except FloodmapError as error:
+        _report(error, str(error))
+        return 1
+    except BrokenPipeError:
+        _drop_stdout()
+        return 1
+    except Exception as error:
+        hint = "" if debugging() else " (for the traceback: -vv or FLOODMAP_DEBUG=1)"
+        _report(error, f"unexpected {type(error).__name__}: {error}{hint}")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `floodmap` script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""`floodmap models`: which models there are, and their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from floodmap import models as library
+
+from .options import json_option, verbosity_options
+from .progress import progress_bar
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def models() -> None:
+    """List, fetch and check the models.
+
+    `finetuned` ships with floodmap and works offline. Meta's SAM models are fetched on first use into a cache;
+    FLOODMAP_CACHE names another folder for it. On a machine without a network, bring the file and run:
+
+        floodmap models add FILE
+    """
+
+
+@models.command("list")
+@json_option
+@verbosity_options
+def list_models(as_json: bool, verbosity: int) -> None:
+    """List the models and say which are on this machine."""
+    rows = [_describe(model) for model in library.registry().values()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<11} {row['state']:<12} {row['size_mb']:>6.0f} MB  {row['description']}")
+
+
+@models.command()
+@click.argument("model", metavar="NAME|FILE")
+@json_option
+@verbosity_options
+def info(model: str, as_json: bool, verbosity: int) -> None:
+    """Say what a model is: a name, or a .safetensors or .pth file."""
+    card = _describe_file(Path(model)) if Path(model).is_file() else _describe(library.find(model))
+    if as_json:
+        click.echo(json.dumps(card, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, card))
+    for key, value in card.items():
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        click.echo(f"{key:<{width}}  {'-' if value is None else text}")
+
+
+@models.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(dir_okay=False, path_type=Path))
+@verbosity_options
+def add(files: tuple[Path, ...], verbosity: int) -> None:
+    """Take files you brought into the cache.
+
+    A file's SHA-256 tells which model it is, whatever its name.
+    """
+    for file in files:
+        model, path = library.add(file)
+        click.echo(f"{model.name}: {path}")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@verbosity_options
+def pull(names: tuple[str, ...], verbosity: int) -> None:
+    """Fetch models now, to have them without a network later. Goes on where an earlier download broke off."""
+    for model in [library.find(name) for name in names]:
+        if library.verify(model) != "ok":
+            with progress_bar(model.file, unit="bytes", hidden=verbosity < 0) as update:
+                library.fetch(model, progress=update)
+        click.echo(f"{model.name}: {model.path}")
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.pass_context
+@verbosity_options
+def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
+    """Hash the models' files again.
+
+    Without a NAME, those on this machine. Exits 1 where one is damaged or absent.
+    """
+    chosen = [library.find(name) for name in names]
+    chosen = chosen or [model for model in library.registry().values() if model.path.is_file() or model.shipped]
+    states = {model: library.verify(model) for model in chosen}
+    for model, state in states.items():
+        click.echo(f"{model.name}: {state} ({model.path})")
+    if any(state != "ok" for state in states.values()):
+        ctx.exit(1)
+
+
+def _describe(model: library.Model) -> dict[str, Any]:
+    part = model.path.with_name(f"{model.file}.part")
+    if model.path.is_file():
+        state = "shipped" if model.shipped else "fetched"
+    elif part.is_file():
+        state = f"{100 * part.stat().st_size / (model.size_mb * 1e6):.0f} % fetched"
+    else:
+        state = "missing" if model.shipped else "not fetched"
+    card = {
+        "name": model.name,
+        "state": state,
+        "description": model.description,
+        "architecture": model.architecture,
+        "size_mb": round(model.size_mb, 1),
+        "licence": model.licence,
+        "sha256": model.sha256,
+        "url": model.url,
+        "path": str(model.path),
+    }
+    return card | (library.model_card() if model.shipped else {})
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    resolved = library.resolve(path)
+    metadata = library.read_metadata(path) if path.suffix.lower() == ".safetensors" else {}
+    return {
+        "name": resolved.name,
+        "architecture": resolved.architecture,
+        "size_mb": round(path.stat().st_size / 1e6, 1),
+        "sha256": resolved.sha256,
+        "path": str(path),
+    } | metadata

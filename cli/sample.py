@@ -1,0 +1,49 @@
+"""`floodmap sample`: synthetic scenes to try floodmap with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import overwrite_option, positive, verbosity_options
+from .progress import progress_bar
+
+PIXELS = click.IntRange(min=1)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("scene", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--size", type=PIXELS, default=2048, show_default=True, metavar="PIXELS", help="Width and height.")
+@click.option("--width", type=PIXELS, metavar="PIXELS", help="Width, where it is not --size.")
+@click.option("--height", type=PIXELS, metavar="PIXELS", help="Height, where it is not --size.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which landscape to draw.")
+@click.option(
+    "--gsd", "gsd_m", type=float, default=0.3, show_default=True, metavar="METRES", callback=positive,
+    help="Ground sample distance.",
+)  # fmt: skip
+@overwrite_option
+@verbosity_options
+def sample(
+    scene: Path,
+    size: int,
+    width: int | None,
+    height: int | None,
+    seed: int,
+    gsd_m: float,
+    overwrite: bool,
+    verbosity: int,
+) -> None:
+    """Write a synthetic flooded scene, SCENE, and its reference, SCENE with _reference before the suffix.
+
+    The same seed and size give the same pixels on every machine. Scenes of any size are drawn in little memory.
+    """
+    from floodmap.synthetic import write_sample
+
+    with progress_bar(scene.name, hidden=verbosity < 0) as update:
+        paths = write_sample(
+            scene, width=width or size, height=height or size, seed=seed, gsd_m=gsd_m, overwrite=overwrite,
+            progress=update,
+        )  # fmt: skip
+    for path in paths:
+        click.echo(path)

@@ -1,0 +1,223 @@
+"""Strips of codes to cloud-optimized GeoTIFFs: the mask and the probability raster, with overviews that agree."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from floodmap.errors import OutputError
+
+BLOCK_SIZE = 512
+"""Side of a COG's tiles; a raster that fits in one has no overviews."""
+UNOBSERVED = 255
+"""Nodata value of both rasters."""
+CACHE_BYTES = 64 * 2**20
+"""GDAL's block cache while writing."""
+KINDS = ("mask", "probability")
+
+Codes = NDArray[np.uint8]
+Strips = Iterable[tuple[int, Codes]]
+
+
+def write_rasters(
+    strips: Strips,
+    out_dir: Path,
+    name: str,
+    *,
+    width: int,
+    height: int,
+    crs: CRS | None,
+    transform: Affine,
+    threshold: int,
+    tags: Mapping[str, str],
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Write `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, into `out_dir`.
+
+    Both are tiled COGs of uint8 with nodata 255 (unobserved). The mask is 1 where the probability is at least the
+    threshold and 0 elsewhere; the probability is in per cent, 0 to 100. Every overview pixel sums up the
+    full-resolution pixels beneath it: the mask has the most frequent of the three values, where unobserved wins every
+    tie and flood wins over dry, so a pixel of which half or more is unobserved is unobserved; the probability is the
+    mean of the observed pixels, and is unobserved exactly where the mask is. The bytes depend on the input alone.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; read once.
+        out_dir: folder, made where it is missing; temporary files lie in a hidden folder inside it.
+        name: how the file names begin.
+        width: scene columns, in pixels.
+        height: scene rows, in pixels.
+        crs: None writes none.
+        transform: pixel to CRS; the identity writes no georeference.
+        threshold: per cent; codes from here to 100 are flood.
+        tags: GDAL metadata of both files.
+        overwrite: replace files that exist.
+
+    Raises:
+        OutputError: a file exists already, the strips do not cover the scene, or the disk refuses.
+    """
+    targets = [out_dir / f"{name}_{kind}{suffix}" for kind in KINDS for suffix in (".tif", ".qml")]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists already; choose another folder or overwrite it")
+    profile = {"width": width, "height": height, "crs": crs, "transform": transform}
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=out_dir))
+        try:
+            with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
+                # A scene without georeference is a supported input, and its reader has said so.
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                _write_levels(strips, work_dir, threshold, profile)
+                for kind in KINDS:
+                    _assemble(work_dir, kind, tags)
+                    style = files("floodmap").joinpath("styles", f"{kind}.qml").read_bytes()
+                    (work_dir / f"{kind}.qml").write_bytes(style)
+            for target in targets:
+                (work_dir / (target.name.removeprefix(f"{name}_"))).replace(target)
+        finally:
+            shutil.rmtree(work_dir, ignore_errors=True)
+    except (RasterioError, OSError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {out_dir / name}_*.tif: {error}") from error
+    return targets[0], targets[2]
+
+
+def overview_levels(width: int, height: int) -> int:
+    """How many overviews a raster has: halved until it fits in one tile."""
+    return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
+
+
+def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mapping[str, Any]) -> None:
+    """Write each level of both rasters as a plain GeoTIFF `KIND_LEVEL.tif`; level 0 alone is georeferenced."""
+    width, height = profile["width"], profile["height"]
+    levels = overview_levels(width, height)
+    with ExitStack() as stack:
+        outputs = []
+        for level in range(levels + 1):
+            grid = profile if level == 0 else {"width": -(-width >> level), "height": -(-height >> level)}
+            grid = {**grid, "width": _shrunk(width, level), "height": _shrunk(height, level)}
+            outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in KINDS])
+        for row_off, codes in _bands(strips, max(BLOCK_SIZE, 1 << levels), width, height):
+            for level, pair in enumerate(_pyramid(codes, threshold, levels)):
+                rows, cols = pair[0].shape
+                window = Window(0, row_off >> level, cols, rows)
+                for output, values in zip(outputs[level], pair, strict=True):
+                    output.write(values, 1, window=window)
+
+
+def _create(path: Path, grid: Mapping[str, Any]) -> Any:
+    # ZLEVEL 1 costs little and keeps the temporary files far below the scene's size.
+    return rasterio.open(
+        path, "w", driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=BLOCK_SIZE, blockysize=BLOCK_SIZE,
+        compress="DEFLATE", zlevel=1, bigtiff="IF_SAFER", **grid,
+    )  # fmt: skip
+
+
+def _shrunk(length: int, level: int) -> int:
+    return -(-length // (1 << level))
+
+
+def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
+    """Cut strips anew into bands of `rows` rows each (the last may be shorter), checking that they cover the scene."""
+    band, filled, expected = np.empty((rows, width), np.uint8), 0, 0
+    for row_off, codes in strips:
+        if row_off != expected or codes.ndim != 2 or codes.shape[1] != width:
+            raise OutputError(f"strip of shape {codes.shape} at row {row_off} does not follow row {expected}")
+        expected += len(codes)
+        taken = 0
+        while taken < len(codes):
+            step = min(rows - filled, len(codes) - taken)
+            band[filled : filled + step] = codes[taken : taken + step]
+            filled, taken = filled + step, taken + step
+            if filled == rows:
+                yield expected - len(codes) + taken - rows, band
+                filled = 0
+    if expected != height:
+        raise OutputError(f"strips cover {expected} rows of a scene of {height}")
+    if filled:
+        yield height - filled, band[:filled]
+
+
+def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
+    """Mask and probability of a band at every level, level 0 first; its first row lies on a multiple of 2**levels."""
+    unobserved = codes > 100
+    flood = (codes >= threshold) & ~unobserved
+    yield np.where(unobserved, UNOBSERVED, flood).astype(np.uint8), np.where(unobserved, UNOBSERVED, codes)
+    height, width = codes.shape
+    sums = [flood.view(np.uint8), unobserved.view(np.uint8), np.where(unobserved, 0, codes)]
+    for level in range(1, levels + 1):
+        sums = [_halved(values, np.uint16 if level == 1 else np.uint32) for values in sums]
+        n_flood, n_unobserved, total = sums
+        size = _footprint(height, level)[:, None] * _footprint(width, level)
+        n_dry = size - n_flood - n_unobserved
+        hidden = (n_unobserved > 0) & (n_unobserved >= np.maximum(n_flood, n_dry))
+        n_observed = np.maximum(size - n_unobserved, 1)
+        mean = (2 * total + n_observed) // (2 * n_observed)
+        yield (
+            np.where(hidden, UNOBSERVED, n_flood >= n_dry).astype(np.uint8),
+            np.where(hidden, UNOBSERVED, mean).astype(np.uint8),
+        )
+
+
+def _halved(values: NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+    """Sums over 2 x 2 pixels; an odd last row or column stands alone."""
+    rows = values[0::2].astype(dtype)
+    rows[: len(values) // 2] += values[1::2]
+    sums = rows[:, 0::2].copy()
+    sums[:, : values.shape[1] // 2] += rows[:, 1::2]
+    return sums
+
+
+def _footprint(length: int, level: int) -> NDArray[np.uint32]:
+    """How many full-resolution pixels lie beneath each overview pixel along one axis."""
+    edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
+    return np.diff(edges).astype(np.uint32)
+
+
+def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
+    """Join the levels of one raster to the COG `KIND.tif`.
+
+    GDAL's own overviews will not do: MODE picks freely among ties, AVERAGE leaves nodata only where everything is, so
+    mask and probability would disagree, and each level would be made from the one before. The COG driver copies the
+    overviews of its source, and a VRT can name any file as one. It also keeps memory low: opened for writing, the
+    driver holds the whole scene.
+    """
+    vrt_path = work_dir / f"{kind}.vrt"
+    with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:
+        base.nodata = UNOBSERVED
+        base.update_tags(**tags)
+        base.set_band_description(1, f"flood {kind}")
+        if kind == "probability":
+            base.units = ("%",)
+    rasterio.shutil.copy(work_dir / f"{kind}_0.tif", vrt_path, driver="VRT")
+    tree = ET.parse(vrt_path)
+    band = tree.find("VRTRasterBand")
+    if band is None:
+        raise OutputError(f"GDAL wrote no band into {vrt_path}")
+    for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif")))):
+        overview = ET.SubElement(band, "Overview")
+        ET.SubElement(overview, "SourceFilename", relativeToVRT="1").text = f"{kind}_{level}.tif"
+        ET.SubElement(overview, "SourceBand").text = "1"
+    tree.write(vrt_path)
+    rasterio.shutil.copy(
+        vrt_path, work_dir / f"{kind}.tif", driver="COG", compress="DEFLATE", overviews="FORCE_USE_EXISTING",
+        predictor="STANDARD" if kind == "probability" else "NO", blocksize=BLOCK_SIZE, num_threads=2,
+        bigtiff="IF_SAFER",
+    )  # fmt: skip

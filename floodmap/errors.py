@@ -1,0 +1,47 @@
+"""Every error floodmap raises on purpose: one line for the user, saying what is wrong, where, and what to do."""
+
+
+class FloodmapError(Exception):
+    """Root of floodmap's errors; the command line prints it as one line and exits 1."""
+
+
+class SceneError(FloodmapError, ValueError):
+    """A raster cannot be read as a scene."""
+
+
+class MissingCRSError(SceneError):
+    """An operation needs coordinates on the ground, and the file has none."""
+
+
+class GridError(FloodmapError, ValueError):
+    """Windows cannot be laid over a scene with these settings."""
+
+
+class VectorError(FloodmapError, ValueError):
+    """A vector file (area of interest, mask, prompts, reference) cannot be used."""
+
+
+class PromptError(FloodmapError, ValueError):
+    """Prompts are malformed or lie outside the scene."""
+
+
+class ModelError(FloodmapError):
+    """A model is unknown, its file is damaged or does not fit, or it cannot be fetched."""
+
+
+class DownloadError(ModelError, OSError):
+    """A file cannot be fetched over the network."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class EvaluationError(FloodmapError, ValueError):
+    """A prediction and a reference cannot be compared."""
+
+
+class OutputError(FloodmapError, OSError):
+    """A result cannot be written: it exists already, the disk is full, or a run cannot be resumed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""

@@ -1,0 +1,252 @@
+"""Polygons of flood (and of unobserved ground), read window by window as pixels of any frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+
+from floodmap.errors import EvaluationError, MissingCRSError, VectorError
+from floodmap.grid import Window
+from floodmap.ground import is_placed, pixel_spacing_m
+from floodmap.masks import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.vectors import Vectors, read_vectors
+
+PARQUET = (".parquet", ".geoparquet")
+
+_VERTICES = 4096
+"""Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""
+_MOST_PIXELS = 4_000_000_000
+"""Two polygon files on a finer grid than this would take hours."""
+
+
+class PolygonMask:
+    """A polygon file: flood inside, dry outside, unobserved where a layer or file beside it says so.
+
+    As floodmap writes them: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and `x_unobserved`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._flood = (path, _flood_layer(path))
+        self._unobserved = _unobserved_beside(path)
+        self.crs = self._read(self._flood, None)[1]
+
+    def bounds(self) -> NDArray[np.float64] | None:
+        """West, south, east, north of all its polygons, in its own CRS; None where it has none."""
+        geometries = np.concatenate([self._read(part, None)[0].geometries for part in self._parts()])
+        return shapely.total_bounds(geometries) if len(geometries) else None
+
+    def on(self, frame: Frame, rule: FloodRule) -> Reader:
+        """Burn it into a frame's pixels: those whose centre a polygon holds.
+
+        Raises:
+            MissingCRSError: one of both has no CRS.
+            EvaluationError: the rule does not suit polygons, or none of them touches the frame.
+            VectorError: the file cannot be brought to the frame's CRS.
+        """
+        if (self.crs is None) != (frame.crs is None):
+            bare, other = (self.path, "the other side") if self.crs is None else ("the other side", self.path)
+            raise MissingCRSError(f"{bare} has no CRS and {other} has one; assign it with ogr2ogr -a_srs or rio edit-info")
+        flood = self._read(self._flood, frame.crs)[0]
+        unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
+        chosen = flood.geometries[_is_flood(flood, rule, self.path)]
+        every = np.concatenate([flood.geometries, unobserved.geometries])
+        if len(every) and not len(_pieces(every, frame, _VERTICES, cut=False)):
+            raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
+        layers = [
+            (_Burnt(_pieces(geometries, frame, _VERTICES)), code)
+            for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
+        ]
+
+        def read(window: Window) -> Codes:
+            codes = np.full((window.height, window.width), DRY, np.uint8)
+            for burnt, code in layers:
+                burnt.burn(codes, window, code)
+            return codes
+
+        return read
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _parts(self) -> list[tuple[Path, str | None]]:
+        return [self._flood, *([self._unobserved] if self._unobserved else [])]
+
+    def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
+        """One layer in a CRS (None: its own), and its own CRS; a layer may well be empty."""
+        path, layer = part
+        if path.suffix.lower() in PARQUET:
+            return _read_parquet(path, crs)
+        import pyogrio
+
+        try:
+            about = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
+        if not about["features"]:
+            return _NOTHING, about["crs"]
+        return read_vectors(path, crs=crs, layer=layer, polygons=True), about["crs"]
+
+
+_NOTHING = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
+
+
+def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
+    """A grid over the polygons of both, in the first one's CRS, with square pixels of `resolution_m` on the ground.
+
+    Without a CRS the resolution is in the files' own units.
+
+    Raises:
+        MissingCRSError: one has a CRS and the other has none.
+        EvaluationError: neither has a polygon, or the grid would be too large.
+    """
+    if (a.crs is None) != (b.crs is None):
+        bare = a if a.crs is None else b
+        raise MissingCRSError(f"{bare.path} has no CRS and the other side has one; assign it with ogr2ogr -a_srs")
+    bounds = [a.bounds(), _bounds_in(b, a.crs)]
+    known = np.array([box for box in bounds if box is not None])
+    if not len(known):
+        raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon, so there is no ground to compare them on")
+    west, south, east, north = *known[:, :2].min(axis=0), *known[:, 2:].max(axis=0)
+    crs = None if a.crs is None else CRS.from_user_input(a.crs)
+    per_row = per_col = 1.0
+    if is_placed(crs):
+        unit = Affine(east - west, 0, west, 0, south - north, north)
+        down, across = pixel_spacing_m(crs, unit, (1, 1))
+        per_row, per_col = down / (north - south), across / (east - west)
+    step_x, step_y = resolution_m / per_col, resolution_m / per_row
+    width, height = (max(1, int(np.ceil(size))) for size in ((east - west) / step_x, (north - south) / step_y))
+    if width * height > _MOST_PIXELS:
+        raise EvaluationError(
+            f"{a.path} and {b.path} span {width} x {height} pixels of {resolution_m:g} m; give a coarser --resolution"
+        )
+    return Frame(crs=crs, transform=Affine(step_x, 0, west, 0, -step_y, north), height=height, width=width)
+
+
+def _bounds_in(mask: PolygonMask, crs: Any) -> NDArray[np.float64] | None:
+    parts = [mask._read(part, crs)[0].geometries for part in mask._parts()]
+    geometries = np.concatenate(parts)
+    return shapely.total_bounds(geometries) if len(geometries) else None
+
+
+class _Burnt:
+    """Polygons in pixel coordinates, burnt into windows of their frame."""
+
+    def __init__(self, pieces: NDArray[np.object_]) -> None:
+        self._pieces = pieces
+        self._tree = shapely.STRtree(pieces)
+
+    def burn(self, codes: Codes, window: Window, code: int) -> None:
+        """Write a code over the pixels of a window whose centre lies in a polygon."""
+        box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
+        hits = np.sort(self._tree.query(box))
+        if len(hits):
+            place = Affine.translation(window.col_off, window.row_off)
+            rasterize(self._pieces[hits], out=codes, transform=place, default_value=code)
+
+
+def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
+    """Polygons that touch the frame, in its pixel coordinates, cut into pieces of few vertices."""
+    inverse = ~frame.transform
+
+    def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+
+    parts = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
+    touching = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))] if len(parts) else parts
+    if not cut:
+        return touching
+    pieces = [piece for part in touching for piece in _cut(part, vertices)]
+    return np.array(pieces, dtype=object)
+
+
+def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
+    """Halve a polygon, along pixel edges where no pixel's centre lies, until each piece has few vertices."""
+    west, north, east, south = polygon.bounds
+    across = east - west >= south - north
+    middle = float(np.floor((west + east) / 2 if across else (north + south) / 2))
+    low, high = (west, east) if across else (north, south)
+    if shapely.get_num_coordinates(polygon) <= vertices or not low < middle < high or high - low < 16:
+        return [polygon]
+    first = (west, north, middle, south) if across else (west, north, east, middle)
+    second = (middle, north, east, south) if across else (west, middle, east, south)
+    try:
+        halves = shapely.intersection(polygon, [shapely.box(*first), shapely.box(*second)])
+    except shapely.GEOSException:
+        # Rounding to pixel coordinates can tangle a ring; it burns the same whole, only slower.
+        return [polygon]
+    parts = shapely.get_parts(shapely.get_parts(halves))
+    return [piece for part in parts if part.area > 0 for piece in _cut(part, vertices)]
+
+
+def _flood_layer(path: Path) -> str | None:
+    """The layer to read: `flood` if there is one, else the only one."""
+    if path.suffix.lower() in PARQUET:
+        return None
+    names = _layers(path)
+    if "flood" in names or len(names) == 1:
+        return "flood" if "flood" in names else names[0]
+    raise VectorError(f"{path} has the layers {', '.join(names) or '(none)'}, and none is called flood; keep one of them")
+
+
+def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
+    if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
+        return path, "unobserved"
+    sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
+    if path.stem.endswith("_flood") and sibling.is_file():
+        return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
+    return None
+
+
+def _layers(path: Path) -> list[str]:
+    import pyogrio
+
+    try:
+        return [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    except pyogrio.errors.DataSourceError as error:
+        raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
+
+
+def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
+    """Through geopandas: the GDAL in wheels cannot read Parquet."""
+    import geopandas
+    from pyarrow import ArrowInvalid
+
+    try:
+        frame = geopandas.read_parquet(path)
+    except (ValueError, ArrowInvalid, OSError) as error:
+        raise VectorError(f"{path} cannot be read as GeoParquet: {' '.join(str(error).split())}") from error
+    own = frame.crs
+    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
+    moved = frame.to_crs(crs.to_wkt()) if crs is not None and own is not None else frame
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
+    return Vectors(geometries=np.asarray(moved.geometry.make_valid(), dtype=object), attributes=columns, crs=own), own
+
+
+def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
+    if rule.values or rule.threshold is not None:
+        raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
+    if not rule.attribute or not len(vectors):
+        return np.ones(len(vectors), bool)
+    if rule.attribute not in vectors.attributes:
+        has = ", ".join(vectors.attributes) or "no attribute at all"
+        raise EvaluationError(f"{path} has no attribute {rule.attribute}; it has {has}")
+    column = vectors.attributes[rule.attribute]
+    return np.array([any(_equals(value, match) for match in rule.matches) for value in column], bool)
+
+
+def _equals(value: Any, match: str) -> bool:
+    if isinstance(value, str):
+        return value == match
+    try:
+        return bool(float(value) == float(match))
+    except (TypeError, ValueError):
+        return str(value) == match

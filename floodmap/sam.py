@@ -1,0 +1,158 @@
+"""Segment Anything, put together from the `segment-anything` package, with its own encoders or with floodmap's.
+
+Source: Kirillov et al. 2023, arXiv:2304.02643.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from floodmap.encoder import EncoderConfig, PyramidEncoder
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+FRAME = 1024
+"""Side of SAM's input frame, in pixels: prompt coordinates are relative to it, whatever the size of the tile."""
+STRIDE = 16
+"""Pixels per cell of the image embedding."""
+
+
+class Decoder(MaskDecoder):
+    """SAM's mask decoder for several images at once, with optional skip features.
+
+    The package's own `predict_masks` repeats every image for every prompt, so it is right for one image only.
+    """
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        skips: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode one prompt set per image.
+
+        Args:
+            image_embeddings: (B, E, h, w).
+            image_pe: positional encoding of the embedding's cells, (1 or B, E, h, w).
+            sparse_prompt_embeddings: (B, N, E).
+            dense_prompt_embeddings: (B, E, h, w), or anything that broadcasts to it.
+            skips: features added while upscaling, (B, E/4, 2h, 2w) and (B, E/8, 4h, 4w).
+
+        Returns:
+            Mask logits (B, masks, 4h, 4w) and the quality predicted for each (B, masks).
+        """
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
+        batch, dim, height, width = image_embeddings.shape
+        tokens = torch.cat([tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
+        source = image_embeddings + dense_prompt_embeddings
+        hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
+        features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
+        weights = torch.stack(
+            [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks = torch.einsum("bmc,bchw->bmhw", weights, features)
+        return masks, self.iou_prediction_head(hidden[:, 0])
+
+    def _upscale(self, source: Tensor, skips: tuple[Tensor, Tensor] | None) -> Tensor:
+        if skips is None:
+            return self.output_upscaling(source)
+        up8, norm, act8, up4, act4 = self.output_upscaling
+        features = act8(norm(up8(source) + skips[0]))
+        return act4(up4(features) + skips[1])
+
+
+class FloodSam(nn.Module):
+    """SAM with the small encoder: same prompts, same decoder, one mask, tiles of any size that is a multiple of 32.
+
+    SAM stretches every image to 1024 pixels; here a tile keeps its own size and lies in the top left corner of the
+    1024-pixel frame, so that a pixel means the same ground whatever the tile.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        cells = FRAME // STRIDE
+        self.image_encoder = PyramidEncoder(config)
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=dim, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
+        )
+        self.mask_decoder = Decoder(
+            transformer_dim=dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=4 * dim, num_heads=8),
+            num_multimask_outputs=0,
+            iou_head_hidden_dim=dim,
+        )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(
+        self,
+        rgb: Tensor,
+        valid: Tensor,
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        offset_xy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Segment flood water.
+
+        Args:
+            rgb: (B, 3, H, W), 0 to 255; H and W multiples of 32.
+            valid: bool (B, H, W); other pixels are blanked.
+            points: coordinates (B, N, 2) in tile pixels, x first, and labels (B, N): 1 flood, 0 dry, -1 padding.
+            boxes: (B, 4) in tile pixels, x0 y0 x1 y1.
+            masks: coarse flood logits (B, 1, H/4, W/4).
+            offset_xy: where the tile lies in the frame, (B, 2) pixels; the corner if None.
+
+        Returns:
+            Flood logits (B, H/4, W/4) and the predicted IoU (B,).
+        """
+        blank = ~valid[:, None]
+        image = ((rgb - self.pixel_mean) / self.pixel_std).masked_fill(blank, 0.0)
+        embedding, skips = self.image_encoder(image)
+        return self.decode(embedding, skips, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
+
+    def decode(
+        self,
+        embedding: Tensor,
+        skips: tuple[Tensor, Tensor],
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        offset_xy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts and an encoded image to logits; arguments as in `forward`."""
+        batch = embedding.shape[0]
+        if offset_xy is None:
+            offset_xy = torch.zeros(batch, 2, device=embedding.device)
+        if points is not None:
+            points = (points[0] + offset_xy[:, None], points[1])
+        if boxes is not None:
+            boxes = boxes + offset_xy.repeat(1, 2)
+        if points is None and boxes is None:
+            sparse = embedding.new_zeros(batch, 0, embedding.shape[1])
+        else:
+            sparse, _ = self.prompt_encoder(points, boxes, None)
+        if masks is None:
+            dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        else:
+            dense = self.prompt_encoder.mask_downscaling(masks)
+        logits, iou = self.mask_decoder.predict_masks(
+            embedding, self._position(embedding, offset_xy), sparse, dense, skips
+        )
+        return logits[:, 0], iou[:, 0]
+
+    def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
+        height, width = embedding.shape[-2:]
+        y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
+        x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+        coords = (grid + offset_xy[:, None, None]) / FRAME
+        return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2)

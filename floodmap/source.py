@@ -1,0 +1,298 @@
+"""Opening a raster with GDAL: which file, which bands, where it lies. Leaves the folder of the file as it found it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Geod, Transformer
+from pyproj.exceptions import CRSError as ProjCRSError
+from pyproj.exceptions import ProjError
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as GdalWindow
+
+from floodmap.bands import BandChoice, choose_bands
+from floodmap.errors import SceneError
+
+LOG = logging.getLogger(__name__)
+
+_CACHE_BYTES = 64 * 2**20
+_CACHE_ROWS = 1100
+_CACHE_LIMIT = 512 * 2**20
+_LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
+_PALETTE_ALPHA = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An open raster and what was decided about it."""
+
+    dataset: DatasetReader | WarpedVRT
+    """What is read from: the file, or a virtual dataset over it."""
+    bands: BandChoice
+    """Which bands are read."""
+    crs: CRS | None
+    """CRS of the raster; None for pixel coordinates."""
+    transform: Affine
+    """Pixel to CRS; the identity without a CRS."""
+    nodata: float | None
+    """Value of pixels that hold nothing, where the dtype can hold it."""
+    dtype: np.dtype[Any]
+    """One dtype that holds the values of every chosen band."""
+    palette: NDArray[np.uint8] | None
+    """Colour table (entries, 4), RGBA."""
+    lossy: bool
+    """The file is compressed with loss, so that black borders are only nearly black."""
+    files: tuple[Path, ...]
+    """The files the raster is made of: masks, overviews and the parts of a mosaic too."""
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the raster has a mask of its own beside any alpha band and nodata value."""
+        flags = {flag.name for flag in self.dataset.mask_flag_enums[self.bands.rgb[0] - 1]}
+        return "per_dataset" in flags and "alpha" not in flags
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes GDAL may cache of it: enough for a row of windows where its blocks are strips, and little otherwise.
+
+        GDAL forgets the block used longest ago. Windows taken from left to right over strips would find none of them
+        in a cache that holds fewer than the windows' rows, and decode each strip once a window.
+        """
+        rows, cols = self.dataset.block_shapes[0]
+        strips = self.dataset.width * self.dataset.count * self.dtype.itemsize * (_CACHE_ROWS + rows)
+        return min(max(_CACHE_BYTES, strips), _CACHE_LIMIT) if cols >= self.dataset.width else _CACHE_BYTES
+
+
+@contextmanager
+def gdal_env(*, cache_bytes: int = _CACHE_BYTES, pam: bool = False) -> Iterator[None]:
+    """GDAL's settings for reading scenes, in the thread that reads.
+
+    Args:
+        cache_bytes: bytes of decoded blocks GDAL may keep.
+        pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
+    """
+    # Without GDAL_ERROR_ON_LIBJPEG_WARNING a truncated JPEG reads as grey, without an error: ground that looks dry.
+    settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES"}
+    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
+        yield
+
+
+def open_source(
+    path: Path, stack: ExitStack, *, bands: tuple[int, ...] | None, nodata: float | None, crs: str | None
+) -> Source:
+    """Open a raster for reading; `stack` closes it.
+
+    Args:
+        path: any raster GDAL reads.
+        stack: what is opened is closed with it.
+        bands: bands to use instead of those the file's metadata suggests.
+        nodata: nodata value instead of the file's own.
+        crs: CRS instead of the file's own; the coordinates are not changed.
+
+    Raises:
+        SceneError: the file is missing, no raster, of a complex dtype, or does not fit the arguments.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        given = None if crs is None else _parse_crs(crs)
+        raw = _open(path, stack)
+        files = tuple(Path(name) for name in raw.files) or (path,)
+        lossy = _is_lossy(raw)
+        kinds = list(raw.colorinterp)
+        if bands is None and _alpha_is_infrared(raw, path):
+            kinds[3] = ColorInterp.undefined
+        choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=path.name)
+        dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.shown))
+        palette = _palette(raw, choice)
+        nodata = _nodata(raw, choice, nodata, dtype, path)
+        dataset = _amended(raw, stack, choice, nodata)
+        dataset = _warped_by_gcps(dataset, stack, given, palette is not None, path)
+        if dataset is not raw and isinstance(dataset, WarpedVRT) and choice.alpha is None:
+            choice = BandChoice(rgb=choice.rgb, nir=choice.nir, alpha=dataset.count, palette=choice.palette)
+        found_crs, transform = _georeference(dataset, given, path)
+    return Source(
+        dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=nodata, dtype=dtype, palette=palette,
+        lossy=lossy, files=files,
+    )  # fmt: skip
+
+
+def ground_sample_distance(crs: CRS, transform: Affine, *, width: int, height: int) -> tuple[float, float] | None:
+    """Metres on the ground of one step along the columns and one along the rows, geodesic, at the raster's centre.
+
+    None where the centre does not exist on the ground: the CRS is not that of the coordinates.
+    """
+    x, y = width / 2, height / 2
+    corners = [transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
+    try:
+        to_lonlat = Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True)
+        lon, lat = to_lonlat.transform(*np.transpose(corners), errcheck=True)
+        _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+    except (ProjError, ProjCRSError, ValueError):
+        return None
+    sensible = np.all(np.abs(lat) <= 90) and np.all(np.isfinite(distance)) and np.all(distance > 0)
+    return (float(distance[0]), float(distance[1])) if sensible else None
+
+
+def _open(path: Path, stack: ExitStack) -> DatasetReader:
+    if not str(path).startswith("/vsi"):
+        if not path.exists():
+            raise SceneError(f"{path}: no such file")
+        if path.is_file() and path.stat().st_size == 0:
+            raise SceneError(f"{path} is empty (0 bytes)")
+    try:
+        # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
+        with gdal_env(pam=Path(f"{path}.aux.xml").exists()):
+            dataset = stack.enter_context(rasterio.open(path.absolute()))
+    except RasterioError as error:
+        what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {_line(error)}"
+        raise SceneError(f"{path} {what}") from error
+    if dataset.count == 0:
+        inside = ", ".join(dataset.subdatasets[:5])
+        raise SceneError(f"{path} has no bands{f'; it is a container of {inside}' if inside else ''}")
+    complex_bands = [kind for kind in dataset.dtypes if "complex" in kind]
+    if complex_bands:
+        raise SceneError(f"{path} holds {complex_bands[0]} numbers; floodmap needs an image of real numbers")
+    return dataset
+
+
+def _is_lossy(dataset: DatasetReader) -> bool:
+    tags = dataset.tags(ns="IMAGE_STRUCTURE")
+    return any(name in f"{tags.get('COMPRESSION', '')} {dataset.driver}".lower() for name in _LOSSY)
+
+
+def _alpha_is_infrared(dataset: DatasetReader, path: Path) -> bool:
+    """Whether the fourth band of four says alpha but holds a picture.
+
+    GDAL marks the fourth of four 8-bit bands as alpha unless told otherwise, so RGB and near infrared written without
+    care reads as RGBA; and near infrared is 0 on deep water, which would become nodata.
+    """
+    if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
+        return False
+    try:
+        sample = np.concatenate([dataset.read(4, window=part).ravel() for part in _spread(dataset.height, dataset.width)])
+    except RasterioError:
+        return False
+    between = sample[(sample > 0) & (sample < np.iinfo(sample.dtype).max)] if sample.dtype.kind in "iu" else sample
+    infrared = between.size > 0.5 * sample.size and len(np.unique(between)) > 32
+    if infrared:
+        LOG.warning("%s: band 4 is marked as alpha but holds a picture; it is taken for near infrared", path)
+    return bool(infrared)
+
+
+def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
+    rows = np.linspace(0, max(height - side, 0), count).astype(int)
+    cols = np.linspace(0, max(width - side, 0), count).astype(int)
+    return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
+
+
+def _palette(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
+    if not choice.palette:
+        return None
+    entries = dataset.colormap(choice.rgb[0])
+    table = np.zeros((max(entries, default=0) + 1, _PALETTE_ALPHA + 1), np.uint8)
+    table[list(entries)] = list(entries.values())
+    return table
+
+
+def _nodata(
+    dataset: DatasetReader, choice: BandChoice, given: float | None, dtype: np.dtype[Any], path: Path
+) -> float | None:
+    """The nodata value if a pixel can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241."""
+    value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given
+    if value is None or dtype.kind == "f":
+        return value
+    limits = np.iinfo(dtype)
+    if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
+        return value
+    if given is not None:
+        raise SceneError(f"nodata {given:g} cannot occur in {path}, whose values are {dtype} ({limits.min}..{limits.max})")
+    return None
+
+
+def _amended(
+    dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None
+) -> DatasetReader:
+    """A virtual copy of the dataset with our nodata value and without an alpha band that is none.
+
+    GDAL leaves nodata and transparent pixels out of its averages when it reads at a lower resolution, so it has to know.
+    """
+    bogus_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
+    own = dataset.nodatavals[choice.rgb[0] - 1]
+    if not bogus_alpha and (nodata is None or nodata == own or (own is not None and math.isnan(own) and math.isnan(nodata))):
+        return dataset
+    memory = stack.enter_context(MemoryFile(ext=".vrt"))
+    rasterio.shutil.copy(dataset, memory.name, driver="VRT")
+    with rasterio.open(memory.name, "r+") as virtual:
+        if nodata is not None:
+            virtual.nodata = nodata
+        if bogus_alpha:
+            virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in virtual.colorinterp]
+    return stack.enter_context(rasterio.open(memory.name))
+
+
+def _warped_by_gcps(
+    dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: Path
+) -> DatasetReader | WarpedVRT:
+    """A dataset placed by ground control points alone, resampled onto a north-up grid in the points' CRS."""
+    points, points_crs = dataset.gcps
+    crs = crs or points_crs
+    if not points or not dataset.transform.is_identity or not crs:
+        return dataset
+    try:
+        return stack.enter_context(
+            WarpedVRT(
+                dataset, src_crs=crs, crs=crs, resampling=Resampling.nearest if palette else Resampling.bilinear,
+                add_alpha=ColorInterp.alpha not in dataset.colorinterp,
+            )  # fmt: skip
+        )
+    except (RasterioError, ValueError) as error:
+        raise SceneError(f"{path} cannot be placed by its {len(points)} ground control points: {_line(error)}") from error
+
+
+def _georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
+    crs, transform = given or dataset.crs, dataset.transform
+    if transform.is_identity or transform == Affine.scale(1, -1):
+        if given is not None:
+            raise SceneError(f"{path} has no geotransform, so a CRS alone cannot place it; add a world file, or leave out --crs")
+        if dataset.rpcs is not None:
+            LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
+        return None, Affine.identity()
+    if not crs:
+        return None, transform
+    if not (crs.is_projected or crs.is_geographic):
+        LOG.warning("%s has a CRS that does not lie on the Earth (%s); assign one with --crs", path, _line(crs.to_wkt())[:60])
+        return None, transform
+    if transform.is_degenerate or ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height) is None:
+        place = transform @ (dataset.width / 2, dataset.height / 2)
+        raise SceneError(f"{path} lies at {place[0]:g}, {place[1]:g}, which {crs} does not have; give the right one with --crs")
+    return crs, transform
+
+
+def _parse_crs(text: str) -> CRS:
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError as error:
+        raise SceneError(f"{text!r} is not a CRS; give one such as EPSG:32643") from error
+    if not (crs.is_projected or crs.is_geographic):
+        raise SceneError(f"{text!r} is neither a projected nor a geographic CRS; give one such as EPSG:32643")
+    return crs
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())

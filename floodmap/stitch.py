@@ -1,0 +1,133 @@
+"""The mosaic: overlapping windows blended into finished strips of codes, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.codes import FAILED
+from floodmap.grid import Grid, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Finished rows of a scene."""
+
+    row_off: int
+    """First scene row."""
+    codes: NDArray[np.uint8]
+    """(rows, scene width); what the values mean stands in `floodmap.codes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Scene columns of one row of windows, not all of them final yet."""
+
+    probability: NDArray[np.float32]
+    reason: NDArray[np.uint8]
+
+    @classmethod
+    def blank(cls, height: int, width: int) -> _Band:
+        return cls(np.zeros((height, width), np.float32), np.zeros((height, width), np.uint8))
+
+    def part(self, index: tuple[slice, slice]) -> _Band:
+        return _Band(self.probability[index], self.reason[index])
+
+    def add(self, other: _Band, index: tuple[slice, slice]) -> None:
+        """Put another band on top of a part of this one: probabilities add up, a reason outlasts none."""
+        self.probability[index] += other.probability
+        np.maximum(self.reason[index], other.reason, out=self.reason[index])
+
+
+class Mosaic:
+    """Blends the windows of a grid, which come row by row and from left to right, into strips.
+
+    Only what later windows still overlap is kept as floating point: the width of one window across, and the rows that
+    reach into the next row of windows. The rest is rounded to codes at once, so memory hardly grows with the scene.
+
+    Args:
+        grid: where the windows lie.
+        first_row: the row of windows to begin with; strips whose windows were not all seen must be dropped by the
+            caller (see `first_row_for`).
+    """
+
+    def __init__(self, grid: Grid, first_row: int = 0) -> None:
+        self.grid = grid
+        self._row = first_row
+        self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
+        self._carry = _Band.blank(0, grid.width)
+        self._begin_row()
+
+    @staticmethod
+    def first_row_for(grid: Grid, strip: int) -> int:
+        """The first row of windows that reaches into a strip: work on an unfinished strip begins there."""
+        top, height = grid.row_offsets[strip], grid.shape_hw[0]
+        return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
+
+    def add(self, window: Window, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> Strip | None:
+        """Blend in the next window.
+
+        Args:
+            window: the next one in the grid's order.
+            probability: 0 to 1, (height, width); None where the window has none: observed ground becomes `failed`.
+            reason: why a pixel is unobserved, 0 where it is observed, (height, width).
+
+        Returns:
+            The finished strip after the last window of a row, else None.
+        """
+        col = self._columns_done
+        if probability is None:
+            reason = np.where(reason == 0, np.uint8(FAILED), reason)
+            weighted = np.zeros(reason.shape, np.float32)
+        else:
+            weighted = probability * self._col_weights[col]
+            weighted *= self._row_weights[self._row][:, None]
+        self._open_at(window)
+        self._open.add(_Band(weighted, reason), np.s_[:, :])
+        self._columns_done += 1
+        if self._columns_done < len(self.grid.col_offsets):
+            return None
+        self._close(self._open, self._left)
+        return self._end_row()
+
+    def _begin_row(self) -> None:
+        first, end = self.grid.strip(self._row)
+        height, width = self.grid.shape_hw
+        self._codes = np.empty((end - first, self.grid.width), np.uint8)
+        self._next_carry = _Band.blank(max(height - (end - first), 0), self.grid.width)
+        self._open, self._left = _Band.blank(height, width), 0
+        self._columns_done = 0
+
+    def _open_at(self, window: Window) -> None:
+        """Close the columns left of a window and make room for it."""
+        shift = window.col_off - self._left
+        if shift == 0:
+            return
+        self._close(self._open.part(np.s_[:, :shift]), self._left)
+        moved = _Band.blank(window.height, window.width)
+        kept = self._open.part(np.s_[:, shift:])
+        moved.add(kept, np.s_[:, : kept.reason.shape[1]])
+        self._open, self._left = moved, window.col_off
+
+    def _close(self, band: _Band, left: int) -> None:
+        """Columns no further window of this row touches: blend with the row above, keep what the row below overlaps."""
+        columns = slice(left, left + band.reason.shape[1])
+        above = self._carry.part(np.s_[:, columns])
+        band.add(above, np.s_[: above.reason.shape[0], :])
+        rows = self._codes.shape[0]
+        self._next_carry.add(band.part(np.s_[rows:, :]), np.s_[:, columns])
+        done = band.part(np.s_[:rows, :])
+        # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
+        percent = np.floor(done.probability * 100.0 + (0.5 + 1e-4))
+        codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
+        self._codes[:, columns] = np.where(done.reason > 0, done.reason, codes)
+
+    def _end_row(self) -> Strip:
+        strip = Strip(self.grid.row_offsets[self._row], self._codes)
+        self._carry = self._next_carry
+        self._row += 1
+        if self._row < len(self.grid.row_offsets):
+            self._begin_row()
+        return strip

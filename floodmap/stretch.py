@@ -1,0 +1,78 @@
+"""One linear stretch to 8 bits for a whole scene, so that a bright roof in one window does not change its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PERCENTILES = (1.0, 99.0)
+"""Values at these percentiles of the scene become 0 and 255."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """For each band, the value that becomes 0 and the value that becomes 255."""
+
+    low: tuple[float, ...]
+    """Values shown as 0, in the raster's units."""
+    high: tuple[float, ...]
+    """Values shown as 255, each above its `low`."""
+
+    @classmethod
+    def identity(cls, count: int) -> Stretch:
+        """Leave 8-bit values as they are."""
+        return cls(low=(0.0,) * count, high=(255.0,) * count)
+
+    @classmethod
+    def of(cls, samples: NDArray[Any]) -> Stretch:
+        """Stretch between the `PERCENTILES` of a sample, (bands, n), finite; (0, 1) where the sample is empty.
+
+        Where both percentiles are one value the extremes take over, and a constant band becomes mid-grey.
+        """
+        if samples.shape[1] == 0:
+            return cls(low=(0.0,) * len(samples), high=(1.0,) * len(samples))
+        bounds = [_bounds(band) for band in samples]
+        return cls(low=tuple(low for low, _ in bounds), high=tuple(high for _, high in bounds))
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Stretch (bands, height, width) of any real dtype to uint8; what is not a number becomes 0."""
+        if values.dtype == np.uint8 and self == Stretch.identity(len(values)):
+            return values
+        shown = np.empty(values.shape, np.uint8)
+        for band, low, high, out in zip(values, self.low, self.high, shown, strict=True):
+            if band.dtype.itemsize <= 2 and band.dtype.kind in "iu":
+                unsigned = band.view(f"u{band.dtype.itemsize}")
+                np.take(_table(low, high, band.dtype.str), unsigned, out=out, mode="clip")  # "raise" would buffer
+            else:
+                out[...] = _scale(band, low, high)
+        return shown
+
+
+def _bounds(band: NDArray[Any]) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(band.astype(np.float64), PERCENTILES))
+    if not high > low:
+        low, high = float(band.min()), float(band.max())
+    # Half a unit, or as much as a float of this size can tell apart.
+    half = max(0.5, 4 * float(np.spacing(abs(low))))
+    return (low, high) if high > low else (low - half, low + half)
+
+
+def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    # float32 holds 16-bit values exactly; wider ones need float64, or neighbouring values of a large offset merge.
+    # Halving first keeps the span finite for floats near the largest.
+    kind = np.float32 if values.dtype == np.float32 and abs(low) + abs(high) < 1e30 else np.float64
+    scaled = (values.astype(kind) * kind(0.5) - kind(low * 0.5)) * kind(255.0 / (high * 0.5 - low * 0.5))
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.clip(np.rint(scaled), 0, 255), nan=0.0).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _table(low: float, high: float, dtype: str) -> NDArray[np.uint8]:
+    """Stretched value of every bit pattern of an integer dtype of one or two bytes, read as unsigned."""
+    kind = np.dtype(dtype)
+    patterns = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}")
+    return _scale(patterns.view(kind.newbyteorder("=")), low, high)

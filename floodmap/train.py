@@ -1,0 +1,312 @@
+"""Training of a `FloodSam`: reads from top to bottom."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from floodmap.dataset import CropSampler, Sample, Source
+from floodmap.encoder import EncoderConfig
+from floodmap.sam import FRAME, FloodSam
+
+log = logging.getLogger(__name__)
+
+PROMPT_KINDS = ("none", "points", "box", "coarse")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run; stored in the checkpoint."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    minutes: float = 80.0
+    """Length of the run; the learning rate follows the clock, so a slower machine takes fewer steps, not longer."""
+    sizes: Mapping[int, int] = field(default_factory=lambda: {256: 12, 384: 5, 512: 3})
+    """Side of the square crops, in pixels, and how many make a batch."""
+    size_shares: tuple[float, ...] = (0.4, 0.3, 0.3)
+    """How often each size is drawn."""
+    prompt_shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)
+    """How often each of `PROMPT_KINDS` is drawn."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.03
+    warmup: float = 0.03
+    """Share of the run over which the learning rate rises."""
+    ema_steps: int = 400
+    """Memory of the averaged weights, in steps."""
+    seed: int = 0
+    device: str = "cpu"
+    checkpoint_minutes: float = 5.0
+    """How often progress is saved and validated."""
+
+
+class Averaged:
+    """Exponential moving average of a model's weights and statistics."""
+
+    def __init__(self, model: FloodSam) -> None:
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def update(self, model: FloodSam, step: int, memory: int) -> None:
+        decay = min(1 - 1 / memory, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def train(config: TrainConfig, sources: Sequence[Source], validation: Sequence[Sample], folder: Path) -> Path:
+    """Train a model from scratch, or go on from the folder's checkpoint.
+
+    Args:
+        config: the run.
+        sources: labelled pictures.
+        validation: pictures scored at every checkpoint (mean IoU, no prompt); never trained on.
+        folder: gets `last.pt` (to go on from), `log.csv` and `model.safetensors` (the averaged weights).
+
+    Returns:
+        Path of `model.safetensors`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)
+    device = torch.device(config.device)
+    model = FloodSam(config.encoder).to(device, memory_format=torch.channels_last)
+    averaged = Averaged(model)
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
+    step, elapsed = _restore(folder / "last.pt", model, averaged, optimizer, generator)
+    sampler = CropSampler(sources, generator)
+    started, saved = time.monotonic() - elapsed, elapsed
+    losses: list[float] = []
+    while elapsed < config.minutes * 60:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(elapsed / 60 / config.minutes, config.warmup)
+        losses.append(train_step(model, optimizer, sampler, config, generator, device))
+        step += 1
+        averaged.update(model, step, config.ema_steps)
+        elapsed = time.monotonic() - started
+        if elapsed - saved > config.checkpoint_minutes * 60 or elapsed >= config.minutes * 60:
+            scores = validate(averaged, config, validation, device)
+            _log(folder / "log.csv", step, elapsed, losses, scores)
+            _save(folder / "last.pt", model, averaged, optimizer, generator, step, elapsed)
+            export(averaged.state, config, folder / "model.safetensors", {"val_iou": scores[0], "steps": step})
+            losses, saved = [], elapsed
+    return folder / "model.safetensors"
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Learning rate factor after a share of the run: a linear rise, then half a cosine down to 1 %."""
+    if progress < warmup:
+        return max(progress / warmup, 0.02)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
+
+
+def train_step(
+    model: FloodSam,
+    optimizer: torch.optim.Optimizer,
+    sampler: CropSampler,
+    config: TrainConfig,
+    generator: torch.Generator,
+    device: torch.device,
+) -> float:
+    """One batch of one size and one kind of prompt; returns the loss."""
+    sizes = list(config.sizes)
+    size = sizes[int(torch.multinomial(torch.tensor(config.size_shares), 1, generator=generator))]
+    kind = PROMPT_KINDS[int(torch.multinomial(torch.tensor(config.prompt_shares), 1, generator=generator))]
+    rgb, target, scored = (x.to(device) for x in sampler.batch(config.sizes[size], size))
+    rgb = rgb.contiguous(memory_format=torch.channels_last)
+    prompts = simulate(kind, model, rgb, target, scored, generator)
+    offset_xy = torch.randint(0, FRAME - size + 1, (len(rgb), 2), generator=generator).float().to(device)
+    model.train()
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, iou = model(rgb, scored, offset_xy=offset_xy, **prompts)
+    loss = flood_loss(logits.float(), iou.float(), target, scored)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor) -> Tensor:
+    """Cross-entropy plus Dice over scored pixels, and the error of the predicted IoU.
+
+    Args:
+        logits: (B, h, w) at a quarter of the target's resolution.
+        iou: predicted IoU (B,).
+        target: flood share (B, H, W).
+        scored: bool (B, H, W).
+    """
+    weight = F.avg_pool2d(scored[:, None].float(), 4)[:, 0]
+    target = F.avg_pool2d((target * scored)[:, None], 4)[:, 0] / weight.clamp(min=1e-3)
+    target = target.clamp(0, 1)
+    cross = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum().clamp(min=1)
+    flood = logits.sigmoid()
+    hit = (flood * target * weight).sum(dim=(1, 2))
+    total = ((flood + target) * weight).sum(dim=(1, 2))
+    dice = 1 - (2 * hit + 20.0) / (total + 20.0)
+    with torch.no_grad():
+        sure, real = (logits > 0) & (weight > 0), (target > 0.5) & (weight > 0)
+        union = (sure | real).sum(dim=(1, 2))
+        true_iou = torch.where(union > 0, (sure & real).sum(dim=(1, 2)) / union.clamp(min=1), 1.0)
+    return cross + dice.mean() + 0.05 * F.mse_loss(iou, true_iou)
+
+
+def simulate(
+    kind: str, model: FloodSam, rgb: Tensor, target: Tensor, scored: Tensor, generator: torch.Generator
+) -> dict[str, object]:
+    """Prompts of one kind for a batch, as a person or the tool itself would give them."""
+    if kind == "points":
+        return {"points": simulate_points(target, scored, generator)}
+    if kind == "box":
+        return {"boxes": simulate_boxes(target, scored, generator)}
+    if kind == "coarse":
+        return {"masks": coarse_logits(model, rgb, scored)}
+    return {}
+
+
+def simulate_points(target: Tensor, scored: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One to eight points a crop, most on flood, the others on dry ground; pictures without a class get none of it."""
+    batch, height, width = target.shape
+    count = int(torch.randint(1, 9, (), generator=generator))
+    wanted = (torch.rand(batch, count, generator=generator) < 0.65).long()
+    wanted[:, 0] = 1
+    points = torch.zeros(batch, count, 2)
+    labels = torch.full((batch, count), -1)
+    for i in range(batch):
+        for label, choice in ((1, target[i] > 0.5), (0, target[i] < 0.5)):
+            slots = (wanted[i] == label).nonzero()[:, 0]
+            places = (choice & scored[i]).flatten().nonzero()[:, 0].cpu()
+            if len(places) and len(slots):
+                drawn = places[torch.randint(len(places), (len(slots),), generator=generator)]
+                points[i, slots] = torch.stack([drawn % width, drawn // width], dim=1).float()
+                labels[i, slots] = label
+    return points.to(target.device), labels.to(target.device)
+
+
+def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
+    """The box around all flood, each side off by up to a tenth; the whole crop where nothing is flooded."""
+    batch, height, width = target.shape
+    boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)
+    for i in range(batch):
+        rows, cols = ((target[i] > 0.5) & scored[i]).nonzero(as_tuple=True)
+        if len(rows):
+            box = torch.tensor([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]).float()
+            side = torch.stack([box[2] - box[0], box[3] - box[1]]).repeat(2)
+            box += side * (torch.rand(4, generator=generator) - 0.5) * 0.2
+            limit = torch.tensor([width, height, width, height]).float()
+            boxes[i] = torch.minimum(box.clamp(min=0), limit)
+    return boxes.to(target.device)
+
+
+@torch.no_grad()
+def coarse_logits(model: FloodSam, rgb: Tensor, scored: Tensor) -> Tensor:
+    """What the model itself says of the same ground at a quarter of the resolution, as a mask prompt (B, 1, h/4, w/4)."""
+    model.eval()
+    small = F.avg_pool2d(rgb, 4)
+    pad = (-small.shape[-1] % 32, -small.shape[-2] % 32)
+    seen = F.avg_pool2d(scored[:, None].float(), 4)[:, 0] > 0.5
+    small, seen = F.pad(small, (0, pad[0], 0, pad[1])), F.pad(seen, (0, pad[0], 0, pad[1]))
+    with torch.autocast(rgb.device.type, torch.bfloat16):
+        logits, _ = model(small, seen)
+    full = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+    return full[..., : rgb.shape[-2] // 4, : rgb.shape[-1] // 4]
+
+
+@torch.no_grad()
+def validate(averaged: Averaged, config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> tuple[float, float]:
+    """Mean IoU with no prompt, and the share of pictures under 0.4."""
+    model = FloodSam(config.encoder).to(device, memory_format=torch.channels_last)
+    model.load_state_dict(averaged.state)
+    model.eval()
+    scores = [sample_iou(model, sample, device) for sample in samples]
+    return sum(scores) / max(len(scores), 1), sum(s < 0.4 for s in scores) / max(len(scores), 1)
+
+
+@torch.no_grad()
+def sample_iou(model: FloodSam, sample: Sample, device: torch.device) -> float:
+    """IoU of one whole picture, in one window, at its own pixels; 1 where prediction and mask are both empty."""
+    height, width = sample.mask.shape
+    rgb = F.pad(torch.from_numpy(sample.rgb).float()[None], (0, -width % 32, 0, -height % 32)).to(device)
+    valid = torch.zeros(rgb.shape[0], *rgb.shape[-2:], dtype=torch.bool, device=device)
+    valid[:, :height, :width] = True
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, _ = model(rgb.contiguous(memory_format=torch.channels_last), valid)
+    logits = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+    flood = (logits[0, 0, :height, :width] > 0).cpu()
+    real = torch.from_numpy(sample.mask) == 1
+    union = int((flood | real).sum())
+    return int((flood & real).sum()) / union if union else 1.0
+
+
+def export(state: Mapping[str, Tensor], config: TrainConfig, path: Path, scores: Mapping[str, float]) -> None:
+    """Write weights as float16 safetensors with their config in the header."""
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    header = {"architecture": "flood_sam", "config": json.dumps(asdict(config)), "scores": json.dumps(dict(scores))}
+    temporary = path.with_suffix(".part")
+    save_file(half, temporary, metadata=header)
+    temporary.replace(path)
+
+
+def _groups(model: FloodSam, config: TrainConfig) -> list[dict[str, object]]:
+    # Weight decay on biases and norms does harm (He et al. 2019, arXiv:1812.01187, section 3.1).
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _restore(
+    path: Path, model: FloodSam, averaged: Averaged, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(saved["model"])
+    averaged.state = saved["averaged"]
+    optimizer.load_state_dict(saved["optimizer"])
+    generator.set_state(saved["generator"])
+    log.info("going on from step %d", saved["step"])
+    return saved["step"], saved["elapsed"]
+
+
+def _save(
+    path: Path,
+    model: FloodSam,
+    averaged: Averaged,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    elapsed: float,
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "averaged": averaged.state,
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "step": step,
+        "elapsed": elapsed,
+    }
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _log(path: Path, step: int, elapsed: float, losses: Sequence[float], scores: tuple[float, float]) -> None:
+    row = [step, round(elapsed / 60, 2), round(sum(losses) / len(losses), 4), round(scores[0], 4), round(scores[1], 4)]
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(["step", "minutes", "loss", "val_iou", "val_under_0.4"])
+        writer.writerow(row)
+    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f, under 0.4: %.3f", *row)
