@@ -95,8 +95,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("floodmap: error: interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(f"floodmap: interrupted{': ' if str(error) else ''}{error}", err=True)
         return 130
     except FloodmapError as error:
         _report(error, str(error))

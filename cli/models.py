@@ -121,7 +121,7 @@ def _describe(model: library.Model) -> dict[str, Any]:
 
 def _describe_file(path: Path) -> dict[str, Any]:
     resolved = library.resolve(path)
-    metadata = library.read_metadata(path) if path.suffix.lower() == ".safetensors" else {}
+    metadata = library.read_metadata(path) if path.suffix == ".safetensors" else {}
     return {
         "name": resolved.name,
         "architecture": resolved.architecture,

@@ -30,3 +30,38 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
     with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, visible=False)
         yield lambda done, total=1.0: bar.update(task, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
+    """Show how far a scene is: windows and megapixels a second, time left.
+
+    Yields:
+        A function to report with: `update(windows done, windows in all, pixels done, stage)`.
+    """
+    if hidden or not sys.stderr.isatty():
+        yield lambda done, total, pixels, stage: None
+        return
+    import time
+
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"), progress.TimeRemainingColumn(),
+    )  # fmt: skip
+    begun: tuple[float, int, int] | None = None
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, speed="")
+
+        def update(done: int, total: int, pixels: int, stage: str) -> None:
+            nonlocal begun
+            now = time.monotonic()
+            begun = begun or (now, done, pixels)  # a resumed run does not begin at nought
+            seconds = max(now - begun[0], 1e-6)
+            speed = f"{(done - begun[1]) / seconds:.1f} windows/s {(pixels - begun[2]) / seconds / 1e6:.1f} megapixels/s"
+            shown = "writing results" if stage == "write" else speed if done > begun[1] else ""
+            bar.update(task, completed=done, total=total, speed=shown)
+
+        yield update

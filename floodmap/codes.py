@@ -1,4 +1,4 @@
-"""What one uint8 per pixel says: 0 to 100 is the flood probability in per cent, from `UNOBSERVED` up a reason for having none."""
+"""What one uint8 per pixel says: to 100 the flood probability in per cent, from `UNOBSERVED` up why there is none."""
 
 from __future__ import annotations
 

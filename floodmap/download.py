@@ -139,6 +139,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
             start, total = _extent(response, part, start)
             _append(response, part, start, total, progress)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416:
             # Nothing is missing, or the part is longer than the file: the hash will tell.
             return

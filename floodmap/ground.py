@@ -1,4 +1,4 @@
-"""How large pixels are on the ground: spacing in metres and area in square metres, in any CRS."""
+"""How large pixels are on the ground: geodesic square metres, in any CRS."""
 
 from __future__ import annotations
 
@@ -25,28 +25,6 @@ def is_placed(crs: object) -> bool:
     return bool(known.is_geographic or known.is_projected)
 
 
-def pixel_spacing_m(crs: object, transform: Affine, shape_hw: tuple[int, int]) -> tuple[float, float]:
-    """Distance in metres between rows and between columns, measured along the ellipsoid at the centre.
-
-    Args:
-        crs: a geographic or projected CRS (see `is_placed`).
-        transform: pixel to CRS, any rotation.
-        shape_hw: rows and columns.
-
-    Raises:
-        EvaluationError: the centre does not exist on the Earth.
-    """
-    height, width = shape_hw
-    row, col = height / 2, width / 2
-    # Half a scene at most, so that no point leaves the CRS's domain; 50 pixels, so that rounding does not show.
-    down, across = min(row, 50.0), min(col, 50.0)
-    cols = np.array([col, col, col - across, col + across])
-    rows = np.array([row - down, row + down, row, row])
-    lon, lat = _lonlat(crs, *(transform * (cols, rows)))
-    _, _, metres = _GEOD.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-    return float(metres[0] / (2 * down)), float(metres[1] / (2 * across))
-
-
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
     """Area on the ellipsoid of each cell of a lattice of pixel rows and columns.
 
@@ -67,7 +45,9 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
         EvaluationError: a cell does not exist on the Earth.
     """
     cols, rows = np.meshgrid(col_edges, row_edges)
-    lon, lat = _lonlat(crs, *(transform * (cols, rows)))
+    x = transform.a * cols + transform.b * rows + transform.c
+    y = transform.d * cols + transform.e * rows + transform.f
+    lon, lat = _lonlat(crs, x, y)
     q = _authalic(np.radians(lat))
     area = np.zeros((len(row_edges) - 1, len(col_edges) - 1))
     corners = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
@@ -78,9 +58,10 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
 
 
 def _authalic(lat: Floats) -> Floats:
-    e = np.sqrt(_GEOD.es)
-    sin = np.sin(lat)
-    return (1 - e**2) * (sin / (1 - (e * sin) ** 2) + np.arctanh(e * sin) / e)
+    e = float(np.sqrt(_GEOD.es))
+    sin: Floats = np.sin(lat)
+    q: Floats = (1 - e**2) * (sin / (1 - (e * sin) ** 2) + np.arctanh(e * sin) / e)
+    return q
 
 
 def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -90,7 +71,8 @@ def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         raise EvaluationError(f"coordinates cannot be placed on the Earth: {error}") from error
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise EvaluationError(
-            f"coordinates near {float(np.ravel(x)[0]):g}, {float(np.ravel(y)[0]):g} do not exist in their CRS; is it the right one?"
+            f"coordinates near {float(np.ravel(x)[0]):g}, {float(np.ravel(y)[0]):g} do not exist in their CRS; "
+            "is it the right one?"
         )
     return lon, lat
 

@@ -170,20 +170,20 @@ def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedM
 
 def _means_file(name: str) -> bool:
     path = Path(name)
-    return path.exists() or path.suffix.lower() in SUFFIXES or len(path.parts) > 1
+    return name != "" and (path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1)
 
 
 def _resolve_file(path: Path, models: dict[str, Model]) -> ResolvedModel:
     if not path.is_file():
         hints = [f"; to fetch it: --model {model.name}" for model in models.values() if model.file == path.name]
         raise ModelError(f"{path} is not a file{hints[0] if hints else ''}")
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise ModelError(f"{path} is no model: its name must end in {' or '.join(SUFFIXES)}")
     sha256 = sha256_of(path)
     for known in models.values():
         if known.sha256 == sha256:
             return ResolvedModel(path=path, name=known.name, architecture=known.architecture, sha256=sha256)
-    architecture = read_metadata(path).get("architecture") if path.suffix.lower() == ".safetensors" else None
+    architecture = read_metadata(path).get("architecture") if path.suffix == ".safetensors" else None
     return ResolvedModel(path=path, name=path.stem, architecture=architecture, sha256=sha256)
 
 

@@ -15,8 +15,9 @@ from rasterio.features import rasterize
 
 from floodmap.errors import EvaluationError, MissingCRSError, VectorError
 from floodmap.grid import Window
-from floodmap.ground import is_placed, pixel_spacing_m
+from floodmap.ground import is_placed
 from floodmap.masks import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.source import ground_sample_distance
 from floodmap.vectors import Vectors, read_vectors
 
 PARQUET = (".parquet", ".geoparquet")
@@ -53,8 +54,8 @@ class PolygonMask:
             VectorError: the file cannot be brought to the frame's CRS.
         """
         if (self.crs is None) != (frame.crs is None):
-            bare, other = (self.path, "the other side") if self.crs is None else ("the other side", self.path)
-            raise MissingCRSError(f"{bare} has no CRS and {other} has one; assign it with ogr2ogr -a_srs or rio edit-info")
+            has = "no CRS and the other side has" if self.crs is None else "a CRS and the other side has none:"
+            raise MissingCRSError(f"{self.path} has {has} one; assign it with ogr2ogr -a_srs or rio edit-info --crs")
         flood = self._read(self._flood, frame.crs)[0]
         unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
@@ -114,14 +115,17 @@ def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
     bounds = [a.bounds(), _bounds_in(b, a.crs)]
     known = np.array([box for box in bounds if box is not None])
     if not len(known):
-        raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon, so there is no ground to compare them on")
-    west, south, east, north = *known[:, :2].min(axis=0), *known[:, 2:].max(axis=0)
+        raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon: there is no ground to compare them on")
+    west, south = map(float, known[:, :2].min(axis=0))
+    east, north = map(float, known[:, 2:].max(axis=0))
     crs = None if a.crs is None else CRS.from_user_input(a.crs)
     per_row = per_col = 1.0
-    if is_placed(crs):
-        unit = Affine(east - west, 0, west, 0, south - north, north)
-        down, across = pixel_spacing_m(crs, unit, (1, 1))
-        per_row, per_col = down / (north - south), across / (east - west)
+    if crs is not None and is_placed(crs):
+        unit = Affine((east - west) / 1000, 0, west, 0, (south - north) / 1000, north)
+        metres = ground_sample_distance(crs, unit, width=1000, height=1000)
+        if metres is None:
+            raise EvaluationError(f"{a.path} has coordinates that do not exist in its CRS ({crs})")
+        per_col, per_row = 1000 * metres[0] / (east - west), 1000 * metres[1] / (north - south)
     step_x, step_y = resolution_m / per_col, resolution_m / per_row
     width, height = (max(1, int(np.ceil(size))) for size in ((east - west) / step_x, (north - south) / step_y))
     if width * height > _MOST_PIXELS:
@@ -161,7 +165,7 @@ def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut
         return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
     parts = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
-    touching = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))] if len(parts) else parts
+    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))] if len(parts) else parts
     if not cut:
         return touching
     pieces = [piece for part in touching for piece in _cut(part, vertices)]
@@ -194,7 +198,8 @@ def _flood_layer(path: Path) -> str | None:
     names = _layers(path)
     if "flood" in names or len(names) == 1:
         return "flood" if "flood" in names else names[0]
-    raise VectorError(f"{path} has the layers {', '.join(names) or '(none)'}, and none is called flood; keep one of them")
+    shown = ", ".join(names) or "none with geometries"
+    raise VectorError(f"{path} has several layers ({shown}) and none is called flood; keep one of them")
 
 
 def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:

@@ -54,7 +54,7 @@ class Pairs:
 
 
 def pair_files(
-    prediction: Path, reference: Path, *, is_mask: Callable[[Path], bool], probabilities: bool = False
+    prediction: Path, reference: Path, *, is_imagery: Callable[[Path], bool], probabilities: bool = False
 ) -> Pairs:
     """Pair two files, or the files of two folders by name.
 
@@ -65,7 +65,7 @@ def pair_files(
     Args:
         prediction: a file, or a folder of files.
         reference: a file, or a folder of files.
-        is_mask: says of a raster with a bare name (`x.tif`) whether it has one band: the others are imagery.
+        is_imagery: says of a raster with a bare name (`x.tif`) whether it is a picture rather than a mask.
         probabilities: take `x_probability.tif` rather than `x_mask.tif` as the prediction.
 
     Raises:
@@ -77,8 +77,8 @@ def pair_files(
     if prediction.is_file() and reference.is_file():
         name = _scene(prediction, "prediction", probabilities) or prediction.stem
         return Pairs(pairs=(Pair(name=name, prediction=prediction, reference=reference),))
-    predicted = _by_scene(prediction, "prediction", is_mask, probabilities)
-    referenced = _by_scene(reference, "reference", is_mask, False)
+    predicted = _by_scene(prediction, "prediction", is_imagery, probabilities)
+    referenced = _by_scene(reference, "reference", is_imagery, False)
     names = sorted(predicted.keys() & referenced.keys())
     if not names:
         raise EvaluationError(_nothing_pairs(prediction, predicted, reference, referenced))
@@ -89,7 +89,7 @@ def pair_files(
     )
 
 
-def _by_scene(path: Path, side: Side, is_mask: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
+def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
     """The best file of each scene, by the scene's name."""
     best: dict[str, tuple[tuple[int, int, str], Path]] = {}
     for file in [path] if path.is_file() else sorted(path.iterdir()):
@@ -98,7 +98,7 @@ def _by_scene(path: Path, side: Side, is_mask: Callable[[Path], bool], probabili
         if scene is None or file.name.startswith(".") or suffix not in RASTERS + VECTORS or not file.is_file():
             continue
         # floodmap's own x.json is a report; a .json beside it that holds polygons is called .geojson by most.
-        if path.is_dir() and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and not is_mask(file))):
+        if path.is_dir() and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
             continue
         rank = (_rank(file, side, probabilities), (RASTERS + VECTORS).index(suffix), file.name)
         if scene not in best or rank < best[scene][0]:

@@ -5,11 +5,17 @@ Source: Kirillov et al. 2023, arXiv:2304.02643.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from floodmap.encoder import EncoderConfig, PyramidEncoder
+from floodmap.errors import ModelError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -113,10 +119,13 @@ class FloodSam(nn.Module):
         Returns:
             Flood logits (B, H/4, W/4) and the predicted IoU (B,).
         """
-        blank = ~valid[:, None]
-        image = ((rgb - self.pixel_mean) / self.pixel_std).masked_fill(blank, 0.0)
-        embedding, skips = self.image_encoder(image)
+        embedding, skips = self.encode(rgb, valid)
         return self.decode(embedding, skips, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
+
+    def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
+        image = ((rgb - self.pixel_mean) / self.pixel_std).masked_fill_(~valid[:, None], 0.0)
+        return self.image_encoder(image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last))
 
     def decode(
         self,
@@ -139,11 +148,12 @@ class FloodSam(nn.Module):
         if points is None and boxes is None:
             sparse = embedding.new_zeros(batch, 0, embedding.shape[1])
         else:
-            sparse, _ = self.prompt_encoder(points, boxes, None)
+            sparse = self.prompt_encoder(points, boxes, None)[0].to(embedding.dtype)
         if masks is None:
             dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         else:
             dense = self.prompt_encoder.mask_downscaling(masks)
+        dense = dense.to(embedding.dtype)
         logits, iou = self.mask_decoder.predict_masks(
             embedding, self._position(embedding, offset_xy), sparse, dense, skips
         )
@@ -155,4 +165,107 @@ class FloodSam(nn.Module):
         x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
         coords = (grid + offset_xy[:, None, None]) / FRAME
-        return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2)
+        return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2).to(embedding.dtype)
+
+
+class Sam(nn.Module):
+    """Meta's SAM with its own image encoder, from official weights."""
+
+    def __init__(self, image_encoder: ImageEncoderViT) -> None:
+        super().__init__()
+        cells = FRAME // STRIDE
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=256, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
+        )
+        self.mask_decoder = Decoder(
+            transformer_dim=256,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
+        )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def encode(self, rgb: Tensor, valid: Tensor, scale: float) -> Tensor:
+        """Tiles to embeddings (B, 256, 64, 64).
+
+        Args:
+            rgb: uint8 (B, 3, H, W).
+            valid: bool (B, H, W); other pixels are blanked.
+            scale: the tile's longer side times this is 1024. The package's own resizing of tensors reads the wrong axes
+                on images that are not square, so it is done here.
+        """
+        image = ((rgb.float() - self.pixel_mean) / self.pixel_std).masked_fill_(~valid[:, None], 0.0)
+        if scale != 1.0:
+            shape_hw = tuple(round(side * scale) for side in image.shape[-2:])
+            image = F.interpolate(image, shape_hw, mode="bilinear", align_corners=False, antialias=True)
+        pad = (0, FRAME - image.shape[-1], 0, FRAME - image.shape[-2])
+        return self.image_encoder(F.pad(image, pad))
+
+    def decode(
+        self, embedding: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mask logits (B, masks, 256, 256) and predicted IoU (B, masks) of one prompt set an image.
+
+        Args:
+            embedding: (B, 256, 64, 64).
+            points: coordinates (B, N, 2) in the 1024-pixel frame, x first, and labels (B, N).
+            boxes: (B, 4) in the frame.
+            multimask: three masks for an ambiguous prompt instead of one.
+        """
+        sparse, dense = self.prompt_encoder(points, boxes, None)
+        return self.mask_decoder(
+            image_embeddings=embedding.float(),
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VitShape:
+    """What tells SAM's image encoders apart."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attention: tuple[int, ...]
+    """Blocks that attend to the whole image; the others attend within windows of 14 x 14 cells."""
+
+
+VIT = {
+    "vit_b": VitShape(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": VitShape(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": VitShape(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+def vit_encoder(shape: VitShape) -> ImageEncoderViT:
+    """SAM's image encoder with random weights, as `segment_anything.build_sam` makes it."""
+    return ImageEncoderViT(
+        img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
+        num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,
+        global_attn_indexes=shape.global_attention, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+
+
+def build_sam(state: Mapping[str, Tensor]) -> Sam:
+    """SAM from an official state dict; which of the three it is shows in the patch embedding.
+
+    Raises:
+        ModelError: the state dict is not one of SAM's.
+    """
+    patch = state.get("image_encoder.patch_embed.proj.weight")
+    shape = next((s for s in VIT.values() if patch is not None and patch.shape[0] == s.embed_dim), None)
+    if shape is None:
+        raise ModelError("not a checkpoint of SAM ViT-B, ViT-L or ViT-H; choose another --model")
+    with torch.device("meta"):
+        network = Sam(vit_encoder(shape))
+    weights = {name: tensor.float() for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ModelError("the checkpoint does not fit SAM: " + " ".join(str(error).split())[:200]) from error
+    network.pixel_mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
+    network.pixel_std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
+    return network

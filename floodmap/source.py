@@ -93,6 +93,18 @@ def gdal_env(*, cache_bytes: int = _CACHE_BYTES, pam: bool = False) -> Iterator[
         yield
 
 
+def has_sidecar(path: Path) -> bool:
+    """Whether a raster's CRS or nodata may be in a file beside it that GDAL reads only with PAM enabled."""
+    return Path(f"{path}.aux.xml").exists()
+
+
+def closed_by(stack: ExitStack, resource: Any) -> Any:
+    """Have `stack` close a dataset, without entering it: rasterio's datasets keep a GDAL environment open while entered,
+    and those of other threads and scenes would end it in the wrong order."""
+    stack.callback(resource.close)
+    return resource
+
+
 def open_source(
     path: Path, stack: ExitStack, *, bands: tuple[int, ...] | None, nodata: float | None, crs: str | None
 ) -> Source:
@@ -141,7 +153,8 @@ def ground_sample_distance(crs: CRS, transform: Affine, *, width: int, height: i
     corners = [transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
     try:
         to_lonlat = Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True)
-        lon, lat = to_lonlat.transform(*np.transpose(corners), errcheck=True)
+        xs, ys = np.transpose(corners)
+        lon, lat = to_lonlat.transform(xs, ys, errcheck=True)
         _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
     except (ProjError, ProjCRSError, ValueError):
         return None
@@ -157,8 +170,8 @@ def _open(path: Path, stack: ExitStack) -> DatasetReader:
             raise SceneError(f"{path} is empty (0 bytes)")
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
-        with gdal_env(pam=Path(f"{path}.aux.xml").exists()):
-            dataset = stack.enter_context(rasterio.open(path.absolute()))
+        with gdal_env(pam=has_sidecar(path)):
+            dataset = closed_by(stack, rasterio.open(path.absolute()))
     except RasterioError as error:
         what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {_line(error)}"
         raise SceneError(f"{path} {what}") from error
@@ -185,7 +198,8 @@ def _alpha_is_infrared(dataset: DatasetReader, path: Path) -> bool:
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
     try:
-        sample = np.concatenate([dataset.read(4, window=part).ravel() for part in _spread(dataset.height, dataset.width)])
+        parts = _spread(dataset.height, dataset.width)
+        sample = np.concatenate([dataset.read(4, window=part).ravel() for part in parts])
     except RasterioError:
         return False
     between = sample[(sample > 0) & (sample < np.iinfo(sample.dtype).max)] if sample.dtype.kind in "iu" else sample
@@ -221,29 +235,30 @@ def _nodata(
     if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
         return value
     if given is not None:
-        raise SceneError(f"nodata {given:g} cannot occur in {path}, whose values are {dtype} ({limits.min}..{limits.max})")
+        held = f"{dtype}, {limits.min} to {limits.max}"
+        raise SceneError(f"nodata {given:g} cannot occur in {path}, whose values are {held}")
     return None
 
 
-def _amended(
-    dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None
-) -> DatasetReader:
+def _amended(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
     """A virtual copy of the dataset with our nodata value and without an alpha band that is none.
 
-    GDAL leaves nodata and transparent pixels out of its averages when it reads at a lower resolution, so it has to know.
+    GDAL leaves nodata and transparent pixels out of its averages when it reads at a lower resolution: it has to know.
     """
     bogus_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]
-    if not bogus_alpha and (nodata is None or nodata == own or (own is not None and math.isnan(own) and math.isnan(nodata))):
+    known = nodata is None or (own is not None and np.array_equal(own, nodata, equal_nan=True))
+    if known and not bogus_alpha:
         return dataset
-    memory = stack.enter_context(MemoryFile(ext=".vrt"))
+    memory = closed_by(stack, MemoryFile(ext=".vrt"))
     rasterio.shutil.copy(dataset, memory.name, driver="VRT")
     with rasterio.open(memory.name, "r+") as virtual:
         if nodata is not None:
             virtual.nodata = nodata
         if bogus_alpha:
-            virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in virtual.colorinterp]
-    return stack.enter_context(rasterio.open(memory.name))
+            kinds = virtual.colorinterp
+            virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in kinds]
+    return closed_by(stack, rasterio.open(memory.name))
 
 
 def _warped_by_gcps(
@@ -254,33 +269,33 @@ def _warped_by_gcps(
     crs = crs or points_crs
     if not points or not dataset.transform.is_identity or not crs:
         return dataset
+    how = Resampling.nearest if palette else Resampling.bilinear
+    bare = ColorInterp.alpha not in dataset.colorinterp
     try:
-        return stack.enter_context(
-            WarpedVRT(
-                dataset, src_crs=crs, crs=crs, resampling=Resampling.nearest if palette else Resampling.bilinear,
-                add_alpha=ColorInterp.alpha not in dataset.colorinterp,
-            )  # fmt: skip
-        )
+        return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
     except (RasterioError, ValueError) as error:
-        raise SceneError(f"{path} cannot be placed by its {len(points)} ground control points: {_line(error)}") from error
+        raise SceneError(f"{path} cannot be placed by its {len(points)} control points: {_line(error)}") from error
 
 
 def _georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
     crs, transform = given or dataset.crs, dataset.transform
     if transform.is_identity or transform == Affine.scale(1, -1):
         if given is not None:
-            raise SceneError(f"{path} has no geotransform, so a CRS alone cannot place it; add a world file, or leave out --crs")
+            raise SceneError(
+                f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
+            )
         if dataset.rpcs is not None:
             LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
         return None, Affine.identity()
     if not crs:
         return None, transform
     if not (crs.is_projected or crs.is_geographic):
-        LOG.warning("%s has a CRS that does not lie on the Earth (%s); assign one with --crs", path, _line(crs.to_wkt())[:60])
+        LOG.warning("%s has a CRS that is not on the Earth (%s); assign one with --crs", path, _line(crs.to_wkt())[:60])
         return None, transform
-    if transform.is_degenerate or ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height) is None:
-        place = transform @ (dataset.width / 2, dataset.height / 2)
-        raise SceneError(f"{path} lies at {place[0]:g}, {place[1]:g}, which {crs} does not have; give the right one with --crs")
+    gsd = ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height)
+    if transform.is_degenerate or gsd is None:
+        x, y = transform @ (dataset.width / 2, dataset.height / 2)
+        raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
     return crs, transform
 
 

@@ -1,4 +1,4 @@
-"""One linear stretch to 8 bits for a whole scene, so that a bright roof in one window does not change its neighbours."""
+"""One linear stretch to 8 bits for a whole scene: a bright roof in one window must not change its neighbours."""
 
 from __future__ import annotations
 
@@ -64,10 +64,12 @@ def _bounds(band: NDArray[Any]) -> tuple[float, float]:
 def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     # float32 holds 16-bit values exactly; wider ones need float64, or neighbouring values of a large offset merge.
     # Halving first keeps the span finite for floats near the largest.
-    kind = np.float32 if values.dtype == np.float32 and abs(low) + abs(high) < 1e30 else np.float64
-    scaled = (values.astype(kind) * kind(0.5) - kind(low * 0.5)) * kind(255.0 / (high * 0.5 - low * 0.5))
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(np.clip(np.rint(scaled), 0, 255), nan=0.0).astype(np.uint8)
+    kind = np.dtype(np.float32 if values.dtype == np.float32 and abs(low) + abs(high) < 1e30 else np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = values.astype(kind) * kind.type(0.5)
+        scaled -= kind.type(low * 0.5)
+        scaled *= kind.type(255.0 / (high * 0.5 - low * 0.5))
+        return np.asarray(np.nan_to_num(np.clip(np.rint(scaled), 0, 255), nan=0.0), dtype=np.uint8)
 
 
 @lru_cache(maxsize=16)

@@ -14,7 +14,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from floodmap.errors import VectorError
 
-SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab", ".dxf"})
+SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
 """Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
@@ -52,9 +52,7 @@ def is_vector(path: Path | str) -> bool:
         return False
 
 
-def read_vectors(
-    path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False
-) -> Vectors:
+def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
     """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or whatever else OGR reads).
 
     Features without geometry are left out, and invalid polygons are repaired. Before a change of CRS long edges are
@@ -147,11 +145,14 @@ def _reproject(geometries: NDArray[np.object_], source: CRS | None, wanted: Any,
     step = max(east - west, north - south) / _SEGMENTS
     dense = shapely.segmentize(geometries, step) if step > 0 else geometries
     try:
-        moved = shapely.transform(dense, Transformer.from_crs(source, target, always_xy=True).transform, interleaved=False)
+        transformer = Transformer.from_crs(source, target, always_xy=True)
+        moved = shapely.transform(dense, transformer.transform, interleaved=False)
     except ProjError as error:
         raise VectorError(f"{path} cannot be brought to {target.name}: {_line(error)}") from error
     if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise VectorError(f"{path} has coordinates that do not exist in {target.name}; is its CRS ({source.name}) right?")
+        raise VectorError(
+            f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
+        )
     # Transforming can tangle a ring that was valid, by a rounding error where two edges nearly touch.
     return _repair(moved)
 

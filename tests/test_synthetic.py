@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from floodmap import synthetic
 from floodmap.errors import FloodmapError
 from floodmap.synthetic import SyntheticScene, write_sample
 
@@ -32,8 +33,6 @@ def test_a_window_equals_the_crop_of_the_whole(scene, whole, offsets):
 
 
 def test_overlapping_windows_agree_when_nothing_is_cached(scene):
-    from floodmap import synthetic
-
     first = scene.window(300, 400, 200, 200)
     synthetic._block.cache_clear()
     second = SyntheticScene(width=700, height=600, seed=7).window(350, 450, 200, 200)
@@ -91,7 +90,7 @@ def test_windows_outside_the_scene_are_refused(scene, offsets):
         scene.window(*offsets)
 
 
-@pytest.mark.parametrize("fields", [{"width": 0}, {"height": -1}, {"gsd_m": 0.0}])
+@pytest.mark.parametrize("fields", [{"width": 0}, {"height": -1}, {"gsd_m": 0.0}, {"seed": -1}])
 def test_impossible_scenes_are_refused(fields):
     with pytest.raises(FloodmapError):
         SyntheticScene(**{"width": 8, "height": 8, "seed": 0, **fields})

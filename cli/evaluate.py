@@ -1,0 +1,88 @@
+"""`floodmap evaluate`: score predictions against references."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from floodmap.errors import OutputError
+
+from .options import json_option, not_negative, overwrite_option, positive
+
+
+@click.command()
+@click.argument("prediction", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option(
+    "--flood-value", metavar="VALUE",
+    help='What is flood in the prediction: raster values ("1", "1,2"), or an attribute of polygons ("class=water").  '
+    "[default: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon]",
+)
+@click.option("--reference-value", metavar="VALUE", help="What is flood in the reference; as --flood-value.")
+@click.option(
+    "--threshold", type=float, metavar="VALUE",
+    help="The prediction is a raster of likelihoods, flooded from this value up, in the raster's own units: 0 to 100 "
+    "for x_probability.tif, which is then taken from a folder.",
+)
+@click.option(
+    "--tolerance", "tolerance_m", type=float, metavar="METRES", callback=not_negative,
+    help="Boundaries this close to each other agree (pixels where there is no CRS).  [default: 3 pixels]",
+)
+@click.option(
+    "--resolution", "resolution_m", type=float, metavar="METRES", callback=positive,
+    help="Size of the pixels that are counted where both sides are polygons.  [default: 1]",
+)
+@click.option(
+    "--errors", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.gpkg",
+    help="Write the false positives (red) and false negatives (green) as a styled layer.",
+)
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write every score and count to this file, a row a scene, then the mean and the pool with their intervals.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
+@overwrite_option
+@json_option
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    prediction: Path,
+    reference: Path,
+    csv_file: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Score flood predictions against references.
+
+    PREDICTION and REFERENCE are each a raster of one band or a polygon file, in any CRS and on any grid, or a folder
+    of them. Folders are paired by name: x_mask.tif (or x.gpkg ...) goes with x_reference.tif, x_mask.png, x.tif or
+    x.gpkg, and what stays unpaired is listed.
+
+    Pixels that either side did not observe (nodata, 255, transparent, outside its extent, a layer "unobserved") are
+    left out, and the observed share stands beside every score. Outside polygons ground is dry. With several scenes,
+    the mean weighs scenes alike and the pool weighs pixels alike; the 95 % intervals come from a bootstrap over scenes.
+
+    \b
+        floodmap evaluate results/scene_mask.tif scene_reference.tif
+        floodmap evaluate results references --errors wrong.gpkg --csv scores.csv
+        floodmap evaluate results/scene.gpkg landuse.shp --reference-value class=water,river
+    """
+    from floodmap.evaluation import evaluate as score
+
+    if csv_file is not None and csv_file.exists() and not overwrite:
+        raise OutputError(f"{csv_file} exists already; choose another name or add --overwrite")
+    evaluation = score(prediction, reference, overwrite=overwrite, **options)
+    if csv_file is not None:
+        evaluation.write_csv(csv_file, overwrite=overwrite)
+    click.echo(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) if as_json else evaluation.table())
+    for side, files in (("prediction", evaluation.unpaired_predictions), ("reference", evaluation.unpaired_references)):
+        for file in files:
+            click.echo(f"floodmap: unpaired {side}: {file}", err=True)
+    for line in evaluation.refused:
+        click.echo(f"floodmap: error: {line}", err=True)
+    if evaluation.refused:
+        ctx.exit(1)

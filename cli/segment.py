@@ -1,0 +1,145 @@
+"""`floodmap segment`: flood water in scenes, to rasters and polygons."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from floodmap.errors import FloodmapError
+
+from .inputs import find_scenes
+from .options import (
+    device_option,
+    format_option,
+    grid_options,
+    json_option,
+    model_option,
+    not_negative,
+    overwrite_option,
+    scene_options,
+    verbosity_options,
+)
+from .progress import scene_bar
+
+if TYPE_CHECKING:
+    from floodmap.pipeline import Progress
+    from floodmap.results import FloodMap
+
+log = logging.getLogger("floodmap")
+
+REFUSED, FAILED_WINDOWS = 1, 3
+
+
+def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Path:
+    if value in ("auto", "none"):
+        return value
+    if not Path(value).is_file():
+        raise click.BadParameter(f"{value!r} is neither auto nor none nor a file")
+    return Path(value)
+
+
+@click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Folder for the results; made if it is not there.",
+)
+@model_option
+@click.option(
+    "--prompts", default="auto", show_default=True, metavar="auto|none|FILE", callback=_prompts,
+    help="What tells the model where to look: itself (auto), nothing, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes.",
+)
+@scene_options
+@grid_options
+@click.option("--threshold", type=click.FloatRange(0.01, 1.0), default=0.5, show_default=True, help="Flood where the probability is at least this.")
+@click.option("--min-area", "min_area_m2", type=float, metavar="M2", callback=not_negative, help="Drop smaller polygons.  [default: 25 pixels]")
+@click.option("--simplify", "simplify_m", type=float, metavar="METRES", callback=not_negative, help="Tolerance of the outlines; 0 follows every pixel.  [default: 1 pixel]")
+@format_option
+@device_option
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
+@overwrite_option
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped; begin where there is nothing to go on with.")
+@json_option
+@verbosity_options
+def segment(
+    scenes: tuple[str, ...], out: Path, model: str, device: str, as_json: bool, verbosity: int, batch_size: int | None,
+    resolution_m: float | None, bands: tuple[int, ...] | None, nodata: float | None, mask: Path | None, collar: Any,
+    crs: str | None, aoi: Path | None, **settings: Any,
+) -> int:  # fmt: skip
+    """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
+
+    For each scene NAME the folder gets NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
+    NAME.gpkg with the layers `flood` and `unobserved`, all styled for QGIS, and NAME.json with areas and settings.
+
+    Exit codes: 0 done; 1 a scene was refused or failed; 2 wrong usage; 3 done, but some windows failed and are
+    unobserved; 130 interrupted.
+    """
+    from floodmap.pipeline import SegmentOptions, segment_scene
+    from floodmap.scene import SceneOptions
+
+    looks = SceneOptions(
+        resolution_m=resolution_m, bands=bands, nodata=nodata, mask=mask, aoi=aoi, crs=crs, collar=collar
+    )  # fmt: skip
+    found = find_scenes(scenes, out)
+    segmenter = _load(model, device)
+    options = SegmentOptions(scene=looks, batch_size=batch_size or segmenter.best_batch_size, **settings)
+    results: list[FloodMap] = []
+    worst = 0
+    for name, path in found:
+        with _reporting(name, verbosity) as progress:
+            try:
+                results.append(segment_scene(path, out, segmenter, options, name=name, progress=progress))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"{name} is unfinished; the same command with --resume goes on with it") from None
+            except FloodmapError as error:
+                if len(found) == 1:
+                    raise
+                log.error("%s", error)
+                worst = REFUSED
+                continue
+        _tell(results[-1], as_json, verbosity)
+    if as_json:
+        click.echo(json.dumps([result.summary for result in results], indent=2, ensure_ascii=False, default=str))
+    if worst == 0 and any(result.failed_windows for result in results):
+        worst = FAILED_WINDOWS
+    return worst
+
+
+def _load(model: str, device: str) -> Any:
+    from floodmap.models import resolve
+
+    from .progress import progress_bar
+
+    with progress_bar(f"Fetching {model}", unit="bytes") as update:
+        resolved = resolve(model, progress=update)
+    from floodmap.segmenter import load_segmenter
+
+    return load_segmenter(resolved, device)
+
+
+@contextmanager
+def _reporting(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
+    started = time.monotonic()
+    with scene_bar(name, hidden=verbosity < 0) as update:
+        yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
+    log.info("%s took %.1f s", name, time.monotonic() - started)
+
+
+def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
+    if as_json or verbosity < 0:
+        return
+    summary = result.summary
+    area = summary["flood_area_ha"]
+    size = f"{area:,.2f} ha of flood" if area is not None else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
+    failed = f"; {result.failed_windows} windows FAILED and are unobserved" if result.failed_windows else ""
+    click.echo(
+        f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
+        f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(str(path) for path in result.layers[:1])}"
+    )

@@ -1,0 +1,158 @@
+"""Progress that survives anything: finished strips on disk, each checked, each renamed into place whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.errors import OutputError
+from floodmap.stitch import Strip
+
+_DIGEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished strip and what it took."""
+
+    strip: Strip
+    notes: Mapping[str, Any]
+    """Whatever the pipeline counts per strip (windows run, skipped, failed); JSON."""
+
+
+class Journal:
+    """The work folder of one scene's run. A context manager: the folder is locked while it is open.
+
+    A compressed GeoTIFF that is killed while open reads back as nodata without an error, so none is open while windows
+    are computed. A strip's file begins with a digest of the rest: half a file counts as no file.
+
+    Args:
+        folder: the work folder; made if it is not there.
+        settings: everything the results depend on; strips made with other settings must not be mixed in.
+        resume: go on from the strips that are there; where there are none, begin.
+        discard: throw away the strips that are there.
+
+    Raises:
+        OutputError: another run is at work here; there is unfinished work and `resume` was not asked for; or that
+            work was done with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(folder / "lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise OutputError(_BUSY.format(folder.parent)) from None
+        try:
+            self._take_over(json.dumps(settings, indent=1, sort_keys=True, default=str), resume, discard)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
+        record = self.folder / "settings.json"
+        found = record.read_text("utf-8") if record.exists() else None
+        unfinished = found is not None and any(self._paths())
+        if unfinished and not discard:
+            if not resume:
+                raise OutputError(_UNFINISHED.format(self.folder.parent))
+            if found != wanted:
+                raise OutputError(_CHANGED.format(self.folder.parent, _difference(found, wanted)))
+            return
+        for path in self._paths():
+            path.unlink()
+        _write(record, wanted.encode())
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def append(self, index: int, entry: Entry) -> None:
+        """Put a strip on disk, whole or not at all."""
+        head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
+        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes, 1)
+        _write(self._path(index), _digest(body) + body)
+
+    def finished(self) -> int:
+        """How many strips from the top are whole."""
+        count = 0
+        while self._read(count) is not None:
+            count += 1
+        return count
+
+    def entries(self) -> Iterator[Entry]:
+        """Finished strips from the top."""
+        index = 0
+        while (entry := self._read(index)) is not None:
+            yield entry
+            index += 1
+
+    def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """First row and codes of each finished strip from the top."""
+        for entry in self.entries():
+            yield entry.strip.row_off, entry.strip.codes
+
+    def remove(self) -> None:
+        """Delete the work folder: the results are in place."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.strip"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.strip"))
+
+    def _read(self, index: int) -> Entry | None:
+        try:
+            raw = self._path(index).read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, body = raw[:_DIGEST], raw[_DIGEST:]
+        if digest != _digest(body):
+            return None
+        head, packed = body.split(b"\n", 1)
+        said = json.loads(head)
+        codes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(said["shape"])
+        return Entry(Strip(said["row_off"], codes), said["notes"])
+
+
+_BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"
+_CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh with --overwrite"
+_UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_DIGEST).digest()
+
+
+def _difference(found: str, wanted: str) -> str:
+    try:
+        old, new = json.loads(found), json.loads(wanted)
+        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        return ", ".join(names) or "the settings"
+    except (ValueError, AttributeError):
+        return "the settings"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,155 @@
+"""The user's mask and area of interest: which pixels of a window they cover. Rasters or polygons, in any CRS."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window as GdalWindow
+
+from floodmap.errors import MissingCRSError, SceneError
+from floodmap.grid import Window
+from floodmap.source import closed_by, gdal_env, has_sidecar
+from floodmap.vectors import is_vector, read_vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The grid of a scene, for something else to be laid over it."""
+
+    path: Path
+    """The scene's file, for messages."""
+    crs: CRS | None
+    """CRS of the scene."""
+    transform: Affine
+    """Working pixel to CRS."""
+    height: int
+    """Rows of the working grid."""
+    width: int
+    """Columns of the working grid."""
+    source_shape_hw: tuple[int, int]
+    """Rows and columns of the file."""
+
+
+class Overlay(Protocol):
+    """Ground of another file, laid over a scene."""
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of a window of the working grid are covered, sampled at their centres, as (height, width)."""
+
+    def meets_scene(self) -> bool:
+        """Whether it lies over the scene at all."""
+
+
+def open_overlay(path: Path, frame: Frame, stack: ExitStack) -> Overlay:
+    """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
+
+    A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
+
+    Raises:
+        MissingCRSError: the scene or the raster has no CRS, and their sizes differ.
+        SceneError, VectorError: the file cannot be read.
+    """
+    if is_vector(path):
+        if frame.crs is None:
+            raise MissingCRSError(f"{frame.path} has no CRS, so {path} cannot be laid over it; assign one with --crs")
+        return _Polygons(path, frame)
+    if not path.exists():
+        raise SceneError(f"{path}: no such file")
+    return _Raster(path, frame, stack)
+
+
+class _Polygons:
+    """Polygons, kept in pixels of the working grid."""
+
+    def __init__(self, path: Path, frame: Frame) -> None:
+        polygons = read_vectors(path, crs=frame.crs, polygons=True).geometries
+        inverse = ~frame.transform
+
+        def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+            return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+
+        self._parts = shapely.get_parts(shapely.transform(polygons, to_pixels, interleaved=False))
+        self._tree = shapely.STRtree(self._parts)
+        self._scene = shapely.box(0, 0, frame.width, frame.height)
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Burn the polygons that meet the window."""
+        bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
+        near = self._parts[self._tree.query(shapely.box(*bounds), predicate="intersects")]
+        # Clipped first: burning costs time for every vertex, and one river may run through the whole scene. A pixel of
+        # margin keeps the cut off the pixel centres at the rim.
+        margin = (-1, -1, 1, 1)
+        clipped = shapely.clip_by_rect(near, *(edge + gap for edge, gap in zip(bounds, margin, strict=True)))
+        clipped = clipped[~shapely.is_empty(clipped)]
+        if not len(clipped):
+            return np.zeros(shape_hw, bool)
+        step = Affine.scale(window.width / shape_hw[1], window.height / shape_hw[0])
+        place = Affine.translation(window.col_off, window.row_off) @ step
+        return np.asarray(rasterize(clipped, out_shape=shape_hw, transform=place, dtype=np.uint8) > 0)
+
+    def meets_scene(self) -> bool:
+        """Whether a polygon meets the scene's rectangle."""
+        return len(self._tree.query(self._scene, predicate="intersects")) > 0
+
+
+class _Raster:
+    """Band 1 of a raster; what is neither 0 nor nodata covers."""
+
+    def __init__(self, path: Path, frame: Frame, stack: ExitStack) -> None:
+        self._path, self._frame = path, frame
+        try:
+            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(path)):
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._source = closed_by(stack, rasterio.open(path.absolute()))
+        except RasterioError as error:
+            raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
+        self._scale = (1.0, 1.0)
+        self._dataset: DatasetReader | WarpedVRT = self._source
+        if frame.crs is not None and self._source.crs is not None:
+            grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
+            warped = WarpedVRT(self._source, resampling=Resampling.nearest, **grid)
+            self._dataset = closed_by(stack, warped)
+        elif self._source.crs is None and self._source.shape == frame.source_shape_hw:
+            self._scale = (self._source.height / frame.height, self._source.width / frame.width)
+        elif frame.crs is None:
+            raise MissingCRSError(f"{frame.path} has no CRS, so {path} must have none and the same number of pixels")
+        else:
+            raise MissingCRSError(f"{path} has no CRS and not the size of {frame.path}; it cannot be laid over it")
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Read the window, nearest neighbour."""
+        down, across = self._scale
+        part = GdalWindow(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
+        try:
+            values = self._dataset.read(1, window=part, out_shape=shape_hw, resampling=Resampling.nearest)
+        except RasterioError as error:
+            raise SceneError(f"{self._path} cannot be read: {' '.join(str(error).split())}") from error
+        covered = np.asarray(values != 0)
+        # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
+        nodata = self._dataset.nodata
+        return covered & ~np.isnan(values) & (True if nodata is None else values != nodata)
+
+    def meets_scene(self) -> bool:
+        """Whether the raster's rectangle meets the scene's."""
+        if self._dataset is self._source:
+            return True
+        frame = self._frame
+        xs, ys = zip(*(frame.transform @ (x, y) for x in (0, frame.width) for y in (0, frame.height)), strict=True)
+        left, bottom, right, top = transform_bounds(self._source.crs, frame.crs, *self._source.bounds)
+        return bool(left < max(xs) and right > min(xs) and bottom < max(ys) and top > min(ys))

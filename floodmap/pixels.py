@@ -1,0 +1,171 @@
+"""Stored values of any part of a raster at any size, and which of them are none: the step below `Scene`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as GdalWindow
+
+from floodmap.errors import SceneError
+from floodmap.grid import Window
+from floodmap.source import Source, gdal_env
+
+_PIECES = 16
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """Values of a window, and what the raster itself says of them."""
+
+    values: NDArray[Any]
+    """(bands, height, width) as stored, near infrared last; a palette is expanded to RGB."""
+    hidden: Bools | None = None
+    """(height, width); alpha 0 or masked in the file. None: nowhere."""
+    empty: Bools | None = None
+    """(height, width); nodata value, NaN or infinity. None: nowhere."""
+    failed: Bools | None = None
+    """(height, width); could not be read. None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads windows of a working grid laid over a raster; reads take turns, so that any thread may."""
+
+    path: Path
+    """The file, for messages."""
+    source: Source
+    """The open raster."""
+    height: int
+    """Rows of the working grid."""
+    width: int
+    """Columns of the working grid."""
+    lock: Lock
+    """Held while GDAL reads: a dataset serves one thread at a time."""
+
+    @property
+    def whole(self) -> Window:
+        """The window that is the scene."""
+        return Window(0, 0, self.height, self.width)
+
+    def shape_within(self, max_side: int) -> tuple[int, int]:
+        """Rows and columns of the scene made smaller, never larger, to fit a square."""
+        scale = max(1.0, max(self.height, self.width) / max_side)
+        return max(1, round(self.height / scale)), max(1, round(self.width / scale))
+
+    def spread(self, *, count: int, side: int) -> list[Window]:
+        """Square windows at `count` by `count` places spread over the scene, from edge to edge."""
+        height, width = min(side, self.height), min(side, self.width)
+        rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
+        cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
+        return [Window(int(row), int(col), height, width) for row in rows for col in cols]
+
+    def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
+        """Read a window of the working grid, averaged down to `shape_hw` where that or the grid is coarser.
+
+        Raises:
+            SceneError: the file is damaged there.
+        """
+        return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
+
+    def survey(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
+        """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole.
+
+        Raises:
+            SceneError: nothing at all can be read.
+        """
+        try:
+            return self.read(window, shape_hw)
+        except SceneError as error:
+            down, across = window.height / shape_hw[0], window.width / shape_hw[1]
+            failed = np.ones(shape_hw, bool)
+            flags = {"hidden": np.zeros(shape_hw, bool), "empty": np.zeros(shape_hw, bool)}
+            values: NDArray[Any] | None = None
+            for rows, cols in _pieces(shape_hw):
+                place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
+                piece_hw = (rows.stop - rows.start, cols.stop - cols.start)
+                try:
+                    piece = self._read(*place, piece_hw[0] * down, piece_hw[1] * across, piece_hw)
+                except SceneError:
+                    continue
+                if values is None:
+                    values = np.zeros((len(piece.values), *shape_hw), piece.values.dtype)
+                values[:, rows, cols], failed[rows, cols] = piece.values, False
+                for name, flag in flags.items():
+                    if (found := getattr(piece, name)) is not None:
+                        flag[rows, cols] = found
+            if values is None:
+                raise error
+            return Pixels(values=values, failed=failed, **flags)
+
+    def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
+        """Read a rectangle of the working grid, in fractions of its pixels where need be."""
+        source, bands = self.source, self.source.bands
+        down, across = source.dataset.height / self.height, source.dataset.width / self.width
+        part = GdalWindow(col * across, row * down, width * across, height * down)
+        native = shape_hw == (part.height, part.width)
+        try:
+            with self.lock, gdal_env(cache_bytes=source.cache_bytes):
+                values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
+                # Masks and nodata are not averaged: one source pixel stands for each.
+                nearest = values[: len(bands.rgb)]
+                if source.nodata is not None and not native:
+                    nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
+                hidden = self._hidden(part, shape_hw)
+        except RasterioError as error:
+            place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
+            raise SceneError(f"{self.path} cannot be read in {place}: {' '.join(str(error).split())}") from error
+        empty = _empty(values, nearest, source.nodata)
+        if source.palette is None:
+            return Pixels(values=values, hidden=hidden, empty=empty)
+        colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
+        transparent = colours[3] == 0
+        return Pixels(values=colours[:3], hidden=transparent if hidden is None else hidden | transparent, empty=empty)
+
+    def _bands(
+        self, bands: tuple[int, ...], part: GdalWindow, shape_hw: tuple[int, int], resampling: Resampling
+    ) -> NDArray[Any]:
+        how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
+        return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
+
+    def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
+        if self.source.palette is not None:
+            return Resampling.nearest
+        return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
+
+    def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
+        dataset, bands, hidden = self.source.dataset, self.source.bands, None
+        if bands.alpha is not None:
+            hidden = np.asarray(dataset.read(bands.alpha, window=part, out_shape=shape_hw) == 0)
+        if self.source.has_mask:
+            masked = np.asarray(dataset.read_masks(bands.rgb[0], window=part, out_shape=shape_hw) == 0)
+            hidden = masked if hidden is None else hidden | masked
+        return hidden
+
+
+def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
+    """Pixels whose colours all are nodata, or any of whose values is no number."""
+    empty: Bools | None = None
+    if nodata is not None:
+        empty = np.asarray((nearest == nearest.dtype.type(nodata)).all(axis=0))
+    if values.dtype.kind == "f":
+        infinite = ~np.isfinite(values).all(axis=0)
+        empty = infinite if empty is None else empty | infinite
+    return empty
+
+
+def _pieces(shape_hw: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    rows, cols = (np.unique(np.linspace(0, side, _PIECES + 1).astype(int)) for side in shape_hw)
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(cols):
+            yield slice(int(top), int(bottom)), slice(int(left), int(right))

@@ -1,0 +1,189 @@
+"""What a run leaves behind: rasters, polygons and a JSON report, all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+
+from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
+from floodmap.errors import OutputError
+from floodmap.ground import cell_areas_m2, is_placed
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from floodmap.stitch import Strip
+
+BYTES_PER_PIXEL = 0.8
+"""Disk a run takes at its worst moment: strips, uncompressed levels and finished rasters side by side."""
+_CELL = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloodMap:
+    """The results of one scene, on disk."""
+
+    name: str
+    """The scene's name, which every file's name begins with."""
+    mask: Path
+    """uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
+    probability: Path
+    """uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
+    layers: tuple[Path, ...]
+    """Vector files."""
+    report: Path
+    """The JSON file."""
+    summary: dict[str, Any]
+    """What the JSON file holds."""
+
+    @property
+    def failed_windows(self) -> int:
+        """Windows that could not be read or segmented; their ground is unobserved."""
+        return len(self.summary["windows"]["failed"])
+
+    def polygons(self) -> GeoDataFrame:
+        """Flood polygons in the scene's CRS; as written, so after `min_area_m2` and `simplify_m`."""
+        import geopandas
+
+        path = self.layers[0]
+        if path.suffix == ".parquet":
+            return geopandas.read_parquet(path)
+        return geopandas.read_file(path, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
+
+
+def result_paths(out: Path, name: str, formats: Iterable[str]) -> list[Path]:
+    """Every file a run may write, the `.qml` beside the rasters left out."""
+    rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
+    vectors = []
+    for one in formats:
+        layers = [""] if one == "gpkg" else ["_flood", "_unobserved"]
+        vectors += [out / f"{name}{layer}.{one}" for layer in layers]
+    return rasters + vectors
+
+
+def refuse_existing(out: Path, name: str, formats: Iterable[str]) -> None:
+    """Raise OutputError if a result is there already."""
+    for path in result_paths(out, name, formats):
+        if path.exists():
+            raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another output folder")
+
+
+def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
+    """The results of an earlier run with the same settings, if it was finished."""
+    wanted = result_paths(out, name, formats)
+    mask, probability, report, *layers = wanted
+    if not all(path.exists() for path in wanted):
+        return None
+    try:
+        summary = json.loads(report.read_text("utf-8"))
+    except ValueError:
+        return None
+    if any(summary.get(key) != json.loads(json.dumps(value, default=str)) for key, value in settings.items()):
+        return None
+    return FloodMap(
+        name=name, mask=mask, probability=probability, layers=tuple(layers), report=report, summary=summary
+    )  # fmt: skip
+
+
+def check_disk(out: Path, pixels: int) -> None:
+    """Raise OutputError if the disk of an (existing) folder is too full for a scene of so many pixels."""
+    needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
+    if free < needed:
+        raise OutputError(
+            f"{out}: {needed / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; make room, or choose another output folder"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """Pixels and ground of each kind in a scene."""
+
+    flood_pixels: int
+    dry_pixels: int
+    unobserved_pixels: Mapping[str, int]
+    """By reason; ground outside the area of interest is not among them."""
+    outside_pixels: int
+    flood_m2: float | None
+    """Geodesic; None where the scene has no place on the Earth."""
+    observed_m2: float | None
+
+    @property
+    def observed_share(self) -> float:
+        """Of the pixels inside the area of interest; 1 where there are none."""
+        observed = self.flood_pixels + self.dry_pixels
+        wanted = observed + sum(self.unobserved_pixels.values())
+        return observed / wanted if wanted else 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Areas and pixel counts, as the JSON report holds them."""
+        hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
+        return {
+            "flood_area_m2": _rounded(self.flood_m2),
+            "flood_area_ha": _rounded(hectares, 4),
+            "observed_area_m2": _rounded(self.observed_m2),
+            "observed_share": round(self.observed_share, 6),
+            "flood_share_of_observed": round(self.flood_pixels / max(self.flood_pixels + self.dry_pixels, 1), 6),
+            "pixels": {
+                "flood": self.flood_pixels,
+                "dry": self.dry_pixels,
+                "unobserved": dict(self.unobserved_pixels),
+                "outside": self.outside_pixels,
+            },
+        }
+
+
+def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, threshold: int) -> Census:
+    """Count every pixel of a scene, and its ground where that can be measured.
+
+    Args:
+        strips: from top to bottom.
+        crs: of the scene, or None.
+        transform: pixel to CRS.
+        threshold: flood from this code up.
+    """
+    placed = is_placed(crs)
+    counts = np.zeros(256, np.int64)
+    flood_m2 = observed_m2 = 0.0
+    for strip in strips:
+        codes = strip.codes
+        counts += np.bincount(codes.ravel(), minlength=256)
+        if placed:
+            rows, cols = codes.shape
+            row_edges = np.unique(np.append(np.arange(0, rows, _CELL), rows))
+            col_edges = np.unique(np.append(np.arange(0, cols, _CELL), cols))
+            cells = cell_areas_m2(crs, transform, row_edges + float(strip.row_off), col_edges.astype(float))
+            pixel_m2 = cells / np.outer(np.diff(row_edges), np.diff(col_edges))
+            observed = codes < UNOBSERVED
+            flood_m2 += float((_per_cell(observed & (codes >= threshold), row_edges, col_edges) * pixel_m2).sum())
+            observed_m2 += float((_per_cell(observed, row_edges, col_edges) * pixel_m2).sum())
+    return Census(
+        flood_pixels=int(counts[threshold:UNOBSERVED].sum()),
+        dry_pixels=int(counts[:threshold].sum()),
+        unobserved_pixels={name: int(counts[code]) for code, name in REASONS.items() if code != OUTSIDE and counts[code]},
+        outside_pixels=int(counts[OUTSIDE]),
+        flood_m2=flood_m2 if placed else None,
+        observed_m2=observed_m2 if placed else None,
+    )
+
+
+def write_report(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def _per_cell(chosen: np.ndarray, row_edges: np.ndarray, col_edges: np.ndarray) -> np.ndarray:
+    along = np.add.reduceat(chosen, row_edges[:-1], axis=0, dtype=np.int32)
+    return np.add.reduceat(along, col_edges[:-1], axis=1)
+
+
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,300 @@
+"""Outlines of connected components of a raster, followed from strip to strip without a cut.
+
+`rasterio.features.shapes` wants the whole raster, and what it keeps until the end does not shrink. Here the raster
+passes by in bands of rows. Only the corners of components that reach the last row are kept; a component that ends is
+handed out as a polygon. All work on pixels is a handful of array comparisons; the rest is done on runs and edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, depth_first_order
+
+from floodmap.codes import FAILED, OUTSIDE, UNOBSERVED
+
+FLOOD = 1
+"""Kind of flooded pixels. The kind of unobserved pixels is their code; 0 is neither."""
+BAND_PIXELS = 2**21
+"""Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """Some 4-connected components of pixels of one kind; all arrays have one length."""
+
+    kind: Codes
+    """`FLOOD`, or the code of unobserved pixels."""
+    first: Ints
+    """Where the first pixel lies, row by row; gives components an order that does not depend on the strips."""
+    n_pixels: Ints
+    """How many pixels."""
+    code_sum: Ints
+    """Sum of their codes."""
+    code_min: Ints
+    """Least of their codes."""
+    outline: NDArray[np.object_]
+    """shapely Polygons in (column, row) of pixel corners; the shell starts at its topmost, leftmost corner."""
+
+
+def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = False) -> Iterator[Components]:
+    """Outline the components of flooded pixels and of each reason for being unobserved, as they end.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom.
+        threshold: per cent; codes from here to 100 are flood.
+        noded: keep vertices where three kinds meet, also on a straight edge, so that neighbours share all vertices.
+    """
+    tracer: _Tracer | None = None
+    for _, codes in strips:
+        width = codes.shape[1]
+        if tracer is None:
+            tracer = _Tracer(width, threshold, noded)
+        rows = max(1, BAND_PIXELS // (width + 1))
+        for row in range(0, len(codes), rows):
+            yield tracer.add(codes[row : row + rows])
+    if tracer is not None:
+        # Below the last row lies nothing, so every component ends there.
+        yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Edges:
+    """Straight stretches of outlines, with their component on the left as seen on the screen."""
+
+    line: Ints
+    """(n, 3): first vertex, last vertex (row * stride + column), kind of the pixels on the right."""
+    pixel: Ints
+    """(n,): a pixel on the left."""
+
+
+class _Tracer:
+    """The state between two bands: the last row, and what is known of the components that reach it."""
+
+    def __init__(self, width: int, threshold: int, noded: bool) -> None:
+        self._stride = width + 1
+        self._threshold = threshold
+        self._noded = noded
+        self._above = np.full(width, OUTSIDE, np.uint8)
+        self._n_rows = 0
+        self._last: Ints = np.empty(0, np.int64)
+        """Component of each run of the last row."""
+        self._open = _no_statistics()
+        self._parts: list[list[Ints]] = []
+        """Edges of each open component, in as many pieces as they came."""
+
+    def add(self, codes: Codes) -> Components:
+        """Take the next rows; return the components that end above the last of them."""
+        stride, n_open = self._stride, len(self._parts)
+        padded, kinds = self._block(codes)
+        # One more column of nothing makes rows one long line, in which no run can pass a row's end.
+        change = np.flatnonzero(kinds[1:] != kinds[:-1])
+        starts, ends = change[kinds[1:][change] != 0], change[kinds[:-1][change] != 0]
+        carried = int(np.searchsorted(starts, stride))
+        label = self._connect(kinds[1:], starts, carried)
+        n_labels = int(label.max(initial=-1)) + 1
+
+        is_open = np.zeros(n_labels, bool)
+        last = label[np.searchsorted(starts, len(kinds) - 1 - stride) : len(starts)]
+        is_open[last] = True
+        # Every component is known by its position among the open or among the ended ones.
+        number = np.where(is_open, np.cumsum(is_open), np.cumsum(~is_open)) - 1
+
+        base = (self._n_rows - 1) * stride
+        runs = _run_statistics(padded[1:], kinds[1:], starts[carried:], ends[carried:], base)
+        owners = np.concatenate([label[len(starts) :], label[carried : len(starts)]])
+        statistics = _merged({key: np.concatenate([self._open[key], runs[key]]) for key in runs}, owners, n_labels)
+
+        edges = _edges(kinds, stride, change)
+        owner = label[np.searchsorted(starts, edges.pixel, "right") - 1]
+        edges.line[:, :2] += base
+        ended = [(edges.line[~is_open[owner]], owner[~is_open[owner]])]
+        parts: list[list[Ints]] = [[] for _ in range(int(is_open.sum()))]
+        for index, component in enumerate(label[len(starts) :][:n_open]):
+            if is_open[component]:
+                parts[number[component]] += self._parts[index]
+            else:
+                ended += [(part, np.full(len(part), component)) for part in self._parts[index]]
+        for component, part in _grouped(edges.line[is_open[owner]], owner[is_open[owner]]):
+            parts[number[component]].append(part)
+
+        self._above, self._n_rows = codes[-1].copy(), self._n_rows + len(codes)
+        self._last, self._parts = number[last], parts
+        self._open = {key: values[is_open] for key, values in statistics.items()}
+        lines, owners = (np.concatenate(column) for column in zip(*ended, strict=True))
+        outline = _polygons(lines, number[owners], stride, self._noded)
+        done = {key: values[~is_open] for key, values in statistics.items()}
+        return Components(outline=outline, **{**done, "kind": done["kind"].astype(np.uint8)})
+
+    def _block(self, codes: Codes) -> tuple[Codes, Codes]:
+        """Codes and kinds of the last row and the new ones as one line, with a column of nothing after each row."""
+        padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
+        body = padded[1:].reshape(-1, self._stride)
+        body[0, :-1], body[1:, :-1] = self._above, codes
+        flood = (padded >= self._threshold) & (padded < UNOBSERVED)
+        return padded, flood.view(np.uint8) | (padded * (padded >= FAILED))
+
+    def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
+        """Component of each run, then of each open component: runs of one kind that touch from row to row."""
+        stride, n_runs = self._stride, len(starts)
+        # Where two runs overlap, one of them starts: look up and down from every start.
+        up = np.flatnonzero((starts >= stride) & (kinds[starts - stride] == kinds[starts]))
+        inner = starts[: np.searchsorted(starts, len(kinds) - stride)]
+        down = np.flatnonzero(kinds[inner + stride] == kinds[inner])
+        touched = np.concatenate([starts[up] - stride, starts[down] + stride])
+        one = np.concatenate([up, down, np.arange(carried)])
+        other = np.concatenate([np.searchsorted(starts, touched, "right") - 1, n_runs + self._last])
+        size = n_runs + len(self._parts)
+        graph = coo_array((np.ones(len(one), np.uint8), (one, other)), shape=(size, size))
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def _no_statistics() -> dict[str, Ints]:
+    return {key: np.empty(0, np.int64) for key in ("kind", "first", "n_pixels", "code_sum", "code_min")}
+
+
+def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
+    """What `Components` says of each run."""
+    if not len(starts):
+        return _no_statistics()
+    # reduceat takes alternately what is in a run and what is between two.
+    cuts = np.stack([starts, ends], axis=1).ravel()
+    return {
+        "kind": kinds[starts].astype(np.int64),
+        "first": starts + base,
+        "n_pixels": ends - starts,
+        "code_sum": np.add.reduceat(codes, cuts, dtype=np.uint32)[::2].astype(np.int64),
+        "code_min": np.minimum.reduceat(codes, cuts)[::2].astype(np.int64),
+    }
+
+
+def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
+    """Statistics of components from those of their parts."""
+    merged = {key: np.zeros(n_owners, np.int64) for key in parts}
+    merged["kind"][owner] = parts["kind"]
+    for key in ("n_pixels", "code_sum"):
+        merged[key] = np.bincount(owner, parts[key], n_owners).astype(np.int64)
+    for key in ("first", "code_min"):
+        merged[key].fill(np.iinfo(np.int64).max)
+        np.minimum.at(merged[key], owner, parts[key])
+    return merged
+
+
+def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
+    """Edges of a block whose first row has been looked at before, cut where the kind on either side changes.
+
+    Args:
+        padded: kinds as one line, with one more in front.
+        stride: pixels in a row, with the empty one.
+        change: where a pixel's left neighbour is of another kind.
+    """
+    kinds = padded[1:]
+    across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride
+    above, below = kinds[across - stride], kinds[across]
+    from_left = (padded[across] == below) & (padded[across - stride] == above)
+    to_right = (kinds[across + 1] == below) & (kinds[across + 1 - stride] == above)
+    left, right = across[~from_left], across[~to_right] + 1
+
+    down = change[np.searchsorted(change, stride) :]
+    west, east = padded[down], kinds[down]
+    higher = np.maximum(down - stride, stride)
+    from_above = (kinds[higher] == east) & (padded[higher] == west) & (higher == down - stride)
+    lower = np.minimum(down + stride, len(kinds) - 1)
+    to_below = (kinds[lower] == east) & (padded[lower] == west) & (lower == down + stride)
+    top, bottom = (_by_column(down[~inside], stride) for inside in (from_above, to_below))
+    bottom = bottom + stride
+
+    sides = [
+        (left, right, left - stride, left),
+        (right, left, left, left - stride),
+        (bottom, top, top - 1, top),
+        (top, bottom, top, top - 1),
+    ]
+    lines, pixels = [], []
+    for first, end, pixel, beyond in sides:
+        used = padded[pixel + 1] != 0
+        lines.append(np.stack([first[used], end[used], padded[beyond[used] + 1]], axis=1))
+        pixels.append(pixel[used])
+    return _Edges(line=np.concatenate(lines).astype(np.int64), pixel=np.concatenate(pixels))
+
+
+def _by_column(position: Ints, stride: int) -> Ints:
+    return position[np.argsort(position % stride, kind="stable")]
+
+
+def _grouped(lines: Ints, owner: Ints) -> Iterator[tuple[int, Ints]]:
+    """Edges of each owner."""
+    if len(owner):
+        order = np.argsort(owner, kind="stable")
+        owners, begins = np.unique(owner[order], return_index=True)
+        yield from zip(owners.tolist(), np.split(lines[order], begins[1:]), strict=True)
+
+
+def _polygons(lines: Ints, owner: Ints, stride: int, noded: bool) -> NDArray[np.object_]:
+    """Join edges to rings and rings to one polygon for each owner.
+
+    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: rings then
+    touch themselves nowhere, which makes the polygons valid.
+    """
+    n_edges = len(lines)
+    if n_edges == 0:
+        return np.empty(0, object)
+    step = lines[:, 1] - lines[:, 0]
+    heading = np.where(np.abs(step) < stride, np.where(step > 0, 0, 2), np.where(step > 0, 1, 3))  # E S W N
+    low, span = lines[:, :2].min(), np.ptp(lines[:, :2]) + 1
+    leaves = ((owner * span + lines[:, 0] - low) << 2) + (heading - 1) % 4
+    order = np.argsort(leaves, kind="stable")
+    lines, owner, heading = lines[order], owner[order], heading[order]
+    arrives = ((owner * span + lines[:, 1] - low) << 2) + heading
+    before = np.argsort(arrives, kind="stable")
+    after = np.empty_like(before)
+    after[before] = np.arange(n_edges)
+
+    order, sizes = _cycles(after, before)
+    begins = np.cumsum(sizes) - sizes
+    # A ring begins at its first vertex, which is a corner, and of a component's rings its shell begins first.
+    rings_of = np.bincount(owner[order[begins]])
+    previous = before[order]
+    kept = heading[order] != heading[previous]
+    if noded:
+        kept |= lines[order, 2] != lines[previous, 2]
+    vertices = lines[order[kept], 0]
+    sizes = np.add.reduceat(kept, begins, dtype=np.int64)
+    return _assembled(np.stack([vertices % stride, vertices // stride], axis=1), sizes, rings_of)
+
+
+def _cycles(after: Ints, before: Ints) -> tuple[Ints, Ints]:
+    """Cycles of a permutation one after the other, each from its least member, and their sizes."""
+    n_edges = len(after)
+    every, ones = np.arange(n_edges + 1), np.ones(n_edges, np.uint8)
+    graph = csr_array((ones, after, every), shape=(n_edges, n_edges))
+    _, cycle = connected_components(graph, directed=False)
+    _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
+    by_head = np.argsort(heads)
+    heads, sizes = heads[by_head], sizes[by_head]
+    # Opened at their heads and strung together, the cycles are one path, which scipy follows in compiled code.
+    path = after.copy()
+    path[before[heads]] = np.append(heads[1:], heads[:1])
+    graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
+    order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
+    return np.asarray(order, np.int64), sizes
+
+
+def _assembled(vertices_xy: Ints, ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
+    """Polygons from open rings: each ring gets its first vertex again at its end."""
+    ends = np.cumsum(ring_sizes)
+    first = ends - ring_sizes
+    closed = np.insert(vertices_xy, ends, vertices_xy[first], axis=0).astype(np.float64)
+    ring_offsets = np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])
+    polygon_offsets = np.concatenate([[0], np.cumsum(rings_of)])
+    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, closed, (ring_offsets, polygon_offsets))
+    return np.asarray(polygons, object)

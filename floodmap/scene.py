@@ -1,0 +1,359 @@
+"""One raster, opened for windowed reads as 8-bit RGB, with a reason for every pixel that is not observed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from floodmap import codes
+from floodmap.collar import Collar, Colour, find_collar
+from floodmap.errors import MissingCRSError, SceneError
+from floodmap.fingerprint import fingerprint
+from floodmap.grid import Window
+from floodmap.overlay import Frame, Overlay, open_overlay
+from floodmap.pixels import Pixels, Reader
+from floodmap.source import gdal_env, ground_sample_distance, open_source
+from floodmap.stretch import Stretch
+
+_LARGEST_UPSAMPLING = 4
+_SAMPLES, _SAMPLE_SIDE = 8, 128
+_ENOUGH_SAMPLES = 1000
+_SURVEY_SIDE = 2048
+_DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneOptions:
+    """How to look at a raster, where its own metadata is not to decide."""
+
+    resolution_m: float | None = None
+    """Ground sample distance to work at, in metres; None for the raster's own pixels."""
+    bands: tuple[int, ...] | None = None
+    """Bands to use, counted from 1: one (grey), three (RGB) or four (RGB and near infrared)."""
+    nodata: float | None = None
+    """Value of pixels that hold nothing, instead of the file's own."""
+    mask: Path | None = None
+    """Raster (nonzero) or polygons of ground to leave unobserved."""
+    aoi: Path | None = None
+    """Polygons or raster (nonzero) of the ground that is wanted."""
+    crs: str | None = None
+    """CRS of the raster's coordinates, where the file has none or a wrong one; it overrides the file's."""
+    collar: Literal["auto", "off"] = "auto"
+    """Whether to look for untagged black or white borders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The pixels of one window."""
+
+    window: Window
+    """Where the pixels lie, in the working grid."""
+    rgb: NDArray[np.uint8]
+    """(3, height, width); arbitrary where unobserved."""
+    reason: NDArray[np.uint8]
+    """(height, width); 0 where observed, else a code of `floodmap.codes`."""
+    nir: NDArray[np.uint8] | None = None
+    """Near infrared (height, width), where the scene has it."""
+
+    @property
+    def valid(self) -> Bools:
+        """Observed pixels, (height, width)."""
+        return np.asarray(self.reason == 0)
+
+
+class Scene:
+    """A raster and what was decided about it: the only reader of imagery.
+
+    Everything is in pixels of the working grid, which is the raster's own unless a resolution is set; rotated and
+    south-up rasters stay as they are. A raster placed by ground control points is resampled onto a north-up grid first.
+
+    Reads take turns on a lock, so that another thread may read; the scene is closed where it was opened.
+    """
+
+    path: Path
+    """The file."""
+    options: SceneOptions
+    """How it was opened."""
+    transform: Affine
+    """Working pixel to CRS; the identity, or the file's world file, where there is no CRS."""
+    width: int
+    """Columns of the working grid."""
+    height: int
+    """Rows of the working grid."""
+    source_gsd_m: float | None
+    """Mean ground sample distance of the file at its centre, in geodesic metres; None without a CRS."""
+    gsd_m: float | None
+    """The same of the working grid."""
+    collar: Collar | None
+    """Borders found."""
+    stretch: Stretch
+    """From stored values to 8 bits, for each of `bands` and then near infrared."""
+
+    @classmethod
+    def open(cls, path: Path | str, options: SceneOptions | None = None) -> Self:
+        """Open a raster.
+
+        Args:
+            path: anything GDAL reads.
+            options: how to look at it.
+
+        Raises:
+            SceneError: it cannot be read as an image, or the options do not fit it.
+            MissingCRSError: an option needs a place on the ground, and the file has none.
+            VectorError: the mask or the area of interest cannot be read.
+        """
+        return cls(Path(path), options or SceneOptions())
+
+    def __init__(self, path: Path, options: SceneOptions) -> None:
+        self.path, self.options = path, options
+        self._lock, self._stack = Lock(), ExitStack()
+        try:
+            self._source = open_source(
+                path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs
+            )  # fmt: skip
+            self._lay_grid()
+            self._reader = Reader(
+                path=path, source=self._source, height=self.height, width=self.width, lock=self._lock
+            )  # fmt: skip
+            with gdal_env():
+                self._mask = self._open_overlay(options.mask)
+                self._aoi = self._open_overlay(options.aoi)
+            if self._aoi is not None and not self._aoi.meets_scene():
+                raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
+            self.collar = self._find_collar() if options.collar == "auto" else None
+            self.stretch = self._choose_stretch()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the scene can be read no more."""
+        with self._lock, gdal_env():
+            self._stack.close()
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its suffix."""
+        return self.path.stem
+
+    @property
+    def crs(self) -> Any:
+        """The `rasterio.crs.CRS`, or None where the scene has no place on the ground."""
+        return self._source.crs
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands shown as red, green and blue, or the one shown as grey or through its palette; counted from 1."""
+        return self._source.bands.rgb
+
+    @property
+    def nir_band(self) -> int | None:
+        """Band of near infrared, counted from 1."""
+        return self._source.bands.nir
+
+    @property
+    def nodata(self) -> float | None:
+        """Value of pixels that hold nothing."""
+        return self._source.nodata
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type of the stored values."""
+        return str(self._source.dtype)
+
+    @property
+    def source_shape_hw(self) -> tuple[int, int]:
+        """Rows and columns of the file."""
+        return self._source.dataset.height, self._source.dataset.width
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory for decoded blocks of the file, at most."""
+        return self._source.cache_bytes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 that changes with the file's contents, not with its name or date: see `floodmap.fingerprint`."""
+        return fingerprint(self._source.files)
+
+    @cached_property
+    def date(self) -> datetime:
+        """When the picture was taken, as the file says, else when the file was last changed; in UTC."""
+        with self._lock, gdal_env():
+            tags = self._source.dataset.tags()
+        for name in _DATE_TAGS:
+            try:
+                return datetime.strptime(tags.get(name, ""), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
+            except ValueError:
+                continue
+        return datetime.fromtimestamp(self.path.stat().st_mtime if self.path.exists() else 0, UTC)
+
+    def read(self, window: Window) -> Tile:
+        """Read one window.
+
+        Raises:
+            SceneError: the window lies (partly) outside the scene, or the file is damaged there.
+        """
+        rows_fit = 0 <= window.row_off < window.row_end <= self.height
+        if not rows_fit or not 0 <= window.col_off < window.col_end <= self.width:
+            raise SceneError(f"{window} is not inside {self.path}, which has {self.height} rows, {self.width} columns")
+        return self._tile(window, (window.height, window.width))
+
+    def failed(self, window: Window) -> Tile:
+        """What stands for a window that cannot be read or segmented: nothing observed inside the area of interest."""
+        return self._unread(window, (window.height, window.width), codes.FAILED)
+
+    def preview(self, max_side: int) -> Tile:
+        """The whole scene at once, averaged down (never up) to at most `max_side` pixels a side.
+
+        One pass over the file where it has no overviews. What cannot be read is marked as failed.
+        """
+        return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
+
+    def valid_share(self) -> float:
+        """Observed share of the scene's pixels inside the area of interest, from 0 to 1.
+
+        From all pixels of a small scene, from overviews where there are any, else from windows spread over the scene.
+        """
+        cheap = self.height * self.width <= _SURVEY_SIDE**2 or self._source.dataset.overviews(self.bands[0])
+        if cheap:
+            tiles = [self.preview(_SURVEY_SIDE)]
+        else:
+            windows = self._reader.spread(count=2 * _SAMPLES, side=_SAMPLE_SIDE)
+            tiles = [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
+        reasons = np.concatenate([tile.reason.ravel() for tile in tiles])
+        wanted = int((reasons != codes.OUTSIDE).sum())
+        return float((reasons == 0).sum() / wanted) if wanted else 0.0
+
+    def _lay_grid(self) -> None:
+        source, wanted = self._source, self.options.resolution_m
+        rows, cols = self.source_shape_hw
+        gsd = None
+        if source.crs is not None:
+            gsd = ground_sample_distance(source.crs, source.transform, width=cols, height=rows)
+        self.height, self.width = rows, cols
+        if wanted is not None:
+            if gsd is None:
+                raise MissingCRSError(
+                    f"{self.path} has no CRS, so it has no {wanted:g} m pixels; assign one with --crs"
+                )
+            self.height, self.width = (round(n * step / wanted) for n, step in ((rows, gsd[1]), (cols, gsd[0])))
+            if min(self.height, self.width) < 1:
+                raise SceneError(f"{self.path} is smaller than one pixel of {wanted:g} m; choose a finer --resolution")
+            if max(gsd) / wanted > _LARGEST_UPSAMPLING:
+                raise SceneError(f"{self.path} has pixels of {max(gsd):.3g} m; --resolution {wanted:g} invents detail")
+        across, down = cols / self.width, rows / self.height
+        self.transform = source.transform @ Affine.scale(across, down)
+        self.source_gsd_m = None if gsd is None else (gsd[0] * gsd[1]) ** 0.5
+        self.gsd_m = None if gsd is None else (gsd[0] * across * gsd[1] * down) ** 0.5
+
+    def _open_overlay(self, path: Path | None) -> Overlay | None:
+        frame = Frame(
+            path=self.path, crs=self.crs, transform=self.transform, height=self.height, width=self.width,
+            source_shape_hw=self.source_shape_hw,
+        )  # fmt: skip
+        return None if path is None else open_overlay(Path(path), frame, self._stack)
+
+    def _find_collar(self) -> Collar | None:
+        nodata, lossy = self._source.nodata, self._source.lossy
+        colours: list[Colour] = ["black", "white"]
+        # The colour declared as nodata is dealt with, unless compression has frayed it.
+        if nodata in (0, 255) and not lossy:
+            colours.remove("black" if nodata == 0 else "white")
+
+        def read(window: Window, shape_hw: tuple[int, int]) -> tuple[NDArray[Any], Bools]:
+            pixels = self._reader.survey(window, shape_hw)
+            return pixels.values[: self._shown], self._could_be_collar(pixels)
+
+        return find_collar(read, height=self.height, width=self.width, colours=tuple(colours), lossy=lossy)
+
+    def _could_be_collar(self, pixels: Pixels) -> Bools:
+        possible = np.ones(pixels.values.shape[1:], bool)
+        # Nodata pixels of a frayed border are the cloth that its loose threads hang on; those of a clean one are not.
+        for flags in (pixels.hidden, pixels.failed, None if self._source.lossy else pixels.empty):
+            if flags is not None:
+                possible &= ~flags
+        return possible
+
+    @property
+    def _shown(self) -> int:
+        """How many of the values read are colours; near infrared follows them."""
+        return 3 if self._source.palette is not None else len(self.bands)
+
+    def _choose_stretch(self) -> Stretch:
+        if self._source.dtype == np.uint8 or self._source.palette is not None:
+            return Stretch.identity(self._shown + (self.nir_band is not None))
+        reader, samples = self._reader, []
+        for window in reader.spread(count=_SAMPLES, side=_SAMPLE_SIDE):
+            with suppress(SceneError):
+                samples.append(self._observed_values(window, (window.height, window.width)))
+        if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, self.height * self.width):
+            samples = [self._observed_values(reader.whole, reader.shape_within(_SURVEY_SIDE))]
+        return Stretch.of(np.concatenate(samples, axis=1))
+
+    def _observed_values(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[Any]:
+        pixels = self._reader.survey(window, shape_hw)
+        reason = self._reason(window, pixels)
+        return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
+
+    def _tile(self, window: Window, shape_hw: tuple[int, int], *, tolerant: bool = False) -> Tile:
+        inside = self._inside(window, shape_hw)
+        if inside is not None and not inside.any():
+            return self._unread(window, shape_hw, codes.OUTSIDE)
+        pixels = (self._reader.survey if tolerant else self._reader.read)(window, shape_hw)
+        shown = self.stretch.apply(pixels.values)
+        rgb, nir = shown[: self._shown], shown[-1] if self.nir_band is not None else None
+        reason = self._reason(window, pixels, inside)
+        return Tile(window, rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), reason, nir)
+
+    def _unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> Tile:
+        reason = np.full(shape_hw, code, np.uint8)
+        inside = self._inside(window, shape_hw)
+        if inside is not None:
+            reason[~inside] = codes.OUTSIDE
+        nir = None if self.nir_band is None else np.zeros(shape_hw, np.uint8)
+        return Tile(window, np.zeros((3, *shape_hw), np.uint8), reason, nir)
+
+    def _inside(self, window: Window, shape_hw: tuple[int, int]) -> Bools | None:
+        if self._aoi is None:
+            return None
+        with self._lock, gdal_env():
+            return self._aoi.covers(window, shape_hw)
+
+    def _reason(self, window: Window, pixels: Pixels, inside: Bools | None = None) -> NDArray[np.uint8]:
+        """Why pixels are not observed: the later a reason is written here, the more it counts."""
+        shape_hw = pixels.values.shape[1], pixels.values.shape[2]
+        reason = np.zeros(shape_hw, np.uint8)
+        if self._mask is not None:
+            with self._lock, gdal_env():
+                reason[self._mask.covers(window, shape_hw)] = codes.MASKED
+        if self.collar is not None:
+            found = self.collar.find(window, pixels.values[: self._shown], self._could_be_collar(pixels))
+            reason[found] = codes.COLLAR
+        flags = ((pixels.empty, codes.NODATA), (pixels.hidden, codes.NODATA), (pixels.failed, codes.FAILED))
+        for flag, code in flags:
+            if flag is not None:
+                reason[flag] = code
+        if inside is not None:
+            reason[~inside] = codes.OUTSIDE
+        return reason

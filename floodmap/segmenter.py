@@ -1,0 +1,235 @@
+"""Models at work: tiles and prompts in, flood probabilities out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from floodmap.encoder import EncoderConfig, fuse
+from floodmap.errors import ModelError
+from floodmap.models import ResolvedModel
+from floodmap.prompts import Prompts
+from floodmap.sam import FRAME, FloodSam, Sam, build_sam
+from floodmap.scene import Tile
+
+_DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
+
+
+def load_segmenter(model: ResolvedModel, device: str = "auto", precision: str = "auto") -> FloodSegmenter | SamSegmenter:
+    """Load a model's weights and make it ready to run.
+
+    Args:
+        model: weights on this disk.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto`, `float32` or `bfloat16`.
+
+    Raises:
+        ModelError: the file is damaged or holds another architecture, or the device is not there.
+    """
+    chosen = pick_device(device)
+    dtype = pick_dtype(chosen, precision)
+    if model.path.suffix == ".safetensors":
+        return FloodSegmenter(model, _load_flood_sam(model.path), chosen, dtype)
+    return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of that name, or the best there is for `auto`."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device {wanted!r} is not available here ({str(error).splitlines()[0]}); use --device cpu") from error
+    return device
+
+
+def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _has_bf16_instructions() -> bool:
+    # oneDNN also accepts bfloat16 where it only emulates it (AVX-512 without BF16), more slowly than float32.
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+class FloodSegmenter:
+    """The shipped kind of model: knows floods, needs no prompt, takes tiles of any size."""
+
+    knows_floods = True
+    multiple = 32
+
+    def __init__(self, model: ResolvedModel, network: FloodSam, device: torch.device, dtype: torch.dtype) -> None:
+        self.name, self.sha256 = model.name, model.sha256
+        self.device, self.dtype = device, dtype
+        self.best_batch_size = 8 if device.type == "cuda" else 1
+        self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
+        network.eval().requires_grad_(False)
+        fuse(network)
+        # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
+        network.image_encoder.to(dtype)
+        network.mask_decoder.to(dtype)
+        self.network = network.to(device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`."""
+        height, width = tiles[0].reason.shape
+        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        rgb = F.pad(torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device), pad)
+        valid = F.pad(torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device), pad)
+        embedding, skips = self.network.encode(rgb, valid)
+        logits = self._decode(embedding, skips, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
+        full = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+        return full[:, 0, :height, :width].sigmoid_().cpu().numpy()
+
+    def _decode(
+        self,
+        embedding: Tensor,
+        skips: tuple[Tensor, Tensor],
+        prompts: Sequence[Prompts],
+        mask_hw: tuple[int, int],
+        shape_hw: tuple[int, int],
+    ) -> Tensor:
+        if all(not len(p.points_xy) and not len(p.boxes_xyxy) and p.mask is None for p in prompts):
+            return self.network.decode(embedding, skips)[0]
+        decoded = []
+        for i, p in enumerate(prompts):
+            points = boxes = masks = None
+            if len(p.points_xy):
+                points = (self._tensor(p.points_xy)[None], torch.as_tensor(p.labels, device=self.device)[None])
+            if len(p.boxes_xyxy):
+                boxes = self._tensor(np.concatenate([p.boxes_xyxy[:, :2].min(0), p.boxes_xyxy[:, 2:].max(0)]))[None]
+            if p.mask is not None:
+                masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw)
+            part = slice(i, i + 1)
+            one = (skips[0][part], skips[1][part])
+            decoded.append(self.network.decode(embedding[part], one, points=points, boxes=boxes, masks=masks)[0])
+        return torch.cat(decoded)
+
+    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+
+class SamSegmenter:
+    """Meta's SAM: does not know floods, is told where to look by prompts, sees 1024 x 1024 pixels."""
+
+    knows_floods = False
+    multiple = 32
+
+    def __init__(self, model: ResolvedModel, network: Sam, device: torch.device, dtype: torch.dtype) -> None:
+        self.name, self.sha256 = model.name, model.sha256
+        self.device, self.dtype = device, dtype
+        self.best_batch_size = 8 if device.type == "cuda" else 1
+        self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
+        self.network = network.eval().requires_grad_(False).to(device)
+
+    @torch.inference_mode()
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`.
+
+        Every box, with the points inside it, is a prompt of its own, and so are the points outside all boxes; the mask
+        of a tile is their union. Where nothing is prompted nothing is flooded.
+        """
+        height, width = tiles[0].reason.shape
+        scale = FRAME / max(height, width)
+        rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
+        valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            embeddings = self.network.encode(rgb, valid, scale)
+        out = np.zeros((len(tiles), height, width), np.float32)
+        for i, p in enumerate(prompts):
+            sets = prompt_sets(p)
+            if not sets:
+                continue
+            logits = [self._decode(embeddings[i : i + 1], one, scale) for one in sets]
+            low = torch.stack(logits).amax(dim=0)
+            out[i] = self._upscale(low, (height, width), scale).sigmoid().cpu().numpy()
+        return out
+
+    def _decode(self, embedding: Tensor, prompts: Prompts, scale: float) -> Tensor:
+        points = boxes = None
+        if len(prompts.points_xy):
+            xy = torch.as_tensor(prompts.points_xy * scale, dtype=torch.float32, device=self.device)
+            points = (xy[None], torch.as_tensor(prompts.labels, device=self.device)[None])
+        if len(prompts.boxes_xyxy):
+            boxes = torch.as_tensor(prompts.boxes_xyxy[:1] * scale, dtype=torch.float32, device=self.device)
+        # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
+        several = boxes is None and len(prompts.points_xy) == 1
+        logits, iou = self.network.decode(embedding, points, boxes, multimask=several)
+        return logits[0, int(iou[0].argmax())]
+
+    @staticmethod
+    def _upscale(low: Tensor, shape_hw: tuple[int, int], scale: float) -> Tensor:
+        frame = F.interpolate(low[None, None].float(), (FRAME, FRAME), mode="bilinear", align_corners=False)
+        height, width = (round(side * scale) for side in shape_hw)
+        part = frame[..., :height, :width]
+        return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[0, 0]
+
+
+def prompt_sets(prompts: Prompts) -> list[Prompts]:
+    """Split a tile's prompts into those of one object each: every box with its points, then the points in no box."""
+    sets, free = [], np.ones(len(prompts.points_xy), bool)
+    for box in prompts.boxes_xyxy:
+        inside = ((prompts.points_xy >= box[:2]) & (prompts.points_xy <= box[2:])).all(axis=1)
+        free &= ~inside
+        sets.append(Prompts(points_xy=prompts.points_xy[inside], labels=prompts.labels[inside], boxes_xyxy=box[None]))
+    if (prompts.labels[free] == 1).any():
+        sets.append(Prompts(points_xy=prompts.points_xy[free], labels=prompts.labels[free]))
+    return sets
+
+
+def mask_logits(likelihood: Tensor, shape_hw: tuple[int, int], mask_hw: tuple[int, int]) -> Tensor:
+    """A tile's coarse likelihood, of any resolution, as a mask prompt of logits (1, 1, *mask_hw).
+
+    Args:
+        likelihood: 0 to 1, (h, w), covering the tile.
+        shape_hw: the tile's size in pixels.
+        mask_hw: a quarter of the padded tile's size; beyond the tile the prompt says dry.
+    """
+    covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
+    logits = likelihood.clamp(1e-4, 1 - 1e-4).logit()[None, None]
+    logits = F.interpolate(logits, covered, mode="bilinear", align_corners=False)
+    return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)
+
+
+def _load_flood_sam(path: Path) -> FloodSam:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if header.get("architecture") != "flood_sam":
+            raise ModelError(f"{path}: holds {header.get('architecture', 'no named')} architecture, not flood_sam; choose another --model")
+        shape = json.loads(header["config"])["encoder"]
+        network = FloodSam(EncoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}))
+        network.load_state_dict(state)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error
+    return network
+
+
+def _load_sam(path: Path) -> Sam:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return build_sam(state)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
+        raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

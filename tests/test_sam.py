@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+
+from floodmap.encoder import EncoderConfig, PyramidEncoder, fuse
+from floodmap.errors import ModelError
+from floodmap.sam import Decoder, FloodSam, build_sam
+
+TINY = EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64)
+
+
+def make_decoder(kind: type[MaskDecoder]) -> MaskDecoder:
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=64, num_heads=4, mlp_dim=128)
+    return kind(transformer_dim=64, transformer=transformer).eval()
+
+
+@torch.no_grad()
+def test_decoding_several_images_at_once_equals_the_package_one_by_one() -> None:
+    ours, stock = make_decoder(Decoder), make_decoder(MaskDecoder)
+    generator = torch.Generator().manual_seed(1)
+    embeddings, pe = torch.randn(3, 64, 8, 8, generator=generator), torch.randn(1, 64, 8, 8, generator=generator)
+    sparse, dense = torch.randn(3, 2, 64, generator=generator), torch.randn(3, 64, 8, 8, generator=generator)
+    masks, quality = ours.predict_masks(embeddings, pe, sparse, dense)
+    for i in range(3):
+        part = slice(i, i + 1)
+        one_mask, one_quality = stock.predict_masks(embeddings[part], pe, sparse[part], dense[part])
+        torch.testing.assert_close(masks[part], one_mask, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(quality[part], one_quality, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_full_vit_b_state_dict_loads_and_encodes_as_the_package_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stock = sam_model_registry["vit_b"]().eval()
+    for name, parameter in stock.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:  # zero at first, so a mistake in them would not show
+            torch.nn.init.normal_(parameter, std=0.02)
+    torch.save(stock.state_dict(), tmp_path / "sam_vit_b.pth")
+    ours = build_sam(torch.load(tmp_path / "sam_vit_b.pth", weights_only=True)).eval()
+    rgb = torch.randint(0, 256, (1, 3, 1024, 1024), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones(1, 1024, 1024, dtype=torch.bool)
+    encoded = ours.encode(rgb, valid, 1.0)
+    expected = stock.image_encoder(stock.preprocess(rgb))
+    assert (encoded - expected).norm() / expected.norm() < 1e-5
+    points = (torch.tensor([[[300.0, 200.0]]]), torch.tensor([[1]]))
+    logits, quality = ours.decode(encoded, points, None, multimask=True)
+    sparse, dense = stock.prompt_encoder(points=points, boxes=None, masks=None)
+    stock_logits, stock_quality = stock.mask_decoder(expected, stock.prompt_encoder.get_dense_pe(), sparse, dense, True)
+    torch.testing.assert_close(logits, stock_logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quality, stock_quality, rtol=1e-3, atol=1e-3)
+
+
+def test_a_state_dict_of_another_network_is_refused() -> None:
+    with pytest.raises(ModelError, match="not a checkpoint of SAM"):
+        build_sam({"weight": torch.zeros(3)})
+    with pytest.raises(ModelError, match="does not fit"):
+        build_sam({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)})
+
+
+@torch.no_grad()
+def test_fused_batch_norms_change_nothing() -> None:
+    torch.manual_seed(0)
+    encoder = PyramidEncoder(TINY)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    x = torch.randn(2, 3, 64, 96)
+    expected = encoder.eval()(x)
+    fuse(encoder)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.modules())
+    torch.testing.assert_close(encoder(x)[0], expected[0], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_tiles_of_any_size_give_logits_at_a_quarter_of_it() -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    for shape in ((32, 32), (64, 160)):
+        logits, quality = network(torch.rand(2, 3, *shape) * 255, torch.ones(2, *shape, dtype=torch.bool))
+        assert logits.shape == (2, shape[0] // 4, shape[1] // 4)
+        assert quality.shape == (2,)
+
+
+@torch.no_grad()
+def test_a_shifted_frame_shifts_points_with_the_picture() -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    rgb, valid = torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool)
+    point = (torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]))
+    moved = (point[0] + 8, point[1])
+    offset = torch.tensor([[8.0, 8.0]])
+    embedding, skips = network.encode(rgb, valid)
+    here = network.decode(embedding, skips, points=point, offset_xy=offset)[0]
+    elsewhere = network.decode(embedding, skips, points=moved, offset_xy=offset)[0]
+    assert not torch.equal(here, elsewhere)
+    assert torch.isfinite(here).all()
+
+
+@torch.no_grad()
+def test_blank_pixels_do_not_reach_the_result() -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    rgb, valid = torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool)
+    valid[:, :, 40:] = False
+    other = rgb.clone()
+    other[..., 40:] = 255.0
+    torch.testing.assert_close(network(rgb, valid)[0], network(other, valid)[0])
