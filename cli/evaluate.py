@@ -49,6 +49,7 @@ from .options import json_option, not_negative, overwrite_option, positive
 @click.pass_context
 def evaluate(
     ctx: click.Context,
+    /,
     prediction: Path,
     reference: Path,
     csv_file: Path | None,

@@ -96,7 +96,9 @@ def run(args: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo(f"floodmap: interrupted{': ' if str(error) else ''}{error}", err=True)
+        # click turns a KeyboardInterrupt into an Abort without its message.
+        advice = str(error) or str(error.__cause__ or "")
+        click.echo(f"floodmap: interrupted{': ' if advice else ''}{advice}", err=True)
         return 130
     except FloodmapError as error:
         _report(error, str(error))

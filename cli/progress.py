@@ -60,7 +60,8 @@ def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, in
             now = time.monotonic()
             begun = begun or (now, done, pixels)  # a resumed run does not begin at nought
             seconds = max(now - begun[0], 1e-6)
-            speed = f"{(done - begun[1]) / seconds:.1f} windows/s {(pixels - begun[2]) / seconds / 1e6:.1f} megapixels/s"
+            windows, megapixels = (done - begun[1]) / seconds, (pixels - begun[2]) / seconds / 1e6
+            speed = f"{windows:.1f} windows/s {megapixels:.1f} megapixels/s"
             shown = "writing results" if stage == "write" else speed if done > begun[1] else ""
             bar.update(task, completed=done, total=total, speed=shown)
 

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from floodmap.errors import FloodmapError
     from floodmap.evaluation import Evaluation, Scores, evaluate
     from floodmap.grid import Grid, Window
-    from floodmap.pipeline import FloodMap, SegmentOptions, segment
+    from floodmap.pipeline import SegmentOptions, segment
     from floodmap.polygons import vectorize
+    from floodmap.results import FloodMap
     from floodmap.scene import Scene, SceneOptions
 
     __version__: str
@@ -34,7 +35,7 @@ __all__ = [
 # No module may bear the name of a function below: importing it would put the module in the function's place.
 _HOMES = {
     "Evaluation": "evaluation",
-    "FloodMap": "pipeline",
+    "FloodMap": "results",
     "FloodmapError": "errors",
     "Grid": "grid",
     "Scene": "scene",

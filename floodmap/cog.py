@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -163,7 +163,7 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
     sums: list[NDArray[Any]] = [flood.view(np.uint8), hidden.view(np.uint8), codes * ~hidden]
     for level in range(1, levels + 1):
         # At level 1 counts are at most 4, but the sum of probabilities 400; at level 12 it is 100 * 4**12 < 2**32.
-        dtypes = (np.uint8, np.uint8, np.uint16) if level == 1 else (np.uint32,) * 3
+        dtypes: Sequence[Any] = (np.uint8, np.uint8, np.uint16) if level == 1 else (np.uint32,) * 3
         sums = [_halved(values, dtype) for values, dtype in zip(sums, dtypes, strict=True)]
         n_flood, n_hidden, total = sums
         size = np.multiply.outer(_footprint(height, level), _footprint(width, level))
@@ -179,7 +179,7 @@ def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
     return values | -hidden.view(np.uint8)
 
 
-def _halved(values: NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """Sums over 2 x 2 pixels; an odd last row or column stands alone."""
     rows = values[0::2].astype(dtype)
     rows[: len(values) // 2] += values[1::2]
@@ -188,10 +188,10 @@ def _halved(values: NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> NDArr
     return sums
 
 
-def _footprint(length: int, level: int) -> NDArray[np.unsignedinteger[Any]]:
+def _footprint(length: int, level: int) -> NDArray[Any]:
     """How many full-resolution pixels lie beneath each overview pixel along one axis."""
     edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
-    return np.diff(edges).astype(np.uint16 if level < 8 else np.uint32)
+    return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
 
 
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:

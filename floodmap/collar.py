@@ -116,10 +116,11 @@ def find_collar(
         colours: what to look for.
         lossy: the scene is compressed with loss.
     """
-    colours = _probe(read, height, width, colours)
+    scale = max(1.0, max(height, width) / MAX_SIDE)
+    if scale > 1:
+        colours = _probe(read, height, width, colours)
     if not colours:
         return None
-    scale = max(1.0, max(height, width) / MAX_SIDE)
     shape_hw = max(1, round(height / scale)), max(1, round(width / scale))
     # The average of a cell is the border's colour only where (nearly) all of its pixels are.
     values, possible = read(Window(0, 0, height, width), shape_hw)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap.errors import EvaluationError, OutputError
+from floodmap.frames import DRY, FLOOD, Frame, Reader
 from floodmap.grid import Window
-from floodmap.masks import DRY, FLOOD, Frame, Reader
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+
+LAYER = "errors"
+"""Name of the layer."""
 
 _STRIP = 512
 """Rows read at a time."""
@@ -22,20 +30,109 @@ _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
 
 
 def disagreement(prediction: Reader, reference: Reader, frame: Frame, *, scene: str) -> GeoDataFrame:
-    """PLACEHOLDER"""
-    raise NotImplementedError
+    """Outline the pixels that are flooded on one side alone; only the polygons are held.
+
+    Args:
+        prediction: reads codes of the frame's windows.
+        reference: likewise.
+        frame: the pixels to compare.
+        scene: its name, for the column `scene`.
+
+    Returns:
+        A polygon a row, in the frame's CRS (pixels where there is none): kind (false_positive, false_negative),
+        scene, area_m2 (geodesic; null without a CRS).
+    """
+    import geopandas
+    import pandas as pd
+
+    from floodmap.polygons import polygonize
+
+    parts = []
+    for kind in _KINDS:
+        strips = _strips(prediction, reference, frame, kind)
+        polygons = polygonize(
+            strips, transform=frame.transform, crs=frame.crs, threshold=50, model=None, source=scene, confidence=False
+        ).flood
+        columns = {"kind": kind, "scene": scene, "area_m2": polygons["area_m2"]}
+        parts.append(geopandas.GeoDataFrame(columns, geometry=polygons.geometry, crs=polygons.crs))
+    return geopandas.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=parts[0].crs)
 
 
 def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, overwrite: bool) -> None:
-    """PLACEHOLDER"""
-    raise NotImplementedError
+    """Write the disagreements of all scenes as one styled layer of a GeoPackage: too much red, too little green.
+
+    It is in the scenes' CRS where they share one, else in EPSG:4326.
+
+    Raises:
+        EvaluationError: some scenes have a CRS and some have none.
+        OutputError: the file is not called .gpkg, exists, or cannot be written.
+    """
+    import geopandas
+    import pandas as pd
+
+    check_target(path, overwrite=overwrite)
+    systems = [layer.crs for layer in layers]
+    if None in systems and any(system is not None for system in systems):
+        raise EvaluationError(f"{path} cannot hold scenes with a CRS and scenes without; evaluate them separately")
+    if any(system != systems[0] for system in systems):
+        layers = [layer.to_crs("EPSG:4326") for layer in layers]
+    # An empty part would turn the types of the columns to those of nothing.
+    filled = [layer for layer in layers if len(layer)] or list(layers[:1])
+    every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part.gpkg")
+    try:
+        _write_styled(every, partial)
+        partial.replace(path)
+    except (OSError, sqlite3.Error, RuntimeError) as error:
+        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _strips(
-    prediction: Reader, reference: Reader, frame: Frame, kind: str
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before the work is done.
+
+    Raises:
+        OutputError: it is not called .gpkg, its folder is missing, or it exists and `overwrite` is not set.
+    """
+    if path.suffix.lower() != ".gpkg":
+        raise OutputError(f"{path}: the errors are written as a GeoPackage; give a name that ends in .gpkg")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: its folder does not exist")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; choose another name or overwrite it")
+
+
+def _strips(prediction: Reader, reference: Reader, frame: Frame, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     predicted, referenced = _KINDS[kind]
     for row in range(0, frame.height, _STRIP):
         strip = Window(row, 0, min(_STRIP, frame.height - row), frame.width)
         wrong = (prediction(strip) == predicted) & (reference(strip) == referenced)
         yield row, np.where(wrong, 100, 0).astype(np.uint8)
+
+
+def _write_styled(layer: GeoDataFrame, path: Path) -> None:
+    import pyogrio
+
+    options: dict[str, Any] = {"VERSION": "1.2"}  # QGIS 3.22 warns at newer ones
+    pyogrio.write_dataframe(
+        layer, path, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_options=options, append=False
+    )
+    style = files("floodmap").joinpath("styles", f"{LAYER}.qml").read_text(encoding="utf-8")
+    with closing(sqlite3.connect(path)) as database, database:
+        # The table QGIS itself makes; it takes a style by default only where table and geometry column match.
+        database.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
+            "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
+            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
+            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        (column,) = database.execute("SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)).fetchone()
+        database.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
+            "styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', ?, ?, ?, ?, '', 1, '', '')",
+            (LAYER, column, LAYER, style),
+        )
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
+        )

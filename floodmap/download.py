@@ -101,8 +101,10 @@ def _lock(target: Path) -> Iterator[None]:
     except filelock.Timeout:
         logger.warning("another process is fetching %s; waiting for it", target.name)
         lock.acquire()
-    except OSError as error:
-        raise ModelError(f"{target.parent} cannot be written: {error.strerror or error}") from error
+    except (OSError, NotImplementedError) as error:
+        # NotImplementedError: a network file system without locks.
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{target.parent} cannot be written: {reason}; set FLOODMAP_CACHE elsewhere") from error
     try:
         yield
     finally:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from floodmap.comparison import Counts, compare, spacing
-from floodmap.disagreement import disagreement, write_disagreement
-from floodmap.errors import EvaluationError, FloodmapError, OutputError
+from floodmap.disagreement import check_target, disagreement, write_disagreement
+from floodmap.errors import EvaluationError, FloodmapError
+from floodmap.frames import FloodRule, Frame, Reader
 from floodmap.ground import is_placed
-from floodmap.masks import FloodRule, Frame, Reader
+from floodmap.masks import RasterMask, flood_values, is_imagery
 from floodmap.outlines import PARQUET, PolygonMask, polygon_frame
 from floodmap.pairs import RASTERS, Pair, Pairs, pair_files
-from floodmap.rasters import RasterMask, flood_values, is_imagery
 from floodmap.scores import COUNTS, Scores
 from floodmap.source import gdal_env
 from floodmap.summary import Evaluation
@@ -83,8 +83,8 @@ def evaluate(
     rules = FloodRule.parse(flood_value, threshold), FloodRule.parse(reference_value)
     if resolution_m is not None and not 0 < resolution_m < np.inf:
         raise EvaluationError(f"a resolution of {resolution_m:g} m is no pixel size; give one above 0")
-    if errors is not None and not overwrite and Path(errors).exists():
-        raise OutputError(f"{errors} exists already; choose another name or overwrite it")
+    if errors is not None:
+        check_target(Path(errors), overwrite=overwrite)
     with gdal_env(cache_bytes=_CACHE_BYTES):
         pairs = pair_files(
             Path(prediction), Path(reference), is_imagery=is_imagery, probabilities=threshold is not None

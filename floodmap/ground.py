@@ -21,7 +21,7 @@ def is_placed(crs: object) -> bool:
     """Whether coordinates in a CRS lie on the Earth: no CRS at all, or one of a building site, does not tell."""
     if crs is None:
         return False
-    known = CRS.from_user_input(crs)
+    known = _known(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
     return bool(known.is_geographic or known.is_projected)
 
 
@@ -66,7 +66,7 @@ def _authalic(lat: Floats) -> Floats:
 
 def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     try:
-        lon, lat = _to_wgs84(CRS.from_user_input(crs).to_wkt()).transform(x, y)
+        lon, lat = _to_wgs84(crs.to_wkt() if hasattr(crs, "to_wkt") else crs).transform(x, y)
     except ProjError as error:
         raise EvaluationError(f"coordinates cannot be placed on the Earth: {error}") from error
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
@@ -78,5 +78,10 @@ def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=8)
-def _to_wgs84(wkt: str) -> Transformer:
-    return Transformer.from_crs(CRS.from_wkt(wkt), CRS.from_epsg(4326), always_xy=True)
+def _known(crs: object) -> CRS:
+    return CRS.from_user_input(crs)
+
+
+@lru_cache(maxsize=8)
+def _to_wgs84(crs: object) -> Transformer:
+    return Transformer.from_crs(_known(crs), CRS.from_epsg(4326), always_xy=True)

@@ -240,9 +240,9 @@ def add(file: Path) -> tuple[Model, Path]:
     sha256 = sha256_of(file)
     model = next((known for known in models.values() if known.sha256 == sha256), None)
     if model is None:
+        own = f"; a model of your own needs no adding: --model {file}" if file.suffix in SUFFIXES else ""
         raise ModelError(
-            f"{file} has SHA-256 {sha256}, which is none of {_names(models)}: it is damaged or another model; "
-            f"to use a model of your own: --model {file}"
+            f"{file} has SHA-256 {sha256}, which is none of {_names(models)}: it is damaged or another file{own}"
         )
     if verify(model) != "ok":
         _copy(file, model)

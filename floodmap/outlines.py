@@ -14,9 +14,9 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 
 from floodmap.errors import EvaluationError, MissingCRSError, VectorError
+from floodmap.frames import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
 from floodmap.grid import Window
 from floodmap.ground import is_placed
-from floodmap.masks import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
 from floodmap.source import ground_sample_distance
 from floodmap.vectors import Vectors, read_vectors
 
@@ -164,8 +164,8 @@ def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut
     def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
-    parts = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
-    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))] if len(parts) else parts
+    parts: NDArray[np.object_] = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
+    touching = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))]
     if not cut:
         return touching
     pieces = [piece for part in touching for piece in _cut(part, vertices)]

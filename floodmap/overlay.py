@@ -24,7 +24,7 @@ from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.grid import Window
-from floodmap.source import closed_by, gdal_env, has_sidecar
+from floodmap.source import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.vectors import is_vector, read_vectors
 
 
@@ -139,7 +139,7 @@ class _Raster:
         try:
             values = self._dataset.read(1, window=part, out_shape=shape_hw, resampling=Resampling.nearest)
         except RasterioError as error:
-            raise SceneError(f"{self._path} cannot be read: {' '.join(str(error).split())}") from error
+            raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
         covered = np.asarray(values != 0)
         # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
         nodata = self._dataset.nodata

@@ -116,19 +116,37 @@ def segment(
     *,
     out: str | Path = "floodmap_output",
     model: str | Path = "finetuned",
+    prompts: Path | Literal["auto", "none"] = "auto",
+    resolution_m: float | None = None,
+    bands: tuple[int, ...] | None = None,
+    nodata: float | None = None,
+    mask: str | Path | None = None,
+    aoi: str | Path | None = None,
+    crs: str | None = None,
+    collar: Literal["auto", "off"] = "auto",
+    tile_size: int = 1024,
+    overlap: int = 64,
+    threshold: float = 0.5,
+    min_area_m2: float | None = None,
+    simplify_m: float | None = None,
+    formats: tuple[Format, ...] = ("gpkg",),
     device: str = "auto",
-    options: SegmentOptions | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> FloodMap:
-    """Flood polygons of one scene.
+    """Find flood water in one scene, as `floodmap segment` does.
 
     Args:
         source: any raster GDAL reads.
         out: folder for the results; made if it is not there.
         model: a name (`floodmap models list`) or a file.
-        device: `auto`, `cpu`, `cuda`, ...
-        options: everything else.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
         progress: called after every window.
+        prompts, tile_size, overlap, threshold, min_area_m2, simplify_m, formats, overwrite, resume: see `SegmentOptions`.
+        resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
 
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
@@ -136,8 +154,17 @@ def segment(
     from floodmap.models import resolve
     from floodmap.segmenter import load_segmenter
 
+    scene = SceneOptions(
+        resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
+        mask=None if mask is None else Path(mask), aoi=None if aoi is None else Path(aoi),
+    )  # fmt: skip
     segmenter = load_segmenter(resolve(model), device)
-    return segment_scene(Path(source), Path(out), segmenter, options or SegmentOptions(), progress=progress)
+    options = SegmentOptions(
+        scene=scene, prompts=prompts if prompts in ("auto", "none") else Path(prompts), tile_size=tile_size,
+        overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
+        batch_size=batch_size or segmenter.best_batch_size, overwrite=overwrite, resume=resume,
+    )  # fmt: skip
+    return segment_scene(Path(source), Path(out), segmenter, options, progress=progress)
 
 
 def segment_scene(
@@ -297,6 +324,8 @@ def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> ND
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Options with the smallest area and the tolerance filled in; in metres they need a place on the ground."""
+    if scene.crs is None and "geojson" in options.formats:
+        raise MissingCRSError(f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or assign one with --crs")
     if scene.gsd_m is None:
         for value, flag in ((options.min_area_m2, "--min-area"), (options.simplify_m, "--simplify")):
             if value:
@@ -360,7 +389,11 @@ def finish(
         journal.strips(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
         simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
     )  # fmt: skip
-    tags = {"TIFFTAG_SOFTWARE": f"floodmap {settings['versions']['floodmap']}", "MODEL": settings["model"]["name"]}
+    tags = {
+        "TIFFTAG_SOFTWARE": f"floodmap {settings['versions']['floodmap']}",
+        "model": settings["model"]["name"],
+        "source": scene.path.name,
+    }
     mask, probability = write_rasters(
         journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold, tags=tags,
         overwrite=True, **place,

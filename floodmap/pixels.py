@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import SceneError
 from floodmap.grid import Window
-from floodmap.source import Source, gdal_env
+from floodmap.source import Source, gdal_env, gdal_reason
 
 _PIECES = 16
 
@@ -80,33 +81,37 @@ class Reader:
 
     def survey(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
         """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole.
+        """
+        with suppress(SceneError):
+            return self.read(window, shape_hw)
+        down, across = window.height / shape_hw[0], window.width / shape_hw[1]
+        failed, hidden, empty = np.ones(shape_hw, bool), np.zeros(shape_hw, bool), np.zeros(shape_hw, bool)
+        values = np.zeros((self.source.depth, *shape_hw), self.source.dtype)
+        for rows, cols in _pieces(shape_hw):
+            place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
+            piece_hw = (rows.stop - rows.start, cols.stop - cols.start)
+            with suppress(SceneError):
+                piece = self._read(*place, piece_hw[0] * down, piece_hw[1] * across, piece_hw)
+                values[:, rows, cols], failed[rows, cols] = piece.values, False
+                hidden[rows, cols] = False if piece.hidden is None else piece.hidden
+                empty[rows, cols] = False if piece.empty is None else piece.empty
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed)
+
+    def check(self) -> None:
+        """Raise if none of a few places spread over the scene can be read.
 
         Raises:
-            SceneError: nothing at all can be read.
+            SceneError: so it is.
         """
-        try:
-            return self.read(window, shape_hw)
-        except SceneError as error:
-            down, across = window.height / shape_hw[0], window.width / shape_hw[1]
-            failed = np.ones(shape_hw, bool)
-            flags = {"hidden": np.zeros(shape_hw, bool), "empty": np.zeros(shape_hw, bool)}
-            values: NDArray[Any] | None = None
-            for rows, cols in _pieces(shape_hw):
-                place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
-                piece_hw = (rows.stop - rows.start, cols.stop - cols.start)
-                try:
-                    piece = self._read(*place, piece_hw[0] * down, piece_hw[1] * across, piece_hw)
-                except SceneError:
-                    continue
-                if values is None:
-                    values = np.zeros((len(piece.values), *shape_hw), piece.values.dtype)
-                values[:, rows, cols], failed[rows, cols] = piece.values, False
-                for name, flag in flags.items():
-                    if (found := getattr(piece, name)) is not None:
-                        flag[rows, cols] = found
-            if values is None:
-                raise error
-            return Pixels(values=values, failed=failed, **flags)
+        error: SceneError | None = None
+        for window in self.spread(count=3, side=4):
+            try:
+                self.read(window, (window.height, window.width))
+                return
+            except SceneError as caught:
+                error = error or caught
+        if error is not None:
+            raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
         """Read a rectangle of the working grid, in fractions of its pixels where need be."""
@@ -124,7 +129,7 @@ class Reader:
                 hidden = self._hidden(part, shape_hw)
         except RasterioError as error:
             place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
-            raise SceneError(f"{self.path} cannot be read in {place}: {' '.join(str(error).split())}") from error
+            raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
         empty = _empty(values, nearest, source.nodata)
         if source.palette is None:
             return Pixels(values=values, hidden=hidden, empty=empty)

@@ -133,7 +133,7 @@ class _Tracer:
         lines, owners = (np.concatenate(column) for column in zip(*ended, strict=True))
         outline = _polygons(lines, number[owners], stride, self._noded)
         done = {key: values[~is_open] for key, values in statistics.items()}
-        return Components(outline=outline, **{**done, "kind": done["kind"].astype(np.uint8)})
+        return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
         """Codes and kinds of the last row and the new ones as one line, with a column of nothing after each row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -132,6 +132,7 @@ class Scene:
                 self._aoi = self._open_overlay(options.aoi)
             if self._aoi is not None and not self._aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
+            self._reader.check()
             self.collar = self._find_collar() if options.collar == "auto" else None
             self.stretch = self._choose_stretch()
         except BaseException:
@@ -302,11 +303,10 @@ class Scene:
 
     def _choose_stretch(self) -> Stretch:
         if self._source.dtype == np.uint8 or self._source.palette is not None:
-            return Stretch.identity(self._shown + (self.nir_band is not None))
+            return Stretch.identity(self._source.depth)
         reader, samples = self._reader, []
         for window in reader.spread(count=_SAMPLES, side=_SAMPLE_SIDE):
-            with suppress(SceneError):
-                samples.append(self._observed_values(window, (window.height, window.width)))
+            samples.append(self._observed_values(window, (window.height, window.width)))
         if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, self.height * self.width):
             samples = [self._observed_values(reader.whole, reader.shape_within(_SURVEY_SIDE))]
         return Stretch.of(np.concatenate(samples, axis=1))

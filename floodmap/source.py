@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pyproj import Geod, Transformer
 from pyproj.exceptions import CRSError as ProjCRSError
 from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
@@ -56,16 +57,17 @@ class Source:
     """One dtype that holds the values of every chosen band."""
     palette: NDArray[np.uint8] | None
     """Colour table (entries, 4), RGBA."""
+    has_mask: bool
+    """The raster has a mask of its own beside any alpha band and nodata value."""
     lossy: bool
     """The file is compressed with loss, so that black borders are only nearly black."""
     files: tuple[Path, ...]
     """The files the raster is made of: masks, overviews and the parts of a mosaic too."""
 
     @property
-    def has_mask(self) -> bool:
-        """Whether the raster has a mask of its own beside any alpha band and nodata value."""
-        flags = {flag.name for flag in self.dataset.mask_flag_enums[self.bands.rgb[0] - 1]}
-        return "per_dataset" in flags and "alpha" not in flags
+    def depth(self) -> int:
+        """How many values a pixel has: its colours, and near infrared."""
+        return 3 if self.palette is not None else len(self.bands.shown)
 
     @property
     def cache_bytes(self) -> int:
@@ -87,9 +89,7 @@ def gdal_env(*, cache_bytes: int = _CACHE_BYTES, pam: bool = False) -> Iterator[
         cache_bytes: bytes of decoded blocks GDAL may keep.
         pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
     """
-    # Without GDAL_ERROR_ON_LIBJPEG_WARNING a truncated JPEG reads as grey, without an error: ground that looks dry.
-    settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES"}
-    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
+    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, GDAL_PAM_ENABLED="YES" if pam else "NO"):
         yield
 
 
@@ -120,10 +120,12 @@ def open_source(
     Raises:
         SceneError: the file is missing, no raster, of a complex dtype, or does not fit the arguments.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         given = None if crs is None else _parse_crs(crs)
         raw = _open(path, stack)
+        if raw.driver == "JPEG":
+            _refuse_truncated_jpeg(path)
         files = tuple(Path(name) for name in raw.files) or (path,)
         lossy = _is_lossy(raw)
         kinds = list(raw.colorinterp)
@@ -138,9 +140,10 @@ def open_source(
         if dataset is not raw and isinstance(dataset, WarpedVRT) and choice.alpha is None:
             choice = BandChoice(rgb=choice.rgb, nir=choice.nir, alpha=dataset.count, palette=choice.palette)
         found_crs, transform = _georeference(dataset, given, path)
+        flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
         dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=nodata, dtype=dtype, palette=palette,
-        lossy=lossy, files=files,
+        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, lossy=lossy, files=files,
     )  # fmt: skip
 
 
@@ -173,7 +176,7 @@ def _open(path: Path, stack: ExitStack) -> DatasetReader:
         with gdal_env(pam=has_sidecar(path)):
             dataset = closed_by(stack, rasterio.open(path.absolute()))
     except RasterioError as error:
-        what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {_line(error)}"
+        what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {gdal_reason(error)}"
         raise SceneError(f"{path} {what}") from error
     if dataset.count == 0:
         inside = ", ".join(dataset.subdatasets[:5])
@@ -182,6 +185,22 @@ def _open(path: Path, stack: ExitStack) -> DatasetReader:
     if complex_bands:
         raise SceneError(f"{path} holds {complex_bands[0]} numbers; floodmap needs an image of real numbers")
     return dataset
+
+
+def _refuse_truncated_jpeg(path: Path) -> None:
+    # What a truncated JPEG lacks reads as grey, without an error: ground that looks dry. GDAL can make libjpeg's warning
+    # an error, but only once per open file, so the file is decoded here, coarsely, for nothing else.
+    try:
+        with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):
+            dataset = rasterio.open(path.absolute())
+            try:
+                dataset.read(1, out_shape=(max(1, dataset.height // 8), max(1, dataset.width // 8)))
+            finally:
+                dataset.close()
+    except RasterioError as error:
+        if "Premature end" in gdal_reason(error):
+            raise SceneError(f"{path} is damaged: the file ends before its picture does") from error
+        LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
 
 
 def _is_lossy(dataset: DatasetReader) -> bool:
@@ -273,8 +292,8 @@ def _warped_by_gcps(
     bare = ColorInterp.alpha not in dataset.colorinterp
     try:
         return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
-    except (RasterioError, ValueError) as error:
-        raise SceneError(f"{path} cannot be placed by its {len(points)} control points: {_line(error)}") from error
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        raise SceneError(f"{path} cannot be placed by its {len(points)} control points: {gdal_reason(error)}") from error
 
 
 def _georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
@@ -290,7 +309,7 @@ def _georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: P
     if not crs:
         return None, transform
     if not (crs.is_projected or crs.is_geographic):
-        LOG.warning("%s has a CRS that is not on the Earth (%s); assign one with --crs", path, _line(crs.to_wkt())[:60])
+        LOG.warning("%s has a CRS that is not on the Earth (%s); assign one with --crs", path, " ".join(crs.to_wkt().split())[:60])
         return None, transform
     gsd = ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height)
     if transform.is_degenerate or gsd is None:
@@ -309,5 +328,8 @@ def _parse_crs(text: str) -> CRS:
     return crs
 
 
-def _line(error: object) -> str:
+def gdal_reason(error: BaseException) -> str:
+    """What GDAL said, in one line: rasterio raises "see previous exception" from the error that tells."""
+    while error.__cause__ is not None and "previous exception" in str(error):
+        error = error.__cause__
     return " ".join(str(error).split())

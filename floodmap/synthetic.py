@@ -87,6 +87,7 @@ def write_sample(
     height: int,
     seed: int,
     gsd_m: float = 0.3,
+    jpeg_quality: int | None = None,
     overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Path, Path]:
@@ -94,6 +95,8 @@ def write_sample(
 
     Args:
         path: the RGB file; `<stem>_reference.tif` is written beside it.
+        jpeg_quality: compress the picture as JPEG of this quality, a tenth of the size, with the collar in an internal
+            mask, since JPEG would fray a nodata value; None: deflate, nodata 0.
         progress: called with the finished share, in (0, 1].
 
     Raises:
@@ -107,7 +110,7 @@ def write_sample(
             raise FloodmapError(f"{target} exists; pass overwrite=True to replace it")
     partial = tuple(target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets)
     try:
-        _write_blocks(scene, partial, progress)
+        _write_blocks(scene, partial, jpeg_quality, progress)
         for source, target in zip(partial, targets, strict=True):
             source.replace(target)
     finally:
@@ -116,16 +119,20 @@ def write_sample(
     return targets
 
 
-def _write_blocks(scene: SyntheticScene, paths: tuple[Path, ...], progress: Callable[[float], None] | None) -> None:
+def _write_blocks(
+    scene: SyntheticScene, paths: tuple[Path, ...], jpeg_quality: int | None, progress: Callable[[float], None] | None
+) -> None:
     profile = {
         "driver": "GTiff", "width": scene.width, "height": scene.height, "dtype": "uint8", "crs": scene.crs,
         "transform": scene.transform, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
         "compress": "deflate", "bigtiff": "if_safer",
     }  # fmt: skip
     rgb_only = {"count": 3, "nodata": 0, "photometric": "rgb", "predictor": 2}
+    if jpeg_quality is not None:
+        rgb_only = {"count": 3, "compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": jpeg_quality}
     with (
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
-        rasterio.open(paths[0], "w", **profile, **rgb_only) as image,
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK="YES"),
+        rasterio.open(paths[0], "w", **{**profile, **rgb_only}) as image,
         rasterio.open(paths[1], "w", **profile, count=1, nodata=255) as reference,
     ):
         for row in range(0, scene.height, BLOCK):
@@ -133,8 +140,11 @@ def _write_blocks(scene: SyntheticScene, paths: tuple[Path, ...], progress: Call
             for col in range(0, scene.width, BLOCK):
                 cols = min(BLOCK, scene.width - col)
                 rgb, mask = scene.window(row, col, rows, cols)
-                image.write(rgb, window=Window(col, row, cols, rows))
-                reference.write(mask, 1, window=Window(col, row, cols, rows))
+                window = Window(col, row, cols, rows)
+                image.write(rgb, window=window)
+                if jpeg_quality is not None:
+                    image.write_mask(mask != 255, window=window)
+                reference.write(mask, 1, window=window)
             if progress is not None:
                 progress((row + rows) / scene.height)
 

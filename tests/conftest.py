@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
@@ -76,7 +78,8 @@ def make_scene(tmp_path: Path) -> SceneFactory:
             place["transform"] = transform
         path = (folder or tmp_path) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_PAM_ENABLED="NO"):
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_PAM_ENABLED="NO"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(
                 path, "w", driver=driver, width=width, height=height, count=bands, dtype=pixels.dtype, nodata=nodata,
                 **place, **creation,
@@ -97,7 +100,7 @@ def make_scene(tmp_path: Path) -> SceneFactory:
                     dataset.write_mask(mask)
             if overviews:
                 with rasterio.open(path, "r+") as dataset:
-                    dataset.build_overviews(list(overviews))
+                    dataset.build_overviews(list(overviews), Resampling.average)
         return path
 
     return make

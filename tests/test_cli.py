@@ -143,14 +143,24 @@ def test_the_traceback_is_shown_where_it_is_asked_for(command, capsys, monkeypat
     assert "floodmap: error: unexpected ZeroDivisionError" in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])
-def test_an_interruption_exits_130(command, capsys, interrupt: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("interrupt", "line"),
+    [
+        (KeyboardInterrupt(), "floodmap: interrupted"),
+        (KeyboardInterrupt("go on with --resume"), "floodmap: interrupted: go on with --resume"),
+        (click.Abort(), "floodmap: interrupted"),
+    ],
+    ids=repr,
+)
+def test_an_interruption_exits_130_and_passes_on_what_the_command_advises(
+    command, capsys, interrupt: BaseException, line: str
+) -> None:
     def stop() -> None:
         raise interrupt
 
     command(stop)
     assert run(["info"]) == 130
-    assert capsys.readouterr().err.strip() == "floodmap: error: interrupted"
+    assert capsys.readouterr().err.strip() == line
 
 
 @pytest.mark.parametrize("leave", [lambda: 3, lambda: click.get_current_context().exit(3)])

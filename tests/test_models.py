@@ -351,6 +351,18 @@ def test_a_cache_that_cannot_be_made_is_one_line(
     one_line(error)
 
 
+@pytest.mark.parametrize("refusal", [PermissionError(13, "Permission denied"), NotImplementedError("no flock here")])
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tiny: models.Model, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(downloading.filelock.FileLock, "acquire", refuse)
+    with pytest.raises(ModelError, match=r"cannot be written: (Permission denied|no flock here); set FLOODMAP_"):
+        models.fetch(tiny)
+
+
 def test_a_damaged_file_in_the_cache_is_refused_and_pulled_afresh(tiny: models.Model, cache: Path) -> None:
     models.fetch(tiny)
     (cache / "tiny.pth").write_bytes(BODY[:-5])

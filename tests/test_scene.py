@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+import rasterio.vrt
 from affine import Affine
 from conftest import GEOGRAPHIC, NORTH_UP, ROTATED, SOUTH_UP, UTM, SceneFactory, picture
 from hypothesis import HealthCheck, given, settings
@@ -138,7 +140,7 @@ def test_four_bands_without_alpha_are_rgb_and_near_infrared(make_scene: SceneFac
 def test_near_infrared_that_gdal_took_for_alpha_is_near_infrared(make_scene: SceneFactory, caplog) -> None:
     pixels = picture(4, (200, 200))
     pixels[3, :80] = 0  # deep water; as alpha it would be nodata
-    path = make_scene(pixels=pixels, photometric="RGB", alpha="YES")
+    path = make_scene(pixels=pixels[:3], alpha=pixels[3])
     with rasterio.open(path) as file:
         assert file.colorinterp[3] == ColorInterp.alpha
     with Scene.open(path, SceneOptions(collar="off")) as scene:
@@ -188,7 +190,7 @@ def test_the_nodata_option_overrides_the_file(make_scene: SceneFactory) -> None:
 
 def test_nodata_that_no_pixel_can_hold_is_ignored_in_files_and_refused_as_an_option(make_scene: SceneFactory) -> None:
     vrt = make_scene(name="a.tif").with_suffix(".vrt")
-    source = "<SimpleSource><SourceFilename relativeToVRT='1'>a.tif</SourceFilename><SourceBand>{}</SourceBand></SimpleSource>"
+    source = "<SimpleSource><SourceFilename relativeToVRT='1'>a.tif</SourceFilename><SourceBand>{0}</SourceBand></SimpleSource>"
     band = "<VRTRasterBand dataType='Byte' band='{0}'><NoDataValue>-9999</NoDataValue>" + source + "</VRTRasterBand>"
     bands = "".join(band.format(n) for n in (1, 2, 3))
     vrt.write_text(f"<VRTDataset rasterXSize='64' rasterYSize='48'>{bands}</VRTDataset>")
@@ -262,7 +264,7 @@ def test_ground_control_points_place_a_scene_to_a_fraction_of_a_pixel(make_scene
 
 
 def test_a_gcp_scene_keeps_its_nodata_and_its_alpha(make_scene: SceneFactory) -> None:
-    points = [(r, c, 500_000 + c, 5_000_000 - r) for r in (0, 48) for c in (0, 32, 64)]
+    points = [(r, c, 500_000 + c, 5_000_000 - r) for r in (0, 24, 48) for c in (0, 32, 64)]
     pixels = picture(3, (48, 64))
     pixels[:, :, :32] = 7
     alpha = np.where(np.arange(64) < 32, 0, 255)[None].repeat(48, axis=0)
@@ -271,11 +273,16 @@ def test_a_gcp_scene_keeps_its_nodata_and_its_alpha(make_scene: SceneFactory) ->
         assert tile.valid.mean() == pytest.approx(0.5, abs=0.02) and (tile.reason[:, 5] == codes.NODATA).all()
 
 
+def test_control_points_that_place_nothing_are_refused_in_one_line(make_scene: SceneFactory, capfd) -> None:
+    points = [(r, r, 500_000 + r, 5_000_000 - r) for r in range(0, 48, 6)]  # all on one line
+    with pytest.raises(SceneError, match="cannot be placed by its 8 control points"):
+        Scene.open(make_scene(gcps=points))
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "Überflutung 洪水.tif"])
 def test_pictures_without_a_place_are_read_in_pixels_without_a_warning(make_scene: SceneFactory, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = make_scene(crs=None, transform=None, name=name)
+    path = make_scene(crs=None, transform=None, name=name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with Scene.open(path) as scene:
@@ -291,9 +298,7 @@ def test_a_crs_can_be_assigned_where_there_is_a_world_file_and_not_where_there_i
     for crs in (None, "EPSG:32634"):
         with Scene.open(make_scene(crs=crs), SceneOptions(crs=UTM)) as scene:
             assert scene.crs.to_epsg() == 32633 and scene.gsd_m == pytest.approx(0.5, rel=1e-3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bare = make_scene(crs=None, transform=None)
+    bare = make_scene(crs=None, transform=None)
     with pytest.raises(SceneError, match="world file"):
         Scene.open(bare, SceneOptions(crs=UTM))
     with pytest.raises(SceneError, match="not a CRS"):
@@ -398,23 +403,34 @@ def test_complex_numbers_are_refused(make_scene: SceneFactory) -> None:
         Scene.open(make_scene(pixels=np.ones((1, 8, 8), np.complex64)))
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".jpg"])
-def test_a_truncated_file_fails_where_it_is_cut_and_is_read_elsewhere(make_scene: SceneFactory, suffix: str) -> None:
-    pixels = np.random.default_rng(0).integers(40, 200, (3, 512, 256), dtype=np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = make_scene(pixels=pixels, name=f"cut{suffix}", transform=None, crs=None)
+def cut(path: Path) -> Path:
+    """Drop the last two fifths of a file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    with Scene.open(path) as scene:
+    return path
+
+
+@pytest.mark.parametrize("creation", [{}, {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "JPEG"}])
+def test_a_truncated_tiff_fails_where_it_is_cut_and_is_read_elsewhere(make_scene: SceneFactory, creation: dict) -> None:
+    pixels = np.random.default_rng(0).integers(40, 200, (3, 512, 256), dtype=np.uint8)
+    with Scene.open(cut(make_scene(pixels=pixels, name="cut.tif", **creation))) as scene:
         top, bottom = Window(0, 0, 128, 256), Window(384, 0, 128, 256)
         assert scene.read(top).valid.all()
-        with pytest.raises(SceneError, match=rf"cut\{suffix} cannot be read in rows 384 to 512") as caught:
+        with pytest.raises(SceneError, match=r"cut\.tif cannot be read in rows 384 to 512") as caught:
             scene.read(bottom)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and "previous" not in str(caught.value)
         assert reasons(scene.failed(bottom)) == {codes.FAILED}
         seen = scene.preview(64).reason
         assert (seen[:20] == 0).all() and (seen[-10:] == codes.FAILED).all()
         assert 0.3 < scene.valid_share() < 0.8
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
+def test_a_truncated_photograph_is_refused_in_one_line(make_scene: SceneFactory, name: str) -> None:
+    pixels = np.random.default_rng(0).integers(40, 200, (3, 512, 256), dtype=np.uint8)
+    path = cut(make_scene(pixels=pixels, name=name, transform=None, crs=None))
+    with pytest.raises(SceneError, match=rf"{name} (is damaged|cannot be read)") as caught:
+        Scene.open(path)
+    assert "\n" not in str(caught.value)
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -423,9 +439,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
 def test_reading_leaves_the_folder_as_it_was(make_scene: SceneFactory, tmp_path: Path, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = make_scene(shape_hw=(200, 300), dtype="uint8", name=name, crs=None, transform=None)
+    path = make_scene(shape_hw=(200, 300), name=name, crs=None, transform=None)
     before = listing(tmp_path)
     with Scene.open(path, SceneOptions(nodata=3)) as scene:
         scene.read(Window(0, 0, 200, 300))
@@ -522,3 +536,104 @@ def test_real_scenes_are_read(name: str) -> None:
 
 def test_every_refusal_is_a_floodmap_error() -> None:
     assert issubclass(SceneError, FloodmapError) and issubclass(MissingCRSError, SceneError)
+
+
+def polygons_file(path: Path, geometries: list, crs: str) -> Path:
+    """Write geometries as a vector file, without geopandas."""
+    import pyogrio
+    import shapely
+
+    wkb = np.array([shapely.to_wkb(geometry) for geometry in geometries], dtype=object)
+    pyogrio.raw.write(path, wkb, [], [], geometry_type="Unknown", crs=crs)
+    return path
+
+
+@pytest.mark.parametrize("transform", [NORTH_UP, ROTATED, SOUTH_UP])
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_polygons_mask_and_bound_a_scene(make_scene: SceneFactory, tmp_path: Path, transform: Affine, crs: str) -> None:
+    import shapely
+
+    path = make_scene(transform=transform)
+    to_crs = Transformer.from_crs(UTM, crs, always_xy=True).transform
+
+    def ground(left: float, top: float, right: float, bottom: float) -> shapely.Geometry:
+        box = shapely.box(left, top, right, bottom)
+        placed = shapely.transform(box, lambda x, y: transform @ (x, y), interleaved=False)
+        return shapely.transform(placed, to_crs, interleaved=False)
+
+    mask = polygons_file(tmp_path / "cloud.gpkg", [ground(10, 5, 20, 15), ground(40, 30, 90, 90)], crs)
+    aoi = polygons_file(tmp_path / "aoi.geojson" if crs != UTM else tmp_path / "aoi.fgb", [ground(5, 0, 50, 40)], crs)
+    expected = np.zeros((48, 64), np.uint8)
+    expected[5:15, 10:20] = expected[30:, 40:] = codes.MASKED
+    outside = np.ones((48, 64), bool)
+    outside[:40, 5:50] = False
+    expected[outside] = codes.OUTSIDE
+    with Scene.open(path, SceneOptions(mask=mask, aoi=aoi)) as scene:
+        tile = scene.read(Window(0, 0, 48, 64))
+        # Through another CRS an edge that runs exactly between pixels may fall on either side.
+        assert np.mean(tile.reason != expected) < (1e-9 if crs == UTM else 0.03)
+        part = Window(20, 30, 28, 34)
+        assert np.array_equal(scene.read(part).reason, tile.reason[part.slices])
+        assert np.array_equal(scene.failed(part).reason == codes.OUTSIDE, tile.reason[part.slices] == codes.OUTSIDE)
+        far = scene.read(Window(44, 0, 4, 64))
+        assert reasons(far) == {codes.OUTSIDE} and reasons(scene.preview(16)) == {0, codes.MASKED, codes.OUTSIDE}
+        inside = expected != codes.OUTSIDE
+        assert scene.valid_share() == pytest.approx((expected[inside] == 0).mean(), abs=0.02)
+
+
+def test_rasters_mask_a_scene_in_any_crs_and_grid(make_scene: SceneFactory) -> None:
+    path = make_scene(transform=ROTATED)
+    covered = np.zeros((1, 48, 64), np.uint8)
+    covered[0, 10:30, 20:40] = 7
+    same = make_scene(pixels=covered, transform=ROTATED, name="same.tif")
+    bare = make_scene(pixels=covered, transform=None, crs=None, name="bare.png")
+    with rasterio.open(same) as file:
+        with rasterio.vrt.WarpedVRT(file, crs="EPSG:4326") as warped:
+            elsewhere = make_scene(pixels=warped.read(), crs="EPSG:4326", transform=warped.transform, name="far.tif")
+    for mask, slack in ((same, 0), (bare, 0), (elsewhere, 0.04)):
+        tile = whole(path, mask=mask)
+        assert np.mean((tile.reason == codes.MASKED) != (covered[0] > 0)) <= slack, mask.name
+    assert np.array_equal(whole(path, aoi=same).reason == codes.OUTSIDE, covered[0] == 0)
+    coarse = whole(path, mask=bare, resolution_m=1.0)
+    assert np.array_equal(coarse.reason == codes.MASKED, covered[0, ::2, ::2] > 0)
+
+
+def test_a_mask_cannot_be_laid_over_a_scene_without_a_place(make_scene: SceneFactory, tmp_path: Path) -> None:
+    import shapely
+
+    scene = make_scene(crs=None, transform=None, name="scene.png")
+    cover = np.ones((1, 48, 64), np.uint8)
+    assert reasons(whole(scene, mask=make_scene(pixels=cover, crs=None, transform=None, name="m.png"))) == {codes.MASKED}
+    polygons = polygons_file(tmp_path / "p.gpkg", [shapely.box(0, 0, 9, 9)], UTM)
+    small = make_scene(pixels=cover[:, :9], crs=None, transform=None, name="small.png")
+    for mask in (polygons, small, make_scene(pixels=cover, name="placed.tif")):
+        with pytest.raises(MissingCRSError, match=r"scene\.png has no CRS"):
+            whole(scene, mask=mask)
+    with pytest.raises(MissingCRSError, match="not the size"):
+        whole(make_scene(), mask=small)
+
+
+def test_an_area_of_interest_elsewhere_is_refused(make_scene: SceneFactory, tmp_path: Path) -> None:
+    import shapely
+
+    away = polygons_file(tmp_path / "away.gpkg", [shapely.box(0, 0, 9, 9)], UTM)
+    other = make_scene(transform=Affine.translation(9000, 0) @ NORTH_UP, name="other.tif")
+    for aoi in (away, other):
+        with pytest.raises(SceneError, match="does not overlap"):
+            whole(make_scene(), aoi=aoi)
+    for missing in ("no.tif", "no.gpkg"):
+        with pytest.raises(FloodmapError, match="no such file"):
+            whole(make_scene(), mask=tmp_path / missing)
+    (tmp_path / "words.txt").write_text("words")
+    with pytest.raises(SceneError, match="neither as a raster nor as polygons"):
+        whole(make_scene(), mask=tmp_path / "words.txt")
+
+
+def test_nodata_outside_the_area_of_interest_is_outside(make_scene: SceneFactory, tmp_path: Path) -> None:
+    import shapely
+
+    pixels = picture(3, (48, 64))
+    pixels[:, :, :32] = 0
+    aoi = polygons_file(tmp_path / "aoi.gpkg", [shapely.box(500_000, 4_999_990, 500_064, 5_000_000)], UTM)
+    tile = whole(make_scene(pixels=pixels, nodata=0), aoi=aoi)
+    assert reasons(tile) == {0, codes.NODATA, codes.OUTSIDE} and (tile.reason[20:] == codes.OUTSIDE).all()

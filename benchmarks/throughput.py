@@ -1,0 +1,111 @@
+"""Whole-scene speed and peak memory: `python benchmarks/throughput.py [--sides 5000 20000] [--folder FOLDER]`.
+
+Synthetic scenes are generated once and kept in the folder. Every run is a fresh `floodmap segment`; its memory is the sum of
+the peaks (VmHWM) of all processes it was made of. Linux only: the peaks are read from /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from floodmap.synthetic import write_sample
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured run."""
+
+    side: int
+    seconds: float
+    peak_bytes: int
+    flood_share: float
+
+    @property
+    def megapixels_per_second(self) -> float:
+        """Scene pixels over wall time, start-up included."""
+        return self.side**2 / 1e6 / self.seconds
+
+
+def scene(folder: Path, side: int) -> Path:
+    """The scene of that size, made if it is not there."""
+    path = folder / f"synthetic_{side}.tif"
+    if not path.exists():
+        print(f"generating {path} ...", file=sys.stderr)
+        write_sample(path, width=side, height=side, seed=5)
+    return path
+
+
+def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
+    """Run `floodmap segment` and watch it."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "floodmap_cli.main", "segment", str(path), "-o", str(out), "-q", *extra]
+    started = time.monotonic()
+    process = subprocess.Popen(command)
+    peaks: dict[int, int] = {}
+    while process.poll() is None:
+        for pid in tree(process.pid):
+            peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
+        time.sleep(0.05)
+    seconds = time.monotonic() - started
+    if process.returncode:
+        raise SystemExit(f"floodmap segment failed with exit code {process.returncode}")
+    summary = json.loads((out / f"{path.stem}.json").read_text())
+    shutil.rmtree(out)
+    return Run(side, seconds, sum(peaks.values()), summary["flood_share_of_observed"])
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += tree(child)
+    return found
+
+
+def peak_bytes(pid: int) -> int:
+    """VmHWM of a process: the most memory it ever had resident."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[5000, 20000])
+    parser.add_argument("--folder", type=Path, default=Path("runs/throughput"))
+    parser.add_argument("extra", nargs="*", help="options for floodmap segment, after --")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    runs = []
+    print(f"{'side':>6} {'seconds':>8} {'MP/s':>6} {'peak MB':>8} {'flood':>6}")
+    for side in options.sides:
+        run = measure(scene(options.folder, side), side, options.folder / "out", options.extra)
+        runs.append(run)
+        print(
+            f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} {run.peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
+        )
+    first, last = runs[0], runs[-1]
+    print(
+        f"{last.side} against {first.side}: memory {last.peak_bytes / first.peak_bytes:.3f} times, "
+        f"time per pixel {first.megapixels_per_second / last.megapixels_per_second:.3f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()

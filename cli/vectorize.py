@@ -1,0 +1,86 @@
+"""`floodmap vectorize`: trace a mask or probability raster as polygons."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from floodmap.errors import OutputError
+
+from .options import FORMATS, json_option, not_negative, overwrite_option
+
+
+def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    if value.suffix.lower().removeprefix(".") not in FORMATS:
+        raise click.BadParameter(f"the suffix of {value.name} is no format; choose from {', '.join(FORMATS)}")
+    return value
+
+
+@click.command()
+@click.argument("mask", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", callback=_output,
+    help=f"File to write; its suffix is the format: {', '.join(FORMATS)}.",
+)
+@click.option(
+    "--threshold", type=float, metavar="VALUE",
+    help="The raster holds probabilities, flooded from this value up, in the raster's own units: 0 to 100 for "
+    "x_probability.tif, where 50 is the default.",
+)
+@click.option(
+    "--flood-value", metavar="VALUE",
+    help='Value of flooded pixels of a mask ("1", "1,2").  [default: 1 of 0 and 1, 255 of 0 and 255]',
+)
+@click.option(
+    "--min-area", "min_area_m2", type=float, default=0.0, metavar="M2", callback=not_negative,
+    help="Drop smaller flood polygons, in square metres on the ground.",
+)
+@click.option(
+    "--simplify", "simplify_m", type=float, default=0.0, metavar="METRES", callback=not_negative,
+    help="Simplify outlines by about this much; flood and unobserved ground keep their common border.",
+)
+@overwrite_option
+@json_option
+def vectorize(
+    mask: Path,
+    output: Path,
+    threshold: float | None,
+    flood_value: str | None,
+    min_area_m2: float,
+    simplify_m: float,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Trace a mask or probability raster as polygons.
+
+    MASK is a raster of one band, floodmap's own or another tool's. A GeoPackage gets the layers flood and unobserved
+    (nodata, transparent, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes to a second
+    file, STEM_unobserved.
+
+    \b
+        floodmap vectorize results/scene_mask.tif -o flood.gpkg
+        floodmap vectorize results/scene_probability.tif -o flood.geojson --threshold 70 --min-area 100
+        floodmap vectorize landcover.tif -o water.gpkg --flood-value 11,12
+    """
+    from floodmap.formats import write_file
+    from floodmap.ground import is_placed
+    from floodmap.polygons import vectorize_layers
+
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists already; choose another name or add --overwrite")
+    layers = vectorize_layers(
+        mask, flood_value=flood_value, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m
+    )
+    date = datetime.fromtimestamp(mask.stat().st_mtime, UTC)
+    paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
+    area = float(layers.flood["area_m2"].sum()) if is_placed(layers.flood.crs) else None
+    if as_json:
+        report = {"files": [str(path) for path in paths], "polygons": len(layers.flood),
+                  "unobserved": len(layers.unobserved), "area_m2": area}  # fmt: skip
+        click.echo(json.dumps(report))
+    else:
+        size = "" if area is None else f", {area / 1e4:,.2f} ha"
+        click.echo(f"{paths[0]}: {len(layers.flood)} flood polygons{size}; {len(layers.unobserved)} unobserved")

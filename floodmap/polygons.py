@@ -1,0 +1,232 @@
+"""Codes to polygons with geodesic areas, strip by strip; masks and probability rasters of any origin too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from floodmap.codes import REASONS
+from floodmap.errors import MissingCRSError
+from floodmap.geodesy import equal_area, known_crs, measure
+from floodmap.ground import is_placed
+from floodmap.readback import open_codes
+from floodmap.rings import FLOOD, Components, trace
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+Strips = Iterable[tuple[int, NDArray[np.uint8]]]
+Geometries = NDArray[np.object_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polygons:
+    """The two vector layers of one scene, in its CRS."""
+
+    flood: GeoDataFrame
+    """A Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min (both
+    0 to 1), model, source."""
+    unobserved: GeoDataFrame
+    """A Polygon a row: id, reason, area_m2, perimeter_m."""
+
+
+def polygonize(
+    strips: Strips | Callable[[], Strips],
+    *,
+    transform: Affine,
+    crs: CRS | None,
+    threshold: int,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+    model: str | None,
+    source: str | None,
+    confidence: bool = True,
+) -> Polygons:
+    """Outline flooded and unobserved ground, without a cut where one strip meets the next.
+
+    Polygons are the 4-connected components of pixels; rasterized back, they are the mask. Those below the minimum area
+    go before the rest is simplified; unobserved ground always stays, since left out it would look dry.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
+        transform: pixel to CRS, any rotation.
+        crs: None, or one of no place on Earth: areas are null, and options in metres are refused.
+        threshold: per cent; codes from here to 100 are flood.
+        min_area_m2: smaller flood polygons are dropped; geodesic.
+        simplify_m: about the size in metres of what disappears from outlines (Visvalingam and Whyatt's effective area
+            is its square; not a distance). Flood and unobserved ground keep their common border.
+        model: name of the model, for the `model` column.
+        source: name of the scene, for the `source` column.
+        confidence: False leaves the confidence null, where codes are no probabilities.
+
+    Raises:
+        MissingCRSError: an option in metres without a CRS.
+    """
+    if not is_placed(crs) and (min_area_m2 or simplify_m):
+        raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
+    strips = strips() if callable(strips) else strips
+    found = _Found()
+    for components in trace(strips, threshold=threshold, noded=simplify_m > 0):
+        found.add(components, transform, crs, min_area_m2)
+    components, area, perimeter = found.joined()
+    outline = components.outline
+    if simplify_m and len(outline):
+        outline = _simplified(outline, transform, crs, simplify_m)
+        area, perimeter = measure(_placed(outline, transform), crs)
+    columns = {"area_m2": area, "perimeter_m": perimeter}
+    flood = components.kind == FLOOD
+    mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
+    confidences = {"confidence_mean": mean.round(4), "confidence_min": components.code_min / 100}
+    if not confidence:
+        confidences = {key: np.full(len(mean), np.nan) for key in confidences}
+    reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
+    place = _placed(outline, transform)
+    return Polygons(
+        flood=_frame({**columns, **confidences}, place, flood, crs, {"model": model, "source": source}),
+        unobserved=_frame({"reason": reasons, **columns}, place, ~flood, crs, {}),
+    )
+
+
+def vectorize(
+    path: str | Path,
+    *,
+    flood_value: float | str | None = None,
+    threshold: float | None = None,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+) -> GeoDataFrame:
+    """Flood polygons of a mask or probability raster, floodmap's own or another tool's.
+
+    Args:
+        path: a raster of one band that GDAL reads.
+        flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 of 0 and 1, 255 of 0 and 255.
+        threshold: the raster holds probabilities, flooded from this value up, in its own units: 0 to 100 in whole
+            numbers, 0 to 1 or 0 to 100 in floats. None: 50 in a probability raster that floodmap wrote, else a mask.
+        min_area_m2: smaller polygons are dropped; geodesic square metres.
+        simplify_m: about the size in metres of what disappears from outlines.
+
+    Returns:
+        One row per polygon in the raster's CRS (`Polygons.flood`); empty, with its CRS, where nothing is flooded.
+
+    Raises:
+        SceneError: it holds no probabilities, or is placed by control points alone.
+        EvaluationError: it cannot be read, or nothing says what is flood.
+        MissingCRSError: an option in metres without a CRS.
+    """
+    return vectorize_layers(
+        path, flood_value=flood_value, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m
+    ).flood
+
+
+def vectorize_layers(
+    path: str | Path,
+    *,
+    flood_value: float | str | None = None,
+    threshold: float | None = None,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+) -> Polygons:
+    """As `vectorize`, with the unobserved ground (nodata, transparent, 255) as well."""
+    path = Path(path)
+    with open_codes(path, flood_value=flood_value, threshold=threshold) as raster:
+        return polygonize(
+            raster.strips,
+            transform=raster.transform,
+            crs=raster.crs,
+            threshold=raster.threshold,
+            min_area_m2=min_area_m2,
+            simplify_m=simplify_m,
+            model=raster.model,
+            source=raster.source,
+            confidence=raster.is_probability,
+        )
+
+
+class _Found:
+    """Components that are kept, with their measures."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Components, Floats, Floats]] = []
+
+    def add(self, components: Components, transform: Affine, crs: CRS | None, min_area_m2: float) -> None:
+        area, perimeter = measure(_placed(components.outline, transform), crs)
+        # An area that is not known (NaN) is not below the minimum.
+        kept = ~((components.kind == FLOOD) & (area < min_area_m2))
+        self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
+
+    def joined(self) -> tuple[Components, Floats, Floats]:
+        """All of them, from the top of the scene down."""
+        parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
+        names = Components.__slots__
+        joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
+        order = np.argsort(joined.first)
+        area, perimeter = (np.concatenate([part[index] for part in parts])[order] for index in (1, 2))
+        return _chosen(joined, order), area, perimeter
+
+
+_NO_COMPONENTS = Components(
+    kind=np.empty(0, np.uint8), outline=np.empty(0, object),
+    **{name: np.empty(0, np.int64) for name in ("first", "n_pixels", "code_sum", "code_min")},
+)  # fmt: skip
+
+
+def _chosen(components: Components, index: NDArray[Any]) -> Components:
+    return Components(**{name: getattr(components, name)[index] for name in Components.__slots__})
+
+
+def _frame(
+    columns: dict[str, NDArray[Any]],
+    place: Geometries,
+    chosen: NDArray[np.bool_],
+    crs: CRS | None,
+    constants: dict[str, str | None],
+) -> GeoDataFrame:
+    import geopandas
+    import pandas as pd
+
+    n_rows = int(chosen.sum())
+    texts = {key: pd.array([value] * n_rows, dtype=object) for key, value in constants.items()}
+    data = {"id": np.arange(1, n_rows + 1), **{key: values[chosen] for key, values in columns.items()}, **texts}
+    return geopandas.GeoDataFrame(data, geometry=place[chosen], crs=None if crs is None else known_crs(crs))
+
+
+def _placed(outline: Geometries, transform: Affine) -> Geometries:
+    """Outlines in pixels to outlines in the CRS."""
+    a, b, c, d, e, f = transform[:6]
+
+    def place(xy: Floats) -> Floats:
+        # As Affine multiplies, term by term, so that corners equal those of rasterio to the last bit.
+        x, y = xy[:, 0], xy[:, 1]
+        return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
+
+    return np.asarray(shapely.transform(outline, place), object)
+
+
+def _simplified(outline: Geometries, transform: Affine, crs: CRS | None, simplify_m: float) -> Geometries:
+    """Simplify outlines in pixels as one coverage.
+
+    It is done in metres about the middle of the scene. Simplification only leaves out vertices, so those that stay go
+    back to whole pixels, and common borders stay common to the last bit.
+    """
+    west, north, east, south = shapely.total_bounds(outline)
+    col, row = (west + east) / 2, (north + south) / 2
+    plane = equal_area(known_crs(crs), *(transform * (col, row)))
+    if plane is None:
+        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+    corners = np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))])
+    ground = plane(corners)
+    to_metres = (ground[1:] - ground[0]).T
+    if not np.isfinite(to_metres).all():
+        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+    back = np.linalg.inv(to_metres).T
+    simple = shapely.coverage_simplify(shapely.transform(outline, lambda xy: xy @ to_metres.T), simplify_m)
+    return np.asarray(shapely.transform(simple, lambda xy: np.rint(xy @ back)), object)

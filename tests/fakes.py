@@ -1,0 +1,41 @@
+"""Models without weights, for tests of everything around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.prompts import Prompts
+from floodmap.scene import Tile
+
+
+class FakeSegmenter:
+    """Calls bluish pixels flooded; counts the windows it was given."""
+
+    name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
+    knows_floods, multiple = True, 32
+
+    def __init__(self, before: Callable[[Tile], None] | None = None) -> None:
+        self.before = before or (lambda _: None)
+        self.tiles: list[Tile] = []
+        self.prompts: list[Prompts] = []
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        for tile in tiles:
+            self.before(tile)
+        self.tiles += tiles
+        self.prompts += prompts
+        return np.stack([tile.rgb[2] / np.float32(255.0) for tile in tiles])
+
+
+class ConstantSegmenter(FakeSegmenter):
+    """The same probability everywhere."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = np.float32(probability)
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        return np.full((len(tiles), *tiles[0].reason.shape), self.probability)

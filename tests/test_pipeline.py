@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from conftest import ROTATED, SOUTH_UP, SceneFactory
+from fakes import ConstantSegmenter, FakeSegmenter
+from rasterio.features import rasterize
+
+from floodmap.errors import FloodmapError, MissingCRSError, OutputError
+from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.results import FloodMap
+from floodmap.scene import SceneOptions
+
+SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
+EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
+
+
+def run(source: Path, out: Path, segmenter: FakeSegmenter | None = None, **settings: object) -> FloodMap:
+    return segment_scene(source, out, segmenter or FakeSegmenter(), SegmentOptions(**{**EXACT, **settings}))
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in (".tif", ".gpkg", ".qml")}
+
+
+@pytest.mark.parametrize("kind", ["north_up", "rotated", "south_up"])
+def test_the_rasters_hold_the_models_probability_and_polygons_rasterized_back_equal_the_mask(
+    make_scene: SceneFactory, tmp_path: Path, kind: str
+) -> None:
+    place = {"rotated": {"transform": ROTATED}, "south_up": {"transform": SOUTH_UP}}.get(kind, {})
+    scene = make_scene(shape_hw=(150, 200), **place)
+    result = run(scene, tmp_path / "out")
+    with rasterio.open(scene) as dataset:
+        expected = np.floor(dataset.read(3) / np.float32(255) * 100 + 0.5)
+        transform, crs = dataset.transform, dataset.crs
+    probability, mask = read(result.probability), read(result.mask)
+    assert np.abs(probability - expected).max() <= 1
+    np.testing.assert_array_equal(mask, probability >= 50)
+    polygons = result.polygons()
+    assert polygons.crs == crs and len(polygons) == result.summary["polygons"]["flood"] > 1
+    back = rasterize(polygons.geometry, out_shape=mask.shape, transform=transform)
+    np.testing.assert_array_equal(back, mask)
+
+
+def test_the_report_says_what_was_done(make_scene: SceneFactory, tmp_path: Path) -> None:
+    alpha = np.full((150, 200), 255)
+    alpha[:, :70] = 0
+    result = run(make_scene(shape_hw=(150, 200), alpha=alpha), tmp_path / "out")
+    said = json.loads(result.report.read_text())
+    mask = read(result.mask)
+    assert said["pixels"] == {
+        "flood": int((mask == 1).sum()), "dry": int((mask == 0).sum()), "unobserved": {"nodata": 150 * 70}, "outside": 0
+    }  # fmt: skip
+    assert said["flood_area_m2"] == pytest.approx((mask == 1).sum() * 0.25, rel=2e-3)
+    assert said["observed_share"] == pytest.approx(130 / 200)
+    assert said["windows"]["skipped"] == 3 and said["windows"]["failed"] == []
+    assert said["model"] == {"name": "fake", "sha256": "0" * 64, "runs_on": "cpu float32"}
+    assert said["polygons"]["unobserved"] == 1
+    assert geopandas.read_file(result.layers[0], layer="unobserved")["reason"].tolist() == ["nodata"]
+
+
+@pytest.mark.parametrize("shape_hw", [(1, 1), (5, 300), (65, 64), (130, 257)])
+def test_a_constant_model_gives_a_constant_map_to_the_last_pixel(
+    make_scene: SceneFactory, tmp_path: Path, shape_hw: tuple[int, int]
+) -> None:
+    result = run(make_scene(shape_hw=shape_hw), tmp_path / "out", ConstantSegmenter(0.7))
+    assert np.unique(read(result.probability)).tolist() == [70]
+    assert len(result.polygons()) == 1
+
+
+def test_a_scene_without_crs_is_mapped_in_pixels_without_areas(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(100, 90), crs=None, transform=None, name="photo.png", driver="PNG")
+    result = run(scene, tmp_path / "out")
+    assert result.summary["flood_area_m2"] is None
+    assert result.polygons().crs is None and result.polygons()["area_m2"].isna().all()
+    with pytest.raises(MissingCRSError, match="--simplify"):
+        run(scene, tmp_path / "other", simplify_m=1.0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_window_that_fails_is_unobserved_and_listed_and_the_rest_is_kept(make_scene: SceneFactory, tmp_path: Path) -> None:
+    def fail(tile: object) -> None:
+        if tile.window.col_off > 100:  # type: ignore[attr-defined]
+            raise RuntimeError("no luck")
+
+    result = run(make_scene(shape_hw=(60, 200)), tmp_path / "out", FakeSegmenter(fail))
+    failed = result.summary["windows"]["failed"]
+    assert result.failed_windows == len(failed) > 0 and "no luck" in failed[0]["why"]
+    left = min(f["window"]["col_off"] for f in failed)
+    mask = read(result.mask)
+    assert (mask[:, left:] == 255).all() and (mask[:, :left] != 255).all()
+    assert geopandas.read_file(result.layers[0], layer="unobserved")["reason"].unique().tolist() == ["failed"]
+
+
+def test_a_model_that_gives_no_number_leaves_ground_unobserved(make_scene: SceneFactory, tmp_path: Path) -> None:
+    result = run(make_scene(shape_hw=(40, 40)), tmp_path / "out", ConstantSegmenter(float("nan")))
+    assert (read(result.mask) == 255).all() and result.failed_windows == 1
+
+
+def test_results_are_not_replaced_unless_asked_for(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(60, 60))
+    run(scene, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(OutputError, match="--overwrite"):
+        run(scene, tmp_path / "out", ConstantSegmenter(1.0))
+    assert digests(tmp_path / "out") == before
+    run(scene, tmp_path / "out", ConstantSegmenter(1.0), overwrite=True)
+    assert digests(tmp_path / "out") != before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from fakes import FakeSegmenter
+from floodmap.pipeline import SegmentOptions, segment_scene
+left = int(sys.argv[4])
+def before(tile):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+segment_scene(Path(sys.argv[2]), Path(sys.argv[3]), FakeSegmenter(before), SegmentOptions(tile_size=64, overlap=8, prompts="none"))
+"""
+
+
+@pytest.mark.parametrize("windows", [0, 3, 8, 13])
+def test_killed_and_resumed_gives_the_same_bytes_and_computes_only_unfinished_rows(
+    make_scene: SceneFactory, tmp_path: Path, windows: int
+) -> None:
+    scene = make_scene(shape_hw=(230, 220))
+    whole = FakeSegmenter()
+    settings = {"min_area_m2": None, "simplify_m": None}
+    run(scene, tmp_path / "whole", whole, **settings)
+    columns, rows = len({t.window.col_off for t in whole.tiles}), len({t.window.row_off for t in whole.tiles})
+    assert columns * rows == len(whole.tiles) == 16
+    killed = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(scene), str(tmp_path / "out"), str(windows)]
+    assert subprocess.run(killed, check=False).returncode == -9
+    assert not list((tmp_path / "out").glob("*.*g"))
+    rest = FakeSegmenter()
+    result = run(scene, tmp_path / "out", rest, resume=True, **settings)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    finished = windows // columns
+    first_unfinished_row = sorted({t.window.row_off for t in whole.tiles})[finished]
+    assert {t.window for t in rest.tiles} == {t.window for t in whole.tiles if t.window.row_end > first_unfinished_row}
+    strip = {key: value for key, value in result.summary.items() if key != "run"}
+    again = json.loads((tmp_path / "whole" / "scene.json").read_text())
+    assert {key: value for key, value in again.items() if key != "run"} == json.loads(json.dumps(strip, default=str))
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
+
+
+def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(60, 60))
+    run(scene, tmp_path / "out")
+    again = FakeSegmenter()
+    result = run(scene, tmp_path / "out", again, resume=True)
+    assert again.tiles == [] and result.summary["windows"]["run"] == 1
+
+
+def test_the_batch_size_changes_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(150, 200))
+    run(scene, tmp_path / "one")
+    run(scene, tmp_path / "three", batch_size=3)
+    assert {k: v for k, v in digests(tmp_path / "one").items() if k.endswith(".tif")} == {
+        k: v for k, v in digests(tmp_path / "three").items() if k.endswith(".tif")
+    }
+
+
+def test_the_sources_folder_is_left_as_it_was(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(60, 60), folder=tmp_path / "source", mask=np.ones((60, 60), bool))
+    before = {p: p.stat().st_mtime_ns for p in scene.parent.iterdir()}
+    run(scene, tmp_path / "out")
+    assert {p: p.stat().st_mtime_ns for p in scene.parent.iterdir()} == before
+
+
+def test_ground_outside_the_area_of_interest_is_in_no_layer(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(shape_hw=(100, 100))
+    aoi = tmp_path / "aoi.geojson"
+    with rasterio.open(scene) as dataset:
+        left, bottom, _, top = dataset.bounds
+    from shapely.geometry import box
+
+    geopandas.GeoSeries([box(left, bottom, left + 25, top)], crs="EPSG:32633").to_file(aoi)
+    result = run(scene, tmp_path / "out", ConstantSegmenter(1.0), scene=SceneOptions(aoi=aoi))
+    mask = read(result.mask)
+    assert (mask[:, :50] == 1).all() and (mask[:, 51:] == 255).all()
+    assert result.summary["observed_share"] == 1.0
+    assert len(geopandas.read_file(result.layers[0], layer="unobserved")) == 0
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(FloodmapError, match="threshold"):
+        SegmentOptions(threshold=0.0)
+    with pytest.raises(FloodmapError, match="batch size"):
+        SegmentOptions(batch_size=0)
