@@ -57,8 +57,8 @@ def vectorize(
     """Trace a mask or probability raster as polygons.
 
     MASK is a raster of one band, floodmap's own or another tool's. A GeoPackage gets the layers flood and unobserved
-    (nodata, transparent, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes to a second
-    file, STEM_unobserved.
+    (nodata, transparent, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes to a
+    second file, STEM_unobserved.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg

@@ -75,7 +75,7 @@ def write_rasters(
     for target in targets:
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another folder or overwrite it")
-    profile = {"width": width, "height": height, "crs": crs, "transform": transform}
+    profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=out_dir))

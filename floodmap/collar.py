@@ -34,7 +34,9 @@ _CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
 """An area that holds a corner of the scene is a border from this share of it on, and at least so many pixels."""
 _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
 """The same for an area that only touches a side: more is asked, for it may be a burnt-out roof."""
-_PROBES, _PROBE_SIDE = 33, 4
+_THIN_SHARE = 0.25
+"""A border too thin for the small picture is one where it fills so much of a side of the scene."""
+_PROBES, _PROBE_SIDE = 33, 2
 """The edge is probed at so many places a side, with squares of so many pixels, before the whole scene is looked at."""
 _EIGHT = np.ones((3, 3), bool)
 
@@ -117,38 +119,41 @@ def find_collar(
         lossy: the scene is compressed with loss.
     """
     scale = max(1.0, max(height, width) / MAX_SIDE)
-    if scale > 1:
-        colours = _probe(read, height, width, colours)
-    if not colours:
+    shares = _probe(read, height, width, colours) if scale > 1 else dict.fromkeys(colours, 0.0)
+    if not shares:
         return None
     shape_hw = max(1, round(height / scale)), max(1, round(width / scale))
     # The average of a cell is the border's colour only where (nearly) all of its pixels are.
     values, possible = read(Window(0, 0, height, width), shape_hw)
     cells: dict[Colour, Bools] = {}
-    for colour in colours:
+    for colour, share in shares.items():
         areas = _areas_at_edge(_has_colour(values, colour, _TOLERANCE) & possible)
-        if areas.any():
+        # A border thinner than a cell shows in none, but along the edge; `Collar.find` starts there anyway.
+        if areas.any() or share >= _THIN_SHARE:
             # Cells that the border only partly fills are not of its colour: they lie next to those that are.
             cells[colour] = ndimage.binary_dilation(areas, _EIGHT, iterations=2) if scale > 1 else areas
     return Collar(cells=cells, height=height, width=width, lossy=lossy) if cells else None
 
 
-def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> tuple[Colour, ...]:
-    """Those colours that fill any of a few small squares along the edge."""
+def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
+    """Those colours that fill any of a few small squares along the edge, each with its share of the side it fills most."""
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
-    rows = np.linspace(0, height - side_h, _PROBES).astype(int)
-    cols = np.linspace(0, width - side_w, _PROBES).astype(int)
-    along = {(row, col) for row in (0, height - side_h) for col in cols}
-    along |= {(row, col) for row in rows for col in (0, width - side_w)}
-    found: set[Colour] = set()
+    rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()
+    cols = np.linspace(0, width - side_w, _PROBES).astype(int).tolist()
+    sides = [[(row, col) for col in cols] for row in (0, height - side_h)]
+    sides += [[(row, col) for row in rows] for col in (0, width - side_w)]
+    filled: dict[Colour, set[tuple[int, int]]] = {colour: set() for colour in colours}
     # From top to bottom: formats without blocks (PNG, JPG) are decoded once that way.
-    for row, col in sorted(along):
-        values, possible = read(Window(int(row), int(col), side_h, side_w), (side_h, side_w))
-        missing = [colour for colour in colours if colour not in found]
-        found.update(colour for colour in missing if (_has_colour(values, colour, _TOLERANCE) & possible).all())
-        if len(found) == len(colours):
-            break
-    return tuple(colour for colour in colours if colour in found)
+    for place in sorted({place for side in sides for place in side}):
+        values, possible = read(Window(*place, side_h, side_w), (side_h, side_w))
+        for colour in colours:
+            if (_has_colour(values, colour, _TOLERANCE) & possible).all():
+                filled[colour].add(place)
+    return {
+        colour: max(len(places.intersection(side)) / len(side) for side in sides)
+        for colour, places in filled.items()
+        if places
+    }
 
 
 def _has_colour(values: NDArray[Any], colour: Colour, tolerance: int) -> Bools:

@@ -85,16 +85,16 @@ def compare(prediction: Reader, reference: Reader, frame: Frame, *, tolerance: f
         EvaluationError: the tolerance is negative or spans too many pixels.
     """
     steps = spacing(frame)
-    margins = [int(np.ceil(tolerance / step)) + 1 for step in steps]
-    if not tolerance >= 0 or max(margins) > _WIDEST:
+    if not 0 <= tolerance <= _WIDEST * min(steps):
         raise EvaluationError(
-            f"a boundary tolerance of {tolerance:g} is {max(margins) - 1} pixels; "
-            f"give one from 0 to {_WIDEST - 1} pixels"
+            f"a boundary tolerance of {tolerance:g} is {tolerance / min(steps):.0f} pixels; "
+            f"give one from 0 to {_WIDEST} pixels"
         )
+    margins = [int(np.ceil(tolerance / step)) for step in steps]
     total = Counts()
     for window in frame.blocks(block):
         # A boundary pixel's neighbours lie one pixel further out than the farthest pixel it can match.
-        outer = frame.padded(window, margins[0] + 1, margins[1] + 1)
+        outer = frame.padded(window, margins[0] + 2, margins[1] + 2)
         predicted, referenced = prediction(outer), reference(outer)
         inner = (
             slice(window.row_off - outer.row_off, window.row_end - outer.row_off),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from importlib.resources import files
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap import formats
 from floodmap.errors import EvaluationError, OutputError
 from floodmap.frames import DRY, FLOOD, Frame, Reader
 from floodmap.grid import Window
@@ -58,10 +57,16 @@ def disagreement(prediction: Reader, reference: Reader, frame: Frame, *, scene: 
     return geopandas.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=parts[0].crs)
 
 
-def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, overwrite: bool) -> None:
+def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: datetime, overwrite: bool) -> None:
     """Write the disagreements of all scenes as one styled layer of a GeoPackage: too much red, too little green.
 
     It is in the scenes' CRS where they share one, else in EPSG:4326.
+
+    Args:
+        layers: of each scene.
+        path: the file, `.gpkg`.
+        date: stands in the file for the time of writing, so that equal input gives equal bytes.
+        overwrite: replace the file where it exists.
 
     Raises:
         EvaluationError: some scenes have a CRS and some have none.
@@ -69,6 +74,7 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, overwrite:
     """
     import geopandas
     import pandas as pd
+    import pyogrio
 
     check_target(path, overwrite=overwrite)
     systems = [layer.crs for layer in layers]
@@ -79,14 +85,18 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, overwrite:
     # An empty part would turn the types of the columns to those of nothing.
     filled = [layer for layer in layers if len(layer)] or list(layers[:1])
     every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part.gpkg")
     try:
-        _write_styled(every, partial)
-        partial.replace(path)
-    except (OSError, sqlite3.Error, RuntimeError) as error:
+        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder, formats._quiet_gdal(date):
+            partial = Path(folder) / path.name
+            # Newer versions make QGIS 3.22 warn.
+            pyogrio.write_dataframe(
+                every, partial, driver="GPKG", layer=LAYER, geometry_type="Polygon", dataset_options={"VERSION": "1.2"}
+            )
+            formats._embed_styles(partial, (LAYER,), date)
+            partial.replace(path)
+    # pyogrio raises errors of many kinds.
+    except Exception as error:
         raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -109,30 +119,3 @@ def _strips(prediction: Reader, reference: Reader, frame: Frame, kind: str) -> I
         strip = Window(row, 0, min(_STRIP, frame.height - row), frame.width)
         wrong = (prediction(strip) == predicted) & (reference(strip) == referenced)
         yield row, np.where(wrong, 100, 0).astype(np.uint8)
-
-
-def _write_styled(layer: GeoDataFrame, path: Path) -> None:
-    import pyogrio
-
-    options: dict[str, Any] = {"VERSION": "1.2"}  # QGIS 3.22 warns at newer ones
-    pyogrio.write_dataframe(
-        layer, path, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_options=options, append=False
-    )
-    style = files("floodmap").joinpath("styles", f"{LAYER}.qml").read_text(encoding="utf-8")
-    with closing(sqlite3.connect(path)) as database, database:
-        # The table QGIS itself makes; it takes a style by default only where table and geometry column match.
-        database.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
-            "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
-            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-        )
-        (column,) = database.execute("SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)).fetchone()
-        database.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
-            "styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', ?, ?, ?, ?, '', 1, '', '')",
-            (LAYER, column, LAYER, style),
-        )
-        database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
-        )

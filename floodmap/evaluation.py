@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,9 @@ def evaluate(
         scenes, refused = _score_all(pairs, score)
         _warn_of_absent(scenes, rules)
         if errors is not None:
-            write_disagreement(wrong, Path(errors), overwrite=overwrite)
+            newest = max(pair.prediction.stat().st_mtime for pair in pairs.pairs)
+            date = datetime.fromtimestamp(newest, tz=UTC)
+            write_disagreement(wrong, Path(errors), date=date, overwrite=overwrite)
     return Evaluation(
         scenes=tuple(scenes),
         unpaired_predictions=tuple(map(str, pairs.unpaired_predictions)),

@@ -96,7 +96,7 @@ def _write_all(
         if file.suffix not in FORMATS:
             raise OutputError(f"{path}: the format must be one of {', '.join(FORMATS)}")
         if file.suffix == "geojson" and frames["flood"].crs is None:
-            raise MissingCRSError(f"{path}: GeoJSON is always in WGS 84, and the raster has no CRS; write .gpkg instead")
+            raise MissingCRSError(f"{path}: GeoJSON is in WGS 84, and the raster has no CRS; write .gpkg instead")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another name")
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)

@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterWindow
 from floodmap.errors import EvaluationError, MissingCRSError
 from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
 from floodmap.grid import Window
+from floodmap.ground import is_placed
 from floodmap.source import gdal_env
 
 __all__ = ["FLOOD", "UNOBSERVED", "FloodRule", "ImageryError", "RasterMask", "flood_values", "is_imagery"]
@@ -48,8 +49,11 @@ class RasterMask:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path))
         except RasterioError as error:
-            raise EvaluationError(f"{path} is no raster that GDAL can read: {error}") from error
+            raise EvaluationError(f"{path} cannot be read as a raster: {_line(error)}") from error
         self._alpha = _alpha_band(self._dataset)
+        if np.dtype(self._dataset.dtypes[0]).kind == "c":
+            self.close()
+            raise EvaluationError(f"{path} holds complex numbers, so it is no mask")
         bands = self._dataset.count - (self._alpha is not None)
         if bands != 1:
             self.close()
@@ -57,11 +61,12 @@ class RasterMask:
 
     @property
     def frame(self) -> Frame:
-        """The raster's own pixels. A CRS without a transform places nothing, so it counts as none."""
+        """The raster's own pixels. A CRS without a transform, or of no place on Earth, counts as none."""
         source = self._dataset
         bare = source.transform.is_identity or source.transform == Affine.scale(1, -1)
         transform = Affine.identity() if bare else source.transform
-        return Frame(crs=None if bare else source.crs, transform=transform, height=source.height, width=source.width)
+        crs = source.crs if is_placed(source.crs) and not bare else None
+        return Frame(crs=crs, transform=transform, height=source.height, width=source.width)
 
     @property
     def nodata(self) -> float | None:
@@ -114,7 +119,9 @@ class RasterMask:
         try:
             bounds = transform_bounds(own.crs or crs, crs, *_bounds(own))
         except (RasterioError, CPLE_BaseError) as error:
-            raise EvaluationError(f"{self.path} cannot be brought to the other side's CRS: {error}") from error
+            raise EvaluationError(f"{self.path} cannot be brought to the other side's CRS: {_line(error)}") from error
+        if not np.isfinite(bounds).all():
+            raise EvaluationError(f"{self.path} lies where the other side's CRS ({crs}) does not reach; is each right?")
         west, south, east, north = _bounds(frame)
         if bounds[0] >= east or bounds[2] <= west or bounds[1] >= north or bounds[3] <= south:
             raise EvaluationError(
@@ -130,7 +137,7 @@ class RasterMask:
             # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.
             valid = (source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)) > 0
         except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be read: {error}; is the file complete?") from error
+            raise EvaluationError(f"{self.path} cannot be read: {_line(error)}; is the file complete?") from error
         if band.dtype.kind == "f":
             valid &= ~np.isnan(band)
         return band, valid
@@ -162,6 +169,11 @@ class RasterMask:
         if (own.crs is None) != (frame.crs is None) or not all(placed):
             if same_size and _same_pixels(own, frame):
                 return True
+            if self._dataset.gcps[0]:
+                raise MissingCRSError(
+                    f"{self.path} is placed by control points alone; "
+                    f"warp it first: gdalwarp {self.path.name} warped.tif"
+                )
             raise MissingCRSError(
                 f"{self.path} ({own.width} x {own.height} pixels) and the other side ({frame.width} x {frame.height}) "
                 "cannot be laid over each other: without a CRS on both, they must have the same pixels; "
@@ -189,7 +201,11 @@ class RasterMask:
                 )
             )
         except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be warped to the other side's grid: {error}") from error
+            raise EvaluationError(f"{self.path} cannot be warped to the other side's grid: {_line(error)}") from error
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _alpha_band(source: DatasetReader) -> int | None:

@@ -38,7 +38,8 @@ class PolygonMask:
         self.path = path
         self._flood = (path, _flood_layer(path))
         self._unobserved = _unobserved_beside(path)
-        self.crs = self._read(self._flood, None)[1]
+        own = self._read(self._flood, None)[1]
+        self.crs = own if is_placed(own) else None
 
     def bounds(self) -> NDArray[np.float64] | None:
         """West, south, east, north of all its polygons, in its own CRS; None where it has none."""
@@ -54,8 +55,8 @@ class PolygonMask:
             VectorError: the file cannot be brought to the frame's CRS.
         """
         if (self.crs is None) != (frame.crs is None):
-            has = "no CRS and the other side has" if self.crs is None else "a CRS and the other side has none:"
-            raise MissingCRSError(f"{self.path} has {has} one; assign it with ogr2ogr -a_srs or rio edit-info --crs")
+            has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
+            raise MissingCRSError(f"{self.path} has {has}; assign one with: ogr2ogr -a_srs, or rio edit-info --crs")
         flood = self._read(self._flood, frame.crs)[0]
         unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
@@ -165,7 +166,7 @@ def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut
         return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
     parts: NDArray[np.object_] = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
-    touching = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))]
+    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))]
     if not cut:
         return touching
     pieces = [piece for part in touching for piece in _cut(part, vertices)]

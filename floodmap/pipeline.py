@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from floodmap.cog import write_rasters
 from floodmap.errors import FloodmapError, MissingCRSError, SceneError
 from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
-from floodmap.prompts import Prompts, likelihood, pick_prompts, read_prompts
+from floodmap.prompter import Segmenter, make_prompter
+from floodmap.prompts import Prompts
 from floodmap.results import FloodMap, check_disk, finished_before, refuse_existing, take_census, write_report
 from floodmap.scene import Scene, SceneOptions, Tile
 from floodmap.stitch import Mosaic
@@ -30,35 +31,6 @@ log = logging.getLogger(__name__)
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 READ_AHEAD = 3
 """Windows read while the model is busy."""
-COARSE_FACTOR, COARSE_SIDE = 4, 2048
-"""The coarse pass sees the scene shrunk by this, or further, to at most so many pixels a side."""
-
-
-class Segmenter(Protocol):
-    """A model, as the pipeline sees it."""
-
-    name: str
-    """What the polygons' `model` field says."""
-    sha256: str
-    """Hash of the weights."""
-    knows_floods: bool
-    """Whether the model finds flood water by itself; otherwise the unsupervised likelihood points it there."""
-    multiple: int
-    """Window sides are multiples of this where possible."""
-    runs_on: str
-    """Device and precision, which results depend on a little."""
-
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        """Flood probability of every pixel.
-
-        Args:
-            tiles: of one shape.
-            prompts: one for each tile, in its pixels.
-
-        Returns:
-            (B, height, width), 0 to 1; unobserved pixels hold anything.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +193,7 @@ def run_windows(
         return
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
-    prompter = make_prompter(scene, segmenter, options)
+    prompter = make_prompter(scene, segmenter, options.prompts)
     windows = (window for row in range(first, rows) for window in grid.row(row))
     tiles = read_ahead(scene, windows)
     done = first * len(grid.col_offsets)
@@ -294,32 +266,6 @@ def _failed(notes: dict[str, Any], window: Window, why: str, reason: NDArray[np.
     log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
     notes["failed"].append({"window": asdict(window), "why": why})
     return reason
-
-
-def make_prompter(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> Callable[[Tile], Prompts]:
-    """What tells the model where to look, window by window."""
-    if options.prompts == "none":
-        return lambda _: Prompts.none()
-    if isinstance(options.prompts, Path):
-        given = read_prompts(
-            options.prompts, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height
-        )
-        return lambda tile: given.within(tile.window)
-    side = min(max(scene.height, scene.width) // COARSE_FACTOR, COARSE_SIDE)
-    preview = scene.preview(max(side, 1))
-    if segmenter.knows_floods:
-        coarse = segmenter.predict([preview], [Prompts.none()])[0]
-        return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene))
-    coarse = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
-    return lambda tile: pick_prompts(crop_coarse(coarse, tile.window, scene), tile.valid)
-
-
-def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
-    """The part of a coarse map of the whole scene that a window covers, at the coarse resolution."""
-    down, across = coarse.shape[0] / scene.height, coarse.shape[1] / scene.width
-    rows = slice(int(window.row_off * down), max(int(np.ceil(window.row_end * down)), int(window.row_off * down) + 1))
-    cols = slice(int(window.col_off * across), max(int(np.ceil(window.col_end * across)), int(window.col_off * across) + 1))
-    return coarse[rows, cols]
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:

@@ -34,7 +34,7 @@ class Polygons:
 
     flood: GeoDataFrame
     """A Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min (both
-    0 to 1), model, source."""
+    0 to 1), model, source. Perimeters count holes too, as QGIS and shapely do."""
     unobserved: GeoDataFrame
     """A Polygon a row: id, reason, area_m2, perimeter_m."""
 

@@ -1,16 +1,260 @@
-"""STAND-IN written by the lead so that the pipeline can be tried; to be replaced whole by the real module."""
-from __future__ import annotations
-from dataclasses import dataclass, field
-import numpy as np
+"""Prompts: points, boxes and a coarse mask that tell a model where to look; picked from a likelihood, or read."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from floodmap.errors import PromptError
+from floodmap.grid import Window
+from floodmap.likelihood import likelihood
+from floodmap.vectors import read_vectors
+
+__all__ = ["Prompts", "likelihood", "pick_prompts", "read_prompts"]
+
+FLOOD_SURE, DRY_SURE = 0.9, 0.1
+"""Likelihoods from which, and up to which, a pixel counts as confident."""
+_ROOM = 0.01
+"""A point needs this much confident ground around it, as a share of the tile's long side: slivers prompt nothing."""
+_BOX_SHARE = 0.01
+"""Flood regions smaller than this share of the tile get no box."""
+_WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false": 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompts:
-    points_xy: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    boxes_xyxy: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    mask: np.ndarray | None = None
+    """Where to look, in pixels of a tile or scene: x to the right, y down, (0, 0) the top left corner of the image.
+
+    The centre of the top left pixel is (0.5, 0.5), as in a geotransform.
+    """
+
+    points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    """(N, 2)."""
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(N,), 1 on flood, 0 on dry ground."""
+    boxes_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    """(M, 4), each around flood: left, top, right, bottom."""
+    mask: NDArray[np.float32] | None = None
+    """(h, w), 0 to 1: coarse flood likelihood of the whole tile, at any resolution; None where there is none."""
+
+    def __post_init__(self) -> None:
+        points, labels, boxes = (np.asarray(value) for value in (self.points_xy, self.labels, self.boxes_xyxy))
+        if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
+            raise PromptError(f"points {points.shape} and labels {labels.shape} must be (N, 2) and (N,)")
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise PromptError(f"boxes of shape {boxes.shape} must be (M, 4)")
+        if not (np.isfinite(points).all() and np.isfinite(boxes).all()):
+            raise PromptError("points and boxes must be finite")
+        if not np.isin(labels, (0, 1)).all():
+            raise PromptError(f"labels must be 1 (flood) or 0 (dry), not {sorted(set(labels.tolist()) - {0, 1})}")
+        if not (boxes[:, :2] < boxes[:, 2:]).all():
+            raise PromptError("a box must have left < right and top < bottom")
+        object.__setattr__(self, "points_xy", points.astype(np.float32))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "boxes_xyxy", boxes.astype(np.float32))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask))
+
     @classmethod
-    def none(cls): return cls()
-def likelihood(*a, **k): raise NotImplementedError
-def pick_prompts(*a, **k): raise NotImplementedError
-def read_prompts(*a, **k): raise NotImplementedError
+    def none(cls) -> Prompts:
+        """No prompt at all."""
+        return cls()
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.floating[Any]]) -> Prompts:
+        """A coarse likelihood alone, (h, w), 0 to 1."""
+        return cls(mask=np.asarray(mask, np.float32))
+
+    def within(self, window: Window) -> Prompts:
+        """A scene's points and boxes in the pixels of one window: what is outside is dropped, boxes are clipped.
+
+        Raises:
+            PromptError: there is a mask, which belongs to a tile and cannot be cut without knowing the tile's size.
+        """
+        if self.mask is not None:
+            raise PromptError("a mask prompt belongs to one tile; crop the likelihood and pick prompts for each window")
+        origin, end = (window.col_off, window.row_off), (window.width, window.height)
+        points = self.points_xy.astype(np.float64) - origin
+        boxes = np.clip(self.boxes_xyxy.astype(np.float64) - origin * 2, 0, end * 2)
+        inside = ((points >= 0) & (points < end)).all(axis=1)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+        return Prompts(
+            points_xy=points[inside].astype(np.float32), labels=self.labels[inside], boxes_xyxy=boxes.astype(np.float32)
+        )
+
+
+def _checked_mask(mask: NDArray[Any]) -> NDArray[np.float32]:
+    mask = np.asarray(mask, np.float32)
+    if mask.ndim != 2 or not mask.size:
+        raise PromptError(f"a mask prompt of shape {mask.shape} must be (h, w)")
+    if not (np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1):
+        raise PromptError("a mask prompt must lie between 0 and 1")
+    return mask
+
+
+def pick_prompts(
+    likelihood: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    *,
+    max_points: int = 5,
+    max_boxes: int = 3,
+    flood_sure: float = FLOOD_SURE,
+    dry_sure: float = DRY_SURE,
+) -> Prompts:
+    """Choose where to prompt from how likely flood is.
+
+    Points are the deepest places of confident flood and of confident dry ground: peaks of the distance transform, each
+    taken before the ground within its own radius is closed to the next. Boxes surround connected regions of flood, and
+    the likelihood itself is the mask. Nothing is random.
+
+    Args:
+        likelihood: float32 (h, w), 0 to 1, of the tile, at the tile's resolution or any other.
+        valid: bool (height, width) of the tile; True where observed. Points lie on such pixels alone.
+        max_points: of either label.
+        max_boxes: the largest regions get one.
+        flood_sure: from this likelihood up flood is confident.
+        dry_sure: up to this likelihood dry ground is confident.
+
+    Returns:
+        Prompts in tile pixels; none, not even a mask, where nothing is confidently flood.
+
+    Raises:
+        PromptError: the likelihood is not one, or a tile has no pixels.
+    """
+    likelihood = _checked_mask(likelihood)
+    if valid.ndim != 2 or not valid.size:
+        raise PromptError(f"valid of shape {valid.shape} must be (height, width)")
+    observed = _shrink_valid(valid, likelihood.shape)
+    # Of a likelihood finer than the tile several cells share a pixel; coarser, a cell is that many pixels.
+    pixels_per_cell = np.array(valid.shape[::-1]) / likelihood.shape[::-1]
+    flood_xy = _deepest(observed & (likelihood >= flood_sure), max_points)
+    if not len(flood_xy):
+        return Prompts.none()
+    dry_xy = _deepest(observed & (likelihood <= dry_sure), max_points)
+    return Prompts(
+        points_xy=(np.concatenate([flood_xy, dry_xy]) * pixels_per_cell).astype(np.float32),
+        labels=np.repeat([1, 0], [len(flood_xy), len(dry_xy)]),
+        boxes_xyxy=(_boxes(observed & (likelihood >= 0.5), max_boxes) * np.tile(pixels_per_cell, 2)).astype(np.float32),
+        mask=likelihood,
+    )
+
+
+def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which cells of a coarser grid over the same tile hold valid pixels alone."""
+    for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
+        starts = np.arange(cells) * side // cells
+        valid = np.logical_and.reduceat(valid, starts, axis=axis)
+    return valid
+
+
+def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    """Centres (n, 2), x first, of the pixels farthest from the region's edge; the image's edge is one."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    rows, cols = np.ogrid[: region.shape[0], : region.shape[1]]
+    found: list[tuple[float, float]] = []
+    while len(found) < count:
+        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+        radius = depth[row, col]
+        if radius < max(1.0, _ROOM * max(region.shape)):
+            break
+        found.append((col + 0.5, row + 0.5))
+        depth[(rows - row) ** 2 + (cols - col) ** 2 < (2 * radius) ** 2] = 0.0
+    return np.array(found, np.float64).reshape(-1, 2)
+
+
+def _boxes(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    """Boxes (n, 4) of the largest connected parts, largest first."""
+    labels, parts = ndimage.label(region)
+    sizes = np.bincount(labels.ravel(), minlength=parts + 1)[1:]
+    order = [i for i in np.argsort(-sizes, kind="stable")[:count] if sizes[i] >= _BOX_SHARE * region.size]
+    slices = ndimage.find_objects(labels)
+    boxes = [(slices[i][1].start, slices[i][0].start, slices[i][1].stop, slices[i][0].stop) for i in order]
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, height: int) -> Prompts:
+    """Read prompts drawn by a person: points with a `label` field, and polygons whose bounds are boxes.
+
+    Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. What lies outside the scene is
+    left out, boxes are clipped.
+
+    Args:
+        path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS.
+        transform: pixel to CRS of the scene.
+        crs: the scene's CRS; None for a scene without one, and then the file's coordinates are taken as the
+            transform's.
+        width: scene columns.
+        height: scene rows.
+
+    Returns:
+        Prompts in scene pixels.
+
+    Raises:
+        VectorError: the file cannot be read.
+        PromptError: a point has no usable label, a geometry is neither points nor polygons, or all lie outside.
+    """
+    points: list[NDArray[np.float64]] = []
+    labels: list[int] = []
+    boxes: list[NDArray[np.float64]] = []
+    for layer in _filled_layers(path):
+        vectors = read_vectors(path, crs=crs, layer=layer)
+        column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
+        for index, geometry in enumerate(vectors.geometries):
+            parts = [_to_pixels(part, transform) for part in shapely.get_parts(geometry)]
+            if geometry.geom_type in ("Point", "MultiPoint"):
+                points += parts
+                labels += [_parse_label(path, column, index)] * len(parts)
+            elif geometry.geom_type in ("Polygon", "MultiPolygon"):
+                boxes += [np.concatenate([xy.min(axis=0), xy.max(axis=0)]) for xy in parts]
+            else:
+                raise PromptError(f"{path} holds a {geometry.geom_type}; prompts are points and polygons")
+    scene = Prompts(
+        points_xy=np.reshape(points, (-1, 2)).astype(np.float32),
+        labels=np.array(labels, np.int64),
+        boxes_xyxy=np.reshape(boxes, (-1, 4)).astype(np.float32),
+    )
+    inside = scene.within(Window(0, 0, height, width))
+    if not len(inside.points_xy) and not len(inside.boxes_xyxy):
+        raise PromptError(f"{path}: none of its {len(points) + len(boxes)} prompts lies inside the scene; is its CRS right?")
+    return inside
+
+
+def _filled_layers(path: Path | str) -> list[str | None]:
+    """Layers that have features; the default one where none has, for `read_vectors` to say what is wrong."""
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+        if len(names) > 1:
+            names = [name for name in names if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"]]
+    except (DataLayerError, DataSourceError):
+        names = []
+    return [*names] or [None]
+
+
+def _to_pixels(geometry: shapely.Geometry, transform: Affine) -> NDArray[np.float64]:
+    """Vertices (n, 2) in pixels."""
+    inverse, xy = ~transform, shapely.get_coordinates(geometry)
+    return np.stack(
+        [inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c, inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f],
+        axis=1,
+    )
+
+
+def _parse_label(path: Path | str, column: NDArray[Any] | None, index: int) -> int:
+    if column is None:
+        raise PromptError(f"{path} has no field named label; give every point one: 1 or flood, 0 or dry")
+    value = column[index]
+    # Numbers come as text, integers, or floats where a layer mixes points with polygons, which have no label.
+    word = str(int(value)) if isinstance(value, (float, np.floating)) and value in (0, 1) else str(value)
+    if word.strip().lower() not in _WORDS:
+        raise PromptError(f"{path}: label {value} of feature {index} is not understood; give 1 or flood, 0 or dry")
+    return _WORDS[word.strip().lower()]

@@ -20,6 +20,8 @@ from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
 
+PIXEL_CENTRE = 0.5
+"""SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
@@ -114,9 +116,10 @@ class FloodSegmenter:
         for i, p in enumerate(prompts):
             points = boxes = masks = None
             if len(p.points_xy):
-                points = (self._tensor(p.points_xy)[None], torch.as_tensor(p.labels, device=self.device)[None])
+                points = (self._tensor(p.points_xy - PIXEL_CENTRE)[None], torch.as_tensor(p.labels, device=self.device)[None])
             if len(p.boxes_xyxy):
-                boxes = self._tensor(np.concatenate([p.boxes_xyxy[:, :2].min(0), p.boxes_xyxy[:, 2:].max(0)]))[None]
+                corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
+                boxes = self._tensor(np.concatenate(corners) - PIXEL_CENTRE)[None]
             if p.mask is not None:
                 masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw)
             part = slice(i, i + 1)
@@ -167,10 +170,10 @@ class SamSegmenter:
     def _decode(self, embedding: Tensor, prompts: Prompts, scale: float) -> Tensor:
         points = boxes = None
         if len(prompts.points_xy):
-            xy = torch.as_tensor(prompts.points_xy * scale, dtype=torch.float32, device=self.device)
+            xy = torch.as_tensor(prompts.points_xy * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
             points = (xy[None], torch.as_tensor(prompts.labels, device=self.device)[None])
         if len(prompts.boxes_xyxy):
-            boxes = torch.as_tensor(prompts.boxes_xyxy[:1] * scale, dtype=torch.float32, device=self.device)
+            boxes = torch.as_tensor(prompts.boxes_xyxy[:1] * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
         # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
         several = boxes is None and len(prompts.points_xy) == 1
         logits, iou = self.network.decode(embedding, points, boxes, multimask=several)

@@ -36,7 +36,7 @@ class TrainConfig:
     """Side of the square crops, in pixels, and how many make a batch."""
     size_shares: tuple[float, ...] = (0.4, 0.3, 0.3)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)
+    prompt_shares: tuple[float, ...] = (0.65, 0.12, 0.08, 0.15)
     """How often each of `PROMPT_KINDS` is drawn."""
     learning_rate: float = 1.2e-3
     weight_decay: float = 0.03

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there")
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=4, default=(0.56, 0.1, 0.2, 0.14))
+    parser.add_argument("--shares", type=float, nargs=4, default=(0.5, 0.14, 0.2, 0.16))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
@@ -44,6 +45,7 @@ def write(path: Path, array: np.ndarray, *, crs: str | None = UTM, transform: Af
     bands = array[None] if array.ndim == 2 else array
     driver = {".tif": "GTiff", ".png": "PNG"}[path.suffix]
     place = {} if crs is None and transform == GRID else {"crs": crs, "transform": transform}
+    place = {"crs": UTM} if "gcps" in options else place
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = {"count": bands.shape[0], "height": bands.shape[1], "width": bands.shape[2]}
     with warnings.catch_warnings():
@@ -59,10 +61,14 @@ def blobs(seed: int, shape_hw: tuple[int, int] = (60, 70), scale: float = 4.0) -
     return (ndimage.gaussian_filter(noise, scale) > 0).astype(np.uint8)
 
 
-def polygons(path: Path, geometries: list[Any], *, crs: str | None = UTM, layer: str | None = None, **columns: Any) -> Path:
+def polygons(
+    path: Path, geometries: list[Any], *, crs: str | None = UTM, layer: str | None = None, **columns: Any
+) -> Path:
     frame = geopandas.GeoDataFrame(columns, geometry=geometries, crs=crs)
     options = {"layer": layer} if layer else {}
-    frame.to_file(path, **options, **({} if len(geometries) else {"geometry_type": "Polygon"}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        frame.to_file(path, **options, **({} if len(geometries) else {"geometry_type": "Polygon"}))
     return path
 
 
@@ -105,9 +111,6 @@ def array_reader(array: np.ndarray) -> Callable[..., np.ndarray]:
     return lambda window: array[window.slices]
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_scores_equal_scikit_learn(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -138,9 +141,13 @@ def test_uniform_masks_have_defined_scores(tmp_path: Path, p: int, r: int, expec
     assert {name: getattr(scores, name) for name in expected} == expected
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 7, 16, 64]), st.floats(0, 6), st.floats(0.1, 3), st.floats(0.1, 3))
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([3, 7, 16, 64]), st.floats(0, 6), st.floats(0.1, 3), st.floats(0.1, 3)
+)
 @settings(deadline=None, max_examples=40)
-def test_counts_by_blocks_equal_those_of_whole_arrays(seed: int, block: int, tolerance: float, down: float, across: float) -> None:
+def test_counts_by_blocks_equal_those_of_whole_arrays(
+    seed: int, block: int, tolerance: float, down: float, across: float
+) -> None:
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 40, 2))
     p, r = rng.choice(np.array([0, 1, 255], np.uint8), shape, p=[0.6, 0.3, 0.1]), blobs(seed, shape, 1.5)
@@ -176,10 +183,13 @@ def test_flood_has_no_boundary_with_unobserved_ground_nor_with_the_edge() -> Non
 
 def test_a_tolerance_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     p = write(tmp_path / "p.tif", blobs(0))
-    with pytest.raises(EvaluationError, match="tolerance of 5000 is 9997 pixels"):
+    with pytest.raises(EvaluationError, match="tolerance of 5000 is 9996 pixels"):
         evaluate(p, p, tolerance_m=5000)
     with pytest.raises(EvaluationError, match="tolerance"):
         evaluate(p, p, tolerance_m=-1)
+    for nonsense in (float("nan"), float("inf")):
+        with pytest.raises(EvaluationError, match="tolerance"):
+            evaluate(p, p, tolerance_m=nonsense)
 
 
 def test_default_tolerance_is_three_pixels(tmp_path: Path) -> None:
@@ -188,9 +198,6 @@ def test_default_tolerance_is_three_pixels(tmp_path: Path) -> None:
     q = write(tmp_path / "p.png", blobs(0), crs=None)
     scores = evaluate(q, q).scenes[0]
     assert (scores.tolerance, scores.tolerance_unit, scores.area_error_ha) == (3, "px", None)
-
-
-# --- areas ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,15 +226,20 @@ def test_pixel_areas_equal_geodesic_polygons(crs: str, x: float, y: float, step:
             assert areas[row, col] == pytest.approx(abs(area), rel=2e-5)
 
 
-@pytest.mark.parametrize(("crs", "x", "y", "step"), [(UTM, 170_000, 3e6, 1.0), ("EPSG:4326", 75, 60, 1e-5), ("EPSG:3857", 8e6, 8e6, 2.0)])
-def test_area_error_is_the_geodesic_area_of_what_is_wrong(tmp_path: Path, crs: str, x: float, y: float, step: float) -> None:
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "step"), [(UTM, 170_000, 3e6, 1.0), ("EPSG:4326", 75, 60, 1e-5), ("EPSG:3857", 8e6, 8e6, 2.0)]
+)
+def test_area_error_is_the_geodesic_area_of_what_is_wrong(
+    tmp_path: Path, crs: str, x: float, y: float, step: float
+) -> None:
     transform = from_origin(x, y, step, step)
     r = np.zeros((150, 140), np.uint8)
     r[20:90, 30:100] = 1
     p = r.copy()
     p[90:120, 30:100] = 1
     scores = evaluate(
-        write(tmp_path / "p.tif", p, crs=crs, transform=transform), write(tmp_path / "r.tif", r, crs=crs, transform=transform)
+        write(tmp_path / "p.tif", p, crs=crs, transform=transform),
+        write(tmp_path / "r.tif", r, crs=crs, transform=transform),
     ).scenes[0]
     to_lonlat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
 
@@ -239,9 +251,6 @@ def test_area_error_is_the_geodesic_area_of_what_is_wrong(tmp_path: Path, crs: s
     assert scores.predicted_ha == pytest.approx(hectares(20, 120), rel=1e-4)
     assert scores.reference_ha == pytest.approx(hectares(20, 90), rel=1e-4)
     assert scores.area_error_ha == pytest.approx(hectares(90, 120), rel=1e-3)
-
-
-# --- rasters --------------------------------------------------------------------------------------------------------
 
 
 def test_unobserved_pixels_are_left_out_however_they_are_marked(tmp_path: Path) -> None:
@@ -350,9 +359,13 @@ def test_world_files_without_crs_share_their_plane(tmp_path: Path) -> None:
     ("values", "nodata", "flood"),
     [((0, 1), None, 1), ((0, 255), None, 255), ((0, 1), 255, 1), ((0, 1, 255), None, 1), ((0,), None, 1)],
 )
-def test_what_is_flood_is_found_where_it_is_plain(tmp_path: Path, values: tuple[int, ...], nodata: int | None, flood: int) -> None:
+def test_what_is_flood_is_found_where_it_is_plain(
+    tmp_path: Path, values: tuple[int, ...], nodata: int | None, flood: int
+) -> None:
     r = np.random.default_rng(0).choice(np.array(values, np.uint8), (30, 30))
-    scores = evaluate(write(tmp_path / "p.tif", blobs(1, (30, 30))), write(tmp_path / "r.tif", r, nodata=nodata)).scenes[0]
+    scores = evaluate(
+        write(tmp_path / "p.tif", blobs(1, (30, 30))), write(tmp_path / "r.tif", r, nodata=nodata)
+    ).scenes[0]
     assert scores.tp + scores.fn == np.count_nonzero(r == flood)
 
 
@@ -439,6 +452,26 @@ def test_imagery_missing_and_foreign_files_are_refused_in_one_line(tmp_path: Pat
         evaluate(write(tmp_path / "a.tif", far, nodata=255), write(tmp_path / "b.tif", near, nodata=255))
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", 'LOCAL_CS["site",UNIT["metre",1]]'])
+def test_a_crs_that_cannot_place_the_coordinates_is_refused(tmp_path: Path, crs: str) -> None:
+    bad = write(tmp_path / "bad.tif", blobs(1), crs=crs)
+    good = write(tmp_path / "good.tif", blobs(2)[:50])
+    for pair in ((bad, good), (good, bad)):
+        with pytest.raises((EvaluationError, MissingCRSError)) as caught:
+            evaluate(*pair)
+        assert len(str(caught.value)) < 400
+
+
+def test_complex_numbers_and_control_points_are_refused(tmp_path: Path) -> None:
+    mask = write(tmp_path / "p.tif", blobs(1))
+    with pytest.raises(EvaluationError, match="complex"):
+        evaluate(mask, write(tmp_path / "c.tif", blobs(1).astype(np.complex64)))
+    points = [GroundControlPoint(row, col, 500_000 + col, 3_000_000 - row) for row in (0, 9) for col in (0, 9)]
+    placed = write(tmp_path / "g.tif", blobs(1)[:50], crs=None, gcps=points)
+    with pytest.raises(MissingCRSError, match="control points"):
+        evaluate(mask, placed)
+
+
 def test_sources_are_left_as_they_were(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     p = write(folder / "p.tif", blobs(1))
@@ -448,9 +481,6 @@ def test_sources_are_left_as_they_were(tmp_path: Path) -> None:
     evaluate(p, r)
     evaluate(p, folder / "r.gpkg")
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()} == before
-
-
-# --- polygons -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".geojson", ".fgb", ".parquet"])
@@ -473,12 +503,9 @@ def test_polygons_are_the_mask_they_were_traced_from(tmp_path: Path, suffix: str
 def test_polygons_burn_like_rasterio_burns_them(tmp_path: Path, angle: float) -> None:
     transform = GRID @ Affine.rotation(angle)
     rng = np.random.default_rng(0)
-    discs = [
-        shapely.Point(*(transform @ tuple(rng.uniform(0, 60, 2)))).buffer(rng.uniform(0.5, 8), quad_segs=4000).difference(
-            shapely.Point(*(transform @ (30, 30))).buffer(2)
-        )
-        for _ in range(12)
-    ]  # fmt: skip
+    hole = shapely.Point(*(transform @ (30, 30))).buffer(2)
+    centres = [shapely.Point(*(transform @ tuple(at))) for at in rng.uniform(0, 60, (6, 2))]
+    discs = [centre.buffer(rng.uniform(0.5, 8), quad_segs=4000).difference(hole) for centre in centres]
     prediction = write(tmp_path / "p.tif", blobs(1), transform=transform)
     path = polygons(tmp_path / "r.gpkg", discs)
     expected = rasterize(discs, out_shape=(60, 70), transform=transform)
@@ -510,7 +537,12 @@ def test_attributes_choose_the_flood(tmp_path: Path) -> None:
         return scores.tp + scores.fn
 
     each = 8 * 40
-    assert [flooded(v) for v in ("kind=water", "kind=water, river", "code=1", "code=1.0,3")] == [each, 2 * each, 2 * each, 3 * each]
+    assert [flooded(v) for v in ("kind=water", "kind=water, river", "code=1", "code=1.0,3")] == [
+        each,
+        2 * each,
+        2 * each,
+        3 * each,
+    ]
     with pytest.raises(EvaluationError, match="no attribute depth; it has kind, code"):
         evaluate(prediction, path, reference_value="depth=1")
     with pytest.raises(EvaluationError, match="attribute=value"):
@@ -558,13 +590,12 @@ def test_two_polygon_files_are_compared_on_a_grid_of_metres(tmp_path: Path, crs:
     assert scores.tolerance == pytest.approx(0.15, rel=1e-3)
     ring = shapely.segmentize(shapely.box(x, y, x + 40 * scale, y + 60 * scale), scale).exterior.coords
     lonlat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*np.transpose(ring))
-    assert scores.predicted_ha == pytest.approx(abs(Geod(ellps="WGS84").polygon_area_perimeter(*lonlat)[0]) / 1e4, rel=0.01)
+    assert scores.predicted_ha == pytest.approx(
+        abs(Geod(ellps="WGS84").polygon_area_perimeter(*lonlat)[0]) / 1e4, rel=0.01
+    )
     with pytest.raises(EvaluationError, match="coarser"):
         evaluate(a, b, resolution_m=1e-4)
     assert polygon_frame(PolygonMask(a), PolygonMask(b), 1.0).crs == CRS.from_user_input(crs)
-
-
-# --- folders --------------------------------------------------------------------------------------------------------
 
 
 def test_folders_pair_by_name_and_list_the_rest(tmp_path: Path) -> None:
@@ -583,7 +614,11 @@ def test_folders_pair_by_name_and_list_the_rest(tmp_path: Path) -> None:
     write(refs / "d.tif", np.zeros((3, 60, 70), np.uint8))
     evaluation = evaluate(out, refs)
     names = [(s.name, Path(s.prediction).name, Path(s.reference).name) for s in evaluation.scenes]
-    assert names == [("a", "a_mask.tif", "a_reference.tif"), ("b", "b_mask.tif", "b.png"), ("c", "c_mask.tif", "c.gpkg")]
+    assert names == [
+        ("a", "a_mask.tif", "a_reference.tif"),
+        ("b", "b_mask.tif", "b.png"),
+        ("c", "c_mask.tif", "c.gpkg"),
+    ]
     for i, scores in enumerate(evaluation.scenes):
         assert counted(scores) == confusion(blobs(i), blobs(10 + i))
     assert [Path(path).name for path in evaluation.unpaired_predictions] == ["d_mask.tif"]
@@ -599,7 +634,9 @@ def test_one_folder_may_hold_both_sides(tmp_path: Path) -> None:
     write(tmp_path / "x_mask.tif", blobs(2), nodata=255)
     polygons(tmp_path / "x.gpkg", traced(blobs(2)))
     evaluation = evaluate(tmp_path, tmp_path)
-    assert [(Path(s.prediction).name, Path(s.reference).name) for s in evaluation.scenes] == [("x_mask.tif", "x_reference.tif")]
+    assert [(Path(s.prediction).name, Path(s.reference).name) for s in evaluation.scenes] == [
+        ("x_mask.tif", "x_reference.tif")
+    ]
     assert not evaluation.unpaired_predictions
     assert not evaluation.unpaired_references
 
@@ -644,13 +681,16 @@ def test_one_bad_pair_is_named_and_the_others_are_scored(tmp_path: Path) -> None
         evaluate(tmp_path / "out", tmp_path / "refs")
 
 
-# --- mean, pool, intervals ------------------------------------------------------------------------------------------
-
-
 def some_scores(n: int) -> tuple[Scores, ...]:
     rng = np.random.default_rng(3)
     return tuple(
-        Scores(name=str(i), predicted_ha=float(i), reference_ha=1.0, tolerance=1.0, **dict(zip(names, map(int, values), strict=True)))
+        Scores(
+            name=str(i),
+            predicted_ha=float(i),
+            reference_ha=1.0,
+            tolerance=1.0,
+            **dict(zip(names, map(int, values), strict=True)),
+        )
         for i, values in enumerate(rng.integers(1, 1000, (n, 4)))
         for names in [("tp", "fp", "fn", "tn")]
     )
@@ -715,9 +755,6 @@ def test_json_csv_and_table_say_the_same(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["s.csv"]
 
 
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
 def test_errors_layer_holds_exactly_what_is_wrong(tmp_path: Path) -> None:
     p, r = blobs(1), blobs(2)
     p[:4] = 255
@@ -749,7 +786,7 @@ def test_errors_of_scenes_in_different_crs_share_one_layer(tmp_path: Path) -> No
         write(tmp_path / "out" / f"{name}_mask.tif", blobs(1), crs=crs)
         write(tmp_path / "refs" / f"{name}_reference.tif", blobs(2), crs=crs)
     evaluate(tmp_path / "out", tmp_path / "refs", errors=tmp_path / "wrong.gpkg")
-    layer = geopandas.read_file(tmp_path / "wrong.gpkg")
+    layer = geopandas.read_file(tmp_path / "wrong.gpkg", layer="errors")
     assert layer.crs == "EPSG:4326"
     assert sorted(layer["scene"].unique()) == ["a", "b"]
 
@@ -757,3 +794,16 @@ def test_errors_of_scenes_in_different_crs_share_one_layer(tmp_path: Path) -> No
 def test_evaluate_is_the_package_attribute() -> None:
     assert floodmap.evaluate is evaluate
     assert floodmap.Scores is Scores
+
+
+def test_errors_without_crs_are_in_pixels(tmp_path: Path) -> None:
+    p, r = (write(tmp_path / f"{name}.png", blobs(seed), crs=None) for name, seed in (("p", 1), ("r", 2)))
+    evaluate(p, r, errors=tmp_path / "wrong.gpkg")
+    layer = geopandas.read_file(tmp_path / "wrong.gpkg", layer="errors")
+    assert layer.area.sum() == np.count_nonzero(blobs(1) != blobs(2))
+    assert layer["area_m2"].isna().all()
+    placed = write(tmp_path / "out" / "a_mask.tif", blobs(1)).parent
+    write(placed / "b_mask.png", blobs(1), crs=None)
+    with pytest.raises(EvaluationError, match="separately"):
+        evaluate(placed, placed.parent / "out", errors=tmp_path / "both.gpkg")
+    assert not (tmp_path / "both.gpkg").exists()

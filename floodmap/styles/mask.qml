@@ -4,7 +4,7 @@
     <provider>
       <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
     </provider>
-    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="110,110,110,130">
+    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="60,60,60,140">
       <rasterTransparency/>
       <colorPalette>
         <paletteEntry value="0" color="#ffffff" alpha="0" label="dry"/>

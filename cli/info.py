@@ -1,0 +1,103 @@
+"""`floodmap info`: what floodmap sees in a scene, and what segmenting it will take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from floodmap.grid import Grid
+from floodmap.scene import Scene, SceneOptions
+
+from .options import grid_options, json_option, scene_options, verbosity_options
+
+PROCESS_BYTES = 600e6
+"""Memory of Python, torch and the shipped model before any pixel is read."""
+PIXEL_BYTES = 24
+"""Memory for each pixel of the rows of windows in flight: 8-bit colours read ahead, float32 logits and their weights."""
+BATCH_BYTES = 250e6
+"""Memory of the model at work on one batch of windows."""
+DISK_BYTES_PER_PIXEL = 2.5
+"""Disk for each pixel, at most: finished strips, and mask and probability with their overviews, before compression."""
+PIXELS_PER_SECOND = 3e6
+"""Speed of the shipped model on two CPU cores."""
+
+
+@click.command("info")
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...", type=click.Path(path_type=Path))
+@scene_options
+@grid_options
+@json_option
+@verbosity_options
+def info(
+    scenes: tuple[Path, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any
+) -> None:
+    """Say what floodmap sees in each SCENE, without segmenting it."""
+    found = [describe(path, SceneOptions(**options), tile_size=tile_size, overlap=overlap) for path in scenes]
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n\n".join(as_text(scene) for scene in found))
+
+
+def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int) -> dict[str, Any]:
+    """Everything `info` reports of one scene; the memory, disk and time are estimates."""
+    with Scene.open(path, options) as scene:
+        grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
+        pixels, in_flight = scene.height * scene.width, 2 * grid.shape_hw[0] * scene.width
+        windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
+        return {
+            "path": str(path),
+            "size": {"width": scene.width, "height": scene.height},
+            "source_size": {"width": scene.source_shape_hw[1], "height": scene.source_shape_hw[0]},
+            "crs": scene.crs.to_string() if scene.crs else None,
+            "transform": list(scene.transform)[:6],
+            "gsd_m": scene.gsd_m,
+            "source_gsd_m": scene.source_gsd_m,
+            "dtype": scene.dtype,
+            "bands": list(scene.bands),
+            "nir_band": scene.nir_band,
+            "stretch": {"low": list(scene.stretch.low), "high": list(scene.stretch.high)},
+            # JSON has no NaN.
+            "nodata": scene.nodata if scene.nodata is None or scene.nodata == scene.nodata else "nan",
+            "collar": list(scene.collar.colours) if scene.collar else [],
+            "valid_share": scene.valid_share(),
+            "date": scene.date.isoformat(),
+            "fingerprint": scene.fingerprint,
+            "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
+            "estimate": {
+                "memory_bytes": int(PROCESS_BYTES + BATCH_BYTES + scene.cache_bytes + PIXEL_BYTES * in_flight),
+                "disk_bytes": int(DISK_BYTES_PER_PIXEL * pixels),
+                "seconds": round(windows / PIXELS_PER_SECOND, 1),
+            },
+        }
+
+
+def as_text(scene: dict[str, Any]) -> str:
+    """The same as aligned lines."""
+    size, source, estimate = scene["size"], scene["source_size"], scene["estimate"]
+    bands = ", ".join(str(band) for band in scene["bands"]) + (f" (NIR {scene['nir_band']})" if scene["nir_band"] else "")
+    bounds = zip(scene["stretch"]["low"], scene["stretch"]["high"], strict=True)
+    identity = scene["dtype"] == "uint8"
+    rows = {
+        "CRS": scene["crs"] or "none: pixel coordinates, no areas",
+        "size": f"{size['width']} x {size['height']} pixels, {size['width'] * size['height'] / 1e6:.4g} megapixels"
+        + (f" (file {source['width']} x {source['height']})" if source != size else ""),
+        "pixel": "unknown" if scene["gsd_m"] is None else f"{scene['gsd_m']:.4g} m on the ground",
+        "bands": f"{bands} of type {scene['dtype']}",
+        "stretch": "none" if identity else ", ".join(f"{low:.6g} to {high:.6g}" for low, high in bounds),
+        "nodata": "none" if scene["nodata"] is None else f"{scene['nodata']}",
+        "collar": " and ".join(scene["collar"]) or "none",
+        "observed": f"about {100 * scene['valid_share']:.1f} %",
+        "windows": "{count} of {width} x {height} pixels".format(**scene["windows"]),
+        "memory": f"about {estimate['memory_bytes'] / 1e9:.1f} GB (estimate)",
+        "disk": f"at most {estimate['disk_bytes'] / 1e6:.3g} MB (estimate)",
+        "time": f"about {_duration(estimate['seconds'])} on 2 CPU cores (estimate)",
+    }
+    return "\n".join([scene["path"], *(f"  {name:<9} {text}" for name, text in rows.items())])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

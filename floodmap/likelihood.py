@@ -1,0 +1,265 @@
+"""How likely each pixel is flood water, from the image alone: colour, texture and, with NIR, NDWI. No training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from floodmap.errors import PromptError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_SIDE = 256
+"""Working resolution: long side in pixels. Texture is measured here, so its meaning does not change with the input."""
+_COLOUR_BINS = 10
+_TEXTURE_BINS = 3
+_RANGES = ((0.0, 100.0), (-24.0, 24.0), (-24.0, 40.0), (-0.7, 2.7))
+"""Of L*, a*, b* and texture, spanned by the bins; what lies outside falls into the outermost ones."""
+_ITERATIONS = 5
+_SEED_WEIGHT = 0.1
+_COLOUR_WEIGHT = 1.6
+_PRIOR_WEIGHT = 0.25
+"""0 takes flood and dry ground for equally common, 1 as common as the last round found. At 1 the rounds run away to
+all flood or all dry."""
+_NDWI_WEIGHT = 10.0
+"""McFeeters' water is NDWI > 0; at this weight 0.1 on either side of it is worth odds of e to 1."""
+
+
+def likelihood(
+    rgb: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    *,
+    nir: NDArray[np.uint8] | None = None,
+    gsd_m: float | None = None,
+) -> NDArray[np.float32]:
+    """Estimate where flood water lies, without training and without a reference.
+
+    A first guess takes for water what is smooth, no greener than it is red (muddy or grey, not vegetation) and rather
+    bright for its image. Then, as in the dominant flood colour of Simantiris and Panagiotakis (Remote Sensing 16:2126,
+    2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM TOG 23:309, 2004), the image teaches
+    its own flood colour: histograms over CIE L*a*b* and texture of flood and of the rest, pixels weighted by the last
+    round's likelihood; their log ratio, smoothed along edges by a guided filter (He et al., IEEE TPAMI 35:1397, 2013),
+    is the next round's. Sky is dry. With NIR, NDWI (McFeeters, IJRS 17:1425, 1996) counts in every round.
+
+    It splits an image into the more and the less flood-like: it ranks, and cannot tell that nothing is flooded.
+
+    Args:
+        rgb: uint8 (3, h, w), any size; worked on at a long side of 256 pixels.
+        valid: bool (h, w); True where the pixel is observed.
+        nir: uint8 (h, w), stretched like the green band; None where there is none.
+        gsd_m: ground sample distance in metres. A scene that has one is map-projected, so no sky is looked for; None
+            is for photographs.
+
+    Returns:
+        float32 (h, w), 0 to 1; 0 where not valid. 0.5 and above is the flood mask.
+
+    Raises:
+        PromptError: the shapes do not agree.
+    """
+    _check(rgb, valid, nir)
+    if not valid.any():
+        return np.zeros(valid.shape, np.float32)
+    bands = rgb if nir is None else np.concatenate([rgb, nir[None]])
+    small, observed = _shrink(bands, valid)
+    features = _describe(small[:3], observed, sky=gsd_m is None)
+    water = np.zeros(observed.shape) if nir is None else _ndwi_evidence(small)
+    probability = _refine(_first_guess(features) + water, features, water)
+    return np.where(valid, np.clip(_enlarge(probability, valid.shape), 0.0, 1.0), 0.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Features:
+    """What is known of each pixel at the working resolution; all float64 (h, w) but where said otherwise."""
+
+    lab: Floats
+    """CIE L*a*b* (3, h, w), D65."""
+    lightness: Floats
+    """L*, smoothed."""
+    redness: Floats
+    """(R - G) / (R + G), smoothed; negative on vegetation."""
+    fine: Floats
+    """Log of the local standard deviation of L* over about 3 pixels."""
+    coarse: Floats
+    """The same over about 12 pixels."""
+    ground: Bools
+    """Observed and not sky."""
+
+    def centred(self, feature: Floats) -> Floats:
+        """A feature less its median over the ground."""
+        return feature - (np.median(feature[self.ground]) if self.ground.any() else 0.0)
+
+
+def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uint8] | None) -> None:
+    if rgb.ndim != 3 or rgb.shape[0] != 3 or 0 in rgb.shape:
+        raise PromptError(f"rgb of shape {rgb.shape} must be (3, height, width)")
+    if valid.shape != rgb.shape[1:]:
+        raise PromptError(f"valid of shape {valid.shape} must have the rgb's (height, width) {rgb.shape[1:]}")
+    if nir is not None and nir.shape != valid.shape:
+        raise PromptError(f"nir of shape {nir.shape} must have the rgb's (height, width) {valid.shape}")
+
+
+def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
+    """Mean of the valid pixels per cell, at most 256 cells a side; cells without any take their nearest neighbour's."""
+    scale = min(1.0, _SIDE / max(valid.shape))
+    rows, cols = (
+        np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape
+    )
+
+    def total(image: Floats) -> Floats:
+        return np.add.reduceat(np.add.reduceat(image, rows, axis=-2), cols, axis=-1)
+
+    count = total(valid.astype(np.float64))
+    mean = total(bands * valid.astype(np.float64)) / np.maximum(count, 1.0)
+    row, col = ndimage.distance_transform_edt(count == 0, return_distances=False, return_indices=True)
+    return mean[:, row, col], count > 0
+
+
+def _enlarge(image: Floats, shape_hw: tuple[int, ...]) -> Floats:
+    """Bilinear, cell centres on cell centres."""
+    for axis, side in enumerate(shape_hw):
+        cells = image.shape[axis]
+        at = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
+        low = np.minimum(at.astype(int), max(cells - 2, 0))
+        high = np.minimum(low + 1, cells - 1)
+        part = (at - low).reshape((-1, 1) if axis == 0 else (1, -1))
+        image = image.take(low, axis) * (1 - part) + image.take(high, axis) * part
+    return image
+
+
+def _describe(rgb: Floats, observed: Bools, *, sky: bool) -> _Features:
+    lab = _to_lab(rgb)
+    red, green, _ = rgb
+    deviation = _deviation(lab[0], 1.0)
+    ground = observed & ~_sky(rgb, lab, deviation) if sky else observed
+    return _Features(
+        lab=lab,
+        lightness=_smooth(lab[0]),
+        # 20 in the denominator keeps the noise of black shadows from being a colour.
+        redness=_smooth((red - green) / (red + green + 20.0)),
+        fine=np.log(_smooth(deviation) + 0.5),
+        coarse=np.log(_deviation(lab[0], 4.0) + 0.5),
+        ground=ground,
+    )
+
+
+def _first_guess(features: _Features) -> Floats:
+    """Log odds of flood before the image's own colours are known."""
+    smoothness = -1.2 * features.centred(features.fine) - 0.6 * features.centred(features.coarse)
+    colour = 16.0 * (features.redness - 0.01)
+    # Water under a clouded sky outshines vegetation and shadow, but white roofs and clouds outshine water.
+    light = 0.03 * features.centred(features.lightness) - 0.2 * np.maximum(features.lightness - 85.0, 0.0)
+    return smoothness + colour + light
+
+
+def _ndwi_evidence(bands: Floats) -> Floats:
+    """Log odds of flood from NDWI = (green - NIR) / (green + NIR)."""
+    green, nir = bands[1], bands[3]
+    return _NDWI_WEIGHT * np.clip(_smooth((green - nir) / (green + nir + 1.0)), -0.5, 0.5)
+
+
+def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
+    """Learn the image's own flood colours from a guess, in log odds, and return probabilities."""
+    ground, smooth = features.ground, _edge_aware(features.lightness)
+    shape = (_COLOUR_BINS,) * 3 + (_TEXTURE_BINS,)
+    index = _bin(features, shape)
+
+    def histogram(weights: Floats) -> Floats:
+        counts = np.bincount(index[ground], weights[ground], minlength=int(np.prod(shape))).reshape(shape)
+        return ndimage.gaussian_filter(counts, (1.5, 1.5, 1.5, 1.0))
+
+    everything = histogram(np.ones(guess.shape))
+    odds = guess
+    for _ in range(_ITERATIONS if ground.any() else 0):
+        flood = histogram(_sigmoid(odds))
+        dry = np.maximum(everything - flood, 0.0)
+        share = np.clip(flood.sum() / everything.sum(), 1e-3, 1 - 1e-3)
+        floor = 1e-6 * everything.sum()
+        ratio = np.log((flood + floor * share) / (dry + floor * (1 - share)))
+        ratio -= (1 - _PRIOR_WEIGHT) * np.log(share / (1 - share))
+        odds = _COLOUR_WEIGHT * smooth(np.clip(ratio, -4.0, 4.0).ravel()[index]) + _SEED_WEIGHT * guess + water
+    return np.where(ground, _sigmoid(odds), 0.0)
+
+
+def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Histogram bin of each pixel (h, w), of L*, a*, b* and texture in an array of this shape."""
+    bins = [
+        np.clip((value - low) / (high - low) * size, 0, size - 1).astype(np.int64)
+        for value, (low, high), size in zip((*features.lab, features.fine), _RANGES, shape, strict=True)
+    ]
+    return np.ravel_multi_index(bins, shape)
+
+
+def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
+    """Bright, smooth, bluish or white areas along the top edge, brighter than the ground and found nowhere below.
+
+    Grey water reaching the top edge looks the same; but its colour comes back further down, where sky's does not.
+    """
+    red, green, blue = rgb
+    soft = np.stack([_smooth(channel) for channel in lab])
+    candidate = (blue >= red - 5) & (blue >= green - 5) & (soft[0] > 62) & (deviation < 3)
+    seed = np.zeros_like(candidate)
+    seed[:2] = candidate[:2]
+    reached = ndimage.binary_propagation(seed, mask=candidate)
+    sky = np.zeros_like(candidate)
+    if not reached.any() or reached.all():
+        return sky
+    below = ~reached & (deviation < 3)
+    ground_lightness = np.median(soft[0][~reached])
+    labels, _ = ndimage.label(reached)
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels == label
+        mean = soft[:, part].mean(axis=1)
+        again = (((soft - mean[:, None, None]) ** 2).sum(axis=0) < 8.0**2) & below
+        wide = box[1].stop - box[1].start >= 0.3 * sky.shape[1]
+        sized = 0.001 * sky.size <= part.sum() <= 0.5 * sky.size
+        if wide and sized and mean[0] >= ground_lightness + 10 and again.sum() <= 0.3 * part.sum():
+            sky |= part
+    return sky
+
+
+def _to_lab(rgb: Floats) -> Floats:
+    """sRGB 0 to 255 to CIE L*a*b*, D65 (IEC 61966-2-1, CIE 15)."""
+    srgb = rgb / 255.0
+    linear = np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    white = np.array([[0.95047], [1.0], [1.08883]])
+    xyz = np.tensordot(to_xyz / white, linear, axes=1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
+    """The guided filter (He et al., eq. 5 to 8) of an L* guide: radius 5 pixels, edges are steps well above 7 L*."""
+
+    def box(image: Floats) -> Floats:
+        return np.asarray(ndimage.uniform_filter(image, 11, mode="nearest"))
+
+    mean = box(guide)
+    variance = box(guide * guide) - mean * mean + 50.0
+
+    def smooth(image: Floats) -> Floats:
+        average = box(image)
+        slope = (box(guide * image) - mean * average) / variance
+        return box(slope) * guide + box(average - slope * mean)
+
+    return smooth
+
+
+def _smooth(image: Floats) -> Floats:
+    return np.asarray(ndimage.gaussian_filter(image, 1.0))
+
+
+def _deviation(image: Floats, sigma: float) -> Floats:
+    mean, square = ndimage.gaussian_filter(image, sigma), ndimage.gaussian_filter(image * image, sigma)
+    return np.sqrt(np.maximum(square - mean * mean, 0.0))
+
+
+def _sigmoid(odds: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0)))
