@@ -1,4 +1,4 @@
-"""Scores of a model on everything that was kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
+"""Scores of a model on all that was kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
 
 DATA is the folder of docs/model-card.md. All of it goes through `floodmap segment` and `floodmap evaluate` as a user's
 scenes would, with automatic prompts; nothing of a reference reaches the model.
@@ -33,7 +33,9 @@ def segment_all(paths: Sequence[Path], out: Path, segmenter: FloodSegmenter | Sa
     return min(segment_scene(path, out, segmenter, options).summary["observed_share"] for path in paths)
 
 
-def evaluated(name: str, paths: Sequence[Path], masks: Path, work: Path, model: object, prompts: str) -> dict[str, object]:
+def evaluated(
+    name: str, paths: Sequence[Path], masks: Path, work: Path, model: object, prompts: str
+) -> dict[str, object]:
     """Scores of labelled pictures."""
     out = work / name
     observed = segment_all(paths, out, model, prompts)
@@ -44,7 +46,8 @@ def evaluated(name: str, paths: Sequence[Path], masks: Path, work: Path, model: 
     result = floodmap.evaluate(out, references)
     ious = [scene.iou for scene in result.scenes]
     return {
-        "images": len(ious), "mean IoU": result.mean("iou"), "pooled IoU": result.pooled.iou, "mean Dice": result.mean("dice"),
+        "images": len(ious), "mean IoU": result.mean("iou"), "pooled IoU": result.pooled.iou,
+        "mean Dice": result.mean("dice"),
         "under 0.40": sum(iou < 0.4 for iou in ious), "lowest IoU": min(ious), "observed": observed,
     }  # fmt: skip
 
@@ -75,7 +78,12 @@ def synthetic_scores(work: Path, model: object, prompts: str, side: int = 1536) 
     segment_all(paths, work / "synthetic", model, prompts)
     result = floodmap.evaluate(work / "synthetic", folder)
     ious = [scene.iou for scene in result.scenes]
-    return {"images": len(ious), "mean IoU": float(np.mean(ious)), "pooled IoU": result.pooled.iou, "lowest IoU": min(ious)}
+    return {
+        "images": len(ious),
+        "mean IoU": float(np.mean(ious)),
+        "pooled IoU": result.pooled.iou,
+        "lowest IoU": min(ious),
+    }
 
 
 def main() -> None:
@@ -94,12 +102,18 @@ def main() -> None:
             with (data / "flood-area" / "splits.csv").open() as file:
                 names = [row["name"] for row in csv.DictReader(file) if row["split"] == "val"]
             paths = [data / "flood-area" / "images" / f"{name}.jpg" for name in names]
-            scores["flood-area val"] = evaluated("floods", paths, data / "flood-area" / "masks", work, model, options.prompts)
+            scores["flood-area val"] = evaluated(
+                "floods", paths, data / "flood-area" / "masks", work, model, options.prompts
+            )
         if "dubai" in options.sets:
             paths = sorted((data / "dubai-water" / "images").glob("tile5_*.jpg"))
-            scores["dubai-water tile 5"] = evaluated("dubai", paths, data / "dubai-water" / "masks", work, model, options.prompts)
+            scores["dubai-water tile 5"] = evaluated(
+                "dubai", paths, data / "dubai-water" / "masks", work, model, options.prompts
+            )
         if "dry" in options.sets:
-            scores["ucmerced dry, kept out"] = false_flood(dry_kept_out(data / "ucmerced"), work / "dry", model, options.prompts)
+            scores["ucmerced dry, kept out"] = false_flood(
+                dry_kept_out(data / "ucmerced"), work / "dry", model, options.prompts
+            )
         if "synthetic" in options.sets:
             scores["synthetic, ten seeds"] = synthetic_scores(work, model, options.prompts)
     print(json.dumps(scores, indent=1))

@@ -1,7 +1,7 @@
 """Whole-scene speed and peak memory: `python benchmarks/throughput.py [--sides 5000 20000] [--folder FOLDER]`.
 
-Synthetic scenes are generated once and kept in the folder. Every run is a fresh `floodmap segment`; its memory is the sum of
-the peaks (VmHWM) of all processes it was made of. Linux only: the peaks are read from /proc.
+Synthetic scenes are generated once and kept in the folder. Every run is a fresh `floodmap segment`; its memory is the
+sum of the peaks (VmHWM) of all processes it was made of. Linux only: the peaks are read from /proc.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def main() -> None:
         run = measure(scene(options.folder, side), side, options.folder / "out", options.extra)
         runs.append(run)
         print(
-            f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} {run.peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
+            f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} "
+            f"{run.peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
         )
     first, last = runs[0], runs[-1]
     print(

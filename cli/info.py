@@ -31,9 +31,7 @@ PIXELS_PER_SECOND = 3e6
 @grid_options
 @json_option
 @verbosity_options
-def info(
-    scenes: tuple[Path, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any
-) -> None:
+def info(scenes: tuple[Path, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:
     """Say what floodmap sees in each SCENE, without segmenting it."""
     found = [describe(path, SceneOptions(**options), tile_size=tile_size, overlap=overlap) for path in scenes]
     if as_json:
@@ -78,7 +76,9 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
 def as_text(scene: dict[str, Any]) -> str:
     """The same as aligned lines."""
     size, source, estimate = scene["size"], scene["source_size"], scene["estimate"]
-    bands = ", ".join(str(band) for band in scene["bands"]) + (f" (NIR {scene['nir_band']})" if scene["nir_band"] else "")
+    bands = ", ".join(str(band) for band in scene["bands"]) + (
+        f" (NIR {scene['nir_band']})" if scene["nir_band"] else ""
+    )
     bounds = zip(scene["stretch"]["low"], scene["stretch"]["high"], strict=True)
     identity = scene["dtype"] == "uint8"
     rows = {
@@ -100,4 +100,10 @@ def as_text(scene: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

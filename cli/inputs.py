@@ -80,16 +80,18 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 
 def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     """Results are named after the file; where two files share a name, after its folder or its suffix too."""
-    for name_of in (lambda p: p.stem, lambda p: f"{p.resolve().parent.name}_{p.stem}", lambda p: p.name.replace(".", "_")):
+    for name_of in (
+        lambda p: p.stem,
+        lambda p: f"{p.resolve().parent.name}_{p.stem}",
+        lambda p: p.name.replace(".", "_"),
+    ):
         groups: dict[str, list[Path]] = defaultdict(list)
         for path in paths:
             groups[_base(path, paths, name_of).casefold()].append(path)  # some file systems ignore case
         if all(len(group) == 1 for group in groups.values()):
             return [(_base(path, paths, name_of), path) for path in paths]
     doubled = next(group for group in groups.values() if len(group) > 1)
-    raise FloodmapError(
-        f"{doubled[0]} and {doubled[1]} would write to the same files; give each its own output folder"
-    )
+    raise FloodmapError(f"{doubled[0]} and {doubled[1]} would write to the same files; give each its own output folder")
 
 
 def _base(path: Path, paths: Sequence[Path], name_of: object) -> str:

@@ -48,24 +48,56 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
 @click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
 @click.option(
-    "-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
     help="Folder for the results; made if it is not there.",
 )
 @model_option
 @click.option(
-    "--prompts", default="auto", show_default=True, metavar="auto|none|FILE", callback=_prompts,
-    help="What tells the model where to look: itself (auto), nothing, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes.",
+    "--prompts",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|FILE",
+    callback=_prompts,
+    help="What tells the model where to look: a coarse pass (auto), nothing, or a vector file with boxes and points "
+    "(field `label`: 1 flood, 0 dry).",
 )
 @scene_options
 @grid_options
-@click.option("--threshold", type=click.FloatRange(0.01, 1.0), default=0.5, show_default=True, help="Flood where the probability is at least this.")
-@click.option("--min-area", "min_area_m2", type=float, metavar="M2", callback=not_negative, help="Drop smaller polygons.  [default: 25 pixels]")
-@click.option("--simplify", "simplify_m", type=float, metavar="METRES", callback=not_negative, help="Tolerance of the outlines; 0 follows every pixel.  [default: 1 pixel]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0.01, 1.0),
+    default=0.5,
+    show_default=True,
+    help="Flood where the probability is at least this.",
+)
+@click.option(
+    "--min-area",
+    "min_area_m2",
+    type=float,
+    metavar="M2",
+    callback=not_negative,
+    help="Drop smaller polygons.  [default: 25 pixels]",
+)
+@click.option(
+    "--simplify",
+    "simplify_m",
+    type=float,
+    metavar="METRES",
+    callback=not_negative,
+    help="Tolerance of the outlines; 0 follows every pixel.  [default: 1 pixel]",
+)
 @format_option
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
 @overwrite_option
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped; begin where there is nothing to go on with.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where an interrupted run stopped; begin where there is nothing to go on with."
+)
 @json_option
 @verbosity_options
 def segment(
@@ -97,7 +129,9 @@ def segment(
             try:
                 results.append(segment_scene(path, out, segmenter, options, name=name, progress=progress))
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"{name} is unfinished; the same command with --resume goes on with it") from None
+                raise KeyboardInterrupt(
+                    f"{name} is unfinished; the same command with --resume goes on with it"
+                ) from None
             except FloodmapError as error:
                 if len(found) == 1:
                     raise
@@ -137,7 +171,11 @@ def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
         return
     summary = result.summary
     area = summary["flood_area_ha"]
-    size = f"{area:,.2f} ha of flood" if area is not None else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
+    size = (
+        f"{area:,.2f} ha of flood"
+        if area is not None
+        else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
+    )
     failed = f"; {result.failed_windows} windows FAILED and are unobserved" if result.failed_windows else ""
     click.echo(
         f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "

@@ -63,7 +63,9 @@ class _Pyramid:
     def __init__(self, sample: Sample) -> None:
         rgb = torch.from_numpy(sample.rgb)
         mask = torch.from_numpy(sample.mask)
-        self.levels = [torch.cat([rgb, (mask == 1).to(torch.uint8)[None] * 255, (mask != IGNORED).to(torch.uint8)[None] * 255])]
+        self.levels = [
+            torch.cat([rgb, (mask == 1).to(torch.uint8)[None] * 255, (mask != IGNORED).to(torch.uint8)[None] * 255])
+        ]
         for _ in range(COARSEST_LEVEL):
             last = self.levels[-1]
             if min(last.shape[1:]) < 32:
@@ -108,7 +110,9 @@ class CropSampler:
         height, width = levels[0].shape[1:]
         # No more than the whole picture and a little rim: a crop that is mostly empty teaches nothing.
         widest = max(1.1 * math.sqrt(height * width) / size, source.zoom[0])
-        zoom = math.exp(self._uniform(math.log(source.zoom[0]), math.log(max(min(source.zoom[1], widest), source.zoom[0]))))
+        zoom = math.exp(
+            self._uniform(math.log(source.zoom[0]), math.log(max(min(source.zoom[1], widest), source.zoom[0])))
+        )
         homography = self._homography(source.from_above, zoom, size)
         margin = 0.4 * zoom * size
         centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
@@ -127,13 +131,19 @@ class CropSampler:
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float, size: int) -> Tensor:
-        turn = self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
+        turn = (
+            self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
+        )
         flip_x = -1.0 if self._uniform(0, 1) < 0.5 else 1.0
         flip_y = -1.0 if not from_above and self._uniform(0, 1) < 0.05 else 1.0
         stretch = math.exp(self._uniform(-0.2, 0.2))
         cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
         matrix = torch.tensor(
-            [[cos * flip_x * stretch, -sin * flip_y / stretch, 0.0], [sin * flip_x * stretch, cos * flip_y / stretch, 0.0], [0.0, 0.0, 1.0]]
+            [
+                [cos * flip_x * stretch, -sin * flip_y / stretch, 0.0],
+                [sin * flip_x * stretch, cos * flip_y / stretch, 0.0],
+                [0.0, 0.0, 1.0],
+            ]
         )
         if self._uniform(0, 1) < 0.3:
             matrix[2, 0] = self._uniform(-0.5, 0.5) / size

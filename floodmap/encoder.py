@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,14 @@ class EncoderConfig:
     """Residual blocks at each stride."""
     embed_dim: int = 192
     """Channels of the embedding, and of the prompt encoder and mask decoder."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
+        """From a checkpoint's header, where tuples have become lists; unknown or missing fields raise TypeError."""
+        whole: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**whole)
 
 
 class ConvNorm(nn.Sequential):
@@ -34,10 +44,17 @@ class ConvNorm(nn.Sequential):
             nn.BatchNorm2d(out_channels),
         )
 
+    @property
+    def norm_weight(self) -> Tensor:
+        """The batch norm's scale."""
+        weight: Tensor = self.get_parameter("1.weight")
+        return weight
+
     def fuse(self) -> None:
         """Fold the batch norm into the convolution, in place; the module must be in eval mode."""
         conv, norm = self[0], self[1]
-        self[0] = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            self[0] = fuse_conv_bn_eval(conv, norm)
         self[1] = nn.Identity()
 
 
@@ -51,7 +68,7 @@ class Block(nn.Module):
         same = stride == 1 and in_channels == out_channels
         self.shortcut = nn.Identity() if same else ConvNorm(in_channels, out_channels, 1, stride)
         # Starting as the identity steadies training from scratch (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
-        nn.init.zeros_(self.conv2[1].weight)
+        nn.init.zeros_(self.conv2.norm_weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
@@ -79,7 +96,9 @@ class PyramidEncoder(nn.Module):
         self.top = ConvNorm(w32, dim, 1)
         self.laterals = nn.ModuleList([ConvNorm(w16, dim, 1), ConvNorm(w8, dim // 2, 1), ConvNorm(w4, dim // 4, 1)])
         self.reduce = nn.ModuleList([ConvNorm(dim, dim // 2, 1), ConvNorm(dim // 2, dim // 4, 1)])
-        self.smooth = nn.ModuleList([ConvNorm(dim, dim, 3), ConvNorm(dim // 2, dim // 2, 3), ConvNorm(dim // 4, dim // 4, 3)])
+        self.smooth = nn.ModuleList(
+            [ConvNorm(dim, dim, 3), ConvNorm(dim // 2, dim // 2, 3), ConvNorm(dim // 4, dim // 4, 3)]
+        )
         self.skip8 = nn.Conv2d(dim // 2, dim // 4, 1)
         self.skip4 = nn.Conv2d(dim // 4, dim // 8, 1)
 

@@ -65,8 +65,8 @@ class Journal:
     def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
         record = self.folder / "settings.json"
         found = record.read_text("utf-8") if record.exists() else None
-        unfinished = found is not None and any(self._paths())
-        if unfinished and not discard:
+        unfinished = any(self._paths())
+        if found is not None and unfinished and not discard:
             if not resume:
                 raise OutputError(_UNFINISHED.format(self.folder.parent))
             if found != wanted:
@@ -85,7 +85,7 @@ class Journal:
     def append(self, index: int, entry: Entry) -> None:
         """Put a strip on disk, whole or not at all."""
         head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes, 1)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes.tobytes(), 1)
         _write(self._path(index), _digest(body) + body)
 
     def finished(self) -> int:

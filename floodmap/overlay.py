@@ -23,8 +23,8 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import MissingCRSError, SceneError
+from floodmap.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.grid import Window
-from floodmap.source import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.vectors import is_vector, read_vectors
 
 
@@ -143,7 +143,7 @@ class _Raster:
         covered = np.asarray(values != 0)
         # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
         nodata = self._dataset.nodata
-        return covered & ~np.isnan(values) & (True if nodata is None else values != nodata)
+        return np.asarray(covered & ~np.isnan(values) & (True if nodata is None else values != nodata))
 
     def meets_scene(self) -> bool:
         """Whether the raster's rectangle meets the scene's."""

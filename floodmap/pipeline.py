@@ -117,8 +117,8 @@ def segment(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
         progress: called after every window.
-        prompts, tile_size, overlap, threshold, min_area_m2, simplify_m, formats, overwrite, resume: see `SegmentOptions`.
         resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
+        prompts, tile_size and the others: see `SegmentOptions`.
 
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
@@ -148,7 +148,7 @@ def segment_scene(
     name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> FloodMap:
-    """As `segment`, with a model that is loaded already; `name` (the source's stem by default) begins every file's name."""
+    """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
     started = time.monotonic()
     with Scene.open(source, options.scene) as scene:
         name = name or scene.name
@@ -206,7 +206,9 @@ def run_windows(
             for window, probability, reason in predict(segmenter, prompter, batch, notes):
                 strip = mosaic.add(window, probability, reason)
                 done += 1
-                report(Progress(done, len(grid), window.row_off * grid.width + window.height * window.col_end, "segment"))
+                report(
+                    Progress(done, len(grid), window.row_off * grid.width + window.height * window.col_end, "segment")
+                )
         if strip is not None and row >= begun:
             journal.append(row, Entry(strip, notes))
 
@@ -271,14 +273,20 @@ def _failed(notes: dict[str, Any], window: Window, why: str, reason: NDArray[np.
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Options with the smallest area and the tolerance filled in; in metres they need a place on the ground."""
     if scene.crs is None and "geojson" in options.formats:
-        raise MissingCRSError(f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or assign one with --crs")
+        raise MissingCRSError(
+            f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or assign one with --crs"
+        )
     if scene.gsd_m is None:
         for value, flag in ((options.min_area_m2, "--min-area"), (options.simplify_m, "--simplify")):
             if value:
-                raise MissingCRSError(f"{scene.path} has no CRS, so {flag} cannot be measured on it; assign one with --crs")
+                raise MissingCRSError(
+                    f"{scene.path} has no CRS, so {flag} cannot be measured on it; assign one with --crs"
+                )
         return replace(options, min_area_m2=0.0, simplify_m=0.0)
     area = 25 * scene.gsd_m**2 if options.min_area_m2 is None else options.min_area_m2
-    return replace(options, min_area_m2=area, simplify_m=scene.gsd_m if options.simplify_m is None else options.simplify_m)
+    return replace(
+        options, min_area_m2=area, simplify_m=scene.gsd_m if options.simplify_m is None else options.simplify_m
+    )
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
@@ -356,7 +364,10 @@ def finish(
         },
         "pixels_processed": sum(note["pixels"] for note in notes),
         **settings,
-        "run": {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - started, 2)},
+        "run": {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 2),
+        },
     }
     report = out / f"{name}.json"
     write_report(report, summary)

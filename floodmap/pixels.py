@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import SceneError
+from floodmap.gdal import gdal_env, gdal_reason
 from floodmap.grid import Window
-from floodmap.source import Source, gdal_env, gdal_reason
+from floodmap.source import Source
 
 _PIECES = 16
 
@@ -77,25 +79,40 @@ class Reader:
         Raises:
             SceneError: the file is damaged there.
         """
-        return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
+        # GDAL averages band after band: what does not fit its cache as a whole would be decoded once for each.
+        across, down = (self.source.dataset.width / self.width, self.source.dataset.height / self.height)
+        source_bytes = window.height * down * window.width * across * self.source.depth * self.source.dtype.itemsize
+        count = min(shape_hw[0], math.ceil(2 * source_bytes / self.source.cache_bytes))
+        if count <= 1 or (shape_hw == (window.height, window.width) and across == down == 1):
+            return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
+        return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
 
     def survey(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole.
-        """
+        """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole."""
         with suppress(SceneError):
             return self.read(window, shape_hw)
+        return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
+
+    def _assemble(
+        self, window: Window, shape_hw: tuple[int, int], pieces: Iterator[tuple[slice, slice]], *, tolerant: bool
+    ) -> Pixels:
         down, across = window.height / shape_hw[0], window.width / shape_hw[1]
-        failed, hidden, empty = np.ones(shape_hw, bool), np.zeros(shape_hw, bool), np.zeros(shape_hw, bool)
+        failed, hidden, empty = np.zeros(shape_hw, bool), np.zeros(shape_hw, bool), np.zeros(shape_hw, bool)
         values = np.zeros((self.source.depth, *shape_hw), self.source.dtype)
-        for rows, cols in _pieces(shape_hw):
+        for rows, cols in pieces:
             place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
             piece_hw = (rows.stop - rows.start, cols.stop - cols.start)
-            with suppress(SceneError):
+            try:
                 piece = self._read(*place, piece_hw[0] * down, piece_hw[1] * across, piece_hw)
-                values[:, rows, cols], failed[rows, cols] = piece.values, False
-                hidden[rows, cols] = False if piece.hidden is None else piece.hidden
-                empty[rows, cols] = False if piece.empty is None else piece.empty
-        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed)
+            except SceneError:
+                if not tolerant:
+                    raise
+                failed[rows, cols] = True
+                continue
+            values[:, rows, cols] = piece.values
+            hidden[rows, cols] = False if piece.hidden is None else piece.hidden
+            empty[rows, cols] = False if piece.empty is None else piece.empty
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if tolerant else None)
 
     def check(self) -> None:
         """Raise if none of a few places spread over the scene can be read.
@@ -169,8 +186,10 @@ def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) ->
     return empty
 
 
-def _pieces(shape_hw: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    rows, cols = (np.unique(np.linspace(0, side, _PIECES + 1).astype(int)) for side in shape_hw)
+def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an array into at most so many rows and columns of pieces."""
+    rows = np.unique(np.linspace(0, shape_hw[0], down + 1).astype(int)).tolist()
+    cols = np.unique(np.linspace(0, shape_hw[1], across + 1).astype(int)).tolist()
     for top, bottom in pairwise(rows):
         for left, right in pairwise(cols):
-            yield slice(int(top), int(bottom)), slice(int(left), int(right))
+            yield slice(top, bottom), slice(left, right)

@@ -53,9 +53,7 @@ def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["au
     if wanted == "none":
         return lambda _: Prompts.none()
     if isinstance(wanted, Path):
-        given = read_prompts(
-            wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height
-        )
+        given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
         return lambda tile: given.within(tile.window)
     side = min(max(scene.height, scene.width) // COARSE_FACTOR, COARSE_SIDE)
     preview = scene.preview(max(side, 1))
@@ -70,5 +68,7 @@ def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> ND
     """The part of a coarse map of the whole scene that a window covers, at the coarse resolution."""
     down, across = coarse.shape[0] / scene.height, coarse.shape[1] / scene.width
     rows = slice(int(window.row_off * down), max(int(np.ceil(window.row_end * down)), int(window.row_off * down) + 1))
-    cols = slice(int(window.col_off * across), max(int(np.ceil(window.col_end * across)), int(window.col_off * across) + 1))
+    cols = slice(
+        int(window.col_off * across), max(int(np.ceil(window.col_end * across)), int(window.col_off * across) + 1)
+    )
     return coarse[rows, cols]

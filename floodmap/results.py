@@ -97,7 +97,8 @@ def check_disk(out: Path, pixels: int) -> None:
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(
-            f"{out}: {needed / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; make room, or choose another output folder"
+            f"{out}: {needed / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; make room, or choose "
+            "another output folder"
         )
 
 
@@ -166,7 +167,9 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
     return Census(
         flood_pixels=int(counts[threshold:UNOBSERVED].sum()),
         dry_pixels=int(counts[:threshold].sum()),
-        unobserved_pixels={name: int(counts[code]) for code, name in REASONS.items() if code != OUTSIDE and counts[code]},
+        unobserved_pixels={
+            name: int(counts[code]) for code, name in REASONS.items() if code != OUTSIDE and counts[code]
+        },
         outside_pixels=int(counts[OUTSIDE]),
         flood_m2=flood_m2 if placed else None,
         observed_m2=observed_m2 if placed else None,

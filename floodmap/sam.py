@@ -57,9 +57,7 @@ class Decoder(MaskDecoder):
         source = image_embeddings + dense_prompt_embeddings
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
         features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
-        weights = torch.stack(
-            [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )
+        weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = torch.einsum("bmc,bchw->bmhw", weights, features)
         return masks, self.iou_prediction_head(hidden[:, 0])
 
@@ -77,6 +75,9 @@ class FloodSam(nn.Module):
     SAM stretches every image to 1024 pixels; here a tile keeps its own size and lies in the top left corner of the
     1024-pixel frame, so that a pixel means the same ground whatever the tile.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -170,6 +171,9 @@ class FloodSam(nn.Module):
 
 class Sam(nn.Module):
     """Meta's SAM with its own image encoder, from official weights."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, image_encoder: ImageEncoderViT) -> None:
         super().__init__()

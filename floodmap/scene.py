@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from floodmap import codes
 from floodmap.collar import Collar, Colour, find_collar
-from floodmap.errors import MissingCRSError, SceneError
+from floodmap.errors import SceneError
 from floodmap.fingerprint import fingerprint
+from floodmap.gdal import gdal_env
+from floodmap.georeference import lay_grid
 from floodmap.grid import Window
 from floodmap.overlay import Frame, Overlay, open_overlay
 from floodmap.pixels import Pixels, Reader
-from floodmap.source import gdal_env, ground_sample_distance, open_source
+from floodmap.source import open_source
 from floodmap.stretch import Stretch
 
-_LARGEST_UPSAMPLING = 4
 _SAMPLES, _SAMPLE_SIDE = 8, 128
 _ENOUGH_SAMPLES = 1000
 _SURVEY_SIDE = 2048
@@ -86,16 +87,6 @@ class Scene:
     """The file."""
     options: SceneOptions
     """How it was opened."""
-    transform: Affine
-    """Working pixel to CRS; the identity, or the file's world file, where there is no CRS."""
-    width: int
-    """Columns of the working grid."""
-    height: int
-    """Rows of the working grid."""
-    source_gsd_m: float | None
-    """Mean ground sample distance of the file at its centre, in geodesic metres; None without a CRS."""
-    gsd_m: float | None
-    """The same of the working grid."""
     collar: Collar | None
     """Borders found."""
     stretch: Stretch
@@ -123,7 +114,13 @@ class Scene:
             self._source = open_source(
                 path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs
             )  # fmt: skip
-            self._lay_grid()
+            self._grid = lay_grid(
+                self._source.crs,
+                self._source.transform,
+                shape_hw=self.source_shape_hw,
+                resolution_m=options.resolution_m,
+                path=path,
+            )
             self._reader = Reader(
                 path=path, source=self._source, height=self.height, width=self.width, lock=self._lock
             )  # fmt: skip
@@ -156,6 +153,31 @@ class Scene:
     def name(self) -> str:
         """Name of the file without its suffix."""
         return self.path.stem
+
+    @property
+    def transform(self) -> Affine:
+        """Working pixel to CRS; where there is no CRS, the file's transform all the same, or the identity."""
+        return self._grid.transform
+
+    @property
+    def width(self) -> int:
+        """Columns of the working grid."""
+        return self._grid.width
+
+    @property
+    def height(self) -> int:
+        """Rows of the working grid."""
+        return self._grid.height
+
+    @property
+    def gsd_m(self) -> float | None:
+        """Mean ground sample distance of the working grid at its centre, in geodesic metres; None without a CRS."""
+        return self._grid.gsd_m
+
+    @property
+    def source_gsd_m(self) -> float | None:
+        """The same of the file's own pixels."""
+        return self._grid.source_gsd_m
 
     @property
     def crs(self) -> Any:
@@ -245,28 +267,6 @@ class Scene:
         reasons = np.concatenate([tile.reason.ravel() for tile in tiles])
         wanted = int((reasons != codes.OUTSIDE).sum())
         return float((reasons == 0).sum() / wanted) if wanted else 0.0
-
-    def _lay_grid(self) -> None:
-        source, wanted = self._source, self.options.resolution_m
-        rows, cols = self.source_shape_hw
-        gsd = None
-        if source.crs is not None:
-            gsd = ground_sample_distance(source.crs, source.transform, width=cols, height=rows)
-        self.height, self.width = rows, cols
-        if wanted is not None:
-            if gsd is None:
-                raise MissingCRSError(
-                    f"{self.path} has no CRS, so it has no {wanted:g} m pixels; assign one with --crs"
-                )
-            self.height, self.width = (round(n * step / wanted) for n, step in ((rows, gsd[1]), (cols, gsd[0])))
-            if min(self.height, self.width) < 1:
-                raise SceneError(f"{self.path} is smaller than one pixel of {wanted:g} m; choose a finer --resolution")
-            if max(gsd) / wanted > _LARGEST_UPSAMPLING:
-                raise SceneError(f"{self.path} has pixels of {max(gsd):.3g} m; --resolution {wanted:g} invents detail")
-        across, down = cols / self.width, rows / self.height
-        self.transform = source.transform @ Affine.scale(across, down)
-        self.source_gsd_m = None if gsd is None else (gsd[0] * gsd[1]) ** 0.5
-        self.gsd_m = None if gsd is None else (gsd[0] * across * gsd[1] * down) ** 0.5
 
     def _open_overlay(self, path: Path | None) -> Overlay | None:
         frame = Frame(

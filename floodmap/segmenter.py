@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ PIXEL_CENTRE = 0.5
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
-def load_segmenter(model: ResolvedModel, device: str = "auto", precision: str = "auto") -> FloodSegmenter | SamSegmenter:
+def load_segmenter(
+    model: ResolvedModel, device: str = "auto", precision: str = "auto"
+) -> FloodSegmenter | SamSegmenter:
     """Load a model's weights and make it ready to run.
 
     Args:
@@ -51,7 +54,9 @@ def pick_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device {wanted!r} is not available here ({str(error).splitlines()[0]}); use --device cpu") from error
+        raise ModelError(
+            f"device {wanted!r} is not available here ({str(error).splitlines()[0]}); use --device cpu"
+        ) from error
     return device
 
 
@@ -88,7 +93,7 @@ class FloodSegmenter:
         # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
         network.image_encoder.to(dtype)
         network.mask_decoder.to(dtype)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
@@ -116,7 +121,10 @@ class FloodSegmenter:
         for i, p in enumerate(prompts):
             points = boxes = masks = None
             if len(p.points_xy):
-                points = (self._tensor(p.points_xy - PIXEL_CENTRE)[None], torch.as_tensor(p.labels, device=self.device)[None])
+                points = (
+                    self._tensor(p.points_xy - PIXEL_CENTRE)[None],
+                    torch.as_tensor(p.labels, device=self.device)[None],
+                )
             if len(p.boxes_xyxy):
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
                 boxes = self._tensor(np.concatenate(corners) - PIXEL_CENTRE)[None]
@@ -127,7 +135,7 @@ class FloodSegmenter:
             decoded.append(self.network.decode(embedding[part], one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
 
-    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
+    def _tensor(self, array: NDArray[np.floating[Any]]) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)
 
 
@@ -173,7 +181,9 @@ class SamSegmenter:
             xy = torch.as_tensor(prompts.points_xy * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
             points = (xy[None], torch.as_tensor(prompts.labels, device=self.device)[None])
         if len(prompts.boxes_xyxy):
-            boxes = torch.as_tensor(prompts.boxes_xyxy[:1] * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
+            boxes = torch.as_tensor(
+                prompts.boxes_xyxy[:1] * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device
+            )
         # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
         several = boxes is None and len(prompts.points_xy) == 1
         logits, iou = self.network.decode(embedding, points, boxes, multimask=several)
@@ -219,9 +229,10 @@ def _load_flood_sam(path: Path) -> FloodSam:
             header = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         if header.get("architecture") != "flood_sam":
-            raise ModelError(f"{path}: holds {header.get('architecture', 'no named')} architecture, not flood_sam; choose another --model")
-        shape = json.loads(header["config"])["encoder"]
-        network = FloodSam(EncoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}))
+            raise ModelError(
+                f"{path}: its architecture is {header.get('architecture', 'not named')}, not flood_sam; use another --model"
+            )
+        network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
         network.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

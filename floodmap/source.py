@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,20 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Geod, Transformer
-from pyproj.exceptions import CRSError as ProjCRSError
-from pyproj.exceptions import ProjError
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
 from floodmap.bands import BandChoice, choose_bands
 from floodmap.errors import SceneError
+from floodmap.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.georeference import find_georeference, parse_crs, warped_by_gcps
 
 LOG = logging.getLogger(__name__)
 
-_CACHE_BYTES = 64 * 2**20
 _CACHE_ROWS = 1100
 _CACHE_LIMIT = 512 * 2**20
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
@@ -78,31 +74,7 @@ class Source:
         """
         rows, cols = self.dataset.block_shapes[0]
         strips = self.dataset.width * self.dataset.count * self.dtype.itemsize * (_CACHE_ROWS + rows)
-        return min(max(_CACHE_BYTES, strips), _CACHE_LIMIT) if cols >= self.dataset.width else _CACHE_BYTES
-
-
-@contextmanager
-def gdal_env(*, cache_bytes: int = _CACHE_BYTES, pam: bool = False) -> Iterator[None]:
-    """GDAL's settings for reading scenes, in the thread that reads.
-
-    Args:
-        cache_bytes: bytes of decoded blocks GDAL may keep.
-        pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
-    """
-    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, GDAL_PAM_ENABLED="YES" if pam else "NO"):
-        yield
-
-
-def has_sidecar(path: Path) -> bool:
-    """Whether a raster's CRS or nodata may be in a file beside it that GDAL reads only with PAM enabled."""
-    return Path(f"{path}.aux.xml").exists()
-
-
-def closed_by(stack: ExitStack, resource: Any) -> Any:
-    """Have `stack` close a dataset, without entering it: rasterio's datasets keep a GDAL environment open while entered,
-    and those of other threads and scenes would end it in the wrong order."""
-    stack.callback(resource.close)
-    return resource
+        return min(max(CACHE_BYTES, strips), _CACHE_LIMIT) if cols >= self.dataset.width else CACHE_BYTES
 
 
 def open_source(
@@ -122,7 +94,7 @@ def open_source(
     """
     with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        given = None if crs is None else _parse_crs(crs)
+        given = None if crs is None else parse_crs(crs)
         raw = _open(path, stack)
         if raw.driver == "JPEG":
             _refuse_truncated_jpeg(path)
@@ -136,33 +108,15 @@ def open_source(
         palette = _palette(raw, choice)
         nodata = _nodata(raw, choice, nodata, dtype, path)
         dataset = _amended(raw, stack, choice, nodata)
-        dataset = _warped_by_gcps(dataset, stack, given, palette is not None, path)
+        dataset = warped_by_gcps(dataset, stack, given, palette is not None, path)
         if dataset is not raw and isinstance(dataset, WarpedVRT) and choice.alpha is None:
             choice = BandChoice(rgb=choice.rgb, nir=choice.nir, alpha=dataset.count, palette=choice.palette)
-        found_crs, transform = _georeference(dataset, given, path)
+        found_crs, transform = find_georeference(dataset, given, path)
         flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
         dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=nodata, dtype=dtype, palette=palette,
         has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, lossy=lossy, files=files,
     )  # fmt: skip
-
-
-def ground_sample_distance(crs: CRS, transform: Affine, *, width: int, height: int) -> tuple[float, float] | None:
-    """Metres on the ground of one step along the columns and one along the rows, geodesic, at the raster's centre.
-
-    None where the centre does not exist on the ground: the CRS is not that of the coordinates.
-    """
-    x, y = width / 2, height / 2
-    corners = [transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
-    try:
-        to_lonlat = Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True)
-        xs, ys = np.transpose(corners)
-        lon, lat = to_lonlat.transform(xs, ys, errcheck=True)
-        _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-    except (ProjError, ProjCRSError, ValueError):
-        return None
-    sensible = np.all(np.abs(lat) <= 90) and np.all(np.isfinite(distance)) and np.all(distance > 0)
-    return (float(distance[0]), float(distance[1])) if sensible else None
 
 
 def _open(path: Path, stack: ExitStack) -> DatasetReader:
@@ -278,58 +232,3 @@ def _amended(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodat
             kinds = virtual.colorinterp
             virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in kinds]
     return closed_by(stack, rasterio.open(memory.name))
-
-
-def _warped_by_gcps(
-    dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: Path
-) -> DatasetReader | WarpedVRT:
-    """A dataset placed by ground control points alone, resampled onto a north-up grid in the points' CRS."""
-    points, points_crs = dataset.gcps
-    crs = crs or points_crs
-    if not points or not dataset.transform.is_identity or not crs:
-        return dataset
-    how = Resampling.nearest if palette else Resampling.bilinear
-    bare = ColorInterp.alpha not in dataset.colorinterp
-    try:
-        return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
-    except (RasterioError, CPLE_BaseError, ValueError) as error:
-        raise SceneError(f"{path} cannot be placed by its {len(points)} control points: {gdal_reason(error)}") from error
-
-
-def _georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
-    crs, transform = given or dataset.crs, dataset.transform
-    if transform.is_identity or transform == Affine.scale(1, -1):
-        if given is not None:
-            raise SceneError(
-                f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
-            )
-        if dataset.rpcs is not None:
-            LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
-        return None, Affine.identity()
-    if not crs:
-        return None, transform
-    if not (crs.is_projected or crs.is_geographic):
-        LOG.warning("%s has a CRS that is not on the Earth (%s); assign one with --crs", path, " ".join(crs.to_wkt().split())[:60])
-        return None, transform
-    gsd = ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height)
-    if transform.is_degenerate or gsd is None:
-        x, y = transform @ (dataset.width / 2, dataset.height / 2)
-        raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
-    return crs, transform
-
-
-def _parse_crs(text: str) -> CRS:
-    try:
-        crs = CRS.from_user_input(text)
-    except CRSError as error:
-        raise SceneError(f"{text!r} is not a CRS; give one such as EPSG:32643") from error
-    if not (crs.is_projected or crs.is_geographic):
-        raise SceneError(f"{text!r} is neither a projected nor a geographic CRS; give one such as EPSG:32643")
-    return crs
-
-
-def gdal_reason(error: BaseException) -> str:
-    """What GDAL said, in one line: rasterio raises "see previous exception" from the error that tells."""
-    while error.__cause__ is not None and "previous exception" in str(error):
-        error = error.__cause__
-    return " ".join(str(error).split())

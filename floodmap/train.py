@@ -81,7 +81,7 @@ def train(config: TrainConfig, sources: Sequence[Source], validation: Sequence[S
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
     device = torch.device(config.device)
-    model = FloodSam(config.encoder).to(device, memory_format=torch.channels_last)
+    model = FloodSam(config.encoder).to(device).to(memory_format=torch.channels_last)
     averaged = Averaged(model)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
     step, elapsed = _restore(folder / "last.pt", model, averaged, optimizer, generator)
@@ -150,7 +150,9 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor) -> T
     weight = F.avg_pool2d(scored[:, None].float(), 4)[:, 0]
     target = F.avg_pool2d((target * scored)[:, None], 4)[:, 0] / weight.clamp(min=1e-3)
     target = target.clamp(0, 1)
-    cross = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum().clamp(min=1)
+    cross = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum().clamp(
+        min=1
+    )
     flood = logits.sigmoid()
     hit = (flood * target * weight).sum(dim=(1, 2))
     total = ((flood + target) * weight).sum(dim=(1, 2))
@@ -179,7 +181,7 @@ def simulate(
 
 def simulate_points(target: Tensor, scored: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One to eight points a crop, most on flood, the others on dry ground; pictures without a class get none of it."""
-    batch, height, width = target.shape
+    batch, _, width = target.shape
     count = int(torch.randint(1, 9, (), generator=generator))
     wanted = (torch.rand(batch, count, generator=generator) < 0.65).long()
     wanted[:, 0] = 1
@@ -213,7 +215,7 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
 
 @torch.no_grad()
 def coarse_logits(model: FloodSam, rgb: Tensor, scored: Tensor) -> Tensor:
-    """What the model itself says of the same ground at a quarter of the resolution, as a mask prompt (B, 1, h/4, w/4)."""
+    """What the model says of the same ground at a quarter of the resolution, as a mask prompt (B, 1, h/4, w/4)."""
     model.eval()
     small = F.avg_pool2d(rgb, 4)
     pad = (-small.shape[-1] % 32, -small.shape[-2] % 32)
@@ -226,9 +228,11 @@ def coarse_logits(model: FloodSam, rgb: Tensor, scored: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(averaged: Averaged, config: TrainConfig, samples: Sequence[Sample], device: torch.device) -> tuple[float, float]:
+def validate(
+    averaged: Averaged, config: TrainConfig, samples: Sequence[Sample], device: torch.device
+) -> tuple[float, float]:
     """Mean IoU with no prompt, and the share of pictures under 0.4."""
-    model = FloodSam(config.encoder).to(device, memory_format=torch.channels_last)
+    model = FloodSam(config.encoder).to(device).to(memory_format=torch.channels_last)
     model.load_state_dict(averaged.state)
     model.eval()
     scores = [sample_iou(model, sample, device) for sample in samples]

@@ -60,8 +60,16 @@ def synthetic(side: int = 1024) -> list[Sample]:
 def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Source]:
     return [
         Source(name="flood-area", samples=flood_area(data / "flood-area", "train"), share=shares[0], from_above=False),
-        Source(name="dubai-water", samples=dubai_water(data / "dubai-water"), share=shares[1], from_above=True, zoom=(0.5, 1.6)),
-        Source(name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True, zoom=(0.4, 1.3)),
+        Source(
+            name="dubai-water",
+            samples=dubai_water(data / "dubai-water"),
+            share=shares[1],
+            from_above=True,
+            zoom=(0.5, 1.6),
+        ),
+        Source(
+            name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True, zoom=(0.4, 1.3)
+        ),
         Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True, zoom=(0.5, 2.0)),
     ]
 
@@ -69,7 +77,9 @@ def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Sourc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
+    )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
     parser.add_argument("--shares", type=float, nargs=4, default=(0.5, 0.14, 0.2, 0.16))
     parser.add_argument("--threads", type=int, default=0)
@@ -79,7 +89,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = replace(TrainConfig(), minutes=options.minutes, device=options.device)
-    train(config, sources(options.data, tuple(options.shares)), flood_area(options.data / "flood-area", "val"), options.out)
+    train(
+        config,
+        sources(options.data, tuple(options.shares)),
+        flood_area(options.data / "flood-area", "val"),
+        options.out,
+    )
 
 
 if __name__ == "__main__":

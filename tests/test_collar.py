@@ -204,7 +204,9 @@ def test_a_large_scene_without_a_border_is_not_read_as_a_whole(monkeypatch: pyte
 
 @given(st.integers(0, 25), st.integers(0, 25), st.integers(0, 25), st.integers(0, 25), st.sampled_from([0, 255]))
 @settings(deadline=None, max_examples=40)
-def test_straight_borders_of_any_width_are_found_exactly(top: int, left: int, bottom: int, right: int, value: int) -> None:
+def test_straight_borders_of_any_width_are_found_exactly(
+    top: int, left: int, bottom: int, right: int, value: int
+) -> None:
     inside = np.zeros((70, 80), bool)
     inside[top : 70 - bottom, left : 80 - right] = True
     pixels = np.where(inside, picture(3, (70, 80)), value).astype(np.uint8)

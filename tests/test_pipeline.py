@@ -33,7 +33,11 @@ def read(path: Path) -> np.ndarray:
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in (".tif", ".gpkg", ".qml")}
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in out.iterdir()
+        if p.suffix in (".tif", ".gpkg", ".qml")
+    }
 
 
 @pytest.mark.parametrize("kind", ["north_up", "rotated", "south_up"])
@@ -91,7 +95,9 @@ def test_a_scene_without_crs_is_mapped_in_pixels_without_areas(make_scene: Scene
     assert not (tmp_path / "other").exists()
 
 
-def test_a_window_that_fails_is_unobserved_and_listed_and_the_rest_is_kept(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_a_window_that_fails_is_unobserved_and_listed_and_the_rest_is_kept(
+    make_scene: SceneFactory, tmp_path: Path
+) -> None:
     def fail(tile: object) -> None:
         if tile.window.col_off > 100:  # type: ignore[attr-defined]
             raise RuntimeError("no luck")
@@ -133,7 +139,8 @@ def before(tile):
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-segment_scene(Path(sys.argv[2]), Path(sys.argv[3]), FakeSegmenter(before), SegmentOptions(tile_size=64, overlap=8, prompts="none"))
+options = SegmentOptions(tile_size=64, overlap=8, prompts="none")
+segment_scene(Path(sys.argv[2]), Path(sys.argv[3]), FakeSegmenter(before), options)
 """
 
 

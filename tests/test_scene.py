@@ -174,7 +174,10 @@ def test_descriptions_and_colour_interpretation_name_the_bands(make_scene: Scene
 def test_only_pixels_that_are_nodata_in_all_bands_are_nodata(make_scene: SceneFactory, nodata: int) -> None:
     pixels = picture(3, (48, 64))
     pixels[:, :10], pixels[0, 20] = nodata, nodata
-    for option, path in ((None, make_scene(pixels=pixels, nodata=nodata)), (nodata, make_scene(pixels=pixels, name="b.tif"))):
+    for option, path in (
+        (None, make_scene(pixels=pixels, nodata=nodata)),
+        (nodata, make_scene(pixels=pixels, name="b.tif")),
+    ):
         tile = whole(path, nodata=option)
         assert (tile.reason[:10] == codes.NODATA).all() and tile.valid[10:].all()
         assert np.array_equal(tile.rgb, pixels)
@@ -204,7 +207,10 @@ def test_nodata_that_no_pixel_can_hold_is_ignored_in_files_and_refused_as_an_opt
 def test_float_nodata_is_found_and_leaves_averages_alone(make_scene: SceneFactory, nodata: float) -> None:
     pixels = picture(3, (48, 64), "float32")
     pixels[:, :, :21] = nodata
-    for option, path in ((None, make_scene(pixels=pixels, nodata=nodata)), (nodata, make_scene(pixels=pixels, name="b.tif"))):
+    for option, path in (
+        (None, make_scene(pixels=pixels, nodata=nodata)),
+        (nodata, make_scene(pixels=pixels, name="b.tif")),
+    ):
         tile = whole(path, nodata=option)
         assert (tile.reason[:, :21] == codes.NODATA).all() and tile.valid[:, 21:].all()
         coarse = whole(path, nodata=option, resolution_m=1.0)
@@ -292,7 +298,9 @@ def test_pictures_without_a_place_are_read_in_pixels_without_a_warning(make_scen
             assert scene.name == Path(name).stem and tile.valid.all()
 
 
-def test_a_crs_can_be_assigned_where_there_is_a_world_file_and_not_where_there_is_none(make_scene: SceneFactory) -> None:
+def test_a_crs_can_be_assigned_where_there_is_a_world_file_and_not_where_there_is_none(
+    make_scene: SceneFactory,
+) -> None:
     with Scene.open(make_scene(crs=None)) as scene:
         assert scene.crs is None and scene.transform == NORTH_UP and scene.gsd_m is None
     for crs in (None, "EPSG:32634"):
@@ -505,7 +513,9 @@ def test_another_thread_may_read(make_scene: SceneFactory) -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_window_is_a_cut_of_the_whole(make_scene: SceneFactory, height: int, width: int, data: st.DataObject) -> None:
+def test_any_window_is_a_cut_of_the_whole(
+    make_scene: SceneFactory, height: int, width: int, data: st.DataObject
+) -> None:
     pixels = np.random.default_rng(height).integers(30, 200, (3, height, width), dtype=np.uint8)
     row, col = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     window = Window(row, col, data.draw(st.integers(1, height - row)), data.draw(st.integers(1, width - col)))
@@ -587,9 +597,8 @@ def test_rasters_mask_a_scene_in_any_crs_and_grid(make_scene: SceneFactory) -> N
     covered[0, 10:30, 20:40] = 7
     same = make_scene(pixels=covered, transform=ROTATED, name="same.tif")
     bare = make_scene(pixels=covered, transform=None, crs=None, name="bare.png")
-    with rasterio.open(same) as file:
-        with rasterio.vrt.WarpedVRT(file, crs="EPSG:4326") as warped:
-            elsewhere = make_scene(pixels=warped.read(), crs="EPSG:4326", transform=warped.transform, name="far.tif")
+    with rasterio.open(same) as file, rasterio.vrt.WarpedVRT(file, crs="EPSG:4326") as warped:
+        elsewhere = make_scene(pixels=warped.read(), crs="EPSG:4326", transform=warped.transform, name="far.tif")
     for mask, slack in ((same, 0), (bare, 0), (elsewhere, 0.04)):
         tile = whole(path, mask=mask)
         assert np.mean((tile.reason == codes.MASKED) != (covered[0] > 0)) <= slack, mask.name
@@ -603,7 +612,9 @@ def test_a_mask_cannot_be_laid_over_a_scene_without_a_place(make_scene: SceneFac
 
     scene = make_scene(crs=None, transform=None, name="scene.png")
     cover = np.ones((1, 48, 64), np.uint8)
-    assert reasons(whole(scene, mask=make_scene(pixels=cover, crs=None, transform=None, name="m.png"))) == {codes.MASKED}
+    assert reasons(whole(scene, mask=make_scene(pixels=cover, crs=None, transform=None, name="m.png"))) == {
+        codes.MASKED
+    }
     polygons = polygons_file(tmp_path / "p.gpkg", [shapely.box(0, 0, 9, 9)], UTM)
     small = make_scene(pixels=cover[:, :9], crs=None, transform=None, name="small.png")
     for mask in (polygons, small, make_scene(pixels=cover, name="placed.tif")):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -107,10 +109,12 @@ def test_windows_cover_the_scene_within_its_bounds_with_the_overlap_asked_for(gr
         covered[window.slices] += 1
     assert covered.min() >= 1
     for offsets, side in ((grid.row_offsets, grid.shape_hw[0]), (grid.col_offsets, grid.shape_hw[1])):
-        assert all(a + side - b >= grid.overlap for a, b in zip(offsets, offsets[1:], strict=False))
+        assert all(a + side - b >= grid.overlap for a, b in pairwise(offsets))
 
 
-@pytest.mark.parametrize("settings_", [{"tile_size": 0}, {"tile_size": 33}, {"overlap": -1}, {"overlap": 513}, {"height": 0}])
+@pytest.mark.parametrize(
+    "settings_", [{"tile_size": 0}, {"tile_size": 33}, {"overlap": -1}, {"overlap": 513}, {"height": 0}]
+)
 def test_impossible_grids_are_refused(settings_: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"\d"):
         Grid(**{"height": 100, "width": 100, **settings_})

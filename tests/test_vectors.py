@@ -70,7 +70,9 @@ def test_long_edges_stay_where_they_are(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.floats(-80, 80), st.floats(-70, 70)), min_size=1, max_size=8, unique=True))
 @settings(deadline=None, max_examples=8)
 def test_points_are_where_pyproj_puts_them(tmp_path_factory: pytest.TempPathFactory, places: list) -> None:
-    path = write(tmp_path_factory.mktemp("points") / "p.gpkg", [shapely.Point(place) for place in places], crs="EPSG:4326")
+    path = write(
+        tmp_path_factory.mktemp("points") / "p.gpkg", [shapely.Point(place) for place in places], crs="EPSG:4326"
+    )
     expected = np.transpose(Transformer.from_crs(4326, 3857, always_xy=True).transform(*np.transpose(places)))
     assert np.allclose(shapely.get_coordinates(read_vectors(path, crs=3857).geometries), expected, atol=1e-6)
 
@@ -81,7 +83,9 @@ def test_invalid_polygons_are_repaired_and_their_lines_dropped(tmp_path: Path) -
     line = shapely.Polygon([(0, 0), (5, 5), (9, 9), (0, 0)])
     vectors = read_vectors(write(tmp_path / "a.gpkg", [bow_tie, spike, line], n=[1, 2, 3]), polygons=True)
     assert vectors.attributes["n"].tolist() == [1, 2]
-    assert shapely.is_valid(vectors.geometries).all() and [g.area for g in vectors.geometries] == pytest.approx([50, 100])
+    assert shapely.is_valid(vectors.geometries).all() and [g.area for g in vectors.geometries] == pytest.approx(
+        [50, 100]
+    )
     assert {g.geom_type for g in vectors.geometries} <= {"Polygon", "MultiPolygon"}
 
 
@@ -97,7 +101,9 @@ def test_heights_are_dropped(tmp_path: Path) -> None:
 
 def test_a_layer_is_chosen_by_name_and_tables_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.gpkg"
-    pyogrio.raw.write(path, None, [np.array(["x"], dtype=object)], ["style"], layer="layer_styles", crs=None, geometry_type=None)
+    pyogrio.raw.write(
+        path, None, [np.array(["x"], dtype=object)], ["style"], layer="layer_styles", crs=None, geometry_type=None
+    )
     write(path, BOXES, layer="flood")
     write(path, BOXES[:1], layer="unobserved")
     assert len(read_vectors(path)) == 2 and len(read_vectors(path, layer="unobserved")) == 1

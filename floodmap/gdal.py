@@ -1,0 +1,44 @@
+"""GDAL as scenes use it: its settings, what it says when it fails, and when its datasets are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+
+CACHE_BYTES = 64 * 2**20
+"""Bytes of decoded blocks GDAL keeps, where nothing asks for more."""
+
+
+@contextmanager
+def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False) -> Iterator[None]:
+    """GDAL's settings for reading scenes, in the thread that reads.
+
+    Args:
+        cache_bytes: bytes of decoded blocks GDAL may keep.
+        pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, GDAL_PAM_ENABLED="YES" if pam else "NO"):
+        yield
+
+
+def has_sidecar(path: Path) -> bool:
+    """Whether a raster's CRS or nodata may be in a file beside it that GDAL reads only with PAM enabled."""
+    return Path(f"{path}.aux.xml").exists()
+
+
+def closed_by(stack: ExitStack, resource: Any) -> Any:
+    """Have `stack` close a dataset, without entering it: rasterio's datasets keep a GDAL environment open while entered,
+    and those of other threads and scenes would end it in the wrong order."""
+    stack.callback(resource.close)
+    return resource
+
+
+def gdal_reason(error: BaseException) -> str:
+    """What GDAL said, in one line: rasterio raises "see previous exception" from the error that tells."""
+    while error.__cause__ is not None and "previous exception" in str(error):
+        error = error.__cause__
+    return " ".join(str(error).split())

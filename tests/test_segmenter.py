@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from floodmap.encoder import EncoderConfig
+from floodmap.errors import ModelError
+from floodmap.grid import Window
+from floodmap.models import ResolvedModel
+from floodmap.prompts import Prompts
+from floodmap.sam import FloodSam, Sam, VitShape, vit_encoder
+from floodmap.scene import Tile
+from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter, mask_logits, pick_device, prompt_sets
+
+TINY = EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64)
+
+
+def save_tiny(path: Path, **header: str) -> ResolvedModel:
+    """A tiny model with random weights, as training writes it."""
+    torch.manual_seed(0)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in FloodSam(TINY).state_dict().items()}
+    config = json.dumps({"encoder": asdict(TINY)})
+    save_file(state, path, metadata={"architecture": "flood_sam", "config": config, **header})
+    return resolved(path)
+
+
+def resolved(path: Path) -> ResolvedModel:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ResolvedModel(path=path, name=path.stem, architecture=None, sha256=digest)
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path) -> FloodSegmenter:
+    loaded = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", "float32")
+    assert isinstance(loaded, FloodSegmenter)
+    return loaded
+
+
+def make_tile(shape_hw: tuple[int, int], seed: int = 0) -> Tile:
+    generator = np.random.default_rng(seed)
+    rgb = generator.integers(0, 256, (3, *shape_hw), np.uint8)
+    return Tile(Window(0, 0, *shape_hw), rgb, np.zeros(shape_hw, np.uint8))
+
+
+@pytest.mark.parametrize("shape_hw", [(1, 1), (33, 70), (64, 64)])
+def test_every_pixel_of_a_tile_of_any_size_gets_a_probability(
+    segmenter: FloodSegmenter, shape_hw: tuple[int, int]
+) -> None:
+    probability = segmenter.predict([make_tile(shape_hw)], [Prompts.none()])
+    assert probability.shape == (1, *shape_hw) and probability.dtype == np.float32
+    assert probability.min() >= 0 and probability.max() <= 1
+
+
+def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> None:
+    tiles = [make_tile((64, 96), seed) for seed in range(3)]
+    point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
+    for prompts in ([Prompts.none()] * 3, [Prompts.none(), point, Prompts.from_mask(np.full((8, 12), 0.9))]):
+        together = segmenter.predict(tiles, prompts)
+        for i in range(3):
+            alone = segmenter.predict(tiles[i : i + 1], prompts[i : i + 1])[0]
+            np.testing.assert_allclose(together[i], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        Prompts(points_xy=np.array([[40.0, 20.0], [3.0, 3.0]]), labels=np.array([1, 0])),
+        Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0], [10.0, 30.0, 70.0, 60.0]])),
+        Prompts.from_mask(np.linspace(0, 1, 96).reshape(8, 12)),
+    ],
+)
+def test_prompts_of_every_kind_reach_the_model(segmenter: FloodSegmenter, prompts: Prompts) -> None:
+    tile = make_tile((64, 96))
+    plain, prompted = (segmenter.predict([tile], [p])[0] for p in (Prompts.none(), prompts))
+    assert np.abs(plain - prompted).max() > 1e-6
+
+
+def test_a_coarse_likelihood_becomes_logits_over_the_tile_and_dry_beyond_it() -> None:
+    logits = mask_logits(torch.full((5, 7), 0.9), (40, 56), (16, 16))
+    assert logits.shape == (1, 1, 16, 16)
+    torch.testing.assert_close(logits[0, 0, :10, :14], torch.full((10, 14), 0.9).logit())
+    assert (logits[0, 0, 10:] < -5).all() and (logits[0, 0, :, 14:] < -5).all()
+
+
+def test_every_box_is_a_prompt_of_its_own_with_the_points_inside_it() -> None:
+    sets = prompt_sets(
+        Prompts(
+            points_xy=np.array([[5.0, 5.0], [50.0, 50.0], [90.0, 5.0], [91.0, 6.0]]),
+            labels=np.array([1, 0, 1, 0]),
+            boxes_xyxy=np.array([[0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 60.0, 60.0]]),
+        )
+    )
+    assert [(len(s.boxes_xyxy), s.labels.tolist()) for s in sets] == [(1, [1]), (1, [0]), (0, [1, 0])]
+    assert prompt_sets(Prompts.none()) == []
+
+
+def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Sam(vit_encoder(VitShape(embed_dim=16, depth=1, num_heads=2, global_attention=())))
+    path = tmp_path / "tiny.pth"
+    path.write_bytes(b"")
+    sam = SamSegmenter(resolved(path), network, torch.device("cpu"), torch.float32)
+    box = Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0]]))
+    tiles = [make_tile((300, 500)), make_tile((300, 500), 1)]
+    probability = sam.predict(tiles, [Prompts.none(), box])
+    assert probability.shape == (2, 300, 500)
+    assert (probability[0] == 0).all() and (probability[1] > 0).any()
+    np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
+
+
+def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    whole = save_tiny(tmp_path / "whole.safetensors").path.read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[: len(whole) // 2])
+    foreign = save_tiny(tmp_path / "foreign.safetensors", architecture="unet").path
+    other = save_tiny(tmp_path / "other.safetensors", config=json.dumps({"encoder": {"embed_dim": 32}})).path
+    text = tmp_path / "text.pth"
+    text.write_text("no weights here")
+    weights = tmp_path / "weights.pth"
+    torch.save({"weight": torch.zeros(2)}, weights)
+    for path in (cut, foreign, other, text, weights):
+        with pytest.raises(ModelError, match=path.name) as caught:
+            load_segmenter(resolved(path), "cpu")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ModelError, match="--device cpu"):
+        pick_device("cuda:99")
