@@ -16,7 +16,7 @@ from .options import grid_options, json_option, scene_options, verbosity_options
 PROCESS_BYTES = 600e6
 """Memory of Python, torch and the shipped model before any pixel is read."""
 PIXEL_BYTES = 24
-"""Memory for each pixel of the rows of windows in flight: 8-bit colours read ahead, float32 logits and their weights."""
+"""Memory for each pixel of the rows of windows in flight: 8-bit colours read ahead, float32 logits and weights."""
 BATCH_BYTES = 250e6
 """Memory of the model at work on one batch of windows."""
 DISK_BYTES_PER_PIXEL = 2.5

@@ -136,7 +136,7 @@ def find_collar(
 
 
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
-    """Those colours that fill any of a few small squares along the edge, each with its share of the side it fills most."""
+    """Colours that fill any of a few small squares along the edge, each with its share of the side it fills most."""
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()
     cols = np.linspace(0, width - side_w, _PROBES).astype(int).tolist()

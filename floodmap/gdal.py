@@ -31,8 +31,8 @@ def has_sidecar(path: Path) -> bool:
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:
-    """Have `stack` close a dataset, without entering it: rasterio's datasets keep a GDAL environment open while entered,
-    and those of other threads and scenes would end it in the wrong order."""
+    """Have `stack` close a dataset when it ends."""
+    # Not entered: rasterio keeps a GDAL environment open in a dataset that is, and scenes end in any order and thread.
     stack.callback(resource.close)
     return resource
 

@@ -26,6 +26,10 @@ LOG = logging.getLogger(__name__)
 
 _LARGEST_UPSAMPLING = 4
 
+UNPLACED = Affine.scale(1, -1)
+"""Pixel to map of a picture without georeference, as QGIS draws it: y runs up, so rows count down from nought. Results
+in these coordinates lie on the picture there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkingGrid:
@@ -109,20 +113,20 @@ def warped_by_gcps(
 
 
 def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
-    """CRS and transform of a raster; (None, identity) where it has no place on the ground.
+    """CRS and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
 
     Raises:
         SceneError: the CRS given, or the file's own, cannot be that of its coordinates.
     """
     crs, transform = given or dataset.crs, dataset.transform
-    if transform.is_identity or transform == Affine.scale(1, -1):
+    if transform.is_identity or transform == UNPLACED:
         if given is not None:
             raise SceneError(
                 f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
             )
         if dataset.rpcs is not None:
             LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
-        return None, Affine.identity()
+        return None, UNPLACED
     if not crs:
         return None, transform
     if not (crs.is_projected or crs.is_geographic):

@@ -106,9 +106,7 @@ def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uin
 def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
     """Mean of the valid pixels per cell, at most 256 cells a side; cells without any take their nearest neighbour's."""
     scale = min(1.0, _SIDE / max(valid.shape))
-    rows, cols = (
-        np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape
-    )
+    rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
 
     def total(image: Floats) -> Floats:
         return np.add.reduceat(np.add.reduceat(image, rows, axis=-2), cols, axis=-1)

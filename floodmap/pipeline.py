@@ -152,6 +152,8 @@ def segment_scene(
     started = time.monotonic()
     with Scene.open(source, options.scene) as scene:
         name = name or scene.name
+        if scene.crs is None:
+            log.warning("%s has no CRS: it is mapped in pixels, without areas; assign one with --crs", source)
         options = with_defaults(options, scene)
         grid = Grid(
             height=scene.height,

@@ -19,9 +19,9 @@ from floodmap.vectors import read_vectors
 
 __all__ = ["Prompts", "likelihood", "pick_prompts", "read_prompts"]
 
-FLOOD_SURE, DRY_SURE = 0.9, 0.1
+FLOOD_SURE, DRY_SURE = 0.8, 0.2
 """Likelihoods from which, and up to which, a pixel counts as confident."""
-_ROOM = 0.01
+_ROOM = 0.02
 """A point needs this much confident ground around it, as a share of the tile's long side: slivers prompt nothing."""
 _BOX_SHARE = 0.01
 """Flood regions smaller than this share of the tile get no box."""
@@ -222,7 +222,9 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
     )
     inside = scene.within(Window(0, 0, height, width))
     if not len(inside.points_xy) and not len(inside.boxes_xyxy):
-        raise PromptError(f"{path}: none of its {len(points) + len(boxes)} prompts lies inside the scene; is its CRS right?")
+        raise PromptError(
+            f"{path}: none of its {len(points) + len(boxes)} prompts lies inside the scene; is its CRS right?"
+        )
     return inside
 
 
@@ -234,7 +236,9 @@ def _filled_layers(path: Path | str) -> list[str | None]:
     try:
         names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         if len(names) > 1:
-            names = [name for name in names if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"]]
+            names = [
+                name for name in names if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"]
+            ]
     except (DataLayerError, DataSourceError):
         names = []
     return [*names] or [None]
@@ -244,7 +248,10 @@ def _to_pixels(geometry: shapely.Geometry, transform: Affine) -> NDArray[np.floa
     """Vertices (n, 2) in pixels."""
     inverse, xy = ~transform, shapely.get_coordinates(geometry)
     return np.stack(
-        [inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c, inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f],
+        [
+            inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c,
+            inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f,
+        ],
         axis=1,
     )
 

@@ -52,7 +52,7 @@ class SceneOptions:
     crs: str | None = None
     """CRS of the raster's coordinates, where the file has none or a wrong one; it overrides the file's."""
     collar: Literal["auto", "off"] = "auto"
-    """Whether to look for untagged black or white borders."""
+    """Whether to look for untagged black or white borders; only scenes with a CRS have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,8 @@ class Scene:
             if self._aoi is not None and not self._aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
             self._reader.check()
-            self.collar = self._find_collar() if options.collar == "auto" else None
+            # Borders come from warping and mosaicking; a photograph's white sky or black frame is part of the picture.
+            self.collar = self._find_collar() if options.collar == "auto" and self.crs else None
             self.stretch = self._choose_stretch()
         except BaseException:
             self.close()
@@ -156,7 +157,7 @@ class Scene:
 
     @property
     def transform(self) -> Affine:
-        """Working pixel to CRS; where there is no CRS, the file's transform all the same, or the identity."""
+        """Working pixel to CRS; where there is no CRS, the file's transform all the same, or `georeference.UNPLACED`."""
         return self._grid.transform
 
     @property

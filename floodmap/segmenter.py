@@ -230,7 +230,7 @@ def _load_flood_sam(path: Path) -> FloodSam:
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         if header.get("architecture") != "flood_sam":
             raise ModelError(
-                f"{path}: its architecture is {header.get('architecture', 'not named')}, not flood_sam; use another --model"
+                f"{path}: architecture {header.get('architecture', 'not named')}, not flood_sam; use another --model"
             )
         network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
         network.load_state_dict(state)

@@ -46,7 +46,7 @@ class Source:
     crs: CRS | None
     """CRS of the raster; None for pixel coordinates."""
     transform: Affine
-    """Pixel to CRS; the identity without a CRS."""
+    """Pixel to CRS; `georeference.UNPLACED` where the file has neither CRS nor transform."""
     nodata: float | None
     """Value of pixels that hold nothing, where the dtype can hold it."""
     dtype: np.dtype[Any]
@@ -142,8 +142,8 @@ def _open(path: Path, stack: ExitStack) -> DatasetReader:
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
-    # What a truncated JPEG lacks reads as grey, without an error: ground that looks dry. GDAL can make libjpeg's warning
-    # an error, but only once per open file, so the file is decoded here, coarsely, for nothing else.
+    # What a truncated JPEG lacks reads as grey, without an error: ground that looks dry. GDAL_ERROR_ON_LIBJPEG_WARNING
+    # makes it an error, but only once per open file, so the file is decoded here, coarsely, for nothing else.
     try:
         with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):
             dataset = rasterio.open(path.absolute())

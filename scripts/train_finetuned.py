@@ -44,9 +44,23 @@ def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return [path for i, path in enumerate(files) if i % 3], files[::3]
 
 
-def ucmerced_dry(folder: Path) -> list[Sample]:
-    pictures = [(path.stem, read_rgb(path)) for path in dry_files(folder)[0]]
-    return [Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8)) for name, rgb in pictures]
+def ucmerced_dry(folder: Path, per_side: int = 3) -> list[Sample]:
+    """Dry tiles put together to larger pictures: alone they fill a large crop only when they are blown up."""
+    pictures = [_squared(read_rgb(path)) for path in dry_files(folder)[0]]
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(len(pictures)), 2))
+    samples = []
+    for first in range(0, len(order) - per_side**2 + 1, per_side**2):
+        tiles = [pictures[i] for i in order[first : first + per_side**2]]
+        rows = [np.concatenate(tiles[i : i + per_side], axis=2) for i in range(0, per_side**2, per_side)]
+        rgb = np.concatenate(rows, axis=1)
+        samples.append(Sample(f"ucmerced-{first}", rgb, np.zeros(rgb.shape[1:], np.uint8)))
+    return samples
+
+
+def _squared(rgb: np.ndarray, side: int = 256) -> np.ndarray:
+    """A few tiles lack some rows or columns; their last ones are repeated."""
+    missing = [(0, side - length) for length in rgb.shape[1:]]
+    return np.pad(rgb, [(0, 0), *missing], mode="edge")
 
 
 def synthetic(side: int = 1024) -> list[Sample]:
@@ -68,7 +82,7 @@ def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Sourc
             zoom=(0.5, 1.6),
         ),
         Source(
-            name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True, zoom=(0.4, 1.3)
+            name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True, zoom=(0.5, 1.6)
         ),
         Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True, zoom=(0.5, 2.0)),
     ]
@@ -81,7 +95,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=4, default=(0.5, 0.14, 0.2, 0.16))
+    parser.add_argument("--shares", type=float, nargs=4, default=(0.48, 0.12, 0.24, 0.16))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

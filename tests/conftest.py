@@ -38,10 +38,10 @@ def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: i
 def make_scene(tmp_path: Path) -> SceneFactory:
     """Write a raster and return its path.
 
-    Keywords: `shape_hw`, `bands`, `dtype`; `pixels` (bands, height, width) in place of the fabricated picture; `crs` and
-    `transform` (None for none); `nodata`; `alpha`: an array (height, width) put after the bands; `mask`: an internal mask,
-    True where valid; `colormap`; `colorinterp`; `descriptions`; `gcps`: ground control points, as (row, col, x, y);
-    `tags`; `overviews`: factors; `name`; `driver`; anything else is a creation option.
+    Keywords: `shape_hw`, `bands`, `dtype`; `pixels` (bands, height, width) in place of the fabricated picture; `crs`
+    and `transform` (None for none); `nodata`; `alpha`: an array (height, width) put after the bands; `mask`: an
+    internal mask, True where valid; `colormap`; `colorinterp`; `descriptions`; `gcps`: ground control points, as (row,
+    col, x, y); `tags`; `overviews`: factors; `name`; `driver`; `folder`; anything else is a creation option.
     """
 
     def make(

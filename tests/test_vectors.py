@@ -1,4 +1,4 @@
-"""read_vectors: geometries and attributes as pyproj and shapely have them, from any format and CRS, or one clear line."""
+"""read_vectors: geometries and attributes as pyproj and shapely have them, or one clear line."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_without_a_crs_wanted_coordinates_stay_as_they_are(tmp_path: Path) -> No
         ("empty.gpkg", b"", "cannot be read|no layer"),
         ("words.geojson", b"not json", "cannot be read"),
         ("none.geojson", b'{"type": "FeatureCollection", "features": []}', "no features|no layer"),
-        ("table.geojson", b'{"type":"FeatureCollection","features":[{"type":"Feature","properties":{"a":1},"geometry":null}]}', "no"),
+        ("table.geojson", b'{"type": "Feature", "properties": {"a": 1}, "geometry": null}', "no features|no layer"),
     ],
 )  # fmt: skip
 def test_what_holds_no_features_is_refused_in_one_line(
