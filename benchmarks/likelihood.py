@@ -1,7 +1,7 @@
 """How good the unsupervised flood likelihood and its points are: `python benchmarks/likelihood.py DATA_FOLDER`.
 
-The folder holds `images/NAME.jpg`, `masks/NAME.png` (above 0 is flood) and `splits.csv` (name, split). Masks are compared
-at their own size; the reference is used for nothing but the scores.
+The folder holds `images/NAME.jpg`, `masks/NAME.png` (above 0 is flood) and `splits.csv` (name, split). Masks are
+compared at their own size; the reference is used for nothing but the scores.
 """
 
 from __future__ import annotations

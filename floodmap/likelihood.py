@@ -109,10 +109,10 @@ def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats,
     rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
 
     def total(image: Floats) -> Floats:
-        return np.add.reduceat(np.add.reduceat(image, rows, axis=-2), cols, axis=-1)
+        return np.asarray(np.add.reduceat(np.add.reduceat(image, rows, axis=-2), cols, axis=-1))
 
     count = total(valid.astype(np.float64))
-    mean = total(bands * valid.astype(np.float64)) / np.maximum(count, 1.0)
+    mean = total(bands.astype(np.float64) * valid) / np.maximum(count, 1.0)
     row, col = ndimage.distance_transform_edt(count == 0, return_distances=False, return_indices=True)
     return mean[:, row, col], count > 0
 
@@ -168,7 +168,7 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
 
     def histogram(weights: Floats) -> Floats:
         counts = np.bincount(index[ground], weights[ground], minlength=int(np.prod(shape))).reshape(shape)
-        return ndimage.gaussian_filter(counts, (1.5, 1.5, 1.5, 1.0))
+        return np.asarray(ndimage.gaussian_filter(counts, (1.5, 1.5, 1.5, 1.0)))
 
     everything = histogram(np.ones(guess.shape))
     odds = guess
@@ -189,7 +189,7 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
         np.clip((value - low) / (high - low) * size, 0, size - 1).astype(np.int64)
         for value, (low, high), size in zip((*features.lab, features.fine), _RANGES, shape, strict=True)
     ]
-    return np.ravel_multi_index(bins, shape)
+    return np.asarray(np.ravel_multi_index(bins, shape))
 
 
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
@@ -203,7 +203,7 @@ def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
     seed = np.zeros_like(candidate)
     seed[:2] = candidate[:2]
     reached = ndimage.binary_propagation(seed, mask=candidate)
-    sky = np.zeros_like(candidate)
+    sky: Bools = np.zeros(candidate.shape, np.bool_)
     if not reached.any() or reached.all():
         return sky
     below = ~reached & (deviation < 3)
@@ -256,7 +256,7 @@ def _smooth(image: Floats) -> Floats:
 
 def _deviation(image: Floats, sigma: float) -> Floats:
     mean, square = ndimage.gaussian_filter(image, sigma), ndimage.gaussian_filter(image * image, sigma)
-    return np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0.0)))
 
 
 def _sigmoid(odds: Floats) -> Floats:

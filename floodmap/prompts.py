@@ -45,7 +45,8 @@ class Prompts:
     """(h, w), 0 to 1: coarse flood likelihood of the whole tile, at any resolution; None where there is none."""
 
     def __post_init__(self) -> None:
-        points, labels, boxes = (np.asarray(value) for value in (self.points_xy, self.labels, self.boxes_xyxy))
+        points, boxes = np.asarray(self.points_xy, np.float32), np.asarray(self.boxes_xyxy, np.float32)
+        labels = np.asarray(self.labels)
         if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
             raise PromptError(f"points {points.shape} and labels {labels.shape} must be (N, 2) and (N,)")
         if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -56,9 +57,9 @@ class Prompts:
             raise PromptError(f"labels must be 1 (flood) or 0 (dry), not {sorted(set(labels.tolist()) - {0, 1})}")
         if not (boxes[:, :2] < boxes[:, 2:]).all():
             raise PromptError("a box must have left < right and top < bottom")
-        object.__setattr__(self, "points_xy", points.astype(np.float32))
+        object.__setattr__(self, "points_xy", points)
         object.__setattr__(self, "labels", labels.astype(np.int64))
-        object.__setattr__(self, "boxes_xyxy", boxes.astype(np.float32))
+        object.__setattr__(self, "boxes_xyxy", boxes)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
 
