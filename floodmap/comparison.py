@@ -10,9 +10,9 @@ from scipy.spatial import cKDTree
 
 from floodmap.errors import EvaluationError
 from floodmap.frames import FLOOD, UNOBSERVED, Codes, Frame, Reader
+from floodmap.georeference import ground_sample_distance
 from floodmap.grid import Window
 from floodmap.ground import cell_areas_m2, is_placed
-from floodmap.source import ground_sample_distance
 
 Bools = NDArray[np.bool_]
 

@@ -77,8 +77,8 @@ class Block(nn.Module):
 class PyramidEncoder(nn.Module):
     """Image to an embedding at stride 16 and skip features at strides 8 and 4.
 
-    The embedding takes the place of SAM's; the skip features are added while the mask decoder upscales, as in HQ-SAM
-    (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714).
+    The embedding takes the place of SAM's. The skip features hold detail alone, nothing from coarser strides: what the
+    picture means has to go through the embedding, or the decoder learns to do without it and so without prompts.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -94,13 +94,10 @@ class PyramidEncoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.top = ConvNorm(w32, dim, 1)
-        self.laterals = nn.ModuleList([ConvNorm(w16, dim, 1), ConvNorm(w8, dim // 2, 1), ConvNorm(w4, dim // 4, 1)])
-        self.reduce = nn.ModuleList([ConvNorm(dim, dim // 2, 1), ConvNorm(dim // 2, dim // 4, 1)])
-        self.smooth = nn.ModuleList(
-            [ConvNorm(dim, dim, 3), ConvNorm(dim // 2, dim // 2, 3), ConvNorm(dim // 4, dim // 4, 3)]
-        )
-        self.skip8 = nn.Conv2d(dim // 2, dim // 4, 1)
-        self.skip4 = nn.Conv2d(dim // 4, dim // 8, 1)
+        self.lateral = ConvNorm(w16, dim, 1)
+        self.smooth = ConvNorm(dim, dim, 3)
+        self.skip8 = nn.Conv2d(w8, dim // 4, 1)
+        self.skip4 = nn.Conv2d(w4, dim // 8, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Encode images.
@@ -111,19 +108,13 @@ class PyramidEncoder(nn.Module):
         Returns:
             Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8) and (B, E/8, H/4, W/4).
         """
-        x = self.stem(x)
-        c4 = self.stages[0](x)
+        c4 = self.stages[0](self.stem(x))
         c8 = self.stages[1](c4)
         c16 = self.stages[2](c8)
         c32 = self.stages[3](c16)
-        p16 = F.relu(self.smooth[0](F.relu(_double(self.top(c32)) + self.laterals[0](c16))))
-        p8 = F.relu(self.smooth[1](F.relu(_double(self.reduce[0](p16)) + self.laterals[1](c8))))
-        p4 = F.relu(self.smooth[2](F.relu(_double(self.reduce[1](p8)) + self.laterals[2](c4))))
-        return p16, (self.skip8(p8), self.skip4(p4))
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        coarse = F.interpolate(self.top(c32), scale_factor=2.0, mode="nearest")
+        embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(c16))))
+        return embedding, (self.skip8(c8), self.skip4(c4))
 
 
 def fuse(module: nn.Module) -> None:

@@ -17,12 +17,12 @@ from floodmap.comparison import Counts, compare, spacing
 from floodmap.disagreement import check_target, disagreement, write_disagreement
 from floodmap.errors import EvaluationError, FloodmapError
 from floodmap.frames import FloodRule, Frame, Reader
+from floodmap.gdal import gdal_env
 from floodmap.ground import is_placed
 from floodmap.masks import RasterMask, flood_values, is_imagery
 from floodmap.outlines import PARQUET, PolygonMask, polygon_frame
 from floodmap.pairs import RASTERS, Pair, Pairs, pair_files
 from floodmap.scores import COUNTS, Scores
-from floodmap.source import gdal_env
 from floodmap.summary import Evaluation
 from floodmap.vectors import is_vector
 

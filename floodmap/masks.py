@@ -23,9 +23,9 @@ from rasterio.windows import Window as RasterWindow
 
 from floodmap.errors import EvaluationError, MissingCRSError
 from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.gdal import gdal_env
 from floodmap.grid import Window
 from floodmap.ground import is_placed
-from floodmap.source import gdal_env
 
 __all__ = ["FLOOD", "UNOBSERVED", "FloodRule", "ImageryError", "RasterMask", "flood_values", "is_imagery"]
 

@@ -15,9 +15,9 @@ from rasterio.features import rasterize
 
 from floodmap.errors import EvaluationError, MissingCRSError, VectorError
 from floodmap.frames import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.georeference import ground_sample_distance
 from floodmap.grid import Window
 from floodmap.ground import is_placed
-from floodmap.source import ground_sample_distance
 from floodmap.vectors import Vectors, read_vectors
 
 PARQUET = (".parquet", ".geoparquet")

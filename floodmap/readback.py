@@ -20,9 +20,9 @@ from rasterio.windows import Window as RasterWindow
 from floodmap.codes import NODATA
 from floodmap.errors import SceneError
 from floodmap.frames import FLOOD, UNOBSERVED, FloodRule
+from floodmap.gdal import gdal_env, has_sidecar
 from floodmap.grid import Window
 from floodmap.masks import RasterMask, flood_values
-from floodmap.source import gdal_env, has_sidecar
 
 STRIP_PIXELS = 2**22
 """Pixels read at once."""

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from floodmap.encoder import EncoderConfig, PyramidEncoder
+from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder
 from floodmap.errors import ModelError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -23,10 +23,12 @@ FRAME = 1024
 """Side of SAM's input frame, in pixels: prompt coordinates are relative to it, whatever the size of the tile."""
 STRIDE = 16
 """Pixels per cell of the image embedding."""
+DRAWN_RADIUS, DRAWN_LOGIT = 14.0, 6.0
+"""How large, in pixels, and how sure a point is drawn into the mask prompt."""
 
 
 class Decoder(MaskDecoder):
-    """SAM's mask decoder for several images at once, with optional skip features.
+    """SAM's mask decoder for several images at once.
 
     The package's own `predict_masks` repeats every image for every prompt, so it is right for one image only.
     """
@@ -62,11 +64,33 @@ class Decoder(MaskDecoder):
         return masks, self.iou_prediction_head(hidden[:, 0])
 
     def _upscale(self, source: Tensor, skips: tuple[Tensor, Tensor] | None) -> Tensor:
+        return self.output_upscaling(source)
+
+
+class SkipDecoder(Decoder):
+    """SAM's mask decoder with detail from the encoder added while it upscales.
+
+    As in HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after each sum.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            transformer_dim=dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=4 * dim, num_heads=8),
+            num_multimask_outputs=0,
+            iou_head_hidden_dim=dim,
+        )
+        self.refine8 = ConvNorm(dim // 4, dim // 4, 3)
+        self.refine4 = ConvNorm(dim // 8, dim // 8, 3)
+
+    def _upscale(self, source: Tensor, skips: tuple[Tensor, Tensor] | None) -> Tensor:
         if skips is None:
-            return self.output_upscaling(source)
+            raise ValueError("this decoder needs skip features")
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
-        return act4(up4(features) + skips[1])
+        features = F.relu(features + self.refine8(features))
+        features = act4(up4(features) + skips[1])
+        return F.relu(features + self.refine4(features))
 
 
 class FloodSam(nn.Module):
@@ -88,12 +112,7 @@ class FloodSam(nn.Module):
         self.prompt_encoder = PromptEncoder(
             embed_dim=dim, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
         )
-        self.mask_decoder = Decoder(
-            transformer_dim=dim,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=4 * dim, num_heads=8),
-            num_multimask_outputs=0,
-            iou_head_hidden_dim=dim,
-        )
+        self.mask_decoder = SkipDecoder(dim)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -142,18 +161,18 @@ class FloodSam(nn.Module):
         batch = embedding.shape[0]
         if offset_xy is None:
             offset_xy = torch.zeros(batch, 2, device=embedding.device)
-        if points is not None:
-            points = (points[0] + offset_xy[:, None], points[1])
-        if boxes is not None:
-            boxes = boxes + offset_xy.repeat(1, 2)
         if points is None and boxes is None:
             sparse = embedding.new_zeros(batch, 0, embedding.shape[1])
         else:
-            sparse = self.prompt_encoder(points, boxes, None)[0].to(embedding.dtype)
-        if masks is None:
+            framed_points = None if points is None else (points[0] + offset_xy[:, None], points[1])
+            framed_boxes = None if boxes is None else boxes + offset_xy.repeat(1, 2)
+            sparse = self.prompt_encoder(framed_points, framed_boxes, None)[0].to(embedding.dtype)
+        if points is None and boxes is None and masks is None:
             dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         else:
-            dense = self.prompt_encoder.mask_downscaling(masks)
+            if masks is None:
+                masks = torch.zeros(batch, 1, 4 * embedding.shape[-2], 4 * embedding.shape[-1], device=embedding.device)
+            dense = self.prompt_encoder.mask_downscaling(draw_prompts(masks, points, boxes))
         dense = dense.to(embedding.dtype)
         logits, iou = self.mask_decoder.predict_masks(
             embedding, self._position(embedding, offset_xy), sparse, dense, skips
@@ -167,6 +186,31 @@ class FloodSam(nn.Module):
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
         coords = (grid + offset_xy[:, None, None]) / FRAME
         return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2).to(embedding.dtype)
+
+
+def draw_prompts(masks: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> Tensor:
+    """Draw points and boxes into the mask prompt, where a convolution finds them at once.
+
+    A network trained on a few hundred pictures does not learn from these alone what SAM's positional encodings say.
+
+    Args:
+        masks: flood logits (B, 1, h, w) at a quarter of the tile's resolution, 0 where nothing is known.
+        points: as in `FloodSam.forward`.
+        boxes: as in `FloodSam.forward`.
+    """
+    height, width = masks.shape[-2:]
+    y = (torch.arange(height, device=masks.device) * 4 + 1.5)[:, None]
+    x = torch.arange(width, device=masks.device) * 4 + 1.5
+    if boxes is not None:
+        left, top, right, bottom = boxes[:, :, None, None].unbind(1)
+        outside = (x < left) | (x > right) | (y < top) | (y > bottom)
+        masks = masks.masked_fill(outside[:, None], -DRAWN_LOGIT / 2)
+    if points is not None:
+        for xy, label in zip(points[0].unbind(1), points[1].unbind(1), strict=True):
+            near = ((x - xy[:, 0, None, None]) ** 2 + (y - xy[:, 1, None, None]) ** 2) < DRAWN_RADIUS**2
+            value = torch.where(label == 1, DRAWN_LOGIT, -DRAWN_LOGIT)[:, None, None, None]
+            masks = torch.where(near[:, None] & (label >= 0)[:, None, None, None], value, masks)
+    return masks
 
 
 class Sam(nn.Module):

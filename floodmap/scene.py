@@ -157,7 +157,7 @@ class Scene:
 
     @property
     def transform(self) -> Affine:
-        """Working pixel to CRS; where there is no CRS, the file's transform all the same, or `georeference.UNPLACED`."""
+        """Working pixel to CRS; without a CRS, the file's transform all the same, or `georeference.UNPLACED`."""
         return self._grid.transform
 
     @property

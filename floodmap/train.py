@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,9 +36,9 @@ class TrainConfig:
     """Side of the square crops, in pixels, and how many make a batch."""
     size_shares: tuple[float, ...] = (0.4, 0.3, 0.3)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.65, 0.12, 0.08, 0.15)
+    prompt_shares: tuple[float, ...] = (0.5, 0.2, 0.1, 0.2)
     """How often each of `PROMPT_KINDS` is drawn."""
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.03
     warmup: float = 0.03
     """Share of the run over which the learning rate rises."""
@@ -65,13 +65,16 @@ class Averaged:
                 self.state[name].copy_(value)
 
 
-def train(config: TrainConfig, sources: Sequence[Source], validation: Sequence[Sample], folder: Path) -> Path:
+def train(
+    config: TrainConfig, sources: Sequence[Source], validation: Sequence[Sample], folder: Path, init: Path | None = None
+) -> Path:
     """Train a model from scratch, or go on from the folder's checkpoint.
 
     Args:
         config: the run.
         sources: labelled pictures.
         validation: pictures scored at every checkpoint (mean IoU, no prompt); never trained on.
+        init: weights to begin with, where they fit.
         folder: gets `last.pt` (to go on from), `log.csv` and `model.safetensors` (the averaged weights).
 
     Returns:
@@ -85,6 +88,9 @@ def train(config: TrainConfig, sources: Sequence[Source], validation: Sequence[S
     averaged = Averaged(model)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
     step, elapsed = _restore(folder / "last.pt", model, averaged, optimizer, generator)
+    if step == 0 and init is not None:
+        load_matching(model, init)
+        averaged = Averaged(model)
     sampler = CropSampler(sources, generator)
     started, saved = time.monotonic() - elapsed, elapsed
     losses: list[float] = []
@@ -269,6 +275,15 @@ def _groups(model: FloodSam, config: TrainConfig) -> list[dict[str, object]]:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def load_matching(model: FloodSam, path: Path) -> None:
+    """Begin with the weights of another model, as far as names and shapes agree."""
+    own = model.state_dict()
+    given = {name: value.float() for name, value in load_file(path).items() if value.is_floating_point()}
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    log.info("took over %d of %d tensors from %s", len(fitting), len(own), path)
 
 
 def _restore(

@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
     parser.add_argument("--shares", type=float, nargs=4, default=(0.48, 0.12, 0.24, 0.16))
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -108,6 +109,7 @@ def main() -> None:
         sources(options.data, tuple(options.shares)),
         flood_area(options.data / "flood-area", "val"),
         options.out,
+        options.init,
     )
 
 
