@@ -14,6 +14,7 @@ from floodmap.scene import Tile
 class FakeSegmenter:
     """Calls bluish pixels flooded; counts the windows it was given."""
 
+    best_batch_size = 1
     name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
     knows_floods, multiple = True, 32
 

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SceneFactory
+from fakes import FakeSegmenter
+
+import floodmap_cli.segment as command
+from floodmap_cli.main import run
+
+
+@pytest.fixture(autouse=True)
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
+    """Every command line gets a model that needs no weights."""
+    fake = FakeSegmenter()
+    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    return fake
+
+
+def segment(*args: object) -> int:
+    return run(["segment", *map(str, args), "--prompts", "none"])
+
+
+def test_one_scene_gives_all_the_files_and_one_line(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert segment(make_scene(), "-o", out) == 0
+    stems = ["scene_mask.tif", "scene_mask.qml", "scene_probability.tif", "scene_probability.qml"]
+    assert {path.name for path in out.iterdir()} == {*stems, "scene.gpkg", "scene.json"}
+    said = capsys.readouterr()
+    assert "ha of flood" in said.out and said.out.count("\n") == 1 and said.err == ""
+
+
+def test_json_goes_to_standard_output_alone(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    assert segment(make_scene(), make_scene(name="b.tif"), "-o", tmp_path / "out", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [scene["name"] for scene in said] == ["scene", "b"]
+    assert said[0]["settings"]["tile_size"] == 1024
+
+
+def test_a_folder_is_segmented_without_results_references_and_other_files(
+    make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter
+) -> None:
+    folder = tmp_path / "in"
+    for name in ("a.tif", "b.tif", "b_reference.tif"):
+        make_scene(folder=folder, name=name)
+    (folder / "notes.txt").write_text("no raster")
+    assert segment(folder, "-o", folder / "out") == 0
+    assert segment(folder, "-o", folder) == 0
+    assert segment(folder, "-o", folder / "out", "--overwrite") == 0
+    masks = {path.relative_to(folder).as_posix() for path in folder.rglob("*_mask.tif")}
+    assert masks == {"a_mask.tif", "b_mask.tif", "out/a_mask.tif", "out/b_mask.tif"}
+
+
+def test_patterns_are_expanded(make_scene: SceneFactory, tmp_path: Path) -> None:
+    for name in ("x1.tif", "x2.tif", "y.tif"):
+        make_scene(folder=tmp_path / "in", name=name)
+    assert segment(tmp_path / "in" / "x*.tif", "-o", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"x1.json", "x2.json"}
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/s.tif", "b/s.tif"), {"a_s", "b_s"}),
+        (("a/s.tif", "a/s.png"), {"s_tif", "s_png"}),
+        (("a/s.tif", "b/S.tif", "a/other.tif"), {"a_s", "b_S", "other"}),
+    ],
+)
+def test_scenes_of_one_name_are_told_apart(
+    make_scene: SceneFactory, tmp_path: Path, files: tuple[str, ...], names: set[str]
+) -> None:
+    paths = [make_scene(folder=tmp_path / Path(file).parent, name=Path(file).name) for file in files]
+    assert segment(*paths, "-o", tmp_path / "out") == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == names
+
+
+def test_scenes_that_would_overwrite_each_other_are_refused(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    paths = [make_scene(folder=tmp_path / top / "same", name="s.tif") for top in ("a", "b")]
+    assert segment(*paths, "-o", tmp_path / "out") == 1
+    assert "same files" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scene_that_is_refused_does_not_stop_the_others(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"not a tiff")
+    assert segment(bad, make_scene(), "-o", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "scene:" in said.out and said.err.count("\n") == 1 and "bad.tif" in said.err
+    assert not [path for path in (tmp_path / "out").iterdir() if "bad" in path.name]
+
+
+def test_windows_that_failed_are_exit_code_3(
+    make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no luck")
+
+    fake_model.before = fail
+    assert segment(make_scene(), "-o", tmp_path / "out") == 3
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    fake_model.before = interrupt
+    scene = make_scene(shape_hw=(100, 100))
+    assert segment(scene, "-o", tmp_path / "out") == 130
+    assert "--resume" in capsys.readouterr().err
+    fake_model.before = lambda _: None
+    assert segment(scene, "-o", tmp_path / "out", "--resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "word"),
+    [
+        (["missing.tif"], 1, "missing.tif"),
+        (["*.nothing"], 1, "no file matches"),
+        ([], 2, "SCENE"),
+        (["missing.tif", "--threshold", "7"], 2, "threshold"),
+        (["missing.tif", "--format", "dwg"], 2, "dwg"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, capsys, args: list[str], code: int, word: str) -> None:
+    assert segment(*args, "-o", tmp_path / "out") == code
+    said = capsys.readouterr().err
+    assert word in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tile_size_that_does_not_fit_is_refused_before_anything_is_written(
+    make_scene: SceneFactory, tmp_path: Path, capsys
+) -> None:
+    assert segment(make_scene(), "-o", tmp_path / "out", "--tile-size", "100") == 1
+    assert "multiple of 32" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
+    make_scene: SceneFactory, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert segment(tmp_path / "empty", "-o", tmp_path / "out") == 1
+    assert segment(make_scene(folder=tmp_path / "in"), "-o", tmp_path / "out") == 0
+    assert segment(tmp_path / "out", "-o", tmp_path / "again") == 1
+    assert "own results" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import floodmap_cli.segment as c; from fakes import *\n"
+        "c._load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
+        "from floodmap_cli.main import run; sys.exit(run(['segment', sys.argv[2], '-o', sys.argv[3], '--prompts', 'none']))"
+    )
+    args = [sys.executable, "-c", code, str(Path(__file__).parent), str(make_scene()), str(tmp_path / "out")]
+    ended = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert ended.returncode == 128 + signal.SIGINT
+    assert "--resume" in ended.stderr and "Traceback" not in ended.stderr
