@@ -62,16 +62,25 @@ def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """A process and its descendants that run a program of their own.
+
+    Importing torch starts `ldconfig` with vfork: until that begins, it is its parent's memory under another number.
+    """
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children = [int(child) for child in task.read_text().split()]
+            own = [child for child in children if command_line(child) != command_line(pid)]
         except OSError:
             continue
-        for child in children:
+        for child in own:
             found += tree(child)
     return found
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def peak_bytes(pid: int) -> int:
