@@ -22,7 +22,7 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
     Args:
         arguments: files, folders (not searched further down) and patterns.
-        out: the output folder; nothing inside it is a scene unless named itself.
+        out: the output folder; where it lies below a folder that a pattern searches, nothing inside it is a scene.
 
     Raises:
         SceneError: an argument matches nothing, or two scenes cannot be told apart by name.
@@ -37,6 +37,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 def _expand(argument: str, out: Path) -> list[Path]:
+    if not argument:  # an unset variable in quotes; to Path it is the current folder
+        raise SceneError("the name of a scene is empty")
     path = Path(argument)
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
@@ -49,14 +51,21 @@ def _expand(argument: str, out: Path) -> list[Path]:
         listed = sorted(p for p in map(Path, glob.glob(argument, recursive=True)) if p.is_file())
         if not listed:
             raise SceneError(f"{argument}: no file matches")
-    inside = out.resolve()
+    root, inside = _root(argument), out.resolve()
     stems = {p.stem for p in listed}
     return [
         p for p in listed
-        if not p.resolve().is_relative_to(inside) or inside == path.resolve()
+        if root not in inside.parents or not p.resolve().is_relative_to(inside)
         if not (p.stem.endswith("_reference") and p.stem.removesuffix("_reference") in stems)
         if not _is_result(p, explicit=False)
     ]  # fmt: skip
+
+
+def _root(argument: str) -> Path:
+    """The folder that a folder or pattern begins in."""
+    path = Path(argument)
+    plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
+    return plain.resolve()
 
 
 def _is_result(path: Path, *, explicit: bool) -> bool:

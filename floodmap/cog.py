@@ -47,6 +47,7 @@ def write_rasters(
     threshold: int,
     tags: Mapping[str, str],
     overwrite: bool = False,
+    scratch: Path | None = None,
 ) -> tuple[Path, Path]:
     """Write `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, into `out_dir`.
 
@@ -58,7 +59,7 @@ def write_rasters(
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; read once.
-        out_dir: folder, made where it is missing; temporary files lie in a hidden folder inside it.
+        out_dir: folder, made where it is missing.
         name: how the file names begin.
         width: scene columns, in pixels.
         height: scene rows, in pixels.
@@ -67,6 +68,7 @@ def write_rasters(
         threshold: per cent; codes from here to 100 are flood.
         tags: GDAL metadata of both files.
         overwrite: replace files that exist.
+        scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
 
     Raises:
         OutputError: a file exists already, the strips do not cover the scene, or the disk refuses.
@@ -78,7 +80,7 @@ def write_rasters(
     profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=out_dir))
+        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=scratch or out_dir))
         try:
             with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
                 # A scene without georeference is a supported input, and its reader has said so.

@@ -1,5 +1,11 @@
 """Every error floodmap raises on purpose: one line for the user, saying what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class FloodmapError(Exception):
     """Root of floodmap's errors; the command line prints it as one line and exits 1."""
@@ -45,3 +51,16 @@ class OutputError(FloodmapError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise OutputError where the system refuses to write a file or folder: no permission, disk full, a file there."""
+    try:
+        yield
+    except FloodmapError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}; make room or choose another output folder"
+        ) from error

@@ -34,6 +34,7 @@ def write_layers(
     *,
     date: datetime,
     overwrite: bool = False,
+    scratch: Path | None = None,
 ) -> list[Path]:
     """Write both layers in each format: `NAME.gpkg`; `NAME_flood.shp` and `NAME_unobserved.shp`, and so on.
 
@@ -43,11 +44,12 @@ def write_layers(
     Args:
         flood: as `polygonize` makes it.
         unobserved: likewise.
-        out_dir: folder, made where it is missing; temporary files lie in a hidden folder inside it.
+        out_dir: folder, made where it is missing.
         name: how the file names begin.
         formats: out of `FORMATS`.
         date: stands in the files where their format wants one; taken as UTC where it has no zone.
         overwrite: replace files that exist.
+        scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
 
     Returns:
         The layers' files, flood first in each format.
@@ -57,7 +59,7 @@ def write_layers(
         MissingCRSError: GeoJSON without a CRS.
     """
     files = [file for suffix in formats for file in _files(name, suffix)]
-    return _write_all({"flood": flood, "unobserved": unobserved}, files, out_dir, date, overwrite)
+    return _write_all({"flood": flood, "unobserved": unobserved}, files, out_dir, date, overwrite, scratch)
 
 
 def write_file(
@@ -88,8 +90,9 @@ def _files(name: str, suffix: str) -> list[_File]:
 
 
 def _write_all(
-    frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool
-) -> list[Path]:
+    frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
+    scratch: Path | None = None,
+) -> list[Path]:  # fmt: skip
     """Write every file into a hidden folder, then move them all."""
     for file in files:
         path = out_dir / file.name
@@ -102,7 +105,7 @@ def _write_all(
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".layers-", dir=out_dir) as folder, _quiet_gdal(date):
+        with tempfile.TemporaryDirectory(prefix=".layers-", dir=scratch or out_dir) as folder, _quiet_gdal(date):
             for file in files:
                 _write_file(frames, file, Path(folder), date)
             # A Shapefile's main file comes last: while it is missing, nothing takes the other parts for a layer.

@@ -31,6 +31,11 @@ UNPLACED = Affine.scale(1, -1)
 in these coordinates lie on the picture there."""
 
 
+def how_to_place(transform: Affine) -> str:
+    """What the user can do about a raster without CRS: `--crs` alone places only one that has a transform."""
+    return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkingGrid:
     """The pixels a scene is worked on in: the file's own, or those of the resolution asked for."""
@@ -60,7 +65,9 @@ def lay_grid(
     gsd = None if crs is None else ground_sample_distance(crs, transform, width=cols, height=rows)
     if resolution_m is not None:
         if gsd is None:
-            raise MissingCRSError(f"{path} has no CRS, so it has no {resolution_m:g} m pixels; assign one with --crs")
+            raise MissingCRSError(
+                f"{path} has no CRS, so it has no {resolution_m:g} m pixels; {how_to_place(transform)}"
+            )
         height, width = (round(n * step / resolution_m) for n, step in ((rows, gsd[1]), (cols, gsd[0])))
         if min(height, width) < 1:
             raise SceneError(f"{path} is smaller than one pixel of {resolution_m:g} m; choose a finer --resolution")

@@ -8,6 +8,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.errors import OutputError
+from floodmap.errors import OutputError, writing
 from floodmap.stitch import Strip
 
 _DIGEST = 16
+_SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +43,68 @@ class Journal:
         folder: the work folder; made if it is not there.
         settings: everything the results depend on; strips made with other settings must not be mixed in.
         resume: go on from the strips that are there; where there are none, begin.
-        discard: throw away the strips that are there.
+        discard: throw away the strips that are there, unless `resume` can go on from them.
 
     Raises:
-        OutputError: another run is at work here; there is unfinished work and `resume` was not asked for; or that
-            work was done with other settings.
+        OutputError: another run is at work here; there is unfinished work and `resume` was not asked for; that work
+            was done with other settings; or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise OutputError(_BUSY.format(folder.parent)) from None
         try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise OutputError(_BUSY.format(folder.parent)) from None
-        try:
-            self._take_over(json.dumps(settings, indent=1, sort_keys=True, default=str), resume, discard)
+            with writing(folder):
+                self._take_over(json.dumps(settings, indent=1, sort_keys=True, default=str), resume, discard)
         except BaseException:
             self._lock.release()
             raise
 
     def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
-        record = self.folder / "settings.json"
+        record = self.folder / _SETTINGS
         found = record.read_text("utf-8") if record.exists() else None
-        unfinished = any(self._paths())
-        if found is not None and unfinished and not discard:
-            if not resume:
-                raise OutputError(_UNFINISHED.format(self.folder.parent))
-            if found != wanted:
-                raise OutputError(_CHANGED.format(self.folder.parent, _difference(found, wanted)))
-            return
-        for path in self._paths():
-            path.unlink()
+        shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
+        if found is not None and has_strips(self.folder):
+            if resume and found == wanted:
+                return
+            if not discard:
+                changed = _CHANGED.format(self.folder.parent, _difference(found, wanted))
+                raise OutputError(changed if resume else _UNFINISHED.format(self.folder.parent))
+        self._clear()
         _write(record, wanted.encode())
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not has_strips(self.folder):
+            self.remove()  # there is nothing to go on with
         self._lock.release()
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for results in the making, on the results' own disk; what a killed run leaves in it is deleted."""
+        path = self.folder / _SCRATCH
+        with writing(path):
+            path.mkdir(exist_ok=True)
+        return path
+
     def append(self, index: int, entry: Entry) -> None:
-        """Put a strip on disk, whole or not at all."""
+        """Put a strip on disk, whole or not at all.
+
+        Raises:
+            OutputError: the disk is full, or will not have it.
+        """
         head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes.tobytes(), 1)
-        _write(self._path(index), _digest(body) + body)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(np.ascontiguousarray(entry.strip.codes), 1)
+        with writing(self._path(index)):
+            _write(self._path(index), _digest(body), body)
 
     def finished(self) -> int:
         """How many strips from the top are whole."""
@@ -108,14 +126,24 @@ class Journal:
             yield entry.strip.row_off, entry.strip.codes
 
     def remove(self) -> None:
-        """Delete the work folder: the results are in place."""
-        shutil.rmtree(self.folder)
+        """Delete the work folder: the results are in place. What cannot be deleted stays."""
+        with suppress(OSError):
+            self._clear()
+            # Windows deletes no open file, NFS no folder that had one.
+            self._lock.release()
+            (self.folder / "lock").unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.strip"
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("*.strip"))
+    def _clear(self) -> None:
+        """Delete everything but the lock; the settings first, for without them strips are worth nothing."""
+        (self.folder / _SETTINGS).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.suffix in (".strip", ".part"):
+                path.unlink()
 
     def _read(self, index: int) -> Entry | None:
         try:
@@ -129,6 +157,11 @@ class Journal:
         said = json.loads(head)
         codes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(said["shape"])
         return Entry(Strip(said["row_off"], codes), said["notes"])
+
+
+def has_strips(folder: Path) -> bool:
+    """Whether a work folder holds finished strips of a run that has not ended."""
+    return (folder / _SETTINGS).exists() and any(folder.glob("*.strip"))
 
 
 _BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"
@@ -149,10 +182,10 @@ def _difference(found: str, wanted: str) -> str:
         return "the settings"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, *content: bytes) -> None:
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
-        file.write(content)
+        file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

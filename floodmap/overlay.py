@@ -24,6 +24,7 @@ from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.georeference import how_to_place
 from floodmap.grid import Window
 from floodmap.vectors import is_vector, read_vectors
 
@@ -67,7 +68,9 @@ def open_overlay(path: Path, frame: Frame, stack: ExitStack) -> Overlay:
     """
     if is_vector(path):
         if frame.crs is None:
-            raise MissingCRSError(f"{frame.path} has no CRS, so {path} cannot be laid over it; assign one with --crs")
+            raise MissingCRSError(
+                f"{frame.path} has no CRS, so {path} cannot be laid over it; {how_to_place(frame.transform)}"
+            )
         return _Polygons(path, frame)
     if not path.exists():
         raise SceneError(f"{path}: no such file")

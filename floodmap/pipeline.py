@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, get_args
 
 from floodmap.cog import write_rasters
-from floodmap.errors import FloodmapError, MissingCRSError, SceneError
-from floodmap.grid import Grid, Window
-from floodmap.journal import Entry, Journal
-from floodmap.prompter import Segmenter, make_prompter
-from floodmap.prompts import Prompts
-from floodmap.results import FloodMap, check_disk, finished_before, refuse_existing, take_census, write_report
-from floodmap.scene import Scene, SceneOptions, Tile
-from floodmap.stitch import Mosaic
+from floodmap.errors import FloodmapError, MissingCRSError, writing
+from floodmap.fingerprint import fingerprint
+from floodmap.georeference import how_to_place
+from floodmap.grid import Grid
+from floodmap.journal import Journal, has_strips
+from floodmap.prompter import Segmenter
+from floodmap.results import (
+    FloodMap,
+    check_disk,
+    finished_before,
+    output_folder,
+    refuse_existing,
+    refuse_inputs,
+    refuse_long_names,
+    result_paths,
+    take_census,
+    write_report,
+)
+from floodmap.scene import Scene, SceneOptions
+from floodmap.stitch import Strip
+from floodmap.windows import Progress, run_windows
+
+__all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
 
 log = logging.getLogger(__name__)
 
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
-READ_AHEAD = 3
-"""Windows read while the model is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,31 +65,31 @@ class SegmentOptions:
     batch_size: int = 1
     """Windows at a time."""
     overwrite: bool = False
-    """Replace results, and discard unfinished work."""
+    """Replace results, and discard unfinished work that `resume` cannot go on with."""
     resume: bool = False
-    """Go on with unfinished work; begin where there is none."""
+    """Go on with unfinished work, leave results made with these settings alone; begin where there are neither."""
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.threshold <= 1.0:
             raise FloodmapError(f"threshold {self.threshold} must lie between 0.01 and 1")
         if self.batch_size < 1:
             raise FloodmapError(f"batch size {self.batch_size} must be at least 1")
+        if not self.formats or not set(self.formats) <= set(get_args(Format)):
+            raise FloodmapError(f"formats {self.formats} must be some of {', '.join(get_args(Format))}")
+        for option, value in (("min_area_m2", self.min_area_m2), ("simplify_m", self.simplify_m)):
+            if value is not None and not 0 <= value < math.inf:
+                raise FloodmapError(f"{option} {value} must be 0 or more")
 
     @property
     def threshold_percent(self) -> int:
         """The threshold as a code."""
         return max(1, round(self.threshold * 100))
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is."""
-
-    windows_done: int
-    windows_total: int
-    pixels_done: int
-    """Scene pixels, each counted once."""
-    stage: str
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files that a run reads beside the scene, by option."""
+        given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
+        return {option: path for option, path in given.items() if isinstance(path, Path)}
 
 
 def segment(
@@ -150,11 +159,13 @@ def segment_scene(
 ) -> FloodMap:
     """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
     started = time.monotonic()
-    with Scene.open(source, options.scene) as scene:
+    with Scene.open(source, options.scene) as scene, output_folder(out):
         name = name or scene.name
-        if scene.crs is None:
-            log.warning("%s has no CRS: it is mapped in pixels, without areas; assign one with --crs", source)
         options = with_defaults(options, scene)
+        if scene.crs is None:
+            log.warning(
+                "%s has no CRS: it is mapped in pixels, without areas; %s", source, how_to_place(scene.transform)
+            )
         grid = Grid(
             height=scene.height,
             width=scene.width,
@@ -162,127 +173,40 @@ def segment_scene(
             overlap=options.overlap,
             multiple=segmenter.multiple,
         )
-        out.mkdir(parents=True, exist_ok=True)
-        check_disk(out, scene.width * scene.height)
+        refuse_long_names(out, name, options.formats)
+        refuse_inputs(out, name, options.formats, (source, *options.files.values()))
         settings = describe(scene, segmenter, options)
         work = out / f".{name}.floodmap"
-        if not options.overwrite:
-            if options.resume and (done := finished_before(out, name, options.formats, settings)):
-                log.info("%s: nothing left to do", name)
-                return done
-            if not work.exists():
-                refuse_existing(out, name, options.formats)
+        if options.resume and (done := finished_before(out, name, options.formats, settings)):
+            log.info("%s: nothing left to do", name)
+            if work.exists():  # killed while it tidied up
+                Journal(work, settings, resume=False, discard=True).remove()
+            return done
+        if not options.overwrite and not has_strips(work):
+            refuse_existing(out, name, options.formats)
+        check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal:
-            run_windows(scene, grid, segmenter, options, journal, report)
+            run_windows(
+                scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
+            )  # fmt: skip
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
             flood_map = finish(scene, options, journal, settings, out, name, started)
             journal.remove()
     return flood_map
 
 
-def run_windows(
-    scene: Scene,
-    grid: Grid,
-    segmenter: Segmenter,
-    options: SegmentOptions,
-    journal: Journal,
-    report: Callable[[Progress], None],
-) -> None:
-    """Compute the strips the journal does not hold."""
-    begun, rows = journal.finished(), len(grid.row_offsets)
-    if begun == rows:
-        return
-    first = Mosaic.first_row_for(grid, begun)
-    mosaic = Mosaic(grid, first)
-    prompter = make_prompter(scene, segmenter, options.prompts)
-    windows = (window for row in range(first, rows) for window in grid.row(row))
-    tiles = read_ahead(scene, windows)
-    done = first * len(grid.col_offsets)
-    for row in range(first, rows):
-        notes: dict[str, Any] = {"run": 0, "skipped": 0, "failed": [], "pixels": 0}
-        remaining = len(grid.col_offsets)
-        while remaining:
-            batch = list(islice(tiles, min(options.batch_size, remaining)))
-            remaining -= len(batch)
-            for window, probability, reason in predict(segmenter, prompter, batch, notes):
-                strip = mosaic.add(window, probability, reason)
-                done += 1
-                report(
-                    Progress(done, len(grid), window.row_off * grid.width + window.height * window.col_end, "segment")
-                )
-        if strip is not None and row >= begun:
-            journal.append(row, Entry(strip, notes))
-
-
-Read = tuple[Window, Tile | SceneError]
-Predicted = tuple[Window, NDArray[np.float32] | None, NDArray[np.uint8]]
-
-
-def read_ahead(scene: Scene, windows: Iterator[Window]) -> Iterator[Read]:
-    """Tiles in order, the next ones read in a thread meanwhile; a window that cannot be read comes with its error."""
-
-    def read(window: Window) -> Read:
-        try:
-            return window, scene.read(window)
-        except SceneError as error:
-            return window, error
-
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as executor:
-        pending: list[Future[Read]] = [executor.submit(read, window) for window in islice(windows, READ_AHEAD)]
-        while pending:
-            result = pending.pop(0).result()
-            pending.extend(executor.submit(read, window) for window in islice(windows, 1))
-            yield result
-
-
-def predict(
-    segmenter: Segmenter, prompter: Callable[[Tile], Prompts], batch: Sequence[Read], notes: dict[str, Any]
-) -> Iterator[Predicted]:
-    """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted."""
-    wanted = [tile for _, tile in batch if isinstance(tile, Tile) and tile.valid.any()]
-    results: Iterator[NDArray[np.float32]] | None = None
-    failure = ""
-    if wanted:
-        try:
-            results = iter(segmenter.predict(wanted, [prompter(tile) for tile in wanted]))
-        except (RuntimeError, MemoryError) as error:
-            failure = str(error).splitlines()[0] if str(error) else type(error).__name__
-    for window, tile in batch:
-        if isinstance(tile, SceneError):
-            yield window, None, _failed(notes, window, str(tile), np.zeros((window.height, window.width), np.uint8))
-        elif not tile.valid.any():
-            notes["skipped"] += 1
-            yield window, None, tile.reason
-        elif results is None:
-            yield window, None, _failed(notes, window, failure, tile.reason)
-        else:
-            probability = next(results)
-            if not np.isfinite(probability).all():
-                yield window, None, _failed(notes, window, "the model gave no number", tile.reason)
-                continue
-            notes["run"] += 1
-            notes["pixels"] += probability.size
-            yield window, probability, tile.reason
-
-
-def _failed(notes: dict[str, Any], window: Window, why: str, reason: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
-    notes["failed"].append({"window": asdict(window), "why": why})
-    return reason
-
-
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Options with the smallest area and the tolerance filled in; in metres they need a place on the ground."""
     if scene.crs is None and "geojson" in options.formats:
         raise MissingCRSError(
-            f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or assign one with --crs"
+            f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or {how_to_place(scene.transform)}"
         )
     if scene.gsd_m is None:
         for value, flag in ((options.min_area_m2, "--min-area"), (options.simplify_m, "--simplify")):
             if value:
                 raise MissingCRSError(
-                    f"{scene.path} has no CRS, so {flag} cannot be measured on it; assign one with --crs"
+                    f"{scene.path} has no CRS, so {flag} cannot be measured on it; {how_to_place(scene.transform)}"
                 )
         return replace(options, min_area_m2=0.0, simplify_m=0.0)
     area = 25 * scene.gsd_m**2 if options.min_area_m2 is None else options.min_area_m2
@@ -292,11 +216,11 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Everything the results depend on: the source, the model, the settings, the versions."""
+    """Everything the results depend on: the source, the model, the settings, the versions. JSON."""
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats"):
         del chosen[name]
-    return {
+    about = {
         "source": {
             "name": scene.path.name,
             "fingerprint": scene.fingerprint,
@@ -310,17 +234,26 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "date": scene.date.isoformat(),
         },
         "model": {"name": segmenter.name, "sha256": segmenter.sha256, "runs_on": segmenter.runs_on},
-        "settings": jsonable(chosen),
+        "settings": {**chosen, "fingerprints": {key: fingerprint(_parts(path)) for key, path in options.files.items()}},
         "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
     }
+    described: dict[str, Any] = jsonable(about)
+    return described
+
+
+def _parts(path: Path) -> list[Path]:
+    beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
 
 
 def jsonable(value: Any) -> Any:
-    """Paths as text and tuples as lists, so that what is compared on resuming is what was stored."""
+    """Paths and NaN as text, tuples as lists, so that what is compared on resuming is what was stored."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN
     return str(value) if isinstance(value, Path) else value
 
 
@@ -337,10 +270,20 @@ def finish(
     from floodmap.formats import write_layers
     from floodmap.polygons import polygonize
 
-    notes = [entry.notes for entry in journal.entries()]
+    report = out / f"{name}.json"
+    with writing(report):
+        # Written last, it vouches for the other files; they are about to change.
+        report.unlink(missing_ok=True)
+    notes: list[Mapping[str, Any]] = []
+
+    def strips() -> Iterator[Strip]:
+        for entry in journal.entries():
+            notes.append(entry.notes)
+            yield entry.strip
+
     place = {"crs": scene.crs, "transform": scene.transform}
     threshold = options.threshold_percent
-    census = take_census((entry.strip for entry in journal.entries()), threshold=threshold, **place)
+    census = take_census(strips(), threshold=threshold, **place)
     layers = polygonize(
         journal.strips(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
         simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
@@ -352,25 +295,40 @@ def finish(
     }
     mask, probability = write_rasters(
         journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold, tags=tags,
-        overwrite=True, **place,
+        overwrite=True, scratch=journal.scratch, **place,
     )  # fmt: skip
-    paths = write_layers(layers.flood, layers.unobserved, out, name, options.formats, date=scene.date, overwrite=True)
+    paths = write_layers(
+        layers.flood, layers.unobserved, out, name, options.formats, date=scene.date, overwrite=True,
+        scratch=journal.scratch,
+    )  # fmt: skip
+    for stale in set(result_paths(out, name, get_args(Format))) - set(result_paths(out, name, options.formats)):
+        if stale.exists():
+            log.warning("%s is left from an earlier run and does not go with the new results", stale)
     summary = {
         "name": name,
         **census.as_json(),
         "polygons": {"flood": len(layers.flood), "unobserved": len(layers.unobserved)},
-        "windows": {
-            "run": sum(note["run"] for note in notes),
-            "skipped": sum(note["skipped"] for note in notes),
-            "failed": [failed for note in notes for failed in note["failed"]],
-        },
-        "pixels_processed": sum(note["pixels"] for note in notes),
+        **count_windows(notes),
         **settings,
         "run": {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 2),
         },
     }
-    report = out / f"{name}.json"
     write_report(report, summary)
     return FloodMap(name=name, mask=mask, probability=probability, layers=tuple(paths), report=report, summary=summary)
+
+
+def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Windows run, skipped and failed in all strips, as the JSON report holds them."""
+    notes = list(notes)
+    # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
+    failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
+    return {
+        "windows": {
+            "run": sum(note["run"] for note in notes),
+            "skipped": sum(note["skipped"] for note in notes),
+            "failed": list(failed.values()),
+        },
+        "pixels_processed": sum(note["pixels"] for note in notes),
+    }

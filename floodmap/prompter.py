@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from floodmap.errors import ModelError
 from floodmap.grid import Window
 from floodmap.likelihood import likelihood
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
@@ -40,7 +42,7 @@ class Segmenter(Protocol):
             prompts: one for each tile, in its pixels.
 
         Returns:
-            (B, height, width), 0 to 1; unobserved pixels hold anything.
+            (B, height, width), 0 to 1; unobserved pixels hold any number.
         """
         ...
 
@@ -58,17 +60,28 @@ def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["au
     side = min(max(scene.height, scene.width) // COARSE_FACTOR, COARSE_SIDE)
     preview = scene.preview(max(side, 1))
     if segmenter.knows_floods:
-        coarse = segmenter.predict([preview], [Prompts.none()])[0]
+        try:
+            coarse = segmenter.predict([preview], [Prompts.none()])[0]
+        except (RuntimeError, MemoryError) as error:
+            raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
         return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene))
     coarse = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
     return lambda tile: pick_prompts(crop_coarse(coarse, tile.window, scene), tile.valid)
 
 
 def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
-    """The part of a coarse map of the whole scene that a window covers, at the coarse resolution."""
-    down, across = coarse.shape[0] / scene.height, coarse.shape[1] / scene.width
-    rows = slice(int(window.row_off * down), max(int(np.ceil(window.row_end * down)), int(window.row_off * down) + 1))
-    cols = slice(
-        int(window.col_off * across), max(int(np.ceil(window.col_end * across)), int(window.col_off * across) + 1)
+    """The part of a coarse map of the whole scene that a window covers, at about the coarse resolution.
+
+    Sampled between the map's cells: whole cells would lie beside the window by up to one, 25 pixels in a large scene.
+    """
+    sides = (
+        (window.row_off, window.height, scene.height, coarse.shape[0]),
+        (window.col_off, window.width, scene.width, coarse.shape[1]),
     )
-    return coarse[rows, cols]
+    at = []
+    for first, length, whole, cells in sides:
+        count = max(1, round(length * cells / whole))
+        centres = first + (np.arange(count) + 0.5) * (length / count)
+        at.append(centres * (cells / whole) - 0.5)
+    sampled = ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+    return np.asarray(sampled, np.float32)

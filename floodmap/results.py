@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from affine import Affine
 
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
-from floodmap.errors import OutputError
+from floodmap.errors import EvaluationError, OutputError, writing
 from floodmap.ground import cell_areas_m2, is_placed
 
 if TYPE_CHECKING:
@@ -73,6 +74,35 @@ def refuse_existing(out: Path, name: str, formats: Iterable[str]) -> None:
     for path in result_paths(out, name, formats):
         if path.exists():
             raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another output folder")
+
+
+def refuse_long_names(out: Path, name: str, formats: Iterable[str]) -> None:
+    """Raise OutputError if a result's name is longer than file systems take: 255 bytes, on all usual ones."""
+    longest = max((path.name for path in result_paths(out, name, formats)), key=lambda text: len(os.fsencode(text)))
+    if len(os.fsencode(longest)) > 255:
+        raise OutputError(f"{out}: the name {longest} is too long for a file; rename the scene")
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[None]:
+    """Make the folder for results; where nothing comes to lie in it, it goes again."""
+    made = not out.exists()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+
+
+def refuse_inputs(out: Path, name: str, formats: Iterable[str], inputs: Iterable[Path]) -> None:
+    """Raise OutputError if a result would replace what the run reads: `x_mask.tif` may be the user's own."""
+    for path in result_paths(out, name, formats):
+        for given in inputs:
+            if path.exists() and given.exists() and path.samefile(given):
+                raise OutputError(f"{path} is read by this run and would be replaced; choose another output folder")
 
 
 def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
@@ -154,7 +184,8 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
     flood_m2 = observed_m2 = 0.0
     for strip in strips:
         codes = strip.codes
-        counts += np.bincount(codes.ravel(), minlength=256)
+        for row in codes:  # bincount takes eight bytes a pixel
+            counts += np.bincount(row, minlength=256)
         if placed:
             rows, cols = codes.shape
             row_edges = np.unique(np.append(np.arange(0, rows, _CELL), rows))
@@ -179,8 +210,9 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     """Write the JSON file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+        temporary.replace(path)
 
 
 def _per_cell(chosen: np.ndarray, row_edges: np.ndarray, col_edges: np.ndarray) -> np.ndarray:

@@ -244,8 +244,12 @@ class Scene:
         return self._tile(window, (window.height, window.width))
 
     def failed(self, window: Window) -> Tile:
-        """What stands for a window that cannot be read or segmented: nothing observed inside the area of interest."""
-        return self._unread(window, (window.height, window.width), codes.FAILED)
+        """What stands for a window that cannot be read: nothing observed inside the area of interest."""
+        shape_hw = window.height, window.width
+        try:
+            return self._unread(window, shape_hw, codes.FAILED)
+        except SceneError:  # it is the area of interest that cannot be read
+            return Tile(window, np.zeros((3, *shape_hw), np.uint8), np.full(shape_hw, codes.FAILED, np.uint8))
 
     def preview(self, max_side: int) -> Tile:
         """The whole scene at once, averaged down (never up) to at most `max_side` pixels a side.

@@ -1,0 +1,146 @@
+"""Windows of a scene at work: read ahead, prompted, segmented, blended into strips, and these into the journal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.errors import SceneError
+from floodmap.grid import Grid, Window
+from floodmap.journal import Entry, Journal
+from floodmap.prompter import Prompter, Segmenter, make_prompter
+from floodmap.scene import Scene, Tile
+from floodmap.stitch import Mosaic
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 3
+"""Windows read while the model is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    windows_done: int
+    windows_total: int
+    pixels_done: int
+    """Scene pixels, each counted once."""
+    stage: str
+
+
+Read = tuple[Tile, str]
+"""A tile, and why it could not be read: nothing where it could."""
+Predicted = tuple[Window, NDArray[np.float32] | None, NDArray[np.uint8]]
+"""A window, its probabilities if there are any, and the reasons of its unobserved pixels."""
+
+
+def run_windows(
+    scene: Scene,
+    grid: Grid,
+    segmenter: Segmenter,
+    journal: Journal,
+    report: Callable[[Progress], None],
+    *,
+    prompts: Path | Literal["auto", "none"],
+    batch_size: int,
+) -> None:
+    """Compute the strips the journal does not hold."""
+    begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
+    if begun == rows:
+        return
+    first = Mosaic.first_row_for(grid, begun)
+    mosaic = Mosaic(grid, first)
+    prompter = make_prompter(scene, segmenter, prompts)
+    done = first * columns
+    windows = (window for row in range(first, rows) for window in grid.row(row))
+    with closing(read_ahead(scene, windows)) as tiles:
+        notes = _no_notes()
+        for row in range(first, rows):
+            top, end = grid.strip(row)
+            for start in range(0, columns, batch_size):
+                batch = list(islice(tiles, min(batch_size, columns - start)))
+                for window, probability, reason in predict(segmenter, prompter, batch, notes):
+                    strip = mosaic.add(window, probability, reason)
+                    done += 1
+                    pixels = top * grid.width + (end - top) * window.col_end
+                    report(Progress(done, len(grid), pixels, "segment"))
+            if strip is not None and row >= begun:
+                journal.append(row, Entry(strip, notes))
+                notes = _no_notes()
+            else:
+                # A row of a finished strip, computed once more for the part that reaches below: it was counted then,
+                # but what fails now is missing there.
+                notes = {**_no_notes(), "failed": notes["failed"]}
+
+
+def read_ahead(scene: Scene, windows: Iterator[Window]) -> Iterator[Read]:
+    """Tiles in order, the next ones read in a thread meanwhile; a window that cannot be read comes with the reason."""
+
+    def read(window: Window) -> Read:
+        try:
+            return scene.read(window), ""
+        except SceneError as error:
+            return scene.failed(window), str(error)
+
+    executor = ThreadPoolExecutor(1, thread_name_prefix="read")
+    try:
+        pending: list[Future[Read]] = [executor.submit(read, window) for window in islice(windows, READ_AHEAD)]
+        while pending:
+            result = pending.pop(0).result()
+            pending.extend(executor.submit(read, window) for window in islice(windows, 1))
+            yield result
+    finally:
+        # The scene is closed next.
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def predict(segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], notes: dict[str, Any]) -> Iterator[Predicted]:
+    """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted."""
+    wanted = [tile for tile, why in batch if not why and tile.valid.any()]
+    results = iter(_attempt(segmenter, prompter, wanted))
+    for tile, why in batch:
+        if not why and not tile.valid.any():
+            notes["skipped"] += 1
+            yield tile.window, None, tile.reason
+            continue
+        result = why or next(results)
+        if isinstance(result, str):
+            log.warning(
+                "window at column %d, row %d failed and is unobserved: %s", tile.window.col_off, tile.window.row_off, result
+            )
+            notes["failed"].append({"window": asdict(tile.window), "why": result})
+            yield tile.window, None, tile.reason
+        else:
+            notes["run"] += 1
+            notes["pixels"] += result.size
+            yield tile.window, result, tile.reason
+
+
+def _attempt(segmenter: Segmenter, prompter: Prompter, tiles: Sequence[Tile]) -> list[NDArray[np.float32] | str]:
+    """Each tile's probabilities, or why it has none; a batch that fails is halved: memory may do for the halves."""
+    if not tiles:
+        return []
+    try:
+        probabilities = segmenter.predict(tiles, [prompter(tile) for tile in tiles])
+    except (RuntimeError, MemoryError) as error:
+        if len(tiles) == 1:
+            return [str(error).splitlines()[0] if str(error) else type(error).__name__]
+        middle = len(tiles) // 2
+    else:
+        return [one if np.isfinite(one).all() else "the model gave no number" for one in probabilities]
+    # Outside the handler: the error's traceback holds on to the memory that ran out.
+    return _attempt(segmenter, prompter, tiles[:middle]) + _attempt(segmenter, prompter, tiles[middle:])
+
+
+def _no_notes() -> dict[str, Any]:
+    return {"run": 0, "skipped": 0, "failed": [], "pixels": 0}
