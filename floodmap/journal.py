@@ -102,7 +102,7 @@ class Journal:
             OutputError: the disk is full, or will not have it.
         """
         head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(np.ascontiguousarray(entry.strip.codes), 1)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes.tobytes(), 1)
         with writing(self._path(index)):
             _write(self._path(index), _digest(body), body)
 

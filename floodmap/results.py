@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from affine import Affine
 
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
-from floodmap.errors import EvaluationError, OutputError, writing
+from floodmap.errors import OutputError, writing
 from floodmap.ground import cell_areas_m2, is_placed
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -83,7 +83,7 @@ def run_windows(
                 notes = {**_no_notes(), "failed": notes["failed"]}
 
 
-def read_ahead(scene: Scene, windows: Iterator[Window]) -> Iterator[Read]:
+def read_ahead(scene: Scene, windows: Iterator[Window]) -> Generator[Read, None, None]:
     """Tiles in order, the next ones read in a thread meanwhile; a window that cannot be read comes with the reason."""
 
     def read(window: Window) -> Read:
@@ -104,7 +104,9 @@ def read_ahead(scene: Scene, windows: Iterator[Window]) -> Iterator[Read]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def predict(segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], notes: dict[str, Any]) -> Iterator[Predicted]:
+def predict(
+    segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], notes: dict[str, Any]
+) -> Iterator[Predicted]:
     """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted."""
     wanted = [tile for tile, why in batch if not why and tile.valid.any()]
     results = iter(_attempt(segmenter, prompter, wanted))
@@ -116,7 +118,10 @@ def predict(segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], not
         result = why or next(results)
         if isinstance(result, str):
             log.warning(
-                "window at column %d, row %d failed and is unobserved: %s", tile.window.col_off, tile.window.row_off, result
+                "window at column %d, row %d failed and is unobserved: %s",
+                tile.window.col_off,
+                tile.window.row_off,
+                result,
             )
             notes["failed"].append({"window": asdict(tile.window), "why": result})
             yield tile.window, None, tile.reason

@@ -159,9 +159,11 @@ def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import floodmap_cli.segment as c; from fakes import *\n"
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import floodmap_cli.segment as c; from fakes import *\n"
         "c._load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
-        "from floodmap_cli.main import run; sys.exit(run(['segment', sys.argv[2], '-o', sys.argv[3], '--prompts', 'none']))"
+        "from floodmap_cli.main import run\n"
+        "sys.exit(run(['segment', sys.argv[2], '-o', sys.argv[3], '--prompts', 'none']))"
     )
     args = [sys.executable, "-c", code, str(Path(__file__).parent), str(make_scene()), str(tmp_path / "out")]
     ended = subprocess.run(args, capture_output=True, text=True, check=False)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import rasterio
 import shapely
 from affine import Affine
 from conftest import GEOGRAPHIC, NORTH_UP, ROTATED, SOUTH_UP, UTM, SceneFactory, picture
-from fakes import ConstantSegmenter, FakeSegmenter
+from fakes import FakeSegmenter
 from rasterio.features import rasterize
-from rasterio.warp import transform as transform_points
 
 import floodmap_cli.segment as command
 from floodmap_cli.main import run
