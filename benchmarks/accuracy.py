@@ -29,7 +29,7 @@ SYNTHETIC_SEEDS = range(1, 11)
 
 def segment_all(paths: Sequence[Path], out: Path, segmenter: FloodSegmenter | SamSegmenter, prompts: str) -> float:
     """Segment pictures into a folder; returns the lowest observed share."""
-    options = SegmentOptions(prompts=prompts, formats=())
+    options = SegmentOptions(prompts=prompts)
     return min(segment_scene(path, out, segmenter, options).summary["observed_share"] for path in paths)
 
 

@@ -27,7 +27,7 @@ def probability(
     scene: Path, out: Path, segmenter: FloodSegmenter | SamSegmenter, cut: tuple[int, int], prompts: str
 ) -> np.ndarray:
     """Probability float32 (height, width), 0 to 1, NaN where unobserved."""
-    options = SegmentOptions(tile_size=cut[0], overlap=cut[1], prompts=prompts, formats=())
+    options = SegmentOptions(tile_size=cut[0], overlap=cut[1], prompts=prompts)
     result = segment_scene(scene, out / f"{cut[0]}", segmenter, options)
     with rasterio.open(result.probability) as dataset:
         percent = dataset.read(1).astype(np.float32)
