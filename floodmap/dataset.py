@@ -1,4 +1,4 @@
-"""Labelled pictures, and the random crops of them that a model is trained on."""
+"""Labelled pictures, and the random views of them that a model is trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,38 @@ from torch.nn import functional as F
 IGNORED = 255
 """Mask value of pixels that are not scored: outside the picture, or unlabelled."""
 COARSEST_LEVEL = 3
-"""Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken crop does not alias."""
+"""Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
+FAR_FACTORS = (3.0, 5.0)
+"""How many times coarser the far view of a pair is than the near one; `prompter.COARSE_FACTOR` lies between."""
+EMPTY_RIM = 1.6
+"""A far view is at most this much wider than its picture: what is mostly empty teaches nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """A batch of views."""
+
+    rgb: Tensor
+    """float32 (B, 3, size, size), 0 to 255; 0 outside the picture."""
+    target: Tensor
+    """float32 (B, size, size): the flood share of each pixel."""
+    scored: Tensor
+    """bool (B, size, size)."""
+
+    def to(self, device: torch.device) -> Views:
+        return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The same ground twice: from far, with its surroundings, and a part of it from near."""
+
+    far: Views
+    near: Views
+    near_xy: Tensor
+    """(B, 2): centre of the near view in pixels of the far one, counted from the far one's centre."""
+    factor: Tensor
+    """(B,): near pixels per far pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +69,11 @@ class Source:
     name: str
     samples: Sequence[Sample]
     share: float
-    """Share of the crops that come from this source."""
+    """Share of the views that come from this source."""
     from_above: bool
     """Straight-down pictures have no up: they are turned by any angle. Oblique ones are tilted by a few degrees."""
-    zoom: tuple[float, float] = (0.6, 2.2)
-    """Range of source pixels per pixel of the crop."""
+    zoom: tuple[float, float] = (0.6, 1.6)
+    """Range of source pixels per pixel of a near view."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -72,9 +103,35 @@ class _Pyramid:
                 break
             self.levels.append(F.avg_pool2d(last[None].float(), 2)[0].round().to(torch.uint8))
 
+    def view(self, source_xy: Tensor, zoom: float) -> Tensor:
+        """Planes as seen at these places.
 
-class CropSampler:
-    """Draws random crops: turned, zoomed, tilted and recoloured.
+        Args:
+            source_xy: (size, size, 2) in pixels of the picture, x first.
+            zoom: picture pixels per pixel of the view, about.
+
+        Returns:
+            float32 (5, size, size), 0 to 1; 0 outside the picture.
+        """
+        level = max(0, min(int(math.log2(max(zoom, 1.0)) + 0.3), len(self.levels) - 1))
+        picture = self.levels[level]
+        full = torch.tensor(self.levels[0].shape[:0:-1])
+        side = torch.tensor(picture.shape[:0:-1])
+        xy = source_xy * (side / full)
+        # Only the part in view is turned into floats.
+        first = (xy.amin(dim=(0, 1)).floor().long() - 1).clamp(min=0)
+        last = torch.minimum(xy.amax(dim=(0, 1)).ceil().long() + 2, side)
+        if bool((last <= first).any()):
+            return torch.zeros(len(picture), *source_xy.shape[:2])
+        part = picture[:, first[1] : last[1], first[0] : last[0]].float() / 255.0
+        normalised = (xy - first) / (last - first) * 2 - 1
+        return F.grid_sample(part[None], normalised[None], mode="bilinear", padding_mode="zeros", align_corners=False)[
+            0
+        ]
+
+
+class PairSampler:
+    """Draws random pairs of views: turned, zoomed, tilted and recoloured.
 
     Args:
         sources: what to draw from; their shares need not add up to one.
@@ -87,50 +144,47 @@ class CropSampler:
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
         self._shares = torch.tensor([source.share for source in self.sources])
 
-    def batch(self, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw crops.
-
-        Returns:
-            rgb float32 (count, 3, size, size) 0 to 255; target float32 (count, size, size), the flood share of each
-            pixel; scored bool (count, size, size).
-        """
+    def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
+        """Draw as many pairs, of views with sides of these lengths in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
-        crops = torch.stack([self._crop(int(pick), size) for pick in picks])
-        scored = crops[:, 4] > 0.5
-        rgb = recolour(crops[:, :3], self.generator) * scored[:, None]
-        return rgb * 255.0, (crops[:, 3] / crops[:, 4].clamp(min=1e-3)).clamp(0, 1), scored
+        far, near, near_xy, factors = zip(*(self._pair(int(pick), far_size, near_size) for pick in picks), strict=True)
+        light = Light.draw(count, self.generator)
+        return Pairs(
+            _views(torch.stack(far), light, self.generator),
+            _views(torch.stack(near), light, self.generator),
+            torch.stack(near_xy),
+            torch.tensor(factors),
+        )
+
+    def _pair(self, pick: int, far_size: int, near_size: int) -> tuple[Tensor, Tensor, Tensor, float]:
+        source = self.sources[pick]
+        index = int(torch.randint(len(source.samples), (), generator=self.generator))
+        pyramid = self._pyramids[pick][index]
+        height, width = pyramid.levels[0].shape[1:]
+        factor = self._uniform(*FAR_FACTORS)
+        zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
+        zoom = min(zoom, EMPTY_RIM * math.sqrt(height * width) / far_size)
+        to_source = self._homography(source.from_above, zoom)
+        margin = 0.4 * zoom * far_size
+        centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
+        reach = max(far_size / 2 - near_size / factor / 2, 0.0)
+        for _ in range(8):  # until it looks at the picture, not past it
+            near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
+            x, y = _map(to_source, near_xy[None])[0] + centre
+            if 0 <= x < width and 0 <= y < height:
+                break
+        far = pyramid.view(_map(to_source, _grid(far_size)) + centre, zoom)
+        near = pyramid.view(_map(to_source, _grid(near_size) / factor + near_xy) + centre, zoom / factor)
+        return far, near, near_xy, factor
 
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
-    def _crop(self, pick: int, size: int) -> Tensor:
-        source = self.sources[pick]
-        index = int(torch.randint(len(source.samples), (), generator=self.generator))
-        levels = self._pyramids[pick][index].levels
-        height, width = levels[0].shape[1:]
-        # No more than the whole picture and a little rim: a crop that is mostly empty teaches nothing.
-        widest = max(1.1 * math.sqrt(height * width) / size, source.zoom[0])
-        zoom = math.exp(
-            self._uniform(math.log(source.zoom[0]), math.log(max(min(source.zoom[1], widest), source.zoom[0])))
-        )
-        homography = self._homography(source.from_above, zoom, size)
-        margin = 0.4 * zoom * size
-        centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
-        level = min(int(math.log2(max(zoom, 1.0)) + 0.3), len(levels) - 1)
-        picture = levels[level]
-        axis = torch.arange(size) + 0.5 - size / 2
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-        ones = torch.ones(size, size, 1)
-        mapped = torch.cat([grid, ones], dim=-1) @ homography.T
-        source_xy = mapped[..., :2] / mapped[..., 2:] + centre
-        normalised = source_xy / torch.tensor([width, height]) * 2 - 1
-        rows = picture[None].float() / 255.0
-        return F.grid_sample(rows, normalised[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-
     def _centre(self, length: int, margin: float) -> float:
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
-    def _homography(self, from_above: bool, zoom: float, size: int) -> Tensor:
+    def _homography(self, from_above: bool, zoom: float) -> Tensor:
+        """(3, 3): pixels of the far view, from its centre, to pixels of the picture, from the view's centre there."""
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
         )
@@ -146,40 +200,73 @@ class CropSampler:
             ]
         )
         if self._uniform(0, 1) < 0.3:
-            matrix[2, 0] = self._uniform(-0.5, 0.5) / size
-            matrix[2, 1] = self._uniform(-0.5, 0.5) / size
+            matrix[2, :2] = torch.tensor([self._uniform(-1, 1), self._uniform(-1, 1)]) * 0.002
         return matrix
 
 
-def recolour(rgb: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary light, colour, haze, sharpness and noise, each picture by itself.
+def _grid(size: int) -> Tensor:
+    """Pixel centres of a view, (size, size, 2), x first, counted from its centre."""
+    axis = torch.arange(size) + 0.5 - size / 2
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
 
-    Args:
-        rgb: float32 (B, 3, H, W), 0 to 1.
-        generator: randomness.
 
-    Returns:
-        The same shape and range.
-    """
-    batch = rgb.shape[0]
+def _map(homography: Tensor, xy: Tensor) -> Tensor:
+    mapped = xy @ homography[:, :2].T + homography[:, 2]
+    return mapped[..., :2] / mapped[..., 2:]
 
-    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
-        return low + (high - low) * torch.rand(batch, channels, 1, 1, generator=generator)
 
-    def chosen(share: float) -> Tensor:
-        return (torch.rand(batch, 1, 1, 1, generator=generator) < share).float()
+def _views(planes: Tensor, light: Light, generator: torch.Generator) -> Views:
+    scored = planes[:, 4] > 0.5
+    rgb = light.on(planes[:, :3], generator) * scored[:, None]
+    return Views(rgb * 255.0, (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1), scored)
 
-    rgb = rgb.clamp(1e-4, 1.0) ** torch.exp(uniform(-0.4, 0.4))
-    grey = rgb.mean(dim=1, keepdim=True)
-    saturation = torch.where(chosen(0.05) > 0, 0.0, torch.exp(uniform(-0.6, 0.4)))
-    rgb = grey + (rgb - grey) * saturation
-    level = rgb.mean(dim=(1, 2, 3), keepdim=True)
-    rgb = level + (rgb - level) * torch.exp(uniform(-0.35, 0.3))
-    rgb = rgb * torch.exp(uniform(-0.3, 0.3)) * torch.exp(uniform(-0.1, 0.1, 3))
-    haze = chosen(0.2) * uniform(0.05, 0.4)
-    rgb = rgb * (1 - haze) + haze * uniform(0.6, 0.95)
-    soft = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    blur = chosen(0.3) * uniform(0.2, 1.0)
-    rgb = rgb * (1 - blur) + soft * blur
-    noise = torch.randn(rgb.shape, generator=generator) * uniform(0.0, 0.04) * chosen(0.3)
-    return (rgb + noise).clamp(0.0, 1.0)
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """How pictures are recoloured: exposure, colour, haze, sharpness and noise, drawn for each picture of a batch."""
+
+    gamma: Tensor
+    saturation: Tensor
+    contrast: Tensor
+    gain: Tensor
+    haze: Tensor
+    haze_level: Tensor
+    blur: Tensor
+    noise: Tensor
+
+    @classmethod
+    def draw(cls, count: int, generator: torch.Generator) -> Light:
+        def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+            return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
+
+        def chosen(share: float) -> Tensor:
+            return (torch.rand(count, 1, 1, 1, generator=generator) < share).float()
+
+        return cls(
+            gamma=torch.exp(uniform(-0.4, 0.4)),
+            saturation=torch.exp(uniform(-0.6, 0.4)) * (1 - chosen(0.05)),
+            contrast=torch.exp(uniform(-0.35, 0.3)),
+            gain=torch.exp(uniform(-0.3, 0.3)) * torch.exp(uniform(-0.1, 0.1, 3)),
+            haze=chosen(0.2) * uniform(0.05, 0.4),
+            haze_level=uniform(0.6, 0.95),
+            blur=chosen(0.3) * uniform(0.2, 1.0),
+            noise=chosen(0.3) * uniform(0.0, 0.04),
+        )
+
+    def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+        """Pictures (B, 3, H, W), 0 to 1, in this light."""
+        rgb = rgb.clamp(1e-4, 1.0).pow(self.gamma)
+        grey = rgb.mean(dim=1, keepdim=True)
+        # Saturation, contrast about a middle grey, gain and haze are one scaling and one offset.
+        haze = 1 - self.haze
+        scale = self.contrast * self.gain * haze
+        rgb = torch.addcmul(grey * (1 - self.saturation) * scale, rgb, self.saturation * scale)
+        rgb += (1 - self.contrast) * 0.4 * self.gain * haze + self.haze * self.haze_level
+        blurred = self.blur[:, 0, 0, 0].nonzero()[:, 0]
+        if len(blurred):
+            sharp, blur = rgb[blurred], self.blur[blurred]
+            soft = F.avg_pool2d(F.pad(sharp, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+            rgb[blurred] = sharp.lerp(soft, blur)
+        for i in self.noise[:, 0, 0, 0].nonzero()[:, 0]:
+            rgb[i] += torch.randn(rgb.shape[1:], generator=generator) * self.noise[i]
+        return rgb.clamp_(0.0, 1.0)

@@ -140,7 +140,7 @@ def decide_look(scene: SyntheticScene) -> Look:
         level_m=0.0,
         sun_xy=(np.sin(azimuth) * cotangent, np.cos(azimuth) * cotangent),
         water=np.stack([water, water * rng.uniform(0.8, 0.95) + rng.normal(0, 3, 3)]),
-        clarity_m=rng.uniform(0.06, 0.32),
+        clarity_m=rng.uniform(0.04, 0.16),
         glint=max(0.0, rng.uniform(-0.4, 1.0)),
         covers=np.cumsum(shares),
         tint=rng.normal(1.0, 0.04, 3) * rng.uniform(0.85, 1.08),

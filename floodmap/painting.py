@@ -240,7 +240,7 @@ def paint_water(canvas: Canvas) -> np.ndarray:
     look = canvas.look
     wet = np.exp(-np.maximum(canvas.dry_m, 0) / 0.18) * 0.32
     depth = np.maximum(-canvas.dry_m, 0)
-    alpha = np.where(canvas.dry_m < 0, 1 - 0.65 * np.exp(-depth / look.clarity_m), 0).astype(np.float32)
+    alpha = np.where(canvas.dry_m < 0, 1 - 0.55 * np.exp(-depth / look.clarity_m), 0).astype(np.float32)
     mix = np.clip(0.5 + 0.45 * canvas.smooth(120.0, "turbidity", 4), 0, 1)
     waves = canvas.noise(0.6, "waves", 2.0)
     sheen = np.clip(canvas.smooth(110.0, "glint", 3) * 0.7 - 0.8 + look.glint, 0, 1)

@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from floodmap.errors import ModelError
-from floodmap.grid import Window
+from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
 from floodmap.scene import Scene, Tile
+from floodmap.stitch import Mosaic
 
-COARSE_FACTOR, COARSE_SIDE = 4, 2048
-"""The coarse pass sees the scene shrunk by this, or further, to at most so many pixels a side."""
+COARSE_FACTOR = 4
+"""The coarse pass sees the scene shrunk by this: far enough for a picture's meaning, near enough for its shorelines."""
+COARSE_SIDE = 16_384
+"""Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
+COARSE_TILE, COARSE_OVERLAP = 1024, 128
+"""Windows of the coarse pass, in its pixels."""
+LIKELIHOOD_SIDE = 2048
+"""Longest side of the picture the unsupervised likelihood is made of, in pixels."""
 
 
 class Segmenter(Protocol):
@@ -57,22 +64,47 @@ def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["au
     if isinstance(wanted, Path):
         given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
         return lambda tile: given.within(tile.window)
-    side = min(max(scene.height, scene.width) // COARSE_FACTOR, COARSE_SIDE)
-    preview = scene.preview(max(side, 1))
     if segmenter.knows_floods:
-        try:
-            coarse = segmenter.predict([preview], [Prompts.none()])[0]
-        except (RuntimeError, MemoryError) as error:
-            raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
-        return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene))
-    coarse = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
-    return lambda tile: pick_prompts(crop_coarse(coarse, tile.window, scene), tile.valid)
+        coarse = coarse_pass(scene, segmenter)
+        return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
+    preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
+    likely = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
+    return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
 
 
-def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
+def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
+    """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
+
+    Returns:
+        uint8 (h, w): the scene's sides divided by `COARSE_FACTOR`, or by more for very large scenes.
+
+    Raises:
+        ModelError: the model fails.
+    """
+    factor = max(COARSE_FACTOR, -(-max(scene.height, scene.width) // COARSE_SIDE))
+    grid = Grid(
+        height=-(-scene.height // factor), width=-(-scene.width // factor),
+        tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
+    )  # fmt: skip
+    mosaic, coarse = Mosaic(grid), np.empty((grid.height, grid.width), np.uint8)
+    for window in grid:
+        tile = scene.shrunk(window, factor)
+        probability = None
+        if tile.valid.any():
+            try:
+                probability = segmenter.predict([tile], [Prompts.none()])[0]
+            except (RuntimeError, MemoryError) as error:
+                raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
+        if strip := mosaic.add(window, probability, tile.reason):
+            rows = slice(strip.row_off, strip.row_off + len(strip.codes))
+            coarse[rows] = np.where(strip.codes > 100, 0, strip.codes)
+    return coarse
+
+
+def crop_coarse(coarse: NDArray[np.float32 | np.uint8], window: Window, scene: Scene) -> NDArray[np.float32]:
     """The part of a coarse map of the whole scene that a window covers, at about the coarse resolution.
 
-    Sampled between the map's cells: whole cells would lie beside the window by up to one, 25 pixels in a large scene.
+    Sampled between the map's cells: whole cells would lie beside the window by up to one.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),
@@ -83,5 +115,7 @@ def crop_coarse(coarse: NDArray[np.float32], window: Window, scene: Scene) -> ND
         count = max(1, round(length * cells / whole))
         centres = first + (np.arange(count) + 0.5) * (length / count)
         at.append(centres * (cells / whole) - 0.5)
-    sampled = ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+    sampled = ndimage.map_coordinates(
+        coarse, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest"
+    )
     return np.asarray(sampled, np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -257,6 +257,19 @@ class Scene:
         One pass over the file where it has no overviews. What cannot be read is marked as failed.
         """
         return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
+
+    def shrunk(self, window: Window, factor: int) -> Tile:
+        """A window of the scene shrunk by a whole factor, which averages; what cannot be read is marked as failed.
+
+        Args:
+            window: in pixels of the shrunk scene, whose sides are the scene's divided by `factor` and rounded up.
+            factor: scene pixels per pixel, along each side.
+        """
+        top, left = window.row_off * factor, window.col_off * factor
+        height = min(window.row_end * factor, self.height) - top
+        width = min(window.col_end * factor, self.width) - left
+        tile = self._tile(Window(top, left, height, width), (window.height, window.width), tolerant=True)
+        return replace(tile, window=window)
 
     def valid_share(self) -> float:
         """Observed share of the scene's pixels inside the area of interest, from 0 to 1.

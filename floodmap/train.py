@@ -1,4 +1,8 @@
-"""Training of a `FloodSam`: reads from top to bottom."""
+"""Training of a `FloodSam`: reads from top to bottom.
+
+Every step sees the same ground twice, as `floodmap segment` does: from far, where the picture's meaning shows, and
+near, with what was made of the far view as a prompt (or with points, a box, or nothing).
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.dataset import CropSampler, Sample, Source
+from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
 from floodmap.encoder import EncoderConfig
 from floodmap.sam import FRAME, FloodSam
 
 log = logging.getLogger(__name__)
 
 PROMPT_KINDS = ("none", "points", "box", "coarse")
+COARSE_FACTOR = 4
+"""How much a picture is shrunk for the coarse pass of validation; as in `prompter`."""
+COARSE_LIMIT = 9.2
+"""Largest logit of a coarse prompt: that of the largest probability `segmenter.mask_logits` lets through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +41,12 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     minutes: float = 100.0
     """Length of the run; the learning rate follows the clock, so a slower machine takes fewer steps, not longer."""
-    sizes: Mapping[int, int] = field(default_factory=lambda: {256: 12, 384: 5, 512: 3})
-    """Side of the square crops, in pixels, and how many make a batch."""
-    size_shares: tuple[float, ...] = (0.4, 0.3, 0.3)
+    sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
+    """Sides of the far and near views, in pixels, and how many pairs make a batch."""
+    size_shares: tuple[float, ...] = (0.5, 0.3, 0.2)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.5, 0.2, 0.1, 0.2)
-    """How often each of `PROMPT_KINDS` is drawn."""
+    prompt_shares: tuple[float, ...] = (0.3, 0.12, 0.08, 0.5)
+    """How often each of `PROMPT_KINDS` is drawn for the near views."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
     warmup: float = 0.03
@@ -46,7 +55,7 @@ class TrainConfig:
     """Memory of the averaged weights, in steps."""
     seed: int = 0
     device: str = "cpu"
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = 6.0
     """How often progress is saved and validated."""
 
 
@@ -73,7 +82,7 @@ def train(
     Args:
         config: the run.
         sources: labelled pictures.
-        validation: pictures scored at every checkpoint (mean IoU, no prompt); never trained on.
+        validation: pictures scored at every checkpoint (mean IoU); never trained on.
         init: weights to begin with, where they fit.
         folder: gets `last.pt` (to go on from), `log.csv` and `model.safetensors` (the averaged weights).
 
@@ -91,7 +100,7 @@ def train(
     if step == 0 and init is not None:
         load_matching(model, init)
         averaged = Averaged(model)
-    sampler = CropSampler(sources, generator)
+    sampler = PairSampler(sources, generator)
     started, saved = time.monotonic() - elapsed, elapsed
     losses: list[float] = []
     while elapsed < config.minutes * 60:
@@ -105,7 +114,8 @@ def train(
             scores = validate(averaged, config, validation, device)
             _log(folder / "log.csv", step, elapsed, losses, scores)
             _save(folder / "last.pt", model, averaged, optimizer, generator, step, elapsed)
-            export(averaged.state, config, folder / "model.safetensors", {"val_iou": scores[0], "steps": step})
+            measured = {"val_iou_none": scores[0], "val_iou_auto": scores[1], "steps": step}
+            export(averaged.state, config, folder / "model.safetensors", measured)
             losses, saved = [], elapsed
     return folder / "model.safetensors"
 
@@ -120,28 +130,42 @@ def schedule(progress: float, warmup: float) -> float:
 def train_step(
     model: FloodSam,
     optimizer: torch.optim.Optimizer,
-    sampler: CropSampler,
+    sampler: PairSampler,
     config: TrainConfig,
     generator: torch.Generator,
     device: torch.device,
 ) -> float:
-    """One batch of one size and one kind of prompt; returns the loss."""
-    sizes = list(config.sizes)
-    size = sizes[int(torch.multinomial(torch.tensor(config.size_shares), 1, generator=generator))]
-    kind = PROMPT_KINDS[int(torch.multinomial(torch.tensor(config.prompt_shares), 1, generator=generator))]
-    rgb, target, scored = (x.to(device) for x in sampler.batch(config.sizes[size], size))
-    rgb = rgb.contiguous(memory_format=torch.channels_last)
-    prompts = simulate(kind, model, rgb, target, scored, generator)
-    offset_xy = torch.randint(0, FRAME - size + 1, (len(rgb), 2), generator=generator).float().to(device)
+    """One batch of pairs of one size, with one kind of prompt for the near views; returns the loss."""
+    far_size, near_size, count = config.sizes[_draw(config.size_shares, generator)]
+    kind = PROMPT_KINDS[_draw(config.prompt_shares, generator)]
+    pairs = sampler.batch(count, far_size, near_size)
+    far, near = pairs.far.to(device), pairs.near.to(device)
     model.train()
-    with torch.autocast(device.type, torch.bfloat16):
-        logits, iou = model(rgb, scored, offset_xy=offset_xy, **prompts)
-    loss = flood_loss(logits.float(), iou.float(), target, scored)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    logits, far_loss = _learn(model, far, {}, generator)
+    _, near_loss = _learn(model, near, simulate(kind, near, pairs, logits, generator), generator)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss.detach())
+    return (far_loss + near_loss) / 2
+
+
+def _draw(shares: Sequence[float], generator: torch.Generator) -> int:
+    return int(torch.multinomial(torch.tensor(shares), 1, generator=generator))
+
+
+def _learn(
+    model: FloodSam, views: Views, prompts: Mapping[str, Any], generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """Add the gradients of one batch of views; returns their logits and the loss."""
+    device, size = views.rgb.device, views.rgb.shape[-1]
+    offset_xy = torch.randint(0, FRAME - size + 1, (len(views.rgb), 2), generator=generator).float().to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, iou = model(
+            views.rgb.contiguous(memory_format=torch.channels_last), views.scored, offset_xy=offset_xy, **prompts
+        )
+    loss = flood_loss(logits.float(), iou.float(), views.target, views.scored)
+    loss.backward()
+    return logits.detach().float(), float(loss.detach())
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor) -> Tensor:
@@ -172,17 +196,27 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor) -> T
     return cross + dice + 0.05 * F.mse_loss(iou, true_iou)
 
 
-def simulate(
-    kind: str, model: FloodSam, rgb: Tensor, target: Tensor, scored: Tensor, generator: torch.Generator
-) -> dict[str, object]:
-    """Prompts of one kind for a batch, as a person or the tool itself would give them."""
+def simulate(kind: str, near: Views, pairs: Pairs, far_logits: Tensor, generator: torch.Generator) -> dict[str, object]:
+    """Prompts of one kind for a batch of near views, as a person or the tool itself would give them."""
     if kind == "points":
-        return {"points": simulate_points(target, scored, generator)}
+        return {"points": simulate_points(near.target, near.scored, generator)}
     if kind == "box":
-        return {"boxes": simulate_boxes(target, scored, generator)}
+        return {"boxes": simulate_boxes(near.target, near.scored, generator)}
     if kind == "coarse":
-        return {"masks": coarse_logits(model, rgb, scored)}
+        return {"masks": coarse_prompt(far_logits, pairs)}
     return {}
+
+
+def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
+    """What was made of the far views, where the near ones lie: mask prompts (B, 1, near/4, near/4)."""
+    near_size, far_size = pairs.near.rgb.shape[-1], pairs.far.rgb.shape[-1]
+    axis = torch.arange(near_size // 4) * 4 + 2.0 - near_size / 2
+    cells = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    xy = cells / pairs.factor[:, None, None, None] + pairs.near_xy[:, None, None]
+    grid = (xy * (2 / far_size)).to(far_logits.device)
+    full = F.interpolate(far_logits[:, None], scale_factor=4.0, mode="bilinear", align_corners=False)
+    full = full.clamp(-COARSE_LIMIT, COARSE_LIMIT)
+    return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def simulate_points(target: Tensor, scored: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -220,43 +254,49 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
 
 
 @torch.no_grad()
-def coarse_logits(model: FloodSam, rgb: Tensor, scored: Tensor) -> Tensor:
-    """What the model says of the same ground at a quarter of the resolution, as a mask prompt (B, 1, h/4, w/4)."""
-    model.eval()
-    small = F.avg_pool2d(rgb, 4)
-    pad = (-small.shape[-1] % 32, -small.shape[-2] % 32)
-    seen = F.avg_pool2d(scored[:, None].float(), 4)[:, 0] > 0.5
-    small, seen = F.pad(small, (0, pad[0], 0, pad[1])), F.pad(seen, (0, pad[0], 0, pad[1]))
-    with torch.autocast(rgb.device.type, torch.bfloat16):
-        logits, _ = model(small, seen)
-    full = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
-    return full[..., : rgb.shape[-2] // 4, : rgb.shape[-1] // 4]
-
-
-@torch.no_grad()
 def validate(
     averaged: Averaged, config: TrainConfig, samples: Sequence[Sample], device: torch.device
 ) -> tuple[float, float]:
-    """Mean IoU with no prompt, and the share of pictures under 0.4."""
+    """Mean IoU with no prompt, and with the coarse pass as a prompt."""
     model = FloodSam(config.encoder).to(device).to(memory_format=torch.channels_last)
     model.load_state_dict(averaged.state)
     model.eval()
-    scores = [sample_iou(model, sample, device) for sample in samples]
-    return sum(scores) / max(len(scores), 1), sum(s < 0.4 for s in scores) / max(len(scores), 1)
+    scores = torch.tensor([sample_iou(model, sample, device) for sample in samples])
+    none, auto = scores.mean(dim=0).tolist()
+    return none, auto
 
 
 @torch.no_grad()
-def sample_iou(model: FloodSam, sample: Sample, device: torch.device) -> float:
-    """IoU of one whole picture, in one window, at its own pixels; 1 where prediction and mask are both empty."""
-    height, width = sample.mask.shape
-    rgb = F.pad(torch.from_numpy(sample.rgb).float()[None], (0, -width % 32, 0, -height % 32)).to(device)
-    valid = torch.zeros(rgb.shape[0], *rgb.shape[-2:], dtype=torch.bool, device=device)
-    valid[:, :height, :width] = True
+def sample_iou(model: FloodSam, sample: Sample, device: torch.device) -> tuple[float, float]:
+    """IoU of one whole picture, in one window, at its own pixels: with no prompt, and with the coarse pass as a prompt.
+
+    1 where prediction and mask are both empty.
+    """
+    rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
+    height, width = rgb.shape[-2:]
     with torch.autocast(device.type, torch.bfloat16):
-        logits, _ = model(rgb.contiguous(memory_format=torch.channels_last), valid)
-    logits = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
-    flood = (logits[0, 0, :height, :width] > 0).cpu()
+        small = F.avg_pool2d(rgb, COARSE_FACTOR, ceil_mode=True)
+        coarse = _whole(model, small).clamp(-COARSE_LIMIT, COARSE_LIMIT)
+        cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
+        pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
+        cells = F.pad(cells, pad, value=-6.0)
+        none, auto = _whole(model, rgb), _whole(model, rgb, masks=cells)
     real = torch.from_numpy(sample.mask) == 1
+    return _iou((none[0, 0] > 0).cpu(), real), _iou((auto[0, 0] > 0).cpu(), real)
+
+
+def _whole(model: FloodSam, rgb: Tensor, **prompts: Tensor) -> Tensor:
+    """Logits of a whole picture (1, 3, H, W), at its size (1, 1, H, W)."""
+    height, width = rgb.shape[-2:]
+    padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
+    valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
+    valid[:, :height, :width] = True
+    logits, _ = model(padded.contiguous(memory_format=torch.channels_last), valid, **prompts)
+    full = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+    return full[..., :height, :width]
+
+
+def _iou(flood: Tensor, real: Tensor) -> float:
     union = int((flood | real).sum())
     return int((flood & real).sum()) / union if union else 1.0
 
@@ -328,6 +368,6 @@ def _log(path: Path, step: int, elapsed: float, losses: Sequence[float], scores:
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if fresh:
-            writer.writerow(["step", "minutes", "loss", "val_iou", "val_under_0.4"])
+            writer.writerow(["step", "minutes", "loss", "val_iou_none", "val_iou_auto"])
         writer.writerow(row)
-    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f, under 0.4: %.3f", *row)
+    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f with no prompt, %.4f auto", *row)

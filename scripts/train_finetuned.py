@@ -63,7 +63,7 @@ def _squared(rgb: np.ndarray, side: int = 256) -> np.ndarray:
     return np.pad(rgb, [(0, 0), *missing], mode="edge")
 
 
-def synthetic(side: int = 768) -> list[Sample]:
+def synthetic(side: int = 1536) -> list[Sample]:
     samples = []
     for seed in SYNTHETIC_SEEDS:
         scene = SyntheticScene(width=side, height=side, seed=seed)
@@ -79,12 +79,9 @@ def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Sourc
             samples=dubai_water(data / "dubai-water"),
             share=shares[1],
             from_above=True,
-            zoom=(0.5, 1.6),
         ),
-        Source(
-            name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True, zoom=(0.5, 1.6)
-        ),
-        Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True, zoom=(0.6, 1.6)),
+        Source(name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True),
+        Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True),
     ]
 
 
@@ -95,7 +92,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=4, default=(0.44, 0.12, 0.22, 0.22))
+    parser.add_argument("--shares", type=float, nargs=4, default=(0.42, 0.14, 0.20, 0.24))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--device", default="cpu")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from floodmap.dataset import PairSampler, Sample, Source
+from floodmap.train import coarse_prompt
+
+
+def make_source(*, from_above: bool = True, side: int = 400) -> Source:
+    """A picture with a bright round lake, blue where it is flooded."""
+    rows, cols = np.indices((side, side))
+    lake = np.hypot(rows - side / 2, cols - side / 2.5) < side / 4
+    rgb = np.where(lake, np.array([20, 40, 250])[:, None, None], np.array([90, 160, 30])[:, None, None])
+    return Source(
+        name="lake", samples=[Sample("a", rgb.astype(np.uint8), lake.astype(np.uint8))], share=1.0,
+        from_above=from_above,
+    )  # fmt: skip
+
+
+def sampler(seed: int, *sources: Source) -> PairSampler:
+    return PairSampler(sources, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("from_above", [True, False])
+def test_both_views_show_the_same_ground(from_above: bool) -> None:
+    pairs = sampler(0, make_source(from_above=from_above)).batch(16, 96, 128)
+    far = (F.avg_pool2d(pairs.far.target[:, None], 4)[:, 0] - 0.5) * 12
+    seen = coarse_prompt(far, pairs)[:, 0] > 0
+    real = F.avg_pool2d(pairs.near.target[:, None], 4)[:, 0] > 0.5
+    scored = F.avg_pool2d(pairs.near.scored[:, None].float(), 4)[:, 0] == 1
+    agree = ((seen == real) & scored).sum() / scored.sum()
+    assert 0.1 < real[scored].float().mean() < 0.9 and agree > 0.97
+
+
+def test_labels_stay_with_their_pixels() -> None:
+    pairs = sampler(1, make_source()).batch(8, 96, 128)
+    for views in (pairs.far, pairs.near):
+        inside = views.scored & ((views.target < 0.01) | (views.target > 0.99))
+        blue = views.rgb[:, 2] > views.rgb[:, 0]
+        grey = (views.rgb.amax(1) - views.rgb.amin(1)) < 12  # recoloured to grey: nothing to see the lake by
+        assert ((blue == (views.target > 0.5)) | grey)[inside].float().mean() > 0.97
+
+
+def test_what_lies_outside_the_picture_is_black_and_not_scored() -> None:
+    pairs = sampler(2, make_source(side=64)).batch(8, 128, 128)
+    assert not pairs.far.scored.all() and pairs.far.scored.any()
+    assert (pairs.far.rgb.amax(1)[~pairs.far.scored] == 0).all()
+
+
+def test_the_same_seed_draws_the_same_pairs() -> None:
+    first, again = (sampler(3, make_source(), make_source(from_above=False)).batch(3, 64, 64) for _ in range(2))
+    torch.testing.assert_close(first.near.rgb, again.near.rgb)
+    other = sampler(4, make_source(), make_source(from_above=False)).batch(3, 64, 64)
+    assert not torch.equal(first.near.rgb, other.near.rgb)

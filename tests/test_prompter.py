@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import SceneFactory
+from fakes import FakeSegmenter
+
+from floodmap.grid import Window
+from floodmap.prompter import COARSE_FACTOR, coarse_pass, crop_coarse, make_prompter
+from floodmap.scene import Scene, Tile
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """A picture whose blue rises from the left to the right, and a little from top to bottom."""
+    rows, cols = np.indices((height, width))
+    blue = 40 + 150 * cols / width + 40 * rows / height
+    return np.stack([np.full_like(blue, 60), np.full_like(blue, 90), blue]).astype(np.uint8)
+
+
+def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("floodmap.prompter.COARSE_TILE", 64)
+    monkeypatch.setattr("floodmap.prompter.COARSE_OVERLAP", 16)
+    pixels = ramp(501, 803)
+    segmenter = FakeSegmenter()
+    with Scene.open(make_scene(pixels=pixels)) as scene:
+        coarse = coarse_pass(scene, segmenter)
+        assert coarse.shape == (126, 201) and len(segmenter.tiles) == 3 * 4
+        real = pixels[2].astype(float) / 255
+        for window in (Window(0, 0, 128, 128), Window(372, 675, 128, 128), Window(190, 333, 96, 160)):
+            seen = crop_coarse(coarse, window, scene) / 100
+            assert seen.shape == (window.height // COARSE_FACTOR, window.width // COARSE_FACTOR)
+            mean = real[window.slices].reshape(*seen.shape[:1], COARSE_FACTOR, seen.shape[1], COARSE_FACTOR)
+            assert np.abs(seen - mean.mean(axis=(1, 3))).max() < 0.015
+
+
+def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory) -> None:
+    mask = np.ones((300, 300), bool)
+    mask[:, 152:] = False
+    with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
+        coarse = coarse_pass(scene, FakeSegmenter())
+    assert (coarse[:, :38] > 10).all() and (coarse[:, 38:] == 0).all()
+
+
+def test_every_window_is_prompted_with_its_part(make_scene: SceneFactory) -> None:
+    with Scene.open(make_scene(pixels=ramp(512, 512))) as scene:
+        prompter = make_prompter(scene, FakeSegmenter(), "auto")
+        left, right = (prompter(scene.read(Window(0, col, 128, 128))).mask for col in (0, 384))
+    assert left is not None and right is not None and right.min() > left.max() and 0 < left.min() and right.max() < 1
+
+
+def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("floodmap.prompter.COARSE_SIDE", 64)
+    seen: list[Tile] = []
+    with Scene.open(make_scene(pixels=ramp(400, 800))) as scene:
+        assert coarse_pass(scene, FakeSegmenter(before=seen.append)).shape == (31, 62)
+        assert seen[0].rgb.shape == (3, 31, 62)

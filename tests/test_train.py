@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from test_dataset import make_source
+
+from floodmap.encoder import EncoderConfig
+from floodmap.models import resolve
+from floodmap.segmenter import FloodSegmenter, load_segmenter
+from floodmap.train import TrainConfig, flood_loss, schedule, simulate_boxes, simulate_points, train
+
+CONFIG = TrainConfig(
+    encoder=EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64), minutes=0.02,
+    checkpoint_minutes=1.0, sizes=((64, 64, 2), (64, 96, 1)), size_shares=(0.5, 0.5),
+)  # fmt: skip
+
+
+def test_training_writes_a_model_that_segments_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    weights = train(CONFIG, [source], source.samples, tmp_path)
+    assert isinstance(load_segmenter(resolve(str(weights)), "cpu"), FloodSegmenter)
+    with safe_open(weights, framework="pt") as file:
+        assert '"steps"' in file.metadata()["scores"]
+    train(replace(CONFIG, minutes=0.04), [source], source.samples, tmp_path)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and int(rows[1]["step"]) > int(rows[0]["step"]) and float(rows[1]["minutes"]) >= 0.04
+
+
+def test_the_loss_is_least_for_the_truth_and_ignores_what_is_not_scored() -> None:
+    target = torch.zeros(2, 64, 64)
+    target[0, :, 32:] = 1
+    scored = torch.ones(2, 64, 64, dtype=torch.bool)
+    scored[1, :32] = False
+    truth = (target[:, ::4, ::4] - 0.5) * 20
+    iou = torch.ones(2)
+    best = flood_loss(truth, iou, target, scored)
+    assert best < 0.01 < flood_loss(-truth, iou, target, scored)
+    blind = truth.clone()
+    blind[1, :8] = 10.0
+    assert flood_loss(blind, iou, target, scored) == pytest.approx(float(best), abs=1e-4)
+
+
+def test_points_and_boxes_are_drawn_where_they_belong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(3, 64, 64)
+    target[0, 10:30, 20:50] = 1
+    target[1] = 1
+    scored = torch.ones(3, 64, 64, dtype=torch.bool)
+    for _ in range(5):
+        xy, labels = simulate_points(target, scored, generator)
+        for i in range(3):
+            for (x, y), label in zip(xy[i].long().tolist(), labels[i].tolist(), strict=True):
+                assert label == -1 or target[i, y, x] == label
+    boxes = simulate_boxes(target, scored, generator)
+    assert ((boxes[0] - torch.tensor([20.0, 10.0, 50.0, 30.0])).abs() < 4).all()
+    assert boxes[2].tolist() == [0, 0, 64, 64]
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    rates = [schedule(i / 100, warmup=0.03) for i in range(101)]
+    assert rates.index(max(rates)) == 3 and rates[-1] < 0.02 and rates[0] > 0
