@@ -263,3 +263,51 @@ def read_blue(scene: Path, kind: str) -> Array:
         with rasterio.open(scene) as dataset:
             colours = 3 if dataset.count >= 3 else 1
             return dataset.read(colours)
+
+
+def test_a_scene_placed_by_control_points_is_mapped_where_they_say(make_scene: SceneFactory, tmp_path: Path) -> None:
+    rows, cols = (np.linspace(0, side, 4).tolist() for side in HW)
+    points = [(row, col, *(NORTH_UP @ (col, row))) for row in rows for col in cols]
+    placed, plain = make_scene(shape_hw=HW, gcps=points, name="gcp.tif"), make_scene(shape_hw=HW, name="plain.tif")
+    before = snapshot(tmp_path)
+    out = tmp_path / "out"
+    assert segment(placed, out) == 0 and segment(plain, tmp_path / "plain") == 0
+    assert snapshot(tmp_path).keys() - before.keys() == {"out", "plain"}
+    with rasterio.open(out / "gcp_mask.tif") as dataset:
+        mask, crs, transform = dataset.read(1), dataset.crs, dataset.transform
+    assert crs == UTM
+    # Resampling moves shorelines by up to a pixel.
+    west, north = ~NORTH_UP @ (transform.c, transform.f)
+    assert abs(west) < 1 and abs(north) < 1 and transform.a == pytest.approx(0.5, rel=0.02)
+    same = mask[: HW[0] - 2, : HW[1] - 2]
+    assert (same == read(tmp_path / "plain" / "plain_mask.tif")[: HW[0] - 2, : HW[1] - 2]).mean() > 0.93
+    flood = geopandas.read_file(out / "gcp.gpkg", layer="flood")
+    np.testing.assert_array_equal(burnt(flood, mask.shape, transform) > 0, mask == 1)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "words", "folder", "complex", "cut_jpg", "on_one_line", "bands"])
+def test_what_cannot_be_mapped_is_refused_in_one_line(
+    kind: str, make_scene: SceneFactory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    path, args = source / "scene.tif", []
+    if kind in ("empty", "words"):
+        path.write_bytes(b"" if kind == "empty" else b"these are words, not pixels")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "complex":
+        make_scene(folder=source, pixels=np.ones((1, 8, 8), np.complex64))
+    elif kind == "cut_jpg":
+        path = make_scene(folder=source, name="scene.jpg", shape_hw=(300, 300), crs=None, transform=None)
+        path.write_bytes(path.read_bytes()[:4000])
+    elif kind == "on_one_line":
+        make_scene(folder=source, gcps=[(r, r, 500_000 + r, 5_000_000 - r) for r in range(0, 48, 6)])
+    elif kind == "bands":
+        make_scene(folder=source)
+        args = ["--bands", "1,2,9"]
+    before = snapshot(source)
+    assert segment(path, tmp_path / "out", *args) in (1, 2)
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err and path.name in said.err
+    assert not (tmp_path / "out").exists() and snapshot(source) == before
