@@ -86,13 +86,13 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
     filled = [layer for layer in layers if len(layer)] or list(layers[:1])
     every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
     try:
-        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder, formats._quiet_gdal(date):
+        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder, formats.quiet_gdal(date):
             partial = Path(folder) / path.name
             # Newer versions make QGIS 3.22 warn.
             pyogrio.write_dataframe(
                 every, partial, driver="GPKG", layer=LAYER, geometry_type="Polygon", dataset_options={"VERSION": "1.2"}
             )
-            formats._embed_styles(partial, (LAYER,), date)
+            formats.embed_styles(partial, (LAYER,), date)
             partial.replace(path)
     # pyogrio raises errors of many kinds.
     except Exception as error:

@@ -105,7 +105,7 @@ def _write_all(
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".layers-", dir=scratch or out_dir) as folder, _quiet_gdal(date):
+        with tempfile.TemporaryDirectory(prefix=".layers-", dir=scratch or out_dir) as folder, quiet_gdal(date):
             for file in files:
                 _write_file(frames, file, Path(folder), date)
             # A Shapefile's main file comes last: while it is missing, nothing takes the other parts for a layer.
@@ -128,7 +128,7 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, folder: Path, date
                 frames[layer], path, driver="GPKG", layer=layer, append=path.exists(), geometry_type="MultiPolygon",
                 promote_to_multi=True, **({} if path.exists() else {"VERSION": "1.2"}),
             )  # fmt: skip
-        _embed_styles(path, file.layers, date)
+        embed_styles(path, file.layers, date)
         return
     frame = frames[file.layers[0]]
     path.with_suffix(".qml").write_text(style(file.layers[0]), "utf-8")
@@ -150,7 +150,7 @@ def style(name: str) -> str:
     return resources.files("floodmap").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 
-def _embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
+def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
     """Add the table in which QGIS looks for styles, as QGIS itself would."""
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"
     with closing(sqlite3.connect(path)) as database, database:
@@ -175,7 +175,7 @@ def _embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
 
 
 @contextmanager
-def _quiet_gdal(date: datetime) -> Iterator[None]:
+def quiet_gdal(date: datetime) -> Iterator[None]:
     """GDAL takes the date for the time of writing, and says nothing of a missing CRS, which is a supported input."""
     import pyogrio
 
