@@ -74,6 +74,8 @@ class Source:
     """Straight-down pictures have no up: they are turned by any angle. Oblique ones are tilted by a few degrees."""
     zoom: tuple[float, float] = (0.6, 1.6)
     """Range of source pixels per pixel of a near view."""
+    repainted: float = 0.0
+    """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -148,13 +150,17 @@ class PairSampler:
         """Draw as many pairs, of views with sides of these lengths in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
         far, near, near_xy, factors = zip(*(self._pair(int(pick), far_size, near_size) for pick in picks), strict=True)
-        light = Light.draw(count, self.generator)
-        return Pairs(
-            _views(torch.stack(far), light, self.generator),
-            _views(torch.stack(near), light, self.generator),
-            torch.stack(near_xy),
-            torch.tensor(factors),
-        )
+        places = [_grid(far_size).expand(count, -1, -1, -1)]
+        places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
+        shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
+        water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
+        views = []
+        for planes, place, detail in zip((torch.stack(far), torch.stack(near)), places, (0.4, 1.0), strict=True):
+            scored = planes[:, 4] > 0.5
+            target = (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1)
+            rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail, self.generator)
+            views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored))
+        return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
     def _pair(self, pick: int, far_size: int, near_size: int) -> tuple[Tensor, Tensor, Tensor, float]:
         source = self.sources[pick]
@@ -215,10 +221,56 @@ def _map(homography: Tensor, xy: Tensor) -> Tensor:
     return mapped[..., :2] / mapped[..., 2:]
 
 
-def _views(planes: Tensor, light: Light, generator: torch.Generator) -> Views:
-    scored = planes[:, 4] > 0.5
-    rgb = light.on(planes[:, :3], generator) * scored[:, None]
-    return Views(rgb * 255.0, (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1), scored)
+@dataclass(frozen=True, slots=True)
+class Water:
+    """Other water for the flooded part of pictures: two colours that flow into each other, and ripples."""
+
+    opacity: Tensor
+    """(B, 1, 1, 1); 0 where the water stays as it is."""
+    colours: Tensor
+    """(B, 2, 3, 1, 1), 0 to 1."""
+    mixture: Tensor
+    """(B, 1, 5, 5) over the far view: how much of the second colour."""
+    ripples: Tensor
+    """(B, 1, 1, 1): their strength."""
+
+    @classmethod
+    def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
+        """Water for a batch, each picture's repainted with its probability."""
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * torch.rand(len(shares), *shape, 1, 1, generator=generator)
+
+        chosen = (torch.rand(len(shares), generator=generator) < shares).float()[:, None, None, None]
+        return cls(
+            opacity=chosen * uniform(0.4, 1.0, 1),
+            # From nearly black through olive and brown to bright shallows over sand.
+            colours=torch.exp(uniform(-3.5, -0.6, 2, 1)) * torch.exp(uniform(-0.3, 0.3, 2, 3)),
+            mixture=(2 * torch.randn(len(shares), 1, 5, 5, generator=generator)).sigmoid(),
+            ripples=uniform(0.0, 0.3, 1) ** 2 * 3,
+        )
+
+    def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float, generator: torch.Generator) -> Tensor:
+        """Repaint pictures.
+
+        Args:
+            rgb: (B, 3, H, W), 0 to 1.
+            flood: share of each pixel, (B, H, W).
+            place: (B, H, W, 2): where the pixels lie in the far view, -1 to 1.
+            detail: how much of the ripples is seen.
+            generator: randomness of the ripples.
+        """
+        for i in self.opacity[:, 0, 0, 0].nonzero()[:, 0]:
+            mixture = F.grid_sample(
+                self.mixture[i, None], place[i, None], mode="bicubic", padding_mode="border", align_corners=False
+            )[0].clamp(0, 1)
+            colour = torch.lerp(self.colours[i, 0], self.colours[i, 1], mixture)
+            height, width = rgb.shape[-2:]
+            waves = torch.randn(1, 1, height // 2, width // 6, generator=generator)
+            waves = F.interpolate(waves, (height, width), mode="bilinear", align_corners=False)[0]
+            colour = colour * (1 + detail * self.ripples[i] * waves)
+            rgb[i] = torch.lerp(rgb[i], colour, self.opacity[i] * flood[i])
+        return rgb.clamp_(0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def write_sample(
     targets = (image, image.with_name(f"{image.stem}_reference.tif"))
     for target in targets:
         if target.exists() and not overwrite:
-            raise FloodmapError(f"{target} exists already; replace it with --overwrite (overwrite=True in Python), or choose another name")
+            raise FloodmapError(f"{target} exists already; replace it with --overwrite (in Python overwrite=True)")
     partial = tuple(target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets)
     try:
         _write_blocks(scene, partial, jpeg_quality, progress)

@@ -79,9 +79,10 @@ def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Sourc
             samples=dubai_water(data / "dubai-water"),
             share=shares[1],
             from_above=True,
+            repainted=0.6,
         ),
         Source(name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True),
-        Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True),
+        Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True, repainted=0.25),
     ]
 
 
@@ -92,7 +93,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=4, default=(0.42, 0.14, 0.20, 0.24))
+    parser.add_argument("--shares", type=float, nargs=4, default=(0.38, 0.18, 0.20, 0.24))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--device", default="cpu")
