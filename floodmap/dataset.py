@@ -20,8 +20,6 @@ COARSEST_LEVEL = 3
 """Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
 FAR_FACTORS = (3.0, 5.0)
 """How many times coarser the far view of a pair is than the near one; `prompter.COARSE_FACTOR` lies between."""
-EMPTY_RIM = 1.6
-"""A far view is at most this much wider than its picture: what is mostly empty teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,8 @@ class Source:
     """Straight-down pictures have no up: they are turned by any angle. Oblique ones are tilted by a few degrees."""
     zoom: tuple[float, float] = (0.6, 1.6)
     """Range of source pixels per pixel of a near view."""
+    rim: float = 1.6
+    """Most that a far view may be wider than its picture: what is mostly empty teaches little."""
     repainted: float = 0.0
     """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
 
@@ -169,7 +169,7 @@ class PairSampler:
         height, width = pyramid.levels[0].shape[1:]
         factor = self._uniform(*FAR_FACTORS)
         zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
-        zoom = min(zoom, EMPTY_RIM * math.sqrt(height * width) / far_size)
+        zoom = min(zoom, source.rim * math.sqrt(height * width) / far_size)
         to_source = self._homography(source.from_above, zoom)
         margin = 0.4 * zoom * far_size
         centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])

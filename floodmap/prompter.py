@@ -19,6 +19,8 @@ from floodmap.stitch import Mosaic
 
 COARSE_FACTOR = 4
 """The coarse pass sees the scene shrunk by this: far enough for a picture's meaning, near enough for its shorelines."""
+COARSE_LEAST = 128
+"""Shortest longer side of a coarse pass, in pixels: what is smaller shows too little of a scene to be worth asking."""
 COARSE_SIDE = 16_384
 """Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
 COARSE_TILE, COARSE_OVERLAP = 1024, 128
@@ -64,6 +66,8 @@ def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["au
     if isinstance(wanted, Path):
         given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
         return lambda tile: given.within(tile.window)
+    if segmenter.knows_floods and max(scene.height, scene.width) < COARSE_LEAST * COARSE_FACTOR:
+        return lambda _: Prompts.none()
     if segmenter.knows_floods:
         coarse = coarse_pass(scene, segmenter)
         return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)

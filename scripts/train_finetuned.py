@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,23 +45,43 @@ def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return [path for i, path in enumerate(files) if i % 3], files[::3]
 
 
-def ucmerced_dry(folder: Path, per_side: int = 3) -> list[Sample]:
-    """Dry tiles put together to larger pictures: alone they fill a large crop only when they are blown up."""
-    pictures = [_squared(read_rgb(path)) for path in dry_files(folder)[0]]
-    order = np.random.default_rng(0).permutation(np.tile(np.arange(len(pictures)), 2))
-    samples = []
-    for first in range(0, len(order) - per_side**2 + 1, per_side**2):
-        tiles = [pictures[i] for i in order[first : first + per_side**2]]
-        rows = [np.concatenate(tiles[i : i + per_side], axis=2) for i in range(0, per_side**2, per_side)]
-        rgb = np.concatenate(rows, axis=1)
-        samples.append(Sample(f"ucmerced-{first}", rgb, np.zeros(rgb.shape[1:], np.uint8)))
+def ucmerced_dry(folder: Path) -> list[Sample]:
+    """Dry tiles, each by itself."""
+    return [_dry(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
+
+
+def patchworks(dry: Sequence[Sample], flooded: Sequence[Sample], count: int = 150, per_side: int = 3) -> list[Sample]:
+    """Larger pictures put together of tiles, one in three of them from flooded pictures.
+
+    Without these a network that sees dry tiles side by side learns that patchwork is dry, and little of dry ground.
+    """
+    rng, side, samples = np.random.default_rng(0), 256, []
+    for number in range(count):
+        rgb = np.zeros((3, per_side * side, per_side * side), np.uint8)
+        mask = np.zeros(rgb.shape[1:], np.uint8)
+        for row, col in np.ndindex(per_side, per_side):
+            source = _any(flooded if rng.random() < 1 / 3 else dry, rng)
+            top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in source.mask.shape)
+            place = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
+            part = np.s_[top : top + side, left : left + side]
+            rgb[:, *place] = _squared(source.rgb[:, *part], side)
+            mask[place] = _squared(source.mask[None, *part], side)[0]
+        samples.append(Sample(f"patchwork-{number}", rgb, mask))
     return samples
 
 
-def _squared(rgb: np.ndarray, side: int = 256) -> np.ndarray:
-    """A few tiles lack some rows or columns; their last ones are repeated."""
-    missing = [(0, side - length) for length in rgb.shape[1:]]
-    return np.pad(rgb, [(0, 0), *missing], mode="edge")
+def _any(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+    return samples[int(rng.integers(len(samples)))]
+
+
+def _dry(rgb: np.ndarray, name: str) -> Sample:
+    return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8))
+
+
+def _squared(planes: np.ndarray, side: int) -> np.ndarray:
+    """Where a tile lacks some rows or columns, its last ones are repeated."""
+    missing = [(0, side - length) for length in planes.shape[1:]]
+    return np.pad(planes, [(0, 0), *missing], mode="edge")
 
 
 def synthetic(side: int = 1536) -> list[Sample]:
@@ -71,18 +92,19 @@ def synthetic(side: int = 1536) -> list[Sample]:
     return samples
 
 
-def sources(data: Path, shares: tuple[float, float, float, float]) -> list[Source]:
+def sources(data: Path, shares: Sequence[float]) -> list[Source]:
+    floods, dubai, dry = (
+        flood_area(data / "flood-area", "train"),
+        dubai_water(data / "dubai-water"),
+        ucmerced_dry(data / "ucmerced"),
+    )
+    mixed = patchworks(dry, [*floods, *dubai])
     return [
-        Source(name="flood-area", samples=flood_area(data / "flood-area", "train"), share=shares[0], from_above=False),
-        Source(
-            name="dubai-water",
-            samples=dubai_water(data / "dubai-water"),
-            share=shares[1],
-            from_above=True,
-            repainted=0.6,
-        ),
-        Source(name="ucmerced", samples=ucmerced_dry(data / "ucmerced"), share=shares[2], from_above=True),
-        Source(name="synthetic", samples=synthetic(), share=shares[3], from_above=True, repainted=0.25),
+        Source(name="flood-area", samples=floods, share=shares[0], from_above=False),
+        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, repainted=0.6),
+        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, rim=4.5),
+        Source(name="patchworks", samples=mixed, share=shares[3], from_above=True),
+        Source(name="synthetic", samples=synthetic(), share=shares[4], from_above=True, repainted=0.25),
     ]
 
 
@@ -93,15 +115,16 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=4, default=(0.38, 0.18, 0.20, 0.24))
+    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.18, 0.18, 0.08, 0.28))
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = replace(TrainConfig(), minutes=options.minutes, device=options.device)
+    config = replace(TrainConfig(), minutes=options.minutes, learning_rate=options.learning_rate, device=options.device)
     train(
         config,
         sources(options.data, tuple(options.shares)),

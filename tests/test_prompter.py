@@ -54,3 +54,10 @@ def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypa
     with Scene.open(make_scene(pixels=ramp(400, 800))) as scene:
         assert coarse_pass(scene, FakeSegmenter(before=seen.append)).shape == (31, 62)
         assert seen[0].rgb.shape == (3, 31, 62)
+
+
+def test_small_scenes_have_no_coarse_pass(make_scene: SceneFactory) -> None:
+    segmenter = FakeSegmenter()
+    with Scene.open(make_scene(pixels=ramp(256, 511))) as scene:
+        assert make_prompter(scene, segmenter, "auto")(scene.read(Window(0, 0, 64, 64))).mask is None
+    assert segmenter.tiles == []
