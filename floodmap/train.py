@@ -51,6 +51,11 @@ class TrainConfig:
     weight_decay: float = 0.03
     warmup: float = 0.03
     """Share of the run over which the learning rate rises."""
+    settled: float = 0.25
+    """Share of the run, at its end, in which batch norms use their running statistics, as they will in use.
+
+    Those of a batch tell what else is in it: a dry picture alone is judged by statistics it was not trained with.
+    """
     ema_steps: int = 400
     """Memory of the averaged weights, in steps."""
     seed: int = 0
@@ -104,8 +109,10 @@ def train(
     started, saved = time.monotonic() - elapsed, elapsed
     losses: list[float] = []
     while elapsed < config.minutes * 60:
+        progress = elapsed / 60 / config.minutes
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(elapsed / 60 / config.minutes, config.warmup)
+            group["lr"] = config.learning_rate * schedule(progress, config.warmup)
+        set_training(model, settled=progress > 1 - config.settled)
         losses.append(train_step(model, optimizer, sampler, config, generator, device))
         step += 1
         averaged.update(model, step, config.ema_steps)
@@ -127,6 +134,15 @@ def schedule(progress: float, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
 
 
+def set_training(model: FloodSam, *, settled: bool) -> None:
+    """Training mode, but for batch norms once they are to stay as they are."""
+    model.train()
+    if settled:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+
 def train_step(
     model: FloodSam,
     optimizer: torch.optim.Optimizer,
@@ -140,7 +156,6 @@ def train_step(
     kind = PROMPT_KINDS[_draw(config.prompt_shares, generator)]
     pairs = sampler.batch(count, far_size, near_size)
     far, near = pairs.far.to(device), pairs.near.to(device)
-    model.train()
     optimizer.zero_grad(set_to_none=True)
     logits, far_loss = _learn(model, far, {}, generator)
     _, near_loss = _learn(model, near, simulate(kind, near, pairs, logits, generator), generator)

@@ -11,8 +11,9 @@ from test_dataset import make_source
 
 from floodmap.encoder import EncoderConfig
 from floodmap.models import resolve
+from floodmap.sam import FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import TrainConfig, flood_loss, schedule, simulate_boxes, simulate_points, train
+from floodmap.train import TrainConfig, flood_loss, schedule, set_training, simulate_boxes, simulate_points, train
 
 CONFIG = TrainConfig(
     encoder=EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64), minutes=0.02,
@@ -60,6 +61,19 @@ def test_points_and_boxes_are_drawn_where_they_belong() -> None:
     boxes = simulate_boxes(target, scored, generator)
     assert ((boxes[0] - torch.tensor([20.0, 10.0, 50.0, 30.0])).abs() < 4).all()
     assert boxes[2].tolist() == [0, 0, 64, 64]
+
+
+def test_settled_batch_norms_keep_their_statistics() -> None:
+    model = FloodSam(CONFIG.encoder)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    rgb, scored = torch.rand(2, 3, 64, 64) * 255, torch.ones(2, 64, 64, dtype=torch.bool)
+    set_training(model, settled=True)
+    before = [m.running_mean.clone() for m in norms]
+    model(rgb, scored)
+    assert all(torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
+    set_training(model, settled=False)
+    model(rgb, scored)
+    assert all(not torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
