@@ -15,8 +15,9 @@ from floodmap.sam import FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
 from floodmap.train import TrainConfig, flood_loss, schedule, set_training, simulate_boxes, simulate_points, train
 
+# Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
-    encoder=EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64), minutes=0.02,
+    encoder=EncoderConfig(widths=(32, 32, 64, 64), depths=(1, 1, 1, 1), embed_dim=128), minutes=0.02,
     checkpoint_minutes=1.0, sizes=((64, 64, 2), (64, 96, 1)), size_shares=(0.5, 0.5),
 )  # fmt: skip
 
