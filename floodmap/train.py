@@ -54,7 +54,7 @@ class TrainConfig:
     settled: float = 0.25
     """Share of the run, at its end, in which batch norms use their running statistics, as they will in use.
 
-    Those of a batch tell what else is in it: a dry picture alone is judged by statistics it was not trained with.
+    Those of a batch tell what else is in it; a picture alone is judged by statistics it was not trained with.
     """
     ema_steps: int = 400
     """Memory of the averaged weights, in steps."""

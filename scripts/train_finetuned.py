@@ -53,7 +53,7 @@ def ucmerced_dry(folder: Path) -> list[Sample]:
 def patchworks(dry: Sequence[Sample], flooded: Sequence[Sample], count: int = 150, per_side: int = 3) -> list[Sample]:
     """Larger pictures put together of tiles, one in three of them from flooded pictures.
 
-    Without these a network that sees dry tiles side by side learns that patchwork is dry, and little of dry ground.
+    Of dry tiles alone, patchwork itself could tell a network that ground is dry.
     """
     rng, side, samples = np.random.default_rng(0), 256, []
     for number in range(count):
