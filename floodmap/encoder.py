@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Skips = tuple[Tensor, Tensor, Tensor]
+"""Features of the encoder at strides 8, 4 and 2."""
+STEM_WIDTH = 24
+"""Channels at stride 2."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
@@ -75,7 +80,7 @@ class Block(nn.Module):
 
 
 class PyramidEncoder(nn.Module):
-    """Image to an embedding at stride 16 and skip features at strides 8 and 4.
+    """Image to an embedding at stride 16 and skip features at strides 8, 4 and 2.
 
     The embedding takes the place of SAM's. The skip features hold detail alone, nothing from coarser strides: what the
     picture means has to go through the embedding, or the decoder learns to do without it and so without prompts.
@@ -85,7 +90,7 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         w4, w8, w16, w32 = config.widths
         dim = config.embed_dim
-        self.stem = nn.Sequential(ConvNorm(3, 24, 3, 2), nn.ReLU(), ConvNorm(24, w4, 3, 2), nn.ReLU())
+        self.stem = nn.Sequential(ConvNorm(3, STEM_WIDTH, 3, 2), nn.ReLU(), ConvNorm(STEM_WIDTH, w4, 3, 2), nn.ReLU())
         self.stages = nn.ModuleList()
         channels = w4
         for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
@@ -98,23 +103,26 @@ class PyramidEncoder(nn.Module):
         self.smooth = ConvNorm(dim, dim, 3)
         self.skip8 = nn.Conv2d(w8, dim // 4, 1)
         self.skip4 = nn.Conv2d(w4, dim // 8, 1)
+        self.skip2 = nn.Conv2d(STEM_WIDTH, dim // 8, 1)
+        nn.init.zeros_(self.skip2.weight)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Skips]:
         """Encode images.
 
         Args:
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
 
         Returns:
-            Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8) and (B, E/8, H/4, W/4).
+            Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
         """
-        c4 = self.stages[0](self.stem(x))
+        c2 = self.stem[:2](x)
+        c4 = self.stages[0](self.stem[2:](c2))
         c8 = self.stages[1](c4)
         c16 = self.stages[2](c8)
         c32 = self.stages[3](c16)
         coarse = F.interpolate(self.top(c32), scale_factor=2.0, mode="nearest")
         embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(c16))))
-        return embedding, (self.skip8(c8), self.skip4(c4))
+        return embedding, (self.skip8(c8), self.skip4(c4), self.skip2(c2))
 
 
 def fuse(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder
+from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -39,7 +39,7 @@ class Decoder(MaskDecoder):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        skips: tuple[Tensor, Tensor] | None = None,
+        skips: Skips | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode one prompt set per image.
 
@@ -48,10 +48,10 @@ class Decoder(MaskDecoder):
             image_pe: positional encoding of the embedding's cells, (1 or B, E, h, w).
             sparse_prompt_embeddings: (B, N, E).
             dense_prompt_embeddings: (B, E, h, w), or anything that broadcasts to it.
-            skips: features added while upscaling, (B, E/4, 2h, 2w) and (B, E/8, 4h, 4w).
+            skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
 
         Returns:
-            Mask logits (B, masks, 4h, 4w) and the quality predicted for each (B, masks).
+            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips, and the quality predicted for each (B, masks).
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -63,14 +63,15 @@ class Decoder(MaskDecoder):
         masks = torch.einsum("bmc,bchw->bmhw", weights, features)
         return masks, self.iou_prediction_head(hidden[:, 0])
 
-    def _upscale(self, source: Tensor, skips: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
         return self.output_upscaling(source)
 
 
 class SkipDecoder(Decoder):
-    """SAM's mask decoder with detail from the encoder added while it upscales.
+    """SAM's mask decoder with detail from the encoder added while it upscales, one step further than SAM's.
 
-    As in HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after each sum.
+    As in HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after each sum. Water between the
+    crowns of trees is a few pixels wide: a quarter of the resolution loses it.
     """
 
     def __init__(self, dim: int) -> None:
@@ -82,15 +83,19 @@ class SkipDecoder(Decoder):
         )
         self.refine8 = ConvNorm(dim // 4, dim // 4, 3)
         self.refine4 = ConvNorm(dim // 8, dim // 8, 3)
+        self.refine2 = ConvNorm(dim // 8, dim // 8, 3)
+        nn.init.zeros_(self.refine2.norm_weight)  # so that weights trained without it mean the same with it
 
-    def _upscale(self, source: Tensor, skips: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
         if skips is None:
             raise ValueError("this decoder needs skip features")
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
         features = F.relu(features + self.refine8(features))
         features = act4(up4(features) + skips[1])
-        return F.relu(features + self.refine4(features))
+        features = F.relu(features + self.refine4(features))
+        features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False) + skips[2]
+        return F.relu(features + self.refine2(features))
 
 
 class FloodSam(nn.Module):
@@ -137,12 +142,12 @@ class FloodSam(nn.Module):
             offset_xy: where the tile lies in the frame, (B, 2) pixels; the corner if None.
 
         Returns:
-            Flood logits (B, H/4, W/4) and the predicted IoU (B,).
+            Flood logits (B, H/2, W/2) and the predicted IoU (B,).
         """
         embedding, skips = self.encode(rgb, valid)
         return self.decode(embedding, skips, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
-    def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, Skips]:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
         image = ((rgb - self.pixel_mean) / self.pixel_std).masked_fill_(~valid[:, None], 0.0)
         return self.image_encoder(image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last))
@@ -150,7 +155,7 @@ class FloodSam(nn.Module):
     def decode(
         self,
         embedding: Tensor,
-        skips: tuple[Tensor, Tensor],
+        skips: Skips,
         *,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.encoder import EncoderConfig, fuse
+from floodmap.encoder import EncoderConfig, Skips, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
@@ -121,13 +121,13 @@ class FloodSegmenter:
         valid = F.pad(torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device), pad)
         embedding, skips = self.network.encode(rgb, valid)
         logits = self._decode(embedding, skips, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
-        full = F.interpolate(logits[:, None].float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+        full = F.interpolate(logits[:, None].float(), rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_().cpu().numpy()
 
     def _decode(
         self,
         embedding: Tensor,
-        skips: tuple[Tensor, Tensor],
+        skips: Skips,
         prompts: Sequence[Prompts],
         mask_hw: tuple[int, int],
         shape_hw: tuple[int, int],
@@ -148,7 +148,7 @@ class FloodSegmenter:
             if p.mask is not None:
                 masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw)
             part = slice(i, i + 1)
-            one = (skips[0][part], skips[1][part])
+            one = (skips[0][part], skips[1][part], skips[2][part])
             decoded.append(self.network.decode(embedding[part], one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
 

@@ -10,7 +10,6 @@ import argparse
 import csv
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +114,19 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.18, 0.18, 0.08, 0.28))
+    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.15, 0.2, 0.07, 0.3))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
+    parser.add_argument("--settled", type=float, default=TrainConfig().settled)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = replace(TrainConfig(), minutes=options.minutes, learning_rate=options.learning_rate, device=options.device)
+    config = TrainConfig(
+        minutes=options.minutes, learning_rate=options.learning_rate, settled=options.settled, device=options.device
+    )
     train(
         config,
         sources(options.data, tuple(options.shares)),

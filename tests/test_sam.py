@@ -80,12 +80,12 @@ def test_fused_batch_norms_change_nothing() -> None:
 
 
 @torch.no_grad()
-def test_tiles_of_any_size_give_logits_at_a_quarter_of_it() -> None:
+def test_tiles_of_any_size_give_logits_at_half_of_it() -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()
     for shape in ((32, 32), (64, 160)):
         logits, quality = network(torch.rand(2, 3, *shape) * 255, torch.ones(2, *shape, dtype=torch.bool))
-        assert logits.shape == (2, shape[0] // 4, shape[1] // 4)
+        assert logits.shape == (2, shape[0] // 2, shape[1] // 2)
         assert quality.shape == (2,)
 
 
