@@ -96,9 +96,7 @@ def evaluate(
         )
         wrong: list[GeoDataFrame] = []
         keep = None if errors is None else wrong.append
-        score = partial(
-            _score, rules=settled, tolerance_m=tolerance_m, resolution_m=resolution_m or 1.0, keep=keep
-        )
+        score = partial(_score, rules=settled, tolerance_m=tolerance_m, resolution_m=resolution_m or 1.0, keep=keep)
         scenes, refused = _score_all(pairs, score)
         _warn_of_absent(scenes, rules)
         if errors is not None:

@@ -42,7 +42,8 @@ class Grid:
 
     Windows of one grid have one shape. They are spread evenly, so that the last row and column neither hang over the
     edge nor overlap their neighbours more than the others do, and they are no larger than it takes to cover the scene
-    in that many rows and columns: pixels computed twice are kept few.
+    in that many rows and columns: pixels computed twice are kept few. All but the last begin at a multiple of the
+    model's stride: where windows overlap, its convolutions then see the same pixels in the same cells.
     """
 
     height: int
@@ -116,8 +117,14 @@ class Grid:
         return min(length, self.tile_size, -(-needed // self.multiple) * self.multiple)
 
     def _offsets(self, length: int) -> tuple[int, ...]:
-        count, slack = self._count(length), length - self._side(length)
-        return (0,) if count == 1 else tuple(slack * i // (count - 1) for i in range(count))
+        count, side = self._count(length), self._side(length)
+        slack, furthest = length - side, side - self.overlap
+        unit = self.multiple if furthest >= 4 * self.multiple else 1
+        offsets = [0]
+        for i in range(1, count):
+            even = -(-slack * i // ((count - 1) * unit)) * unit
+            offsets.append(min(even, offsets[-1] + furthest, slack))
+        return tuple(offsets)
 
     def _weights(self, length: int) -> NDArray[np.float32]:
         # A trapezoid: full weight inside, a linear ramp over the overlap. Dividing by the sum along the axis makes the

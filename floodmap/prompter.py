@@ -119,7 +119,5 @@ def crop_coarse(coarse: NDArray[np.float32 | np.uint8], window: Window, scene: S
         count = max(1, round(length * cells / whole))
         centres = first + (np.arange(count) + 0.5) * (length / count)
         at.append(centres * (cells / whole) - 0.5)
-    sampled = ndimage.map_coordinates(
-        coarse, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest"
-    )
+    sampled = ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest")
     return np.asarray(sampled, np.float32)

@@ -51,7 +51,7 @@ class Decoder(MaskDecoder):
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
 
         Returns:
-            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips, and the quality predicted for each (B, masks).
+            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks).
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape

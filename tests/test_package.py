@@ -82,9 +82,7 @@ def test_version_is_that_of_the_project() -> None:
 def test_every_folder_with_modules_is_listed_as_a_package() -> None:
     listed = {PYPROJECT["tool"]["setuptools"]["package-dir"][p] for p in PYPROJECT["tool"]["setuptools"]["packages"]}
     found = {
-        path.parent.relative_to(ROOT).as_posix()
-        for top in ("floodmap", "cli")
-        for path in (ROOT / top).rglob("*.py")
+        path.parent.relative_to(ROOT).as_posix() for top in ("floodmap", "cli") for path in (ROOT / top).rglob("*.py")
     }
     assert found == listed
 

@@ -17,6 +17,7 @@ grids = st.builds(
     width=st.integers(1, 300),
     tile_size=st.sampled_from([32, 64, 96]),
     overlap=st.integers(0, 16),
+    multiple=st.sampled_from([8, 32]),
 )
 
 
@@ -109,7 +110,14 @@ def test_windows_cover_the_scene_within_its_bounds_with_the_overlap_asked_for(gr
         covered[window.slices] += 1
     assert covered.min() >= 1
     for offsets, side in ((grid.row_offsets, grid.shape_hw[0]), (grid.col_offsets, grid.shape_hw[1])):
-        assert all(a + side - b >= grid.overlap for a, b in pairwise(offsets))
+        assert all(a < b <= a + side - grid.overlap for a, b in pairwise(offsets))
+
+
+def test_windows_begin_at_multiples_of_the_stride_but_for_the_last() -> None:
+    for length in (1500, 2500, 5000, 20_000):
+        for tile_size, overlap in ((1024, 64), (768, 96), (512, 32)):
+            grid = Grid(height=length, width=100, tile_size=tile_size, overlap=overlap)
+            assert all(offset % 32 == 0 for offset in grid.row_offsets[:-1])
 
 
 @pytest.mark.parametrize(
