@@ -102,9 +102,9 @@ class Journal:
             OutputError: the disk is full, or will not have it.
         """
         head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n" + zlib.compress(entry.strip.codes.tobytes(), 1)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n", zlib.compress(entry.strip.codes.data, 1)
         with writing(self._path(index)):
-            _write(self._path(index), _digest(body), body)
+            _write(self._path(index), _digest(*body), *body)
 
     def finished(self) -> int:
         """How many strips from the top are whole."""
@@ -169,8 +169,11 @@ _CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
 
 
-def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_DIGEST).digest()
+def _digest(*parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _difference(found: str, wanted: str) -> str:

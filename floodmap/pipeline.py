@@ -18,6 +18,7 @@ from floodmap.fingerprint import fingerprint
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips
+from floodmap.memory import give_back_freed_memory
 from floodmap.prompter import Segmenter
 from floodmap.results import (
     FloodMap,
@@ -191,6 +192,7 @@ def segment_scene(
                 scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
             )  # fmt: skip
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
+            give_back_freed_memory()
             flood_map = finish(scene, options, journal, settings, out, name, started)
             journal.remove()
     return flood_map

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,19 +215,15 @@ def _placed(outline: Geometries, transform: Affine) -> Geometries:
 def _simplified(outline: Geometries, transform: Affine, crs: CRS | None, simplify_m: float) -> Geometries:
     """Simplify outlines in pixels as one coverage.
 
-    It is done in metres about the middle of the scene. Simplification only leaves out vertices, so those that stay go
-    back to whole pixels, and common borders stay common to the last bit.
+    The measure is the area of triangles, which is the same in pixels but for a factor; and in whole pixels nothing is
+    rounded, by which a corner that barely misses an edge could come to lie on it.
     """
     west, north, east, south = shapely.total_bounds(outline)
     col, row = (west + east) / 2, (north + south) / 2
     plane = equal_area(known_crs(crs), *(transform * (col, row)))
-    if plane is None:
+    if plane is not None:
+        ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+        pixel_m = math.sqrt(abs(np.linalg.det(ground[1:] - ground[0])))
+    if plane is None or not math.isfinite(pixel_m):
         raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
-    corners = np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))])
-    ground = plane(corners)
-    to_metres = (ground[1:] - ground[0]).T
-    if not np.isfinite(to_metres).all():
-        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
-    back = np.linalg.inv(to_metres).T
-    simple = shapely.coverage_simplify(shapely.transform(outline, lambda xy: xy @ to_metres.T), simplify_m)
-    return np.asarray(shapely.transform(simple, lambda xy: np.rint(xy @ back)), object)
+    return np.asarray(shapely.coverage_simplify(outline, simplify_m / pixel_m), object)

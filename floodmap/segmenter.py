@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from floodmap.encoder import EncoderConfig, Skips, fuse
 from floodmap.errors import ModelError
+from floodmap.memory import keep_freed_memory
 from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, FloodSam, Sam, build_sam
@@ -24,7 +24,6 @@ from floodmap.scene import Tile
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
@@ -79,19 +78,6 @@ def _has_bf16_instructions() -> bool:
     # oneDNN also accepts bfloat16 where it only emulates it (AVX-512 without BF16), more slowly than float32.
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe())
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what torch frees for the next window, instead of handing it back to the kernel.
-
-    Fresh pages are zeroed by the kernel one by one: a sixth of the time of a window, on two threads more.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 class FloodSegmenter:

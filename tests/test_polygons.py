@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -191,6 +191,11 @@ def test_the_minimum_area_drops_flood_but_never_unobserved_ground() -> None:
     assert len(layers.unobserved) == 1
 
 
+# Simplified in rounded metres, an outline here came to touch itself.
+TOUCHING = np.array([[50] * 5] * 3 + [[50] * 4 + [0], [50, 50, 50, 0, 50], [50, 50, 0, 50, 50], [50, 50, 50, 252, 50]])
+
+
+@example(TOUCHING.astype(np.uint8), 0.6, TRANSFORMS["rotated"])
 @given(patches, st.sampled_from([0.6, 1.5, 5.0]), st.sampled_from(list(TRANSFORMS.values())))
 @settings(deadline=None, max_examples=25)
 def test_simplified_layers_stay_valid_and_share_their_borders(
