@@ -72,6 +72,8 @@ class Source:
     """Straight-down pictures have no up: they are turned by any angle. Oblique ones are tilted by a few degrees."""
     zoom: tuple[float, float] = (0.6, 1.6)
     """Range of source pixels per pixel of a near view."""
+    factor: tuple[float, float] = FAR_FACTORS
+    """Range of near pixels per far pixel. Pictures too small to be shrunk so much are seen twice from near."""
     rim: float = 1.6
     """Most that a far view may be wider than its picture: what is mostly empty teaches little."""
     repainted: float = 0.0
@@ -167,7 +169,7 @@ class PairSampler:
         index = int(torch.randint(len(source.samples), (), generator=self.generator))
         pyramid = self._pyramids[pick][index]
         height, width = pyramid.levels[0].shape[1:]
-        factor = self._uniform(*FAR_FACTORS)
+        factor = self._uniform(*source.factor)
         zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
         zoom = min(zoom, source.rim * math.sqrt(height * width) / far_size)
         to_source = self._homography(source.from_above, zoom)

@@ -167,8 +167,10 @@ class FloodSam(nn.Module):
         if offset_xy is None:
             offset_xy = torch.zeros(batch, 2, device=embedding.device)
         if points is None and boxes is None:
-            sparse = embedding.new_zeros(batch, 0, embedding.shape[1])
+            # Nothing refers to places, so none are told: what is seen must not depend on where the window was cut.
+            sparse, position = embedding.new_zeros(batch, 0, embedding.shape[1]), torch.zeros_like(embedding[:1])
         else:
+            position = self._position(embedding, offset_xy)
             framed_points = None if points is None else (points[0] + offset_xy[:, None], points[1])
             framed_boxes = None if boxes is None else boxes + offset_xy.repeat(1, 2)
             sparse = self.prompt_encoder(framed_points, framed_boxes, None)[0].to(embedding.dtype)
@@ -179,9 +181,7 @@ class FloodSam(nn.Module):
                 masks = torch.zeros(batch, 1, 4 * embedding.shape[-2], 4 * embedding.shape[-1], device=embedding.device)
             dense = self.prompt_encoder.mask_downscaling(draw_prompts(masks, points, boxes))
         dense = dense.to(embedding.dtype)
-        logits, iou = self.mask_decoder.predict_masks(
-            embedding, self._position(embedding, offset_xy), sparse, dense, skips
-        )
+        logits, iou = self.mask_decoder.predict_masks(embedding, position, sparse, dense, skips)
         return logits[:, 0], iou[:, 0]
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:

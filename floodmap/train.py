@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
-from floodmap.encoder import EncoderConfig
+from floodmap.encoder import EncoderConfig, Skips
 from floodmap.sam import FRAME, FloodSam
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class TrainConfig:
     """
     dry_weight: float = 2.5
     """How much more the cross-entropy of a view without flood counts: Dice, which such a view lacks, is as large."""
+    steadiness: float = 5.0
+    """Weight of the squared difference between what is made of a view and of a part of it: see `_unsteadiness`."""
     ema_steps: int = 400
     """Memory of the averaged weights, in steps."""
     seed: int = 0
@@ -178,12 +180,49 @@ def _learn(
     device, size = views.rgb.device, views.rgb.shape[-1]
     offset_xy = torch.randint(0, FRAME - size + 1, (len(views.rgb), 2), generator=generator).float().to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        logits, iou = model(
-            views.rgb.contiguous(memory_format=torch.channels_last), views.scored, offset_xy=offset_xy, **prompts
-        )
+        embedding, skips = model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
+        logits, iou = model.decode(embedding, skips, offset_xy=offset_xy, **prompts)
+        unsteady: Tensor | float = 0.0
+        if set(prompts) <= {"masks"}:  # points and boxes would have to be cut, too
+            unsteady = _unsteadiness(model, embedding, skips, logits, prompts.get("masks"), views.scored, generator)
     loss = flood_loss(logits.float(), iou.float(), views.target, views.scored, config.dry_weight)
+    loss = loss + config.steadiness * unsteady
     loss.backward()
     return logits.detach().float(), float(loss.detach())
+
+
+def _unsteadiness(
+    model: FloodSam,
+    embedding: Tensor,
+    skips: Skips,
+    logits: Tensor,
+    masks: Tensor | None,
+    scored: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """How differently a part of a view is seen by itself and as part of the whole: a mean square of probabilities.
+
+    The decoder's tokens look at all of a window. What they make of one place must not hang on where the window ends,
+    or two cuts of one scene differ.
+    """
+    rows, cols = (_draw_stretch(side, generator) for side in scored.shape[1:])
+
+    def part(x: Tensor, stride: int) -> Tensor:
+        return x[..., rows.start // stride : rows.stop // stride, cols.start // stride : cols.stop // stride]
+
+    cut = (part(skips[0], 8), part(skips[1], 4), part(skips[2], 2))
+    alone, _ = model.decode(part(embedding, 16), cut, masks=None if masks is None else part(masks, 4))
+    difference = alone.float().sigmoid() - part(logits, 2).float().sigmoid()
+    weight = part(F.avg_pool2d(scored[:, None].float(), 2)[:, 0], 2)
+    return (difference.square() * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _draw_stretch(side: int, generator: torch.Generator) -> slice:
+    """Some stretch of a side, at least half of it, in units of the encoder's coarsest stride."""
+    n_units = side // 32
+    length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))
+    first = int(torch.randint(0, n_units - length + 1, (), generator=generator))
+    return slice(32 * first, 32 * (first + length))
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:

@@ -100,8 +100,8 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     mixed = patchworks(dry, [*floods, *dubai])
     return [
         Source(name="flood-area", samples=floods, share=shares[0], from_above=False),
-        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, repainted=0.6),
-        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, rim=4.5),
+        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, repainted=0.5),
+        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, factor=(1.0, 1.6)),
         Source(name="patchworks", samples=mixed, share=shares[3], from_above=True),
         Source(name="synthetic", samples=synthetic(), share=shares[4], from_above=True, repainted=0.25),
     ]
@@ -114,7 +114,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.15, 0.2, 0.07, 0.3))
+    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.14, 0.25, 0.05, 0.28))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
