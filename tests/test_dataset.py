@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,13 @@ def test_both_views_show_the_same_ground(from_above: bool) -> None:
     scored = F.avg_pool2d(pairs.near.scored[:, None].float(), 4)[:, 0] == 1
     agree = ((seen == real) & scored).sum() / scored.sum()
     assert 0.1 < real[scored].float().mean() < 0.9 and agree > 0.97
+
+
+def test_small_pictures_may_be_seen_twice_from_near() -> None:
+    source = replace(make_source(side=128), factor=(1.0, 1.0), zoom=(1.0, 1.0))
+    pairs = sampler(5, source).batch(8, 96, 96)
+    assert (pairs.factor == 1).all() and (pairs.near_xy == 0).all()
+    torch.testing.assert_close(pairs.near.target, pairs.far.target, atol=0.01, rtol=0)
 
 
 def test_labels_stay_with_their_pixels() -> None:

@@ -105,6 +105,16 @@ def test_a_shifted_frame_shifts_points_with_the_picture() -> None:
 
 
 @torch.no_grad()
+def test_without_points_the_place_in_the_frame_does_not_matter() -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    rgb, valid = torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool)
+    masks = torch.randn(1, 1, 16, 16)
+    here, there = (network(rgb, valid, masks=masks, offset_xy=torch.full((1, 2), place))[0] for place in (0.0, 300.0))
+    assert torch.equal(here, there)
+
+
+@torch.no_grad()
 def test_blank_pixels_do_not_reach_the_result() -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()

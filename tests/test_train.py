@@ -13,7 +13,16 @@ from floodmap.encoder import EncoderConfig
 from floodmap.models import resolve
 from floodmap.sam import FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import TrainConfig, flood_loss, schedule, set_training, simulate_boxes, simulate_points, train
+from floodmap.train import (
+    TrainConfig,
+    _draw_stretch,
+    flood_loss,
+    schedule,
+    set_training,
+    simulate_boxes,
+    simulate_points,
+    train,
+)
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
@@ -75,6 +84,14 @@ def test_settled_batch_norms_keep_their_statistics() -> None:
     set_training(model, settled=False)
     model(rgb, scored)
     assert all(not torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
+
+
+def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_draw_stretch(side, generator) for side in (32, 96, 256) for _ in range(50)]
+    assert all(s.start % 32 == 0 and s.stop % 32 == 0 and s.start >= 0 for s in drawn)
+    sides = [32] * 50 + [96] * 50 + [256] * 50
+    assert all(s.stop <= side and s.stop - s.start >= side / 2 for s, side in zip(drawn, sides, strict=True))
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
