@@ -163,7 +163,10 @@ def train_step(
     far, near = pairs.far.to(device), pairs.near.to(device)
     optimizer.zero_grad(set_to_none=True)
     logits, far_loss = _learn(model, far, {}, config, generator)
-    _, near_loss = _learn(model, near, simulate(kind, near, pairs, logits, generator), config, generator)
+    # Decoding parts as well costs a third of a step, so it is not done in every one; and points would have to be cut.
+    steadied = kind in ("none", "coarse") and _draw((0.5, 0.5), generator) == 1
+    prompts = simulate(kind, near, pairs, logits, generator)
+    _, near_loss = _learn(model, near, prompts, config, generator, steadied=steadied)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return (far_loss + near_loss) / 2
@@ -174,7 +177,13 @@ def _draw(shares: Sequence[float], generator: torch.Generator) -> int:
 
 
 def _learn(
-    model: FloodSam, views: Views, prompts: Mapping[str, Any], config: TrainConfig, generator: torch.Generator
+    model: FloodSam,
+    views: Views,
+    prompts: Mapping[str, Any],
+    config: TrainConfig,
+    generator: torch.Generator,
+    *,
+    steadied: bool = False,
 ) -> tuple[Tensor, float]:
     """Add the gradients of one batch of views; returns their logits and the loss."""
     device, size = views.rgb.device, views.rgb.shape[-1]
@@ -183,7 +192,7 @@ def _learn(
         embedding, skips = model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
         logits, iou = model.decode(embedding, skips, offset_xy=offset_xy, **prompts)
         unsteady: Tensor | float = 0.0
-        if set(prompts) <= {"masks"}:  # points and boxes would have to be cut, too
+        if steadied:
             unsteady = _unsteadiness(model, embedding, skips, logits, prompts.get("masks"), views.scored, generator)
     loss = flood_loss(logits.float(), iou.float(), views.target, views.scored, config.dry_weight)
     loss = loss + config.steadiness * unsteady
