@@ -127,11 +127,12 @@ class Grid:
         return tuple(offsets)
 
     def _weights(self, length: int) -> NDArray[np.float32]:
-        # A trapezoid: full weight inside, a linear ramp over the overlap. Dividing by the sum along the axis makes the
-        # weights of any pixel add up to one, and the two axes can be treated apart because the grid is a product.
+        # Full weight inside, a raised cosine over the overlap, which leaves a window's border without a step. Dividing
+        # by the sum along the axis makes the weights of any pixel add up to one, and the two axes can be treated apart
+        # because the grid is a product.
         side, offsets = self._side(length), self._offsets(length)
         edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1.0
-        ramp = np.minimum(edge / (self.overlap + 1.0), 1.0)
+        ramp = np.sin(np.minimum(edge / (self.overlap + 1.0), 1.0) * (np.pi / 2)) ** 2
         total = np.zeros(length)
         for offset in offsets:
             total[offset : offset + side] += ramp

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from floodmap.fingerprint import fingerprint
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips
-from floodmap.memory import give_back_freed_memory
+from floodmap.memory import freed_memory_kept
 from floodmap.prompter import Segmenter
 from floodmap.results import (
     FloodMap,
@@ -188,11 +189,11 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal:
-            run_windows(
-                scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
-            )  # fmt: skip
+            with freed_memory_kept():
+                run_windows(
+                    scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
+                )  # fmt: skip
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
-            give_back_freed_memory()
             flood_map = finish(scene, options, journal, settings, out, name, started)
             journal.remove()
     return flood_map
@@ -285,20 +286,23 @@ def finish(
 
     place = {"crs": scene.crs, "transform": scene.transform}
     threshold = options.threshold_percent
-    census = take_census(strips(), threshold=threshold, **place)
-    layers = polygonize(
-        journal.strips(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
-        simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
-    )  # fmt: skip
     tags = {
         "TIFFTAG_SOFTWARE": f"floodmap {settings['versions']['floodmap']}",
         "model": settings["model"]["name"],
         "source": scene.path.name,
     }
-    mask, probability = write_rasters(
-        journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold, tags=tags,
-        overwrite=True, scratch=journal.scratch, **place,
-    )  # fmt: skip
+    # Rasters and polygons are made side by side: either keeps one core busy.
+    with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
+        rasters = executor.submit(
+            write_rasters, journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold,
+            tags=tags, overwrite=True, scratch=journal.scratch, **place,
+        )  # fmt: skip
+        census = take_census(strips(), threshold=threshold, **place)
+        layers = polygonize(
+            journal.strips(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
+            simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
+        )  # fmt: skip
+        mask, probability = rasters.result()
     paths = write_layers(
         layers.flood, layers.unobserved, out, name, options.formats, date=scene.date, overwrite=True,
         scratch=journal.scratch,

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from floodmap.encoder import EncoderConfig, Skips, fuse
 from floodmap.errors import ModelError
-from floodmap.memory import keep_freed_memory
 from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, FloodSam, Sam, build_sam
@@ -41,8 +40,6 @@ def load_segmenter(
         ModelError: the file is damaged or holds another architecture, or the device is not there.
     """
     chosen = pick_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     dtype = pick_dtype(chosen, precision)
     if model.path.suffix == ".safetensors":
         return FloodSegmenter(model, _load_flood_sam(model.path), chosen, dtype)

@@ -57,7 +57,7 @@ class TrainConfig:
     Those of a batch tell what else is in it, and the network reads that: of dry tiles alone it called 27 % flooded with
     the batch's own statistics, 6 % with the running ones.
     """
-    dry_weight: float = 2.5
+    dry_weight: float = 3.5
     """How much more the cross-entropy of a view without flood counts: Dice, which such a view lacks, is as large."""
     steadiness: float = 5.0
     """Weight of the squared difference between what is made of a view and of a part of it: see `_unsteadiness`."""
