@@ -9,20 +9,22 @@ from typing import Any
 import click
 
 from floodmap.grid import Grid
+from floodmap.prompter import COARSE_FACTOR
+from floodmap.results import BYTES_PER_PIXEL
 from floodmap.scene import Scene, SceneOptions
 
 from .options import grid_options, json_option, scene_options, verbosity_options
 
-PROCESS_BYTES = 600e6
+PROCESS_BYTES = 850e6
 """Memory of Python, torch and the shipped model before any pixel is read."""
-PIXEL_BYTES = 24
-"""Memory for each pixel of the rows of windows in flight: 8-bit colours read ahead, float32 logits and weights."""
+PIXEL_BYTES = 3
+"""Memory for each pixel of the rows of windows in flight: codes, and what later windows still overlap."""
 BATCH_BYTES = 250e6
 """Memory of the model at work on one batch of windows."""
-DISK_BYTES_PER_PIXEL = 2.5
-"""Disk for each pixel, at most: finished strips, and mask and probability with their overviews, before compression."""
 PIXELS_PER_SECOND = 3e6
 """Speed of the shipped model on two CPU cores."""
+STARTUP_SECONDS = 4
+"""What imports, reading the header and finishing take, however small the scene."""
 
 
 @click.command("info")
@@ -46,6 +48,7 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
         pixels, in_flight = scene.height * scene.width, 2 * grid.shape_hw[0] * scene.width
         windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
+        coarse = pixels / COARSE_FACTOR**2
         return {
             "path": str(path),
             "size": {"width": scene.width, "height": scene.height},
@@ -66,9 +69,9 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
             "fingerprint": scene.fingerprint,
             "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
             "estimate": {
-                "memory_bytes": int(PROCESS_BYTES + BATCH_BYTES + scene.cache_bytes + PIXEL_BYTES * in_flight),
-                "disk_bytes": int(DISK_BYTES_PER_PIXEL * pixels),
-                "seconds": round(windows / PIXELS_PER_SECOND, 1),
+                "memory_bytes": int(PROCESS_BYTES + BATCH_BYTES + scene.cache_bytes + PIXEL_BYTES * in_flight + coarse),
+                "disk_bytes": int(BYTES_PER_PIXEL * pixels),
+                "seconds": round(STARTUP_SECONDS + windows / PIXELS_PER_SECOND, 1),
             },
         }
 

@@ -27,7 +27,7 @@ BLOCK_SIZE = 512
 """Side of a COG's tiles; a raster that fits in one has no overviews."""
 UNOBSERVED = 255
 """Nodata value of both rasters."""
-CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 32 * 2**20
 """GDAL's block cache while writing."""
 KINDS = ("mask", "probability")
 

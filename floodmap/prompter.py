@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from floodmap.ahead import ahead
 from floodmap.errors import ModelError
 from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
@@ -91,17 +93,17 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
     )  # fmt: skip
     mosaic, coarse = Mosaic(grid), np.empty((grid.height, grid.width), np.uint8)
-    for window in grid:
-        tile = scene.shrunk(window, factor)
-        probability = None
-        if tile.valid.any():
-            try:
-                probability = segmenter.predict([tile], [Prompts.none()])[0]
-            except (RuntimeError, MemoryError) as error:
-                raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
-        if strip := mosaic.add(window, probability, tile.reason):
-            rows = slice(strip.row_off, strip.row_off + len(strip.codes))
-            coarse[rows] = np.where(strip.codes > 100, 0, strip.codes)
+    with closing(ahead(lambda window: scene.shrunk(window, factor), grid)) as tiles:
+        for window, tile in zip(grid, tiles, strict=True):
+            probability = None
+            if tile.valid.any():
+                try:
+                    probability = segmenter.predict([tile], [Prompts.none()])[0]
+                except (RuntimeError, MemoryError) as error:
+                    raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
+            if strip := mosaic.add(window, probability, tile.reason):
+                rows = slice(strip.row_off, strip.row_off + len(strip.codes))
+                coarse[rows] = np.where(strip.codes > 100, 0, strip.codes)
     return coarse
 
 

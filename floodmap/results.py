@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
 from floodmap.errors import OutputError, writing
@@ -183,15 +184,14 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
     placed = is_placed(crs)
     counts = np.zeros(256, np.int64)
     flood_m2 = observed_m2 = 0.0
-    for strip in strips:
-        codes = strip.codes
+    for first, codes in _shallow(strips):
         for row in codes:  # bincount takes eight bytes a pixel
             counts += np.bincount(row, minlength=256)
         if placed:
             rows, cols = codes.shape
-            row_edges = np.unique(np.append(np.arange(0, rows, _CELL), rows))
+            row_edges = np.array([0, rows])
             col_edges = np.unique(np.append(np.arange(0, cols, _CELL), cols))
-            cells = cell_areas_m2(crs, transform, row_edges + float(strip.row_off), col_edges.astype(float))
+            cells = cell_areas_m2(crs, transform, row_edges + float(first), col_edges.astype(float))
             pixel_m2 = cells / np.outer(np.diff(row_edges), np.diff(col_edges))
             observed = codes < UNOBSERVED
             flood_m2 += float((_per_cell(observed & (codes >= threshold), row_edges, col_edges) * pixel_m2).sum())
@@ -206,6 +206,13 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
         flood_m2=flood_m2 if placed else None,
         observed_m2=observed_m2 if placed else None,
     )
+
+
+def _shallow(strips: Iterable[Strip]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """First row and codes of strips cut to the height of a cell."""
+    for strip in strips:
+        for top in range(0, len(strip.codes), _CELL):
+            yield strip.row_off + top, strip.codes[top : top + _CELL]
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from floodmap.codes import FAILED, OUTSIDE, UNOBSERVED
 
 FLOOD = 1
 """Kind of flooded pixels. The kind of unobserved pixels is their code; 0 is neither."""
-BAND_PIXELS = 2**21
+BAND_PIXELS = 2**20
 """Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
 
 Ints = NDArray[np.int64]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap.ahead import ahead
 from floodmap.errors import SceneError
 from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
@@ -22,9 +23,6 @@ from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
 
 log = logging.getLogger(__name__)
-
-READ_AHEAD = 3
-"""Windows read while the model is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def run_windows(
     prompter = make_prompter(scene, segmenter, prompts)
     done = first * columns
     windows = (window for row in range(first, rows) for window in grid.row(row))
-    with closing(read_ahead(scene, windows)) as tiles:
+    with closing(ahead(partial(read, scene), windows)) as tiles:
         notes = _no_notes()
         for row in range(first, rows):
             top, end = grid.strip(row)
@@ -83,25 +81,12 @@ def run_windows(
                 notes = {**_no_notes(), "failed": notes["failed"]}
 
 
-def read_ahead(scene: Scene, windows: Iterator[Window]) -> Generator[Read, None, None]:
-    """Tiles in order, the next ones read in a thread meanwhile; a window that cannot be read comes with the reason."""
-
-    def read(window: Window) -> Read:
-        try:
-            return scene.read(window), ""
-        except SceneError as error:
-            return scene.failed(window), str(error)
-
-    executor = ThreadPoolExecutor(1, thread_name_prefix="read")
+def read(scene: Scene, window: Window) -> Read:
+    """A tile; where it cannot be read, what stands for it, and the reason."""
     try:
-        pending: list[Future[Read]] = [executor.submit(read, window) for window in islice(windows, READ_AHEAD)]
-        while pending:
-            result = pending.pop(0).result()
-            pending.extend(executor.submit(read, window) for window in islice(windows, 1))
-            yield result
-    finally:
-        # The scene is closed next.
-        executor.shutdown(wait=True, cancel_futures=True)
+        return scene.read(window), ""
+    except SceneError as error:
+        return scene.failed(window), str(error)
 
 
 def predict(
