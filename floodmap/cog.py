@@ -29,6 +29,8 @@ UNOBSERVED = 255
 """Nodata value of both rasters."""
 CACHE_BYTES = 32 * 2**20
 """GDAL's block cache while writing."""
+STEP_COLUMNS = 4096
+"""Columns of a band whose overviews are made in one go, which takes some 15 bytes a pixel; a power of two."""
 KINDS = ("mask", "probability")
 
 Codes = NDArray[np.uint8]
@@ -115,12 +117,15 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
         for level in range(levels + 1):
             grid = {**(profile if level == 0 else {}), "width": _shrunk(width, level), "height": _shrunk(height, level)}
             outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in KINDS])
-        for row_off, codes in _bands(strips, max(BLOCK_SIZE, 1 << levels), width, height):
-            for level, pair in enumerate(_pyramid(codes, threshold, levels)):
-                rows, cols = pair[0].shape
-                window = Window(0, row_off >> level, cols, rows)
-                for output, values in zip(outputs[level], pair, strict=True):
-                    output.write(values, 1, window=window)
+        step = max(BLOCK_SIZE, 1 << levels)
+        for row_off, band in _bands(strips, step, width, height):
+            for col_off in range(0, width, max(step, STEP_COLUMNS)):
+                codes = band[:, col_off : col_off + max(step, STEP_COLUMNS)]
+                for level, pair in enumerate(_pyramid(codes, threshold, levels)):
+                    rows, cols = pair[0].shape
+                    window = Window(col_off >> level, row_off >> level, cols, rows)
+                    for output, values in zip(outputs[level], pair, strict=True):
+                        output.write(values, 1, window=window)
 
 
 def _create(path: Path, grid: Mapping[str, Any]) -> Any:
@@ -157,7 +162,7 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 
 
 def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
-    """Mask and probability of a band at every level, level 0 first; its first row lies on a multiple of 2**levels."""
+    """Mask and probability at every level, level 0 first; first row and column lie on multiples of 2**levels."""
     hidden = codes > 100
     flood = (codes >= threshold) & ~hidden
     yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)

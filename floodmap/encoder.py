@@ -90,7 +90,9 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         w4, w8, w16, w32 = config.widths
         dim = config.embed_dim
-        self.stem = nn.Sequential(ConvNorm(3, STEM_WIDTH, 3, 2), nn.ReLU(), ConvNorm(STEM_WIDTH, w4, 3, 2), nn.ReLU())
+        self.stem = nn.Sequential(
+            ConvNorm(3, STEM_WIDTH, 3, 2), nn.ReLU(inplace=True), ConvNorm(STEM_WIDTH, w4, 3, 2), nn.ReLU()
+        )
         self.stages = nn.ModuleList()
         channels = w4
         for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):

@@ -18,13 +18,17 @@ from floodmap.ground import is_placed
 EDGE_M = 1000.0
 """Longest edge that is measured in one piece, in metres."""
 EARTH_RADIUS_M = 6_371_000.0
+CHUNK = 2**17
+"""Vertices measured in one go."""
 
 Geometries = NDArray[np.object_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def measure(geometries: Geometries, crs: object) -> tuple[Floats, Floats]:
+def measure(
+    geometries: Geometries, crs: object, place: Callable[[Floats], Floats] | None = None
+) -> tuple[Floats, Floats]:
     """Area and perimeter on the WGS 84 ellipsoid of polygons whose edges are straight in their CRS.
 
     Edges are cut at 1 km and all vertices projected to a Lambert azimuthal equal-area plane about the polygons
@@ -33,7 +37,8 @@ def measure(geometries: Geometries, crs: object) -> tuple[Floats, Floats]:
 
     Args:
         geometries: shapely Polygons (n,).
-        crs: of their coordinates.
+        crs: what the areas are measured in.
+        place: affine, their coordinates (m, 2) to those of the CRS; None: they are in the CRS.
 
     Returns:
         Square metres and metres, float64 (n,); NaN without a CRS on Earth and where the CRS does not reach.
@@ -41,22 +46,27 @@ def measure(geometries: Geometries, crs: object) -> tuple[Floats, Floats]:
     nowhere = np.full(len(geometries), np.nan)
     if not len(geometries) or not is_placed(crs):
         return nowhere, nowhere.copy()
-    known = known_crs(crs)
+    known, place = known_crs(crs), place or (lambda xy: xy)
     west, south, east, north = shapely.total_bounds(geometries)
-    plane = equal_area(known, (west + east) / 2, (south + north) / 2)
+    plane = equal_area(known, *place(np.array([[(west + east) / 2, (south + north) / 2]]))[0])
     if plane is None:
         return nowhere, nowhere.copy()
     unit = known.axis_info[0].unit_conversion_factor * (EARTH_RADIUS_M if known.is_geographic else 1.0)
-    rings, owner = shapely.get_rings(geometries, return_index=True)
-    vertices, ring_of_vertex = shapely.get_coordinates(rings, return_index=True)
-    xy, ring = _densified(vertices, ring_of_vertex, EDGE_M / unit)
+    _, vertices, (ring_ends, polygon_ends) = shapely.to_ragged_array(geometries, include_z=False)
+    rings = _Rings(plane(place(vertices[ring_ends[:-1]])))
+    ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends))
     with np.errstate(invalid="ignore"):
-        ring_area, ring_length = _measure_rings(plane(xy), ring, len(rings))
+        # In chunks, for the many arrays that measuring takes; each begins with the last vertex of the one before.
+        for first in range(0, len(vertices) - 1, CHUNK):
+            chunk = slice(first, first + CHUNK + 1)
+            xy, ring_of_xy = _densified(place(vertices[chunk]), ring[chunk], EDGE_M / unit)
+            rings.add(plane(xy), ring_of_xy)
+    ring_area = -np.abs(rings.area)
     # A polygon's first ring is its shell, the others are holes.
-    is_shell = np.diff(owner, prepend=-1) != 0
-    n_polygons = len(geometries)
-    area = np.bincount(owner, np.where(is_shell, ring_area, -ring_area), n_polygons).astype(np.float64)
-    perimeter = np.bincount(owner, ring_length, n_polygons).astype(np.float64)
+    ring_area[polygon_ends[:-1][np.diff(polygon_ends) > 0]] *= -1
+    owner = np.repeat(np.arange(len(geometries)), np.diff(polygon_ends))
+    area = np.bincount(owner, ring_area, len(geometries)).astype(np.float64)
+    perimeter = np.bincount(owner, rings.length, len(geometries)).astype(np.float64)
     for values in (area, perimeter):
         values[~np.isfinite(values)] = np.nan
     return area, perimeter
@@ -79,17 +89,24 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
     return np.concatenate([between, xy[-1:]]), np.append(ring[edge], ring[-1])
 
 
-def _measure_rings(xy: Floats, ring: Ints, n_rings: int) -> tuple[Floats, Floats]:
-    """Area and length of closed rings in a plane."""
-    inside = ring[1:] == ring[:-1]
-    step = np.diff(xy, axis=0)
-    length = np.bincount(ring[1:], np.where(inside, np.hypot(step[:, 0], step[:, 1]), 0.0), n_rings)
-    # Counted from each ring's first vertex: products of large coordinates would drown small areas.
-    first = np.searchsorted(ring, np.arange(n_rings)).clip(max=max(len(xy) - 1, 0))
-    near = xy - xy[first][ring]
-    cross = near[:-1, 0] * near[1:, 1] - near[1:, 0] * near[:-1, 1]
-    area = np.abs(np.bincount(ring[1:], np.where(inside, cross, 0.0), n_rings)) / 2
-    return area.astype(np.float64), length.astype(np.float64)
+class _Rings:
+    """Signed area and length of closed rings in a plane, added up edge by edge.
+
+    Areas are counted from each ring's first vertex: products of large coordinates would drown small ones.
+    """
+
+    def __init__(self, first_xy: Floats) -> None:
+        self._first_xy = first_xy
+        self.area, self.length = np.zeros((2, len(first_xy)))
+
+    def add(self, xy: Floats, ring: Ints) -> None:
+        """Take the edges between these vertices, each of the ring of this number, in ascending order."""
+        low, n_rings = ring[0], ring[-1] - ring[0] + 1
+        inside = ring[1:] == ring[:-1]
+        step, near = np.diff(xy, axis=0), xy - self._first_xy[ring]
+        cross = near[:-1, 0] * near[1:, 1] - near[1:, 0] * near[:-1, 1]
+        for total, edges in ((self.length, np.hypot(step[:, 0], step[:, 1])), (self.area, cross / 2)):
+            total[low : low + n_rings] += np.bincount(ring[1:] - low, np.where(inside, edges, 0.0), n_rings)
 
 
 @lru_cache(maxsize=16)

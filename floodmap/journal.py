@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from floodmap.errors import OutputError, writing
 from floodmap.stitch import Strip
 
+STEP_PIXELS = 2**21
+"""Pixels of a strip that are unpacked in one go."""
 _DIGEST = 16
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
@@ -102,28 +105,29 @@ class Journal:
             OutputError: the disk is full, or will not have it.
         """
         head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n", zlib.compress(entry.strip.codes.data, 1)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n", *_packed(entry.strip.codes)
         with writing(self._path(index)):
             _write(self._path(index), _digest(*body), *body)
 
     def finished(self) -> int:
         """How many strips from the top are whole."""
-        count = 0
-        while self._read(count) is not None:
-            count += 1
-        return count
+        return sum(1 for _ in self._whole())
 
-    def entries(self) -> Iterator[Entry]:
-        """Finished strips from the top."""
-        index = 0
-        while (entry := self._read(index)) is not None:
-            yield entry
-            index += 1
+    def notes(self) -> list[Mapping[str, Any]]:
+        """What was noted of each finished strip from the top."""
+        return [head["notes"] for head, _ in self._whole()]
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes of each finished strip from the top."""
-        for entry in self.entries():
-            yield entry.strip.row_off, entry.strip.codes
+        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
+        for head, packed in self._whole():
+            n_rows, width = head["shape"]
+            step = max(1, STEP_PIXELS // width)
+            unpacker = zlib.decompressobj()
+            for row in range(0, n_rows, step):
+                rows = min(step, n_rows - row)
+                codes = np.frombuffer(unpacker.decompress(packed, rows * width), np.uint8).reshape(rows, width)
+                packed = unpacker.unconsumed_tail
+                yield head["row_off"] + row, codes
 
     def remove(self) -> None:
         """Delete the work folder: the results are in place. What cannot be deleted stays."""
@@ -145,18 +149,19 @@ class Journal:
             if path.suffix in (".strip", ".part"):
                 path.unlink()
 
-    def _read(self, index: int) -> Entry | None:
-        try:
-            raw = self._path(index).read_bytes()
-        except FileNotFoundError:
-            return None
-        digest, body = raw[:_DIGEST], raw[_DIGEST:]
-        if digest != _digest(body):
-            return None
-        head, packed = body.split(b"\n", 1)
-        said = json.loads(head)
-        codes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(said["shape"])
-        return Entry(Strip(said["row_off"], codes), said["notes"])
+    def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Head and compressed codes of each strip from the top, up to the first that is missing or damaged."""
+        for index in count():
+            try:
+                raw = self._path(index).read_bytes()
+            except FileNotFoundError:
+                return
+            digest, body = raw[:_DIGEST], raw[_DIGEST:]
+            if digest != _digest(body):
+                return
+            head, packed = body.split(b"\n", 1)
+            del raw, body
+            yield json.loads(head), packed
 
 
 def has_strips(folder: Path) -> bool:
@@ -167,6 +172,14 @@ def has_strips(folder: Path) -> bool:
 _BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"
 _CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh with --overwrite"
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
+
+
+def _packed(codes: NDArray[np.uint8]) -> Iterator[bytes]:
+    """Compressed in small pieces, for a buffer that grows to the whole takes up to three times its size."""
+    packer = zlib.compressobj(1)
+    for row in codes:
+        yield packer.compress(row.data)
+    yield packer.flush()
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -30,6 +30,12 @@ def freed_memory_kept() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Hand what is free back to the kernel, before work that takes much memory of another kind."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
 def _glibc() -> Any | None:
     try:
         libc = ctypes.CDLL(None)

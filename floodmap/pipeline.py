@@ -34,7 +34,6 @@ from floodmap.results import (
     write_report,
 )
 from floodmap.scene import Scene, SceneOptions
-from floodmap.stitch import Strip
 from floodmap.windows import Progress, run_windows
 
 __all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
@@ -193,6 +192,7 @@ def segment_scene(
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
                 )  # fmt: skip
+                scene.close()  # and so forget the pixels GDAL keeps of it
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
             flood_map = finish(scene, options, journal, settings, out, name, started)
             journal.remove()
@@ -277,13 +277,6 @@ def finish(
     with writing(report):
         # Written last, it vouches for the other files; they are about to change.
         report.unlink(missing_ok=True)
-    notes: list[Mapping[str, Any]] = []
-
-    def strips() -> Iterator[Strip]:
-        for entry in journal.entries():
-            notes.append(entry.notes)
-            yield entry.strip
-
     place = {"crs": scene.crs, "transform": scene.transform}
     threshold = options.threshold_percent
     tags = {
@@ -291,15 +284,21 @@ def finish(
         "model": settings["model"]["name"],
         "source": scene.path.name,
     }
-    # Rasters and polygons are made side by side: either keeps one core busy.
+
+    # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is outlined
+    # when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
+    def strips_and_rasters() -> Iterator[tuple[int, Any]]:
+        yield from journal.strips()
+        rasters.result()
+
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
         rasters = executor.submit(
             write_rasters, journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold,
             tags=tags, overwrite=True, scratch=journal.scratch, **place,
         )  # fmt: skip
-        census = take_census(strips(), threshold=threshold, **place)
+        census = take_census(journal.strips(), threshold=threshold, **place)
         layers = polygonize(
-            journal.strips(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
+            strips_and_rasters(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
             simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
         )  # fmt: skip
         mask, probability = rasters.result()
@@ -314,7 +313,7 @@ def finish(
         "name": name,
         **census.as_json(),
         "polygons": {"flood": len(layers.flood), "unobserved": len(layers.unobserved)},
-        **count_windows(notes),
+        **count_windows(journal.notes()),
         **settings,
         "run": {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

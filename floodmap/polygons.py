@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from floodmap.codes import REASONS
 from floodmap.errors import MissingCRSError
 from floodmap.geodesy import equal_area, known_crs, measure
 from floodmap.ground import is_placed
+from floodmap.memory import give_back
 from floodmap.readback import open_codes
 from floodmap.rings import FLOOD, Components, trace
+from floodmap.stairs import LEAST_AREA, cut_stairs
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -74,15 +77,19 @@ def polygonize(
     """
     if not is_placed(crs) and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
-    strips = strips() if callable(strips) else strips
-    found = _Found()
-    for components in trace(strips, threshold=threshold, noded=simplify_m > 0):
-        found.add(components, transform, crs, min_area_m2)
+    place = partial(_place, transform)
+    found = _Found(place, crs, min_area_m2)
+    for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
+        found.add(components)
     components, area, perimeter = found.joined()
-    outline = components.outline
-    if simplify_m and len(outline):
-        outline = _simplified(outline, transform, crs, simplify_m)
-        area, perimeter = measure(_placed(outline, transform), crs)
+    del found
+    if simplify_m and len(components.outline):
+        tolerance = simplify_m / _pixel_m(components.outline, transform, crs)
+        # One at a time, so that no outline is held in two shapes longer than it takes.
+        if tolerance**2 >= LEAST_AREA:
+            components = replace(components, outline=cut_stairs(components.outline))
+        components = replace(components, outline=_simplified(components.outline, tolerance))
+        area, perimeter = measure(components.outline, crs, place)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
     mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
@@ -90,10 +97,10 @@ def polygonize(
     if not confidence:
         confidences = {key: np.full(len(mean), np.nan) for key in confidences}
     reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
-    place = _placed(outline, transform)
+    placed = np.asarray(shapely.transform(components.outline, place), object)
     return Polygons(
-        flood=_frame({**columns, **confidences}, place, flood, crs, {"model": model, "source": source}),
-        unobserved=_frame({"reason": reasons, **columns}, place, ~flood, crs, {}),
+        flood=_frame({**columns, **confidences}, placed, flood, crs, {"model": model, "source": source}),
+        unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, crs, {}),
     )
 
 
@@ -155,13 +162,14 @@ def vectorize_layers(
 class _Found:
     """Components that are kept, with their measures."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[Floats], Floats], crs: CRS | None, min_area_m2: float) -> None:
+        self._place, self._crs, self._min_area_m2 = place, crs, min_area_m2
         self._parts: list[tuple[Components, Floats, Floats]] = []
 
-    def add(self, components: Components, transform: Affine, crs: CRS | None, min_area_m2: float) -> None:
-        area, perimeter = measure(_placed(components.outline, transform), crs)
+    def add(self, components: Components) -> None:
+        area, perimeter = measure(components.outline, self._crs, self._place)
         # An area that is not known (NaN) is not below the minimum.
-        kept = ~((components.kind == FLOOD) & (area < min_area_m2))
+        kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
         self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
@@ -186,7 +194,7 @@ def _chosen(components: Components, index: NDArray[Any]) -> Components:
 
 def _frame(
     columns: dict[str, NDArray[Any]],
-    place: Geometries,
+    placed: Geometries,
     chosen: NDArray[np.bool_],
     crs: CRS | None,
     constants: dict[str, str | None],
@@ -197,33 +205,35 @@ def _frame(
     n_rows = int(chosen.sum())
     texts = {key: pd.array([value] * n_rows, dtype=object) for key, value in constants.items()}
     data = {"id": np.arange(1, n_rows + 1), **{key: values[chosen] for key, values in columns.items()}, **texts}
-    return geopandas.GeoDataFrame(data, geometry=place[chosen], crs=None if crs is None else known_crs(crs))
+    return geopandas.GeoDataFrame(data, geometry=placed[chosen], crs=None if crs is None else known_crs(crs))
 
 
-def _placed(outline: Geometries, transform: Affine) -> Geometries:
-    """Outlines in pixels to outlines in the CRS."""
+def _place(transform: Affine, xy: Floats) -> Floats:
+    """Pixels (n, 2) to the CRS, as Affine multiplies, term by term: corners equal rasterio's to the last bit."""
     a, b, c, d, e, f = transform[:6]
-
-    def place(xy: Floats) -> Floats:
-        # As Affine multiplies, term by term, so that corners equal those of rasterio to the last bit.
-        x, y = xy[:, 0], xy[:, 1]
-        return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
-
-    return np.asarray(shapely.transform(outline, place), object)
+    x, y = xy[:, 0], xy[:, 1]
+    return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
 
 
-def _simplified(outline: Geometries, transform: Affine, crs: CRS | None, simplify_m: float) -> Geometries:
+def _pixel_m(outline: Geometries, transform: Affine, crs: CRS | None) -> float:
+    """Side of a square as large as a pixel, in metres, in the middle of the outlines."""
+    west, north, east, south = shapely.total_bounds(outline)
+    col, row = (west + east) / 2, (north + south) / 2
+    if (plane := equal_area(known_crs(crs), *(transform * (col, row)))) is not None:
+        ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+        pixel_m = math.sqrt(abs(np.linalg.det(ground[1:] - ground[0])))
+    if plane is None or not math.isfinite(pixel_m):
+        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+    return pixel_m
+
+
+def _simplified(outline: Geometries, tolerance: float) -> Geometries:
     """Simplify outlines in pixels as one coverage.
 
     The measure is the area of triangles, which is the same in pixels but for a factor; and in whole pixels nothing is
     rounded, by which a corner that barely misses an edge could come to lie on it.
     """
-    west, north, east, south = shapely.total_bounds(outline)
-    col, row = (west + east) / 2, (north + south) / 2
-    plane = equal_area(known_crs(crs), *(transform * (col, row)))
-    if plane is not None:
-        ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
-        pixel_m = math.sqrt(abs(np.linalg.det(ground[1:] - ground[0])))
-    if plane is None or not math.isfinite(pixel_m):
-        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
-    return np.asarray(shapely.coverage_simplify(outline, simplify_m / pixel_m), object)
+    give_back()
+    simplified = np.asarray(shapely.coverage_simplify(outline, tolerance), object)
+    give_back()  # some 200 bytes a vertex, in small pieces
+    return simplified

@@ -22,11 +22,12 @@ from floodmap.ground import cell_areas_m2, is_placed
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-    from floodmap.stitch import Strip
 
 BYTES_PER_PIXEL = 0.8
 """Disk a run takes at its worst moment: strips, uncompressed levels and finished rasters side by side."""
 _CELL = 256
+
+Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +173,11 @@ class Census:
         }
 
 
-def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, threshold: int) -> Census:
+def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) -> Census:
     """Count every pixel of a scene, and its ground where that can be measured.
 
     Args:
-        strips: from top to bottom.
+        strips: (first row, codes uint8 (rows, width)) from top to bottom.
         crs: of the scene, or None.
         transform: pixel to CRS.
         threshold: flood from this code up.
@@ -208,11 +209,11 @@ def take_census(strips: Iterable[Strip], *, crs: Any, transform: Affine, thresho
     )
 
 
-def _shallow(strips: Iterable[Strip]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """First row and codes of strips cut to the height of a cell."""
-    for strip in strips:
-        for top in range(0, len(strip.codes), _CELL):
-            yield strip.row_off + top, strip.codes[top : top + _CELL]
+def _shallow(strips: Strips) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Strips cut to the height of a cell."""
+    for first, codes in strips:
+        for top in range(0, len(codes), _CELL):
+            yield first + top, codes[top : top + _CELL]
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:

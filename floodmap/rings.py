@@ -67,12 +67,20 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
         yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
 
 
+_LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
+"""A first vertex (row * stride + column), the way from there to the last, and the kind of the pixels on the right.
+
+Packed, for of a large component there are millions.
+"""
+Lines = NDArray[np.void]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
     """Straight stretches of outlines, with their component on the left as seen on the screen."""
 
-    line: Ints
-    """(n, 3): first vertex, last vertex (row * stride + column), kind of the pixels on the right."""
+    line: Lines
+    """(n,) of `_LINE`."""
     pixel: Ints
     """(n,): a pixel on the left."""
 
@@ -89,7 +97,7 @@ class _Tracer:
         self._last: Ints = np.empty(0, np.int64)
         """Component of each run of the last row."""
         self._open = _no_statistics()
-        self._parts: list[list[Ints]] = []
+        self._parts: list[list[Lines]] = []
         """Edges of each open component, in as many pieces as they came."""
 
     def add(self, codes: Codes) -> Components:
@@ -116,23 +124,22 @@ class _Tracer:
 
         edges = _edges(kinds, stride, change)
         owner = label[np.searchsorted(starts, edges.pixel, "right") - 1]
-        edges.line[:, :2] += base
-        ended = [(edges.line[~is_open[owner]], owner[~is_open[owner]])]
-        parts: list[list[Ints]] = [[] for _ in range(int(is_open.sum()))]
+        edges.line["first"] += base
+        ended = [(edges.line[~is_open[owner]], number[owner[~is_open[owner]]])]
+        parts: list[list[Lines]] = [[] for _ in range(int(is_open.sum()))]
         for index, component in enumerate(label[len(starts) :][:n_open]):
             if is_open[component]:
                 parts[number[component]] += self._parts[index]
             else:
-                ended += [(part, np.full(len(part), component)) for part in self._parts[index]]
+                ended += [(part, np.full(len(part), number[component])) for part in self._parts[index]]
         for component, part in _grouped(edges.line[is_open[owner]], owner[is_open[owner]]):
             parts[number[component]].append(part)
 
         self._above, self._n_rows = codes[-1].copy(), self._n_rows + len(codes)
         self._last, self._parts = number[last], parts
         self._open = {key: values[is_open] for key, values in statistics.items()}
-        lines, owners = (np.concatenate(column) for column in zip(*ended, strict=True))
-        outline = _polygons(lines, number[owners], stride, self._noded)
         done = {key: values[~is_open] for key, values in statistics.items()}
+        outline = assembled(*_rings(ended, stride, self._noded))
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
@@ -222,16 +229,18 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     lines, pixels = [], []
     for first, end, pixel, beyond in sides:
         used = padded[pixel + 1] != 0
-        lines.append(np.stack([first[used], end[used], padded[beyond[used] + 1]], axis=1))
+        line = np.empty(np.count_nonzero(used), _LINE)
+        line["first"], line["step"], line["beyond"] = first[used], (end - first)[used], padded[beyond[used] + 1]
+        lines.append(line)
         pixels.append(pixel[used])
-    return _Edges(line=np.concatenate(lines).astype(np.int64), pixel=np.concatenate(pixels))
+    return _Edges(line=np.concatenate(lines), pixel=np.concatenate(pixels))
 
 
 def _by_column(position: Ints, stride: int) -> Ints:
     return position[np.argsort(position % stride, kind="stable")]
 
 
-def _grouped(lines: Ints, owner: Ints) -> Iterator[tuple[int, Ints]]:
+def _grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
     """Edges of each owner."""
     if len(owner):
         order = np.argsort(owner, kind="stable")
@@ -239,62 +248,74 @@ def _grouped(lines: Ints, owner: Ints) -> Iterator[tuple[int, Ints]]:
         yield from zip(owners.tolist(), np.split(lines[order], begins[1:]), strict=True)
 
 
-def _polygons(lines: Ints, owner: Ints, stride: int, noded: bool) -> NDArray[np.object_]:
-    """Join edges to rings and rings to one polygon for each owner.
+def _rings(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
+    """Join edges to rings, those of one owner after those of another, as `assembled` takes them.
 
     At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: rings then
     touch themselves nowhere, which makes the polygons valid.
-    """
-    n_edges = len(lines)
-    if n_edges == 0:
-        return np.empty(0, object)
-    step = lines[:, 1] - lines[:, 0]
-    heading = np.where(np.abs(step) < stride, np.where(step > 0, 0, 2), np.where(step > 0, 1, 3))  # E S W N
-    low, span = lines[:, :2].min(), np.ptp(lines[:, :2]) + 1
-    leaves = ((owner * span + lines[:, 0] - low) << 2) + (heading - 1) % 4
-    order = np.argsort(leaves, kind="stable")
-    lines, owner, heading = lines[order], owner[order], heading[order]
-    arrives = ((owner * span + lines[:, 1] - low) << 2) + heading
-    before = np.argsort(arrives, kind="stable")
-    after = np.empty_like(before)
-    after[before] = np.arange(n_edges)
 
-    order, sizes = _cycles(after, before)
+    Args:
+        parts: edges, and the owner of each. Emptied, so that they do not lie there twice.
+    """
+    lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts.clear()
+    if len(lines) == 0:
+        return np.empty((0, 2), np.int32), owner, owner
+    east, south, west, north = np.arange(4, dtype=np.uint8)
+    first, step, beyond = lines["first"], lines["step"], lines["beyond"]
+    sideways = np.abs(step) < stride
+    heading = np.where(sideways, np.where(step > 0, east, west), np.where(step > 0, south, north))
+    low, span = first.min(), np.ptp(first) + 1
+    order = np.argsort(((owner * span + first - low) << 2) + (heading + 3) % 4, kind="stable")
+    first, step, beyond, owner, heading = (values[order] for values in (first, step, beyond, owner, heading))
+    del lines, order
+    arrives = ((owner * span + first + step - low) << 2) + heading
+    before = np.argsort(arrives, kind="stable").astype(np.int32)
+    del arrives, step
+
+    along, sizes = _cycles(before)
     begins = np.cumsum(sizes) - sizes
     # A ring begins at its first vertex, which is a corner, and of a component's rings its shell begins first.
-    rings_of = np.bincount(owner[order[begins]])
-    previous = before[order]
-    kept = heading[order] != heading[previous]
+    rings_of = np.bincount(owner[along[begins]])
+    previous = before[along]
+    kept = heading[along] != heading[previous]
     if noded:
-        kept |= lines[order, 2] != lines[previous, 2]
-    vertices = lines[order[kept], 0]
-    sizes = np.add.reduceat(kept, begins, dtype=np.int64)
-    return _assembled(np.stack([vertices % stride, vertices // stride], axis=1), sizes, rings_of)
+        kept |= beyond[along] != beyond[previous]
+    vertices_yx = np.stack(np.divmod(first[along[kept]], stride), axis=1).astype(np.int32)
+    return vertices_yx[:, ::-1], np.add.reduceat(kept, begins, dtype=np.int64), rings_of
 
 
-def _cycles(after: Ints, before: Ints) -> tuple[Ints, Ints]:
-    """Cycles of a permutation one after the other, each from its least member, and their sizes."""
-    n_edges = len(after)
-    every, ones = np.arange(n_edges + 1), np.ones(n_edges, np.uint8)
-    graph = csr_array((ones, after, every), shape=(n_edges, n_edges))
-    _, cycle = connected_components(graph, directed=False)
+def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """Cycles of a permutation, of which the inverse is given, each from its least member, and their sizes."""
+    n_edges = len(before)
+    every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
+    path = np.empty_like(before)
+    path[before] = every[:-1]
+    _, cycle = connected_components(csr_array((ones, path, every), shape=(n_edges, n_edges)), directed=False)
     _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
     by_head = np.argsort(heads)
     heads, sizes = heads[by_head], sizes[by_head]
     # Opened at their heads and strung together, the cycles are one path, which scipy follows in compiled code.
-    path = after.copy()
     path[before[heads]] = np.append(heads[1:], heads[:1])
     graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
     order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
     return np.asarray(order, np.int64), sizes
 
 
-def _assembled(vertices_xy: Ints, ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
-    """Polygons from open rings: each ring gets its first vertex again at its end."""
+def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
+    """Polygons from open rings: each ring gets its first vertex again at its end.
+
+    Args:
+        vertices_xy: (n, 2), ring by ring.
+        ring_sizes: vertices of each ring.
+        rings_of: rings of each polygon, the shell first.
+    """
     ends = np.cumsum(ring_sizes)
-    first = ends - ring_sizes
-    closed = np.insert(vertices_xy, ends, vertices_xy[first], axis=0).astype(np.float64)
-    ring_offsets = np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])
-    polygon_offsets = np.concatenate([[0], np.cumsum(rings_of)])
+    closing = ends + np.arange(len(ends))
+    is_closing = np.zeros(len(vertices_xy) + len(ends), bool)
+    is_closing[closing] = True
+    closed = np.empty((len(is_closing), 2))
+    closed[~is_closing], closed[closing] = vertices_xy, vertices_xy[ends - ring_sizes]
+    ring_offsets, polygon_offsets = (np.concatenate([[0], n]) for n in (closing + 1, np.cumsum(rings_of)))
     polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, closed, (ring_offsets, polygon_offsets))
     return np.asarray(polygons, object)

@@ -94,8 +94,10 @@ class SkipDecoder(Decoder):
         features = F.relu(features + self.refine8(features))
         features = act4(up4(features) + skips[1])
         features = F.relu(features + self.refine4(features))
-        features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False) + skips[2]
-        return F.relu(features + self.refine2(features))
+        # In place: at this size every map counts.
+        features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skips[2])
+        refined: Tensor = self.refine2(features)
+        return refined.add_(features).relu_()
 
 
 class FloodSam(nn.Module):
@@ -149,7 +151,7 @@ class FloodSam(nn.Module):
 
     def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, Skips]:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
-        image = ((rgb - self.pixel_mean) / self.pixel_std).masked_fill_(~valid[:, None], 0.0)
+        image = (rgb - self.pixel_mean).div_(self.pixel_std).masked_fill_(~valid[:, None], 0.0)
         return self.image_encoder(image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last))
 
     def decode(

@@ -77,6 +77,8 @@ class Mosaic:
         Returns:
             The finished strip after the last window of a row, else None.
         """
+        if self._columns_done == len(self.grid.col_offsets):
+            self._begin_row()
         col = self._columns_done
         if probability is None:
             reason = np.where(reason == 0, np.uint8(FAILED), reason)
@@ -128,6 +130,5 @@ class Mosaic:
         strip = Strip(self.grid.row_offsets[self._row], self._codes)
         self._carry = self._next_carry
         self._row += 1
-        if self._row < len(self.grid.row_offsets):
-            self._begin_row()
+        del self._codes  # the next row takes its memory if the strip is let go before
         return strip

@@ -18,6 +18,7 @@ from floodmap.ahead import ahead
 from floodmap.errors import SceneError
 from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
+from floodmap.memory import give_back
 from floodmap.prompter import Prompter, Segmenter, make_prompter
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
@@ -59,6 +60,7 @@ def run_windows(
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts)
+    give_back()  # windows of the coarse pass are of another size
     done = first * columns
     windows = (window for row in range(first, rows) for window in grid.row(row))
     with closing(ahead(partial(read, scene), windows)) as tiles:
@@ -74,7 +76,7 @@ def run_windows(
                     report(Progress(done, len(grid), pixels, "segment"))
             if strip is not None and row >= begun:
                 journal.append(row, Entry(strip, notes))
-                notes = _no_notes()
+                strip, notes = None, _no_notes()
             else:
                 # A row of a finished strip, computed once more for the part that reaches below: it was counted then,
                 # but what fails now is missing there.

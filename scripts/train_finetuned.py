@@ -20,7 +20,7 @@ from floodmap.synthetic import SyntheticScene
 from floodmap.train import TrainConfig, train
 
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
-SYNTHETIC_SEEDS = range(1000, 1080)
+SYNTHETIC_SEEDS = range(1000, 1120)
 
 
 def flood_area(folder: Path, split: str) -> list[Sample]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import floodmap.journal
 from floodmap.errors import OutputError
 from floodmap.journal import Entry, Journal
 from floodmap.stitch import Strip
@@ -16,15 +17,17 @@ def entry(row_off: int, value: int) -> Entry:
     return Entry(Strip(row_off, np.full((3, 5), value, np.uint8)), {"run": value})
 
 
-def test_strips_come_back_as_they_were(tmp_path: Path) -> None:
+def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floodmap.journal, "STEP_PIXELS", 11)  # two rows
+    codes = np.random.default_rng(0).integers(0, 256, (3, 5)).astype(np.uint8)
     with Journal(tmp_path / "work", {"a": 1}, resume=False) as journal:
         journal.append(0, entry(0, 7))
-        journal.append(1, entry(3, 250))
+        journal.append(1, Entry(Strip(3, codes), {"run": 250}))
         assert journal.finished() == 2
-        first, second = journal.entries()
-        assert (first.strip.row_off, second.strip.row_off) == (0, 3)
-        np.testing.assert_array_equal(second.strip.codes, np.full((3, 5), 250))
-        assert second.notes == {"run": 250}
+        first_rows, pieces = zip(*journal.strips(), strict=True)
+        assert first_rows == (0, 2, 3, 5)
+        np.testing.assert_array_equal(np.concatenate(pieces), np.concatenate([np.full((3, 5), 7), codes]))
+        assert journal.notes() == [{"run": 7}, {"run": 250}]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
