@@ -85,8 +85,8 @@ def polygonize(
     del found
     if simplify_m and len(components.outline):
         tolerance = simplify_m / _pixel_m(components.outline, transform, crs)
-        # One at a time, so that no outline is held in two shapes longer than it takes.
-        if tolerance**2 >= LEAST_AREA:
+        give_back()
+        if tolerance**2 >= LEAST_AREA:  # what simplifying begins with; it takes some 200 bytes a vertex
             components = replace(components, outline=cut_stairs(components.outline))
         components = replace(components, outline=_simplified(components.outline, tolerance))
         area, perimeter = measure(components.outline, crs, place)
@@ -235,5 +235,5 @@ def _simplified(outline: Geometries, tolerance: float) -> Geometries:
     """
     give_back()
     simplified = np.asarray(shapely.coverage_simplify(outline, tolerance), object)
-    give_back()  # some 200 bytes a vertex, in small pieces
+    give_back()
     return simplified

@@ -28,31 +28,40 @@ def cut_stairs(outlines: NDArray[np.object_]) -> NDArray[Any]:
         outlines: shapely Polygons in pixel corners, neighbours with all vertices in common (`rings.trace`, noded).
     """
     _, closed, (ring_ends, polygon_ends) = shapely.to_ragged_array(outlines, include_z=False)
-    xy = np.delete(closed, ring_ends[1:] - 1, axis=0).astype(np.int64)
+    xy = np.delete(closed, ring_ends[1:] - 1, axis=0).astype(np.int32)
     del closed
-    sizes = np.diff(ring_ends) - 1
-    begins, ends = np.cumsum(sizes) - sizes, np.cumsum(sizes)
-    low = xy.min(axis=0)
-    stride = int(np.ptp(xy[:, 0])) + 2
-    place = (xy[:, 1] - low[1]) * stride + xy[:, 0] - low[0]
-    to_next = np.empty_like(place)
-    to_next[:-1], to_next[ends - 1] = np.diff(place), place[begins] - place[ends - 1]
-    from_last = np.empty_like(place)
-    from_last[1:], from_last[begins] = to_next[:-1], to_next[ends - 1]
-    # The corner of the pixel across, from here; the way straight on is 0.
-    across = to_next - from_last
-    cut = (np.abs(to_next) + np.abs(from_last) == stride + 1) & (xy.sum(axis=1) % 2 == 0)
-    cut &= _alike(place, across)
+    ends = np.cumsum(np.diff(ring_ends) - 1)
+    begins = np.append(0, ends[:-1])
+    width = int(xy[:, 0].max()) + 1
+    place = xy[:, 1].astype(np.int64) * width + xy[:, 0]
+    turn = _turns(xy, begins, ends)
+    # Where outlines touch, and where three kinds meet, a corner has to stay.
+    cut = (turn != 0) & (xy.sum(axis=1) % 2 == 0) & _alike(place, turn)
     chosen = np.flatnonzero(cut)
     if not len(chosen):
         return outlines
-    pixel = np.minimum(place[chosen], place[chosen] + across[chosen]) * 2 + (np.abs(across[chosen]) > stride)
+    pixel = place[chosen] - (turn[chosen] % 2 == 0) - width * (turn[chosen] > 2)
     cut[chosen] = _alike(pixel, place[chosen])
     left = np.add.reduceat(~cut, begins, dtype=np.int64)
     return assembled(xy[~cut], left, np.diff(polygon_ends))
 
 
-def _alike(group: Ints, values: Ints) -> Bools:
+def _turns(xy: NDArray[np.int32], begins: Ints, ends: Ints) -> NDArray[np.int8]:
+    """Where a corner's triangle lies from it: 1 south-east, 2 south-west, 3 north-east, 4 north-west.
+
+    0 where the outline does not turn between two steps of one pixel.
+    """
+    step = np.empty_like(xy)
+    step[:-1], step[ends - 1] = np.diff(xy, axis=0), xy[begins] - xy[ends - 1]
+    before = np.empty_like(xy)
+    before[1:], before[begins] = step[:-1], step[ends - 1]
+    is_short = (np.abs(step).sum(axis=1) == 1) & (np.abs(before).sum(axis=1) == 1)
+    across = np.where(is_short[:, None], step - before, 0).astype(np.int8)
+    is_corner = (across != 0).all(axis=1)
+    return np.where(is_corner, 1 + (across[:, 0] < 0) + 2 * (across[:, 1] < 0), 0).astype(np.int8)
+
+
+def _alike(group: Ints, values: NDArray[np.integer[Any]]) -> Bools:
     """Whether all members of one's group have one value."""
     order = np.argsort(group, kind="stable")
     begins = np.flatnonzero(np.diff(group[order], prepend=-1))

@@ -14,6 +14,7 @@ from affine import Affine
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pyproj import Geod
 from rasterio import features
@@ -22,6 +23,8 @@ from rasterio.crs import CRS
 import floodmap.rings
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, SceneError
 from floodmap.polygons import Polygons, polygonize, vectorize, vectorize_layers
+from floodmap.rings import trace
+from floodmap.stairs import cut_stairs
 
 UTM = CRS.from_epsg(32643)
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)
@@ -205,6 +208,34 @@ def test_simplified_layers_stay_valid_and_share_their_borders(
     shapes = np.concatenate([layers.flood.geometry.to_numpy(), layers.unobserved.geometry.to_numpy()])
     assert shapely.is_valid(shapes).all() and (shapely.area(shapes) > 0).all()
     assert shapely.coverage_is_valid(shapes)
+
+
+@given(st.one_of(scattered, patches))
+@settings(deadline=None, max_examples=200)
+def test_cutting_stairs_leaves_a_valid_coverage(codes: NDArray[np.uint8]) -> None:
+    components = list(trace([(0, codes)], threshold=50, noded=True))
+    whole = np.concatenate([one.outline for one in components])
+    cut = cut_stairs(whole) if len(whole) else whole
+    assert shapely.is_valid(cut).all() and shapely.coverage_is_valid(cut)
+    # Where three kinds meet, or one touches itself corner to corner, no neighbour may lose the corner.
+    blocks = sliding_window_view(np.pad(kinds(codes), 1), (2, 2)).reshape(len(codes) + 1, -1, 4)
+    north_west, north_east, south_west, south_east = np.moveaxis(blocks, -1, 0)
+    touching = (north_west == south_east) & (north_west != north_east) & (north_west != south_west)
+    touching |= (north_east == south_west) & (north_east != north_west) & (north_east != south_east)
+    meeting = np.array([[len(set(block)) > 2 for block in row] for row in blocks])
+    must_stay = {(x, y) for y, x in np.argwhere(touching | meeting)}
+    for before, after in zip(whole, cut, strict=True):
+        corners, kept = (set(map(tuple, shapely.get_coordinates(one).astype(int))) for one in (before, after))
+        assert not must_stay & (corners - kept)
+
+
+def test_every_second_corner_of_a_staircase_is_cut() -> None:
+    codes = np.tri(6, dtype=np.uint8) * 90
+    [one] = [one.outline[0] for one in trace([(0, codes)], threshold=50) if len(one.outline)]
+    assert shapely.get_num_coordinates(one) == 15
+    [cut] = cut_stairs(np.array([one], object))
+    steps = [(6, 5), (5, 4), (4, 3), (3, 2), (2, 1), (1, 0)]
+    assert list(cut.exterior.coords) == [(0, 0), (0, 6), (6, 6), *steps, (0, 0)]
 
 
 def test_simplifying_takes_vertices_and_keeps_area_in_any_crs() -> None:
