@@ -19,7 +19,7 @@ from floodmap.fingerprint import fingerprint
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips
-from floodmap.memory import freed_memory_kept
+from floodmap.memory import freed_memory_kept, give_back
 from floodmap.prompter import Segmenter
 from floodmap.results import (
     FloodMap,
@@ -306,13 +306,16 @@ def finish(
         layers.flood, layers.unobserved, out, name, options.formats, date=scene.date, overwrite=True,
         scratch=journal.scratch,
     )  # fmt: skip
+    n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
+    del layers
+    give_back()
     for stale in set(result_paths(out, name, get_args(Format))) - set(result_paths(out, name, options.formats)):
         if stale.exists():
             log.warning("%s is left from an earlier run and does not go with the new results", stale)
     summary = {
         "name": name,
         **census.as_json(),
-        "polygons": {"flood": len(layers.flood), "unobserved": len(layers.unobserved)},
+        "polygons": {"flood": n_flood, "unobserved": n_unobserved},
         **count_windows(journal.notes()),
         **settings,
         "run": {

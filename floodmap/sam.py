@@ -152,7 +152,8 @@ class FloodSam(nn.Module):
     def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, Skips]:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
         image = (rgb - self.pixel_mean).div_(self.pixel_std).masked_fill_(~valid[:, None], 0.0)
-        return self.image_encoder(image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last))
+        image = image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last)
+        return self.image_encoder(image)
 
     def decode(
         self,

@@ -77,6 +77,7 @@ def run_windows(
             if strip is not None and row >= begun:
                 journal.append(row, Entry(strip, notes))
                 strip, notes = None, _no_notes()
+                give_back()
             else:
                 # A row of a finished strip, computed once more for the part that reaches below: it was counted then,
                 # but what fails now is missing there.
