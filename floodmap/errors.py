@@ -46,6 +46,10 @@ class EvaluationError(FloodmapError, ValueError):
     """A prediction and a reference cannot be compared."""
 
 
+class LabelError(FloodmapError, ValueError):
+    """Labelled imagery is not there, or not fit to train on or compare with."""
+
+
 class OutputError(FloodmapError, OSError):
     """A result cannot be written: it exists already, the disk is full, or a run cannot be resumed."""
 

@@ -106,6 +106,11 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
     return {scene: file for scene, (_, file) in best.items()}
 
 
+def reference_name(file: Path) -> str | None:
+    """Name of the scene whose reference a file would be (`x` of `x_reference.tif`); None where it can be none."""
+    return _scene(file, "reference", False)
+
+
 def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
     return (("_probability",) if side == "prediction" and probabilities else ()) + _ROLES[side]
 

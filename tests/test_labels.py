@@ -1,0 +1,156 @@
+"""Labelled imagery: layouts, what is wrong with them, and how they are split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from floodmap.audit import audit, near_duplicates, picture_hash, split_labels, swapped_masks
+from floodmap.errors import LabelError
+from floodmap.labels import find_labels
+
+
+def picture(path: Path, seed: int, side: int = 48) -> NDArray[np.uint8]:
+    """Smooth blobs of colour, as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    image.save(path)
+    return np.asarray(image)
+
+
+def mask(path: Path, values: tuple[int, ...] = (0, 1), side: int = 48) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.linspace(0, len(values), side, endpoint=False).astype(int)
+    Image.fromarray(np.repeat(np.array(values, np.uint8)[rows][:, None], side, axis=1)).save(path)
+
+
+def data_set(
+    folder: Path, names: tuple[str, ...] = ("a", "b", "c", "d"), images: str = "images", masks: str = "masks"
+) -> Path:
+    for seed, name in enumerate(names):
+        picture(folder / images / f"{name}.jpg", seed)
+        mask(folder / masks / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("Image", "Mask"), ("imgs", "labels")])
+def test_folders_of_any_usual_name_are_found(tmp_path: Path, images: str, masks: str) -> None:
+    labels = find_labels(data_set(tmp_path, images=images, masks=masks))
+    assert [one.name for one in labels.labelled] == ["a", "b", "c", "d"]
+    assert [one.label.name for one in labels.labelled if one.label] == ["a.png", "b.png", "c.png", "d.png"]
+    assert labels.strays == ()
+
+
+def test_scenes_beside_references_are_found(tmp_path: Path) -> None:
+    picture(tmp_path / "river.tif", 1)
+    mask(tmp_path / "river_reference.tif")
+    picture(tmp_path / "town.tif", 2)
+    (tmp_path / "town.gpkg").touch()
+    labels = find_labels(tmp_path)
+    found = {one.name: one.label.name for one in labels.labelled if one.label}
+    assert found == {"river": "river_reference.tif", "town": "town.gpkg"}
+
+
+def test_splits_come_from_folders_or_a_file(tmp_path: Path) -> None:
+    data_set(tmp_path / "one" / "Train", ("a", "b"))
+    data_set(tmp_path / "one" / "valid", ("c",))
+    by_folder = find_labels(tmp_path / "one")
+    assert {one.name: one.split for one in by_folder.labelled} == {
+        "Train/a": "train",
+        "Train/b": "train",
+        "valid/c": "val",
+    }
+    data_set(tmp_path / "two", ("a", "b", "c"))
+    (tmp_path / "two" / "splits.csv").write_text("name,split\na.jpg,train\nb,val\n")
+    by_file = find_labels(tmp_path / "two")
+    assert [one.split for one in by_file.labelled] == ["train", "val", None]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name\na\n", "columns name and split"),
+        ("name,split\na,later\n", "'later'"),
+        ("name,split\nz,train\n", "names z"),
+    ],
+)
+def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    data_set(tmp_path)
+    (tmp_path / "splits.csv").write_text(content)
+    with pytest.raises(LabelError, match=told):
+        find_labels(tmp_path)
+
+
+def test_a_folder_without_labelled_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="images/ and masks/"):
+        find_labels(tmp_path)
+    with pytest.raises(LabelError, match="not a folder"):
+        find_labels(tmp_path / "nowhere")
+
+
+def test_the_audit_says_what_is_wrong_with_which_picture(tmp_path: Path) -> None:
+    names = ("empty", "full", "good", "lost", "other", "small", "torn", "unscored", "values")
+    data_set(tmp_path, names)
+    masks = tmp_path / "masks"
+    mask(masks / "empty.png", (0,))
+    mask(masks / "full.png", (1,))
+    (masks / "lost.png").unlink()
+    mask(masks / "small.png", side=40)
+    (masks / "torn.png").write_bytes(b"not a picture")
+    mask(masks / "unscored.png", (255,))
+    mask(masks / "values.png", (0, 1, 7))
+    mask(masks / "stray.png")
+    result = audit(find_labels(tmp_path))
+    assert {(one.kind, one.name) for one in result.findings} == {
+        ("empty", "empty"), ("full", "full"), ("missing mask", "lost"), ("size", "small"), ("unreadable", "torn"),
+        ("unscored", "unscored"), ("values", "values"), ("stray mask", "stray.png"),
+    }  # fmt: skip
+    assert [one.name for one in result.usable] == ["empty", "full", "good", "other"]
+    assert result.table().count("\n") == len(result.findings) - 1
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    data_set(tmp_path, ("a", "b", "c", "d", "e"))
+    Image.fromarray(picture(tmp_path / "images" / "a.jpg", 0)).resize((48, 48)).save(
+        tmp_path / "images" / "e.jpg", quality=60
+    )
+    result = audit(find_labels(tmp_path))
+    assert [(one.kind, one.name) for one in result.findings] == [("duplicate", "e")]
+    for seed in range(8):
+        train, val = split_labels(result.usable, result.groups, val_share=0.3, seed=seed)
+        assert len(train) + len(val) == 5 and train and val
+        assert ("a" in {one.name for one in val}) == ("e" in {one.name for one in val})
+
+
+def test_one_picture_cannot_be_split(tmp_path: Path) -> None:
+    result = audit(find_labels(data_set(tmp_path, ("only",))))
+    with pytest.raises(LabelError, match="is left to train on"):
+        split_labels(result.usable, result.groups, val_share=0.2, seed=0)
+
+
+def test_hashes_tell_pictures_apart_but_not_their_copies(tmp_path: Path) -> None:
+    for seed in range(12):
+        picture(tmp_path / f"{seed}.png", seed)
+    Image.open(tmp_path / "3.png").resize((200, 150)).save(tmp_path / "copy.jpg", quality=50)
+    groups = near_duplicates([picture_hash(path) for path in (*sorted(tmp_path.glob("*.png")), tmp_path / "copy.jpg")])
+    assert len(set(groups.tolist())) == 12
+
+
+def test_swapped_masks_are_told_by_a_model() -> None:
+    left, right = (np.zeros((8, 8), np.uint8) for _ in range(2))
+    left[:, :3], right[:, 5:] = 1, 1
+    usable = find_two()
+    [finding] = swapped_masks(usable, [left, right], [right, left])
+    assert finding.kind == "swapped" and finding.name == "a" and "b" in finding.text
+    assert not list(swapped_masks(usable, [left, right], [left, right]))
+
+
+def find_two() -> tuple:
+    from floodmap.labels import Labelled
+
+    return tuple(Labelled(name=name, image=Path(name), label=Path(name)) for name in "ab")
