@@ -258,6 +258,10 @@ class Scene:
         """
         return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
 
+    def preview_shape(self, max_side: int) -> tuple[int, int]:
+        """Height and width of `preview`."""
+        return self._reader.shape_within(max_side)
+
     def shrunk(self, window: Window, factor: int) -> Tile:
         """A window of the scene shrunk by a whole factor, which averages; what cannot be read is marked as failed.
 

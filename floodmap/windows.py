@@ -84,6 +84,17 @@ def run_windows(
                 notes = {**_no_notes(), "failed": notes["failed"]}
 
 
+def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter) -> NDArray[np.uint8]:
+    """Codes of a scene that fits into memory, (height, width), without a journal."""
+    mosaic, notes = Mosaic(grid), _no_notes()
+    codes = np.empty((grid.height, grid.width), np.uint8)
+    for window in grid:
+        for result in predict(segmenter, prompter, [read(scene, window)], notes):
+            if strip := mosaic.add(*result):
+                codes[strip.row_off : strip.row_off + len(strip.codes)] = strip.codes
+    return codes
+
+
 def read(scene: Scene, window: Window) -> Read:
     """A tile; where it cannot be read, what stands for it, and the reason."""
     try:

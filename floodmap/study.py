@@ -1,0 +1,219 @@
+"""Models compared on labelled pictures: every model, with every kind of prompt, on every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.codes import UNOBSERVED as UNOBSERVED_CODE
+from floodmap.comparison import compare, spacing
+from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame
+from floodmap.grid import Grid, Window
+from floodmap.ground import is_placed
+from floodmap.labels import Labelled
+from floodmap.masks import RasterMask
+from floodmap.oracle import PromptKind, add_point, reference_box
+from floodmap.outlines import PolygonMask
+from floodmap.pairs import VECTORS
+from floodmap.prompter import Prompter, Segmenter, make_prompter
+from floodmap.prompts import Prompts
+from floodmap.scene import Scene
+from floodmap.scores import COUNTS, Scores
+from floodmap.traits import Traits, measure_traits
+from floodmap.windows import segment_whole
+
+PREVIEW_SIDE = 480
+"""Longest side of what is kept of a picture to be looked at, in pixels."""
+TILE_SIZE, OVERLAP = 1024, 64
+THRESHOLD = 50
+"""Per cent from which a pixel counts as flood."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """One model, prompted one way, on one picture."""
+
+    name: str
+    """Of the picture."""
+    model: str
+    prompts: PromptKind
+    given: Prompts
+    """The points and boxes, in pixels of the picture; empty for automatic prompts."""
+    scores: Scores
+    histogram: NDArray[np.int64]
+    """(101, 2): scored pixels by probability in per cent, dry and flooded in the reference."""
+    preview: Codes
+    """What the model made of the picture, shrunk to at most `PREVIEW_SIDE`, as in `floodmap.codes`."""
+    seconds: float
+    """What it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """What a labelled picture shows, for people to look at and failures to be explained with."""
+
+    name: str
+    rgb: NDArray[np.uint8]
+    """(3, h, w), shrunk to at most `PREVIEW_SIDE`."""
+    reference: Codes
+    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED."""
+    shape_hw: tuple[int, int]
+    """The picture's own size."""
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Study:
+    """All pictures and all trials."""
+
+    pictures: tuple[Picture, ...]
+    trials: tuple[Trial, ...]
+    models: tuple[str, ...]
+    kinds: tuple[PromptKind, ...]
+
+    def of(self, model: str, kind: PromptKind) -> list[Trial]:
+        """The trials of one model and one kind of prompt, in the order of the pictures."""
+        return [trial for trial in self.trials if trial.model == model and trial.prompts == kind]
+
+
+def run_study(
+    labelled: Sequence[Labelled],
+    models: Sequence[Segmenter],
+    kinds: Sequence[PromptKind],
+    *,
+    rule: FloodRule,
+    clock: Callable[[], float],
+    report: Callable[[Trial], None] = lambda _: None,
+) -> Study:
+    """Run every model with every kind of prompt on every picture.
+
+    Args:
+        labelled: pictures with their masks.
+        models: loaded, of different names.
+        kinds: how each is prompted.
+        rule: which values of the masks are flood.
+        clock: seconds; `time.monotonic`.
+        report: called after every trial.
+    """
+    found: list[Trial] = []
+    pictures = []
+    for one in labelled:
+        with Scene.open(one.image) as scene:
+            reference, frame = read_label(one, scene, rule)
+            pictures.append(look_at(one.name, scene, reference))
+            for trial in trials(one, scene, models, kinds, reference=reference, frame=frame, clock=clock):
+                report(trial)
+                found.append(trial)
+    return Study(
+        pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds)
+    )
+
+
+def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
+    """A picture shrunk, with its reference."""
+    rgb = scene.preview(PREVIEW_SIDE).rgb
+    small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))
+    return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_traits(rgb, small))
+
+
+def shrunk(codes: Codes, shape_hw: tuple[int, int]) -> Codes:
+    """Codes at a lower resolution: the one in the middle of each new pixel."""
+    rows, cols = ((np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(shape_hw, codes.shape, strict=True))
+    return codes[np.ix_(rows, cols)]
+
+
+def trials(
+    one: Labelled,
+    scene: Scene,
+    models: Sequence[Segmenter],
+    kinds: Sequence[PromptKind],
+    *,
+    reference: Codes,
+    frame: Frame,
+    clock: Callable[[], float],
+) -> Iterator[Trial]:
+    """Every model with every kind of prompt on one picture."""
+    preview_hw = scene.preview_shape(PREVIEW_SIDE)
+    for model in models:
+        grid = Grid(
+            height=scene.height, width=scene.width, tile_size=TILE_SIZE, overlap=OVERLAP, multiple=model.multiple
+        )
+        for kind in kinds:
+            started = clock()
+            codes, given = _segment(scene, grid, model, kind, reference)
+            yield Trial(
+                name=one.name, model=model.name, prompts=kind, given=given, seconds=clock() - started,
+                scores=_scores(one, codes, reference, frame), histogram=_histogram(codes, reference),
+                preview=shrunk(codes, preview_hw),
+            )  # fmt: skip
+
+
+def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Frame]:
+    """A picture's mask on its own pixels, uint8 of FLOOD, DRY and UNOBSERVED, and these pixels.
+
+    Raises:
+        EvaluationError: the mask does not fit the picture.
+    """
+    if one.label is None:
+        raise ValueError(f"{one.name} has no mask; audit the labels first")
+    frame = Frame(crs=scene.crs, transform=scene.transform, height=scene.height, width=scene.width)
+    mask = PolygonMask(one.label) if one.label.suffix.lower() in VECTORS else RasterMask(one.label)
+    with closing(mask):
+        if isinstance(mask, RasterMask) and mask.frame.crs is None:
+            frame = mask.frame  # pixel by pixel
+        codes = mask.on(frame, rule)(Window(0, 0, frame.height, frame.width))
+    return codes, frame
+
+
+def _segment(scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes) -> tuple[Codes, Prompts]:
+    """Codes of the picture, and what was prompted."""
+
+    def run(prompter: Prompter) -> Codes:
+        return segment_whole(scene, grid, model, prompter)
+
+    def told(prompts: Prompts) -> Prompter:
+        return lambda tile: prompts.within(tile.window)
+
+    given = Prompts.none()
+    if kind.source in ("auto", "none"):
+        return run(make_prompter(scene, model, kind.source)), given
+    if kind.source == "box":
+        given = reference_box(reference)
+        return run(told(given)), given
+    given = add_point(given, None, reference)
+    codes = run(told(given))
+    for _ in range(kind.count - 1):
+        given = add_point(given, _flooded(codes), reference)
+        codes = run(told(given))
+    return codes, given
+
+
+def _flooded(codes: Codes) -> NDArray[np.bool_]:
+    return (codes >= THRESHOLD) & (codes < UNOBSERVED_CODE)
+
+
+def _scores(one: Labelled, codes: Codes, reference: Codes, frame: Frame) -> Scores:
+    predicted = np.where(codes >= UNOBSERVED_CODE, UNOBSERVED, codes >= THRESHOLD).astype(np.uint8)
+
+    def part(whole: Codes) -> Callable[[Window], Codes]:
+        return lambda w: whole[w.row_off : w.row_end, w.col_off : w.col_end]
+
+    tolerance = 3 * float(np.sqrt(np.prod(spacing(frame))))
+    counts = compare(part(predicted), part(reference), frame, tolerance=tolerance)
+    placed = is_placed(frame.crs)
+    return Scores(
+        name=one.name, unobserved=counts.unobserved, tolerance=tolerance, tolerance_unit="m" if placed else "px",
+        predicted_ha=counts.predicted_m2 / 1e4 if placed else None,
+        reference_ha=counts.reference_m2 / 1e4 if placed else None, reference=str(one.label),
+        **{name: getattr(counts, name) for name in COUNTS},
+    )  # fmt: skip
+
+
+def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
+    scored = (codes < UNOBSERVED_CODE) & (reference != UNOBSERVED)
+    both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
+    return np.bincount(both, minlength=202).reshape(101, 2)
