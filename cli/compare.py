@@ -1,0 +1,79 @@
+"""`floodmap compare`: models and kinds of prompt on labelled pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from floodmap.errors import LabelError, OutputError, PromptError
+
+from .options import device_option, json_option, overwrite_option, verbosity_options
+
+
+@click.command("compare", short_help="Score models and prompts on labelled pictures.")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--models", default="finetuned", show_default=True, metavar="LIST",
+    help="Names (see: floodmap models list) or files, separated by commas.",
+)
+@click.option(
+    "--prompts", "kinds", default="auto,none", show_default=True, metavar="LIST",
+    help="auto, none, point, box, points:N, separated by commas; the last three come from the reference (oracle).",
+)
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    help="Folder for scores.csv and summary.json; made if it is not there.",
+)
+@click.option(
+    "--split", type=click.Choice(["all", "train", "val", "test"]), default="all", show_default=True,
+    help="Which part of the data, where it says so itself.",
+)
+@click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
+@device_option
+@overwrite_option
+@json_option
+@verbosity_options
+def compare(
+    data: Path, models: str, kinds: str, out: Path, split: str, flood_value: str | None, seed: int, device: str,
+    overwrite: bool, as_json: bool, verbosity: int,
+) -> None:  # fmt: skip
+    """Score every model with every kind of prompt on every labelled picture of DATA.
+
+    DATA holds images/ and masks/, or scenes beside references (x.tif, x_reference.tif), perhaps in train/ and val/ or
+    with a splits.csv. Scores made with prompts from the reference are oracle scores and are kept apart.
+
+    \b
+        floodmap compare flood-area --split val --models finetuned,mine.safetensors -o comparison
+    """
+    from floodmap.audit import audit
+    from floodmap.frames import FloodRule
+    from floodmap.labels import find_labels
+    from floodmap.models import resolve
+    from floodmap.oracle import PromptKind
+    from floodmap.segmenter import load_segmenter
+    from floodmap.study import run_study
+    from floodmap.verdict import summary, table, write_tables
+
+    wanted = [PromptKind.parse(kind) for kind in kinds.split(",")]
+    if len(set(wanted)) < len(wanted):
+        raise PromptError(f"--prompts {kinds} names a kind twice")
+    if (out / "summary.json").exists() and not overwrite:
+        raise OutputError(f"{out} holds a comparison already; choose another folder or add --overwrite")
+    audited = audit(find_labels(data), flood_value=flood_value)
+    chosen = [one for one in audited.usable if split in ("all", one.split)]
+    if not chosen:
+        raise LabelError(f"{data} has no usable picture{'' if split == 'all' else f' in {split}'}: {audited.table()}")
+    loaded = [load_segmenter(resolve(model.strip()), device) for model in models.split(",")]
+    if len({model.name for model in loaded}) < len(loaded):
+        raise LabelError(f"--models {models} has two of one name; rename a file")
+    study = run_study(chosen, loaded, wanted, rule=FloodRule(values=audited.flood_values), clock=time.monotonic)
+    out.mkdir(parents=True, exist_ok=True)
+    write_tables(study, out, seed)
+    click.echo(json.dumps(summary(study, seed), indent=1, ensure_ascii=False) if as_json else table(study))
+    for finding in audited.findings:
+        if finding.is_fatal:
+            click.echo(f"floodmap: left out: {finding.name}: {finding.text}", err=True)
