@@ -54,6 +54,7 @@ def compare(
     from floodmap.labels import find_labels
     from floodmap.models import resolve
     from floodmap.oracle import PromptKind
+    from floodmap.report import write_html
     from floodmap.segmenter import load_segmenter
     from floodmap.study import run_study
     from floodmap.verdict import summary, table, write_tables
@@ -73,7 +74,18 @@ def compare(
     study = run_study(chosen, loaded, wanted, rule=FloodRule(values=audited.flood_values), clock=time.monotonic)
     out.mkdir(parents=True, exist_ok=True)
     write_tables(study, out, seed)
+    title = f"{' against '.join(study.models)} on {data.name}"
+    write_html(study, out / "report.html", title=title, footer=_footer(data))
     click.echo(json.dumps(summary(study, seed), indent=1, ensure_ascii=False) if as_json else table(study))
     for finding in audited.findings:
         if finding.is_fatal:
             click.echo(f"floodmap: left out: {finding.name}: {finding.text}", err=True)
+
+
+def _footer(data: Path) -> str:
+    from datetime import date
+
+    from floodmap import __version__
+
+    made = f"floodmap {__version__}, {date.today():%d %B %Y}, on {data.name}"
+    return f"{made}; every figure is in scores.csv and summary.json beside this file."
