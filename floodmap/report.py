@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from html import escape
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -62,9 +63,7 @@ def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[s
 
 def _said(text: object) -> str:
     """Text from outside, fit for HTML."""
-    from markupsafe import escape
-
-    return str(escape(str(text)))
+    return escape(str(text))
 
 
 def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def write_tree(root: Path) -> None:
     for name in ("floodmap/__init__.py", "floodmap/grid.py", "floodmap/py.typed", "cli/__init__.py", "cli/main.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
-    for name in ("weights/finetuned.safetensors", "weights/finetuned.json", "styles/extra.qml"):
+    weights = ("weights/finetuned.safetensors", "weights/finetuned.json")
+    for name in (*weights, "styles/extra.qml", "templates/comparison.html"):
         (root / "floodmap" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "floodmap" / name).write_text("x")
     for name in ("flood", "unobserved", "mask", "probability"):
