@@ -21,6 +21,9 @@ COARSEST_LEVEL = 3
 FAR_FACTORS = (3.0, 5.0)
 """How many times coarser the far view of a pair is than the near one; `prompter.COARSE_FACTOR` lies between."""
 
+PLAIN_FACTOR = 4
+"""As `prompter.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
+
 
 @dataclass(frozen=True, slots=True)
 class Views:
@@ -76,6 +79,9 @@ class Source:
     """Range of near pixels per far pixel. Pictures too small to be shrunk so much are seen twice from near."""
     rim: float = 1.6
     """Most that a far view may be wider than its picture: what is mostly empty teaches little."""
+    plain: float = 0.0
+    """Share of the pairs seen as a scene is when it is segmented: pixel for pixel, from far by `PLAIN_FACTOR`, turned
+    by right angles at most, half of them in the light they came in. Resampling blurs what is a pixel wide."""
     repainted: float = 0.0
     """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
 
@@ -151,11 +157,14 @@ class PairSampler:
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
         """Draw as many pairs, of views with sides of these lengths in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
-        far, near, near_xy, factors = zip(*(self._pair(int(pick), far_size, near_size) for pick in picks), strict=True)
+        are_plain = [self._uniform(0, 1) < self.sources[int(pick)].plain for pick in picks]
+        drawn = (self._pair(int(p), far_size, near_size, plain) for p, plain in zip(picks, are_plain, strict=True))
+        far, near, near_xy, factors = zip(*drawn, strict=True)
         places = [_grid(far_size).expand(count, -1, -1, -1)]
         places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
         shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
         water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
+        light.leave(torch.tensor([plain and self._uniform(0, 1) < 0.5 for plain in are_plain]))
         views = []
         for planes, place, detail in zip((torch.stack(far), torch.stack(near)), places, (0.4, 1.0), strict=True):
             scored = planes[:, 4] > 0.5
@@ -164,26 +173,42 @@ class PairSampler:
             views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored))
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
-    def _pair(self, pick: int, far_size: int, near_size: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    def _pair(self, pick: int, far_size: int, near_size: int, plain: bool) -> tuple[Tensor, Tensor, Tensor, float]:
         source = self.sources[pick]
         index = int(torch.randint(len(source.samples), (), generator=self.generator))
         pyramid = self._pyramids[pick][index]
         height, width = pyramid.levels[0].shape[1:]
-        factor = self._uniform(*source.factor)
-        zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
-        zoom = min(zoom, source.rim * math.sqrt(height * width) / far_size)
-        to_source = self._homography(source.from_above, zoom)
+        if plain:
+            factor = zoom = float(PLAIN_FACTOR if source.factor[0] > 1 else 1)
+            to_source = self._right_angles(source.from_above, zoom)
+        else:
+            factor = self._uniform(*source.factor)
+            zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
+            zoom = min(zoom, source.rim * math.sqrt(height * width) / far_size)
+            to_source = self._homography(source.from_above, zoom)
         margin = 0.4 * zoom * far_size
         centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
         reach = max(far_size / 2 - near_size / factor / 2, 0.0)
+        if plain:  # pixels of the views on pixels of the picture and of its shrunken level
+            centre = (centre / factor).round() * factor
         for _ in range(8):  # until it looks at the picture, not past it
             near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
+            if plain:
+                near_xy = (near_xy * factor).round() / factor
             x, y = _map(to_source, near_xy[None])[0] + centre
             if 0 <= x < width and 0 <= y < height:
                 break
         far = pyramid.view(_map(to_source, _grid(far_size)) + centre, zoom)
         near = pyramid.view(_map(to_source, _grid(near_size) / factor + near_xy) + centre, zoom / factor)
         return far, near, near_xy, factor
+
+    def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
+        """As `_homography`, without resampling: a square's eight symmetries, or left and right alone."""
+        signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
+        if not from_above:
+            signs[1] = 1.0
+        matrix = torch.diag(torch.cat([signs * zoom, torch.ones(1)]))
+        return matrix[[1, 0, 2]] if from_above and self._uniform(0, 1) < 0.5 else matrix
 
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
@@ -306,6 +331,13 @@ class Light:
             blur=chosen(0.3) * uniform(0.2, 1.0),
             noise=chosen(0.3) * uniform(0.0, 0.04),
         )
+
+    def leave(self, chosen: Tensor) -> None:
+        """Leave these pictures of the batch, bool (B,), as they are."""
+        for value in (self.gamma, self.saturation, self.contrast, self.gain):
+            value[chosen] = 1.0
+        for value in (self.haze, self.blur, self.noise):
+            value[chosen] = 0.0
 
     def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
         """Pictures (B, 3, H, W), 0 to 1, in this light."""

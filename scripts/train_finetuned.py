@@ -99,11 +99,11 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     )
     mixed = patchworks(dry, [*floods, *dubai])
     return [
-        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, repainted=0.2),
-        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, repainted=0.6),
-        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, factor=(1.0, 1.6)),
+        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.2, repainted=0.2),
+        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, repainted=0.6),
+        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, factor=(1.0, 1.6), plain=0.5),
         Source(name="patchworks", samples=mixed, share=shares[3], from_above=True),
-        Source(name="synthetic", samples=synthetic(), share=shares[4], from_above=True, repainted=0.25),
+        Source(name="synthetic", samples=synthetic(), share=shares[4], from_above=True, plain=0.6, repainted=0.1),
     ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional as F
 
 from floodmap.dataset import PairSampler, Sample, Source
@@ -64,3 +65,31 @@ def test_the_same_seed_draws_the_same_pairs() -> None:
     torch.testing.assert_close(first.near.rgb, again.near.rgb)
     other = sampler(4, make_source(), make_source(from_above=False)).batch(3, 64, 64)
     assert not torch.equal(first.near.rgb, other.near.rgb)
+
+
+@pytest.mark.parametrize("factor", [(3.0, 5.0), (1.0, 1.6)])
+@pytest.mark.parametrize("from_above", [True, False])
+def test_plain_views_are_the_pictures_own_pixels(factor: tuple[float, float], from_above: bool) -> None:
+    rng = np.random.default_rng(0)
+    mask = (rng.random((700, 900)) < 0.5).astype(np.uint8)
+    sample = Sample("noise", np.full((3, 700, 900), 90, np.uint8), mask)
+    source = Source(name="s", samples=[sample], share=1.0, from_above=from_above, factor=factor, plain=1.0)
+    pairs = PairSampler([source], torch.Generator().manual_seed(0)).batch(8, 96, 128)
+    times = 4 if factor[0] > 1 else 1
+    assert pairs.factor.tolist() == [times] * 8
+    for target, scored in zip(pairs.near.target, pairs.near.scored, strict=True):
+        # Resampled noise would be anything between; and what is cut out is found in the picture, or in its mirror.
+        seen = target.round()
+        assert torch.allclose(target[scored], seen[scored], atol=1e-4)
+        patch = seen[40:52, 40:52].numpy().astype(np.uint8)
+        images = [patch, patch[:, ::-1]]
+        if from_above:
+            images += [one[::-1] for one in images] + [one.T for one in images] + [one.T[::-1] for one in images]
+            images += [one[:, ::-1] for one in images]
+        assert any((sliding_window_view(mask, (12, 12)) == one).all(axis=(2, 3)).any() for one in images)
+    far = pairs.far.target[pairs.far.scored] * times**2
+    assert torch.allclose(far, far.round(), atol=0.1)
+    changed = [
+        float((rgb[:, scored] - 90).abs().max()) for rgb, scored in zip(pairs.near.rgb, pairs.near.scored, strict=True)
+    ]
+    assert min(changed) < 0.1 and max(changed) > 1
