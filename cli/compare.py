@@ -50,6 +50,7 @@ def compare(
         floodmap compare flood-area --split val --models finetuned,mine.safetensors -o comparison
     """
     from floodmap.audit import audit
+    from floodmap.finetune import curves_of
     from floodmap.frames import FloodRule
     from floodmap.labels import find_labels
     from floodmap.models import resolve
@@ -75,7 +76,8 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     write_tables(study, out, seed)
     title = f"{' against '.join(study.models)} on {data.name}"
-    write_html(study, out / "report.html", title=title, footer=_footer(data))
+    log = curves_of(resolve(models.split(",")[-1].strip()).path)
+    write_html(study, out / "report.html", title=title, footer=_footer(data), log=log)
     click.echo(json.dumps(summary(study, seed), indent=1, ensure_ascii=False) if as_json else table(study))
     for finding in audited.findings:
         if finding.is_fatal:

@@ -17,6 +17,7 @@ COMMANDS = {
     "segment": "Find flood water in scenes; write rasters and polygons.",
     "info": "Say what floodmap sees in a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
+    "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
     "vectorize": "Trace a mask or probability raster as polygons.",
     "models": "List, fetch and check the models.",

@@ -10,6 +10,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,12 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     minutes: float = 100.0
     """Length of the run; the learning rate follows the clock, so a slower machine takes fewer steps, not longer."""
+    steps: int | None = None
+    """Length in steps instead: a run that is broken off and resumed then comes to the same weights."""
+    frozen_encoder: bool = False
+    """Train the prompt encoder and the mask decoder alone."""
+    patience: int | None = None
+    """Stop when validation has not gained for so many checkpoints; None: never before the end."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.5, 0.3, 0.2)
@@ -67,6 +74,16 @@ class TrainConfig:
     device: str = "cpu"
     checkpoint_minutes: float = 6.0
     """How often progress is saved and validated."""
+    checkpoint_steps: int = 200
+    """The same for runs whose length is given in steps."""
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """How much of the run is done, from 0; `elapsed` in seconds."""
+        return elapsed / 60 / self.minutes if self.steps is None else step / self.steps
+
+    def is_checkpoint(self, step: int, since_last: float) -> bool:
+        """Whether progress is to be saved, so many seconds after the last time."""
+        return since_last > self.checkpoint_minutes * 60 if self.steps is None else step % self.checkpoint_steps == 0
 
 
 class Averaged:
@@ -94,42 +111,65 @@ def train(
         sources: labelled pictures.
         validation: pictures scored at every checkpoint (mean IoU); never trained on.
         init: weights to begin with, where they fit.
-        folder: gets `last.pt` (to go on from), `log.csv` and `model.safetensors` (the averaged weights).
+        folder: gets `last.pt` (to go on from), `log.csv`, `model.safetensors` (the averaged weights) and
+            `best.safetensors` (those of the best validation).
 
     Returns:
-        Path of `model.safetensors`.
+        Path of `model.safetensors`, or of `best.safetensors` where there is patience.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
     device = torch.device(config.device)
     model = FloodSam(config.encoder).to(device).to(memory_format=torch.channels_last)
+    model.image_encoder.requires_grad_(not config.frozen_encoder)
     averaged = Averaged(model)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
-    step, elapsed = _restore(folder / "last.pt", model, averaged, optimizer, generator)
-    if step == 0 and init is not None:
+    state = _restore(folder / "last.pt", model, averaged, optimizer, generator)
+    if state.step == 0 and init is not None:
         load_matching(model, init)
         averaged = Averaged(model)
     sampler = PairSampler(sources, generator)
-    started, saved = time.monotonic() - elapsed, elapsed
+    started, saved = time.monotonic() - state.elapsed, state.elapsed
     losses: list[float] = []
-    while elapsed < config.minutes * 60:
-        progress = elapsed / 60 / config.minutes
+    while (progress := config.progress(state.step, state.elapsed)) < 1 and not _is_tired(config, state):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(progress, config.warmup)
         set_training(model, settled=progress > 1 - config.settled)
         losses.append(train_step(model, optimizer, sampler, config, generator, device))
-        step += 1
-        averaged.update(model, step, config.ema_steps)
-        elapsed = time.monotonic() - started
-        if elapsed - saved > config.checkpoint_minutes * 60 or elapsed >= config.minutes * 60:
+        state.step += 1
+        averaged.update(model, state.step, config.ema_steps)
+        state.elapsed = time.monotonic() - started
+        ends = config.progress(state.step, state.elapsed) >= 1
+        if ends or config.is_checkpoint(state.step, state.elapsed - saved):
             scores = validate(averaged, config, validation, device)
-            _log(folder / "log.csv", step, elapsed, losses, scores)
-            _save(folder / "last.pt", model, averaged, optimizer, generator, step, elapsed)
-            measured = {"val_iou_none": scores[0], "val_iou_auto": scores[1], "steps": step}
+            measured = {"val_iou_none": scores[0], "val_iou_auto": scores[1], "steps": state.step}
             export(averaged.state, config, folder / "model.safetensors", measured)
-            losses, saved = [], elapsed
-    return folder / "model.safetensors"
+            state.since_best += 1
+            if scores[1] > state.best:
+                state.best, state.since_best = scores[1], 0
+                shutil.copyfile(folder / "model.safetensors", folder / "best.safetensors")
+            _log(folder / "log.csv", state, losses, scores)
+            _save(folder / "last.pt", model, averaged, optimizer, generator, state)
+            losses, saved = [], state.elapsed
+    return folder / ("model.safetensors" if config.patience is None else "best.safetensors")
+
+
+@dataclass(slots=True)
+class _State:
+    """How far a run is."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    """Seconds of training."""
+    best: float = -1.0
+    """Best mean IoU of validation."""
+    since_best: int = 0
+    """Checkpoints since then."""
+
+
+def _is_tired(config: TrainConfig, state: _State) -> bool:
+    return config.patience is not None and state.since_best >= config.patience
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -140,8 +180,10 @@ def schedule(progress: float, warmup: float) -> float:
 
 
 def set_training(model: FloodSam, *, settled: bool) -> None:
-    """Training mode, but for batch norms once they are to stay as they are."""
+    """Training mode, but for batch norms once they are to stay as they are, and for an encoder that is frozen."""
     model.train()
+    if not any(parameter.requires_grad for parameter in model.image_encoder.parameters()):
+        model.image_encoder.eval()
     if settled:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -189,7 +231,8 @@ def _learn(
     device, size = views.rgb.device, views.rgb.shape[-1]
     offset_xy = torch.randint(0, FRAME - size + 1, (len(views.rgb), 2), generator=generator).float().to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        embedding, skips = model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
+        with torch.set_grad_enabled(not config.frozen_encoder):
+            embedding, skips = model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
         logits, iou = model.decode(embedding, skips, offset_xy=offset_xy, **prompts)
         unsteady: Tensor | float = 0.0
         if steadied:
@@ -379,8 +422,9 @@ def export(state: Mapping[str, Tensor], config: TrainConfig, path: Path, scores:
 
 def _groups(model: FloodSam, config: TrainConfig) -> list[dict[str, object]]:
     # Weight decay on biases and norms does harm (He et al. 2019, arXiv:1812.01187, section 3.1).
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    plain = [p for p in trained if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
@@ -395,16 +439,16 @@ def load_matching(model: FloodSam, path: Path) -> None:
 
 def _restore(
     path: Path, model: FloodSam, averaged: Averaged, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, float]:
+) -> _State:
     if not path.exists():
-        return 0, 0.0
+        return _State()
     saved = torch.load(path, weights_only=True)
     model.load_state_dict(saved["model"])
     averaged.state = saved["averaged"]
     optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["generator"])
     log.info("going on from step %d", saved["step"])
-    return saved["step"], saved["elapsed"]
+    return _State(saved["step"], saved["elapsed"], saved.get("best", -1.0), saved.get("since_best", 0))
 
 
 def _save(
@@ -413,24 +457,23 @@ def _save(
     averaged: Averaged,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
-    step: int,
-    elapsed: float,
+    state: _State,
 ) -> None:
-    state = {
+    saved = {
         "model": model.state_dict(),
         "averaged": averaged.state,
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
-        "step": step,
-        "elapsed": elapsed,
+        **asdict(state),
     }
     temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
+    torch.save(saved, temporary)
     temporary.replace(path)
 
 
-def _log(path: Path, step: int, elapsed: float, losses: Sequence[float], scores: tuple[float, float]) -> None:
-    row = [step, round(elapsed / 60, 2), round(sum(losses) / len(losses), 4), round(scores[0], 4), round(scores[1], 4)]
+def _log(path: Path, state: _State, losses: Sequence[float], scores: tuple[float, float]) -> None:
+    minutes, loss = round(state.elapsed / 60, 2), sum(losses) / len(losses)
+    row = [state.step, minutes, round(loss, 4), round(scores[0], 4), round(scores[1], 4)]
     fresh = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)

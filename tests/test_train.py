@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_dataset import make_source
 
+import floodmap.train
 from floodmap.encoder import EncoderConfig
 from floodmap.models import resolve
 from floodmap.sam import FloodSam
@@ -41,6 +44,53 @@ def test_training_writes_a_model_that_segments_and_goes_on_from_its_checkpoint(t
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and int(rows[1]["step"]) > int(rows[0]["step"]) and float(rows[1]["minutes"]) >= 0.04
+
+
+def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    config = replace(CONFIG, steps=6, checkpoint_steps=2)
+    train(config, [source], source.samples, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        calls = count()
+        step = floodmap.train.train_step
+
+        def breaking_off(*args: object) -> float:
+            if next(calls) == 3:  # after a checkpoint, in the middle of the next
+                raise KeyboardInterrupt
+            return step(*args)  # type: ignore[arg-type]
+
+        patch.setattr(floodmap.train, "train_step", breaking_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, [source], source.samples, tmp_path / "broken")
+    train(config, [source], source.samples, tmp_path / "broken")
+    whole, broken = ((tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "broken"))
+    without_minutes = [
+        [[cell for i, cell in enumerate(line.split(",")) if i != 1] for line in log] for log in (whole, broken)
+    ]
+    assert without_minutes[0] == without_minutes[1] and len(whole) == 4
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
+    config = replace(CONFIG, steps=3, frozen_encoder=True, ema_steps=1)
+    tuned = train(config, [source], source.samples, tmp_path / "tuned", base)
+    before, after = load_file(base), load_file(tuned)
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert "mask_decoder" in changed and "image_encoder" not in changed
+
+
+def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(side=128)
+    scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
+    monkeypatch.setattr(floodmap.train, "validate", lambda *_: next(scores))
+    best = train(replace(CONFIG, steps=9, checkpoint_steps=1, patience=2), [source], source.samples, tmp_path)
+    assert best.name == "best.safetensors"
+    with safe_open(best, framework="pt") as file:
+        assert '"val_iou_auto": 0.6' in file.metadata()["scores"]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
 
 def test_the_loss_is_least_for_the_truth_and_ignores_what_is_not_scored() -> None:

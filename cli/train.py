@@ -1,0 +1,55 @@
+"""`floodmap train`: a model of one's own from labelled imagery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import device_option, overwrite_option, positive, verbosity_options
+
+
+@click.command("train", short_help="Train a model on labelled imagery.")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.safetensors",
+    help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.",
+)
+@click.option("--base", default="finetuned", show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
+@click.option(
+    "--train", "what", type=click.Choice(["full", "decoder"]), default="full", show_default=True,
+    help="Train everything, or the decoder alone: faster, and enough for few pictures.",
+)
+@click.option("--epochs", type=float, default=20.0, show_default=True, callback=positive, help="Looks at each picture.")
+@click.option("--learning-rate", type=float, default=2e-4, show_default=True, callback=positive)
+@click.option(
+    "--val-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2, show_default=True,
+    help="Share of the pictures to validate on, where the data does not say.",
+)
+@click.option("--patience", type=click.IntRange(min=1), default=8, show_default=True, help="Half epochs without gain.")
+@click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
+@click.option("--strict", is_flag=True, help="Stop if anything is wrong with the labels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@device_option
+@overwrite_option
+@click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
+@verbosity_options
+def train(
+    data: Path, out: Path, device: str, overwrite: bool, resume: bool, verbosity: int, **settings: Any
+) -> None:  # fmt: skip
+    """Train a model on the labelled imagery in DATA, beginning with one that knows floods.
+
+    DATA holds images/ and masks/, or scenes beside references (x.tif and x_reference.tif or x.gpkg), perhaps in train/
+    and val/ or with a splits.csv. The labels are audited first; near-duplicates stay on one side of the split.
+
+    \b
+        floodmap train my-floods -o mine.safetensors
+        floodmap segment scene.tif --model mine.safetensors -o results
+    """
+    from floodmap.finetune import FineTuneOptions, fine_tune
+    from floodmap.segmenter import pick_device
+
+    options = FineTuneOptions(device=str(pick_device(device)), **settings)
+    path = fine_tune(data, out, options, overwrite=overwrite, resume=resume)
+    click.echo(f"{path}: use it with floodmap segment SCENE --model {path} -o OUT")

@@ -1,0 +1,235 @@
+"""A user's own model: from labelled imagery to weights that say what they were made of."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from floodmap.audit import Audit, audit, split_labels
+from floodmap.dataset import IGNORED, Sample, Source
+from floodmap.encoder import EncoderConfig
+from floodmap.errors import LabelError, ModelError, OutputError
+from floodmap.frames import UNOBSERVED, FloodRule
+from floodmap.grid import Grid
+from floodmap.labels import Labelled, find_labels
+from floodmap.models import resolve
+from floodmap.scene import Scene
+from floodmap.study import read_label
+from floodmap.train import TrainConfig, train
+
+log = logging.getLogger(__name__)
+
+SAMPLE_SIDE = 1536
+"""Scenes are cut into pieces of about this side, in pixels."""
+PAIRS_PER_STEP = 9
+"""Pairs of views in a step, on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuneOptions:
+    """What a user decides about a run."""
+
+    base: str = "finetuned"
+    """Weights to begin with: a model's name or file."""
+    what: Literal["full", "decoder"] = "full"
+    """Train everything, or the decoder and prompts alone."""
+    epochs: float = 20.0
+    """Each piece of imagery is looked at about so often."""
+    learning_rate: float = 2e-4
+    val_share: float = 0.2
+    """Share of the pictures to validate on, where the data does not say."""
+    patience: int = 8
+    """Checkpoints (half an epoch each) without gain after which training stops."""
+    flood_value: str | None = None
+    """What is flood in the masks; None: found out."""
+    strict: bool = False
+    """Refuse labels that an audit finds wrong, instead of leaving these pictures out."""
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0 or not self.learning_rate > 0 or not 0 < self.val_share < 1:
+            raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
+
+
+def fine_tune(
+    data: Path, out: Path, options: FineTuneOptions, *, overwrite: bool = False, resume: bool = False
+) -> Path:
+    """Train a model on labelled imagery.
+
+    Args:
+        data: a folder that `labels.find_labels` understands.
+        out: the weights, a `.safetensors` file; beside it, while training and afterwards, a folder `NAME_run` with the
+            log, its curves and what is needed to go on.
+        options: how.
+        overwrite: replace what is there.
+        resume: go on with a run that was broken off.
+
+    Raises:
+        LabelError: the labels cannot be used.
+        ModelError: the base is no model of this kind.
+        OutputError: results are there already, or an unfinished run of other data or settings.
+    """
+    folder = _run_folder(out)
+    _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
+    base, encoder = _base(options.base)
+    audited = audit(find_labels(data), flood_value=options.flood_value)
+    _refuse_findings(audited, data, strict=options.strict)
+    train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
+    rule = FloodRule(values=audited.flood_values)
+    samples = [[piece for one in side for piece in pieces(one, rule)] for side in (train_on, validate_on)]
+    steps = max(1, round(options.epochs * len(samples[0]) / PAIRS_PER_STEP))
+    config = TrainConfig(
+        encoder=encoder, steps=steps, learning_rate=options.learning_rate, settled=1.0, patience=options.patience,
+        checkpoint_steps=max(1, round(steps / (2 * options.epochs))), seed=options.seed, device=options.device,
+        frozen_encoder=options.what == "decoder",
+    )  # fmt: skip
+    about = {
+        "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
+        "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
+    best = train(config, sources(train_on, samples[0]), samples[1], folder, base)
+    return _finished(best, out, about)
+
+
+def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) -> None:
+    if out.suffix != ".safetensors":
+        raise OutputError(f"{out} must end in .safetensors, as weights do")
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    if out.exists():
+        raise OutputError(f"{out} exists already; choose another name or add --overwrite")
+    if folder.exists() and not resume:
+        raise OutputError(f"{folder} holds an unfinished run; go on with --resume, or start afresh with --overwrite")
+
+
+def _base(name: str) -> tuple[Path, EncoderConfig]:
+    path = resolve(name).path
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        if header.get("architecture") != "flood_sam":
+            raise ModelError(f"{path} is not of floodmap's own kind, the only one that is trained so far")
+        return path, EncoderConfig.from_json(json.loads(header["config"])["encoder"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be trained further: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
+    for finding in audited.findings:
+        log.warning("%s: %s: %s", finding.kind, finding.name, finding.text)
+    if strict and audited.findings:
+        raise LabelError(f"{data} has {len(audited.findings)} findings; mend them, or go on without --strict")
+    if not audited.usable:
+        raise LabelError(f"{data} has no usable picture; the first finding: {audited.findings[0].text}")
+
+
+def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
+    """A labelled picture or scene in pieces that fit into memory together; unobserved ground is not scored."""
+    with Scene.open(one.image) as scene:
+        reference, _ = read_label(one, scene, rule)
+        grid = Grid(height=scene.height, width=scene.width, tile_size=SAMPLE_SIDE, overlap=0, multiple=1)
+        for number, window in enumerate(grid):
+            tile = scene.read(window)
+            part = reference[window.row_off : window.row_end, window.col_off : window.col_end]
+            mask = np.where((part == UNOBSERVED) | ~tile.valid, np.uint8(IGNORED), part)
+            if (mask != IGNORED).any():
+                yield Sample(one.name if len(grid) == 1 else f"{one.name}-{number}", tile.rgb, mask)
+
+
+def sources(labelled: Sequence[Labelled], samples: Sequence[Sample]) -> list[Source]:
+    """Scenes with a place on the ground are seen from straight above; of photographs that is not known."""
+    placed = set()
+    for one in labelled:
+        with Scene.open(one.image) as scene:
+            if scene.crs is not None:
+                placed.add(one.name)
+    found = []
+    for from_above in (True, False):
+        own = [
+            sample
+            for sample in samples
+            if (sample.name.rpartition("-")[0] in placed or sample.name in placed) == from_above
+        ]
+        if own:
+            name = "scenes" if from_above else "photographs"
+            found.append(
+                Source(name=name, samples=own, share=len(own) / len(samples), from_above=from_above, plain=0.3)
+            )
+    return found
+
+
+def fingerprint_of(labelled: Sequence[Labelled]) -> str:
+    """SHA-256 of all pictures and masks, whatever their folder is called."""
+    digest = hashlib.sha256()
+    for one in labelled:
+        for path in (one.image, one.label):
+            if path is not None:
+                digest.update(one.name.encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _refuse_other_run(path: Path, about: dict[str, Any], *, resume: bool) -> None:
+    told = json.dumps(about, indent=1, sort_keys=True)
+    if resume and path.exists() and path.read_text("utf-8") != told:
+        raise OutputError(f"{path.parent} holds a run of other data or settings; start afresh with --overwrite")
+    path.write_text(told, "utf-8")
+
+
+def _finished(best: Path, out: Path, about: dict[str, Any]) -> Path:
+    """The best weights under their name, with what they were made of in the header."""
+    with safe_open(best, framework="pt") as file:
+        header = dict(file.metadata())
+    temporary = out.with_suffix(".part")
+    save_file(load_file(best), temporary, metadata={**header, "training": json.dumps(about)})
+    temporary.replace(out)
+    draw_curves(best.parent / "log.csv", best.parent / "curves.png")
+    return out
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a training log."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def curves_of(weights: Path) -> dict[str, np.ndarray] | None:
+    """Training log of weights that `fine_tune` made, if it still lies beside them."""
+    path = _run_folder(weights) / "log.csv"
+    return read_log(path) if path.is_file() else None
+
+
+def _run_folder(weights: Path) -> Path:
+    return weights.with_name(f"{weights.stem}_run")
+
+
+def draw_curves(log_file: Path, path: Path) -> None:
+    """Loss and validation of a run as a picture."""
+    from matplotlib.figure import Figure
+
+    columns = read_log(log_file)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(columns["step"], columns["loss"], color="#1668a8")
+    left.set(title="Loss", xlabel="step")
+    for name, colour in (("val_iou_none", "#7f8c9b"), ("val_iou_auto", "#1668a8")):
+        right.plot(columns["step"], columns[name], color=colour, label=name.removeprefix("val_iou_"))
+    right.set(title="Validation: mean IoU", xlabel="step")
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)
