@@ -15,11 +15,11 @@ from floodmap.scene import Scene, SceneOptions
 
 from .options import grid_options, json_option, scene_options, verbosity_options
 
-PROCESS_BYTES = 850e6
+PROCESS_BYTES = 800e6
 """Memory of Python, torch and the shipped model before any pixel is read."""
-PIXEL_BYTES = 3
+PIXEL_BYTES = 2
 """Memory for each pixel of the rows of windows in flight: codes, and what later windows still overlap."""
-BATCH_BYTES = 250e6
+BATCH_BYTES = 200e6
 """Memory of the model at work on one batch of windows."""
 PIXELS_PER_SECOND = 3e6
 """Speed of the shipped model on two CPU cores."""
