@@ -114,7 +114,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=5, default=(0.28, 0.14, 0.25, 0.05, 0.28))
+    parser.add_argument("--shares", type=float, nargs=5, default=(0.14, 0.2, 0.27, 0.04, 0.35))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
