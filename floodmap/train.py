@@ -52,8 +52,10 @@ class TrainConfig:
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.5, 0.3, 0.2)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.36, 0.1, 0.06, 0.48)
+    prompt_shares: tuple[float, ...] = (0.24, 0.2, 0.1, 0.46)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
+    joined: float = 0.75
+    """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
     warmup: float = 0.03
@@ -66,7 +68,7 @@ class TrainConfig:
     """
     dry_weight: float = 3.5
     """How much more the cross-entropy of a view without flood counts: Dice, which such a view lacks, is as large."""
-    steadiness: float = 5.0
+    steadiness: float = 10.0
     """Weight of the squared difference between what is made of a view and of a part of it: see `_unsteadiness`."""
     ema_steps: int = 400
     """Memory of the averaged weights, in steps."""
@@ -207,8 +209,11 @@ def train_step(
     logits, far_loss = _learn(model, far, {}, config, generator)
     # Decoding parts as well costs a third of a step, so it is not done in every one; and points would have to be cut.
     steadied = kind in ("none", "coarse") and _draw((0.5, 0.5), generator) == 1
-    prompts = simulate(kind, near, pairs, logits, generator)
-    _, near_loss = _learn(model, near, prompts, config, generator, steadied=steadied)
+    has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), generator) == 1)
+    prompts: dict[str, object] = {"masks": coarse_prompt(logits, pairs)} if has_mask else {}
+    if kind == "box":
+        prompts["boxes"] = simulate_boxes(near.target, near.scored, generator)
+    _, near_loss = _learn(model, near, prompts, config, generator, steadied=steadied, clicked=kind == "points")
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return (far_loss + near_loss) / 2
@@ -226,13 +231,21 @@ def _learn(
     generator: torch.Generator,
     *,
     steadied: bool = False,
+    clicked: bool = False,
 ) -> tuple[Tensor, float]:
-    """Add the gradients of one batch of views; returns their logits and the loss."""
+    """Add the gradients of one batch of views; returns their logits and the loss.
+
+    `clicked`: points are added, many of them where the model is wrong without.
+    """
     device, size = views.rgb.device, views.rgb.shape[-1]
     offset_xy = torch.randint(0, FRAME - size + 1, (len(views.rgb), 2), generator=generator).float().to(device)
     with torch.autocast(device.type, torch.bfloat16):
         with torch.set_grad_enabled(not config.frozen_encoder):
             embedding, skips = model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
+        if clicked:
+            with torch.no_grad():
+                guess, _ = model.decode(embedding, skips, **prompts)
+            prompts = {**prompts, "points": simulate_points(views.target, views.scored, guess > 0, generator)}
         logits, iou = model.decode(embedding, skips, offset_xy=offset_xy, **prompts)
         unsteady: Tensor | float = 0.0
         if steadied:
@@ -306,17 +319,6 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_
     return cross + dice + 0.05 * F.mse_loss(iou, true_iou)
 
 
-def simulate(kind: str, near: Views, pairs: Pairs, far_logits: Tensor, generator: torch.Generator) -> dict[str, object]:
-    """Prompts of one kind for a batch of near views, as a person or the tool itself would give them."""
-    if kind == "points":
-        return {"points": simulate_points(near.target, near.scored, generator)}
-    if kind == "box":
-        return {"boxes": simulate_boxes(near.target, near.scored, generator)}
-    if kind == "coarse":
-        return {"masks": coarse_prompt(far_logits, pairs)}
-    return {}
-
-
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     """What was made of the far views, where the near ones lie: mask prompts (B, 1, near/4, near/4)."""
     near_size, far_size = pairs.near.rgb.shape[-1], pairs.far.rgb.shape[-1]
@@ -329,22 +331,35 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def simulate_points(target: Tensor, scored: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One to eight points a crop, most on flood, the others on dry ground; pictures without a class get none of it."""
+def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One to eight points a crop, half of them where the guess is wrong, as by a person who corrects it.
+
+    Of the others most lie on flood; pictures without a class get none of it.
+
+    Args:
+        target: flood share (B, H, W).
+        scored: bool (B, H, W).
+        guess: what was made of the crops before, bool (B, H/2, W/2).
+        generator: of all draws.
+
+    Returns:
+        Coordinates (B, N, 2) and labels (B, N), as `FloodSam.forward` takes them.
+    """
     batch, _, width = target.shape
     count = int(torch.randint(1, 9, (), generator=generator))
-    wanted = (torch.rand(batch, count, generator=generator) < 0.65).long()
-    wanted[:, 0] = 1
     points = torch.zeros(batch, count, 2)
     labels = torch.full((batch, count), -1)
+    flooded, known = (target > 0.5).cpu(), scored.cpu()
+    wrong = guess.cpu().repeat_interleave(2, dim=1).repeat_interleave(2, dim=2) != flooded
     for i in range(batch):
-        for label, choice in ((1, target[i] > 0.5), (0, target[i] < 0.5)):
-            slots = (wanted[i] == label).nonzero()[:, 0]
-            places = (choice & scored[i]).flatten().nonzero()[:, 0].cpu()
-            if len(places) and len(slots):
-                drawn = places[torch.randint(len(places), (len(slots),), generator=generator)]
-                points[i, slots] = torch.stack([drawn % width, drawn // width], dim=1).float()
-                labels[i, slots] = label
+        for slot in range(count):
+            corrects = _draw((0.5, 0.5), generator) == 1 and bool((wrong[i] & known[i]).any())
+            choice = wrong[i] if corrects else flooded[i] == (_draw((0.35, 0.65), generator) == 1)
+            places = (choice & known[i]).flatten().nonzero()[:, 0]
+            if len(places):
+                place = int(places[torch.randint(len(places), (), generator=generator)])
+                points[i, slot] = torch.tensor([place % width, place // width]).float()
+                labels[i, slot] = int(flooded[i].flatten()[place])
     return points.to(target.device), labels.to(target.device)
 
 

@@ -121,11 +121,16 @@ def test_points_and_boxes_are_drawn_where_they_belong() -> None:
     target[0, 10:30, 20:50] = 1
     target[1] = 1
     scored = torch.ones(3, 64, 64, dtype=torch.bool)
-    for _ in range(5):
-        xy, labels = simulate_points(target, scored, generator)
+    guess = torch.zeros(3, 32, 32, dtype=torch.bool)
+    guess[:, :, :16] = True
+    right = []
+    for _ in range(20):
+        xy, labels = simulate_points(target, scored, guess, generator)
         for i in range(3):
             for (x, y), label in zip(xy[i].long().tolist(), labels[i].tolist(), strict=True):
                 assert label == -1 or target[i, y, x] == label
+                right += [guess[i, y // 2, x // 2] == label] if label >= 0 else []
+    assert 0.15 < sum(map(int, right)) / len(right) < 0.45  # half of all points correct what is wrong
     boxes = simulate_boxes(target, scored, generator)
     assert ((boxes[0] - torch.tensor([20.0, 10.0, 50.0, 30.0])).abs() < 4).all()
     assert boxes[2].tolist() == [0, 0, 64, 64]
