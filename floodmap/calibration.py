@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,18 @@ Floats = NDArray[np.float64]
 PERCENT = np.arange(101) / 100
 BINS = 15
 """Bins of the expected calibration error, as is usual since Guo et al. 2017."""
+
+
+class Calibration(NamedTuple):
+    """What is done to a model's logits so that its probabilities are shares (Platt 1999): scaled, then shifted."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+UNCALIBRATED = Calibration()
+SCALES, SHIFTS = (0.4, 2.0), (-1.0, 1.0)
+"""Bounds of what is fitted: a handful of pictures, all right or all dry, would ask for infinities."""
 
 
 def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Floats, Floats, Floats]:
@@ -44,16 +57,16 @@ def recalibrated(scale: float, shift: float) -> Floats:
     return np.asarray(1 / (1 + np.exp(-(scale * _logit() + shift))))
 
 
-def fit(histogram: Histogram) -> tuple[float, float]:
-    """Scale and shift of the logits under which the counts are likeliest."""
+def fit(histogram: Histogram) -> Calibration:
+    """Scale and shift of the logits under which the counts are likeliest, within bounds."""
     counts, logit = histogram.astype(np.float64) / max(histogram.sum(), 1), _logit()
 
     def loss(parameters: Floats) -> float:
         z = parameters[0] * logit + parameters[1]
         return float((counts[:, 1] * np.logaddexp(0, -z) + counts[:, 0] * np.logaddexp(0, z)).sum())
 
-    scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-    return float(scale), float(shift)
+    scale, shift = minimize(loss, Calibration(), method="Nelder-Mead", bounds=(SCALES, SHIFTS)).x
+    return Calibration(float(scale), float(shift))
 
 
 def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: int = 0) -> float:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from floodmap.calibration import UNCALIBRATED, Calibration
 from floodmap.encoder import EncoderConfig, Skips, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
@@ -23,6 +24,8 @@ from floodmap.scene import Tile
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
+SUREST = 9.2
+"""Largest logit of a mask prompt."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
@@ -42,7 +45,7 @@ def load_segmenter(
     chosen = pick_device(device)
     dtype = pick_dtype(chosen, precision)
     if model.path.suffix == ".safetensors":
-        return FloodSegmenter(model, _load_flood_sam(model.path), chosen, dtype)
+        return FloodSegmenter(model, *_load_flood_sam(model.path), chosen, dtype)
     return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
 
 
@@ -83,9 +86,16 @@ class FloodSegmenter:
     knows_floods = True
     multiple = 32
 
-    def __init__(self, model: ResolvedModel, network: FloodSam, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: ResolvedModel,
+        network: FloodSam,
+        calibration: Calibration,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.name, self.sha256 = model.name, model.sha256
-        self.device, self.dtype = device, dtype
+        self.calibration, self.device, self.dtype = calibration, device, dtype
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         network.eval().requires_grad_(False)
@@ -104,7 +114,8 @@ class FloodSegmenter:
         valid = F.pad(torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device), pad)
         embedding, skips = self.network.encode(rgb, valid)
         logits = self._decode(embedding, skips, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
-        full = F.interpolate(logits[:, None].float(), rgb.shape[-2:], mode="bilinear", align_corners=False)
+        logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
+        full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_().cpu().numpy()
 
     def _decode(
@@ -129,7 +140,7 @@ class FloodSegmenter:
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
                 boxes = self._tensor(np.concatenate(corners) - PIXEL_CENTRE)[None]
             if p.mask is not None:
-                masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw)
+                masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw, self.calibration)
             part = slice(i, i + 1)
             one = (skips[0][part], skips[1][part], skips[2][part])
             decoded.append(self.network.decode(embedding[part], one, points=points, boxes=boxes, masks=masks)[0])
@@ -209,21 +220,25 @@ def prompt_sets(prompts: Prompts) -> list[Prompts]:
     return sets
 
 
-def mask_logits(likelihood: Tensor, shape_hw: tuple[int, int], mask_hw: tuple[int, int]) -> Tensor:
+def mask_logits(
+    likelihood: Tensor, shape_hw: tuple[int, int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
+) -> Tensor:
     """A tile's coarse likelihood, of any resolution, as a mask prompt of logits (1, 1, *mask_hw).
 
     Args:
         likelihood: 0 to 1, (h, w), covering the tile.
         shape_hw: the tile's size in pixels.
         mask_hw: a quarter of the padded tile's size; beyond the tile the prompt says dry.
+        calibration: of the model, which knows its own logits only; undone.
     """
     covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
-    logits = likelihood.clamp(1e-4, 1 - 1e-4).logit()[None, None]
+    logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[None, None] - calibration.shift) / calibration.scale
+    logits = logits.clamp(-SUREST, SUREST)
     logits = F.interpolate(logits, covered, mode="bilinear", align_corners=False)
     return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)
 
 
-def _load_flood_sam(path: Path) -> FloodSam:
+def _load_flood_sam(path: Path) -> tuple[FloodSam, Calibration]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -234,9 +249,10 @@ def _load_flood_sam(path: Path) -> FloodSam:
             )
         network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
         network.load_state_dict(state)
+        calibration = Calibration(**json.loads(header.get("calibration", "{}")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error
-    return network
+    return network, calibration
 
 
 def _load_sam(path: Path) -> Sam:

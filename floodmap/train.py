@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
+from floodmap.calibration import Calibration, Histogram, fit
+from floodmap.dataset import IGNORED, Pairs, PairSampler, Sample, Source, Views
 from floodmap.encoder import EncoderConfig, Skips
 from floodmap.sam import FRAME, FloodSam
 
@@ -32,7 +35,7 @@ PROMPT_KINDS = ("none", "points", "box", "coarse")
 COARSE_FACTOR = 4
 """How much a picture is shrunk for the coarse pass of validation; as in `prompter`."""
 COARSE_LIMIT = 9.2
-"""Largest logit of a coarse prompt: that of the largest probability `segmenter.mask_logits` lets through."""
+"""Largest logit of a coarse prompt, as `segmenter.SUREST`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +147,9 @@ def train(
         state.elapsed = time.monotonic() - started
         ends = config.progress(state.step, state.elapsed) >= 1
         if ends or config.is_checkpoint(state.step, state.elapsed - saved):
-            scores = validate(averaged, config, validation, device)
+            scores, histogram = validate(averaged, config, validation, device)
             measured = {"val_iou_none": scores[0], "val_iou_auto": scores[1], "steps": state.step}
-            export(averaged.state, config, folder / "model.safetensors", measured)
+            export(averaged.state, config, folder / "model.safetensors", measured, fit(histogram))
             state.since_best += 1
             if scores[1] > state.best:
                 state.best, state.since_best = scores[1], 0
@@ -381,21 +384,27 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
 @torch.no_grad()
 def validate(
     averaged: Averaged, config: TrainConfig, samples: Sequence[Sample], device: torch.device
-) -> tuple[float, float]:
-    """Mean IoU with no prompt, and with the coarse pass as a prompt."""
+) -> tuple[tuple[float, float], Histogram]:
+    """Mean IoU with no prompt, and with the coarse pass as a prompt; counts by probability of the latter."""
     model = FloodSam(config.encoder).to(device).to(memory_format=torch.channels_last)
     model.load_state_dict(averaged.state)
     model.eval()
-    scores = torch.tensor([sample_iou(model, sample, device) for sample in samples])
-    none, auto = scores.mean(dim=0).tolist()
-    return none, auto
+    scores, histogram = torch.zeros(len(samples), 2), np.zeros((101, 2), np.int64)
+    for i, sample in enumerate(samples):
+        none, auto = sample_logits(model, sample, device)
+        scores[i] = torch.tensor([_iou(sample.mask, logits > 0) for logits in (none, auto)])
+        scored = sample.mask != IGNORED
+        percent = (auto.sigmoid().numpy()[scored] * 100).round().astype(np.int64)
+        histogram += np.bincount(percent * 2 + (sample.mask[scored] == 1), minlength=202).reshape(101, 2)
+    mean_none, mean_auto = scores.mean(dim=0).tolist()
+    return (mean_none, mean_auto), histogram
 
 
 @torch.no_grad()
-def sample_iou(model: FloodSam, sample: Sample, device: torch.device) -> tuple[float, float]:
-    """IoU of one whole picture, in one window, at its own pixels: with no prompt, and with the coarse pass as a prompt.
+def sample_logits(model: FloodSam, sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits of one whole picture, in one window, at its own pixels: with no prompt, and with the coarse pass as one.
 
-    1 where prediction and mask are both empty.
+    Both (height, width), on the CPU.
     """
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
     height, width = rgb.shape[-2:]
@@ -406,8 +415,7 @@ def sample_iou(model: FloodSam, sample: Sample, device: torch.device) -> tuple[f
         pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
         cells = F.pad(cells, pad, value=-6.0)
         none, auto = _whole(model, rgb), _whole(model, rgb, masks=cells)
-    real = torch.from_numpy(sample.mask) == 1
-    return _iou((none[0, 0] > 0).cpu(), real), _iou((auto[0, 0] > 0).cpu(), real)
+    return none[0, 0].cpu(), auto[0, 0].cpu()
 
 
 def _whole(model: FloodSam, rgb: Tensor, **prompts: Tensor) -> Tensor:
@@ -421,15 +429,26 @@ def _whole(model: FloodSam, rgb: Tensor, **prompts: Tensor) -> Tensor:
     return full[..., :height, :width]
 
 
-def _iou(flood: Tensor, real: Tensor) -> float:
-    union = int((flood | real).sum())
-    return int((flood & real).sum()) / union if union else 1.0
+def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
+    """1 where prediction and mask are both empty."""
+    said, real = flood.numpy() & (mask != IGNORED), mask == 1
+    union = int((said | real).sum())
+    return int((said & real).sum()) / union if union else 1.0
 
 
-def export(state: Mapping[str, Tensor], config: TrainConfig, path: Path, scores: Mapping[str, float]) -> None:
-    """Write weights as float16 safetensors with their config in the header."""
+def export(
+    state: Mapping[str, Tensor],
+    config: TrainConfig,
+    path: Path,
+    scores: Mapping[str, float],
+    calibration: Calibration,
+) -> None:
+    """Write weights as float16 safetensors with their config, and what their logits mean, in the header."""
     half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
-    header = {"architecture": "flood_sam", "config": json.dumps(asdict(config)), "scores": json.dumps(dict(scores))}
+    header = {
+        "architecture": "flood_sam", "config": json.dumps(asdict(config)), "scores": json.dumps(dict(scores)),
+        "calibration": json.dumps(calibration._asdict()),
+    }  # fmt: skip
     temporary = path.with_suffix(".part")
     save_file(half, temporary, metadata=header)
     temporary.replace(path)

@@ -89,6 +89,20 @@ def test_a_coarse_likelihood_becomes_logits_over_the_tile_and_dry_beyond_it() ->
     assert (logits[0, 0, 10:] < -5).all() and (logits[0, 0, :, 14:] < -5).all()
 
 
+def test_calibration_scales_and_shifts_the_logits_and_mask_prompts_mean_the_same(tmp_path: Path) -> None:
+    plain = load_segmenter(save_tiny(tmp_path / "plain.safetensors"), "cpu", "float32")
+    header = json.dumps({"scale": 0.5, "shift": 0.25})
+    calibrated = load_segmenter(save_tiny(tmp_path / "one.safetensors", calibration=header), "cpu", "float32")
+    assert isinstance(plain, FloodSegmenter) and isinstance(calibrated, FloodSegmenter)
+    tile, coarse = make_tile((64, 96)), torch.linspace(0.1, 0.9, 96).view(8, 12)
+    for own, other in ((None, None), (coarse, (coarse.logit() * 0.5 + 0.25).sigmoid())):
+        raw, found = (
+            torch.from_numpy(model.predict([tile], [Prompts(mask=None if mask is None else mask.numpy())]))
+            for model, mask in ((plain, own), (calibrated, other))
+        )
+        torch.testing.assert_close(found, (raw.logit() * 0.5 + 0.25).sigmoid(), atol=1e-4, rtol=0)
+
+
 def test_every_box_is_a_prompt_of_its_own_with_the_points_inside_it() -> None:
     sets = prompt_sets(
         Prompts(

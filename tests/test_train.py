@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -93,7 +94,7 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
 def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
-    monkeypatch.setattr(floodmap.train, "validate", lambda *_: next(scores))
+    monkeypatch.setattr(floodmap.train, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
     best = train(replace(CONFIG, steps=9, checkpoint_steps=1, patience=2), [source], source.samples, tmp_path)
     assert best.name == "best.safetensors"
     with safe_open(best, framework="pt") as file:
