@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -64,18 +65,33 @@ Prompter = Callable[[Tile], Prompts]
 def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["auto", "none"]) -> Prompter:
     """What tells the model where to look, window by window."""
     if wanted == "none":
-        return lambda _: Prompts.none()
+        return unprompted
     if isinstance(wanted, Path):
         given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
-        return lambda tile: given.within(tile.window)
-    if segmenter.knows_floods and max(scene.height, scene.width) < COARSE_LEAST * COARSE_FACTOR:
-        return lambda _: Prompts.none()
+        return joined(given, far_view(scene, segmenter))
     if segmenter.knows_floods:
-        coarse = coarse_pass(scene, segmenter)
-        return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
+        return far_view(scene, segmenter)
     preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
     likely = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
     return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
+
+
+def unprompted(_: Tile) -> Prompts:
+    """No prompt for any window."""
+    return Prompts.none()
+
+
+def far_view(scene: Scene, segmenter: Segmenter) -> Prompter:
+    """A coarse pass as a mask prompt: nothing for models that do not know floods, and for scenes too small for one."""
+    if not segmenter.knows_floods or max(scene.height, scene.width) < COARSE_LEAST * COARSE_FACTOR:
+        return unprompted
+    coarse = coarse_pass(scene, segmenter)
+    return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
+
+
+def joined(given: Prompts, prompter: Prompter) -> Prompter:
+    """A person's points and boxes, in pixels of the scene, together with another prompter's masks."""
+    return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)
 
 
 def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:

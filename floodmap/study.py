@@ -19,7 +19,7 @@ from floodmap.masks import RasterMask
 from floodmap.oracle import PromptKind, add_point, reference_box
 from floodmap.outlines import PolygonMask
 from floodmap.pairs import VECTORS
-from floodmap.prompter import Prompter, Segmenter, make_prompter
+from floodmap.prompter import Prompter, Segmenter, far_view, joined, make_prompter
 from floodmap.prompts import Prompts
 from floodmap.scene import Scene
 from floodmap.scores import COUNTS, Scores
@@ -175,20 +175,17 @@ def _segment(scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, refer
     def run(prompter: Prompter) -> Codes:
         return segment_whole(scene, grid, model, prompter)
 
-    def told(prompts: Prompts) -> Prompter:
-        return lambda tile: prompts.within(tile.window)
-
-    given = Prompts.none()
     if kind.source in ("auto", "none"):
-        return run(make_prompter(scene, model, kind.source)), given
+        return run(make_prompter(scene, model, kind.source)), Prompts.none()
+    far = far_view(scene, model)
     if kind.source == "box":
         given = reference_box(reference)
-        return run(told(given)), given
-    given = add_point(given, None, reference)
-    codes = run(told(given))
+        return run(joined(given, far)), given
+    given = add_point(Prompts.none(), None, reference)
+    codes = run(joined(given, far))
     for _ in range(kind.count - 1):
         given = add_point(given, _flooded(codes), reference)
-        codes = run(told(given))
+        codes = run(joined(given, far))
     return codes, given
 
 

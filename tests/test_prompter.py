@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import SceneFactory
@@ -46,6 +49,21 @@ def test_every_window_is_prompted_with_its_part(make_scene: SceneFactory) -> Non
         prompter = make_prompter(scene, FakeSegmenter(), "auto")
         left, right = (prompter(scene.read(Window(0, col, 128, 128))).mask for col in (0, 384))
     assert left is not None and right is not None and right.min() > left.max() and left.min() > 0 and right.max() < 1
+
+
+def test_what_a_person_drew_comes_on_top_of_the_far_view(make_scene: SceneFactory, tmp_path: Path) -> None:
+    point = {"type": "Feature", "properties": {"label": 1}, "geometry": {"type": "Point", "coordinates": [400, -20]}}
+    clicks = tmp_path / "clicks.geojson"
+    clicks.write_text(json.dumps({"type": "FeatureCollection", "features": [point]}))
+    path = make_scene(pixels=ramp(512, 512), crs=None, transform=None)
+    with Scene.open(path) as scene:
+        knows, sam = FakeSegmenter(), FakeSegmenter()
+        sam.knows_floods = False
+        prompter, alone = (make_prompter(scene, segmenter, clicks) for segmenter in (knows, sam))
+        tiles = [scene.read(Window(0, col, 128, 128)) for col in (0, 384)]
+    assert [len(prompter(tile).points_xy) for tile in tiles] == [0, 1]
+    assert all(prompter(tile).mask is not None for tile in tiles)
+    assert len(alone(tiles[1]).points_xy) == 1 and alone(tiles[1]).mask is None
 
 
 def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
