@@ -17,10 +17,11 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
         hidden: show nothing (-q).
 
     Yields:
-        A function to report with: `update(done, total)`; total defaults to 1, None means that it is not known.
+        A function to report with: `update(done, total, label)`; total defaults to 1, None means that it is not known,
+        and a label takes the place of the first.
     """
     if hidden or not sys.stderr.isatty():
-        yield lambda done, total=1.0: None
+        yield lambda done, total=1.0, label="": None
         return
     from rich import progress
     from rich.console import Console
@@ -29,7 +30,9 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
     columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn(), *counts]
     with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, visible=False)
-        yield lambda done, total=1.0: bar.update(task, completed=done, total=total, visible=True)
+        yield lambda done, total=1.0, label=label: bar.update(
+            task, completed=done, total=total, description=label, visible=True
+        )
 
 
 @contextmanager

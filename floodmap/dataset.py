@@ -152,7 +152,7 @@ class PairSampler:
         self.sources = tuple(sources)
         self.generator = generator
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
-        self._shares = torch.tensor([source.share for source in self.sources])
+        self._shares = torch.tensor([float(source.share) for source in self.sources])
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
         """Draw as many pairs, of views with sides of these lengths in pixels."""

@@ -13,6 +13,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
@@ -25,6 +26,34 @@ STRIDE = 16
 """Pixels per cell of the image embedding."""
 DRAWN_RADIUS, DRAWN_LOGIT = 14.0, 6.0
 """How large, in pixels, and how sure a point is drawn into the mask prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What an image encoder made of a batch of tiles."""
+
+    embedding: Tensor
+    """(B, E, h, w)."""
+    skips: Skips | None
+    """Detail for the decoder, where it takes any."""
+    shape_hw: tuple[int, int]
+    """Of the tiles, in pixels."""
+
+    def __getitem__(self, part: slice) -> Encoded:
+        """Some tiles of the batch."""
+        skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
+        return Encoded(self.embedding[part], skips, self.shape_hw)
+
+    def crop(self, rows: slice, cols: slice) -> Encoded:
+        """The same part of every tile, in pixels, multiples of 32; of encoders that keep a tile's own size."""
+
+        def cut(x: Tensor, stride: int) -> Tensor:
+            return x[..., rows.start // stride : rows.stop // stride, cols.start // stride : cols.stop // stride]
+
+        if self.skips is None:
+            raise ValueError("an embedding of SAM's frame cannot be cropped")
+        skips = (cut(self.skips[0], 8), cut(self.skips[1], 4), cut(self.skips[2], 2))
+        return Encoded(cut(self.embedding, STRIDE), skips, (rows.stop - rows.start, cols.stop - cols.start))
 
 
 class Decoder(MaskDecoder):
@@ -146,26 +175,26 @@ class FloodSam(nn.Module):
         Returns:
             Flood logits (B, H/2, W/2) and the predicted IoU (B,).
         """
-        embedding, skips = self.encode(rgb, valid)
-        return self.decode(embedding, skips, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
+        return self.decode(self.encode(rgb, valid), points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
-    def encode(self, rgb: Tensor, valid: Tensor) -> tuple[Tensor, Skips]:
+    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
         image = (rgb - self.pixel_mean).div_(self.pixel_std).masked_fill_(~valid[:, None], 0.0)
         image = image.to(self.image_encoder.skip4.weight.dtype, memory_format=torch.channels_last)
-        return self.image_encoder(image)
+        embedding, skips = self.image_encoder(image)
+        return Encoded(embedding, skips, (rgb.shape[-2], rgb.shape[-1]))
 
     def decode(
         self,
-        embedding: Tensor,
-        skips: Skips,
+        encoded: Encoded,
         *,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Prompts and an encoded image to logits; arguments as in `forward`."""
+        """Prompts and encoded images to logits; arguments as in `forward`."""
+        embedding = encoded.embedding
         batch = embedding.shape[0]
         if offset_xy is None:
             offset_xy = torch.zeros(batch, 2, device=embedding.device)
@@ -184,7 +213,7 @@ class FloodSam(nn.Module):
                 masks = torch.zeros(batch, 1, 4 * embedding.shape[-2], 4 * embedding.shape[-1], device=embedding.device)
             dense = self.prompt_encoder.mask_downscaling(draw_prompts(masks, points, boxes))
         dense = dense.to(embedding.dtype)
-        logits, iou = self.mask_decoder.predict_masks(embedding, position, sparse, dense, skips)
+        logits, iou = self.mask_decoder.predict_masks(embedding, position, sparse, dense, encoded.skips)
         return logits[:, 0], iou[:, 0]
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
@@ -222,7 +251,7 @@ def draw_prompts(masks: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Ten
 
 
 class Sam(nn.Module):
-    """Meta's SAM with its own image encoder, from official weights."""
+    """Meta's SAM with its own image encoder, which sees every tile stretched to a frame of 1024 x 1024 pixels."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -238,44 +267,97 @@ class Sam(nn.Module):
             transformer_dim=256,
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
+        self.recomputes = False
+        """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 
-    def encode(self, rgb: Tensor, valid: Tensor, scale: float) -> Tensor:
+    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Tiles to embeddings (B, 256, 64, 64).
 
         Args:
-            rgb: uint8 (B, 3, H, W).
+            rgb: (B, 3, H, W), 0 to 255. The longer side is stretched to 1024; the package's own resizing of tensors
+                reads the wrong axes on images that are not square, so it is done here.
             valid: bool (B, H, W); other pixels are blanked.
-            scale: the tile's longer side times this is 1024. The package's own resizing of tensors reads the wrong axes
-                on images that are not square, so it is done here.
         """
         image = ((rgb.float() - self.pixel_mean) / self.pixel_std).masked_fill_(~valid[:, None], 0.0)
-        if scale != 1.0:
-            shape_hw = tuple(round(side * scale) for side in image.shape[-2:])
-            image = F.interpolate(image, shape_hw, mode="bilinear", align_corners=False, antialias=True)
-        pad = (0, FRAME - image.shape[-1], 0, FRAME - image.shape[-2])
-        return self.image_encoder(F.pad(image, pad))
+        height, width = rgb.shape[-2:]
+        framed_hw = _framed((height, width))
+        if framed_hw != (height, width):
+            image = F.interpolate(image, framed_hw, mode="bilinear", align_corners=False, antialias=True)
+        image = F.pad(image, (0, FRAME - framed_hw[1], 0, FRAME - framed_hw[0]))
+        return Encoded(self._embed(image.to(self.image_encoder.neck[0].weight.dtype)), None, (height, width))
+
+    def _embed(self, image: Tensor) -> Tensor:
+        if not self.recomputes:
+            return self.image_encoder(image)
+        encoder = self.image_encoder
+        x = encoder.patch_embed(image) + encoder.pos_embed
+        for block in encoder.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+        return encoder.neck(x.permute(0, 3, 1, 2))
 
     def decode(
-        self, embedding: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, *, multimask: bool
+        self,
+        encoded: Encoded,
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        offset_xy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `FloodSam.decode`, once trained for floods.
+
+        Returns:
+            Logits (B, h, w), four pixels of the frame to a side, and the predicted IoU (B,).
+        """
+        height, width = encoded.shape_hw
+        scale = FRAME / max(height, width)
+        framed_h, framed_w = _framed((height, width))
+        if points is not None:
+            points = ((points[0] + 0.5) * scale - 0.5, points[1])
+        if boxes is not None:
+            boxes = (boxes + 0.5) * scale - 0.5
+        if masks is not None:
+            masks = F.interpolate(masks, (framed_h // 4, framed_w // 4), mode="bilinear", align_corners=False)
+            masks = F.pad(masks, (0, FRAME // 4 - masks.shape[-1], 0, FRAME // 4 - masks.shape[-2]), value=-6.0)
+        logits, iou = self.predict_masks(encoded, points, boxes, masks, multimask=False)
+        return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
+
+    def predict_masks(
+        self,
+        encoded: Encoded,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None = None,
+        *,
+        multimask: bool,
     ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, masks, 256, 256) and predicted IoU (B, masks) of one prompt set an image.
 
         Args:
-            embedding: (B, 256, 64, 64).
+            encoded: the images.
             points: coordinates (B, N, 2) in the 1024-pixel frame, x first, and labels (B, N).
             boxes: (B, 4) in the frame.
+            masks: logits (B, 1, 256, 256).
             multimask: three masks for an ambiguous prompt instead of one.
         """
-        sparse, dense = self.prompt_encoder(points, boxes, None)
+        embedding = encoded.embedding
+        dtype, batch = self.mask_decoder.iou_token.weight.dtype, len(embedding)
+        sparse, dense = self.prompt_encoder(points, boxes, masks)
         return self.mask_decoder(
-            image_embeddings=embedding.float(),
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
+            image_embeddings=embedding.to(dtype),
+            image_pe=self.prompt_encoder.get_dense_pe().to(dtype),
+            sparse_prompt_embeddings=sparse.to(dtype).expand(batch, -1, -1),
+            dense_prompt_embeddings=dense.to(dtype),
             multimask_output=multimask,
         )
+
+
+def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:
+    """A tile's size once its longer side is stretched to the frame."""
+    height, width = (max(4, round(side * FRAME / max(shape_hw))) for side in shape_hw)
+    return height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,16 +387,26 @@ def vit_encoder(shape: VitShape) -> ImageEncoderViT:
     )  # fmt: skip
 
 
+def architecture_of(state: Mapping[str, Tensor]) -> str:
+    """Which of `VIT` a state dict is of; that shows in the patch embedding.
+
+    Raises:
+        ModelError: of none.
+    """
+    patch = state.get("image_encoder.patch_embed.proj.weight")
+    for name, shape in VIT.items():
+        if patch is not None and patch.shape[0] == shape.embed_dim:
+            return name
+    raise ModelError("not a checkpoint of SAM ViT-B, ViT-L or ViT-H; choose another --model")
+
+
 def build_sam(state: Mapping[str, Tensor]) -> Sam:
-    """SAM from an official state dict; which of the three it is shows in the patch embedding.
+    """SAM from an official state dict.
 
     Raises:
         ModelError: the state dict is not one of SAM's.
     """
-    patch = state.get("image_encoder.patch_embed.proj.weight")
-    shape = next((s for s in VIT.values() if patch is not None and patch.shape[0] == s.embed_dim), None)
-    if shape is None:
-        raise ModelError("not a checkpoint of SAM ViT-B, ViT-L or ViT-H; choose another --model")
+    shape = VIT[architecture_of(state)]
     with torch.device("meta"):
         network = Sam(vit_encoder(shape))
     weights = {name: tensor.float() for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}

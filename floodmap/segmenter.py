@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.calibration import UNCALIBRATED, Calibration
-from floodmap.encoder import EncoderConfig, Skips, fuse
+from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
-from floodmap.sam import FRAME, FloodSam, Sam, build_sam
+from floodmap.sam import FRAME, VIT, Encoded, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
 
 PIXEL_CENTRE = 0.5
@@ -45,7 +46,7 @@ def load_segmenter(
     chosen = pick_device(device)
     dtype = pick_dtype(chosen, precision)
     if model.path.suffix == ".safetensors":
-        return FloodSegmenter(model, *_load_flood_sam(model.path), chosen, dtype)
+        return FloodSegmenter(model, *_load_trained(model.path), chosen, dtype)
     return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
 
 
@@ -81,7 +82,7 @@ def _has_bf16_instructions() -> bool:
 
 
 class FloodSegmenter:
-    """The shipped kind of model: knows floods, needs no prompt, takes tiles of any size."""
+    """A model that floodmap trained: knows floods, needs no prompt, takes tiles of any size."""
 
     knows_floods = True
     multiple = 32
@@ -89,7 +90,7 @@ class FloodSegmenter:
     def __init__(
         self,
         model: ResolvedModel,
-        network: FloodSam,
+        network: FloodSam | Sam,
         calibration: Calibration,
         device: torch.device,
         dtype: torch.dtype,
@@ -112,22 +113,21 @@ class FloodSegmenter:
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         rgb = F.pad(torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device), pad)
         valid = F.pad(torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device), pad)
-        embedding, skips = self.network.encode(rgb, valid)
-        logits = self._decode(embedding, skips, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
+        encoded = self.network.encode(rgb, valid)
+        logits = self._decode(encoded, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_().cpu().numpy()
 
     def _decode(
         self,
-        embedding: Tensor,
-        skips: Skips,
+        encoded: Encoded,
         prompts: Sequence[Prompts],
         mask_hw: tuple[int, int],
         shape_hw: tuple[int, int],
     ) -> Tensor:
         if all(not len(p.points_xy) and not len(p.boxes_xyxy) and p.mask is None for p in prompts):
-            return self.network.decode(embedding, skips)[0]
+            return self.network.decode(encoded)[0]
         decoded = []
         for i, p in enumerate(prompts):
             points = boxes = masks = None
@@ -141,9 +141,8 @@ class FloodSegmenter:
                 boxes = self._tensor(np.concatenate(corners) - PIXEL_CENTRE)[None]
             if p.mask is not None:
                 masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw, self.calibration)
-            part = slice(i, i + 1)
-            one = (skips[0][part], skips[1][part], skips[2][part])
-            decoded.append(self.network.decode(embedding[part], one, points=points, boxes=boxes, masks=masks)[0])
+            one = encoded[i : i + 1]
+            decoded.append(self.network.decode(one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
 
     def _tensor(self, array: NDArray[np.floating[Any]]) -> Tensor:
@@ -175,18 +174,19 @@ class SamSegmenter:
         rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
         valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            embeddings = self.network.encode(rgb, valid, scale)
+            encoded = self.network.encode(rgb, valid)
+        encoded = replace(encoded, embedding=encoded.embedding.float())
         out = np.zeros((len(tiles), height, width), np.float32)
         for i, p in enumerate(prompts):
             sets = prompt_sets(p)
             if not sets:
                 continue
-            logits = [self._decode(embeddings[i : i + 1], one, scale) for one in sets]
+            logits = [self._decode(encoded[i : i + 1], one, scale) for one in sets]
             low = torch.stack(logits).amax(dim=0)
             out[i] = self._upscale(low, (height, width), scale).sigmoid().cpu().numpy()
         return out
 
-    def _decode(self, embedding: Tensor, prompts: Prompts, scale: float) -> Tensor:
+    def _decode(self, encoded: Encoded, prompts: Prompts, scale: float) -> Tensor:
         points = boxes = None
         if len(prompts.points_xy):
             xy = torch.as_tensor(prompts.points_xy * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
@@ -197,7 +197,7 @@ class SamSegmenter:
             )
         # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
         several = boxes is None and len(prompts.points_xy) == 1
-        logits, iou = self.network.decode(embedding, points, boxes, multimask=several)
+        logits, iou = self.network.predict_masks(encoded, points, boxes, multimask=several)
         return logits[0, int(iou[0].argmax())]
 
     @staticmethod
@@ -238,21 +238,28 @@ def mask_logits(
     return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)
 
 
-def _load_flood_sam(path: Path) -> tuple[FloodSam, Calibration]:
+def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if header.get("architecture") != "flood_sam":
-            raise ModelError(
-                f"{path}: architecture {header.get('architecture', 'not named')}, not flood_sam; use another --model"
-            )
-        network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-        network.load_state_dict(state)
+        network = _network(path, header, state)
         calibration = Calibration(**json.loads(header.get("calibration", "{}")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error
     return network, calibration
+
+
+def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor]) -> FloodSam | Sam:
+    architecture = header.get("architecture", "not named")
+    if architecture in VIT:
+        return build_sam(state)
+    if architecture != "flood_sam":
+        known = ", ".join(["flood_sam", *VIT])
+        raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
+    network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
+    network.load_state_dict(state)
+    return network
 
 
 def _load_sam(path: Path) -> Sam:

@@ -8,8 +8,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional as F
 
+from floodmap.clicks import coarse_prompt
 from floodmap.dataset import PairSampler, Sample, Source
-from floodmap.train import coarse_prompt
 
 
 def make_source(*, from_above: bool = True, side: int = 400) -> Source:

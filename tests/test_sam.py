@@ -45,11 +45,11 @@ def test_a_full_vit_b_state_dict_loads_and_encodes_as_the_package_does(tmp_path:
     ours = build_sam(torch.load(tmp_path / "sam_vit_b.pth", weights_only=True)).eval()
     rgb = torch.randint(0, 256, (1, 3, 1024, 1024), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     valid = torch.ones(1, 1024, 1024, dtype=torch.bool)
-    encoded = ours.encode(rgb, valid, 1.0)
+    encoded = ours.encode(rgb, valid)
     expected = stock.image_encoder(stock.preprocess(rgb))
-    assert (encoded - expected).norm() / expected.norm() < 1e-5
+    assert (encoded.embedding - expected).norm() / expected.norm() < 1e-5
     points = (torch.tensor([[[300.0, 200.0]]]), torch.tensor([[1]]))
-    logits, quality = ours.decode(encoded, points, None, multimask=True)
+    logits, quality = ours.predict_masks(encoded, points, None, multimask=True)
     sparse, dense = stock.prompt_encoder(points=points, boxes=None, masks=None)
     stock_logits, stock_quality = stock.mask_decoder(expected, stock.prompt_encoder.get_dense_pe(), sparse, dense, True)
     torch.testing.assert_close(logits, stock_logits, rtol=1e-3, atol=1e-3)
@@ -97,9 +97,9 @@ def test_a_shifted_frame_shifts_points_with_the_picture() -> None:
     point = (torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]))
     moved = (point[0] + 8, point[1])
     offset = torch.tensor([[8.0, 8.0]])
-    embedding, skips = network.encode(rgb, valid)
-    here = network.decode(embedding, skips, points=point, offset_xy=offset)[0]
-    elsewhere = network.decode(embedding, skips, points=moved, offset_xy=offset)[0]
+    encoded = network.encode(rgb, valid)
+    here = network.decode(encoded, points=point, offset_xy=offset)[0]
+    elsewhere = network.decode(encoded, points=moved, offset_xy=offset)[0]
     assert not torch.equal(here, elsewhere)
     assert torch.isfinite(here).all()
 

@@ -13,20 +13,13 @@ from safetensors.torch import load_file
 from test_dataset import make_source
 
 import floodmap.train
+from floodmap.clicks import simulate_boxes, simulate_points
 from floodmap.encoder import EncoderConfig
+from floodmap.loss import draw_stretch, flood_loss
 from floodmap.models import resolve
 from floodmap.sam import FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import (
-    TrainConfig,
-    _draw_stretch,
-    flood_loss,
-    schedule,
-    set_training,
-    simulate_boxes,
-    simulate_points,
-    train,
-)
+from floodmap.train import TrainConfig, schedule, set_training, train
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
@@ -83,7 +76,7 @@ def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp
 def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
-    config = replace(CONFIG, steps=3, frozen_encoder=True, ema_steps=1)
+    config = replace(CONFIG, steps=3, what="decoder", ema_steps=1)
     tuned = train(config, [source], source.samples, tmp_path / "tuned", base)
     before, after = load_file(base), load_file(tuned)
     weights = [key for key in before if before[key].is_floating_point()]
@@ -152,7 +145,7 @@ def test_settled_batch_norms_keep_their_statistics() -> None:
 
 def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = [_draw_stretch(side, generator) for side in (32, 96, 256) for _ in range(50)]
+    drawn = [draw_stretch(side, generator) for side in (32, 96, 256) for _ in range(50)]
     assert all(s.start % 32 == 0 and s.stop % 32 == 0 and s.start >= 0 for s in drawn)
     sides = [32] * 50 + [96] * 50 + [256] * 50
     assert all(s.stop <= side and s.stop - s.start >= side / 2 for s, side in zip(drawn, sides, strict=True))
