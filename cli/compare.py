@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import time
 from pathlib import Path
 
 import click
 
-from floodmap.errors import LabelError, OutputError, PromptError
+from floodmap.errors import LabelError, OutputError, PromptError, writing
 
 from .options import device_option, json_option, overwrite_option, verbosity_options
+
+log = logging.getLogger("floodmap.compare")
+
+RESULTS = ("summary.json", "scores.csv", "report.html")
+"""What a comparison writes."""
 
 
 @click.command("compare", short_help="Score models and prompts on labelled pictures.")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
-    "--models", default="finetuned", show_default=True, metavar="LIST",
+    "--models",
+    default="finetuned",
+    show_default=True,
+    metavar="LIST",
     help="Names (see: floodmap models list) or files, separated by commas.",
 )
 @click.option(
-    "--prompts", "kinds", default="auto,none", show_default=True, metavar="LIST",
+    "--prompts",
+    "kinds",
+    default="auto,none",
+    show_default=True,
+    metavar="LIST",
     help="auto, none, point, box, points:N, separated by commas; the last three come from the reference (oracle).",
 )
 @click.option(
-    "-o", "--output", "out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-    help="Folder for scores.csv and summary.json; made if it is not there.",
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Folder for report.html, scores.csv and summary.json; made if it is not there.",
 )
 @click.option(
-    "--split", type=click.Choice(["all", "train", "val", "test"]), default="all", show_default=True,
+    "--split",
+    type=click.Choice(["all", "train", "val", "test"]),
+    default="all",
+    show_default=True,
     help="Which part of the data, where it says so itself.",
 )
 @click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
@@ -51,43 +73,60 @@ def compare(
     """
     from floodmap.audit import audit
     from floodmap.finetune import curves_of
-    from floodmap.frames import FloodRule
     from floodmap.labels import find_labels
     from floodmap.models import resolve
     from floodmap.oracle import PromptKind
     from floodmap.report import write_html
     from floodmap.segmenter import load_segmenter
     from floodmap.study import run_study
+    from floodmap.swaps import swapped_in
     from floodmap.verdict import summary, table, write_tables
 
     wanted = [PromptKind.parse(kind) for kind in kinds.split(",")]
     if len(set(wanted)) < len(wanted):
         raise PromptError(f"--prompts {kinds} names a kind twice")
-    if (out / "summary.json").exists() and not overwrite:
-        raise OutputError(f"{out} holds a comparison already; choose another folder or add --overwrite")
+    _refuse_output(out, overwrite=overwrite)
     audited = audit(find_labels(data), flood_value=flood_value)
+    for finding in audited.findings:
+        log.warning("%s%s", "left out: " if finding.is_fatal else "", finding)
     chosen = [one for one in audited.usable if split in ("all", one.split)]
     if not chosen:
-        raise LabelError(f"{data} has no usable picture{'' if split == 'all' else f' in {split}'}: {audited.table()}")
-    loaded = [load_segmenter(resolve(model.strip()), device) for model in models.split(",")]
+        first = f"; the first finding: {audited.findings[0].text}" if audited.findings else ""
+        raise LabelError(f"{data} has no usable picture{'' if split == 'all' else f' in {split}'}{first}")
+    resolved = [resolve(model.strip()) for model in models.split(",")]
+    loaded = [load_segmenter(model, device) for model in resolved]
     if len({model.name for model in loaded}) < len(loaded):
         raise LabelError(f"--models {models} has two of one name; rename a file")
-    study = run_study(chosen, loaded, wanted, rule=FloodRule(values=audited.flood_values), clock=time.monotonic)
-    out.mkdir(parents=True, exist_ok=True)
-    write_tables(study, out, seed)
+    study = run_study(chosen, loaded, wanted, rule=audited.rule, clock=time.monotonic)
+    swapped = swapped_in(study)
+    for finding in swapped:
+        log.warning("%s", finding)
+    findings = [*audited.findings, *swapped]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_tables(study, out, seed, findings)
     title = f"{' against '.join(study.models)} on {data.name}"
-    log = curves_of(resolve(models.split(",")[-1].strip()).path)
-    write_html(study, out / "report.html", title=title, footer=_footer(data), log=log)
-    click.echo(json.dumps(summary(study, seed), indent=1, ensure_ascii=False) if as_json else table(study))
-    for finding in audited.findings:
-        if finding.is_fatal:
-            click.echo(f"floodmap: left out: {finding.name}: {finding.text}", err=True)
+    footer = _footer(data, len(findings))
+    write_html(study, out / "report.html", title=title, footer=footer, log=curves_of(resolved[-1].path))
+    told = summary(study, seed, findings)
+    click.echo(json.dumps(told, indent=1, ensure_ascii=False) if as_json else table(study))
 
 
-def _footer(data: Path) -> str:
+def _refuse_output(out: Path, *, overwrite: bool) -> None:
+    """Before anything is computed: scoring takes its time."""
+    there = [name for name in RESULTS if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputError(f"{out} holds a comparison already ({there[0]}); choose another folder or add --overwrite")
+    ancestor = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+        raise OutputError(f"{out} cannot be written: {ancestor} is no folder to write to; choose another output folder")
+
+
+def _footer(data: Path, n_findings: int) -> str:
     from datetime import date
 
     from floodmap import __version__
 
     made = f"floodmap {__version__}, {date.today():%d %B %Y}, on {data.name}"
-    return f"{made}; every figure is in scores.csv and summary.json beside this file."
+    wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
+    return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

@@ -92,6 +92,7 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
     help="Tolerance of the outlines; 0 follows every pixel.  [default: 1 pixel]",
 )
 @format_option
+@click.option("--report", is_flag=True, help="Write NAME_report.html too: the results on one page that opens offline.")
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
 @overwrite_option
@@ -109,6 +110,8 @@ def segment(
 
     For each scene NAME the folder gets NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
     NAME.gpkg with the layers `flood` and `unobserved`, all styled for QGIS, and NAME.json with areas and settings.
+    With --report, NAME_report.html tells and shows them on one page; with --resume as well, it is added to results that
+    are there already.
 
     Exit codes: 0 done; 1 a scene was refused or failed; 2 wrong usage; 3 done, but some windows failed and are
     unobserved; 130 interrupted.
@@ -176,8 +179,9 @@ def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
         if area is not None
         else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
     )
+    files = (*result.layers[:1], *([result.sheet] if result.sheet else []))
     failed = f"; {result.failed_windows} windows FAILED and are unobserved" if result.failed_windows else ""
     click.echo(
         f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
-        f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(str(path) for path in result.layers[:1])}"
+        f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(map(str, files))}"
     )

@@ -8,24 +8,44 @@ from typing import Any
 import click
 
 from .options import device_option, overwrite_option, positive, verbosity_options
+from .progress import progress_bar
 
 
 @click.command("train", short_help="Train a model on labelled imagery.")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
-    "-o", "--output", "out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.safetensors",
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.safetensors",
     help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.",
 )
 @click.option("--base", default="finetuned", show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
 @click.option(
-    "--train", "what", type=click.Choice(["full", "decoder"]), default="full", show_default=True,
-    help="Train everything, or the decoder alone: faster, and enough for few pictures.",
+    "--train",
+    "what",
+    type=click.Choice(["full", "lora", "decoder"]),
+    default="full",
+    show_default=True,
+    help="Train everything; the decoder and adapters in a SAM encoder; or the decoder alone: fast, for few pictures.",
 )
 @click.option("--epochs", type=float, default=20.0, show_default=True, callback=positive, help="Looks at each picture.")
 @click.option("--learning-rate", type=float, default=2e-4, show_default=True, callback=positive)
 @click.option(
-    "--val-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2, show_default=True,
+    "--val-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
     help="Share of the pictures to validate on, where the data does not say.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="With --train decoder: views of each picture to encode once and learn from; 0: new ones always.",
 )
 @click.option("--patience", type=click.IntRange(min=1), default=8, show_default=True, help="Half epochs without gain.")
 @click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
@@ -51,5 +71,8 @@ def train(
     from floodmap.segmenter import pick_device
 
     options = FineTuneOptions(device=str(pick_device(device)), **settings)
-    path = fine_tune(data, out, options, overwrite=overwrite, resume=resume)
+    with progress_bar("train", hidden=verbosity < 0) as bar:
+        path = fine_tune(
+            data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage)
+        )
     click.echo(f"{path}: use it with floodmap segment SCENE --model {path} -o OUT")

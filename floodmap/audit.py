@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,13 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from floodmap import codes
 from floodmap.errors import EvaluationError, FloodmapError, LabelError
-from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule
-from floodmap.grid import Window
-from floodmap.labels import Labelled, Labels
+from floodmap.frames import FLOOD, UNOBSERVED, FloodRule
+from floodmap.gdal import gdal_env
+from floodmap.labels import Labelled, Labels, read_label
 from floodmap.masks import RasterMask, flood_values
-from floodmap.pairs import VECTORS
-from floodmap.scene import Scene
+from floodmap.scene import Scene, Tile
 
 Kind = Literal[
     "missing mask", "stray mask", "unreadable", "size", "values", "empty", "full", "unscored", "duplicate", "swapped"
@@ -32,8 +32,8 @@ HASH_SIDE = 8
 """Cosines along each axis that a picture is told by."""
 ALIKE_BITS = 10
 """Most bits of 63 by which the hashes of two copies of one picture differ."""
-SWAPPED_IOU = 0.25
-"""A model that agrees less than this with a picture's mask, and twice as much with another's, says they are swapped."""
+PREVIEW_SIDE = 256
+"""Longest side of what is looked at of a picture, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,11 @@ class Finding:
 
     @property
     def is_fatal(self) -> bool:
+        """Whether the picture is left out for it."""
         return self.kind in FATAL
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +60,22 @@ class Audit:
     """What was found in labelled imagery."""
 
     findings: tuple[Finding, ...]
+    """The fatal ones first."""
     usable: tuple[Labelled, ...]
     """Pictures that can be trained on."""
-    flood_values: tuple[float, ...]
-    """Values of flooded pixels in masks that are rasters."""
+    rule: FloodRule
+    """What is flood: its values in masks that are rasters, its attribute in those that are polygons."""
     groups: NDArray[np.int64]
     """Of each usable picture: those with one number are near-duplicates, and belong on one side of any split."""
 
+    @property
+    def flood_values(self) -> tuple[float, ...]:
+        """Values of flooded pixels in masks that are rasters."""
+        return self.rule.values
+
     def table(self) -> str:
         """The findings as lines of text, the fatal ones first."""
-        lines = [
-            f"{one.kind}: {one.name}: {one.text}" for one in sorted(self.findings, key=lambda one: not one.is_fatal)
-        ]
-        return "\n".join(lines)
+        return "\n".join(map(str, self.findings))
 
 
 def audit(labels: Labels, *, flood_value: str | None = None) -> Audit:
@@ -79,23 +86,25 @@ def audit(labels: Labels, *, flood_value: str | None = None) -> Audit:
         flood_value: which values of the masks are flood, as `FloodRule.parse` reads it; None: found out.
     """
     findings = [
-        Finding(kind="stray mask", name=path.name, text="has no picture; rename it or take it away")
+        Finding(kind="stray mask", name=path.name, text="is the mask of no picture; rename it or take it away")
         for path in labels.strays
     ]
-    rasters = [one.label for one in labels.labelled if one.label and one.label.suffix.lower() not in VECTORS]
     rule = FloodRule.parse(flood_value)
-    if not rule.values and not rule.attribute:
-        rule = FloodRule(values=_common_values(rasters))
+    if not rule.values:
+        rasters = [one.label for one in labels.labelled if one.label and not one.has_polygons]
+        with gdal_env():
+            rule = replace(rule, values=_common_values(rasters))
     usable, hashes = [], []
     for one in labels.labelled:
-        found = list(_findings(one, rule))
+        found, preview = _look_at(one, rule)
         findings += found
-        if not any(finding.is_fatal for finding in found):
+        if preview is not None and not any(finding.is_fatal for finding in found):
             usable.append(one)
-            hashes.append(picture_hash(one.image))
+            hashes.append(_hash_of(preview))
     groups = near_duplicates(hashes)
     findings += _duplicates(usable, groups)
-    return Audit(findings=tuple(findings), usable=tuple(usable), flood_values=rule.values, groups=groups)
+    findings.sort(key=lambda one: not one.is_fatal)
+    return Audit(findings=tuple(findings), usable=tuple(usable), rule=rule, groups=groups)
 
 
 def _common_values(paths: Sequence[Path]) -> tuple[float, ...]:
@@ -116,58 +125,72 @@ def _values_of(path: Path) -> tuple[float, ...] | None:
         return None
 
 
-def _findings(one: Labelled, rule: FloodRule) -> Iterator[Finding]:
+def _look_at(one: Labelled, rule: FloodRule) -> tuple[list[Finding], Tile | None]:
+    """What is wrong with a picture and its mask, and the picture shrunk where it can be read."""
+    if one.label is None:
+        text = f"{one.image} has no mask; add one of its name (.png, .tif: JPEG blurs classes) or take the picture away"
+        return [Finding(kind="missing mask", name=one.name, text=text)], None
+
     def finding(kind: Kind, text: str) -> Finding:
         return Finding(kind=kind, name=one.name, text=text)
 
-    if one.label is None:
-        yield finding("missing mask", f"{one.image} has no mask; add one of the same name, or take the picture away")
-        return
     try:
         with Scene.open(one.image) as scene:
-            shape_hw = scene.height, scene.width
-        if one.label.suffix.lower() in VECTORS:
-            return
-        mask = RasterMask(one.label)
+            preview = scene.preview(PREVIEW_SIDE)
+            return [*_picture_findings(preview, finding), *_mask_findings(one, scene, rule, finding)], preview
     except FloodmapError as error:
-        yield finding("unreadable", str(error))
-        return
-    try:
-        yield from _mask_findings(mask, shape_hw, rule, finding)
-    except EvaluationError as error:
-        yield finding("unreadable", str(error))
-    finally:
-        mask.close()
+        return [finding("unreadable", str(error))], None
+
+
+def _picture_findings(preview: Tile, finding: Callable[[Kind, str], Finding]) -> Iterator[Finding]:
+    if (preview.reason == codes.FAILED).any():
+        yield finding("unreadable", "a part of the picture cannot be read; is the file complete?")
+    elif not preview.valid.any():
+        yield finding("unscored", "the picture has no observed pixel")
 
 
 def _mask_findings(
-    mask: RasterMask, shape_hw: tuple[int, int], rule: FloodRule, finding: Callable[[Kind, str], Finding]
+    one: Labelled, scene: Scene, rule: FloodRule, finding: Callable[[Kind, str], Finding]
 ) -> Iterator[Finding]:
-    frame = mask.frame
-    if frame.crs is None and (frame.height, frame.width) != shape_hw:
-        sizes = f"{frame.width} x {frame.height} pixels, the picture {shape_hw[1]} x {shape_hw[0]}"
-        yield finding("size", f"{mask.path.name} has {sizes}: is it another picture's mask, or resized?")
+    misfit = None if one.has_polygons else _misfit(one, scene, rule, finding)
+    if misfit is not None:
+        yield misfit
         return
-    foreign = mask.values() - {0.0, *rule.values, float(UNOBSERVED)}
+    label, _ = read_label(one, scene, rule)
+    file = one.label.name if one.label else one.name
+    scored, flood = label != UNOBSERVED, label == FLOOD
+    if not scored.any():
+        yield finding("unscored", f"{file} has no pixel that is flooded or dry")
+    elif not flood.any():
+        yield finding("empty", f"{file} has no flood: right for dry ground, else a lost label")
+    elif flood[scored].all():
+        yield finding("full", f"{file} is all flood: is it inverted?")
+
+
+def _misfit(one: Labelled, scene: Scene, rule: FloodRule, finding: Callable[[Kind, str], Finding]) -> Finding | None:
+    """What keeps a mask that is a raster from being read on its picture's pixels."""
+    if one.label is None:
+        return None
+    with closing(RasterMask(one.label)) as mask, gdal_env():
+        frame, values = mask.frame, mask.values()
+    if frame.crs is None and (frame.height, frame.width) != (scene.height, scene.width):
+        sizes = f"{frame.width} x {frame.height} pixels, the picture {scene.width} x {scene.height}"
+        return finding("size", f"{one.label.name} has {sizes}: is it another picture's mask, or resized?")
+    foreign = values - {0.0, *rule.values, float(UNOBSERVED)}
     if foreign:
         shown = ", ".join(f"{value:g}" for value in sorted(foreign)[:4])
-        yield finding("values", f"{mask.path.name} holds {shown} beside what is flood; say what is with --flood-value")
-        return
-    codes = mask.on(frame, rule)(Window(0, 0, frame.height, frame.width))
-    scored, flood = codes != UNOBSERVED, codes == FLOOD
-    if not scored.any():
-        yield finding("unscored", f"{mask.path.name} has no pixel that is flooded or dry")
-    elif not flood.any():
-        yield finding("empty", f"{mask.path.name} has no flood: right for dry ground, else a lost label")
-    elif flood[scored].all():
-        yield finding("full", f"{mask.path.name} is all flood: is it inverted?")
+        return finding("values", f"{one.label.name} holds {shown} beside what is flood; say what is with --flood-value")
+    return None
 
 
 def picture_hash(path: Path) -> NDArray[np.bool_]:
     """Perceptual hash of a picture: signs of its lowest cosines (Zauner 2010, section 3.2.1); bool (63,)."""
     with Scene.open(path) as scene:
-        rgb = scene.preview(256).rgb
-    grey = Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0))).convert("L")
+        return _hash_of(scene.preview(PREVIEW_SIDE))
+
+
+def _hash_of(preview: Tile) -> NDArray[np.bool_]:
+    grey = Image.fromarray(np.ascontiguousarray(preview.rgb.transpose(1, 2, 0))).convert("L")
     small = np.asarray(grey.resize((4 * HASH_SIDE, 4 * HASH_SIDE), Image.Resampling.BOX), np.float64)
     low = dctn(small, norm="ortho")[:HASH_SIDE, :HASH_SIDE].ravel()[1:]
     return np.asarray(low > np.median(low))
@@ -217,31 +240,6 @@ def split_labels(
     for side, use in zip(sides, ("train", "validate"), strict=True):
         if not side:
             raise LabelError(
-                f"no picture of {len(usable)} usable ones is left to {use} on; label more, or split them anew"
+                f"none of the {len(usable)} usable pictures is left to {use} on; label more, or split them anew"
             )
     return tuple(sides[0]), tuple(sides[1])
-
-
-def swapped_masks(usable: Sequence[Labelled], predicted: Sequence[Codes], masks: Sequence[Codes]) -> Iterator[Finding]:
-    """Pairs of pictures of one size whose masks fit each other's picture far better than their own.
-
-    Args:
-        usable: the pictures.
-        predicted: what a model makes of each, uint8 (h, w) of FLOOD and DRY.
-        masks: of each picture, of that size.
-    """
-    own = np.array([_iou(one, mask) for one, mask in zip(predicted, masks, strict=True)])
-    suspects = np.flatnonzero(own < SWAPPED_IOU)
-    for i, j in combinations(suspects.tolist(), 2):
-        if masks[i].shape != masks[j].shape:
-            continue
-        crossed = min(_iou(predicted[i], masks[j]), _iou(predicted[j], masks[i]))
-        if crossed > 2 * SWAPPED_IOU:
-            text = f"its mask seems to be that of {usable[j].name}, and the other way round"
-            yield Finding(kind="swapped", name=usable[i].name, text=text)
-
-
-def _iou(one: Codes, other: Codes) -> float:
-    flood = (one == FLOOD) & (other != UNOBSERVED), other == FLOOD
-    union = int((flood[0] | flood[1]).sum())
-    return int((flood[0] & flood[1]).sum()) / union if union else 1.0

@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.calibration import Histogram, by_threshold, reliability
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from floodmap.page import FAINT, INK, figure, svg_of
 
 COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
 """One a model, in order; the first is what the others are held against."""
-INK, FAINT = "#22303c", "#d5dbe1"
-STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "axes.titlesize": 9.5, "axes.titleweight": "bold", "figure.constrained_layout.use": True,
-    "svg.hashsalt": "floodmap",
-}  # fmt: skip
-
 Values = NDArray[np.float64]
-
-
-@contextmanager
-def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
-    # Without pyplot: it would choose a window system, and keep every figure.
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-        yield figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart"', svg, count=1)
 
 
 def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
@@ -57,7 +22,7 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
         scores: metric to series (model or prompt) to one score a picture.
     """
     edges = np.linspace(0, 1, 21)
-    with _figure(2.6 * len(scores), 2.3, len(scores)) as (figure, axes):
+    with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
         for axis, (metric, series) in zip(axes, scores.items(), strict=True):
             for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
                 counts = np.histogram(values[np.isfinite(values)], edges)[0]
@@ -68,7 +33,7 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
             axis.yaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylabel("pictures")
         axes[0].legend(frameon=False, fontsize=8)
-        return _svg(figure)
+        return svg_of(drawn)
 
 
 def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
@@ -79,7 +44,7 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
     """
     metrics = list(next(iter(means.values())))
     width = 0.8 / len(means)
-    with _figure(7.2, 2.7) as (figure, (axis,)):
+    with figure(7.2, 2.7) as (drawn, (axis,)):
         for number, (colour, (model, scores)) in enumerate(zip(COLOURS, means.items(), strict=False)):
             at = np.arange(len(metrics)) + (number - (len(means) - 1) / 2) * width
             mean, low, high = (np.array([scores[metric][i] for metric in metrics]) for i in range(3))
@@ -90,12 +55,12 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
         axis.set(xticks=range(len(metrics)), xticklabels=metrics, ylim=(0, 1), ylabel="mean over pictures")
         axis.grid(axis="x", visible=False)
         axis.legend(frameon=False, fontsize=8, ncols=len(means), loc="lower left", bbox_to_anchor=(0, 1))
-        return _svg(figure)
+        return svg_of(drawn)
 
 
 def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
     """Reliability, precision over recall, and IoU over threshold of pooled pixels."""
-    with _figure(8.4, 2.7, 3) as (figure, axes):
+    with figure(8.4, 2.7, 3) as (drawn, axes):
         axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
         for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
             said, flooded, _ = reliability(histogram)
@@ -108,7 +73,7 @@ def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
         axes[2].set(title="IoU over threshold", xlabel="threshold", ylabel="pooled IoU", xlim=(0, 1), ylim=(0, 1))
         axes[2].axvline(0.5, color=FAINT, linewidth=1.2)
         axes[0].legend(frameon=False, fontsize=8)
-        return _svg(figure)
+        return svg_of(drawn)
 
 
 def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
@@ -118,37 +83,37 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
         traits: name to one figure a picture.
         scores: model to one IoU a picture.
     """
-    with _figure(2.5 * len(traits), 2.4, len(traits)) as (figure, axes):
+    with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
         for axis, (trait, values) in zip(axes, traits.items(), strict=True):
             for colour, (model, ious) in zip(COLOURS, scores.items(), strict=False):
                 axis.scatter(values, ious, s=12, facecolors="none", edgecolors=colour, linewidths=1.1, label=model)
             axis.set(title=trait, ylim=(0, 1.02))
         axes[0].set_ylabel("IoU")
         axes[0].legend(frameon=False, fontsize=8, loc="lower right")
-        return _svg(figure)
+        return svg_of(drawn)
 
 
 def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> str:
     """Mean IoU of groups of pictures, a bar a model."""
     width = 0.8 / len(means)
-    with _figure(3.9, 2.4) as (figure, (axis,)):
+    with figure(3.9, 2.4) as (drawn, (axis,)):
         for number, (colour, (model, values)) in enumerate(zip(COLOURS, means.items(), strict=False)):
             at = np.arange(len(groups)) + (number - (len(means) - 1) / 2) * width
             axis.bar(at, values, width * 0.92, color=colour, label=model)
         axis.set(xticks=range(len(groups)), xticklabels=groups, ylim=(0, 1), title=title, ylabel="mean IoU")
         axis.grid(axis="x", visible=False)
-        return _svg(figure)
+        return svg_of(drawn)
 
 
 def curves(log: Mapping[str, Values], x: str) -> str:
     """Training curves: losses on the left, scores on the right."""
     names = [name for name in log if name != x and np.isfinite(log[name]).any()]
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]
-    with _figure(7.2, 2.5, 2) as (figure, axes):
+    with figure(7.2, 2.5, 2) as (drawn, axes):
         for axis, side, title in zip(axes, sides, ("Loss", "IoU"), strict=True):
             for colour, name in zip(COLOURS[1:], side, strict=False):
                 axis.plot(log[x], log[name], color=colour, linewidth=1.4, label=name.replace("_", " "))
             axis.set(title=title, xlabel=x)
             if side:
                 axis.legend(frameon=False, fontsize=8)
-        return _svg(figure)
+        return svg_of(drawn)

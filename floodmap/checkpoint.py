@@ -16,6 +16,7 @@ from floodmap.calibration import Calibration
 from floodmap.lora import adapt, merged
 from floodmap.recipe import TrainConfig
 from floodmap.sam import VIT, FloodSam, Sam, vit_encoder
+from floodmap.seal import sealed
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def export(
         "calibration": json.dumps(calibration._asdict()),
     }  # fmt: skip
     temporary = path.with_suffix(".part")
-    save_file(half, temporary, metadata=header)
+    save_file(half, temporary, metadata=sealed(half, header))
     temporary.replace(path)
 
 

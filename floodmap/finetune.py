@@ -7,26 +7,32 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from floodmap.audit import Audit, audit, split_labels
+from floodmap.crew import Crew
 from floodmap.dataset import IGNORED, Sample, Source
 from floodmap.encoder import EncoderConfig
-from floodmap.errors import LabelError, ModelError, OutputError
+from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.frames import UNOBSERVED, FloodRule
 from floodmap.grid import Grid
-from floodmap.labels import Labelled, find_labels
+from floodmap.labels import Labelled, find_labels, read_label
 from floodmap.models import resolve
+from floodmap.recipe import TrainConfig
+from floodmap.sam import VIT, architecture_of
 from floodmap.scene import Scene
-from floodmap.study import read_label
-from floodmap.train import TrainConfig, train
+from floodmap.seal import sealed
+from floodmap.segmenter import load_segmenter
+from floodmap.swaps import swapped_to
+from floodmap.train import train
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,10 @@ SAMPLE_SIDE = 1536
 """Scenes are cut into pieces of about this side, in pixels."""
 PAIRS_PER_STEP = 9
 """Pairs of views in a step, on average."""
+SAM_SIZES = ((256, 1024, 1),)
+"""Sides of far and near views for Meta's encoders, which see every view stretched to 1024 pixels."""
+SAM_PAIRS = 4
+"""Pairs of these in a step, one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +52,10 @@ class FineTuneOptions:
 
     base: str = "finetuned"
     """Weights to begin with: a model's name or file."""
-    what: Literal["full", "decoder"] = "full"
-    """Train everything, or the decoder and prompts alone."""
+    what: Literal["full", "lora", "decoder"] = "full"
+    """Train everything; the decoder and adapters in the encoder's attention; or the decoder and prompts alone."""
+    views: int = 8
+    """With the decoder alone: so many views of each piece are encoded once and learned from; 0 for new ones always."""
     epochs: float = 20.0
     """Each piece of imagery is looked at about so often."""
     learning_rate: float = 2e-4
@@ -64,7 +76,13 @@ class FineTuneOptions:
 
 
 def fine_tune(
-    data: Path, out: Path, options: FineTuneOptions, *, overwrite: bool = False, resume: bool = False
+    data: Path,
+    out: Path,
+    options: FineTuneOptions,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    report: Callable[[float, str], None] = lambda *_: None,
 ) -> Path:
     """Train a model on labelled imagery.
 
@@ -75,6 +93,7 @@ def fine_tune(
         options: how.
         overwrite: replace what is there.
         resume: go on with a run that was broken off.
+        report: told the share done and the stage.
 
     Raises:
         LabelError: the labels cannot be used.
@@ -82,34 +101,64 @@ def fine_tune(
         OutputError: results are there already, or an unfinished run of other data or settings.
     """
     folder = _run_folder(out)
-    _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
-    base, encoder = _base(options.base)
+    crew = Crew(options.device)
+    if crew.is_first:
+        _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
+    base = _base(options.base, options.what)
     audited = audit(find_labels(data), flood_value=options.flood_value)
+    swapped = swapped_to(load_segmenter(resolve(options.base), str(crew.device)), audited.usable, audited.rule)
+    audited = replace(audited, findings=(*audited.findings, *swapped))
     _refuse_findings(audited, data, strict=options.strict)
     train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
-    rule = FloodRule(values=audited.flood_values)
-    samples = [[piece for one in side for piece in pieces(one, rule)] for side in (train_on, validate_on)]
-    steps = max(1, round(options.epochs * len(samples[0]) / PAIRS_PER_STEP))
-    config = TrainConfig(
-        encoder=encoder, steps=steps, learning_rate=options.learning_rate, settled=1.0, patience=options.patience,
-        checkpoint_steps=max(1, round(steps / (2 * options.epochs))), seed=options.seed, device=options.device,
-        frozen_encoder=options.what == "decoder",
-    )  # fmt: skip
+    samples = [[piece for one in side for piece in pieces(one, audited.rule)] for side in (train_on, validate_on)]
+    if not all(samples):
+        raise LabelError(f"{data} has no observed pixel that is labelled to train or to validate on")
+    config = _config(options, base, len(samples[0]), crew.size)
     about = {
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
         "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
-    best = train(config, sources(train_on, samples[0]), samples[1], folder, base)
-    return _finished(best, out, about)
+    if overwrite and crew.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+    crew.wait()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if crew.is_first:
+        _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
+    best = train(config, sources(train_on, samples[0]), samples[1], folder, base.path, report)
+    return _finished(best, out, about) if crew.is_first else out
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """Weights to begin with, and what they fit."""
+
+    path: Path
+    architecture: str
+    encoder: EncoderConfig
+
+
+def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: int) -> TrainConfig:
+    """A run of so many epochs, whatever the architecture takes in one step."""
+    config = TrainConfig(
+        architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
+        settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
+    )  # fmt: skip
+    pairs = PAIRS_PER_STEP
+    if base.architecture != "flood_sam":
+        config = replace(config, sizes=SAM_SIZES, size_shares=(1.0,), accumulate=SAM_PAIRS, steadiness=0.0)
+        pairs = SAM_PAIRS
+    steps = max(1, round(options.epochs * n_samples / (pairs * n_processes)))
+    cached = -(-options.views * n_samples * config.accumulate // pairs) if options.what == "decoder" else 0
+    return replace(
+        config, steps=steps, checkpoint_steps=max(1, round(steps / (2 * options.epochs))), cached_batches=cached
+    )
 
 
 def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) -> None:
     if out.suffix != ".safetensors":
         raise OutputError(f"{out} must end in .safetensors, as weights do")
     if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
         return
     if out.exists():
         raise OutputError(f"{out} exists already; choose another name or add --overwrite")
@@ -117,16 +166,27 @@ def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) 
         raise OutputError(f"{folder} holds an unfinished run; go on with --resume, or start afresh with --overwrite")
 
 
-def _base(name: str) -> tuple[Path, EncoderConfig]:
+def _base(name: str, what: str) -> _Base:
     path = resolve(name).path
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        if header.get("architecture") != "flood_sam":
-            raise ModelError(f"{path} is not of floodmap's own kind, the only one that is trained so far")
-        return path, EncoderConfig.from_json(json.loads(header["config"])["encoder"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+            architecture = header.get("architecture", "not named")
+        else:
+            architecture = architecture_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        encoder = EncoderConfig()
+        if architecture == "flood_sam":
+            encoder = EncoderConfig.from_json(json.loads(header["config"])["encoder"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
         raise ModelError(f"{path} cannot be trained further: {str(error).splitlines()[0]}") from error
+    if architecture not in ("flood_sam", *VIT):
+        raise ModelError(f"{path}: architecture {architecture} cannot be trained; known: flood_sam, {', '.join(VIT)}")
+    if what == "lora" and architecture == "flood_sam":
+        raise ModelError(f"{path}: its encoder has no attention to adapt; use --train decoder or --train full")
+    return _Base(path, architecture, encoder)
 
 
 def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
@@ -195,9 +255,10 @@ def _finished(best: Path, out: Path, about: dict[str, Any]) -> Path:
     """The best weights under their name, with what they were made of in the header."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
-    temporary = out.with_suffix(".part")
-    save_file(load_file(best), temporary, metadata={**header, "training": json.dumps(about)})
-    temporary.replace(out)
+    temporary, state = out.with_suffix(".part"), load_file(best)
+    with writing(out):
+        save_file(state, temporary, metadata=sealed(state, {**header, "training": json.dumps(about)}))
+        temporary.replace(out)
     draw_curves(best.parent / "log.csv", best.parent / "curves.png")
     return out
 
@@ -212,7 +273,10 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
 def curves_of(weights: Path) -> dict[str, np.ndarray] | None:
     """Training log of weights that `fine_tune` made, if it still lies beside them."""
     path = _run_folder(weights) / "log.csv"
-    return read_log(path) if path.is_file() else None
+    try:
+        return read_log(path) if path.is_file() else None
+    except (OSError, ValueError, TypeError, csv.Error):  # broken off in the middle of a line
+        return None
 
 
 def _run_folder(weights: Path) -> Path:

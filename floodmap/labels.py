@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from floodmap.errors import LabelError
+from floodmap.frames import Codes, FloodRule, Frame
+from floodmap.gdal import gdal_env
+from floodmap.grid import Window
+from floodmap.masks import RasterMask
+from floodmap.outlines import PolygonMask
 from floodmap.pairs import RASTERS, VECTORS, reference_name
+from floodmap.scene import Scene
 
 Split = Literal["train", "val", "test"]
 
@@ -31,13 +39,18 @@ class Labelled:
     """A picture or scene and its mask."""
 
     name: str
-    """The picture's name without suffix; with its split's folder in front where there is one."""
+    """The picture's name, without suffix unless it needs it; with its split's folder in front where there is one."""
     image: Path
     """A raster of several bands."""
     label: Path | None
     """A raster of one band, or polygons; None where there is none."""
     split: Split | None = None
     """Which part of the data it was put into by whoever made the folder."""
+
+    @property
+    def has_polygons(self) -> bool:
+        """Whether its mask is a polygon file."""
+        return self.label is not None and self.label.suffix.lower() in VECTORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,30 @@ def find_labels(folder: Path) -> Labels:
     return Labels(folder=folder, labelled=tuple(sorted(found, key=lambda one: one.name)), strays=tuple(sorted(strays)))
 
 
+def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Frame]:
+    """A picture's mask on its own pixels, uint8 of FLOOD, DRY and UNOBSERVED, and these pixels.
+
+    Args:
+        one: a picture with its mask.
+        scene: the picture, opened.
+        rule: what is flood: values in rasters, an attribute of polygons; each takes what is meant for it.
+
+    Raises:
+        EvaluationError: the mask does not fit the picture.
+        VectorError: polygons cannot be read.
+    """
+    if one.label is None:
+        raise ValueError(f"{one.name} has no mask; audit the labels first")
+    frame = Frame(crs=scene.crs, transform=scene.transform, height=scene.height, width=scene.width)
+    mask = PolygonMask(one.label) if one.has_polygons else RasterMask(one.label)
+    rule = replace(rule, values=()) if one.has_polygons else replace(rule, attribute="", matches=())
+    with closing(mask), gdal_env():
+        if isinstance(mask, RasterMask) and mask.frame.crs is None:
+            frame = mask.frame  # pixel by pixel
+        codes = mask.on(frame, rule)(Window(0, 0, frame.height, frame.width))
+    return codes, frame
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
@@ -100,28 +137,33 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     """Pictures with their masks, and masks without pictures."""
     images, masks = _called(folder, IMAGE_FOLDERS), _called(folder, MASK_FOLDERS)
     if images and masks:
-        pictures = _files(images, PICTURES)
-        labels = {reference_name(path) or path.stem: path for path in _files(masks, RASTERS + VECTORS)}
-        labels |= {path.stem: path for path in labels.values()}
+        pictures, candidates = _files(images, PICTURES), _files(masks, RASTERS + VECTORS)
+        labels = {reference_name(path) or path.stem: path for path in candidates}
+        labels |= {path.stem: path for path in candidates}
     else:
         names = {path.stem for path in _files(folder, PICTURES)}
-        candidates = [path for path in _files(folder, RASTERS + VECTORS) if reference_name(path) in names]
+        found = [path for path in _files(folder, RASTERS + VECTORS) if reference_name(path) in names]
         labels = {
             name: path
-            for path in candidates
+            for path in found
             if (name := reference_name(path)) and (name != path.stem or path.suffix.lower() in VECTORS)
         }
+        candidates = list(labels.values())
         pictures = [path for path in _files(folder, PICTURES) if path not in labels.values()]
-    pairs = [Labelled(name=path.stem, image=path, label=labels.get(path.stem)) for path in pictures]
+    twins = Counter(path.stem for path in pictures)
+    pairs = [
+        Labelled(name=path.stem if twins[path.stem] == 1 else path.name, image=path, label=labels.get(path.stem))
+        for path in pictures
+    ]
     taken = {one.label for one in pairs}
-    return pairs, [path for path in dict.fromkeys(labels.values()) if path not in taken]
+    return pairs, [path for path in candidates if path not in taken]
 
 
 def _assigned(found: list[Labelled], path: Path) -> Iterator[Labelled]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = {row["name"].strip(): row["split"].strip().lower() for row in csv.DictReader(file)}
-    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error):
+    except (KeyError, AttributeError, UnicodeDecodeError, OSError, csv.Error):
         raise LabelError(f"{path} needs the columns name and split, a row a picture") from None
     known = {Path(name).stem: split for name, split in rows.items()}
     wrong = sorted(set(known.values()) - set(SPLIT_FOLDERS))

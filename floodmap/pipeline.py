@@ -25,15 +25,17 @@ from floodmap.results import (
     FloodMap,
     check_disk,
     finished_before,
+    is_newer,
     output_folder,
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
     result_paths,
+    sheet_path,
     take_census,
     write_report,
 )
-from floodmap.scene import Scene, SceneOptions
+from floodmap.scene import Scene, SceneOptions, Tile
 from floodmap.windows import Progress, run_windows
 
 __all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
@@ -69,6 +71,8 @@ class SegmentOptions:
     """Replace results, and discard unfinished work that `resume` cannot go on with."""
     resume: bool = False
     """Go on with unfinished work, leave results made with these settings alone; begin where there are neither."""
+    report: bool = False
+    """Write the results on one HTML page as well."""
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.threshold <= 1.0:
@@ -116,6 +120,7 @@ def segment(
     batch_size: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    report: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> FloodMap:
     """Find flood water in one scene, as `floodmap segment` does.
@@ -145,6 +150,7 @@ def segment(
         scene=scene, prompts=prompts if prompts in ("auto", "none") else Path(prompts), tile_size=tile_size,
         overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
         batch_size=batch_size or segmenter.best_batch_size, overwrite=overwrite, resume=resume,
+        report=report,
     )  # fmt: skip
     return segment_scene(Path(source), Path(out), segmenter, options, progress=progress)
 
@@ -174,17 +180,21 @@ def segment_scene(
             overlap=options.overlap,
             multiple=segmenter.multiple,
         )
-        refuse_long_names(out, name, options.formats)
-        refuse_inputs(out, name, options.formats, (source, *options.files.values()))
+        results = result_paths(out, name, options.formats, sheet=options.report)
+        refuse_long_names(results)
+        refuse_inputs(results, (source, *options.files.values()))
         settings = describe(scene, segmenter, options)
         work = out / f".{name}.floodmap"
         if options.resume and (done := finished_before(out, name, options.formats, settings)):
             log.info("%s: nothing left to do", name)
             if work.exists():  # killed while it tidied up
                 Journal(work, settings, resume=False, discard=True).remove()
-            return done
+            if not options.report:
+                return done
+            sheet = sheet_path(out, name)
+            return replace(done, sheet=sheet) if is_newer(sheet, done.report) else with_sheet(done, preview(scene))
         if not options.overwrite and not has_strips(work):
-            refuse_existing(out, name, options.formats)
+            refuse_existing(results)
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal:
@@ -192,11 +202,27 @@ def segment_scene(
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
                 )  # fmt: skip
+                picture = preview(scene) if options.report else None
                 scene.close()  # and so forget the pixels GDAL keeps of it
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
             flood_map = finish(scene, options, journal, settings, out, name, started)
             journal.remove()
-    return flood_map
+        return flood_map if picture is None else with_sheet(flood_map, picture)
+
+
+def preview(scene: Scene) -> Tile:
+    """What the HTML report shows of a scene."""
+    from floodmap.sheet import SIDE
+
+    return scene.preview(SIDE)
+
+
+def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
+    """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
+    from floodmap.sheet import write_sheet
+
+    path = sheet_path(flood_map.report.parent, flood_map.name)
+    return replace(flood_map, sheet=write_sheet(flood_map, picture, path))
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
@@ -221,7 +247,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
     """Everything the results depend on: the source, the model, the settings, the versions. JSON."""
     chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats"):
+    for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
     about = {
         "source": {
@@ -309,7 +335,8 @@ def finish(
     n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
     del layers
     give_back()
-    for stale in set(result_paths(out, name, get_args(Format))) - set(result_paths(out, name, options.formats)):
+    written = result_paths(out, name, options.formats, sheet=options.report)
+    for stale in set(result_paths(out, name, get_args(Format), sheet=True)) - set(written):
         if stale.exists():
             log.warning("%s is left from an earlier run and does not go with the new results", stale)
     summary = {

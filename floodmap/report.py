@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ from PIL import Image, ImageDraw
 from floodmap import charts
 from floodmap.calibration import calibration_error, cross_fitted_error
 from floodmap.codes import UNOBSERVED as UNOBSERVED_CODE
-from floodmap.errors import writing
 from floodmap.frames import FLOOD, UNOBSERVED, Codes
 from floodmap.oracle import PromptKind
+from floodmap.page import Image8, jpeg, write_page
 from floodmap.prompts import Prompts
 from floodmap.scores import Ratio
 from floodmap.study import THRESHOLD, Picture, Study, Trial
@@ -39,8 +36,6 @@ TRAITS = {
 HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
 REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
 
-Image8 = NDArray[np.uint8]
-
 
 def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[str, Any] | None = None) -> Path:
     """Write the report.
@@ -52,18 +47,8 @@ def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[s
         footer: where the figures come from: versions, data, command.
         log: training curves, column name to values, where a model has them.
     """
-    from jinja2 import Environment
-
-    source = files("floodmap").joinpath("templates", "comparison.html").read_text("utf-8")
-    page = Environment(autoescape=False).from_string(source)
-    with writing(path):
-        path.write_text(page.render(**_context(study, title, footer, log)), "utf-8")
+    write_page(path, "comparison.html", **_context(study, title, footer, log))
     return path
-
-
-def _said(text: object) -> str:
-    """Text from outside, fit for HTML."""
-    return escape(str(text))
 
 
 def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) -> dict[str, Any]:
@@ -75,7 +60,7 @@ def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) 
     change = difference(study, *pair, main, "iou") if pair else None
     worst = sorted(study.of(study.models[0], main), key=lambda trial: trial.scores.iou)[:WORST]
     return {
-        "title": _said(title),
+        "title": title,
         "subtitle": f"{len(study.pictures)} pictures, {_listed(study.models)}; prompts: {_listed(study.kinds)}",
         "verdict": _verdict(study, main, change),
         "pair": pair,
@@ -96,13 +81,13 @@ def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) 
         "calibration_text": _calibration_text(study, main),
         "oracle": _oracle(study, oracle) if oracle else None,
         "curves": charts.curves(log, "minutes" if "minutes" in log else "epoch") if log else "",
-        "curves_text": f"How {_said(last)} was trained.",
-        "footer": _said(footer),
+        "curves_text": f"How {last} was trained.",
+        "footer": footer,
     }
 
 
 def _listed(names: Sequence[object]) -> str:
-    return _said(", ".join(map(str, names)))
+    return ", ".join(map(str, names))
 
 
 def _ious(study: Study, model: str, kind: PromptKind) -> NDArray[np.float64]:
@@ -116,8 +101,8 @@ def _pooled(study: Study, model: str, kind: PromptKind) -> NDArray[np.int64]:
 def _verdict(study: Study, kind: PromptKind, change: Difference | None) -> str:
     if change is None:
         mean = np.nanmean(_ious(study, study.models[0], kind))
-        return f"<b>{_said(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."
-    first, second = _said(change.first), _said(change.second)
+        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."
+    first, second = escape(change.first), escape(change.second)
     told = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
     if not change.is_real:
         return f"<b>{second}</b> and <b>{first}</b> do not differ beyond chance: {change.mean:+.3f} IoU {told}."
@@ -135,7 +120,7 @@ def _p(value: float) -> str:
 def _card(study: Study, model: str, kind: PromptKind, colour: str) -> dict[str, str]:
     scored, failed = evaluation_of(study, model, kind), len(failures(study.of(model, kind)))
     return {
-        "model": _said(model), "colour": colour, "prompts": str(kind), "iou": _number(scored.mean("iou")),
+        "model": model, "colour": colour, "prompts": str(kind), "iou": _number(scored.mean("iou")),
         "interval": _interval(scored.interval("iou")),
         "failures": f"{failed} of {len(scored.scenes)} under {FAILURE_IOU:.2f}",
     }  # fmt: skip
@@ -153,7 +138,7 @@ def _scored_row(study: Study, model: str, kind: PromptKind) -> dict[str, Any]:
     scored = evaluation_of(study, model, kind)
     cells = [{"mean": _number(scored.mean(name)), "interval": _interval(scored.interval(name))} for name in METRICS]
     return {
-        "model": _said(model), "prompts": str(kind), "cells": cells, "failures": len(failures(study.of(model, kind)))
+        "model": model, "prompts": str(kind), "cells": cells, "failures": len(failures(study.of(model, kind)))
     }  # fmt: skip
 
 
@@ -177,7 +162,7 @@ def _block(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> dict
         block["removed"] = f"{len(before - after)} of {len(before)} removed" if before else ""
         change = difference(study, *pair, kind, "iou")
         block["test"] = (
-            f"IoU, {_said(pair[1])} minus {_said(pair[0])}, picture by picture: {change.mean:+.3f} "
+            f"IoU, {pair[1]} minus {pair[0]}, picture by picture: {change.mean:+.3f} "
             f"({change.low:+.3f} to {change.high:+.3f}), Wilcoxon p {_p(change.p_value)}."
         )
     return block
@@ -207,9 +192,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
         mask = np.where(picture.reference == FLOOD, 255, np.where(picture.reference == UNOBSERVED, 110, 25))
         both = np.concatenate([_rgb(picture), np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2)], axis=1)
         share = picture.traits.flood_share
-        shown.append(
-            {"image": _embedded(both, 2 * THUMBNAIL_SIDE), "caption": f"{_said(picture.name)}, {share:.0%} water"}
-        )
+        shown.append({"image": jpeg(both, 2 * THUMBNAIL_SIDE), "caption": f"{picture.name}, {share:.0%} water"})
     return shown
 
 
@@ -217,13 +200,13 @@ def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
     """One picture, its reference, and what every model made of it."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
-        {"image": _embedded(_rgb(picture)), "caption": _said(name)},
-        {"image": _embedded(_with_reference(picture)), "caption": "reference"},
+        {"image": jpeg(_rgb(picture), THUMBNAIL_SIDE), "caption": name},
+        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
     ]
     for model in study.models:
         trial = next(trial for trial in study.of(model, kind) if trial.name == name)
-        caption = f"{_said(model)}: IoU {trial.scores.iou:.2f}, Dice {trial.scores.dice:.2f}"
-        shown.append({"image": _embedded(_differing(picture, trial)), "caption": caption})
+        caption = f"{model}: IoU {trial.scores.iou:.2f}, Dice {trial.scores.dice:.2f}"
+        shown.append({"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": caption})
     return shown
 
 
@@ -253,21 +236,13 @@ def _differing(picture: Picture, trial: Trial) -> Image8:
     return _tinted(image, ~predicted & flood & scored, MISSED, 0.7)
 
 
-def _embedded(image: Image8, side: int = THUMBNAIL_SIDE) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
 def _worst_text(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> str:
     first = study.models[0]
     before = {trial.name for trial in failures(study.of(first, kind))}
-    told = f"{_said(first)} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
+    told = f"{first} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
     if pair and before:
         after = {trial.name for trial in failures(study.of(pair[1], kind))}
-        told += f"; {_said(pair[1])} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
+        told += f"; {pair[1]} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
         told += f" and adds {len(after - before)}" if after - before else " and adds none"
     return told + ". Below are its worst."
 
@@ -325,7 +300,7 @@ def _calibration_text(study: Study, kind: PromptKind) -> str:
     for model in study.models:
         own = [trial.histogram for trial in study.of(model, kind)]
         told.append(
-            f"{_said(model)}: expected calibration error {calibration_error(np.sum(own, axis=0)):.3f}, "
+            f"{model}: expected calibration error {calibration_error(np.sum(own, axis=0)):.3f}, "
             f"{cross_fitted_error(own):.3f} once recalibrated on other pictures"
         )
     return "; ".join(told) + ". On the diagonal, of the pixels given 70 per cent 70 in 100 are flooded."
@@ -347,7 +322,7 @@ def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
         panel = [_prompted_row(study, trial) for trial in _spread_out(study.of(study.models[-1], kind), 3)]
         what = "a box around all flood" if kind.source == "box" else f"{kind.count} point{'s' * (kind.count > 1)}"
         text = (
-            f"{_said(study.models[-1])} with {what}. Then the difference: grey found, red false, green missed; "
+            f"{study.models[-1]} with {what}. Then the difference: grey found, red false, green missed; "
             "“expects” is the IoU that the model's own probabilities promise."
         )
         panels.append({"title": f"Prompted with {kind}", "text": text, "rows": panel})
@@ -359,10 +334,10 @@ def _prompted_row(study: Study, trial: Trial) -> list[dict[str, str]]:
     scale = picture.rgb.shape[2] / picture.shape_hw[1]
     overlay = _tinted(_rgb(picture), _predicted(trial), PREDICTION, 0.45)
     return [
-        {"image": _embedded(_marked(_rgb(picture), trial.given, scale)), "caption": _said(trial.name)},
-        {"image": _embedded(_with_reference(picture)), "caption": "reference"},
-        {"image": _embedded(overlay), "caption": f"expects {expected_iou(trial.preview):.2f}"},
-        {"image": _embedded(_differing(picture, trial)), "caption": f"IoU {trial.scores.iou:.2f}"},
+        {"image": jpeg(_marked(_rgb(picture), trial.given, scale), THUMBNAIL_SIDE), "caption": trial.name},
+        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
+        {"image": jpeg(overlay, THUMBNAIL_SIDE), "caption": f"expects {expected_iou(trial.preview):.2f}"},
+        {"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": f"IoU {trial.scores.iou:.2f}"},
     ]
 
 

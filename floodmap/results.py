@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,8 @@ class FloodMap:
     """The JSON file."""
     summary: dict[str, Any]
     """What the JSON file holds."""
+    sheet: Path | None = None
+    """The HTML report, where it was asked for."""
 
     @property
     def failed_windows(self) -> int:
@@ -62,28 +64,40 @@ class FloodMap:
         return geopandas.read_file(path, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
 
 
-def result_paths(out: Path, name: str, formats: Iterable[str]) -> list[Path]:
-    """Every file a run may write, the `.qml` beside the rasters left out."""
+def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
+    """Every file a run may write, the `.qml` beside the rasters left out.
+
+    Args:
+        out: folder of the results.
+        name: how their names begin.
+        formats: vector formats.
+        sheet: with the HTML report, which comes last.
+    """
     rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
     vectors = []
     for one in formats:
         layers = [""] if one == "gpkg" else ["_flood", "_unobserved"]
         vectors += [out / f"{name}{layer}.{one}" for layer in layers]
-    return rasters + vectors
+    return [*rasters, *vectors, *([sheet_path(out, name)] if sheet else [])]
 
 
-def refuse_existing(out: Path, name: str, formats: Iterable[str]) -> None:
+def sheet_path(out: Path, name: str) -> Path:
+    """Where a scene's HTML report goes."""
+    return out / f"{name}_report.html"
+
+
+def refuse_existing(results: Iterable[Path]) -> None:
     """Raise OutputError if a result is there already."""
-    for path in result_paths(out, name, formats):
+    for path in results:
         if path.exists():
             raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another output folder")
 
 
-def refuse_long_names(out: Path, name: str, formats: Iterable[str]) -> None:
+def refuse_long_names(results: Iterable[Path]) -> None:
     """Raise OutputError if a result's name is longer than file systems take: 255 bytes, on all usual ones."""
-    longest = max((path.name for path in result_paths(out, name, formats)), key=lambda text: len(os.fsencode(text)))
-    if len(os.fsencode(longest)) > 255:
-        raise OutputError(f"{out}: the name {longest} is too long for a file; rename the scene")
+    longest = max(results, key=lambda path: len(os.fsencode(path.name)))
+    if len(os.fsencode(longest.name)) > 255:
+        raise OutputError(f"{longest.parent}: the name {longest.name} is too long for a file; rename the scene")
 
 
 @contextmanager
@@ -100,9 +114,9 @@ def output_folder(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def refuse_inputs(out: Path, name: str, formats: Iterable[str], inputs: Iterable[Path]) -> None:
+def refuse_inputs(results: Iterable[Path], inputs: Collection[Path]) -> None:
     """Raise OutputError if a result would replace what the run reads: `x_mask.tif` may be the user's own."""
-    for path in result_paths(out, name, formats):
+    for path in results:
         for given in inputs:
             if path.exists() and given.exists() and path.samefile(given):
                 raise OutputError(f"{path} is read by this run and would be replaced; choose another output folder")
@@ -125,6 +139,11 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
     )  # fmt: skip
 
 
+def is_newer(path: Path, other: Path) -> bool:
+    """Whether a file is there and not older than another: an older one goes with results that were replaced."""
+    return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
+
+
 def check_disk(out: Path, pixels: int) -> None:
     """Raise OutputError if the disk of an (existing) folder is too full for a scene of so many pixels."""
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
@@ -137,23 +156,45 @@ def check_disk(out: Path, pixels: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """Pixels and ground of each kind in a scene."""
+    """Pixels and ground of each code in a scene."""
 
-    flood_pixels: int
-    dry_pixels: int
-    unobserved_pixels: Mapping[str, int]
-    """By reason; ground outside the area of interest is not among them."""
-    outside_pixels: int
-    flood_m2: float | None
-    """Geodesic; None where the scene has no place on the Earth."""
-    observed_m2: float | None
+    pixels: NDArray[np.int64]
+    """(256,), by code."""
+    ground_m2: NDArray[np.float64] | None
+    """(256,), by code; geodesic. None where the scene has no place on the Earth."""
+    threshold: int
+    """Flood from this code up."""
+
+    @property
+    def flood_pixels(self) -> int:
+        """Pixels of flood."""
+        return int(self.pixels[self.threshold : UNOBSERVED].sum())
+
+    @property
+    def observed_pixels(self) -> int:
+        """Pixels of flood and dry ground."""
+        return int(self.pixels[:UNOBSERVED].sum())
+
+    @property
+    def unobserved_pixels(self) -> dict[str, int]:
+        """By reason; ground outside the area of interest is not among them."""
+        return {name: int(self.pixels[code]) for code, name in REASONS.items() if code != OUTSIDE and self.pixels[code]}
+
+    @property
+    def flood_m2(self) -> float | None:
+        """Ground under water."""
+        return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : UNOBSERVED].sum())
+
+    @property
+    def observed_m2(self) -> float | None:
+        """Ground that was seen."""
+        return None if self.ground_m2 is None else float(self.ground_m2[:UNOBSERVED].sum())
 
     @property
     def observed_share(self) -> float:
         """Of the pixels inside the area of interest; 1 where there are none."""
-        observed = self.flood_pixels + self.dry_pixels
-        wanted = observed + sum(self.unobserved_pixels.values())
-        return observed / wanted if wanted else 1.0
+        wanted = self.observed_pixels + sum(self.unobserved_pixels.values())
+        return self.observed_pixels / wanted if wanted else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """Areas and pixel counts, as the JSON report holds them."""
@@ -163,12 +204,12 @@ class Census:
             "flood_area_ha": _rounded(hectares, 4),
             "observed_area_m2": _rounded(self.observed_m2),
             "observed_share": round(self.observed_share, 6),
-            "flood_share_of_observed": round(self.flood_pixels / max(self.flood_pixels + self.dry_pixels, 1), 6),
+            "flood_share_of_observed": round(self.flood_pixels / max(self.observed_pixels, 1), 6),
             "pixels": {
                 "flood": self.flood_pixels,
-                "dry": self.dry_pixels,
-                "unobserved": dict(self.unobserved_pixels),
-                "outside": self.outside_pixels,
+                "dry": self.observed_pixels - self.flood_pixels,
+                "unobserved": self.unobserved_pixels,
+                "outside": int(self.pixels[OUTSIDE]),
             },
         }
 
@@ -183,30 +224,16 @@ def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) 
         threshold: flood from this code up.
     """
     placed = is_placed(crs)
-    counts = np.zeros(256, np.int64)
-    flood_m2 = observed_m2 = 0.0
+    pixels, ground_m2 = np.zeros(256, np.int64), np.zeros(256)
     for first, codes in _shallow(strips):
-        for row in codes:  # bincount takes eight bytes a pixel
-            counts += np.bincount(row, minlength=256)
+        edges = np.append(np.arange(0, codes.shape[1], _CELL), codes.shape[1])
+        counts = _per_cell(codes, edges)
+        pixels += counts.sum(axis=0)
         if placed:
-            rows, cols = codes.shape
-            row_edges = np.array([0, rows])
-            col_edges = np.unique(np.append(np.arange(0, cols, _CELL), cols))
-            cells = cell_areas_m2(crs, transform, row_edges + float(first), col_edges.astype(float))
-            pixel_m2 = cells / np.outer(np.diff(row_edges), np.diff(col_edges))
-            observed = codes < UNOBSERVED
-            flood_m2 += float((_per_cell(observed & (codes >= threshold), row_edges, col_edges) * pixel_m2).sum())
-            observed_m2 += float((_per_cell(observed, row_edges, col_edges) * pixel_m2).sum())
-    return Census(
-        flood_pixels=int(counts[threshold:UNOBSERVED].sum()),
-        dry_pixels=int(counts[:threshold].sum()),
-        unobserved_pixels={
-            name: int(counts[code]) for code, name in REASONS.items() if code != OUTSIDE and counts[code]
-        },
-        outside_pixels=int(counts[OUTSIDE]),
-        flood_m2=flood_m2 if placed else None,
-        observed_m2=observed_m2 if placed else None,
-    )
+            rows = np.array([first, first + len(codes)], float)
+            cells = cell_areas_m2(crs, transform, rows, edges.astype(float))[0]
+            ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
+    return Census(pixels=pixels, ground_m2=ground_m2 if placed else None, threshold=threshold)
 
 
 def _shallow(strips: Strips) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -218,15 +245,25 @@ def _shallow(strips: Strips) -> Iterator[tuple[int, NDArray[np.uint8]]]:
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     """Write the JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
+    write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.part")
     with writing(path):
-        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+        temporary.write_text(text, "utf-8")
         temporary.replace(path)
 
 
-def _per_cell(chosen: np.ndarray, row_edges: np.ndarray, col_edges: np.ndarray) -> np.ndarray:
-    along = np.add.reduceat(chosen, row_edges[:-1], axis=0, dtype=np.int32)
-    return np.add.reduceat(along, col_edges[:-1], axis=1)
+def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of each code between two edges: (cells, 256)."""
+    n_codes = 256 * (len(edges) - 1)
+    cell = np.repeat(np.arange(0, n_codes, 256), np.diff(edges))
+    counts = np.zeros(n_codes, np.int64)
+    for row in codes:  # bincount takes eight bytes a pixel
+        counts += np.bincount(cell + row, minlength=n_codes)
+    return counts.reshape(-1, 256)
 
 
 def _rounded(value: float | None, digits: int = 2) -> float | None:

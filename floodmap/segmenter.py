@@ -22,6 +22,7 @@ from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, VIT, Encoded, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
+from floodmap.seal import check_seal
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
@@ -242,8 +243,9 @@ def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        network = _network(path, header, state)
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        check_seal(path, stored, header)
+        network = _network(path, header, {name: tensor.float() for name, tensor in stored.items()})
         calibration = Calibration(**json.loads(header.get("calibration", "{}")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

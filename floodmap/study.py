@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,8 @@ from floodmap.comparison import compare, spacing
 from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame
 from floodmap.grid import Grid, Window
 from floodmap.ground import is_placed
-from floodmap.labels import Labelled
-from floodmap.masks import RasterMask
+from floodmap.labels import Labelled, read_label
 from floodmap.oracle import PromptKind, add_point, reference_box
-from floodmap.outlines import PolygonMask
-from floodmap.pairs import VECTORS
 from floodmap.prompter import Prompter, Segmenter, far_view, joined, make_prompter
 from floodmap.prompts import Prompts
 from floodmap.scene import Scene
@@ -95,7 +91,7 @@ def run_study(
         labelled: pictures with their masks.
         models: loaded, of different names.
         kinds: how each is prompted.
-        rule: which values of the masks are flood.
+        rule: what is flood in the masks.
         clock: seconds; `time.monotonic`.
         report: called after every trial.
     """
@@ -152,23 +148,6 @@ def trials(
             )  # fmt: skip
 
 
-def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Frame]:
-    """A picture's mask on its own pixels, uint8 of FLOOD, DRY and UNOBSERVED, and these pixels.
-
-    Raises:
-        EvaluationError: the mask does not fit the picture.
-    """
-    if one.label is None:
-        raise ValueError(f"{one.name} has no mask; audit the labels first")
-    frame = Frame(crs=scene.crs, transform=scene.transform, height=scene.height, width=scene.width)
-    mask = PolygonMask(one.label) if one.label.suffix.lower() in VECTORS else RasterMask(one.label)
-    with closing(mask):
-        if isinstance(mask, RasterMask) and mask.frame.crs is None:
-            frame = mask.frame  # pixel by pixel
-        codes = mask.on(frame, rule)(Window(0, 0, frame.height, frame.width))
-    return codes, frame
-
-
 def _segment(scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes) -> tuple[Codes, Prompts]:
     """Codes of the picture, and what was prompted."""
 
@@ -184,12 +163,13 @@ def _segment(scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, refer
     given = add_point(Prompts.none(), None, reference)
     codes = run(joined(given, far))
     for _ in range(kind.count - 1):
-        given = add_point(given, _flooded(codes), reference)
+        given = add_point(given, flooded(codes), reference)
         codes = run(joined(given, far))
     return codes, given
 
 
-def _flooded(codes: Codes) -> NDArray[np.bool_]:
+def flooded(codes: Codes) -> NDArray[np.bool_]:
+    """Where codes of `floodmap.codes` say flood."""
     return (codes >= THRESHOLD) & (codes < UNOBSERVED_CODE)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import wilcoxon
 
+from floodmap.audit import Finding
 from floodmap.calibration import calibration_error, cross_fitted_error
-from floodmap.errors import writing
 from floodmap.oracle import PromptKind
+from floodmap.results import write_whole
 from floodmap.scores import COUNTS, RATIOS, Ratio, number
 from floodmap.study import Study, Trial
 from floodmap.summary import RESAMPLES, Evaluation
@@ -81,8 +83,8 @@ def failures(trials: list[Trial]) -> list[Trial]:
     return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
 
 
-def summary(study: Study, seed: int = 0) -> dict[str, Any]:
-    """The study as JSON types: a block a model and kind of prompt, and the differences between models."""
+def summary(study: Study, seed: int = 0, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """The study as JSON types: a block a model and kind of prompt, differences of models, what is wrong with labels."""
     blocks = []
     for model in study.models:
         for kind in study.kinds:
@@ -101,6 +103,7 @@ def summary(study: Study, seed: int = 0) -> dict[str, Any]:
         "models": list(study.models), "prompts": [str(kind) for kind in study.kinds],
         "results": blocks, "differences": [_jsonable(asdict(one)) for one in differences(study, seed=seed)],
         "pictures": [{"name": p.name, **_jsonable(asdict(p.traits))} for p in study.pictures],
+        "findings": [asdict(finding) for finding in findings],
     }  # fmt: skip
 
 
@@ -108,19 +111,19 @@ def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
-def write_tables(study: Study, folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """Write `scores.csv`, a row a picture, model and kind of prompt, and `summary.json`."""
+def write_tables(study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = ()) -> tuple[Path, Path]:
+    """Write `scores.csv`, a row a picture, model and kind of prompt, and `summary.json`, each whole or not at all."""
     scores, told = folder / "scores.csv", folder / "summary.json"
     columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
-    with writing(scores), scores.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for trial in study.trials:
-            about = (trial.name, trial.model, str(trial.prompts), int(trial.prompts.is_oracle))
-            values = [getattr(trial.scores, name) for name in columns[4:-1]]
-            writer.writerow([*about, *values, round(trial.seconds, 3)])
-    with writing(told):
-        told.write_text(json.dumps(summary(study, seed), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    lines = StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(columns)
+    for trial in study.trials:
+        about = (trial.name, trial.model, str(trial.prompts), int(trial.prompts.is_oracle))
+        values = [getattr(trial.scores, name) for name in columns[4:-1]]
+        writer.writerow([*about, *values, round(trial.seconds, 3)])
+    write_whole(scores, lines.getvalue())
+    write_whole(told, json.dumps(summary(study, seed, findings), indent=1, ensure_ascii=False) + "\n")
     return scores, told
 
 

@@ -326,6 +326,14 @@ def test_other_crs_are_warped(tmp_path: Path) -> None:
     assert scores.predicted_ha == pytest.approx(scores.reference_ha, rel=0.01)
 
 
+def test_a_png_cut_short_is_refused_and_not_read_as_whatever_lies_in_memory(tmp_path: Path) -> None:
+    whole = write(tmp_path / "r.png", blobs(5, (200, 200)), crs=None)
+    torn = tmp_path / "p.png"
+    torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(EvaluationError, match=r"p\.png cannot be read"):
+        evaluate(torn, whole, flood_value=1, reference_value=1)
+
+
 def test_ground_outside_the_reference_is_unobserved(tmp_path: Path) -> None:
     p, r = blobs(6), blobs(7)
     small = write(tmp_path / "r.tif", r[:, :40])

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image
 from rasterio.crs import CRS
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_train import CONFIG, make_source
 
 import floodmap.finetune
+import floodmap.sam
 from floodmap.errors import LabelError, ModelError, OutputError
 from floodmap.finetune import FineTuneOptions, curves_of, fine_tune, fingerprint_of, pieces, sources
 from floodmap.frames import FloodRule
 from floodmap.labels import Labelled, find_labels
 from floodmap.models import resolve
+from floodmap.sam import VIT, Sam, VitShape, vit_encoder
 from floodmap.segmenter import FloodSegmenter, load_segmenter
 from floodmap.train import TrainConfig, train
 
@@ -67,6 +74,80 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
     assert log is not None and len(log["loss"]) >= 1 and (tmp_path / "mine_run" / "curves.png").stat().st_size > 1000
     with pytest.raises(OutputError, match="exists already"):
         fine_tune(data, out, options)
+
+
+@pytest.fixture
+def tiny_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An official checkpoint of a very small SAM."""
+    shape = VitShape(embed_dim=32, depth=2, num_heads=2, global_attention=())
+    monkeypatch.setitem(VIT, "vit_tiny", shape)
+    monkeypatch.setattr(floodmap.finetune, "SAM_PAIRS", 1)
+    torch.manual_seed(0)
+    torch.save(Sam(vit_encoder(shape)).state_dict(), tmp_path / "tiny.pth")
+    return tmp_path / "tiny.pth"
+
+
+@pytest.mark.parametrize("what", ["decoder", "lora", "full"])
+def test_metas_sam_is_trained_and_then_knows_floods(data: Path, tiny_sam: Path, tmp_path: Path, what: str) -> None:
+    out = tmp_path / "mine.safetensors"
+    options = FineTuneOptions(base=str(tiny_sam), what=what, epochs=1, val_share=0.25, views=1)  # type: ignore[arg-type]
+    fine_tune(data, out, options)
+    segmenter = load_segmenter(resolve(str(out)), "cpu")
+    assert isinstance(segmenter, FloodSegmenter) and segmenter.knows_floods
+    before = torch.load(tiny_sam, weights_only=True)
+    after = load_file(out)
+    assert set(after) == set(before)  # adapters are merged
+    changed = {name for name in before if not torch.equal(before[name].half(), after[name])}
+    encoder = {name for name in changed if name.startswith("image_encoder")}
+    adapted = {f"image_encoder.blocks.{i}.attn.qkv.weight" for i in range(2)}
+    assert encoder == {"decoder": set(), "lora": adapted}.get(what, encoder) and any("mask_dec" in n for n in changed)
+    assert what != "full" or len(encoder) > 10
+    floodmap.segment(data / "images" / "1.png", out=tmp_path / "out", model=str(out))
+    assert (tmp_path / "out" / "1_mask.tif").exists()
+    if what == "decoder":
+        again = tmp_path / "again.safetensors"
+        fine_tune(data, again, replace(options, base=str(out)))  # what was trained can be trained further
+        assert again.exists()
+
+
+def test_adapters_are_for_attention(data: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no attention to adapt"):
+        fine_tune(data, tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), what="lora"))
+
+
+def test_a_decoder_learns_from_encodings_on_disk(data: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    options = FineTuneOptions(base=str(base), what="decoder", epochs=4, val_share=0.25, views=2)
+    calls = count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(floodmap.finetune, "swapped_to", lambda *_: [])
+        encode = floodmap.sam.FloodSam.encode
+        patch.setattr(floodmap.sam.FloodSam, "encode", lambda *args: (next(calls), encode(*args))[1])
+        fine_tune(data, out, options)
+    encoded, checkpoints = next(calls), len(curves_of(out)["loss"])  # type: ignore[index]
+    assert encoded == 2 * 1 + 2 * checkpoints  # one batch, far and near; and validation
+    assert not list((tmp_path / "mine_run").glob("encodings*"))
+
+
+def test_several_processes_train_one_model(data: Path, base: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, torch.distributed; from functools import partial; from pathlib import Path\n"
+        "import floodmap.finetune as f\n"
+        "f.TrainConfig = partial(f.TrainConfig, sizes=((64, 64, 2),), size_shares=(1.0,))\n"
+        "options = f.FineTuneOptions(base=sys.argv[3], epochs=6, val_share=0.25)\n"
+        "f.fine_tune(Path(sys.argv[1]), Path(sys.argv[2]), options)\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    (tmp_path / "two.py").write_text(program)
+    out = tmp_path / "mine.safetensors"
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "two.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(data), str(out), str(base)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert isinstance(load_segmenter(resolve(str(out)), "cpu"), FloodSegmenter)
+    saved = torch.load(tmp_path / "mine_run" / "last.pt", weights_only=True)
+    assert len(saved["draws"]) == 2 and not torch.equal(*saved["draws"])
 
 
 def test_what_cannot_be_trained_is_refused_and_nothing_is_written(data: Path, base: Path, tmp_path: Path) -> None:

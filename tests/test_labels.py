@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from floodmap.audit import audit, near_duplicates, picture_hash, split_labels, swapped_masks
+from floodmap.audit import audit, near_duplicates, picture_hash, split_labels
 from floodmap.errors import LabelError
 from floodmap.labels import find_labels
 
@@ -139,18 +139,3 @@ def test_hashes_tell_pictures_apart_but_not_their_copies(tmp_path: Path) -> None
     Image.open(tmp_path / "3.png").resize((200, 150)).save(tmp_path / "copy.jpg", quality=50)
     groups = near_duplicates([picture_hash(path) for path in (*sorted(tmp_path.glob("*.png")), tmp_path / "copy.jpg")])
     assert len(set(groups.tolist())) == 12
-
-
-def test_swapped_masks_are_told_by_a_model() -> None:
-    left, right = (np.zeros((8, 8), np.uint8) for _ in range(2))
-    left[:, :3], right[:, 5:] = 1, 1
-    usable = find_two()
-    [finding] = swapped_masks(usable, [left, right], [right, left])
-    assert finding.kind == "swapped" and finding.name == "a" and "b" in finding.text
-    assert not list(swapped_masks(usable, [left, right], [left, right]))
-
-
-def find_two() -> tuple:
-    from floodmap.labels import Labelled
-
-    return tuple(Labelled(name=name, image=Path(name), label=Path(name)) for name in "ab")
