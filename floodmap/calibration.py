@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Histogram = NDArray[np.int64]
 """(101, 2): pixels by probability in per cent, dry and flooded in the reference."""
@@ -59,6 +58,8 @@ def recalibrated(scale: float, shift: float) -> Floats:
 
 def fit(histogram: Histogram) -> Calibration:
     """Scale and shift of the logits under which the counts are likeliest, within bounds."""
+    from scipy.optimize import minimize  # here: it takes 15 MB, and segmenting does not fit
+
     counts, logit = histogram.astype(np.float64) / max(histogram.sum(), 1), _logit()
 
     def loss(parameters: Floats) -> float:
