@@ -12,6 +12,7 @@ from torch import Tensor
 
 from floodmap.clicks import coarse_prompt
 from floodmap.dataset import Pairs, Views
+from floodmap.loss import draw_stretch
 from floodmap.sam import Encoded
 
 
@@ -23,7 +24,14 @@ class Batch:
     views: Views
     """Without their pixels: `rgb` is empty."""
     coarse: Tensor
-    """What was made of the far views, as mask prompts (B, 1, h, w)."""
+    """What was made of the far views, as mask prompts (B, 1, h/4, w/4)."""
+
+    def crop(self, rows: slice, cols: slice) -> Batch:
+        """The same part of every view, in pixels, multiples of 32."""
+        part = (..., rows, cols)
+        views = Views(self.views.rgb, self.views.target[part], self.views.scored[part])
+        cells = (..., slice(rows.start // 4, rows.stop // 4), slice(cols.start // 4, cols.stop // 4))
+        return Batch(self.encoded.crop(rows, cols), views, self.coarse[cells])
 
 
 class Encodings:
@@ -56,14 +64,20 @@ class Encodings:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Any of the batches."""
+        """Any of the batches; where the encoder keeps a view's own size, some part of its views, at least half a side.
+
+        So the same views are never quite the same, and decoding them costs about half.
+        """
         path = self._paths[int(torch.randint(len(self._paths), (), generator=generator))]
         tensors = {name: tensor.to(device) for name, tensor in load_file(path).items()}
         skips = (tensors["skip0"], tensors["skip1"], tensors["skip2"]) if "skip0" in tensors else None
         target = tensors["target"].float() / 255
         shape_hw = (target.shape[-2], target.shape[-1])
         views = Views(target.new_zeros(0), target, tensors["scored"])
-        return Batch(Encoded(tensors["embedding"], skips, shape_hw), views, tensors["coarse"].float())
+        batch = Batch(Encoded(tensors["embedding"], skips, shape_hw), views, tensors["coarse"].float())
+        if skips is None:
+            return batch
+        return batch.crop(*(draw_stretch(side, generator) for side in shape_hw))
 
 
 def _write(path: Path, batch: Batch) -> None:

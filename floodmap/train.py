@@ -232,7 +232,7 @@ class Lesson:
         self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, steadied: bool = False
     ) -> tuple[Tensor, float]:
         """Add the gradients of one batch of views; returns their logits and the loss."""
-        size = views.target.shape[-1]
+        size = max(views.target.shape[1:])
         offset_xy = torch.randint(0, FRAME - size + 1, (len(views.target), 2), generator=self.generator).float()
         unsteady: Tensor | float = 0.0
         with torch.autocast(self.device.type, torch.bfloat16):
