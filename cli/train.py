@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def train(
         floodmap train my-floods -o mine.safetensors
         floodmap segment scene.tif --model mine.safetensors -o results
     """
+    from floodmap.crew import Crew
     from floodmap.finetune import FineTuneOptions, fine_tune
+    from floodmap.models import read_metadata
     from floodmap.segmenter import pick_device
 
     options = FineTuneOptions(device=str(pick_device(device)), **settings)
@@ -75,4 +78,9 @@ def train(
         path = fine_tune(
             data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage)
         )
-    click.echo(f"{path}: use it with floodmap segment SCENE --model {path} -o OUT")
+    if not Crew(options.device).is_first:
+        return
+    told = read_metadata(path)
+    scored, pictures = json.loads(told["scores"])["val_iou_auto"], len(json.loads(told["training"])["val"])
+    click.echo(f"{path}: mean IoU {scored:.3f} on {pictures} pictures it was not trained on")
+    click.echo(f"Use it: floodmap segment SCENE --model {path} -o OUT")

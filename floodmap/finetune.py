@@ -126,7 +126,10 @@ def fine_tune(
     if crew.is_first:
         _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
     best = train(config, sources(train_on, samples[0]), samples[1], folder, base.path, report)
-    return _finished(best, out, about) if crew.is_first else out
+    if crew.is_first:
+        _finished(best, out, about)
+    crew.wait()
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ def _refuse_other_run(path: Path, about: dict[str, Any], *, resume: bool) -> Non
     path.write_text(told, "utf-8")
 
 
-def _finished(best: Path, out: Path, about: dict[str, Any]) -> Path:
+def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
     """The best weights under their name, with what they were made of in the header."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
@@ -260,7 +263,6 @@ def _finished(best: Path, out: Path, about: dict[str, Any]) -> Path:
         save_file(state, temporary, metadata=sealed(state, {**header, "training": json.dumps(about)}))
         temporary.replace(out)
     draw_curves(best.parent / "log.csv", best.parent / "curves.png")
-    return out
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
