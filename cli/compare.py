@@ -12,7 +12,7 @@ import click
 
 from floodmap.errors import LabelError, OutputError, PromptError, writing
 
-from .options import device_option, json_option, overwrite_option, verbosity_options
+from .options import device_option, flips_option, json_option, overwrite_option, verbosity_options
 
 log = logging.getLogger("floodmap.compare")
 
@@ -57,11 +57,12 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @device_option
 @overwrite_option
+@flips_option
 @json_option
 @verbosity_options
 def compare(
     data: Path, models: str, kinds: str, out: Path, split: str, flood_value: str | None, seed: int, device: str,
-    overwrite: bool, as_json: bool, verbosity: int,
+    flips: bool, overwrite: bool, as_json: bool, verbosity: int,
 ) -> None:  # fmt: skip
     """Score every model with every kind of prompt on every labelled picture of DATA.
 
@@ -73,6 +74,7 @@ def compare(
     """
     from floodmap.audit import audit
     from floodmap.finetune import curves_of
+    from floodmap.flips import Flipped
     from floodmap.labels import find_labels
     from floodmap.models import resolve
     from floodmap.oracle import PromptKind
@@ -97,7 +99,8 @@ def compare(
     loaded = [load_segmenter(model, device) for model in resolved]
     if len({model.name for model in loaded}) < len(loaded):
         raise LabelError(f"--models {models} has two of one name; rename a file")
-    study = run_study(chosen, loaded, wanted, rule=audited.rule, clock=time.monotonic)
+    used = [Flipped(one) for one in loaded] if flips else loaded
+    study = run_study(chosen, used, wanted, rule=audited.rule, clock=time.monotonic)
     swapped = swapped_in(study)
     for finding in swapped:
         log.warning("%s", finding)

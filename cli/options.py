@@ -117,6 +117,11 @@ model_option = click.option(
 )  # fmt: skip
 """Adds model."""
 
+flips_option = click.option(
+    "--flips", is_flag=True, help="See every window in a mirror too and take the mean: a little better, twice as long."
+)
+"""Adds flips."""
+
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", callback=_device,
     help="auto, cpu, cuda, cuda:N or mps.",

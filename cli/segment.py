@@ -17,6 +17,7 @@ from floodmap.errors import FloodmapError
 from .inputs import find_scenes
 from .options import (
     device_option,
+    flips_option,
     format_option,
     grid_options,
     json_option,
@@ -94,6 +95,7 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @format_option
 @click.option("--report", is_flag=True, help="Write NAME_report.html too: the results on one page that opens offline.")
 @device_option
+@flips_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
 @overwrite_option
 @click.option(
@@ -102,7 +104,8 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @json_option
 @verbosity_options
 def segment(
-    scenes: tuple[str, ...], out: Path, model: str, device: str, as_json: bool, verbosity: int, batch_size: int | None,
+    scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
+    batch_size: int | None,
     resolution_m: float | None, bands: tuple[int, ...] | None, nodata: float | None, mask: Path | None, collar: Any,
     crs: str | None, aoi: Path | None, **settings: Any,
 ) -> int:  # fmt: skip
@@ -116,6 +119,7 @@ def segment(
     Exit codes: 0 done; 1 a scene was refused or failed; 2 wrong usage; 3 done, but some windows failed and are
     unobserved; 130 interrupted.
     """
+    from floodmap.flips import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
     from floodmap.scene import SceneOptions
 
@@ -124,6 +128,8 @@ def segment(
     )  # fmt: skip
     found = find_scenes(scenes, out)
     segmenter = _load(model, device)
+    if flips:
+        segmenter = Flipped(segmenter)
     options = SegmentOptions(scene=looks, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
     worst = 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.dataset import Pairs
 
+CELL = 4
+"""Pixels to a side of the cells that regions are made of; as many as those of mask prompts."""
 COARSE_LIMIT = 9.2
 """Largest logit of a coarse prompt, as `segmenter.SUREST`."""
 
@@ -24,10 +29,64 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One to eight points a crop, half of them where the guess is wrong, as by a person who corrects it.
+def reinterpret(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """What somebody might call flood instead: in some views a stretch of water is none, or dry ground of one colour is.
 
-    Of the others most lie on flood; pictures without a class get none of it.
+    On pictures it was trained on a model is hardly ever wrong, so it would learn to overhear points there: they have to
+    tell it something that it cannot know.
+
+    Args:
+        colours: of the cells, (B, 3, H/4, W/4), 0 to 255.
+        target: flood share (B, H, W).
+        scored: bool (B, H, W).
+        share: of the views that are changed, where a region is found.
+        generator: of all draws.
+
+    Returns:
+        The flood share so understood, (B, H, W).
+    """
+    changed = target.clone()
+    for i in range(len(target)):
+        if not _chance(share, generator):
+            continue
+        flooded, known = (cells_of(x[i, None].float())[0].cpu().numpy() > 0.5 for x in (target, scored))
+        region = _region(colours[i].float().cpu().numpy(), flooded, known, generator)
+        if region is None:
+            continue
+        soft = torch.from_numpy(region).float()[None, None].to(target.device)
+        whole = F.interpolate(soft, target.shape[1:], mode="bilinear", align_corners=False)[0, 0] > 0.5
+        was_flooded = (target[i] * whole).sum() > whole.sum() / 2
+        changed[i] = torch.where(whole, 0.0 if was_flooded else 1.0, target[i])
+    return changed
+
+
+def cells_of(planes: Tensor) -> Tensor:
+    """Means of cells, (..., C, H/4, W/4) of (..., C, H, W)."""
+    return F.avg_pool2d(planes, CELL)
+
+
+def _region(
+    colours: NDArray[np.float32], flooded: NDArray[np.bool_], known: NDArray[np.bool_], generator: torch.Generator
+) -> NDArray[np.bool_] | None:
+    """Connected ground of one class and about one colour, neither tiny nor most of the view; None if there is none."""
+    own = known & (flooded == _chance(0.5, generator))
+    places = np.argwhere(own)
+    if not len(places):
+        return None
+    row, col = places[int(torch.randint(len(places), (), generator=generator))]
+    smooth = ndimage.uniform_filter(colours, (0, 3, 3))
+    tolerance = 10 + 50 * float(torch.rand((), generator=generator))
+    near = np.linalg.norm(smooth - smooth[:, row, col, None, None], axis=0) < tolerance
+    parts, _ = ndimage.label(own & near)
+    region = ndimage.median_filter(ndimage.binary_fill_holes(parts == parts[row, col]) & own, 3)
+    return region if 0.02 < region.mean() < 0.5 else None
+
+
+def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One to three points a crop where the guess is wrong, as by a person who corrects it.
+
+    A third of them, and all where nothing is wrong, lie anywhere, most on flood; pictures without a class get none of
+    it.
 
     Args:
         target: flood share (B, H, W).
@@ -39,7 +98,7 @@ def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: to
         Coordinates (B, N, 2) and labels (B, N), as `FloodSam.forward` takes them.
     """
     batch, _, width = target.shape
-    count = int(torch.randint(1, 9, (), generator=generator))
+    count = int(torch.randint(1, 4, (), generator=generator))
     points = torch.zeros(batch, count, 2)
     labels = torch.full((batch, count), -1)
     flooded, known = (target > 0.5).cpu(), scored.cpu()
@@ -47,7 +106,7 @@ def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: to
     wrong = guess.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2) != flooded
     for i in range(batch):
         for slot in range(count):
-            corrects = _chance(0.5, generator) and bool((wrong[i] & known[i]).any())
+            corrects = (slot == 0 or _chance(0.5, generator)) and bool((wrong[i] & known[i]).any())
             choice = wrong[i] if corrects else flooded[i] == _chance(0.65, generator)
             places = (choice & known[i]).flatten().nonzero()[:, 0]
             if len(places):

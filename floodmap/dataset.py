@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import jpeg
 
 IGNORED = 255
 """Mask value of pixels that are not scored: outside the picture, or unlabelled."""
@@ -302,7 +303,7 @@ class Water:
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """How pictures are recoloured: exposure, colour, haze, sharpness and noise, drawn for each picture of a batch."""
+    """How pictures are recoloured: exposure, colour, haze, sharpness, noise and compression, drawn for each picture."""
 
     gamma: Tensor
     saturation: Tensor
@@ -312,6 +313,8 @@ class Light:
     haze_level: Tensor
     blur: Tensor
     noise: Tensor
+    jpeg: Tensor
+    """Quality it is compressed with, 0 for not at all."""
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Light:
@@ -330,13 +333,14 @@ class Light:
             haze_level=uniform(0.6, 0.95),
             blur=chosen(0.3) * uniform(0.2, 1.0),
             noise=chosen(0.3) * uniform(0.0, 0.04),
+            jpeg=chosen(0.15) * uniform(25.0, 85.0),
         )
 
     def leave(self, chosen: Tensor) -> None:
         """Leave these pictures of the batch, bool (B,), as they are."""
         for value in (self.gamma, self.saturation, self.contrast, self.gain):
             value[chosen] = 1.0
-        for value in (self.haze, self.blur, self.noise):
+        for value in (self.haze, self.blur, self.noise, self.jpeg):
             value[chosen] = 0.0
 
     def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
@@ -355,4 +359,7 @@ class Light:
             rgb[blurred] = sharp.lerp(soft, blur)
         for i in self.noise[:, 0, 0, 0].nonzero()[:, 0]:
             rgb[i] += torch.randn(rgb.shape[1:], generator=generator) * self.noise[i]
-        return rgb.clamp_(0.0, 1.0)
+        rgb.clamp_(0.0, 1.0)
+        for i in self.jpeg[:, 0, 0, 0].nonzero()[:, 0]:
+            rgb[i] = jpeg((rgb[i] * 255).round().to(torch.uint8), int(self.jpeg[i])).float() / 255
+        return rgb

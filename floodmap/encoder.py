@@ -1,4 +1,7 @@
-"""The image encoder of the shipped model: a residual network with a feature pyramid, small enough for a laptop."""
+"""The image encoder of the shipped model: EfficientNet-Lite0 with a feature pyramid, small enough for a laptop.
+
+Source of the trunk: Tan and Le 2019, arXiv:1905.11946, in the Lite variant (no squeeze-and-excitation, ReLU6).
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Skips = tuple[Tensor, Tensor, Tensor]
 """Features of the encoder at strides 8, 4 and 2."""
-STEM_WIDTH = 24
-"""Channels at stride 2."""
+KERNELS = (3, 3, 5, 3, 5, 5, 3)
+"""Side of the depthwise kernels of each stage."""
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+"""Of each stage's first block; the stem has stride 2, too."""
+EXPANSION = 6
+"""How many times wider a block is inside, but for the first stage's, which are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
     """Shape of a `PyramidEncoder`."""
 
-    widths: tuple[int, int, int, int] = (32, 64, 160, 320)
-    """Channels at strides 4, 8, 16 and 32."""
-    depths: tuple[int, int, int, int] = (1, 2, 4, 2)
-    """Residual blocks at each stride."""
+    stem: int = 32
+    """Channels the picture becomes, at stride 2."""
+    widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    """Channels of each stage; they end at strides 2, 4, 8, 16, 16, 32 and 32."""
+    depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    """Blocks of each stage."""
     embed_dim: int = 192
     """Channels of the embedding, and of the prompt encoder and mask decoder."""
 
@@ -49,6 +59,16 @@ class ConvNorm(nn.Sequential):
             nn.BatchNorm2d(out_channels),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self[0], self[1]
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.training:
+            return super().forward(x)
+        # With its statistics settled a norm is a factor and a shift: on the weights they cost less than on every pixel.
+        state = dict(norm.named_buffers())
+        scale = norm.weight * (state["running_var"] + norm.eps).rsqrt()
+        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - state["running_mean"] * scale
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), conv.stride[0], int(conv.padding[0]))
+
     @property
     def norm_weight(self) -> Tensor:
         """The batch norm's scale."""
@@ -63,20 +83,59 @@ class ConvNorm(nn.Sequential):
         self[1] = nn.Identity()
 
 
-class Block(nn.Module):
-    """Two convolutions and a shortcut (He et al. 2016, arXiv:1512.03385)."""
+class InvertedResidual(nn.Module):
+    """A wide depthwise convolution between two narrow ends (Sandler et al. 2018, arXiv:1801.04381).
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    There are no batch norms: those of the weights it begins with are folded into the convolutions before training.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, out_channels, 3, stride)
-        self.conv2 = ConvNorm(out_channels, out_channels, 3)
-        same = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same else ConvNorm(in_channels, out_channels, 1, stride)
-        # Starting as the identity steadies training from scratch (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
-        nn.init.zeros_(self.conv2.norm_weight)
+        width = in_channels * expansion
+        self.expand = nn.Conv2d(in_channels, width, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = Depthwise(width, kernel_size, stride)
+        self.project = nn.Conv2d(width, out_channels, 1)
+        self.is_residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
+        wide = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x), inplace=True)
+        narrow: Tensor = self.project(F.relu6(self.depthwise(wide), inplace=True))
+        return x + narrow if self.is_residual else narrow
+
+
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution whose gradients are computed in float32.
+
+    On CPUs they take 3 to 15 times as long in bfloat16 (oneDNN as of torch 2.15).
+    """
+
+    def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        result: Tensor = _DepthwiseFunction.apply(x, self.weight, self.bias, self.stride, self.padding)
+        return result
+
+
+class _DepthwiseFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            gradient.float(), x.float(), weight.float(), [len(weight)], ctx.stride, ctx.padding, [1, 1], False, [0, 0],
+            len(weight), [True, True, True],
+        )  # fmt: skip
+        return to_x.to(x.dtype), to_weight, to_bias, None, None
 
 
 class PyramidEncoder(nn.Module):
@@ -88,16 +147,18 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        w4, w8, w16, w32 = config.widths
+        w2, w4, w8, _, w16, _, w32 = config.widths
         dim = config.embed_dim
-        self.stem = nn.Sequential(
-            ConvNorm(3, STEM_WIDTH, 3, 2), nn.ReLU(inplace=True), ConvNorm(STEM_WIDTH, w4, 3, 2), nn.ReLU()
-        )
+        self.stem = nn.Conv2d(3, config.stem, 3, 2, 1)
         self.stages = nn.ModuleList()
-        channels = w4
-        for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            strides = [1 if stage == 0 else 2] + [1] * (depth - 1)
-            blocks = [Block(channels if i == 0 else width, width, stride) for i, stride in enumerate(strides)]
+        channels = config.stem
+        for i, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            blocks = [
+                InvertedResidual(
+                    width if j else channels, width, KERNELS[i], 1 if j else STRIDES[i], EXPANSION if i else 1
+                )
+                for j in range(depth)
+            ]
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.top = ConvNorm(w32, dim, 1)
@@ -105,8 +166,7 @@ class PyramidEncoder(nn.Module):
         self.smooth = ConvNorm(dim, dim, 3)
         self.skip8 = nn.Conv2d(w8, dim // 4, 1)
         self.skip4 = nn.Conv2d(w4, dim // 8, 1)
-        self.skip2 = nn.Conv2d(STEM_WIDTH, dim // 8, 1)
-        nn.init.zeros_(self.skip2.weight)
+        self.skip2 = nn.Conv2d(w2, dim // 8, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Skips]:
         """Encode images.
@@ -117,11 +177,12 @@ class PyramidEncoder(nn.Module):
         Returns:
             Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
         """
-        c2 = self.stem[:2](x)
-        c4 = self.stages[0](self.stem[2:](c2))
-        c8 = self.stages[1](c4)
-        c16 = self.stages[2](c8)
-        c32 = self.stages[3](c16)
+        x = F.relu6(self.stem(x), inplace=True)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        c2, c4, c8, _, c16, _, c32 = features
         coarse = F.interpolate(self.top(c32), scale_factor=2.0, mode="nearest")
         embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(c16))))
         return embedding, (self.skip8(c8), self.skip4(c4), self.skip2(c2))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from floodmap.clicks import coarse_prompt
+from floodmap.clicks import cells_of, coarse_prompt
 from floodmap.dataset import Pairs, Views
 from floodmap.loss import draw_stretch
 from floodmap.sam import Encoded
@@ -23,6 +23,8 @@ class Batch:
     encoded: Encoded
     views: Views
     """Without their pixels: `rgb` is empty."""
+    colours: Tensor
+    """Of cells, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
     """What was made of the far views, as mask prompts (B, 1, h/4, w/4)."""
 
@@ -31,7 +33,7 @@ class Batch:
         part = (..., rows, cols)
         views = Views(self.views.rgb, self.views.target[part], self.views.scored[part])
         cells = (..., slice(rows.start // 4, rows.stop // 4), slice(cols.start // 4, cols.stop // 4))
-        return Batch(self.encoded.crop(rows, cols), views, self.coarse[cells])
+        return Batch(self.encoded.crop(rows, cols), views, self.colours[cells], self.coarse[cells])
 
 
 class Encodings:
@@ -60,7 +62,7 @@ class Encodings:
             if not path.exists():
                 pairs = draw(number)
                 coarse = coarse_prompt(decode(encode(pairs.far)), pairs)
-                _write(path, Batch(encode(pairs.near), pairs.near, coarse))
+                _write(path, Batch(encode(pairs.near), pairs.near, cells_of(pairs.near.rgb), coarse))
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
@@ -74,7 +76,8 @@ class Encodings:
         target = tensors["target"].float() / 255
         shape_hw = (target.shape[-2], target.shape[-1])
         views = Views(target.new_zeros(0), target, tensors["scored"])
-        batch = Batch(Encoded(tensors["embedding"], skips, shape_hw), views, tensors["coarse"].float())
+        encoded = Encoded(tensors["embedding"], skips, shape_hw)
+        batch = Batch(encoded, views, tensors["colours"].float(), tensors["coarse"].float())
         if skips is None:
             return batch
         return batch.crop(*(draw_stretch(side, generator) for side in shape_hw))
@@ -83,7 +86,7 @@ class Encodings:
 def _write(path: Path, batch: Batch) -> None:
     encoded, views = batch.encoded, batch.views
     tensors = {
-        "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored,
+        "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,
         "target": (views.target * 255).round().to(torch.uint8),
         **{f"skip{i}": skip for i, skip in enumerate(encoded.skips or ())},
     }  # fmt: skip

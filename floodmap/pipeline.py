@@ -117,6 +117,7 @@ def segment(
     simplify_m: float | None = None,
     formats: tuple[Format, ...] = ("gpkg",),
     device: str = "auto",
+    flips: bool = False,
     batch_size: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -130,6 +131,7 @@ def segment(
         out: folder for the results; made if it is not there.
         model: a name (`floodmap models list`) or a file.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        flips: see every window in a mirror too.
         batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
         progress: called after every window.
         resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
@@ -138,6 +140,7 @@ def segment(
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
     """
+    from floodmap.flips import Flipped
     from floodmap.models import resolve
     from floodmap.segmenter import load_segmenter
 
@@ -145,7 +148,8 @@ def segment(
         resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else Path(mask), aoi=None if aoi is None else Path(aoi),
     )  # fmt: skip
-    segmenter = load_segmenter(resolve(model), device)
+    loaded = load_segmenter(resolve(model), device)
+    segmenter = Flipped(loaded) if flips else loaded
     options = SegmentOptions(
         scene=scene, prompts=prompts if prompts in ("auto", "none") else Path(prompts), tile_size=tile_size,
         overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),

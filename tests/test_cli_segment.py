@@ -36,6 +36,11 @@ def test_one_scene_gives_all_the_files_and_one_line(make_scene: SceneFactory, tm
     assert "ha of flood" in said.out and said.out.count("\n") == 1 and said.err == ""
 
 
+def test_flips_are_told_in_the_report(make_scene: SceneFactory, tmp_path: Path) -> None:
+    assert segment(make_scene(name="a.tif"), "-o", tmp_path / "out", "--flips") == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["model"]["runs_on"].endswith(", flips")
+
+
 def test_json_goes_to_standard_output_alone(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     assert segment(make_scene(), make_scene(name="b.tif"), "-o", tmp_path / "out", "--json") == 0
     said = json.loads(capsys.readouterr().out)

@@ -7,11 +7,11 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
-from floodmap.encoder import EncoderConfig, PyramidEncoder, fuse
+from floodmap.encoder import Depthwise, EncoderConfig, PyramidEncoder, fuse
 from floodmap.errors import ModelError
 from floodmap.sam import Decoder, FloodSam, build_sam
 
-TINY = EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64)
+TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
 
 def make_decoder(kind: type[MaskDecoder]) -> MaskDecoder:
@@ -61,6 +61,20 @@ def test_a_state_dict_of_another_network_is_refused() -> None:
         build_sam({"weight": torch.zeros(3)})
     with pytest.raises(ModelError, match="does not fit"):
         build_sam({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)})
+
+
+def test_depthwise_gradients_are_those_of_a_plain_convolution() -> None:
+    torch.manual_seed(0)
+    layer, x = Depthwise(24, 5, 2), torch.randn(2, 24, 16, 16, requires_grad=True)
+    gradients = []
+    for forward in (layer.forward, lambda x: torch.nn.Conv2d.forward(layer, x)):
+        x.grad = None
+        layer.zero_grad()
+        forward(x).square().sum().backward()
+        assert x.grad is not None and layer.weight.grad is not None and layer.bias is not None
+        gradients.append([x.grad, layer.weight.grad, layer.bias.grad])
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 @torch.no_grad()

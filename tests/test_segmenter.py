@@ -19,7 +19,7 @@ from floodmap.sam import FloodSam, Sam, VitShape, vit_encoder
 from floodmap.scene import Tile
 from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter, mask_logits, pick_device, prompt_sets
 
-TINY = EncoderConfig(widths=(8, 16, 16, 16), depths=(1, 1, 1, 1), embed_dim=64)
+TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
 
 def save_tiny(path: Path, **header: str) -> ResolvedModel:

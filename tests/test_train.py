@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_dataset import make_source
 
 import floodmap.train
-from floodmap.clicks import simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, reinterpret, simulate_boxes, simulate_points
 from floodmap.encoder import EncoderConfig
 from floodmap.loss import draw_stretch, flood_loss
 from floodmap.models import resolve
@@ -23,7 +23,8 @@ from floodmap.train import TrainConfig, schedule, set_training, train
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
-    encoder=EncoderConfig(widths=(32, 32, 64, 64), depths=(1, 1, 1, 1), embed_dim=128), minutes=0.02,
+    encoder=EncoderConfig(widths=(16, 16, 16, 32, 32, 32, 64), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=128),
+    minutes=0.02,
     checkpoint_minutes=1.0, sizes=((64, 64, 2), (64, 96, 1)), size_shares=(0.5, 0.5),
 )  # fmt: skip
 
@@ -124,10 +125,41 @@ def test_points_and_boxes_are_drawn_where_they_belong() -> None:
             for (x, y), label in zip(xy[i].long().tolist(), labels[i].tolist(), strict=True):
                 assert label == -1 or target[i, y, x] == label
                 right += [guess[i, y // 2, x // 2] == label] if label >= 0 else []
-    assert 0.15 < sum(map(int, right)) / len(right) < 0.45  # half of all points correct what is wrong
+    assert 0.03 < sum(map(int, right)) / len(right) < 0.25  # most points correct what is wrong
     boxes = simulate_boxes(target, scored, generator)
     assert ((boxes[0] - torch.tensor([20.0, 10.0, 50.0, 30.0])).abs() < 4).all()
     assert boxes[2].tolist() == [0, 0, 64, 64]
+
+
+def test_one_region_of_one_colour_is_understood_otherwise() -> None:
+    rgb, target = torch.full((1, 3, 128, 128), 90.0), torch.zeros(1, 128, 128)
+    rgb[:, 0, 64:], rgb[:, 2, 20:60, 20:60] = 200.0, 220.0
+    target[:, 20:60, 20:60] = 1
+    scored = torch.ones(1, 128, 128, dtype=torch.bool)
+    areas = {"water": (slice(20, 60), slice(20, 60)), "red field": (slice(64, 128), slice(0, 128))}
+    seen = set()
+    for seed in range(20):
+        changed = reinterpret(cells_of(rgb), target, scored, 1.0, torch.Generator().manual_seed(seed)) != target
+        for name, (rows, cols) in areas.items():
+            if changed[0, rows, cols].float().mean() > 0.8:
+                seen.add(name)
+                changed[0, max(rows.start - 4, 0) : rows.stop + 4, max(cols.start - 4, 0) : cols.stop + 4] = False
+                assert not changed.any()
+    assert seen == set(areas)
+    assert torch.equal(reinterpret(cells_of(rgb), target, scored, 0.0, torch.Generator()), target)
+
+
+def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(side=128)
+    base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
+    scores = iter([(0.5, 0.6), (0.5, 0.4), (0.5, 0.5)])
+    monkeypatch.setattr(floodmap.train, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
+    config = replace(CONFIG, steps=2, checkpoint_steps=1, patience=5)
+    best = train(config, [source], source.samples, tmp_path / "tuned", base)
+    before, after = load_file(base), load_file(best)
+    assert all(torch.equal(before[key], after[key]) for key in before if before[key].is_floating_point())
+    with (tmp_path / "tuned" / "log.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 1, 2]
 
 
 def test_settled_batch_norms_keep_their_statistics() -> None:

@@ -1,0 +1,54 @@
+"""Windows seen twice, once in a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.prompts import Prompts
+from floodmap.scene import Tile
+
+if TYPE_CHECKING:
+    from floodmap.segmenter import FloodSegmenter, SamSegmenter
+
+
+class Flipped:
+    """A model whose say of a window is the mean of what it makes of the window and of its mirror image.
+
+    Args:
+        segmenter: the model.
+    """
+
+    def __init__(self, segmenter: FloodSegmenter | SamSegmenter) -> None:
+        self.segmenter = segmenter
+        self.name, self.sha256 = segmenter.name, segmenter.sha256
+        self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
+        self.best_batch_size = segmenter.best_batch_size
+        self.runs_on = f"{segmenter.runs_on}, flips"
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`."""
+        seen = self.segmenter.predict(tiles, prompts)
+        width = tiles[0].reason.shape[1]
+        mirrored = self.segmenter.predict([_mirrored(tile) for tile in tiles], [_moved(p, width) for p in prompts])
+        return np.asarray((seen + mirrored[..., ::-1]) / 2, np.float32)
+
+
+def _mirrored(tile: Tile) -> Tile:
+    nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
+    rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
+    return replace(tile, rgb=rgb, reason=reason, nir=nir)
+
+
+def _moved(prompts: Prompts, width: int) -> Prompts:
+    left, top, right, bottom = prompts.boxes_xyxy.T
+    return replace(
+        prompts,
+        points_xy=prompts.points_xy * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32),
+        boxes_xyxy=np.stack([width - right, top, width - left, bottom], axis=1),
+        mask=None if prompts.mask is None else np.ascontiguousarray(prompts.mask[:, ::-1]),
+    )
