@@ -76,12 +76,19 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
         fine_tune(data, out, options)
 
 
+def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every validation is better than the last: a run that gains nothing keeps what it began with."""
+    rank = count(1)
+    monkeypatch.setattr(floodmap.train, "validate", lambda *_: ((0.1, next(rank) / 100), np.ones((101, 2), np.int64)))
+
+
 @pytest.fixture
 def tiny_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An official checkpoint of a very small SAM."""
     shape = VitShape(embed_dim=32, depth=2, num_heads=2, global_attention=())
     monkeypatch.setitem(VIT, "vit_tiny", shape)
     monkeypatch.setattr(floodmap.finetune, "SAM_PAIRS", 1)
+    always_better(monkeypatch)
     torch.manual_seed(0)
     torch.save(Sam(vit_encoder(shape)).state_dict(), tmp_path / "tiny.pth")
     return tmp_path / "tiny.pth"
@@ -115,7 +122,10 @@ def test_adapters_are_for_attention(data: Path, base: Path, tmp_path: Path) -> N
         fine_tune(data, tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), what="lora"))
 
 
-def test_a_decoder_learns_from_encodings_on_disk(data: Path, base: Path, tmp_path: Path) -> None:
+def test_a_decoder_learns_from_encodings_on_disk(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_better(monkeypatch)
     out = tmp_path / "mine.safetensors"
     options = FineTuneOptions(base=str(base), what="decoder", epochs=4, val_share=0.25, views=2)
     calls = count()
@@ -124,8 +134,7 @@ def test_a_decoder_learns_from_encodings_on_disk(data: Path, base: Path, tmp_pat
         encode = floodmap.sam.FloodSam.encode
         patch.setattr(floodmap.sam.FloodSam, "encode", lambda *args: (next(calls), encode(*args))[1])
         fine_tune(data, out, options)
-    encoded, checkpoints = next(calls), len(curves_of(out)["loss"])  # type: ignore[index]
-    assert encoded == 2 * 1 + 2 * checkpoints  # one batch, far and near; and validation
+    assert next(calls) == 2  # one batch, far and near; validation, which encodes as well, is left out here
     assert not list((tmp_path / "mine_run").glob("encodings*"))
 
 
