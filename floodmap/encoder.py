@@ -23,6 +23,9 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSION = 6
 """How many times wider a block is inside, but for the first stage's, which are not."""
 
+STRIP_BYTES = 4 * 2**20
+"""About how much of a block's wide features is made at once: what fits into a CPU's cache need not go to its memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
@@ -98,9 +101,30 @@ class InvertedResidual(nn.Module):
         self.is_residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x), inplace=True)
-        narrow: Tensor = self.project(F.relu6(self.depthwise(wide), inplace=True))
+        row_bytes = self.depthwise.in_channels * len(x) * x.shape[-1] * x.element_size()
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and row_bytes * x.shape[-2] > 3 * STRIP_BYTES:
+            narrow = self._by_strips(x, max(1, STRIP_BYTES // (row_bytes * self.depthwise.stride[0])))
+        else:
+            narrow = self.project(F.relu6(self.depthwise(self._widened(x)), inplace=True))
         return x + narrow if self.is_residual else narrow
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x), inplace=True)
+
+    def _by_strips(self, x: Tensor, rows: int) -> Tensor:
+        """The same, so many rows of the result at a time."""
+        conv, height = self.depthwise, x.shape[-2]
+        stride, pad = conv.stride[0], int(conv.padding[0])
+        strips = []
+        for top in range(0, -(-height // stride), rows):
+            first = top * stride - pad
+            end = min(top + rows, -(-height // stride)) * stride - stride + 1 + pad
+            wide = self._widened(x[:, :, max(first, 0) : end])
+            if first < 0 or end > height:
+                wide = F.pad(wide, (0, 0, max(-first, 0), max(end - height, 0)))
+            deep = F.conv2d(wide, conv.weight, conv.bias, conv.stride, (0, pad), groups=conv.groups)
+            strips.append(self.project(F.relu6(deep, inplace=True)))
+        return torch.cat(strips, dim=2)
 
 
 class Depthwise(nn.Conv2d):

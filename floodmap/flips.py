@@ -13,7 +13,18 @@ from floodmap.prompts import Prompts
 from floodmap.scene import Tile
 
 if TYPE_CHECKING:
+    from floodmap.prompter import Segmenter
     from floodmap.segmenter import FloodSegmenter, SamSegmenter
+
+
+def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+    """The mean of what a model makes of tiles and of their mirror images, (B, height, width)."""
+    if isinstance(segmenter, Flipped):
+        return segmenter.predict(tiles, prompts)
+    seen = segmenter.predict(tiles, prompts)
+    width = tiles[0].reason.shape[1]
+    mirrored = segmenter.predict([_mirrored(tile) for tile in tiles], [_moved(p, width) for p in prompts])
+    return np.asarray((seen + mirrored[..., ::-1]) / 2, np.float32)
 
 
 class Flipped:
@@ -32,10 +43,7 @@ class Flipped:
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`."""
-        seen = self.segmenter.predict(tiles, prompts)
-        width = tiles[0].reason.shape[1]
-        mirrored = self.segmenter.predict([_mirrored(tile) for tile in tiles], [_moved(p, width) for p in prompts])
-        return np.asarray((seen + mirrored[..., ::-1]) / 2, np.float32)
+        return seen_twice(self.segmenter, tiles, prompts)
 
 
 def _mirrored(tile: Tile) -> Tile:

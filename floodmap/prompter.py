@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from floodmap.ahead import ahead
 from floodmap.errors import ModelError
+from floodmap.flips import seen_twice
 from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
@@ -97,6 +98,8 @@ def joined(given: Prompts, prompter: Prompter) -> Prompter:
 def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
     """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
 
+    It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
+
     Returns:
         uint8 (h, w): the scene's sides divided by `COARSE_FACTOR`, or by more for very large scenes.
 
@@ -114,7 +117,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
             probability = None
             if tile.valid.any():
                 try:
-                    probability = segmenter.predict([tile], [Prompts.none()])[0]
+                    probability = seen_twice(segmenter, [tile], [Prompts.none()])[0]
                 except (RuntimeError, MemoryError) as error:
                     raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
             if strip := mosaic.add(window, probability, tile.reason):

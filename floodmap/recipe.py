@@ -33,7 +33,7 @@ class TrainConfig:
     """Stop when validation has not gained for so many checkpoints; None: never before the end."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
-    size_shares: tuple[float, ...] = (0.5, 0.3, 0.2)
+    size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """How often each size is drawn."""
     prompt_shares: tuple[float, ...] = (0.2, 0.26, 0.08, 0.46)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""

@@ -308,5 +308,6 @@ def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[floa
         writer.writerow(row)
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name in ("loss", "val_iou_none", "val_iou_auto"):
-            board.add_scalar(name, row[name], state.step)
+            if math.isfinite(row[name]):  # before the first step there is no loss
+                board.add_scalar(name, row[name], state.step)
     log.info("step %d, %.1f min, loss %.4f, val IoU %.4f with no prompt, %.4f auto", *row.values())

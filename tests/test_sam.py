@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
-from floodmap.encoder import Depthwise, EncoderConfig, PyramidEncoder, fuse
+from floodmap.encoder import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.errors import ModelError
 from floodmap.sam import Decoder, FloodSam, build_sam
 
@@ -137,3 +138,18 @@ def test_blank_pixels_do_not_reach_the_result() -> None:
     other = rgb.clone()
     other[..., 40:] = 255.0
     torch.testing.assert_close(network(rgb, valid)[0], network(other, valid)[0])
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "expansion"), [(3, 1, 1), (3, 2, 6), (5, 2, 6), (5, 1, 6)])
+def test_a_block_by_strips_is_the_same_block(
+    kernel_size: int, stride: int, expansion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    block = InvertedResidual(16, 16, kernel_size, stride, expansion).eval()
+    x = torch.randn(2, 16, 70, 32)
+    with torch.inference_mode():
+        whole = block(x)
+        monkeypatch.setattr("floodmap.encoder.STRIP_BYTES", 2 * 16 * expansion * 32 * 4 * 5)  # five rows
+        monkeypatch.setattr(block, "_by_strips", Mock(wraps=block._by_strips))
+        torch.testing.assert_close(block(x), whole)
+    assert block._by_strips.call_args.args[1] == 5 // stride
