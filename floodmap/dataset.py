@@ -22,6 +22,8 @@ COARSEST_LEVEL = 3
 FAR_FACTORS = (3.0, 5.0)
 """How many times coarser the far view of a pair is than the near one; `prompter.COARSE_FACTOR` lies between."""
 
+WAVES = 64
+"""Half waves along a side of the patches that waves are cut from."""
 PLAIN_FACTOR = 4
 """As `prompter.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
 
@@ -83,6 +85,9 @@ class Source:
     plain: float = 0.0
     """Share of the pairs seen as a scene is when it is segmented: pixel for pixel, from far by `PLAIN_FACTOR`, turned
     by right angles at most, half of them in the light they came in. Resampling blurs what is a pixel wide."""
+    wet: float = 0.0
+    """Share of the pairs whose near view is of flood or its shore, pictures with more of it more often: where there is
+    little."""
     repainted: float = 0.0
     """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
 
@@ -154,6 +159,7 @@ class PairSampler:
         self.generator = generator
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
         self._shares = torch.tensor([float(source.share) for source in self.sources])
+        self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
         """Draw as many pairs, of views with sides of these lengths in pixels."""
@@ -170,14 +176,15 @@ class PairSampler:
         for planes, place, detail in zip((torch.stack(far), torch.stack(near)), places, (0.4, 1.0), strict=True):
             scored = planes[:, 4] > 0.5
             target = (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1)
-            rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail, self.generator)
+            rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail)
             views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored))
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
     def _pair(self, pick: int, far_size: int, near_size: int, plain: bool) -> tuple[Tensor, Tensor, Tensor, float]:
         source = self.sources[pick]
-        index = int(torch.randint(len(source.samples), (), generator=self.generator))
-        pyramid = self._pyramids[pick][index]
+        wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
+        weights = self._flooded[pick] if wet else torch.ones(len(source.samples))
+        pyramid = self._pyramids[pick][int(torch.multinomial(weights, 1, generator=self.generator))]
         height, width = pyramid.levels[0].shape[1:]
         if plain:
             factor = zoom = float(PLAIN_FACTOR if source.factor[0] > 1 else 1)
@@ -192,12 +199,12 @@ class PairSampler:
         reach = max(far_size / 2 - near_size / factor / 2, 0.0)
         if plain:  # pixels of the views on pixels of the picture and of its shrunken level
             centre = (centre / factor).round() * factor
-        for _ in range(8):  # until it looks at the picture, not past it
+        for _ in range(16):  # until it looks at the picture, not past it, and at flood if it is to
             near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
             if plain:
                 near_xy = (near_xy * factor).round() / factor
             x, y = _map(to_source, near_xy[None])[0] + centre
-            if 0 <= x < width and 0 <= y < height:
+            if 0 <= x < width and 0 <= y < height and (not wet or pyramid.levels[0][3, int(y), int(x)] > 0):
                 break
         far = pyramid.view(_map(to_source, _grid(far_size)) + centre, zoom)
         near = pyramid.view(_map(to_source, _grid(near_size) / factor + near_xy) + centre, zoom / factor)
@@ -251,7 +258,8 @@ def _map(homography: Tensor, xy: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Water:
-    """Other water for the flooded part of pictures: two colours that flow into each other, and ripples."""
+    """Other water for the flooded part of pictures: two colours that flow into each other, waves, reflections, and the
+    water of another picture of the batch."""
 
     opacity: Tensor
     """(B, 1, 1, 1); 0 where the water stays as it is."""
@@ -259,8 +267,16 @@ class Water:
     """(B, 2, 3, 1, 1), 0 to 1."""
     mixture: Tensor
     """(B, 1, 5, 5) over the far view: how much of the second colour."""
-    ripples: Tensor
-    """(B, 1, 1, 1): their strength."""
+    waves: Tensor
+    """(B, 2, WAVES, WAVES): a patch of swell and one of ripples, to be repeated."""
+    directions: Tensor
+    """(B, 2, 2, 2): places in the far view, -1 to 1, to places in those patches."""
+    heights: Tensor
+    """(B, 2, 1, 1): of swell and ripples, as a share of the water's brightness."""
+    mirrored: Tensor
+    """(B, 1, 1, 1): how much of the picture, upside down, the water reflects."""
+    borrowed: Tensor
+    """bool (B,): whether it is painted with another picture's water, where one of the batch has enough."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
@@ -269,16 +285,27 @@ class Water:
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(len(shares), *shape, 1, 1, generator=generator)
 
-        chosen = (torch.rand(len(shares), generator=generator) < shares).float()[:, None, None, None]
+        def chosen(share: Tensor | float) -> Tensor:
+            return (torch.rand(len(shares), generator=generator) < share).float()[:, None, None, None]
+
+        angle = uniform(-math.pi, math.pi, 2)[..., 0, 0]
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
+        # Half a wave, swell and ripples, in units of half a far view; waves are up to eight times as wide as long.
+        length = torch.exp(torch.cat([uniform(-3.7, -1.9, 1), uniform(-5.3, -3.7, 1)], dim=1)[..., 0])
+        cells = torch.cat([length, length * torch.exp(uniform(0.0, 2.1, 2)[..., 0])], dim=-1)
         return cls(
-            opacity=chosen * uniform(0.4, 1.0, 1),
+            opacity=chosen(shares) * uniform(0.4, 1.0, 1),
             # From nearly black through olive and brown to bright shallows over sand.
             colours=torch.exp(uniform(-3.5, -0.6, 2, 1)) * torch.exp(uniform(-0.3, 0.3, 2, 3)),
             mixture=(2 * torch.randn(len(shares), 1, 5, 5, generator=generator)).sigmoid(),
-            ripples=uniform(0.0, 0.3, 1) ** 2 * 3,
+            waves=torch.randn(len(shares), 2, WAVES, WAVES, generator=generator),
+            directions=turn / (cells[..., None] * WAVES / 2),
+            heights=uniform(0.0, 0.3, 2) ** 2 * 3,
+            mirrored=chosen(0.3) * uniform(0.1, 0.7, 1),
+            borrowed=chosen(0.4)[:, 0, 0, 0] > 0,
         )
 
-    def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float, generator: torch.Generator) -> Tensor:
+    def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float) -> Tensor:
         """Repaint pictures.
 
         Args:
@@ -286,19 +313,33 @@ class Water:
             flood: share of each pixel, (B, H, W).
             place: (B, H, W, 2): where the pixels lie in the far view, -1 to 1.
             detail: how much of the ripples is seen.
-            generator: randomness of the ripples.
         """
+        lender, lent = int(flood.mean(dim=(1, 2)).argmax()), None
+        if flood[lender].mean() > 0.5:
+            lent = rgb[lender].clone(), flood[lender]
         for i in self.opacity[:, 0, 0, 0].nonzero()[:, 0]:
             mixture = F.grid_sample(
                 self.mixture[i, None], place[i, None], mode="bicubic", padding_mode="border", align_corners=False
             )[0].clamp(0, 1)
             colour = torch.lerp(self.colours[i, 0], self.colours[i, 1], mixture)
-            height, width = rgb.shape[-2:]
-            waves = torch.randn(1, 1, height // 2, width // 6, generator=generator)
-            waves = F.interpolate(waves, (height, width), mode="bilinear", align_corners=False)[0]
-            colour = colour * (1 + detail * self.ripples[i] * waves)
+            colour = colour * (1 + self._waves(int(i), place[i], detail))
+            if self.mirrored[i] > 0:
+                upturned = F.avg_pool2d(F.pad(rgb[i, None].flip(-2), (3, 3, 3, 3), mode="replicate"), 7, 1)[0]
+                colour = torch.lerp(colour, upturned, self.mirrored[i])
+            if lent is not None and self.borrowed[i] and i != lender:
+                colour = torch.lerp(colour, lent[0], lent[1])
             rgb[i] = torch.lerp(rgb[i], colour, self.opacity[i] * flood[i])
         return rgb.clamp_(0.0, 1.0)
+
+    def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
+        """(1, H, W), about 0."""
+        total = torch.zeros(1, *place.shape[:2])
+        for patch, to_patch, height in zip(
+            self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True
+        ):
+            at = ((place @ to_patch.T + 1) % 4 - 2).abs() - 1  # back and forth over the patch, which has no seam then
+            total += height * F.grid_sample(patch[None, None], at[None], align_corners=False)[0]
+        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class TrainConfig:
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.2, 0.26, 0.08, 0.46)
+    prompt_shares: tuple[float, ...] = (0.25, 0.18, 0.09, 0.48)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
     reinterpreted: float = 0.5
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""

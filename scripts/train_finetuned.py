@@ -113,12 +113,14 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     )
     mixed = patchworks(dry, [*floods, *dubai, *wet])
     return [
-        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.2, repainted=0.2),
-        Source(name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, repainted=0.6),
+        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.2, repainted=0.35),
+        Source(
+            name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, wet=0.6, repainted=0.6
+        ),
         Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, factor=(1.0, 1.6), plain=0.5),
         Source(
             name="ucmerced wet", samples=wet, share=shares[3], from_above=True, factor=(1.0, 1.6), plain=0.5,
-            repainted=0.2,
+            repainted=0.3,
         ),
         Source(name="patchworks", samples=mixed, share=shares[4], from_above=True),
         Source(name="synthetic", samples=synthetic(), share=shares[5], from_above=True, plain=0.6, repainted=0.1),
@@ -165,7 +167,7 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
-    parser.add_argument("--shares", type=float, nargs=6, default=(0.28, 0.18, 0.17, 0.12, 0.04, 0.21))
+    parser.add_argument("--shares", type=float, nargs=6, default=(0.28, 0.22, 0.18, 0.13, 0.03, 0.16))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
