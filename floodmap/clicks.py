@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.dataset import Pairs
+from floodmap.sam import SUREST
 
 CELL = 4
 """Pixels to a side of the cells that regions are made of; as many as those of mask prompts."""
-COARSE_LIMIT = 9.2
-"""Largest logit of a coarse prompt, as `segmenter.SUREST`."""
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
@@ -25,7 +24,7 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     xy = cells / pairs.factor[:, None, None, None] + pairs.near_xy[:, None, None]
     grid = (xy * (2 / far_size)).to(far_logits.device)
     full = F.interpolate(far_logits[:, None], (far_size, far_size), mode="bilinear", align_corners=False)
-    full = full.clamp(-COARSE_LIMIT, COARSE_LIMIT)
+    full = full.clamp(-SUREST, SUREST)
     return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
+from floodmap.kriging import krige
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -24,8 +25,10 @@ FRAME = 1024
 """Side of SAM's input frame, in pixels: prompt coordinates are relative to it, whatever the size of the tile."""
 STRIDE = 16
 """Pixels per cell of the image embedding."""
-DRAWN_RADIUS, DRAWN_LOGIT = 14.0, 6.0
-"""How large, in pixels, and how sure a point is drawn into the mask prompt."""
+SUREST = 9.2
+"""Largest logit of a mask prompt."""
+OUTSIDE = -3.0
+"""What a mask prompt says of ground outside a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,18 @@ class Decoder(MaskDecoder):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        skips: Skips | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """As the package's, for `forward`; see `decode`."""
+        return self.decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)[:2]
+
+    def decode(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        skips: Skips | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode one prompt set per image.
 
         Args:
@@ -80,7 +93,8 @@ class Decoder(MaskDecoder):
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
 
         Returns:
-            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks).
+            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks);
+            the features that the masks are read off, (B, E/8, as the masks).
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -90,7 +104,7 @@ class Decoder(MaskDecoder):
         features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = torch.einsum("bmc,bchw->bmhw", weights, features)
-        return masks, self.iou_prediction_head(hidden[:, 0])
+        return masks, self.iou_prediction_head(hidden[:, 0]), features
 
     def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
         return self.output_upscaling(source)
@@ -193,28 +207,42 @@ class FloodSam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Prompts and encoded images to logits; arguments as in `forward`."""
+        """Prompts and encoded images to logits; arguments as in `forward`.
+
+        Points are no tokens of the decoder, which learned little from them: its result is corrected at them by kriging,
+        becomes its mask prompt, and what it makes of that is corrected once more.
+        """
+        if points is None:
+            return self._decode(encoded, boxes, masks, offset_xy)[:2]
+        with torch.no_grad():
+            logits, _, features = self._decode(encoded, boxes, masks, offset_xy)
+            corrected = krige(logits, encoded.embedding, features, points)
+        logits, iou, features = self._decode(encoded, boxes, as_prompt(corrected), offset_xy)
+        return krige(logits, encoded.embedding, features, points), iou
+
+    def _decode(
+        self, encoded: Encoded, boxes: Tensor | None, masks: Tensor | None, offset_xy: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, predicted IoU, and the decoder's features at the logits' resolution."""
         embedding = encoded.embedding
-        batch = embedding.shape[0]
-        if offset_xy is None:
-            offset_xy = torch.zeros(batch, 2, device=embedding.device)
-        if points is None and boxes is None:
+        batch, dim, height, width = embedding.shape
+        if boxes is None:
             # Nothing refers to places, so none are told: what is seen must not depend on where the window was cut.
-            sparse, position = embedding.new_zeros(batch, 0, embedding.shape[1]), torch.zeros_like(embedding[:1])
+            sparse, position = embedding.new_zeros(batch, 0, dim), torch.zeros_like(embedding[:1])
         else:
+            if offset_xy is None:
+                offset_xy = torch.zeros(batch, 2, device=embedding.device)
             position = self._position(embedding, offset_xy)
-            framed_points = None if points is None else (points[0] + offset_xy[:, None], points[1])
-            framed_boxes = None if boxes is None else boxes + offset_xy.repeat(1, 2)
-            sparse = self.prompt_encoder(framed_points, framed_boxes, None)[0].to(embedding.dtype)
-        if points is None and boxes is None and masks is None:
+            sparse = self.prompt_encoder(None, boxes + offset_xy.repeat(1, 2), None)[0].to(embedding.dtype)
+        if boxes is None and masks is None:
             dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         else:
             if masks is None:
-                masks = torch.zeros(batch, 1, 4 * embedding.shape[-2], 4 * embedding.shape[-1], device=embedding.device)
-            dense = self.prompt_encoder.mask_downscaling(draw_prompts(masks, points, boxes))
+                masks = torch.zeros(batch, 1, 4 * height, 4 * width, device=embedding.device)
+            dense = self.prompt_encoder.mask_downscaling(masks if boxes is None else draw_boxes(masks, boxes))
         dense = dense.to(embedding.dtype)
-        logits, iou = self.mask_decoder.predict_masks(embedding, position, sparse, dense, encoded.skips)
-        return smoothed(logits.float())[:, 0], iou[:, 0]
+        logits, iou, features = self.mask_decoder.decode(embedding, position, sparse, dense, encoded.skips)
+        return smoothed(logits.float())[:, 0], iou[:, 0], features
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
         height, width = embedding.shape[-2:]
@@ -235,29 +263,27 @@ def smoothed(logits: Tensor) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)
 
 
-def draw_prompts(masks: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> Tensor:
-    """Draw points and boxes into the mask prompt, where a convolution finds them at once.
+def as_prompt(logits: Tensor) -> Tensor:
+    """Logits (B, H/2, W/2) as a mask prompt (B, 1, H/4, W/4), as blurred as those of a coarse pass are."""
+    coarse = F.avg_pool2d(logits[:, None], 8).clamp(-SUREST, SUREST)
+    return F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
+    """Draw boxes into the mask prompt, where a convolution finds them at once.
 
     A network trained on a few hundred pictures does not learn from these alone what SAM's positional encodings say.
 
     Args:
         masks: flood logits (B, 1, h, w) at a quarter of the tile's resolution, 0 where nothing is known.
-        points: as in `FloodSam.forward`.
         boxes: as in `FloodSam.forward`.
     """
     height, width = masks.shape[-2:]
     y = (torch.arange(height, device=masks.device) * 4 + 1.5)[:, None]
     x = torch.arange(width, device=masks.device) * 4 + 1.5
-    if boxes is not None:
-        left, top, right, bottom = boxes[:, :, None, None].unbind(1)
-        outside = (x < left) | (x > right) | (y < top) | (y > bottom)
-        masks = masks.masked_fill(outside[:, None], -DRAWN_LOGIT / 2)
-    if points is not None:
-        for xy, label in zip(points[0].unbind(1), points[1].unbind(1), strict=True):
-            near = ((x - xy[:, 0, None, None]) ** 2 + (y - xy[:, 1, None, None]) ** 2) < DRAWN_RADIUS**2
-            value = torch.where(label == 1, DRAWN_LOGIT, -DRAWN_LOGIT)[:, None, None, None]
-            masks = torch.where(near[:, None] & (label >= 0)[:, None, None, None], value, masks)
-    return masks
+    left, top, right, bottom = boxes[:, :, None, None].unbind(1)
+    outside = (x < left) | (x > right) | (y < top) | (y > bottom)
+    return masks.masked_fill(outside[:, None], OUTSIDE)
 
 
 class Sam(nn.Module):

@@ -20,14 +20,12 @@ from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
-from floodmap.sam import FRAME, VIT, Encoded, FloodSam, Sam, build_sam
+from floodmap.sam import FRAME, SUREST, VIT, Encoded, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
 from floodmap.seal import check_seal
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
-SUREST = 9.2
-"""Largest logit of a mask prompt."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
-from floodmap.clicks import COARSE_LIMIT, cells_of, coarse_prompt, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, coarse_prompt, reinterpret, simulate_boxes, simulate_points
 from floodmap.crew import Crew
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
 from floodmap.encodings import Encodings
@@ -239,7 +238,7 @@ class Lesson:
         return self._learn(encoded, views, prompts, steadied=steadied)[1]
 
     def _click(self, encoded: Encoded, views: Views, prompts: dict[str, Any]) -> dict[str, Any]:
-        """Points in one to three rounds, each where the result of the last is wrong, which may become the mask prompt.
+        """Points in one to three rounds, each where the result of the last is wrong.
 
         As in training SAM (arXiv:2304.02643, appendix A).
         """
@@ -247,10 +246,6 @@ class Lesson:
             guess = self._decode_alone(encoded, **prompts)
             xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
             if "points" in prompts:
-                if _draw((0.5, 0.5), self.generator) == 1:
-                    cells = (views.target.shape[1] // 4, views.target.shape[2] // 4)
-                    mask = F.interpolate(guess[:, None], cells, mode="bilinear", align_corners=False)
-                    prompts["masks"] = mask.clamp(-COARSE_LIMIT, COARSE_LIMIT)
                 xy = torch.cat([prompts["points"][0], xy], dim=1)
                 labels = torch.cat([prompts["points"][1], labels], dim=1)
             prompts["points"] = xy, labels

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from floodmap.calibration import Histogram
 from floodmap.checkpoint import Trainable
-from floodmap.clicks import COARSE_LIMIT
 from floodmap.dataset import IGNORED, Sample
+from floodmap.sam import SUREST
 
 COARSE_FACTOR = 4
 """How much a picture is shrunk for the coarse pass; as in `prompter`."""
@@ -55,7 +55,7 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
     with torch.autocast(device.type, torch.bfloat16):
         small = F.avg_pool2d(rgb, COARSE_FACTOR, ceil_mode=True)
         [coarse] = _whole(model, small, [None])
-        coarse = coarse.clamp(-COARSE_LIMIT, COARSE_LIMIT)
+        coarse = coarse.clamp(-SUREST, SUREST)
         cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
         pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
         none, auto = _whole(model, rgb, [None, F.pad(cells, pad, value=-6.0)])
