@@ -225,8 +225,10 @@ class Lesson:
 
     def _learn_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
         config, chance = self.config, self.generator
-        # Decoding parts as well costs a third of a step, so not every one does it; and points would have to be cut.
-        steadied = kind in ("none", "coarse") and config.steadiness > 0 and _draw((0.5, 0.5), chance) == 1
+        # Decoding parts as well costs a third of a step, so not every one does it; points would have to be cut; and of
+        # encoded views parts are all that is ever seen.
+        steadied = self._encodings is None and kind in ("none", "coarse") and config.steadiness > 0
+        steadied = steadied and _draw((0.5, 0.5), chance) == 1
         has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), chance) == 1)
         prompts: dict[str, Any] = {"masks": coarse} if has_mask else {}
         if kind == "box":

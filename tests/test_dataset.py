@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional as F
 
 from floodmap.clicks import coarse_prompt
-from floodmap.dataset import PairSampler, Sample, Source
+from floodmap.dataset import PairSampler, Sample, Source, Water
 
 
 def make_source(*, from_above: bool = True, side: int = 400) -> Source:
@@ -93,3 +93,36 @@ def test_plain_views_are_the_pictures_own_pixels(factor: tuple[float, float], fr
         float((rgb[:, scored] - 90).abs().max()) for rgb, scored in zip(pairs.near.rgb, pairs.near.scored, strict=True)
     ]
     assert min(changed) < 0.1 and max(changed) > 1
+
+
+def test_near_views_can_be_sought_at_flood() -> None:
+    pond = np.zeros((600, 600), np.uint8)
+    pond[100:500, 100:350] = 1
+    dry = np.zeros((600, 600), np.uint8)
+    grey = np.full((3, 600, 600), 120, np.uint8)
+    anywhere = Source(
+        name="s", samples=[Sample("pond", grey, pond), Sample("dry", grey, dry)], share=1.0, from_above=True
+    )
+    flooded = [
+        int((sampler(6, source).batch(24, 96, 128).near.target[:, 64, 64] > 0.5).sum())
+        for source in (anywhere, replace(anywhere, wet=1.0))
+    ]
+    assert flooded[0] < 10 and flooded[1] > 20, flooded
+
+
+def test_water_is_repainted_where_there_is_flood_and_nowhere_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    water = Water.draw(torch.tensor([1.0] * 11 + [0.0]), generator)
+    flood, rgb = torch.zeros(12, 64, 64), torch.full((12, 3, 64, 64), 0.5)
+    flood[:, :, 32:] = 1.0
+    flood[3, :, :8] = 1.0  # has enough to lend
+    rgb[3] = 0.9
+    axis = torch.linspace(-1, 1, 64)
+    place = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).expand(12, -1, -1, -1)
+    painted = water.on(rgb.clone(), flood, place, 1.0)
+    assert torch.equal(painted[flood[:, None].expand(-1, 3, -1, -1) == 0], rgb[flood[:, None].expand_as(rgb) == 0])
+    assert torch.equal(painted[11], rgb[11])
+    changed = (painted - rgb)[:11, ..., 32:].abs().mean(dim=(1, 2, 3))
+    assert (changed > 0.005).all() and painted.min() >= 0 and painted.max() <= 1
+    varied = painted[:11, ..., 32:].std(dim=(2, 3)).amin(dim=1) > 1e-3  # by waves or two colours, unless it is lent
+    assert varied.sum() > 6 and not varied.all()

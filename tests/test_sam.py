@@ -10,7 +10,7 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
 from floodmap.encoder import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.errors import ModelError
-from floodmap.sam import Decoder, FloodSam, build_sam
+from floodmap.sam import Decoder, FloodSam, build_sam, draw_boxes
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
@@ -105,28 +105,29 @@ def test_tiles_of_any_size_give_logits_at_half_of_it() -> None:
 
 
 @torch.no_grad()
-def test_a_shifted_frame_shifts_points_with_the_picture() -> None:
+def test_boxes_lie_where_the_tile_lies_in_the_frame() -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()
     rgb, valid = torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool)
-    point = (torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]))
-    moved = (point[0] + 8, point[1])
-    offset = torch.tensor([[8.0, 8.0]])
-    encoded = network.encode(rgb, valid)
-    here = network.decode(encoded, points=point, offset_xy=offset)[0]
-    elsewhere = network.decode(encoded, points=moved, offset_xy=offset)[0]
-    assert not torch.equal(here, elsewhere)
-    assert torch.isfinite(here).all()
+    encoded, box, place = network.encode(rgb, valid), torch.tensor([[8.0, 8, 40, 50]]), torch.tensor([[80.0, 160.0]])
+    told = Mock(wraps=network.prompt_encoder)
+    network._modules["prompt_encoder"] = told
+    network.decode(encoded, boxes=box, offset_xy=place)
+    assert told.call_args.args[1].tolist() == [[88, 168, 120, 210]]
+    assert (draw_boxes(torch.zeros(1, 1, 16, 16), box)[0, 0] == 0).nonzero().flatten().unique().tolist() == list(
+        range(2, 13)
+    )
 
 
 @torch.no_grad()
-def test_without_points_the_place_in_the_frame_does_not_matter() -> None:
+def test_without_boxes_the_place_in_the_frame_does_not_matter() -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()
     rgb, valid = torch.rand(1, 3, 64, 64) * 255, torch.ones(1, 64, 64, dtype=torch.bool)
-    masks = torch.randn(1, 1, 16, 16)
-    here, there = (network(rgb, valid, masks=masks, offset_xy=torch.full((1, 2), place))[0] for place in (0.0, 300.0))
-    assert torch.equal(here, there)
+    masks, points = torch.randn(1, 1, 16, 16), (torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]))
+    for prompts in ({"masks": masks}, {"points": points}, {"masks": masks, "points": points}):
+        here, there = (network(rgb, valid, offset_xy=torch.full((1, 2), at), **prompts)[0] for at in (0.0, 300.0))
+        assert torch.equal(here, there)
 
 
 @torch.no_grad()
