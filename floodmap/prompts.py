@@ -25,6 +25,8 @@ _ROOM = 0.02
 """A point needs this much confident ground around it, as a share of the tile's long side: slivers prompt nothing."""
 _BOX_SHARE = 0.01
 """Flood regions smaller than this share of the tile get no box."""
+_POINT_REACH = 240.0
+"""Pixels around a point on flood within which there may be flood outside all boxes: twice the reach of `kriging`."""
 _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false": 0}
 
 
@@ -43,6 +45,9 @@ class Prompts:
     """(M, 4), each around flood: left, top, right, bottom."""
     mask: NDArray[np.float32] | None = None
     """(h, w), 0 to 1: coarse flood likelihood of the whole tile, at any resolution; None where there is none."""
+    bounded: bool = False
+    """Whether all flood lies in the boxes, or about points on flood; so it is wherever there are boxes. Without one, as
+    where a scene's boxes all lie in other windows, there is none."""
 
     def __post_init__(self) -> None:
         points, boxes = np.asarray(self.points_xy, np.float32), np.asarray(self.boxes_xyxy, np.float32)
@@ -60,6 +65,7 @@ class Prompts:
         object.__setattr__(self, "points_xy", points)
         object.__setattr__(self, "labels", labels.astype(np.int64))
         object.__setattr__(self, "boxes_xyxy", boxes)
+        object.__setattr__(self, "bounded", self.bounded or len(boxes) > 0)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
 
@@ -87,8 +93,21 @@ class Prompts:
         inside = ((points >= 0) & (points < end)).all(axis=1)
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
         return Prompts(
-            points_xy=points[inside].astype(np.float32), labels=self.labels[inside], boxes_xyxy=boxes.astype(np.float32)
-        )
+            points_xy=points[inside].astype(np.float32), labels=self.labels[inside],
+            boxes_xyxy=boxes.astype(np.float32), bounded=self.bounded,
+        )  # fmt: skip
+
+    def bounds(self, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Where there may be flood in a tile of this size: everywhere, unless there are boxes."""
+        if not self.bounded:
+            return np.ones(shape_hw, bool)
+        rows, cols = np.ogrid[: shape_hw[0], : shape_hw[1]]
+        inside = np.zeros(shape_hw, bool)
+        for left, top, right, bottom in self.boxes_xyxy:
+            inside |= (cols + 0.5 > left) & (cols + 0.5 < right) & (rows + 0.5 > top) & (rows + 0.5 < bottom)
+        for x, y in self.points_xy[self.labels == 1]:
+            inside |= (cols + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 < _POINT_REACH**2
+        return inside
 
 
 def _checked_mask(mask: NDArray[Any]) -> NDArray[np.float32]:

@@ -116,7 +116,11 @@ class FloodSegmenter:
         logits = self._decode(encoded, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
-        return full[:, 0, :height, :width].sigmoid_().cpu().numpy()
+        probability: NDArray[np.float32] = full[:, 0, :height, :width].sigmoid_().cpu().numpy()
+        for one, p in zip(probability, prompts, strict=True):
+            if p.bounded:  # that boxes surround all flood a decoder would only hear of
+                one[~p.bounds((height, width))] = 0.0
+        return probability
 
     def _decode(
         self,

@@ -368,3 +368,15 @@ def test_without_a_crs_coordinates_are_those_of_the_transform(tmp_path: Path) ->
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     prompts = read_prompts(path, transform=Affine.identity(), crs=None, width=9, height=9)
     assert prompts.points_xy.tolist() == [[3.5, 4.5]]
+
+
+def test_flood_is_bounded_by_boxes_and_points_in_every_window_of_a_scene() -> None:
+    given = Prompts(
+        points_xy=np.array([[900.0, 100.0], [50.0, 50.0]]), labels=np.array([1, 0]),
+        boxes_xyxy=np.array([[10, 20, 30, 60]]),
+    )  # fmt: skip
+    here = given.within(Window(0, 0, 100, 100)).bounds((100, 100))
+    assert here[20:60, 10:30].all() and here.sum() == 40 * 20
+    assert not given.within(Window(300, 0, 100, 100)).bounds((100, 100)).any()
+    assert given.within(Window(0, 850, 200, 100)).bounds((200, 100)).all()
+    assert Prompts.none().bounds((5, 7)).all()

@@ -82,6 +82,14 @@ def test_prompts_of_every_kind_reach_the_model(segmenter: FloodSegmenter, prompt
     assert np.abs(plain - prompted).max() > 1e-6
 
 
+def test_what_lies_in_no_box_is_dry(segmenter: FloodSegmenter) -> None:
+    boxes = Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0], [10.0, 30.0, 70.0, 60.0]]))
+    probability = segmenter.predict([make_tile((64, 96))], [boxes])[0]
+    inside = boxes.bounds((64, 96))
+    assert inside.sum() == 56 * 36 + 60 * 30 - 50 * 10
+    assert (probability[~inside] == 0).all() and (probability[inside] > 0).all()
+
+
 def test_a_coarse_likelihood_becomes_logits_over_the_tile_and_dry_beyond_it() -> None:
     logits = mask_logits(torch.full((5, 7), 0.9), (40, 56), (16, 16))
     assert logits.shape == (1, 1, 16, 16)
