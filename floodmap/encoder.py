@@ -39,6 +39,8 @@ class EncoderConfig:
     """Blocks of each stage."""
     embed_dim: int = 192
     """Channels of the embedding, and of the prompt encoder and mask decoder."""
+    context: int = 0
+    """Blocks that look far around at stride 32, where that costs next to nothing."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
@@ -186,6 +188,11 @@ class PyramidEncoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.top = ConvNorm(w32, dim, 1)
+        self.context = nn.Sequential(*(InvertedResidual(dim, dim, 7, 1, 2) for _ in range(config.context)))
+        for block in self.context:
+            # So that weights trained without it mean the same with it.
+            nn.init.zeros_(block.project.weight)
+            nn.init.zeros_(block.project.bias)
         self.lateral = ConvNorm(w16, dim, 1)
         self.smooth = ConvNorm(dim, dim, 3)
         self.skip8 = nn.Conv2d(w8, dim // 4, 1)
@@ -207,7 +214,7 @@ class PyramidEncoder(nn.Module):
             x = stage(x)
             features.append(x)
         c2, c4, c8, _, c16, _, c32 = features
-        coarse = F.interpolate(self.top(c32), scale_factor=2.0, mode="nearest")
+        coarse = F.interpolate(self.context(self.top(c32)), scale_factor=2.0, mode="nearest")
         embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(c16))))
         return embedding, (self.skip8(c8), self.skip4(c4), self.skip2(c2))
 

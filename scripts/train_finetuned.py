@@ -179,7 +179,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = TrainConfig(
-        minutes=options.minutes, learning_rate=options.learning_rate, settled=options.settled, device=options.device
+        encoder=EncoderConfig(context=3),
+        minutes=options.minutes,
+        learning_rate=options.learning_rate,
+        settled=options.settled,
+        device=options.device,
     )
     train(
         config,
