@@ -64,8 +64,8 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
     show_default=True,
     metavar="auto|none|FILE",
     callback=_prompts,
-    help="What tells the model where to look: a coarse pass (auto), nothing, or a coarse pass and a vector file: points "
-    "(field `label`: 1 flood, 0 dry) that correct the result, boxes that surround all flood.",
+    help="What tells the model where to look: a coarse pass (auto), nothing, or a coarse pass and a vector file with "
+    "points that correct the result (field `label`: 1 flood, 0 dry) and boxes around all flood.",
 )
 @scene_options
 @grid_options
