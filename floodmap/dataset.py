@@ -289,7 +289,7 @@ class Water:
             return (torch.rand(len(shares), generator=generator) < share).float()[:, None, None, None]
 
         angle = uniform(-math.pi, math.pi, 2)[..., 0, 0]
-        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).reshape(-1, 2, 2, 2)
         # Half a wave, swell and ripples, in units of half a far view; waves are up to eight times as wide as long.
         length = torch.exp(torch.cat([uniform(-3.7, -1.9, 1), uniform(-5.3, -3.7, 1)], dim=1)[..., 0])
         cells = torch.cat([length, length * torch.exp(uniform(0.0, 2.1, 2)[..., 0])], dim=-1)

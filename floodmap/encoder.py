@@ -188,11 +188,12 @@ class PyramidEncoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.top = ConvNorm(w32, dim, 1)
-        self.context = nn.Sequential(*(InvertedResidual(dim, dim, 7, 1, 2) for _ in range(config.context)))
-        for block in self.context:
+        around = [InvertedResidual(dim, dim, 7, 1, 2) for _ in range(config.context)]
+        for block in around:
             # So that weights trained without it mean the same with it.
             nn.init.zeros_(block.project.weight)
-            nn.init.zeros_(block.project.bias)
+            block.project.bias = nn.Parameter(torch.zeros(dim))
+        self.context = nn.Sequential(*around)
         self.lateral = ConvNorm(w16, dim, 1)
         self.smooth = ConvNorm(dim, dim, 3)
         self.skip8 = nn.Conv2d(w8, dim // 4, 1)
