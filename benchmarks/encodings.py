@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from floodmap.dataset import PairSampler, Source
 from floodmap.finetune import pieces, sources
 from floodmap.labels import find_labels
 from floodmap.models import resolve
-from floodmap.train import Lesson, TrainConfig, _groups, set_training, train_step
+from floodmap.train import Lesson, TrainConfig, make_optimizer, set_training, train_step
 
 PICTURES = 60
 
@@ -32,7 +33,7 @@ def seconds_a_step(drawn: Sequence[Source], batches: int, steps: int) -> float:
     model = build(config, resolve("finetuned").path)
     generator = torch.Generator().manual_seed(0)
     lesson = Lesson(model, config, PairSampler(drawn, generator), generator, crew.device)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=1e-5)
+    optimizer = make_optimizer(model, replace(config, learning_rate=1e-5))
     with tempfile.TemporaryDirectory() as folder:
         if batches:
             begun = time.monotonic()

@@ -274,7 +274,11 @@ class Water:
     heights: Tensor
     """(B, 2, 1, 1): of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
-    """(B, 1, 1, 1): how much of the picture, upside down, the water reflects."""
+    """(B, 1, 1, 1): how much of what stands behind it, and of the sky, the water reflects."""
+    sky: Tensor
+    """(B, 3, 1, 1): its colour in the water, 0 to 1."""
+    tall: Tensor
+    """(B,): how much stands behind the water, in units of half a far view."""
     borrowed: Tensor
     """bool (B,): whether it is painted with another picture's water, where one of the batch has enough."""
 
@@ -301,7 +305,9 @@ class Water:
             waves=torch.randn(len(shares), 2, WAVES, WAVES, generator=generator),
             directions=turn / (cells[..., None] * WAVES / 2),
             heights=uniform(0.0, 0.3, 2) ** 2 * 3,
-            mirrored=chosen(0.3) * uniform(0.1, 0.7, 1),
+            mirrored=chosen(0.45) * uniform(0.1, 0.8, 1),
+            sky=uniform(0.4, 1.0, 1) * torch.exp(uniform(-0.1, 0.1, 3)),
+            tall=torch.exp(uniform(-3.0, -0.5))[:, 0, 0],
             borrowed=chosen(0.4)[:, 0, 0, 0] > 0,
         )
 
@@ -324,7 +330,8 @@ class Water:
             colour = torch.lerp(self.colours[i, 0], self.colours[i, 1], mixture)
             colour = colour * (1 + self._waves(int(i), place[i], detail))
             if self.mirrored[i] > 0:
-                upturned = F.avg_pool2d(F.pad(rgb[i, None].flip(-2), (3, 3, 3, 3), mode="replicate"), 7, 1)[0]
+                tall = float(self.tall[i] / (place[i, 1, 0, 1] - place[i, 0, 0, 1]))
+                upturned = reflection(rgb[i], flood[i] > 0.5, self.sky[i], tall)
                 colour = torch.lerp(colour, upturned, self.mirrored[i])
             if lent is not None and self.borrowed[i] and i != lender:
                 colour = torch.lerp(colour, lent[0], lent[1])
@@ -340,6 +347,26 @@ class Water:
             at = ((place @ to_patch.T + 1) % 4 - 2).abs() - 1  # back and forth over the patch, which has no seam then
             total += height * F.grid_sample(patch[None, None], at[None], align_corners=False)[0]
         return total
+
+
+def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor:
+    """What still water shows of a picture seen obliquely: what stands behind it upside down, and above that the sky.
+
+    Args:
+        rgb: (3, H, W).
+        flooded: bool (H, W).
+        sky: its colour, (3, 1, 1).
+        tall: rows that it shows of what stands behind it, at most.
+
+    Returns:
+        (3, H, W), blurred a little; of no meaning on dry ground.
+    """
+    rows = torch.arange(len(flooded))[:, None].expand(flooded.shape)
+    bank = torch.where(flooded, -1, rows).cummax(dim=0).values  # the last dry row above
+    mirrored = (2 * bank - rows).clamp(min=0)
+    is_sky = (2 * bank < rows) | (rows - bank > tall) | flooded.gather(0, mirrored)
+    upturned = torch.where(is_sky, sky, rgb.gather(1, mirrored.expand(3, -1, -1)))
+    return F.avg_pool2d(F.pad(upturned[None], (1, 1, 3, 3), mode="replicate"), (7, 3), 1)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,62 +24,62 @@ NOISE = 0.1
 """Variance of what points say, as a share of the kernel's: points that contradict each other meet in the middle."""
 
 
-def krige(logits: Tensor, embedding: Tensor, features: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
-    """Logits as corrected by points.
+class Kriging:
+    """What points say of the ground of one tile.
 
     Args:
-        logits: (B, H/2, W/2), of tiles of H x W pixels.
-        embedding: of the image encoder, (B, E, H/16, W/16).
-        features: of the mask decoder, (B, C, H/2, W/2).
-        points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood, 0
-            dry, -1 padding.
-
-    Returns:
-        (B, H/2, W/2); no gradient flows through the correction.
+        embedding: of the image encoder, (E, H/16, W/16).
+        features: of the mask decoder, of cells, (C, H/4, W/4).
+        xy: points, (N, 2) in pixels from the centre of the first, x first.
+        labels: of the points, (N,): 1 flood, 0 dry.
     """
-    xy, labels = points
-    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        residuals = torch.zeros_like(logits, dtype=torch.float32)
-        for i in (labels >= 0).any(dim=1).nonzero()[:, 0]:
-            given = labels[i] >= 0
-            looks = _looks(embedding[i].float(), features[i].float())
-            base = F.avg_pool2d(logits[i, None].float(), CELL // 2)[0]
-            spread = _spread(base, looks, xy[i, given].float(), labels[i, given])
-            residuals[i] = F.interpolate(
-                spread[None, None], logits.shape[1:], mode="bilinear", align_corners=False
-            )[0, 0]  # fmt: skip
-    return logits + residuals
+
+    MAPS = 6
+    """Planes that `maps` returns."""
+
+    def __init__(self, embedding: Tensor, features: Tensor, xy: Tensor, labels: Tensor) -> None:
+        height, width = features.shape[1:]
+        self.labels = labels
+        self.col, self.row = (
+            (x / CELL).long().clamp(0, n - 1) for x, n in zip(xy.float().unbind(1), (width, height), strict=True)
+        )
+        looks = _looks(embedding.float(), features.float())
+        own = looks[:, self.row, self.col]
+        unlike = looks.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
+        self.unlike = (unlike - 2 * torch.einsum("dn,dhw->nhw", own, looks)).clamp_(min=0)
+        """How unlike every cell is to each point's, (N, H/4, W/4)."""
+        down = torch.arange(height, device=looks.device) - self.row[:, None]
+        right = torch.arange(width, device=looks.device) - self.col[:, None]
+        self.away = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
+        """Squared distance in pixels, (N, H/4, W/4)."""
+        (far, share_far), (near, share_near) = FAR, NEAR
+        self.kernel = share_far * torch.exp(-self.unlike / 2 - self.away / (2 * far**2))
+        self.kernel += share_near * torch.exp(-self.unlike / 20 - self.away / (2 * near**2))
+        """How much every cell shares with each point's, 0 to 1, (N, H/4, W/4)."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits of cells, (H/4, W/4), as corrected by the points; no gradient flows through the correction."""
+        sign = self.labels.float() * 2 - 1
+        residual = sign * F.relu(SURE - sign * logits.detach()[self.row, self.col])
+        variance = self.kernel[:, self.row, self.col] + NOISE * torch.eye(len(self.row), device=logits.device)
+        return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
+
+    def maps(self) -> Tensor:
+        """What flood points, and dry ones, say by looks alone, by place alone, and by both: (6, H/4, W/4), 0 to 1."""
+        (far, _), (near, _) = FAR, NEAR
+        told = (
+            torch.exp(-self.unlike / 2),
+            torch.exp(-self.away / (2 * near**2)),
+            torch.exp(-self.unlike / 4 - self.away / (2 * far**2)),
+        )
+        nothing = torch.zeros_like(self.kernel[:1])
+        return torch.stack(
+            [torch.cat([one[self.labels == label], nothing]).amax(dim=0) for label in (1, 0) for one in told]
+        )
 
 
 def _looks(embedding: Tensor, features: Tensor) -> Tensor:
     """What cells look like, (D, H/4, W/4): their distances are those of the kernel."""
     coarse = F.normalize(embedding, dim=0) / LOOKS[0]
-    fine = F.avg_pool2d(features[None], CELL // 2)[0]
-    coarse = F.interpolate(coarse[None], fine.shape[1:], mode="bilinear", align_corners=False)[0]
-    return torch.cat([coarse, F.normalize(fine, dim=0) / LOOKS[1]])
-
-
-def _spread(base: Tensor, looks: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-    """What is to be added to logits (h, w) of cells, by kriging of the residuals at the points."""
-    height, width = base.shape
-    col, row = ((x / CELL).long().clamp(0, n - 1) for x, n in zip(xy.unbind(1), (width, height), strict=True))
-    kernel = _kernel(looks, row, col)
-    sign = labels.float() * 2 - 1
-    residual = sign * F.relu(SURE - sign * base[row, col])
-    variance = kernel[:, row, col] + NOISE * torch.eye(len(row), device=base.device)
-    return torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), kernel)
-
-
-def _kernel(looks: Tensor, row: Tensor, col: Tensor) -> Tensor:
-    """How much every cell shares with each of the points' cells, (N, h, w), 0 to 1."""
-    own = looks[:, row, col]
-    height, width = looks.shape[1:]
-    alike = looks.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
-    alike = (alike - 2 * torch.einsum("dn,dhw->nhw", own, looks)).clamp_(min=0)
-    down = torch.arange(height, device=looks.device) - row[:, None]
-    right = torch.arange(width, device=looks.device) - col[:, None]
-    away = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
-    (far, share_far), (near, share_near) = FAR, NEAR
-    return share_far * torch.exp(-alike / 2 - away / (2 * far**2)) + share_near * torch.exp(
-        -alike / 20 - away / (2 * near**2)
-    )
+    coarse = F.interpolate(coarse[None], features.shape[1:], mode="bilinear", align_corners=False)[0]
+    return torch.cat([coarse, F.normalize(features, dim=0) / LOOKS[1]])

@@ -35,9 +35,9 @@ class TrainConfig:
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.25, 0.18, 0.09, 0.48)
+    prompt_shares: tuple[float, ...] = (0.25, 0.2, 0.07, 0.48)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
-    reinterpreted: float = 0.5
+    reinterpreted: float = 0.3
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
     joined: float = 0.75
     """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from floodmap.corrector import Corrector
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
-from floodmap.kriging import krige
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -57,6 +57,18 @@ class Encoded:
             raise ValueError("an embedding of SAM's frame cannot be cropped")
         skips = (cut(self.skips[0], 8), cut(self.skips[1], 4), cut(self.skips[2], 2))
         return Encoded(cut(self.embedding, STRIDE), skips, (rows.stop - rows.start, cols.stop - cols.start))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a mask decoder made of a batch of tiles."""
+
+    logits: Tensor
+    """(B, H/2, W/2)."""
+    iou: Tensor
+    """The IoU it expects, (B,)."""
+    features: Tensor
+    """That the logits were read off, (B, C, H/2, W/2)."""
 
 
 class Decoder(MaskDecoder):
@@ -163,6 +175,7 @@ class FloodSam(nn.Module):
             embed_dim=dim, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
         )
         self.mask_decoder = SkipDecoder(dim)
+        self.corrector = Corrector(dim)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -209,21 +222,25 @@ class FloodSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Prompts and encoded images to logits; arguments as in `forward`.
 
-        Points are no tokens of the decoder, which learned little from them: its result is corrected at them by kriging,
-        becomes its mask prompt, and what it makes of that is corrected once more.
+        Points are no tokens of the decoder, which learned little from them: its result is corrected at them.
         """
-        if points is None:
-            return self._decode(encoded, boxes, masks, offset_xy)[:2]
-        with torch.no_grad():
-            logits, _, features = self._decode(encoded, boxes, masks, offset_xy)
-            corrected = krige(logits, encoded.embedding, features, points)
-        logits, iou, features = self._decode(encoded, boxes, as_prompt(corrected), offset_xy)
-        return krige(logits, encoded.embedding, features, points), iou
+        decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy)
+        return self.correct(encoded, decoded, points), decoded.iou
 
-    def _decode(
-        self, encoded: Encoded, boxes: Tensor | None, masks: Tensor | None, offset_xy: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, predicted IoU, and the decoder's features at the logits' resolution."""
+    def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Logits as corrected by points; see `Corrector`."""
+        if points is None:
+            return decoded.logits
+        return self.corrector(decoded.logits, encoded.embedding, decoded.features, points)
+
+    def decode_unpointed(
+        self,
+        encoded: Encoded,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        offset_xy: Tensor | None = None,
+    ) -> Decoded:
+        """As `decode` without points, and with the features that corrections want."""
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
         if boxes is None:
@@ -242,7 +259,7 @@ class FloodSam(nn.Module):
             dense = self.prompt_encoder.mask_downscaling(masks if boxes is None else draw_boxes(masks, boxes))
         dense = dense.to(embedding.dtype)
         logits, iou, features = self.mask_decoder.decode(embedding, position, sparse, dense, encoded.skips)
-        return smoothed(logits.float())[:, 0], iou[:, 0], features
+        return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
         height, width = embedding.shape[-2:]
@@ -261,12 +278,6 @@ def smoothed(logits: Tensor) -> Tensor:
     """
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)
-
-
-def as_prompt(logits: Tensor) -> Tensor:
-    """Logits (B, H/2, W/2) as a mask prompt (B, 1, H/4, W/4), as blurred as those of a coarse pass are."""
-    coarse = F.avg_pool2d(logits[:, None], 8).clamp(-SUREST, SUREST)
-    return F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:

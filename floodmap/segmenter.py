@@ -103,6 +103,8 @@ class FloodSegmenter:
         # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
         network.image_encoder.to(dtype)
         network.mask_decoder.to(dtype)
+        if isinstance(network, FloodSam):
+            network.corrector.to(dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -262,7 +264,8 @@ def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor])
         known = ", ".join(["flood_sam", *VIT])
         raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-    network.load_state_dict(state)
+    untrained = {name: value for name, value in network.state_dict().items() if name.startswith("corrector.")}
+    network.load_state_dict(untrained | dict(state))  # weights from before there were correctors had none
     return network
 
 

@@ -68,7 +68,7 @@ def train(
     torch.manual_seed(config.seed)
     model = build(config, None if (folder / "last.pt").exists() else init).to(crew.device)
     averaged = Averaged(model)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
+    optimizer = make_optimizer(model, config)
     generator = torch.Generator().manual_seed(config.seed + crew.rank)
     state = restore(folder / "last.pt", model, averaged, optimizer, generator, crew.rank)
     lesson = Lesson(model, config, PairSampler(sources, generator), generator, crew.device)
@@ -206,7 +206,10 @@ class Lesson:
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
         logits, far_loss = self._learn(self._encode(far), far, {})
         coarse = coarse_prompt(logits, pairs)
-        near_loss = self._learn_near(self._encode(near), near, cells_of(near.rgb), coarse, kind)
+        learns = kind != "points" or not isinstance(self.model, FloodSam)
+        with torch.set_grad_enabled(learns):
+            encoded = self._encode(near)
+        near_loss = self._learn_near(encoded, near, cells_of(near.rgb), coarse, kind)
         return (far_loss + near_loss) / 2
 
     def _pairs(self, generator: torch.Generator) -> Pairs:
@@ -233,25 +236,40 @@ class Lesson:
         prompts: dict[str, Any] = {"masks": coarse} if has_mask else {}
         if kind == "box":
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
-        if kind == "points":
-            target = reinterpret(colours, views.target, views.scored, config.reinterpreted, chance)
-            views = replace(views, target=target)
-            prompts = self._click(encoded, views, prompts)
-        return self._learn(encoded, views, prompts, steadied=steadied)[1]
-
-    def _click(self, encoded: Encoded, views: Views, prompts: dict[str, Any]) -> dict[str, Any]:
-        """Points in one to three rounds, each where the result of the last is wrong.
-
-        As in training SAM (arXiv:2304.02643, appendix A).
-        """
-        for _ in range(1 + _draw((1.0, 1.0, 1.0), self.generator)):
+        if kind != "points":
+            return self._learn(encoded, views, prompts, steadied=steadied)[1]
+        target = reinterpret(colours, views.target, views.scored, config.reinterpreted, chance)
+        views = replace(views, target=target)
+        if isinstance(self.model, FloodSam):
+            return self._learn_correction(self.model, encoded, views, prompts)
+        guess = self._decode_alone(encoded, **prompts)
+        for _ in range(self._rounds()):
+            prompts["points"] = self._click(views, guess, prompts.get("points"))
             guess = self._decode_alone(encoded, **prompts)
-            xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
-            if "points" in prompts:
-                xy = torch.cat([prompts["points"][0], xy], dim=1)
-                labels = torch.cat([prompts["points"][1], labels], dim=1)
-            prompts["points"] = xy, labels
-        return prompts
+        return self._learn(encoded, views, prompts)[1]
+
+    def _learn_correction(self, model: FloodSam, encoded: Encoded, views: Views, prompts: dict[str, Any]) -> float:
+        """Points come after the decoder: it runs once, and has no gradients."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.no_grad():
+                decoded, points = model.decode_unpointed(encoded, **prompts), None
+                for _ in range(self._rounds()):
+                    points = self._click(views, model.correct(encoded, decoded, points), points)
+            logits = model.correct(encoded, decoded, points)
+        loss = flood_loss(logits, decoded.iou.float(), views.target, views.scored, self.config.dry_weight)
+        if loss.requires_grad:  # some view has a point
+            (loss / self.config.accumulate).backward()
+        return float(loss.detach())
+
+    def _rounds(self) -> int:
+        return 1 + _draw((1.0, 1.0, 1.0, 1.0), self.generator)
+
+    def _click(self, views: Views, guess: Tensor, points: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Further points where a result is wrong, as in training SAM (arXiv:2304.02643, appendix A)."""
+        xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
+        if points is None:
+            return xy, labels
+        return torch.cat([points[0], xy], dim=1), torch.cat([points[1], labels], dim=1)
 
     def _learn(
         self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, steadied: bool = False
@@ -276,7 +294,8 @@ def _draw(shares: Sequence[float], generator: torch.Generator) -> int:
     return int(torch.multinomial(torch.tensor(shares), 1, generator=generator))
 
 
-def _groups(model: Trainable, config: TrainConfig) -> list[dict[str, object]]:
+def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, with a learning rate of its own for the encoder."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -284,7 +303,8 @@ def _groups(model: Trainable, config: TrainConfig) -> list[dict[str, object]]:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             rate = config.encoder_rate if name.startswith(ENCODER) else 1.0
             groups.setdefault((decay, rate), []).append(parameter)
-    return [{"params": params, "weight_decay": decay, "rate": rate} for (decay, rate), params in groups.items()]
+    listed = [{"params": params, "weight_decay": decay, "rate": rate} for (decay, rate), params in groups.items()]
+    return torch.optim.AdamW(listed, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[float, float]) -> None:

@@ -113,7 +113,7 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     )
     mixed = patchworks(dry, [*floods, *dubai, *wet])
     return [
-        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.2, repainted=0.35),
+        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.35, repainted=0.3),
         Source(
             name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, wet=0.6, repainted=0.6
         ),
@@ -179,7 +179,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = TrainConfig(
-        encoder=EncoderConfig(context=3),
+        encoder=EncoderConfig(context=5),
         minutes=options.minutes,
         learning_rate=options.learning_rate,
         settled=options.settled,

@@ -1,0 +1,89 @@
+"""What makes a result of points: kriging, and a small network that has seen many results corrected.
+
+Kriging knows no shores: how far a point reaches it tells by place and looks alone. The network sees the result before
+and after, and what each point could mean; as in click-based segmentation (Sofiiuk et al. 2021, arXiv:2102.06583).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from floodmap.kriging import CELL, SURE, Kriging
+
+CHANNELS = 48
+HINTS = 16
+"""Channels that the image embedding is squeezed into."""
+DILATIONS = (1, 2, 4, 8, 16, 1)
+GAIN = 3.0
+"""Logits to a unit of the network's last layer."""
+STEEPEST = 9.0
+"""Largest logit that the network is told."""
+
+
+class Corrector(nn.Module):
+    """Logits, features and points to corrected logits; untrained it adds nothing to kriging.
+
+    Args:
+        embed_dim: channels of the image embedding; the decoder's features have an eighth of them.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.hints = nn.Conv2d(embed_dim, HINTS, 1)
+        self.first = nn.Conv2d(embed_dim // 8 + HINTS + 2 + Kriging.MAPS, CHANNELS, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=d, dilation=d) for d in DILATIONS)
+        self.last = nn.Conv2d(CHANNELS, 1, 1)
+        nn.init.zeros_(self.last.weight)
+        self.last.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, logits: Tensor, embedding: Tensor, features: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
+        """Correct logits; tiles without points keep theirs.
+
+        No gradient flows into the arguments: what was seen is not to be seen otherwise for what somebody said of it.
+
+        Args:
+            logits: (B, H/2, W/2), of tiles of H x W pixels.
+            embedding: of the image encoder, (B, E, H/16, W/16).
+            features: of the mask decoder, (B, E/8, H/2, W/2).
+            points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood,
+                0 dry, -1 padding.
+
+        Returns:
+            (B, H/2, W/2), float32.
+        """
+        logits, embedding, features = logits.detach().float(), embedding.detach(), features.detach()
+        given = (points[1] >= 0).any(dim=1).nonzero()[:, 0].tolist()
+        if not given:
+            return logits
+        base = F.avg_pool2d(logits[given, None], CELL // 2)[:, 0]
+        fine = F.avg_pool2d(features[given], CELL // 2)
+        with torch.autocast(logits.device.type, enabled=False):
+            told = [_kriging(embedding[i], fine[k], points[0][i], points[1][i]) for k, i in enumerate(given)]
+            kriged = torch.stack([kriging(one) for kriging, one in zip(told, base, strict=True)])
+            maps = torch.stack([kriging.maps() for kriging in told])
+        levels = torch.stack([base, kriged], dim=1).clamp(-STEEPEST, STEEPEST) / SURE
+        refined = kriged + self._refine(embedding[given], fine, torch.cat([levels, maps], dim=1))
+        with torch.autocast(logits.device.type, enabled=False):
+            final = torch.stack([kriging(one) for kriging, one in zip(told, refined, strict=True)])
+        change = F.interpolate((final - base)[:, None], logits.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+        return logits.index_add(0, torch.tensor(given, device=logits.device), change)
+
+    def _refine(self, embedding: Tensor, features: Tensor, maps: Tensor) -> Tensor:
+        """What the network adds, (B, H/4, W/4)."""
+        dtype = self.first.weight.dtype
+        hints = F.interpolate(
+            self.hints(embedding.to(dtype)), features.shape[2:], mode="bilinear", align_corners=False
+        )  # fmt: skip
+        x = F.relu(self.first(torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)))
+        for block in self.blocks:
+            x = x + F.relu(block(x))
+        refined: Tensor = self.last(x)[:, 0].float() * GAIN
+        return refined
+
+
+def _kriging(embedding: Tensor, features: Tensor, xy: Tensor, labels: Tensor) -> Kriging:
+    """Of one tile's points, without the padding."""
+    given = labels >= 0
+    return Kriging(embedding, features, xy[given], labels[given])
