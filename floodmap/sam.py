@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from floodmap.attention import use_cached_attention
 from floodmap.corrector import Corrector
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
@@ -426,12 +427,14 @@ VIT = {
 
 
 def vit_encoder(shape: VitShape) -> ImageEncoderViT:
-    """SAM's image encoder with random weights, as `segment_anything.build_sam` makes it."""
-    return ImageEncoderViT(
+    """SAM's image encoder with random weights, as `segment_anything.build_sam` makes it, with faster attention."""
+    encoder = ImageEncoderViT(
         img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
         num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,
         global_attn_indexes=shape.global_attention, norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )  # fmt: skip
+    use_cached_attention(encoder)
+    return encoder
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str:

@@ -165,7 +165,7 @@ class SamSegmenter:
         self.device, self.dtype = device, dtype
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
 
     @torch.inference_mode()
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
@@ -211,6 +211,17 @@ class SamSegmenter:
         height, width = (round(side * scale) for side in shape_hw)
         part = frame[..., :height, :width]
         return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[0, 0]
+
+
+def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
+    """Keep the weights of the image encoder's products in a precision, in place, so that autocast need not copy them.
+
+    Its norms and positions stay as they are.
+    """
+    for module in network.image_encoder.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(dtype)
+    return network
 
 
 def prompt_sets(prompts: Prompts) -> list[Prompts]:

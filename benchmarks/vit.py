@@ -1,0 +1,72 @@
+"""SAM's encoders against the package's own, in one run: `python benchmarks/vit.py [--model vit_b] [--repeats 2]`.
+
+Random weights: speed does not depend on them. The floor is what the package's operations (FlopCounterMode) would take
+at the rate of a matrix product measured beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from segment_anything import sam_model_registry
+from torch.utils.flop_counter import FlopCounterMode
+
+from floodmap.sam import FRAME, build_sam
+from floodmap.segmenter import in_precision
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The shortest of some times, after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a product of the size of an encoder's."""
+    a, b = torch.randn(4096, 768, dtype=dtype), torch.randn(768, 3072, dtype=dtype)
+    return 2 * 4096 * 768 * 3072 / seconds(lambda: a @ b, 20)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="vit_b", choices=["vit_b", "vit_l", "vit_h"])
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    stock = sam_model_registry[options.model]().eval()
+    for name, parameter in stock.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:  # zero at first
+            parameter.normal_(std=0.02)
+    rgb = torch.randint(0, 256, (1, 3, FRAME, FRAME), dtype=torch.uint8)
+    valid = torch.ones(1, FRAME, FRAME, dtype=torch.bool)
+    with FlopCounterMode(display=False) as counter:
+        expected = stock.image_encoder(stock.preprocess(rgb))
+    flops = counter.get_total_flops()
+    theirs = seconds(lambda: stock.image_encoder(stock.preprocess(rgb)), options.repeats)
+    print(f"{options.model}, one window of {FRAME} pixels: {flops / 1e9:.0f} GFLOP, {torch.get_num_threads()} threads")
+    print(f"package, float32    {theirs:6.2f} s")
+    for dtype in (torch.float32, torch.bfloat16):
+        ours = in_precision(build_sam(stock.state_dict()).eval(), dtype)
+
+        def encode(ours=ours, dtype=dtype) -> torch.Tensor:
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                return ours.encode(rgb, valid).embedding
+
+        error = float((encode().float() - expected).norm() / expected.norm())
+        took, floor = seconds(encode, options.repeats), flops / matmul_rate(dtype)
+        print(
+            f"floodmap, {str(dtype).removeprefix('torch.'):8}  {took:6.2f} s: {theirs / took:.2f} times as fast, "
+            f"{took / floor:.2f} times the floor of {floor:.2f} s; relative error {error:.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()
