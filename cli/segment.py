@@ -97,6 +97,9 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @device_option
 @flips_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
+@click.option(
+    "--exhaustive", is_flag=True, help="Run windows, too, that the coarse pass is sure are dry, or flooded, everywhere."
+)
 @overwrite_option
 @click.option(
     "--resume", is_flag=True, help="Go on where an interrupted run stopped; begin where there is nothing to go on with."

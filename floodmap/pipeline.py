@@ -67,6 +67,8 @@ class SegmentOptions:
     """Vector formats to write."""
     batch_size: int = 1
     """Windows at a time."""
+    exhaustive: bool = False
+    """Run windows, too, of which the coarse pass is sure everywhere."""
     overwrite: bool = False
     """Replace results, and discard unfinished work that `resume` cannot go on with."""
     resume: bool = False
@@ -119,6 +121,7 @@ def segment(
     device: str = "auto",
     flips: bool = False,
     batch_size: int | None = None,
+    exhaustive: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     report: bool = False,
@@ -133,6 +136,7 @@ def segment(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: see every window in a mirror too.
         batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
+        exhaustive: run windows, too, of which the coarse pass is sure everywhere.
         progress: called after every window.
         resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
         prompts, tile_size and the others: see `SegmentOptions`.
@@ -153,8 +157,8 @@ def segment(
     options = SegmentOptions(
         scene=scene, prompts=prompts if prompts in ("auto", "none") else Path(prompts), tile_size=tile_size,
         overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
-        batch_size=batch_size or segmenter.best_batch_size, overwrite=overwrite, resume=resume,
-        report=report,
+        batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive, overwrite=overwrite,
+        resume=resume, report=report,
     )  # fmt: skip
     return segment_scene(Path(source), Path(out), segmenter, options, progress=progress)
 
@@ -204,7 +208,8 @@ def segment_scene(
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal:
             with freed_memory_kept():
                 run_windows(
-                    scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size
+                    scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
+                    exhaustive=options.exhaustive,
                 )  # fmt: skip
                 picture = preview(scene) if options.report else None
                 scene.close()  # and so forget the pixels GDAL keeps of it
@@ -359,7 +364,7 @@ def finish(
 
 
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Windows run, skipped and failed in all strips, as the JSON report holds them."""
+    """Windows run, skipped, foregone and failed in all strips, as the JSON report holds them."""
     notes = list(notes)
     # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
     failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
@@ -367,6 +372,7 @@ def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "windows": {
             "run": sum(note["run"] for note in notes),
             "skipped": sum(note["skipped"] for note in notes),
+            "foregone": sum(note["foregone"] for note in notes),
             "failed": list(failed.values()),
         },
         "pixels_processed": sum(note["pixels"] for note in notes),

@@ -289,7 +289,10 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
     scene = chosen["scene"]
     least, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
     optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
-    ran = f"{windows['run']:,} run, {windows['skipped']:,} with nothing to see, {len(windows['failed']):,} failed"
+    ran = (
+        f"{windows['run']:,} run, {windows['foregone']:,} clear from afar, {windows['skipped']:,} with nothing to see, "
+        f"{len(windows['failed']):,} failed"
+    )
     return [
         ("Model", f"{summary['model']['name']}, {summary['model']['runs_on']}"),
         ("Prompts", str(chosen["prompts"])),

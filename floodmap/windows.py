@@ -20,10 +20,15 @@ from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
 from floodmap.memory import give_back
 from floodmap.prompter import Prompter, Segmenter, make_prompter
+from floodmap.prompts import Prompts
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
 
 log = logging.getLogger(__name__)
+
+
+DRY, FLOOD = 0.03, 0.98
+"""A window is not run where the coarse pass gives less, or more, than this everywhere in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,9 @@ def run_windows(
     *,
     prompts: Path | Literal["auto", "none"],
     batch_size: int,
+    exhaustive: bool,
 ) -> None:
-    """Compute the strips the journal does not hold."""
+    """Compute the strips the journal does not hold; `exhaustive`: whatever the coarse pass says of a window."""
     begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
     if begun == rows:
         return
@@ -69,7 +75,7 @@ def run_windows(
             top, end = grid.strip(row)
             for start in range(0, columns, batch_size):
                 batch = list(islice(tiles, min(batch_size, columns - start)))
-                for window, probability, reason in predict(segmenter, prompter, batch, notes):
+                for window, probability, reason in predict(segmenter, prompter, batch, notes, exhaustive=exhaustive):
                     strip = mosaic.add(window, probability, reason)
                     done += 1
                     pixels = top * grid.width + (end - top) * window.col_end
@@ -104,15 +110,29 @@ def read(scene: Scene, window: Window) -> Read:
 
 
 def predict(
-    segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], notes: dict[str, Any]
+    segmenter: Segmenter,
+    prompter: Prompter,
+    batch: Sequence[Read],
+    notes: dict[str, Any],
+    *,
+    exhaustive: bool = True,
 ) -> Iterator[Predicted]:
-    """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted."""
-    wanted = [tile for tile, why in batch if not why and tile.valid.any()]
-    results = iter(_attempt(segmenter, prompter, wanted))
+    """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted.
+
+    Unless `exhaustive`, a window of which a coarse pass is sure is not run: what that said stands.
+    """
+    wanted = [(tile, prompter(tile)) for tile, why in batch if not why and tile.valid.any()]
+    standing = [None if exhaustive else foregone(prompt, tile.reason.shape) for tile, prompt in wanted]
+    results = iter(_attempt(segmenter, [pair for pair, one in zip(wanted, standing, strict=True) if one is None]))
+    known = iter(standing)
     for tile, why in batch:
         if not why and not tile.valid.any():
             notes["skipped"] += 1
             yield tile.window, None, tile.reason
+            continue
+        if not why and (stands := next(known)) is not None:
+            notes["foregone"] += 1
+            yield tile.window, stands, tile.reason
             continue
         result = why or next(results)
         if isinstance(result, str):
@@ -130,21 +150,33 @@ def predict(
             yield tile.window, result, tile.reason
 
 
-def _attempt(segmenter: Segmenter, prompter: Prompter, tiles: Sequence[Tile]) -> list[NDArray[np.float32] | str]:
+def foregone(prompt: Prompts, shape_hw: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Probabilities of a window, (height, width), that a coarse pass is sure of everywhere; None if it is not.
+
+    A person's points and boxes are always heard.
+    """
+    mask = prompt.mask
+    if mask is None or prompt.bounded or len(prompt.points_xy) or (mask.max() >= DRY and mask.min() <= FLOOD):
+        return None
+    rows, cols = (np.arange(n) * m // n for n, m in zip(shape_hw, mask.shape, strict=True))
+    return mask[np.ix_(rows, cols)]
+
+
+def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | str]:
     """Each tile's probabilities, or why it has none; a batch that fails is halved: memory may do for the halves."""
-    if not tiles:
+    if not wanted:
         return []
     try:
-        probabilities = segmenter.predict(tiles, [prompter(tile) for tile in tiles])
+        probabilities = segmenter.predict([tile for tile, _ in wanted], [prompt for _, prompt in wanted])
     except (RuntimeError, MemoryError) as error:
-        if len(tiles) == 1:
+        if len(wanted) == 1:
             return [str(error).splitlines()[0] if str(error) else type(error).__name__]
-        middle = len(tiles) // 2
+        middle = len(wanted) // 2
     else:
         return [one if np.isfinite(one).all() else "the model gave no number" for one in probabilities]
     # Outside the handler: the error's traceback holds on to the memory that ran out.
-    return _attempt(segmenter, prompter, tiles[:middle]) + _attempt(segmenter, prompter, tiles[middle:])
+    return _attempt(segmenter, wanted[:middle]) + _attempt(segmenter, wanted[middle:])
 
 
 def _no_notes() -> dict[str, Any]:
-    return {"run": 0, "skipped": 0, "failed": [], "pixels": 0}
+    return {"run": 0, "skipped": 0, "foregone": 0, "failed": [], "pixels": 0}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -16,8 +17,10 @@ from rasterio.features import rasterize
 
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
 from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.prompts import Prompts
 from floodmap.results import FloodMap
 from floodmap.scene import SceneOptions
+from floodmap.windows import foregone
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
 EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -213,3 +216,25 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         SegmentOptions(threshold=0.0)
     with pytest.raises(FloodmapError, match="batch size"):
         SegmentOptions(batch_size=0)
+
+
+@pytest.mark.parametrize(("blue", "spared"), [(2, 6), (254, 6), (20, 0)])
+def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
+    make_scene: SceneFactory, tmp_path: Path, blue: int, spared: int
+) -> None:
+    pixels = np.full((3, 256, 1024), 100, np.uint8)
+    pixels[2, :, :500] = blue
+    scene, settings = make_scene(pixels=pixels), {"tile_size": 128, "overlap": 0, "prompts": "auto"}
+    windows = run(scene, tmp_path / "out", **settings).summary["windows"]
+    assert windows["foregone"] == spared and windows["run"] == 16 - spared
+    every = run(scene, tmp_path / "every", **settings, exhaustive=True)
+    assert every.summary["windows"]["foregone"] == 0 and every.summary["windows"]["run"] == 16
+    np.testing.assert_allclose(read(tmp_path / "out" / "scene_probability.tif"), read(every.probability), atol=1)
+
+
+def test_points_are_heard_where_the_coarse_pass_is_sure() -> None:
+    dry = Prompts.from_mask(np.zeros((8, 8), np.float32))
+    assert foregone(dry, (32, 32)).shape == (32, 32)
+    assert foregone(replace(dry, points_xy=np.ones((1, 2), np.float32), labels=np.ones(1)), (32, 32)) is None
+    assert foregone(replace(dry, bounded=True), (32, 32)) is None
+    assert foregone(Prompts.none(), (32, 32)) is None

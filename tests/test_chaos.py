@@ -1,0 +1,154 @@
+"""Runs killed at random moments, and damaged rasters by the hundred, each in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SceneFactory
+from fakes import FakeSegmenter
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and /proc of Linux")
+
+KILLS = 20
+DAMAGED = 300
+SECONDS = 10
+"""Longest a damaged raster may take."""
+MEMORY = 2 * 10**9
+"""Most memory it may take, in bytes."""
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["floodmap.pipeline", "floodmap.formats", "floodmap.polygons", "fakes"])
+    return context
+
+
+def digests(out: Path) -> dict[str, str]:
+    wanted = (".tif", ".gpkg", ".qml")
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in wanted}
+
+
+def segment(scene: Path, out: Path) -> None:
+    from floodmap.pipeline import SegmentOptions, segment_scene
+
+    options = SegmentOptions(tile_size=128, overlap=16, prompts="none", resume=True)
+    # A little slower than it could be: most of the time is then spent on windows, as in a real run.
+    segment_scene(scene, out, FakeSegmenter(lambda _: time.sleep(0.002)), options)
+
+
+def test_runs_killed_at_random_moments_end_in_the_bytes_of_an_undisturbed_one(
+    make_scene: SceneFactory, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    scene = make_scene(shape_hw=(900, 1100))
+    begun = time.monotonic()
+    undisturbed = processes.Process(target=segment, args=(scene, tmp_path / "whole"))
+    undisturbed.start()
+    undisturbed.join()
+    seconds, expected = time.monotonic() - begun, digests(tmp_path / "whole")
+    assert undisturbed.exitcode == 0 and len(expected) == 5
+    rng, killed, same = random.Random(0), 0, 0
+    while killed < KILLS:
+        out = tmp_path / f"out{killed}"
+        run = processes.Process(target=segment, args=(scene, out))
+        run.start()
+        run.join(rng.uniform(0, seconds))
+        run.kill()
+        run.join()
+        if run.exitcode == 0:
+            seconds *= 0.9  # it was faster than the first
+            continue
+        assert run.exitcode == -signal.SIGKILL
+        killed += 1
+        again = processes.Process(target=segment, args=(scene, out))
+        again.start()
+        again.join()
+        same += again.exitcode == 0 and digests(out) == expected and not list(out.glob(".*"))
+    assert same == KILLS
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Truncated, with flipped bytes anywhere, with flipped bytes in its head and tags, or with a part exchanged."""
+    content = bytearray(whole)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return bytes(content[: rng.randrange(len(content))])
+    if kind == 3:
+        length = rng.randrange(1, 2000)
+        to = rng.randrange(max(1, len(content) - length))
+        content[to : to + length] = rng.randbytes(length)
+        return bytes(content)
+    # Tags of these small files lie in the first or the last kilobyte.
+    places = range(len(content)) if kind == 1 else [*range(400), *range(len(content) - 800, len(content))]
+    for _ in range(rng.choice([1, 3, 20])):
+        content[rng.choice(places)] = rng.choice([0, 1, 255, 0x7F, rng.randrange(256)])
+    return bytes(content)
+
+
+def try_commands(scene: Path, out: Path, answer: multiprocessing.connection.Connection) -> None:
+    """Exit codes of both commands, what they said, and the most memory that was taken on top."""
+    import floodmap_cli.segment as command
+    from floodmap_cli.main import run
+
+    command._load = lambda model, device: FakeSegmenter()
+    said, before = io.StringIO(), peak_bytes()
+    with redirect_stderr(said), redirect_stdout(said):
+        codes = [run(["info", str(scene)]), run(["segment", str(scene), "-o", str(out), "--prompts", "none", "-q"])]
+    answer.send((codes, said.getvalue(), peak_bytes() - before))
+
+
+def peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def wholes(make_scene: SceneFactory) -> Iterator[bytes]:
+    shape = {"shape_hw": (300, 400)}
+    yield make_scene(**shape, name="a.tif").read_bytes()
+    yield make_scene(**shape, name="b.tif", compress="deflate", tiled=True, blockxsize=128, blockysize=128).read_bytes()
+    yield make_scene(**shape, name="c.tif", dtype="uint16", compress="lzw", predictor=2, nodata=0).read_bytes()
+    yield make_scene(**shape, name="d.tif", alpha=np.full((300, 400), 255), overviews=(2, 4)).read_bytes()
+    yield make_scene(**shape, name="e.tif", compress="jpeg", photometric="ycbcr", mask=np.ones((300, 400))).read_bytes()
+
+
+def test_damaged_rasters_give_a_clear_line_or_a_result_and_nothing_else(
+    make_scene: SceneFactory, tmp_path: Path, processes: ForkServerContext
+) -> None:
+    files, rng, faults = list(wholes(make_scene)), random.Random(1), []
+    for number in range(DAMAGED):
+        scene, out = tmp_path / "damaged" / f"{number}.tif", tmp_path / "out" / str(number)
+        scene.parent.mkdir(exist_ok=True)
+        scene.write_bytes(damaged(files[number % len(files)], rng))
+        ours, theirs = processes.Pipe(duplex=False)
+        process = processes.Process(target=try_commands, args=(scene, out, theirs))
+        process.start()
+        theirs.close()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            faults.append((number, "hangs"))
+            continue
+        if not ours.poll():
+            faults.append((number, f"died with {process.exitcode}"))
+            continue
+        codes, said, memory = ours.recv()
+        if "unexpected" in said or "Traceback" in said or not set(codes) <= {0, 1, 3}:
+            faults.append((number, said.strip().splitlines()[-1][:200]))
+        if memory > MEMORY:
+            faults.append((number, f"took {memory / 1e9:.1f} GB"))
+        if codes[1] == 1 and out.exists() and any(os.scandir(out)):
+            faults.append((number, "left something behind"))
+    assert not faults
