@@ -33,7 +33,10 @@ MEMORY = 2 * 10**9
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["floodmap.pipeline", "floodmap.formats", "floodmap.polygons", "fakes"])
+    modules = ("pipeline", "formats", "polygons", "sheet")
+    commands = ("main", "info", "segment")
+    names = [*(f"floodmap.{name}" for name in modules), *(f"floodmap_cli.{name}" for name in commands)]
+    context.set_forkserver_preload([*names, "geopandas", "pyogrio", "fakes"])
     return context
 
 
