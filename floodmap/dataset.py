@@ -305,7 +305,7 @@ class Water:
             waves=torch.randn(len(shares), 2, WAVES, WAVES, generator=generator),
             directions=turn / (cells[..., None] * WAVES / 2),
             heights=uniform(0.0, 0.3, 2) ** 2 * 3,
-            mirrored=chosen(0.45) * uniform(0.1, 0.8, 1),
+            mirrored=chosen(0.6) * uniform(0.1, 0.9, 1),
             sky=uniform(0.4, 1.0, 1) * torch.exp(uniform(-0.1, 0.1, 3)),
             tall=torch.exp(uniform(-3.0, -0.5))[:, 0, 0],
             borrowed=chosen(0.4)[:, 0, 0, 0] > 0,

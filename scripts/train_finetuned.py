@@ -113,7 +113,7 @@ def sources(data: Path, shares: Sequence[float]) -> list[Source]:
     )
     mixed = patchworks(dry, [*floods, *dubai, *wet])
     return [
-        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.35, repainted=0.3),
+        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.35, repainted=0.4),
         Source(
             name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, wet=0.6, repainted=0.6
         ),
@@ -171,6 +171,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
+    parser.add_argument("--what", choices=["full", "decoder"], default="full")
+    parser.add_argument("--cached", type=int, default=0, help="batches encoded once, for --what decoder")
+    parser.add_argument("--prompts", type=float, nargs=4, default=TrainConfig().prompt_shares)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--encoder", type=Path, help="EfficientNet-Lite0 to begin with: see imagenet_encoder")
     parser.add_argument("--device", default="cpu")
@@ -183,6 +186,9 @@ def main() -> None:
         minutes=options.minutes,
         learning_rate=options.learning_rate,
         settled=options.settled,
+        what=options.what,
+        cached_batches=options.cached,
+        prompt_shares=tuple(options.prompts),
         device=options.device,
     )
     train(
