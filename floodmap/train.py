@@ -83,7 +83,7 @@ def train(
     while (progress := config.progress(state.step, state.elapsed)) < 1 and not _is_tired(config, state):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * group["rate"] * schedule(progress, config.warmup)
-        set_training(model, settled=progress > 1 - config.settled)
+        set_training(model, settled=progress >= 1 - config.settled)
         losses.append(train_step(lesson, optimizer, crew))
         state.step += 1
         averaged.update(model, state.step, config.ema_steps)

@@ -175,6 +175,17 @@ def test_settled_batch_norms_keep_their_statistics() -> None:
     assert all(not torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
 
 
+def test_points_change_nothing_but_what_points_do(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    first = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "first")
+    config = replace(
+        CONFIG, steps=2, what="decoder", cached_batches=2, settled=1.0, prompt_shares=(0.0, 1.0, 0.0, 0.0)
+    )  # fmt: skip
+    before, after = load_file(first), load_file(train(config, [source], source.samples, tmp_path / "on", first))
+    changed = {k for k, v in before.items() if v.is_floating_point() and not torch.equal(v, after[k])}
+    assert "corrector.last.weight" in changed and all(name.startswith("corrector.") for name in changed)
+
+
 def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = [draw_stretch(side, generator) for side in (32, 96, 256) for _ in range(50)]
