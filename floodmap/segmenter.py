@@ -275,8 +275,7 @@ def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor])
         known = ", ".join(["flood_sam", *VIT])
         raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-    untrained = {name: value for name, value in network.state_dict().items() if name.startswith("corrector.")}
-    network.load_state_dict(untrained | dict(state))  # weights from before there were correctors had none
+    network.load_state_dict(state)
     return network
 
 
