@@ -7,6 +7,7 @@ epoch is the same number of steps either way. Encoding itself, the price of the 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from floodmap.audit import audit
 from floodmap.checkpoint import build
 from floodmap.crew import Crew
 from floodmap.dataset import PairSampler, Source
+from floodmap.encoder import EncoderConfig
 from floodmap.finetune import pieces, sources
 from floodmap.labels import find_labels
 from floodmap.models import resolve
@@ -29,8 +32,11 @@ PICTURES = 60
 
 def seconds_a_step(drawn: Sequence[Source], batches: int, steps: int) -> float:
     """Mean over some steps, the first left out; `batches` encoded beforehand, none for a running encoder."""
-    config, crew = TrainConfig(what="decoder", settled=1.0, cached_batches=batches), Crew("cpu")
-    model = build(config, resolve("finetuned").path)
+    weights, crew = resolve("finetuned").path, Crew("cpu")
+    with safe_open(weights, framework="pt") as file:
+        encoder = EncoderConfig.from_json(json.loads(file.metadata()["config"])["encoder"])
+    config = TrainConfig(encoder=encoder, what="decoder", settled=1.0, cached_batches=batches)
+    model = build(config, weights)
     generator = torch.Generator().manual_seed(0)
     lesson = Lesson(model, config, PairSampler(drawn, generator), generator, crew.device)
     optimizer = make_optimizer(model, replace(config, learning_rate=1e-5))

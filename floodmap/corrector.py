@@ -6,11 +6,13 @@ and after, and what each point could mean; as in click-based segmentation (Sofii
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from floodmap.kriging import CELL, SURE, Kriging
+from floodmap.kriging import CELL, SURE, Kriging, looks_of
 
 CHANNELS = 48
 HINTS = 16
@@ -41,41 +43,48 @@ class Corrector(nn.Module):
     def forward(self, logits: Tensor, embedding: Tensor, features: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
         """Correct logits; tiles without points keep theirs.
 
-        No gradient flows into the arguments: what was seen is not to be seen otherwise for what somebody said of it.
-
         Args:
             logits: (B, H/2, W/2), of tiles of H x W pixels.
             embedding: of the image encoder, (B, E, H/16, W/16).
             features: of the mask decoder, (B, E/8, H/2, W/2).
-            points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood,
-                0 dry, -1 padding.
+            points: see `correct`.
 
         Returns:
             (B, H/2, W/2), float32.
         """
-        logits, embedding, features = logits.detach().float(), embedding.detach(), features.detach()
-        given = (points[1] >= 0).any(dim=1).nonzero()[:, 0].tolist()
+        return self.correct(Ground.of(logits, embedding, features), points)
+
+    def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
+        """Correct what was made of some ground; as `forward`, for several sets of points one after another.
+
+        Args:
+            ground: what was seen.
+            points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood,
+                0 dry, -1 padding.
+            roughly: by kriging alone.
+        """
+        logits, xy, labels = ground.logits, *points
+        given = (labels >= 0).any(dim=1).nonzero()[:, 0].tolist()
         if not given:
             return logits
-        base = F.avg_pool2d(logits[given, None], CELL // 2)[:, 0]
-        fine = F.avg_pool2d(features[given], CELL // 2)
+        base = ground.cells[given]
         with torch.autocast(logits.device.type, enabled=False):
-            told = [_kriging(embedding[i], fine[k], points[0][i], points[1][i]) for k, i in enumerate(given)]
-            kriged = torch.stack([kriging(one) for kriging, one in zip(told, base, strict=True)])
-            maps = torch.stack([kriging.maps() for kriging in told])
-        levels = torch.stack([base, kriged], dim=1).clamp(-STEEPEST, STEEPEST) / SURE
-        refined = kriged + self._refine(embedding[given], fine, torch.cat([levels, maps], dim=1))
-        with torch.autocast(logits.device.type, enabled=False):
-            final = torch.stack([kriging(one) for kriging, one in zip(told, refined, strict=True)])
+            told = [Kriging(ground.looks[i], xy[i][labels[i] >= 0], labels[i][labels[i] >= 0]) for i in given]
+            final = torch.stack([kriging(one) for kriging, one in zip(told, base, strict=True)])
+            maps = None if roughly else torch.stack([kriging.maps() for kriging in told])
+        if maps is not None:
+            levels = torch.stack([base, final], dim=1).clamp(-STEEPEST, STEEPEST) / SURE
+            refined = final + self._refine(ground, given, torch.cat([levels, maps], dim=1))
+            with torch.autocast(logits.device.type, enabled=False):
+                final = torch.stack([kriging(one) for kriging, one in zip(told, refined, strict=True)])
         change = F.interpolate((final - base)[:, None], logits.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         return logits.index_add(0, torch.tensor(given, device=logits.device), change)
 
-    def _refine(self, embedding: Tensor, features: Tensor, maps: Tensor) -> Tensor:
+    def _refine(self, ground: Ground, given: list[int], maps: Tensor) -> Tensor:
         """What the network adds, (B, H/4, W/4)."""
-        dtype = self.first.weight.dtype
-        hints = F.interpolate(
-            self.hints(embedding.to(dtype)), features.shape[2:], mode="bilinear", align_corners=False
-        )  # fmt: skip
+        dtype, features = self.first.weight.dtype, ground.features[given]
+        hints = self.hints(ground.embedding[given].to(dtype))
+        hints = F.interpolate(hints, features.shape[2:], mode="bilinear", align_corners=False)
         x = F.relu(self.first(torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)))
         for block in self.blocks:
             x = x + F.relu(block(x))
@@ -83,7 +92,29 @@ class Corrector(nn.Module):
         return refined
 
 
-def _kriging(embedding: Tensor, features: Tensor, xy: Tensor, labels: Tensor) -> Kriging:
-    """Of one tile's points, without the padding."""
-    given = labels >= 0
-    return Kriging(embedding, features, xy[given], labels[given])
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What was seen of tiles before anybody said anything of them.
+
+    No gradient flows from it: what was seen is not to be seen otherwise for what somebody said of it.
+    """
+
+    logits: Tensor
+    """(B, H/2, W/2), float32."""
+    cells: Tensor
+    """Logits of cells, (B, H/4, W/4)."""
+    embedding: Tensor
+    """(B, E, H/16, W/16)."""
+    features: Tensor
+    """Of the mask decoder, of cells, (B, C, H/4, W/4)."""
+    looks: Tensor
+    """See `looks_of`."""
+
+    @classmethod
+    def of(cls, logits: Tensor, embedding: Tensor, features: Tensor) -> Ground:
+        """From what `Corrector.forward` takes."""
+        logits, embedding = logits.detach().float(), embedding.detach()
+        fine = F.avg_pool2d(features.detach(), CELL // 2)
+        cells = F.avg_pool2d(logits[:, None], CELL // 2)[:, 0]
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            return cls(logits, cells, embedding, fine, looks_of(embedding, fine))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -80,7 +80,9 @@ class Encodings:
         batch = Batch(encoded, views, tensors["colours"].float(), tensors["coarse"].float())
         if skips is None:
             return batch
-        return batch.crop(*(draw_stretch(side, generator) for side in shape_hw))
+        batch = batch.crop(*(draw_stretch(side, generator) for side in shape_hw))
+        # As the decoder's convolutions like it: sums of maps of both orders in memory are slow.
+        return replace(batch, encoded=batch.encoded.contiguous(torch.channels_last))
 
 
 def _write(path: Path, batch: Batch) -> None:

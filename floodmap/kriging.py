@@ -28,8 +28,7 @@ class Kriging:
     """What points say of the ground of one tile.
 
     Args:
-        embedding: of the image encoder, (E, H/16, W/16).
-        features: of the mask decoder, of cells, (C, H/4, W/4).
+        looks: of its cells, (D, H/4, W/4); see `looks_of`.
         xy: points, (N, 2) in pixels from the centre of the first, x first.
         labels: of the points, (N,): 1 flood, 0 dry.
     """
@@ -37,13 +36,12 @@ class Kriging:
     MAPS = 6
     """Planes that `maps` returns."""
 
-    def __init__(self, embedding: Tensor, features: Tensor, xy: Tensor, labels: Tensor) -> None:
-        height, width = features.shape[1:]
+    def __init__(self, looks: Tensor, xy: Tensor, labels: Tensor) -> None:
+        height, width = looks.shape[1:]
         self.labels = labels
         self.col, self.row = (
             (x / CELL).long().clamp(0, n - 1) for x, n in zip(xy.float().unbind(1), (width, height), strict=True)
         )
-        looks = _looks(embedding.float(), features.float())
         own = looks[:, self.row, self.col]
         unlike = looks.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
         self.unlike = (unlike - 2 * torch.einsum("dn,dhw->nhw", own, looks)).clamp_(min=0)
@@ -78,8 +76,13 @@ class Kriging:
         )
 
 
-def _looks(embedding: Tensor, features: Tensor) -> Tensor:
-    """What cells look like, (D, H/4, W/4): their distances are those of the kernel."""
-    coarse = F.normalize(embedding, dim=0) / LOOKS[0]
-    coarse = F.interpolate(coarse[None], features.shape[1:], mode="bilinear", align_corners=False)[0]
-    return torch.cat([coarse, F.normalize(features, dim=0) / LOOKS[1]])
+def looks_of(embedding: Tensor, features: Tensor) -> Tensor:
+    """What cells look like, (B, D, H/4, W/4): their distances are those of the kernel.
+
+    Args:
+        embedding: of the image encoder, (B, E, H/16, W/16).
+        features: of the mask decoder, of cells, (B, C, H/4, W/4).
+    """
+    coarse = F.normalize(embedding.float(), dim=1) / LOOKS[0]
+    coarse = F.interpolate(coarse, features.shape[2:], mode="bilinear", align_corners=False)
+    return torch.cat([coarse, F.normalize(features.float(), dim=1) / LOOKS[1]], dim=1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
 from floodmap.clicks import cells_of, coarse_prompt, reinterpret, simulate_boxes, simulate_points
+from floodmap.corrector import Ground
 from floodmap.crew import Crew
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
 from floodmap.encodings import Encodings
@@ -252,10 +253,12 @@ class Lesson:
         """Points come after the decoder: it runs once, and has no gradients."""
         with torch.autocast(self.device.type, torch.bfloat16):
             with torch.no_grad():
-                decoded, points = model.decode_unpointed(encoded, **prompts), None
-                for _ in range(self._rounds()):
-                    points = self._click(views, model.correct(encoded, decoded, points), points)
-            logits = model.correct(encoded, decoded, points)
+                decoded = model.decode_unpointed(encoded, **prompts)
+                ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
+                points = self._click(views, ground.logits, None)
+                for _ in range(self._rounds() - 1):
+                    points = self._click(views, model.corrector.correct(ground, points, roughly=True), points)
+            logits = model.corrector.correct(ground, points)
         loss = flood_loss(logits, decoded.iou.float(), views.target, views.scored, self.config.dry_weight)
         if loss.requires_grad:  # some view has a point
             (loss / self.config.accumulate).backward()

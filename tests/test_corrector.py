@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.corrector import Corrector
-from floodmap.kriging import CELL, FAR, LOOKS, NEAR, NOISE, SURE, Kriging
+from floodmap.kriging import CELL, FAR, LOOKS, NEAR, NOISE, SURE, Kriging, looks_of
 
 DIM = 16
 
@@ -79,7 +79,7 @@ def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts()
     logits = torch.randn(32, 48, generator=torch.Generator().manual_seed(1))
     rows, cols, labels = np.array([3, 20, 30]), np.array([5, 30, 40]), np.array([1, 0, 1])
     xy = torch.from_numpy(np.stack([cols, rows], axis=1) * CELL + 1.5)
-    ours = Kriging(embedding, features, xy, torch.from_numpy(labels))(logits) - logits
+    ours = Kriging(looks_of(embedding[None], features[None])[0], xy, torch.from_numpy(labels))(logits) - logits
 
     fine = F.normalize(features, dim=0).numpy() / LOOKS[1]
     place = np.indices(fine.shape[1:]) * float(CELL)
