@@ -96,16 +96,15 @@ def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: to
     Returns:
         Coordinates (B, N, 2) and labels (B, N), as `FloodSam.forward` takes them.
     """
-    batch, _, width = target.shape
+    batch, width = len(target), target.shape[-1]
     count = int(torch.randint(1, 4, (), generator=generator))
     points = torch.zeros(batch, count, 2)
     labels = torch.full((batch, count), -1)
     flooded, known = (target > 0.5).cpu(), scored.cpu()
-    stride = width // guess.shape[-1]
-    wrong = guess.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2) != flooded
+    wrong = _grown(guess, width) != flooded
     for i in range(batch):
         for slot in range(count):
-            if slot == 0 and _chance(0.5, generator) and (deepest := _deepest(wrong[i] & known[i])):
+            if slot == 0 and _chance(0.5, generator) and (deepest := _deepest(wrong[i] & known[i], flooded[i])):
                 points[i, slot] = torch.tensor(deepest[::-1]).float()
                 labels[i, slot] = int(flooded[i][deepest])
                 continue
@@ -119,13 +118,50 @@ def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: to
     return points.to(target.device), labels.to(target.device)
 
 
-def _deepest(wrong: Tensor) -> tuple[int, int] | None:
-    """Row and column deepest in the largest connected part of an error (H, W), to a cell; None where there is none."""
-    cells = wrong[CELL // 2 :: CELL, CELL // 2 :: CELL].numpy()
-    parts, count = ndimage.label(cells)
-    if not count:
+def deepest_points(target: Tensor, scored: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One point a crop where the largest error is deepest, as `oracle.add_point`; of no class where nothing is wrong.
+
+    Args:
+        target: flood share (B, H, W).
+        scored: bool (B, H, W).
+        guess: as in `simulate_points`; None: that nothing is flooded.
+
+    Returns:
+        As `simulate_points`, N being 1.
+    """
+    points, labels = torch.zeros(len(target), 1, 2), torch.full((len(target), 1), -1)
+    flooded, known = (target > 0.5).cpu(), scored.cpu()
+    wrong = flooded if guess is None else _grown(guess, target.shape[-1]) != flooded
+    for i in range(len(target)):
+        if place := _deepest(wrong[i] & known[i], flooded[i]):
+            points[i, 0] = torch.tensor(place[::-1]).float()
+            labels[i, 0] = int(flooded[i][place])
+    return points.to(target.device), labels.to(target.device)
+
+
+def _grown(guess: Tensor, width: int) -> Tensor:
+    """Guesses (B, h, w) at the resolution of crops that wide."""
+    stride = width // guess.shape[-1]
+    return guess.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
+
+
+def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
+    """Row and column deepest in the largest error of one kind, to a cell; None where nothing is wrong.
+
+    Args:
+        wrong: bool (H, W).
+        flooded: bool (H, W): which of two kinds an error is of.
+    """
+    cell = np.s_[CELL // 2 :: CELL, CELL // 2 :: CELL]
+    largest: NDArray[np.bool_] | None = None
+    for kind in (wrong & flooded, wrong & ~flooded):
+        parts, count = ndimage.label(kind[cell].numpy())
+        if count:
+            sizes = np.bincount(parts.ravel())[1:]
+            if largest is None or sizes.max() > largest.sum():
+                largest = parts == 1 + int(sizes.argmax())
+    if largest is None:
         return None
-    largest = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
     row, col = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(row) * CELL + CELL // 2, int(col) * CELL + CELL // 2

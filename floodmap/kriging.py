@@ -19,7 +19,9 @@ SURE = 5.0
 LOOKS = (0.5, 0.9)
 """How far apart directions of the embedding, and of the decoder's features, are before ground no longer looks alike."""
 FAR, NEAR = (120.0, 0.7), (24.0, 0.3)
-"""Reach in pixels and share of the two parts of the kernel: among what looks alike, and whatever it looks like."""
+"""Reach in pixels and share of two parts of the kernel: among what looks alike, and whatever it looks like."""
+EVERYWHERE = 0.05
+"""Share of the third part: what is wrong at points is, a little, wrong of the whole picture."""
 NOISE = 0.1
 """Variance of what points say, as a share of the kernel's: points that contradict each other meet in the middle."""
 
@@ -53,7 +55,8 @@ class Kriging:
         (far, share_far), (near, share_near) = FAR, NEAR
         self.kernel = share_far * torch.exp(-self.unlike / 2 - self.away / (2 * far**2))
         self.kernel += share_near * torch.exp(-self.unlike / 20 - self.away / (2 * near**2))
-        """How much every cell shares with each point's, 0 to 1, (N, H/4, W/4)."""
+        self.kernel += EVERYWHERE
+        """How much every cell shares with each point's, 0 to 1.05, (N, H/4, W/4)."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Logits of cells, (H/4, W/4), as corrected by the points; no gradient flows through the correction."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
-from floodmap.clicks import cells_of, coarse_prompt, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, coarse_prompt, deepest_points, reinterpret, simulate_boxes, simulate_points
 from floodmap.corrector import Ground
 from floodmap.crew import Crew
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
@@ -35,6 +35,8 @@ __all__ = ["TrainConfig", "train"]
 
 log = logging.getLogger(__name__)
 
+SERIES = 3
+"""Series of points on the same views, where only what corrects with them is trained."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
 """Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
 
@@ -205,6 +207,11 @@ class Lesson:
             return self._learn_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
         pairs = self._pairs(self.generator)
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
+        if self.config.what == "corrector":
+            with torch.no_grad():
+                coarse = coarse_prompt(self._decode_alone(self._encode(far)), pairs)
+                encoded = self._encode(near)
+            return self._learn_near(encoded, near, cells_of(near.rgb), coarse, "points")
         logits, far_loss = self._learn(self._encode(far), far, {})
         coarse = coarse_prompt(logits, pairs)
         learns = kind != "points" or not isinstance(self.model, FloodSam)
@@ -239,37 +246,69 @@ class Lesson:
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
         if kind != "points":
             return self._learn(encoded, views, prompts, steadied=steadied)[1]
-        target = reinterpret(colours, views.target, views.scored, config.reinterpreted, chance)
-        views = replace(views, target=target)
         if isinstance(self.model, FloodSam):
-            return self._learn_correction(self.model, encoded, views, prompts)
+            return self._learn_correction(self.model, encoded, views, colours, prompts)
+        views = self._understood(views, colours)
         guess = self._decode_alone(encoded, **prompts)
-        for _ in range(self._rounds()):
+        for _ in range(self._draw_rounds()):
             prompts["points"] = self._click(views, guess, prompts.get("points"))
             guess = self._decode_alone(encoded, **prompts)
         return self._learn(encoded, views, prompts)[1]
 
-    def _learn_correction(self, model: FloodSam, encoded: Encoded, views: Views, prompts: dict[str, Any]) -> float:
+    def _learn_correction(
+        self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
+    ) -> float:
         """Points come after the decoder: it runs once, and has no gradients."""
+        alone = self.config.what == "corrector"
+        series = SERIES if alone else 1  # of points on the same ground, which was dear to see
+        total = 0.0
         with torch.autocast(self.device.type, torch.bfloat16):
             with torch.no_grad():
                 decoded = model.decode_unpointed(encoded, **prompts)
                 ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-                points = self._click(views, ground.logits, None)
-                for _ in range(self._rounds() - 1):
-                    points = self._click(views, model.corrector.correct(ground, points, roughly=True), points)
-            logits = model.corrector.correct(ground, points)
-        loss = flood_loss(logits, decoded.iou.float(), views.target, views.scored, self.config.dry_weight)
-        if loss.requires_grad:  # some view has a point
-            (loss / self.config.accumulate).backward()
-        return float(loss.detach())
+            for _ in range(series):
+                understood = self._understood(views, colours)
+                points = self._draw_points(model, ground, understood, alone=alone)
+                logits = model.corrector.correct(ground, points)
+                loss = flood_loss(
+                    logits, decoded.iou.float(), understood.target, views.scored, self.config.dry_weight
+                )  # fmt: skip
+                if loss.requires_grad:  # some view has a point
+                    (loss / (series * self.config.accumulate)).backward()
+                total += float(loss.detach()) / series
+        return total
 
-    def _rounds(self) -> int:
+    @torch.no_grad()
+    def _draw_points(self, model: FloodSam, ground: Ground, views: Views, *, alone: bool) -> tuple[Tensor, Tensor]:
+        """Points in rounds: some at random, or, where there is time for that, one by one as models are compared."""
+        one_by_one = alone and _draw((0.5, 0.5), self.generator) == 1
+        if one_by_one:
+            points = deepest_points(views.target, views.scored, None)
+            rounds = _draw((1.0,) * 8, self.generator)
+        else:
+            points = self._click(views, ground.logits, None)
+            rounds = self._draw_rounds() - 1
+        for _ in range(rounds):
+            guess = model.corrector.correct(ground, points, roughly=not alone)
+            points = self._click(views, guess, points, one_by_one=one_by_one)
+        return points
+
+    def _understood(self, views: Views, colours: Tensor) -> Views:
+        """Views with another notion of flood in some of them; see `clicks.reinterpret`."""
+        share = self.config.reinterpreted
+        return replace(views, target=reinterpret(colours, views.target, views.scored, share, self.generator))
+
+    def _draw_rounds(self) -> int:
         return 1 + _draw((1.0, 1.0, 1.0, 1.0), self.generator)
 
-    def _click(self, views: Views, guess: Tensor, points: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _click(
+        self, views: Views, guess: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Further points where a result is wrong, as in training SAM (arXiv:2304.02643, appendix A)."""
-        xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
+        if one_by_one:
+            xy, labels = deepest_points(views.target, views.scored, guess > 0)
+        else:
+            xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
         if points is None:
             return xy, labels
         return torch.cat([points[0], xy], dim=1), torch.cat([points[1], labels], dim=1)

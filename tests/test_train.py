@@ -10,13 +10,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from scipy import ndimage
 from test_dataset import make_source
 
 import floodmap.train
-from floodmap.clicks import cells_of, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, deepest_points, reinterpret, simulate_boxes, simulate_points
 from floodmap.encoder import EncoderConfig
+from floodmap.frames import FLOOD
 from floodmap.loss import draw_stretch, flood_loss
 from floodmap.models import resolve
+from floodmap.oracle import add_point
+from floodmap.prompts import Prompts
 from floodmap.sam import FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
 from floodmap.train import TrainConfig, schedule, set_training, train
@@ -85,6 +89,16 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     assert "mask_decoder" in changed and "image_encoder" not in changed
 
 
+def test_what_corrects_learns_alone(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
+    config = replace(CONFIG, steps=3, what="corrector", ema_steps=1, settled=1.0)
+    tuned = train(config, [source], source.samples, tmp_path / "tuned", base)
+    before, after = load_file(base), load_file(tuned)
+    weights = [key for key in before if before[key].is_floating_point()]
+    assert {key.split(".")[0] for key in weights if not torch.equal(before[key], after[key])} == {"corrector"}
+
+
 def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
@@ -129,6 +143,24 @@ def test_points_and_boxes_are_drawn_where_they_belong() -> None:
     boxes = simulate_boxes(target, scored, generator)
     assert ((boxes[0] - torch.tensor([20.0, 10.0, 50.0, 30.0])).abs() < 4).all()
     assert boxes[2].tolist() == [0, 0, 64, 64]
+
+
+def test_points_one_by_one_lie_where_the_comparison_places_them() -> None:
+    reference = np.zeros((3, 96, 96), np.uint8)
+    reference[0, 8:40, 8:72], reference[1, 60:80, 12:40] = FLOOD, FLOOD
+    guess = torch.zeros(3, 48, 48, dtype=torch.bool)
+    guess[0, 4:20, 4:12], guess[0, 30:46, 4:44], guess[1] = True, True, torch.tensor(reference[1, ::2, ::2] > 0)
+    target, scored = torch.tensor(reference).float(), torch.ones(3, 96, 96, dtype=torch.bool)
+    for predicted in (None, guess):
+        xy, labels = deepest_points(target, scored, predicted)
+        for i in range(3):
+            full = None if predicted is None else predicted[i].numpy().repeat(2, axis=0).repeat(2, axis=1)
+            expected = add_point(Prompts.none(), full, reference[i])
+            assert labels[i].tolist() == (expected.labels.tolist() or [-1])
+            if len(expected.labels):
+                depth = ndimage.distance_transform_edt(reference[i] if predicted is None else full != reference[i])
+                (x, y), (a, b) = xy[i, 0].long().tolist(), expected.points_xy[0].astype(int)
+                assert depth[y, x] > depth[b, a] - 4  # a cell
 
 
 def test_one_region_of_one_colour_is_understood_otherwise() -> None:
