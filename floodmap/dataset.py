@@ -42,6 +42,10 @@ class Views:
     def to(self, device: torch.device) -> Views:
         return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored)))
 
+    def __getitem__(self, part: slice) -> Views:
+        """Some views of the batch."""
+        return Views(self.rgb[part], self.target[part], self.scored[part])
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:

@@ -247,7 +247,10 @@ class Lesson:
         if kind != "points":
             return self._learn(encoded, views, prompts, steadied=steadied)[1]
         if isinstance(self.model, FloodSam):
-            return self._learn_correction(self.model, encoded, views, colours, prompts)
+            # Little is learned from points, by a small network: half of the views do.
+            half = slice(0 if self.config.what == "corrector" else len(views.target) // 2, None)
+            prompts = {name: prompt[half] for name, prompt in prompts.items()}
+            return self._learn_correction(self.model, encoded[half], views[half], colours[half], prompts)
         views = self._understood(views, colours)
         guess = self._decode_alone(encoded, **prompts)
         for _ in range(self._draw_rounds()):

@@ -1,0 +1,105 @@
+"""What floodmap costs beside the model: `python benchmarks/stages.py SCENE REFERENCE [--folder FOLDER]`.
+
+SCENE is segmented by a model that knows the answer, REFERENCE, a mask on the scene's grid as `floodmap sample` writes
+it: the same strips, shorelines and files as with a model that is always right, for next to nothing. Shown are
+core-milliseconds per megapixel of the scene; what that model itself takes is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
+
+import floodmap.formats
+import floodmap.pipeline
+import floodmap.polygons
+import floodmap.prompter
+from floodmap.journal import Journal
+from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.prompts import Prompts
+from floodmap.scene import Scene, Tile
+from floodmap.stitch import Mosaic
+
+STAGES: list[tuple[str, Any, str]] = [
+    ("read and stretch", Scene, "read"),
+    ("read, coarse pass", Scene, "shrunk"),
+    ("prompts", floodmap.prompter, "crop_coarse"),
+    ("blend", Mosaic, "add"),
+    ("journal", Journal, "append"),
+    ("rasters", floodmap.pipeline, "write_rasters"),
+    ("areas", floodmap.pipeline, "take_census"),
+    ("outlines", floodmap.polygons, "polygonize"),
+    ("layers", floodmap.formats, "write_layers"),
+]
+
+
+class Known:
+    """A model that looks the answer up, and is of two minds in the coarse pass, so that every window is run."""
+
+    name, sha256, knows_floods, multiple, runs_on = "known", "0" * 64, True, 32, "cpu"
+
+    def __init__(self, reference: Path) -> None:
+        self.reference = rasterio.open(reference)
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        """See `floodmap.prompter.Segmenter`."""
+        return np.stack([self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)])
+
+    def _one(self, tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
+        if prompt.mask is None:
+            return np.full(tile.reason.shape, 0.5, np.float32)
+        w = tile.window
+        flood = self.reference.read(1, window=RasterWindow(w.col_off, w.row_off, w.width, w.height)) == 1
+        return np.where(flood, np.float32(0.98), np.float32(0.02))
+
+
+def timed(function: Callable[..., Any], stage: str, spent: Counter[str]) -> Callable[..., Any]:
+    """The same function, the processor time of its thread counted."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        begun = time.thread_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent[stage] += time.thread_time() - begun
+
+    return wrapped
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scene", type=Path)
+    parser.add_argument("reference", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("runs/stages"))
+    options = parser.parse_args()
+    spent: Counter[str] = Counter()
+    for stage, owner, name in STAGES:
+        setattr(owner, name, timed(getattr(owner, name), stage, spent))
+    model = Known(options.reference)
+    model.predict = timed(model.predict, "model", spent)  # type: ignore[method-assign]
+    begun = time.process_time()
+    result = segment_scene(options.scene, options.folder, model, SegmentOptions(overwrite=True))
+    spent["total"] = time.process_time() - begun - spent.pop("model")
+    spent["other, GDAL's threads too"] = 2 * spent["total"] - spent.total()
+    with rasterio.open(result.mask) as mask:
+        megapixels = mask.width * mask.height / 1e6
+    shutil.rmtree(options.folder)
+    print(f"{megapixels:.0f} megapixels, core-ms per megapixel")
+    for stage, seconds in spent.most_common():
+        print(f"{stage:26} {1000 * seconds / megapixels:6.1f}")
+
+
+if __name__ == "__main__":
+    main()
