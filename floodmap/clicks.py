@@ -28,6 +28,27 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def mistake(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Coarse masks that are wrong in some places of some views, as on pictures that a model was not trained on.
+
+    On those it was trained on the coarse pass is hardly ever wrong, and the near view would learn to believe it.
+
+    Args:
+        coarse: mask prompts (B, 1, h, w), logits.
+        share: of the views that are changed.
+        generator: of all draws.
+
+    Returns:
+        The same, with a smooth random field added where they are changed.
+    """
+    count = len(coarse)
+    chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
+    height = chosen * (1.0 + 5.0 * torch.rand(count, 1, 1, 1, generator=generator))
+    field = height * torch.randn(count, 1, 4, 4, generator=generator)
+    field = F.interpolate(field.to(coarse.device), coarse.shape[2:], mode="bicubic", align_corners=False)
+    return (coarse + field).clamp(-SUREST, SUREST)
+
+
 def reinterpret(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """What somebody might call flood instead: in some views a stretch of water is none, or dry ground of one colour is.
 

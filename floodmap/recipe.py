@@ -40,6 +40,8 @@ class TrainConfig:
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
     reinterpreted: float = 0.3
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
+    mistaken: float = 0.3
+    """Share of the coarse masks that are made wrong in places: see `clicks.mistake`."""
     joined: float = 0.75
     """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""
     learning_rate: float = 1e-3

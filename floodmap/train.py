@@ -21,7 +21,15 @@ from torch import Tensor
 
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
-from floodmap.clicks import cells_of, coarse_prompt, deepest_points, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import (
+    cells_of,
+    coarse_prompt,
+    deepest_points,
+    mistake,
+    reinterpret,
+    simulate_boxes,
+    simulate_points,
+)
 from floodmap.corrector import Ground
 from floodmap.crew import Crew
 from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
@@ -241,7 +249,7 @@ class Lesson:
         steadied = self._encodings is None and kind in ("none", "coarse") and config.steadiness > 0
         steadied = steadied and _draw((0.5, 0.5), chance) == 1
         has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), chance) == 1)
-        prompts: dict[str, Any] = {"masks": coarse} if has_mask else {}
+        prompts: dict[str, Any] = {"masks": mistake(coarse, config.mistaken, chance)} if has_mask else {}
         if kind == "box":
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
         if kind != "points":

@@ -14,14 +14,14 @@ from scipy import ndimage
 from test_dataset import make_source
 
 import floodmap.train
-from floodmap.clicks import cells_of, deepest_points, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, deepest_points, mistake, reinterpret, simulate_boxes, simulate_points
 from floodmap.encoder import EncoderConfig
 from floodmap.frames import FLOOD
 from floodmap.loss import draw_stretch, flood_loss
 from floodmap.models import resolve
 from floodmap.oracle import add_point
 from floodmap.prompts import Prompts
-from floodmap.sam import FloodSam
+from floodmap.sam import SUREST, FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
 from floodmap.train import TrainConfig, schedule, set_training, train
 
@@ -179,6 +179,18 @@ def test_one_region_of_one_colour_is_understood_otherwise() -> None:
                 assert not changed.any()
     assert seen == set(areas)
     assert torch.equal(reinterpret(cells_of(rgb), target, scored, 0.0, torch.Generator()), target)
+
+
+def test_coarse_masks_are_mistaken_in_places_and_no_surer_than_they_may_be() -> None:
+    coarse = torch.full((40, 1, 64, 96), -6.0)
+    changed = mistake(coarse, 0.5, torch.Generator().manual_seed(0))
+    assert changed.abs().max() <= SUREST
+    touched = (changed != coarse).flatten(1).any(dim=1)
+    assert 10 < touched.sum() < 30
+    assert (changed[touched] > 0).any() and (changed[touched] < 0).any()
+    # Wrong in regions, not speckled: neighbours differ little.
+    assert changed.diff(dim=-1).abs().max() < 1.5
+    assert torch.equal(mistake(coarse, 0.0, torch.Generator()), coarse)
 
 
 def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
