@@ -83,7 +83,7 @@ def command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int | str) -> int:
     """VmHWM of a process: the most memory it ever had resident."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
