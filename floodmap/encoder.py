@@ -157,7 +157,7 @@ class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        to_bias = gradient.sum(dim=(0, 2, 3), dtype=torch.float32)
+        to_bias = gradient.sum(dim=(0, 2, 3), dtype=weight.dtype)
         to_x = _input_gradient(gradient, x, weight, ctx.stride)
         return to_x, _weight_gradient(gradient, x, weight, ctx.stride), to_bias, None
 

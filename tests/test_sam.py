@@ -68,7 +68,8 @@ def test_a_state_dict_of_another_network_is_refused() -> None:
 @pytest.mark.parametrize("size", [3, 5, 7])
 def test_depthwise_gradients_are_those_of_a_plain_convolution(size: int, stride: int) -> None:
     torch.manual_seed(0)
-    layer, x = Depthwise(24, size, stride), torch.randn(2, 24, 16, 32, requires_grad=True)
+    layer = Depthwise(24, size, stride).double()
+    x = torch.randn(2, 24, 16, 32, dtype=torch.float64, requires_grad=True)
     gradients = []
     for forward in (layer.forward, lambda x: torch.nn.Conv2d.forward(layer, x)):
         x.grad = None
