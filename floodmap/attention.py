@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,33 +17,57 @@ SCORES = 2**21
 """Scores worked out at a time."""
 
 
-class CachedAttention(Attention):
-    """The package's attention with relative positions, its weights and its results."""
+class CachedBlock(Block):
+    """The package's block, its weights and its results; what is filled up to whole windows is not multiplied."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
+        x = x + self.attn(self.norm1(x), self.window_size)
+        seen: Tensor = x + self.mlp(self.norm2(x))
+        return seen
+
+
+class CachedAttention(Attention):
+    """The package's attention with relative positions, its weights and its results."""
+
+    def forward(self, x: Tensor, side: int = 0) -> Tensor:
+        """(B, H, W, C) to the same; in windows of this side, or over the whole."""
         batch, height, width, dim = x.shape
-        heads, cells = self.num_heads, height * width
-        qkv = self.qkv(x).reshape(batch, cells, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.reshape(3, batch * heads, cells, dim // heads).unbind(0)
-        r_q = q.view(batch * heads, height, width, dim // heads)
-        down = torch.einsum("bhwc,hkc->bhwk", r_q, get_rel_pos(height, height, self.rel_pos_h).to(q.dtype))
-        right = torch.einsum("bhwc,wkc->bhwk", r_q, get_rel_pos(width, width, self.rel_pos_w).to(q.dtype))
-        down, right = (one.reshape(batch * heads, cells, -1) for one in (down, right))
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            seen = _by_parts(q * self.scale, k, v, down, right)
-        else:
-            bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
-        seen = seen.view(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4).reshape(batch, height, width, dim)
-        projected: Tensor = self.proj(seen)
+        rows, cols = (side or height, side or width)
+        down, right = -(-height // rows), -(-width // cols)
+        qkv = self._filled(x, down * rows, right * cols)
+        qkv = qkv.reshape(batch, down, rows, right, cols, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, rows * cols, dim // self.num_heads).unbind(0)
+        seen = self._seen(q, k, v, rows, cols).view(batch, down, right, self.num_heads, rows, cols, -1)
+        seen = seen.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, down * rows, right * cols, dim)
+        projected: Tensor = self.proj(seen[:, :height, :width])
         return projected
+
+    def _filled(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Queries, keys and values of cells, (B, height, width, 3 C); those beyond the image are those of nothing."""
+        qkv: Tensor = self.qkv(x)
+        if qkv.shape[1:3] == (height, width):
+            return qkv
+        filled = self.qkv(torch.zeros_like(x[:1, 0, 0])).expand(len(x), height, width, -1).clone()
+        filled[:, : x.shape[1], : x.shape[2]] = qkv
+        return filled
+
+    def _seen(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
+        """Attention of (N, rows x cols, C)."""
+        placed = q.view(len(q), rows, cols, -1)
+        down = torch.einsum("bhwc,hkc->bhwk", placed, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
+        right = torch.einsum("bhwc,wkc->bhwk", placed, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
+        down, right = (one.reshape(len(q), rows * cols, -1) for one in (down, right))
+        if q.device.type == "cpu" and not torch.is_grad_enabled():
+            return _by_parts(q * self.scale, k, v, down, right)
+        bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
 
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
-    """Exchange the attention of every block, in place; its parameters stay."""
+    """Exchange every block and its attention, in place; their parameters stay."""
     for block in encoder.blocks:
-        block.attn.__class__ = CachedAttention
+        block.__class__, block.attn.__class__ = CachedBlock, CachedAttention
 
 
 def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> Tensor:

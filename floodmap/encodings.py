@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from floodmap.clicks import cells_of, coarse_prompt
 from floodmap.dataset import Pairs, Views
 from floodmap.loss import draw_stretch
-from floodmap.sam import Encoded
+from floodmap.sam import STRIDE, Encoded
+
+STRIDES = {"target": 1, "scored": 1, "skip2": 2, "skip1": 4, "colours": 4, "coarse": 4, "skip0": 8, "embedding": STRIDE}
+"""Pixels to a side of what is kept of views."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,6 @@ class Batch:
     """Of cells, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
     """What was made of the far views, as mask prompts (B, 1, h/4, w/4)."""
-
-    def crop(self, rows: slice, cols: slice) -> Batch:
-        """The same part of every view, in pixels, multiples of 32."""
-        part = (..., rows, cols)
-        views = Views(self.views.rgb, self.views.target[part], self.views.scored[part])
-        cells = (..., slice(rows.start // 4, rows.stop // 4), slice(cols.start // 4, cols.stop // 4))
-        return Batch(self.encoded.crop(rows, cols), views, self.colours[cells], self.coarse[cells])
 
 
 class Encodings:
@@ -71,18 +69,24 @@ class Encodings:
         So the same views are never quite the same, and decoding them costs about half.
         """
         path = self._paths[int(torch.randint(len(self._paths), (), generator=generator))]
-        tensors = {name: tensor.to(device) for name, tensor in load_file(path).items()}
-        skips = (tensors["skip0"], tensors["skip1"], tensors["skip2"]) if "skip0" in tensors else None
-        target = tensors["target"].float() / 255
-        shape_hw = (target.shape[-2], target.shape[-1])
-        views = Views(target.new_zeros(0), target, tensors["scored"])
-        encoded = Encoded(tensors["embedding"], skips, shape_hw)
-        batch = Batch(encoded, views, tensors["colours"].float(), tensors["coarse"].float())
-        if skips is None:
-            return batch
-        batch = batch.crop(*(draw_stretch(side, generator) for side in shape_hw))
-        # As the decoder's convolutions like it: sums of maps of both orders in memory are slow.
-        return replace(batch, encoded=batch.encoded.contiguous(torch.channels_last))
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            sides, can_be_cut = file.get_slice("target").get_shape()[1:], "skip0" in names
+            place = [draw_stretch(side, generator) for side in sides] if can_be_cut else []
+            found = {name: _part(file.get_slice(name), STRIDES[name], place).to(device) for name in names}
+        target = found["target"].float() / 255
+        skips = (found["skip0"], found["skip1"], found["skip2"]) if can_be_cut else None
+        return Batch(
+            Encoded(found["embedding"], skips, (target.shape[-2], target.shape[-1])),
+            Views(target.new_zeros(0), target, found["scored"]), found["colours"].float(), found["coarse"].float(),
+        )  # fmt: skip
+
+
+def _part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
+    """A part of planes on disk, its rows and columns in pixels: (B, H, W), or (B, C, H, W) as convolutions like it."""
+    places = (slice(one.start // stride, one.stop // stride) for one in place)
+    part: Tensor = stored[(slice(None), *places)].contiguous()
+    return part if part.ndim == 3 else part.permute(0, 3, 1, 2)
 
 
 def _write(path: Path, batch: Batch) -> None:
@@ -92,8 +96,9 @@ def _write(path: Path, batch: Batch) -> None:
         "target": (views.target * 255).round().to(torch.uint8),
         **{f"skip{i}": skip for i, skip in enumerate(encoded.skips or ())},
     }  # fmt: skip
+    planes = {name: x if x.ndim == 3 else x.permute(0, 2, 3, 1) for name, x in tensors.items()}
     half = {
-        name: (x.to(torch.bfloat16) if x.is_floating_point() else x).contiguous().cpu() for name, x in tensors.items()
+        name: (x.to(torch.bfloat16) if x.is_floating_point() else x).contiguous().cpu() for name, x in planes.items()
     }
     temporary = path.with_suffix(".part")
     save_file(half, temporary)

@@ -48,14 +48,6 @@ class Encoded:
         skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
         return Encoded(self.embedding[part], skips, self.shape_hw)
 
-    def contiguous(self, order: torch.memory_format) -> Encoded:
-        """The same in this order in memory."""
-        embedding = self.embedding.contiguous(memory_format=order)
-        if self.skips is None:
-            return Encoded(embedding, None, self.shape_hw)
-        first, second, third = (skip.contiguous(memory_format=order) for skip in self.skips)
-        return Encoded(embedding, (first, second, third), self.shape_hw)
-
     def crop(self, rows: slice, cols: slice) -> Encoded:
         """The same part of every tile, in pixels, multiples of 32; of encoders that keep a tile's own size."""
 
