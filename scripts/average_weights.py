@@ -1,0 +1,52 @@
+"""The mean of two models of one line: `python scripts/average_weights.py DATA ONE OTHER -o OUT.safetensors`.
+
+It is scored and calibrated on flood-area val, as in training; its header holds the config of OTHER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from train_finetuned import flood_area
+
+from floodmap.calibration import fit
+from floodmap.checkpoint import build, export
+from floodmap.encoder import EncoderConfig
+from floodmap.recipe import TrainConfig
+from floodmap.validation import validate
+
+
+def config_of(path: Path) -> TrainConfig:
+    """What a model was trained with."""
+    with safe_open(path, framework="pt") as file:
+        told = json.loads(file.metadata()["config"])
+    return TrainConfig(**{**told, "encoder": EncoderConfig.from_json(told["encoder"])})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("one", type=Path)
+    parser.add_argument("other", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    options = parser.parse_args()
+    one, other = load_file(options.one), load_file(options.other)
+    mean = {
+        name: (one[name].float() + value.float()) / 2 if value.is_floating_point() else value
+        for name, value in other.items()
+    }
+    config = config_of(options.other)
+    model = build(config)
+    model.load_state_dict(mean)
+    scores, histogram = validate(model.eval(), flood_area(options.data / "flood-area", "val"), torch.device("cpu"))
+    export(mean, config, options.out, {"val_iou_none": scores[0], "val_iou_auto": scores[1]}, fit(histogram))
+    print(f"val IoU {scores[0]:.4f} with no prompt, {scores[1]:.4f} auto")
+
+
+if __name__ == "__main__":
+    main()
