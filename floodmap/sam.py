@@ -116,7 +116,9 @@ class Decoder(MaskDecoder):
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
         features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        masks = torch.einsum("bmc,bchw->bmhw", weights, features)
+        # Channels last, so that their gradients come in the order that those of convolutions are in.
+        masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
+        masks = masks.unflatten(2, features.shape[2:])
         return masks, self.iou_prediction_head(hidden[:, 0]), features
 
     def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
