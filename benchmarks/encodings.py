@@ -20,6 +20,7 @@ from safetensors import safe_open
 from floodmap.audit import audit
 from floodmap.checkpoint import build
 from floodmap.crew import Crew
+from floodmap.batches import Batches
 from floodmap.dataset import PairSampler, Source
 from floodmap.encoder import EncoderConfig
 from floodmap.finetune import pieces, sources
@@ -43,7 +44,7 @@ class Course:
         config = TrainConfig(encoder=encoder, what="decoder", settled=1.0, cached_batches=batches)
         model = build(config, weights)
         generator = torch.Generator().manual_seed(0)
-        self.lesson = Lesson(model, config, PairSampler(drawn, generator), generator, self.crew.device)
+        self.lesson = Lesson(model, config, Batches(PairSampler(drawn), config), generator, self.crew.device)
         self.optimizer = make_optimizer(model, replace(config, learning_rate=1e-5))
         if batches:
             begun = time.monotonic()

@@ -155,12 +155,12 @@ class PairSampler:
 
     Args:
         sources: what to draw from; their shares need not add up to one.
-        generator: the only source of randomness.
+        generator: the only source of randomness; may be exchanged between batches.
     """
 
-    def __init__(self, sources: Sequence[Source], generator: torch.Generator) -> None:
+    def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
         self.sources = tuple(sources)
-        self.generator = generator
+        self.generator = generator or torch.Generator()
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
         self._shares = torch.tensor([float(source.share) for source in self.sources])
         self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]

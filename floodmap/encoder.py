@@ -141,7 +141,7 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
         result: Tensor = _DepthwiseFunction.apply(x, self.weight, self.bias, self.stride[0])
         return result

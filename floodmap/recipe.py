@@ -28,6 +28,8 @@ class TrainConfig:
     lora_rank: int = 8
     cached_batches: int = 0
     """Encode so many batches once and learn from these; 0: encode new views in every step. For frozen encoders."""
+    workers: int = 0
+    """Processes that draw views ahead; 0: the one that learns draws them, as is best where it learns on the CPU."""
     accumulate: int = 1
     """Batches a step."""
     patience: int | None = None

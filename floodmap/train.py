@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from floodmap.batches import Batches
 from floodmap.calibration import fit
 from floodmap.checkpoint import Averaged, State, Trainable, build, export, restore, save
 from floodmap.clicks import (
@@ -32,7 +33,7 @@ from floodmap.clicks import (
 )
 from floodmap.corrector import Ground
 from floodmap.crew import Crew
-from floodmap.dataset import Pairs, PairSampler, Sample, Source, Views
+from floodmap.dataset import PairSampler, Sample, Source, Views
 from floodmap.encodings import Encodings
 from floodmap.loss import flood_loss, unsteadiness
 from floodmap.recipe import PROMPT_KINDS, TrainConfig
@@ -82,7 +83,8 @@ def train(
     optimizer = make_optimizer(model, config)
     generator = torch.Generator().manual_seed(config.seed + crew.rank)
     state = restore(folder / "last.pt", model, averaged, optimizer, generator, crew.rank)
-    lesson = Lesson(model, config, PairSampler(sources, generator), generator, crew.device)
+    batches = Batches(PairSampler(sources), config, crew.rank, state.step * config.accumulate)
+    lesson = Lesson(model, config, batches, generator, crew.device)
     if config.cached_batches:
         lesson.remember(folder / f"encodings-{crew.rank}", report)
     started, saved = time.monotonic() - state.elapsed, state.elapsed
@@ -175,8 +177,8 @@ class Lesson:
     Args:
         model: gets the gradients.
         config: the run.
-        sampler: pairs of views.
-        generator: the only source of randomness.
+        batches: pairs of views.
+        generator: the source of all other randomness.
         device: where the model is.
     """
 
@@ -184,28 +186,21 @@ class Lesson:
         self,
         model: Trainable,
         config: TrainConfig,
-        sampler: PairSampler,
+        batches: Batches,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
-        self.model, self.config, self.sampler, self.generator, self.device = model, config, sampler, generator, device
+        self.model, self.config, self.batches, self.generator, self.device = model, config, batches, generator, device
         self._encodings: Encodings | None = None
 
     def remember(self, folder: Path, report: Callable[[float, str], None]) -> None:
         """Encode batches once, on disk, to learn from these alone; the encoder is frozen."""
-
-        def draw(number: int) -> Pairs:
-            own = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
-            self.sampler.generator = own
-            return self._pairs(own)
-
         set_training(self.model, settled=True)
         with torch.no_grad():
             self._encodings = Encodings(
-                folder, self.config.cached_batches, draw, self._encode, self._decode_alone,
+                folder, self.config.cached_batches, self.batches.__getitem__, self._encode, self._decode_alone,
                 lambda share: report(share, "encode"),
             )  # fmt: skip
-        self.sampler.generator = self.generator
 
     def teach(self) -> float:
         """Add the gradients of one batch with one kind of prompt for the near views; returns the loss."""
@@ -213,7 +208,7 @@ class Lesson:
         if self._encodings is not None:
             batch = self._encodings.draw(self.generator, self.device)
             return self._learn_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
-        pairs = self._pairs(self.generator)
+        pairs = next(self.batches)
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
         if self.config.what == "corrector":
             with torch.no_grad():
@@ -227,10 +222,6 @@ class Lesson:
             encoded = self._encode(near)
         near_loss = self._learn_near(encoded, near, cells_of(near.rgb), coarse, kind)
         return (far_loss + near_loss) / 2
-
-    def _pairs(self, generator: torch.Generator) -> Pairs:
-        far_size, near_size, count = self.config.sizes[_draw(self.config.size_shares, generator)]
-        return self.sampler.batch(count, far_size, near_size)
 
     def _encode(self, views: Views) -> Encoded:
         views = views.to(self.device)

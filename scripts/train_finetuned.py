@@ -10,6 +10,7 @@ import argparse
 import csv
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,9 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--encoder", type=Path, help="EfficientNet-Lite0 to begin with: see imagenet_encoder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw views, for a GPU")
+    parser.add_argument("--times", type=int, default=1, help="so many times the pairs in a step, for a GPU")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
@@ -195,10 +199,13 @@ def main() -> None:
         cached_batches=options.cached,
         prompt_shares=tuple(options.prompts),
         device=options.device,
+        workers=options.workers,
+        seed=options.seed,
         **(CORRECTOR if options.what == "corrector" else {}),
     )
+    sizes = tuple((far, near, options.times * pairs) for far, near, pairs in config.sizes)
     train(
-        config,
+        replace(config, sizes=sizes),
         sources(options.data, tuple(options.shares)),
         flood_area(options.data / "flood-area", "val"),
         options.out,
