@@ -66,9 +66,6 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
         adapt(model.image_encoder, config.lora_rank)
     elif config.what == "decoder":
         model.image_encoder.requires_grad_(False)
-    elif config.what == "corrector":
-        model.requires_grad_(False)
-        model.corrector.requires_grad_(True)
     return model
 
 

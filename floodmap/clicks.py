@@ -192,8 +192,9 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
     """The box around all flood, each side off by up to a tenth; the whole crop where nothing is flooded."""
     batch, height, width = target.shape
     boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)
+    flooded = ((target > 0.5) & scored).cpu()
     for i in range(batch):
-        rows, cols = ((target[i] > 0.5) & scored[i]).nonzero(as_tuple=True)
+        rows, cols = flooded[i].nonzero(as_tuple=True)
         if len(rows):
             box = torch.tensor([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]).float()
             side = torch.stack([box[2] - box[0], box[3] - box[1]]).repeat(2)

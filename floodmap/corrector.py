@@ -6,7 +6,7 @@ and after, and what each point could mean; as in click-based segmentation (Sofii
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,28 +40,17 @@ class Corrector(nn.Module):
         nn.init.zeros_(self.last.weight)
         self.last.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, logits: Tensor, embedding: Tensor, features: Tensor, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Correct logits; tiles without points keep theirs.
-
-        Args:
-            logits: (B, H/2, W/2), of tiles of H x W pixels.
-            embedding: of the image encoder, (B, E, H/16, W/16).
-            features: of the mask decoder, (B, E/8, H/2, W/2).
-            points: see `correct`.
-
-        Returns:
-            (B, H/2, W/2), float32.
-        """
-        return self.correct(Ground.of(logits, embedding, features), points)
-
     def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
-        """Correct what was made of some ground; as `forward`, for several sets of points one after another.
+        """Correct what was made of some ground; tiles without points keep it.
 
         Args:
-            ground: what was seen.
+            ground: what was seen, of tiles of H x W pixels.
             points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood,
                 0 dry, -1 padding.
             roughly: by kriging alone.
+
+        Returns:
+            Logits (B, H/2, W/2), float32.
         """
         logits, xy, labels = ground.logits, *points
         given = (labels >= 0).any(dim=1).nonzero()[:, 0].tolist()
@@ -80,6 +69,13 @@ class Corrector(nn.Module):
         change = F.interpolate((final - base)[:, None], logits.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         return logits.index_add(0, torch.tensor(given, device=logits.device), change)
 
+    def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
+        """What points say of cells, (B, 6, H/4, W/4), float32; see `Kriging.maps`. Arguments as in `correct`."""
+        xy, labels = points
+        with torch.autocast(ground.looks.device.type, enabled=False):
+            told = (Kriging(ground.looks[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
+            return torch.stack([kriging.maps() for kriging in told])
+
     def _refine(self, ground: Ground, given: list[int], maps: Tensor) -> Tensor:
         """What the network adds, (B, H/4, W/4)."""
         dtype, features = self.first.weight.dtype, ground.features[given]
@@ -96,7 +92,7 @@ class Corrector(nn.Module):
 class Ground:
     """What was seen of tiles before anybody said anything of them.
 
-    No gradient flows from it: what was seen is not to be seen otherwise for what somebody said of it.
+    No gradient flows to what it is made of: that is not to be seen otherwise for what somebody said of it.
     """
 
     logits: Tensor
@@ -112,9 +108,18 @@ class Ground:
 
     @classmethod
     def of(cls, logits: Tensor, embedding: Tensor, features: Tensor) -> Ground:
-        """From what `Corrector.forward` takes."""
+        """From logits (B, H/2, W/2), the image encoder's embedding (B, E, H/16, W/16) and the mask decoder's features
+        (B, E/8, H/2, W/2)."""
         logits, embedding = logits.detach().float(), embedding.detach()
         fine = F.avg_pool2d(features.detach(), CELL // 2)
-        cells = F.avg_pool2d(logits[:, None], CELL // 2)[:, 0]
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            return cls(logits, cells, embedding, fine, looks_of(embedding, fine))
+            return cls(logits, cells_of(logits), embedding, fine, looks_of(embedding, fine))
+
+    def resaid(self, logits: Tensor) -> Ground:
+        """The same ground with other logits; gradients flow to these."""
+        return replace(self, logits=logits, cells=cells_of(logits))
+
+
+def cells_of(logits: Tensor) -> Tensor:
+    """Logits of cells, (B, H/4, W/4) of (B, H/2, W/2)."""
+    return F.avg_pool2d(logits[:, None], CELL // 2)[:, 0]

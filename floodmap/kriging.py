@@ -73,7 +73,7 @@ class Kriging:
             torch.exp(-self.away / (2 * near**2)),
             torch.exp(-self.unlike / 4 - self.away / (2 * far**2)),
         )
-        nothing = torch.zeros_like(self.kernel[:1])
+        nothing = self.kernel.new_zeros(1, *self.kernel.shape[1:])
         return torch.stack(
             [torch.cat([one[self.labels == label], nothing]).amax(dim=0) for label in (1, 0) for one in told]
         )

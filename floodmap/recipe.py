@@ -22,9 +22,8 @@ class TrainConfig:
     """Length of the run; the learning rate follows the clock, so a slower machine takes fewer steps, not longer."""
     steps: int | None = None
     """Length in steps instead: a run that is broken off and resumed then comes to the same weights."""
-    what: Literal["full", "lora", "decoder", "corrector"] = "full"
-    """Train everything; the prompt encoder and the mask decoder, with adapters in the image encoder; these alone; or
-    only what corrects results at points, of a `flood_sam`."""
+    what: Literal["full", "lora", "decoder"] = "full"
+    """Train everything; the prompt encoder and the mask decoder, with adapters in the image encoder; or these alone."""
     lora_rank: int = 8
     cached_batches: int = 0
     """Encode so many batches once and learn from these; 0: encode new views in every step. For frozen encoders."""

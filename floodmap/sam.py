@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from floodmap.attention import use_cached_attention
-from floodmap.corrector import Corrector
+from floodmap.corrector import Corrector, Ground
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
+from floodmap.kriging import Kriging
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -179,6 +180,9 @@ class FloodSam(nn.Module):
         )
         self.mask_decoder = SkipDecoder(dim)
         self.corrector = Corrector(dim)
+        self.point_maps = nn.Conv2d(Kriging.MAPS, dim, 1)
+        nn.init.zeros_(self.point_maps.weight)  # so that weights trained without it mean the same with it
+        self.point_maps.bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -225,16 +229,38 @@ class FloodSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Prompts and encoded images to logits; arguments as in `forward`.
 
-        Points are no tokens of the decoder, which learned little from them: its result is corrected at them.
+        Points are no tokens of the decoder, which learned little from them: its result is corrected at them, and seen
+        once more with the correction as its mask prompt. The mean of both is better than either.
         """
         decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy)
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Logits as corrected by points; see `Corrector`."""
+        """Logits as corrected by points; tiles without points keep theirs."""
         if points is None:
             return decoded.logits
-        return self.corrector(decoded.logits, encoded.embedding, decoded.features, points)
+        ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
+        corrected = self.corrector.correct(ground, points)
+        mean = (corrected + self.decode_corrected(encoded, ground, corrected, points)) / 2
+        return torch.where((points[1] >= 0).any(dim=1)[:, None, None], mean, decoded.logits)
+
+    def decode_corrected(
+        self, encoded: Encoded, ground: Ground, corrected: Tensor, points: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """What the decoder makes of corrected logits (B, H/2, W/2) as its mask prompt, kept right at the points.
+
+        A token tells it that somebody saw to this prompt, and maps of what the points say how far.
+        """
+        embedding = encoded.embedding
+        dense = self.prompt_encoder.mask_downscaling(
+            F.avg_pool2d(corrected[:, None], 2).clamp(-SUREST, SUREST).to(self.point_maps.weight.dtype)
+        )
+        dense = dense + self.point_maps(F.avg_pool2d(self.corrector.maps(ground, points), 4))
+        token = self.prompt_encoder.not_a_point_embed.weight.to(embedding.dtype).expand(len(embedding), 1, -1)
+        logits, _, _ = self.mask_decoder.decode(
+            embedding, torch.zeros_like(embedding[:1]), token, dense.to(embedding.dtype), encoded.skips
+        )
+        return self.corrector.correct(ground.resaid(smoothed(logits.float())[:, 0]), points, roughly=True)
 
     def decode_unpointed(
         self,

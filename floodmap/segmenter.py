@@ -105,6 +105,7 @@ class FloodSegmenter:
         network.mask_decoder.to(dtype)
         if isinstance(network, FloodSam):
             network.corrector.to(dtype)
+            network.point_maps.to(dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()

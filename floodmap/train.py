@@ -44,8 +44,8 @@ __all__ = ["TrainConfig", "train"]
 
 log = logging.getLogger(__name__)
 
-SERIES = 3
-"""Series of points on the same views, where only what corrects with them is trained."""
+SERIES = 2
+"""Series of points on the same views, which were dear to see."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
 """Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
 
@@ -210,11 +210,6 @@ class Lesson:
             return self._learn_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
         pairs = next(self.batches)
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
-        if self.config.what == "corrector":
-            with torch.no_grad():
-                coarse = coarse_prompt(self._decode_alone(self._encode(far)), pairs)
-                encoded = self._encode(near)
-            return self._learn_near(encoded, near, cells_of(near.rgb), coarse, "points")
         logits, far_loss = self._learn(self._encode(far), far, {})
         coarse = coarse_prompt(logits, pairs)
         learns = kind != "points" or not isinstance(self.model, FloodSam)
@@ -246,10 +241,7 @@ class Lesson:
         if kind != "points":
             return self._learn(encoded, views, prompts, steadied=steadied)[1]
         if isinstance(self.model, FloodSam):
-            # Little is learned from points, by a small network: half of the views do.
-            half = slice(0 if self.config.what == "corrector" else len(views.target) // 2, None)
-            prompts = {name: prompt[half] for name, prompt in prompts.items()}
-            return self._learn_correction(self.model, encoded[half], views[half], colours[half], prompts)
+            return self._learn_correction(self.model, encoded, views, colours, prompts)
         views = self._understood(views, colours)
         guess = self._decode_alone(encoded, **prompts)
         for _ in range(self._draw_rounds()):
@@ -260,30 +252,30 @@ class Lesson:
     def _learn_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Points come after the decoder: it runs once, and has no gradients."""
-        alone = self.config.what == "corrector"
-        series = SERIES if alone else 1  # of points on the same ground, which was dear to see
+        """Points come after the decoder: its first run has no gradients, that with what they corrected has."""
         total = 0.0
         with torch.autocast(self.device.type, torch.bfloat16):
             with torch.no_grad():
                 decoded = model.decode_unpointed(encoded, **prompts)
                 ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-            for _ in range(series):
+            for _ in range(SERIES):
                 understood = self._understood(views, colours)
-                points = self._draw_points(model, ground, understood, alone=alone)
-                logits = model.corrector.correct(ground, points)
-                loss = flood_loss(
-                    logits, decoded.iou.float(), understood.target, views.scored, self.config.dry_weight
-                )  # fmt: skip
-                if loss.requires_grad:  # some view has a point
-                    (loss / (series * self.config.accumulate)).backward()
-                total += float(loss.detach()) / series
+                points = self._draw_points(model, ground, understood)
+                corrected = model.corrector.correct(ground, points)
+                seen = model.decode_corrected(encoded, ground, corrected.detach(), points)
+                losses = (
+                    flood_loss(one, decoded.iou.float(), understood.target, views.scored, self.config.dry_weight)
+                    for one in (corrected, seen)
+                )
+                loss = sum(losses, torch.zeros((), device=self.device)) / (2 * SERIES)
+                (loss / self.config.accumulate).backward()
+                total += float(loss.detach())
         return total
 
     @torch.no_grad()
-    def _draw_points(self, model: FloodSam, ground: Ground, views: Views, *, alone: bool) -> tuple[Tensor, Tensor]:
-        """Points in rounds: some at random, or, where there is time for that, one by one as models are compared."""
-        one_by_one = alone and _draw((0.5, 0.5), self.generator) == 1
+    def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
+        """Points in rounds: some at random, or one by one as models are compared."""
+        one_by_one = _draw((0.5, 0.5), self.generator) == 1
         if one_by_one:
             points = deepest_points(views.target, views.scored, None)
             rounds = _draw((1.0,) * 8, self.generator)
@@ -291,7 +283,7 @@ class Lesson:
             points = self._click(views, ground.logits, None)
             rounds = self._draw_rounds() - 1
         for _ in range(rounds):
-            guess = model.corrector.correct(ground, points, roughly=not alone)
+            guess = model.corrector.correct(ground, points)
             points = self._click(views, guess, points, one_by_one=one_by_one)
         return points
 

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +28,8 @@ WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1000, 1120)
 WET_MASKS = Path(__file__).with_name("wet_masks.npz")
 """By name of the picture, uint8: 1 water, 0 none, 255 not scored; drawn for floodmap, see docs/model-card.md."""
-CORRECTOR: dict[str, Any] = {
-    "sizes": ((192, 384, 4), (256, 512, 3), (256, 640, 2)), "reinterpreted": 0.2, "ema_steps": 600,
-}  # fmt: skip
-"""Larger views, for points correct whole scenes, and fewer of them, for each is corrected several times."""
+LARGE_VIEWS = ((192, 384, 5), (256, 512, 3), (256, 640, 2))
+"""For points, which correct whole scenes, and fewer of them, for each is corrected several times."""
 
 
 def flood_area(folder: Path, split: str) -> list[Sample]:
@@ -177,8 +174,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
-    parser.add_argument("--what", choices=["full", "decoder", "corrector"], default="full")
+    parser.add_argument("--what", choices=["full", "decoder"], default="full")
     parser.add_argument("--cached", type=int, default=0, help="batches encoded once, for --what decoder")
+    parser.add_argument("--large-views", action="store_true", help="as best for many points")
     parser.add_argument("--prompts", type=float, nargs=4, default=TrainConfig().prompt_shares)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--encoder", type=Path, help="EfficientNet-Lite0 to begin with: see imagenet_encoder")
@@ -201,9 +199,9 @@ def main() -> None:
         device=options.device,
         workers=options.workers,
         seed=options.seed,
-        **(CORRECTOR if options.what == "corrector" else {}),
     )
-    sizes = tuple((far, near, options.times * pairs) for far, near, pairs in config.sizes)
+    sizes = LARGE_VIEWS if options.large_views else config.sizes
+    sizes = tuple((far, near, options.times * pairs) for far, near, pairs in sizes)
     train(
         replace(config, sizes=sizes),
         sources(options.data, tuple(options.shares)),

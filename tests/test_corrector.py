@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.corrector import Corrector
+from floodmap.corrector import Corrector, Ground
 from floodmap.kriging import CELL, EVERYWHERE, FAR, LOOKS, NEAR, NOISE, SURE, Kriging, looks_of
 
 DIM = 16
@@ -28,37 +28,43 @@ def point(x: float, y: float, label: int) -> tuple[Tensor, Tensor]:
     return torch.tensor([[[x, y]]]), torch.tensor([[label]])
 
 
+def correct(corrector: Corrector, logits: Tensor, ground: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor]) -> Tensor:
+    return corrector.correct(Ground.of(logits, *ground), points)
+
+
 def test_a_point_spreads_over_ground_that_looks_alike_and_not_beyond() -> None:
     corrector, dry = Corrector(DIM), torch.full((1, 64, 96), -2.0)
-    corrected = corrector(dry, *make_ground(), point(40, 60, 1))[0]
+    corrected = correct(corrector, dry, make_ground(), point(40, 60, 1))[0]
     assert (corrected[:, :40] > 0).float().mean() > 0.9
     assert (corrected[:, 60:] < -1).all()
-    again = corrector(-dry, *make_ground(), point(40, 60, 0))[0]
+    again = correct(corrector, -dry, make_ground(), point(40, 60, 0))[0]
     torch.testing.assert_close(again, -corrected)
 
 
 def test_beyond_its_reach_a_point_tells_a_little_of_the_whole_picture() -> None:
     embedding, features = torch.ones(1, DIM, 8, 128), torch.ones(1, DIM // 8, 64, 1024)
-    corrected = Corrector(DIM)(torch.full((1, 64, 1024), -1.0), embedding, features, point(1000, 60, 1))[0, 30]
+    dry = torch.full((1, 64, 1024), -1.0)
+    corrected = correct(Corrector(DIM), dry, (embedding, features), point(1000, 60, 1))[0, 30]
     assert corrected[500] > 0 and (corrected[:100] < -0.7).all() and (corrected[:100] > -0.8).all()
 
 
 def test_an_untrained_one_lets_stand_what_points_only_confirm() -> None:
     corrector, logits = Corrector(DIM), torch.full((1, 64, 96), 2 * SURE)
-    assert torch.equal(corrector(logits, *make_ground(), point(40, 60, 1)), logits)
-    assert torch.equal(corrector(logits, *make_ground(), point(0, 0, -1)), logits)
+    assert torch.equal(correct(corrector, logits, make_ground(), point(40, 60, 1)), logits)
+    assert torch.equal(correct(corrector, logits, make_ground(), point(0, 0, -1)), logits)
 
 
 def test_pictures_of_a_batch_have_points_of_their_own() -> None:
     torch.manual_seed(0)
     corrector = Corrector(DIM)
     torch.nn.init.normal_(corrector.last.weight)
-    logits, ground = torch.full((3, 64, 96), -2.0), [torch.cat([x, x, x]) for x in make_ground()]
+    logits, one = torch.full((3, 64, 96), -2.0), make_ground()
+    ground = torch.cat([one[0]] * 3), torch.cat([one[1]] * 3)
     xy = torch.tensor([[[40.0, 60.0], [0, 0]], [[0, 0], [0, 0]], [[150, 20], [160, 90]]])
     labels = torch.tensor([[1, -1], [-1, -1], [1, 1]])
-    together = corrector(logits, *ground, (xy, labels))
+    together = correct(corrector, logits, ground, (xy, labels))
     for i, count in ((0, 1), (2, 2)):
-        alone = corrector(logits[:1], *make_ground(), (xy[i : i + 1, :count], labels[i : i + 1, :count]))
+        alone = correct(corrector, logits[:1], one, (xy[i : i + 1, :count], labels[i : i + 1, :count]))
         torch.testing.assert_close(together[i], alone[0], atol=1e-4, rtol=1e-4)
     assert torch.equal(together[1], logits[1])
 
@@ -66,7 +72,7 @@ def test_pictures_of_a_batch_have_points_of_their_own() -> None:
 def test_points_are_believed_whatever_the_network_makes_of_them() -> None:
     corrector = Corrector(DIM)
     corrector.last.bias.data.fill_(-2.0)
-    corrected = corrector(torch.full((1, 64, 96), -2.0), *make_ground(), point(40, 60, 1))[0]
+    corrected = correct(corrector, torch.full((1, 64, 96), -2.0), make_ground(), point(40, 60, 1))[0]
     assert corrected[30, 20] > SURE / 2 and corrected[5, 90] < -6
 
 
@@ -99,6 +105,6 @@ def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts()
 def test_it_learns_from_the_correction_and_what_was_seen_stays_as_it_was() -> None:
     corrector, logits = Corrector(DIM), torch.full((1, 64, 96), -2.0, requires_grad=True)
     ground = [x.requires_grad_() for x in make_ground()]
-    corrector(logits, *ground, point(40, 60, 1)).sum().backward()
+    correct(corrector, logits, ground, point(40, 60, 1)).sum().backward()
     assert corrector.last.weight.grad is not None and corrector.last.weight.grad.abs().max() > 0
     assert all(x.grad is None for x in (logits, *ground))

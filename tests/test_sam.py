@@ -8,8 +8,10 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
+from floodmap.corrector import Ground
 from floodmap.encoder import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.errors import ModelError
+from floodmap.kriging import SURE
 from floodmap.sam import Decoder, FloodSam, build_sam, draw_boxes
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
@@ -157,3 +159,23 @@ def test_a_block_by_strips_is_the_same_block(
         monkeypatch.setattr(block, "_by_strips", Mock(wraps=block._by_strips))
         torch.testing.assert_close(block(x), whole)
     assert block._by_strips.call_args.args[1] == 5 // stride
+
+
+@torch.no_grad()
+def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_theirs() -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    torch.nn.init.normal_(network.point_maps.weight)
+    encoded = network.encode(torch.rand(2, 3, 64, 96) * 255, torch.ones(2, 64, 96, dtype=torch.bool))
+    points = torch.tensor([[[40.0, 30.0]], [[0.0, 0.0]]]), torch.tensor([[1], [-1]])
+    decoded = network.decode_unpointed(encoded)
+    both = network.correct(encoded, decoded, points)
+    assert torch.equal(both[1], decoded.logits[1]) and both[0, 15, 20] > SURE / 2
+    alone = network.correct(encoded[:1], network.decode_unpointed(encoded[:1]), (points[0][:1], points[1][:1]))
+    torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-4)
+    ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
+    corrected = network.corrector.correct(ground, points)
+    seen = network.decode_corrected(encoded, ground, corrected, points)
+    torch.testing.assert_close(both[0], (corrected[0] + seen[0]) / 2)
+    network.point_maps.weight.zero_()
+    assert not torch.allclose(network.decode_corrected(encoded, ground, corrected, points), seen)
