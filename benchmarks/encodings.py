@@ -18,9 +18,9 @@ import torch
 from safetensors import safe_open
 
 from floodmap.audit import audit
+from floodmap.batches import Batches
 from floodmap.checkpoint import build
 from floodmap.crew import Crew
-from floodmap.batches import Batches
 from floodmap.dataset import PairSampler, Source
 from floodmap.encoder import EncoderConfig
 from floodmap.finetune import pieces, sources

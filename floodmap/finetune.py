@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import logging
+import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -146,6 +148,7 @@ def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: 
     config = TrainConfig(
         architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
         settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
+        workers=_workers(options.device, n_processes),
     )  # fmt: skip
     pairs = PAIRS_PER_STEP
     if base.architecture != "flood_sam":
@@ -156,6 +159,13 @@ def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: 
     return replace(
         config, steps=steps, checkpoint_steps=max(1, round(steps / (2 * options.epochs))), cached_batches=cached
     )
+
+
+def _workers(device: str, n_processes: int) -> int:
+    """Processes that draw views ahead: some where a GPU learns, on systems that fork."""
+    if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    return min(8, (os.cpu_count() or 1) // n_processes)
 
 
 def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) -> None:

@@ -37,8 +37,11 @@ class TrainConfig:
     """Sides of the far and near views, in pixels, and how many pairs make a batch."""
     size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """How often each size is drawn."""
-    prompt_shares: tuple[float, ...] = (0.25, 0.2, 0.07, 0.48)
+    prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
+    thorough: bool = False
+    """Steps with points take all views, two series of points on each, and correct in full between their rounds; else
+    half of the views, one series, and kriging alone between, which takes a third of the time."""
     reinterpreted: float = 0.3
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
     mistaken: float = 0.3

@@ -44,8 +44,6 @@ __all__ = ["TrainConfig", "train"]
 
 log = logging.getLogger(__name__)
 
-SERIES = 2
-"""Series of points on the same views, which were dear to see."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
 """Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
 
@@ -241,7 +239,9 @@ class Lesson:
         if kind != "points":
             return self._learn(encoded, views, prompts, steadied=steadied)[1]
         if isinstance(self.model, FloodSam):
-            return self._learn_correction(self.model, encoded, views, colours, prompts)
+            some = slice(0 if self.config.thorough else len(views.target) // 2, None)
+            prompts = {name: prompt[some] for name, prompt in prompts.items()}
+            return self._learn_correction(self.model, encoded[some], views[some], colours[some], prompts)
         views = self._understood(views, colours)
         guess = self._decode_alone(encoded, **prompts)
         for _ in range(self._draw_rounds()):
@@ -253,12 +253,12 @@ class Lesson:
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
         """Points come after the decoder: its first run has no gradients, that with what they corrected has."""
-        total = 0.0
+        total, series = 0.0, 2 if self.config.thorough else 1
         with torch.autocast(self.device.type, torch.bfloat16):
             with torch.no_grad():
                 decoded = model.decode_unpointed(encoded, **prompts)
                 ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-            for _ in range(SERIES):
+            for _ in range(series):
                 understood = self._understood(views, colours)
                 points = self._draw_points(model, ground, understood)
                 corrected = model.corrector.correct(ground, points)
@@ -267,7 +267,7 @@ class Lesson:
                     flood_loss(one, decoded.iou.float(), understood.target, views.scored, self.config.dry_weight)
                     for one in (corrected, seen)
                 )
-                loss = sum(losses, torch.zeros((), device=self.device)) / (2 * SERIES)
+                loss = sum(losses, torch.zeros((), device=self.device)) / (2 * series)
                 (loss / self.config.accumulate).backward()
                 total += float(loss.detach())
         return total
@@ -283,7 +283,7 @@ class Lesson:
             points = self._click(views, ground.logits, None)
             rounds = self._draw_rounds() - 1
         for _ in range(rounds):
-            guess = model.corrector.correct(ground, points)
+            guess = model.corrector.correct(ground, points, roughly=not self.config.thorough)
             points = self._click(views, guess, points, one_by_one=one_by_one)
         return points
 

@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
     parser.add_argument("--what", choices=["full", "decoder"], default="full")
     parser.add_argument("--cached", type=int, default=0, help="batches encoded once, for --what decoder")
-    parser.add_argument("--large-views", action="store_true", help="as best for many points")
+    parser.add_argument("--thorough", action="store_true", help="large views, and more time for points")
     parser.add_argument("--prompts", type=float, nargs=4, default=TrainConfig().prompt_shares)
     parser.add_argument("--init", type=Path, help="weights to begin with, where they fit")
     parser.add_argument("--encoder", type=Path, help="EfficientNet-Lite0 to begin with: see imagenet_encoder")
@@ -197,10 +197,11 @@ def main() -> None:
         cached_batches=options.cached,
         prompt_shares=tuple(options.prompts),
         device=options.device,
+        thorough=options.thorough,
         workers=options.workers,
         seed=options.seed,
     )
-    sizes = LARGE_VIEWS if options.large_views else config.sizes
+    sizes = LARGE_VIEWS if options.thorough else config.sizes
     sizes = tuple((far, near, options.times * pairs) for far, near, pairs in sizes)
     train(
         replace(config, sizes=sizes),

@@ -28,7 +28,9 @@ def point(x: float, y: float, label: int) -> tuple[Tensor, Tensor]:
     return torch.tensor([[[x, y]]]), torch.tensor([[label]])
 
 
-def correct(corrector: Corrector, logits: Tensor, ground: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor]) -> Tensor:
+def correct(
+    corrector: Corrector, logits: Tensor, ground: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor]
+) -> Tensor:
     return corrector.correct(Ground.of(logits, *ground), points)
 
 
