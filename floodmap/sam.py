@@ -252,10 +252,9 @@ class FloodSam(nn.Module):
         A token tells it that somebody saw to this prompt, and maps of what the points say how far.
         """
         embedding = encoded.embedding
-        dense = self.prompt_encoder.mask_downscaling(
-            F.avg_pool2d(corrected[:, None], 2).clamp(-SUREST, SUREST).to(self.point_maps.weight.dtype)
-        )
-        dense = dense + self.point_maps(F.avg_pool2d(self.corrector.maps(ground, points), 4))
+        maps = F.avg_pool2d(self.corrector.maps(ground, points), 4).to(self.point_maps.weight.dtype)
+        dense = self.prompt_encoder.mask_downscaling(F.avg_pool2d(corrected[:, None], 2).clamp(-SUREST, SUREST))
+        dense = dense + self.point_maps(maps)
         token = self.prompt_encoder.not_a_point_embed.weight.to(embedding.dtype).expand(len(embedding), 1, -1)
         logits, _, _ = self.mask_decoder.decode(
             embedding, torch.zeros_like(embedding[:1]), token, dense.to(embedding.dtype), encoded.skips

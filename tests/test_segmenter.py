@@ -82,6 +82,17 @@ def test_prompts_of_every_kind_reach_the_model(segmenter: FloodSegmenter, prompt
     assert np.abs(plain - prompted).max() > 1e-6
 
 
+def test_half_precision_means_about_the_same_with_all_prompts(tmp_path: Path, segmenter: FloodSegmenter) -> None:
+    half = load_segmenter(save_tiny(tmp_path / "half.safetensors"), "cpu", "bfloat16")
+    prompts = Prompts(
+        points_xy=np.array([[40.0, 30.0], [10.0, 8.0]]), labels=np.array([1, 0]),
+        boxes_xyxy=np.array([[5.0, 5, 60, 60]]),
+        mask=np.full((16, 16), 0.3, np.float32),
+    )  # fmt: skip
+    expected = segmenter.predict([make_tile((64, 64))], [prompts])
+    assert np.abs(half.predict([make_tile((64, 64))], [prompts]) - expected).max() < 0.1
+
+
 def test_what_lies_in_no_box_is_dry(segmenter: FloodSegmenter) -> None:
     boxes = Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0], [10.0, 30.0, 70.0, 60.0]]))
     probability = segmenter.predict([make_tile((64, 96))], [boxes])[0]
