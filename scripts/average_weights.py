@@ -1,6 +1,7 @@
-"""The mean of two models of one line: `python scripts/average_weights.py DATA ONE OTHER -o OUT.safetensors`.
+"""The mean of models of one line: `python scripts/average_weights.py DATA ONE OTHER ... -o OUT.safetensors`.
 
-It is scored and calibrated on flood-area val, as in training; its header holds the config of OTHER.
+It is scored and calibrated on flood-area val, as in training; its header holds the config of the last, and what some
+of the others lack is the mean of those that have it.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ def config_of(path: Path) -> TrainConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("one", type=Path)
-    parser.add_argument("other", type=Path)
+    parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
-    one, other = load_file(options.one), load_file(options.other)
+    states = [load_file(path) for path in options.weights]
     mean = {
-        name: (one[name].float() + value.float()) / 2 if value.is_floating_point() else value
-        for name, value in other.items()
+        name: torch.stack([state[name].float() for state in states if name in state]).mean(dim=0)
+        if value.is_floating_point()
+        else value
+        for name, value in states[-1].items()
     }
-    config = config_of(options.other)
+    config = config_of(options.weights[-1])
     model = build(config)
     model.load_state_dict(mean)
     scores, histogram = validate(model.eval(), flood_area(options.data / "flood-area", "val"), torch.device("cpu"))
