@@ -41,7 +41,7 @@ class TrainConfig:
     """How often each of `PROMPT_KINDS` is drawn for the near views."""
     thorough: bool = False
     """Steps with points take all views, two series of points on each, and correct in full between their rounds; else
-    half of the views, one series, and kriging alone between, which takes a third of the time."""
+    a third of the views, one series, and kriging alone between, for speed."""
     reinterpreted: float = 0.3
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
     mistaken: float = 0.3

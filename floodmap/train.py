@@ -239,7 +239,7 @@ class Lesson:
         if kind != "points":
             return self._learn(encoded, views, prompts, steadied=steadied)[1]
         if isinstance(self.model, FloodSam):
-            some = slice(0 if self.config.thorough else len(views.target) // 2, None)
+            some = slice(0 if self.config.thorough else 2 * len(views.target) // 3, None)
             prompts = {name: prompt[some] for name, prompt in prompts.items()}
             return self._learn_correction(self.model, encoded[some], views[some], colours[some], prompts)
         views = self._understood(views, colours)
