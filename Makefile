@@ -23,7 +23,7 @@ demo: $(VENV)/.package
 	$(BIN)/floodmap segment $(SCENE) -o $(OUT) --overwrite
 	$(BIN)/floodmap evaluate $(OUT)/$(NAME)_mask.tif sample_tiles/$(NAME)_reference.tif
 	@echo
-	@echo "The results are in $(CURDIR)/$(OUT):"
+	@echo "The results are in $(abspath $(OUT)):"
 	@cd $(OUT) && ls -1 | sed 's/^/  /'
 	@echo "Open $(OUT)/$(NAME).gpkg over $(SCENE) in QGIS."
 

@@ -276,7 +276,9 @@ def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor])
         known = ", ".join(["flood_sam", *VIT])
         raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-    network.load_state_dict(state)
+    # Weights of versions before it lack the maps of points; untrained, these add nothing.
+    untrained = {name: value for name, value in network.state_dict().items() if name.startswith("point_maps.")}
+    network.load_state_dict({**untrained, **state})
     return network
 
 

@@ -148,6 +148,15 @@ def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
     np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
 
 
+def test_weights_from_before_there_were_maps_of_points_still_load(tmp_path: Path) -> None:
+    state = {k: v for k, v in FloodSam(TINY).state_dict().items() if not k.startswith("point_maps.")}
+    config = json.dumps({"encoder": asdict(TINY)})
+    save_file(state, tmp_path / "old.safetensors", metadata={"architecture": "flood_sam", "config": config})
+    point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
+    old = load_segmenter(resolved(tmp_path / "old.safetensors"), "cpu", "float32")
+    assert np.isfinite(old.predict([make_tile((64, 96))], [point])).all()
+
+
 def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
     whole = save_tiny(tmp_path / "whole.safetensors").path.read_bytes()
     cut = tmp_path / "cut.safetensors"
