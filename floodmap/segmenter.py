@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from floodmap.seal import check_seal
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
+POINTED_SCALES = (0.7, 1.4)
+"""Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
@@ -110,20 +113,51 @@ class FloodSegmenter:
 
     @torch.inference_mode()
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`."""
-        height, width = tiles[0].reason.shape
+        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`.
+
+        Where somebody gave points, the shipped model looks at three scales and takes the mean.
+        """
+        rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
+        valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
+        seen = self._see(rgb, valid, prompts)
+        if isinstance(self.network, FloodSam):
+            for i, p in enumerate(prompts):
+                if len(p.points_xy):
+                    one = slice(i, i + 1)
+                    others = [self._see_scaled(rgb[one], valid[one], p, scale) for scale in _scales(p, rgb.shape)]
+                    seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
+        probability: NDArray[np.float32] = seen.cpu().numpy()
+        for one, p in zip(probability, prompts, strict=True):
+            if p.bounded:  # that boxes surround all flood a decoder would only hear of
+                one[~p.bounds(tiles[0].reason.shape)] = 0.0
+        return probability
+
+    def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+        """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
+        height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        rgb = F.pad(torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device), pad)
-        valid = F.pad(torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device), pad)
+        rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
         encoded = self.network.encode(rgb, valid)
         logits = self._decode(encoded, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
-        probability: NDArray[np.float32] = full[:, 0, :height, :width].sigmoid_().cpu().numpy()
-        for one, p in zip(probability, prompts, strict=True):
-            if p.bounded:  # that boxes surround all flood a decoder would only hear of
-                one[~p.bounds((height, width))] = 0.0
-        return probability
+        return full[:, 0, :height, :width].sigmoid_()
+
+    def _see_scaled(self, rgb: Tensor, valid: Tensor, prompts: Prompts, scale: float) -> Tensor:
+        """As `_see`, of one tile seen from further away (`scale` below 1) or nearer."""
+        shape_hw = rgb.shape[-2:]
+        scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
+        resized = partial(F.interpolate, size=scaled_hw, mode="bilinear", align_corners=False, antialias=True)
+        share = resized(valid[:, None].float())
+        rgb = resized(rgb * valid[:, None].float()) / share.clamp(min=1e-3)
+        y, x = (new / old for new, old in zip(scaled_hw, shape_hw, strict=True))
+        prompts = replace(
+            prompts,
+            points_xy=prompts.points_xy * np.array([x, y], np.float32),
+            boxes_xyxy=prompts.boxes_xyxy * np.array([x, y, x, y], np.float32),
+        )
+        seen = self._see(rgb, share[:, 0] > 0.5, [prompts])
+        return F.interpolate(seen[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(
         self,
@@ -153,6 +187,11 @@ class FloodSegmenter:
 
     def _tensor(self, array: NDArray[np.floating[Any]]) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+
+def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
+    """What else a tile with points is seen at; with boxes only what fits into SAM's frame, where they have a place."""
+    return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
 
 
 class SamSegmenter:

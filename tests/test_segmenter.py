@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,39 @@ def test_prompts_of_every_kind_reach_the_model(segmenter: FloodSegmenter, prompt
     tile = make_tile((64, 96))
     plain, prompted = (segmenter.predict([tile], [p])[0] for p in (Prompts.none(), prompts))
     assert np.abs(plain - prompted).max() > 1e-6
+
+
+def test_what_has_points_is_seen_at_three_scales_and_the_rest_at_its_own(
+    segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[int, ...], list[list[float]]]] = []
+    own = segmenter._see
+
+    def see(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
+        seen.append((tuple(rgb.shape), prompts[-1].points_xy.tolist()))
+        return own(rgb, valid, prompts)
+
+    monkeypatch.setattr(segmenter, "_see", see)
+    tile, point = make_tile((64, 96)), Prompts(points_xy=np.array([[48.0, 20.0]]), labels=np.array([1]))
+    segmenter.predict([tile, tile], [Prompts.none(), point])
+    assert [shape for shape, _ in seen] == [(2, 3, 64, 96), (1, 3, 45, 67), (1, 3, 90, 134)]
+    assert [points for _, [points] in seen] == [pytest.approx(xy, abs=0.3) for xy in ((48, 20), (33.6, 14), (67.2, 28))]
+    boxed = Prompts(points_xy=point.points_xy, labels=point.labels, boxes_xyxy=np.array([[0.0, 0.0, 90.0, 60.0]]))
+    seen.clear()
+    segmenter.predict([make_tile((64, 800))], [boxed])
+    assert [shape[-1] for shape, _ in seen] == [800, 560]  # beyond SAM's frame boxes have no place
+
+
+def test_ground_that_is_not_observed_does_not_bleed_into_other_scales(segmenter: FloodSegmenter) -> None:
+    tile, point = make_tile((64, 96)), Prompts(points_xy=np.array([[10.0, 20.0]]), labels=np.array([1]))
+    reason = tile.reason.copy()
+    reason[:, 50:] = 255
+    results = []
+    for value in (0, 255):
+        rgb = tile.rgb.copy()
+        rgb[:, :, 50:] = value
+        results.append(segmenter.predict([replace(tile, rgb=rgb, reason=reason)], [point])[0, :, :50])
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
 def test_half_precision_means_about_the_same_with_all_prompts(tmp_path: Path, segmenter: FloodSegmenter) -> None:
