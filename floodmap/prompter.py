@@ -27,7 +27,7 @@ COARSE_LEAST = 128
 """Shortest longer side of a coarse pass, in pixels: what is smaller shows too little of a scene to be worth asking."""
 COARSE_SIDE = 16_384
 """Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
-COARSE_TILE, COARSE_OVERLAP = 1024, 128
+COARSE_TILE, COARSE_OVERLAP = 1024, 64
 """Windows of the coarse pass, in its pixels."""
 LIKELIHOOD_SIDE = 2048
 """Longest side of the picture the unsupervised likelihood is made of, in pixels."""
