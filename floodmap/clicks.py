@@ -49,6 +49,25 @@ def mistake(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return (coarse + field).clamp(-SUREST, SUREST)
 
 
+def overlook(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Coarse masks that have overlooked the flood of some views, as they do dark water between houses from far.
+
+    Args:
+        coarse: mask prompts (B, 1, h, w), logits.
+        share: of the views that are changed.
+        generator: of all draws.
+
+    Returns:
+        The same, with a ceiling that is dry nearly everywhere where they are changed.
+    """
+    count = len(coarse)
+    chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
+    depth = 1.0 + 4.0 * torch.rand(count, 1, 1, 1, generator=generator)
+    ceiling = 2.0 * torch.randn(count, 1, 6, 6, generator=generator) - depth
+    ceiling = F.interpolate(ceiling.to(coarse.device), coarse.shape[2:], mode="bicubic", align_corners=False)
+    return torch.where(chosen, torch.minimum(coarse, ceiling.clamp(min=-SUREST)), coarse)
+
+
 def reinterpret(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """What somebody might call flood instead: in some views a stretch of water is none, or dry ground of one colour is.
 

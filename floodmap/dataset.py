@@ -24,6 +24,8 @@ FAR_FACTORS = (3.0, 5.0)
 
 WAVES = 64
 """Half waves along a side of the patches that waves are cut from."""
+TANNIN = 0.45
+"""Share of the painted water that is dark and brown, as it stands between houses and trees: few pictures show it."""
 PLAIN_FACTOR = 4
 """As `prompter.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
 
@@ -296,6 +298,10 @@ class Water:
         def chosen(share: Tensor | float) -> Tensor:
             return (torch.rand(len(shares), generator=generator) < share).float()[:, None, None, None]
 
+        # From nearly black through olive and brown to bright shallows over sand; or as dark and brown as tea.
+        colours = torch.exp(uniform(-3.5, -0.6, 2, 1)) * torch.exp(uniform(-0.3, 0.3, 2, 3))
+        tint = torch.tensor([0.25, 0.0, -0.2])[:, None, None]
+        tannin = torch.exp(uniform(-3.5, -1.6, 2, 1)) * torch.exp(tint + uniform(-0.2, 0.2, 2, 3))
         angle = uniform(-math.pi, math.pi, 2)[..., 0, 0]
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).reshape(-1, 2, 2, 2)
         # Half a wave, swell and ripples, in units of half a far view; waves are up to eight times as wide as long.
@@ -303,16 +309,15 @@ class Water:
         cells = torch.cat([length, length * torch.exp(uniform(0.0, 2.1, 2)[..., 0])], dim=-1)
         return cls(
             opacity=chosen(shares) * uniform(0.4, 1.0, 1),
-            # From nearly black through olive and brown to bright shallows over sand.
-            colours=torch.exp(uniform(-3.5, -0.6, 2, 1)) * torch.exp(uniform(-0.3, 0.3, 2, 3)),
+            colours=torch.where(chosen(TANNIN)[..., None] > 0, tannin, colours),
             mixture=(2 * torch.randn(len(shares), 1, 5, 5, generator=generator)).sigmoid(),
             waves=torch.randn(len(shares), 2, WAVES, WAVES, generator=generator),
             directions=turn / (cells[..., None] * WAVES / 2),
             heights=uniform(0.0, 0.3, 2) ** 2 * 3,
-            mirrored=chosen(0.6) * uniform(0.1, 0.9, 1),
+            mirrored=chosen(0.7) * uniform(0.1, 0.9, 1),
             sky=uniform(0.4, 1.0, 1) * torch.exp(uniform(-0.1, 0.1, 3)),
             tall=torch.exp(uniform(-3.0, -0.5))[:, 0, 0],
-            borrowed=chosen(0.4)[:, 0, 0, 0] > 0,
+            borrowed=chosen(0.3)[:, 0, 0, 0] > 0,
         )
 
     def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float) -> Tensor:

@@ -46,6 +46,8 @@ class TrainConfig:
     """Share of the views with points whose flood is understood otherwise: see `clicks.reinterpret`."""
     mistaken: float = 0.3
     """Share of the coarse masks that are made wrong in places: see `clicks.mistake`."""
+    overlooked: float = 0.15
+    """Share of the coarse masks in which the flood is overlooked: see `clicks.overlook`."""
     joined: float = 0.75
     """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""
     learning_rate: float = 1e-3

@@ -27,6 +27,7 @@ from floodmap.clicks import (
     coarse_prompt,
     deepest_points,
     mistake,
+    overlook,
     reinterpret,
     simulate_boxes,
     simulate_points,
@@ -233,7 +234,9 @@ class Lesson:
         steadied = self._encodings is None and kind in ("none", "coarse") and config.steadiness > 0
         steadied = steadied and _draw((0.5, 0.5), chance) == 1
         has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), chance) == 1)
-        prompts: dict[str, Any] = {"masks": mistake(coarse, config.mistaken, chance)} if has_mask else {}
+        prompts: dict[str, Any] = {}
+        if has_mask:
+            prompts["masks"] = overlook(mistake(coarse, config.mistaken, chance), config.overlooked, chance)
         if kind == "box":
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
         if kind != "points":

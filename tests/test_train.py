@@ -15,7 +15,7 @@ from test_dataset import make_source
 
 import floodmap.train
 from floodmap.batches import Batches
-from floodmap.clicks import cells_of, deepest_points, mistake, reinterpret, simulate_boxes, simulate_points
+from floodmap.clicks import cells_of, deepest_points, mistake, overlook, reinterpret, simulate_boxes, simulate_points
 from floodmap.dataset import PairSampler
 from floodmap.encoder import EncoderConfig
 from floodmap.frames import FLOOD
@@ -191,6 +191,16 @@ def test_coarse_masks_are_mistaken_in_places_and_no_surer_than_they_may_be() -> 
     # Wrong in regions, not speckled: neighbours differ little.
     assert changed.diff(dim=-1).abs().max() < 1.5
     assert torch.equal(mistake(coarse, 0.0, torch.Generator()), coarse)
+
+
+def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
+    coarse = torch.full((64, 1, 32, 32), 6.0)
+    changed = overlook(coarse, 0.5, torch.Generator().manual_seed(0))
+    lowered = (changed < coarse).flatten(1).any(dim=1)
+    assert 20 < lowered.sum() < 44
+    assert (changed <= coarse).all() and changed.min() >= -9.2
+    assert (changed[lowered] < 0).float().mean() > 0.85
+    assert torch.equal(overlook(coarse, 0.0, torch.Generator()), coarse)
 
 
 def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
