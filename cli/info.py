@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from floodmap.grid import Grid
-from floodmap.prompter import COARSE_FACTOR
+from floodmap.prompter import coarse_factor
 from floodmap.results import BYTES_PER_PIXEL
 from floodmap.scene import Scene, SceneOptions
 
@@ -48,7 +48,7 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
         pixels, in_flight = scene.height * scene.width, 2 * grid.shape_hw[0] * scene.width
         windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
-        coarse = pixels / COARSE_FACTOR**2
+        coarse = pixels / coarse_factor(max(scene.height, scene.width)) ** 2
         return {
             "path": str(path),
             "size": {"width": scene.width, "height": scene.height},

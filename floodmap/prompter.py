@@ -23,8 +23,9 @@ from floodmap.stitch import Mosaic
 
 COARSE_FACTOR = 4
 """The coarse pass sees the scene shrunk by this: far enough for a picture's meaning, near enough for its shorelines."""
-COARSE_LEAST = 128
-"""Shortest longer side of a coarse pass, in pixels: what is smaller shows too little of a scene to be worth asking."""
+COARSE_WISHED = 512
+"""Longer side in pixels that a coarse pass should have: small scenes, of which thumbnails would say little and which
+take no time, are shrunk by 3 or 2 only; even smaller ones show too little from far to be worth asking."""
 COARSE_SIDE = 16_384
 """Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
 COARSE_TILE, COARSE_OVERLAP = 1024, 64
@@ -84,7 +85,8 @@ def unprompted(_: Tile) -> Prompts:
 
 def far_view(scene: Scene, segmenter: Segmenter) -> Prompter:
     """A coarse pass as a mask prompt: nothing for models that do not know floods, and for scenes too small for one."""
-    if not segmenter.knows_floods or max(scene.height, scene.width) < COARSE_LEAST * COARSE_FACTOR:
+    side = max(scene.height, scene.width)
+    if not segmenter.knows_floods or side < COARSE_WISHED:
         return unprompted
     coarse = coarse_pass(scene, segmenter)
     return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
@@ -101,12 +103,12 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
     It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
 
     Returns:
-        uint8 (h, w): the scene's sides divided by `COARSE_FACTOR`, or by more for very large scenes.
+        uint8 (h, w): the scene's sides divided by `coarse_factor`.
 
     Raises:
         ModelError: the model fails.
     """
-    factor = max(COARSE_FACTOR, -(-max(scene.height, scene.width) // COARSE_SIDE))
+    factor = coarse_factor(max(scene.height, scene.width))
     grid = Grid(
         height=-(-scene.height // factor), width=-(-scene.width // factor),
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
@@ -124,6 +126,11 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
                 rows = slice(strip.row_off, strip.row_off + len(strip.codes))
                 coarse[rows] = np.where(strip.codes > 100, 0, strip.codes)
     return coarse
+
+
+def coarse_factor(side: int) -> int:
+    """By how much the coarse pass shrinks a scene whose longer side has so many pixels."""
+    return max(2, min(COARSE_FACTOR, side // COARSE_WISHED), -(-side // COARSE_SIDE))
 
 
 def crop_coarse(coarse: NDArray[np.float32 | np.uint8], window: Window, scene: Scene) -> NDArray[np.float32]:

@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from floodmap.calibration import Histogram
 from floodmap.checkpoint import Trainable
 from floodmap.dataset import IGNORED, Sample
+from floodmap.prompter import coarse_factor
 from floodmap.sam import SUREST
-
-COARSE_FACTOR = 4
-"""How much a picture is shrunk for the coarse pass; as in `prompter`."""
 
 
 @torch.no_grad()
@@ -53,7 +51,7 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
     height, width = rgb.shape[-2:]
     with torch.autocast(device.type, torch.bfloat16):
-        small = F.avg_pool2d(rgb, COARSE_FACTOR, ceil_mode=True)
+        small = F.avg_pool2d(rgb, coarse_factor(max(height, width)), ceil_mode=True)
         [coarse] = _whole(model, small, [None])
         coarse = coarse.clamp(-SUREST, SUREST)
         cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)

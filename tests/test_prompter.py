@@ -9,7 +9,7 @@ from conftest import SceneFactory
 from fakes import FakeSegmenter
 
 from floodmap.grid import Window
-from floodmap.prompter import COARSE_FACTOR, coarse_pass, crop_coarse, make_prompter
+from floodmap.prompter import COARSE_FACTOR, coarse_factor, coarse_pass, crop_coarse, make_prompter
 from floodmap.scene import Scene, Tile
 
 
@@ -23,6 +23,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.prompter.COARSE_TILE", 64)
     monkeypatch.setattr("floodmap.prompter.COARSE_OVERLAP", 16)
+    monkeypatch.setattr("floodmap.prompter.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
     pixels = ramp(501, 803)
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
@@ -41,7 +42,14 @@ def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory)
     mask[:, 152:] = False
     with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
         coarse = coarse_pass(scene, FakeSegmenter())
-    assert (coarse[:, :38] > 10).all() and (coarse[:, 38:] == 0).all()
+    assert (coarse[:, :76] > 10).all() and (coarse[:, 76:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "factor"), [(512, 2), (1024, 2), (1535, 2), (1536, 3), (2048, 4), (65_536, 4), (65_537, 5)]
+)
+def test_the_larger_a_scene_the_more_it_is_shrunk(side: int, factor: int) -> None:
+    assert coarse_factor(side) == factor
 
 
 def test_every_window_is_prompted_with_its_part(make_scene: SceneFactory) -> None:
