@@ -21,9 +21,9 @@ def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Pr
     """The mean of what a model makes of tiles and of their mirror images, (B, height, width)."""
     if isinstance(segmenter, Flipped):
         return segmenter.predict(tiles, prompts)
-    seen = segmenter.predict(tiles, prompts)
     width = tiles[0].reason.shape[1]
-    mirrored = segmenter.predict([_mirrored(tile) for tile in tiles], [_moved(p, width) for p in prompts])
+    both = [*tiles, *map(_mirrored, tiles)], [*prompts, *(_moved(p, width) for p in prompts)]
+    seen, mirrored = np.split(segmenter.predict(*both), 2)
     return np.asarray((seen + mirrored[..., ::-1]) / 2, np.float32)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from floodmap.seal import check_seal
 
 PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
+SIDE_BY_SIDE = 4
+"""Windows at most that a CPU works on at once."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
@@ -99,7 +102,7 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self.best_batch_size = 8 if device.type == "cuda" else 1
+        self.best_batch_size = 8 if device.type == "cuda" else min(torch.get_num_threads(), SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         network.eval().requires_grad_(False)
         fuse(network)
@@ -111,12 +114,32 @@ class FloodSegmenter:
             network.point_maps.to(dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last)
 
-    @torch.inference_mode()
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`.
 
         Where somebody gave points, the shipped model looks at three scales and takes the mean.
         """
+        if self.device.type != "cpu" or len(tiles) == 1:
+            return self._predict(tiles, prompts)
+        # Each window by a thread of its own: those that share one wait for each other at every step, and so for
+        # whatever else the machine does.
+        threads = torch.get_num_threads()
+
+        def alone(tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
+            torch.set_num_threads(max(1, threads // len(tiles)))  # of this thread
+            return self._predict([tile], [prompt])
+
+        try:
+            return np.concatenate(list(self._side_by_side.map(alone, tiles, prompts)))
+        finally:
+            torch.set_num_threads(threads)  # new threads begin with what any thread set last
+
+    @cached_property
+    def _side_by_side(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="windows")
+
+    @torch.inference_mode()
+    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
         valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
         seen = self._see(rgb, valid, prompts)

@@ -69,33 +69,38 @@ def run_windows(
     give_back()  # windows of the coarse pass are of another size
     done = first * columns
     windows = (window for row in range(first, rows) for window in grid.row(row))
+    sizes = [min(batch_size, columns - start) for start in range(0, columns, batch_size)]
     with closing(ahead(partial(read, scene), windows)) as tiles:
-        notes = _no_notes()
-        for row in range(first, rows):
-            top, end = grid.strip(row)
-            for start in range(0, columns, batch_size):
-                batch = list(islice(tiles, min(batch_size, columns - start)))
-                for window, probability, reason in predict(segmenter, prompter, batch, notes, exhaustive=exhaustive):
-                    strip = mosaic.add(window, probability, reason)
-                    done += 1
-                    pixels = top * grid.width + (end - top) * window.col_end
-                    report(Progress(done, len(grid), pixels, "segment"))
-            if strip is not None and row >= begun:
-                journal.append(row, Entry(strip, notes))
-                strip, notes = None, _no_notes()
-                give_back()
-            else:
-                # A row of a finished strip, computed once more for the part that reaches below: it was counted then,
-                # but what fails now is missing there.
-                notes = {**_no_notes(), "failed": notes["failed"]}
+        batches = (list(islice(tiles, size)) for _ in range(first, rows) for size in sizes)
+        work = partial(predict, segmenter, prompter, exhaustive=exhaustive)
+        # The next batch is at work while this one is blended.
+        with closing(ahead(work, batches, count=1)) as predicted:
+            notes = _no_notes()
+            for row in range(first, rows):
+                top, end = grid.strip(row)
+                for results, noted in islice(predicted, len(sizes)):
+                    notes = {key: value + noted[key] for key, value in notes.items()}
+                    for window, probability, reason in results:
+                        strip = mosaic.add(window, probability, reason)
+                        done += 1
+                        pixels = top * grid.width + (end - top) * window.col_end
+                        report(Progress(done, len(grid), pixels, "segment"))
+                if strip is not None and row >= begun:
+                    journal.append(row, Entry(strip, notes))
+                    strip, notes = None, _no_notes()
+                    give_back()
+                else:
+                    # A row of a finished strip, computed once more for the part that reaches below: it was counted
+                    # then, but what fails now is missing there.
+                    notes = {**_no_notes(), "failed": notes["failed"]}
 
 
 def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter) -> NDArray[np.uint8]:
     """Codes of a scene that fits into memory, (height, width), without a journal."""
-    mosaic, notes = Mosaic(grid), _no_notes()
+    mosaic = Mosaic(grid)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for result in predict(segmenter, prompter, [read(scene, window)], notes):
+        for result in predict(segmenter, prompter, [read(scene, window)])[0]:
             if strip := mosaic.add(*result):
                 codes[strip.row_off : strip.row_off + len(strip.codes)] = strip.codes
     return codes
@@ -110,44 +115,43 @@ def read(scene: Scene, window: Window) -> Read:
 
 
 def predict(
-    segmenter: Segmenter,
-    prompter: Prompter,
-    batch: Sequence[Read],
-    notes: dict[str, Any],
-    *,
-    exhaustive: bool = True,
-) -> Iterator[Predicted]:
-    """Probabilities of a batch; windows without any observed pixel are skipped, those that fail are noted.
+    segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], *, exhaustive: bool = True
+) -> tuple[list[Predicted], dict[str, Any]]:
+    """Probabilities of a batch, and notes: windows without any observed pixel are skipped, those that fail are noted.
 
     Unless `exhaustive`, a window of which a coarse pass is sure is not run: what that said stands.
     """
+    notes = _no_notes()
     wanted = [(tile, prompter(tile)) for tile, why in batch if not why and tile.valid.any()]
     standing = [None if exhaustive else foregone(prompt, tile.reason.shape) for tile, prompt in wanted]
     results = iter(_attempt(segmenter, [pair for pair, one in zip(wanted, standing, strict=True) if one is None]))
     known = iter(standing)
-    for tile, why in batch:
-        if not why and not tile.valid.any():
-            notes["skipped"] += 1
-            yield tile.window, None, tile.reason
-            continue
-        if not why and (stands := next(known)) is not None:
-            notes["foregone"] += 1
-            yield tile.window, stands, tile.reason
-            continue
-        result = why or next(results)
-        if isinstance(result, str):
-            log.warning(
-                "window at column %d, row %d failed and is unobserved: %s",
-                tile.window.col_off,
-                tile.window.row_off,
-                result,
-            )
-            notes["failed"].append({"window": asdict(tile.window), "why": result})
-            yield tile.window, None, tile.reason
-        else:
-            notes["run"] += 1
-            notes["pixels"] += result.size
-            yield tile.window, result, tile.reason
+    return [_result(tile, why, known, results, notes) for tile, why in batch], notes
+
+
+def _result(
+    tile: Tile,
+    why: str,
+    standing: Iterator[NDArray[np.float32] | None],
+    results: Iterator[NDArray[np.float32] | str],
+    notes: dict[str, Any],
+) -> Predicted:
+    """What there is of the next tile of a batch, noted."""
+    if not why and not tile.valid.any():
+        notes["skipped"] += 1
+        return tile.window, None, tile.reason
+    if not why and (stands := next(standing)) is not None:
+        notes["foregone"] += 1
+        return tile.window, stands, tile.reason
+    result = why or next(results)
+    if isinstance(result, str):
+        at = (tile.window.col_off, tile.window.row_off)
+        log.warning("window at column %d, row %d failed and is unobserved: %s", *at, result)
+        notes["failed"].append({"window": asdict(tile.window), "why": result})
+        return tile.window, None, tile.reason
+    notes["run"] += 1
+    notes["pixels"] += result.size
+    return tile.window, result, tile.reason
 
 
 def foregone(prompt: Prompts, shape_hw: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,27 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
             np.testing.assert_allclose(together[i], alone, atol=1e-4)
 
 
+def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
+    segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, used = torch.get_num_threads(), set[int]()
+    own = segmenter._see
+
+    def see(*args: Any) -> torch.Tensor:
+        used.add(torch.get_num_threads())
+        return own(*args)
+
+    monkeypatch.setattr(segmenter, "_see", see)
+    torch.set_num_threads(4)
+    try:
+        segmenter.predict([make_tile((64, 64))] * 2, [Prompts.none()] * 2)
+        assert used == {2} and torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     "prompts",
     [
@@ -90,13 +113,16 @@ def test_what_has_points_is_seen_at_three_scales_and_the_rest_at_its_own(
     own = segmenter._see
 
     def see(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
-        seen.append((tuple(rgb.shape), prompts[-1].points_xy.tolist()))
+        seen.append((tuple(rgb.shape), prompts[0].points_xy.tolist()))
         return own(rgb, valid, prompts)
 
     monkeypatch.setattr(segmenter, "_see", see)
     tile, point = make_tile((64, 96)), Prompts(points_xy=np.array([[48.0, 20.0]]), labels=np.array([1]))
-    segmenter.predict([tile, tile], [Prompts.none(), point])
-    assert [shape for shape, _ in seen] == [(2, 3, 64, 96), (1, 3, 45, 67), (1, 3, 90, 134)]
+    segmenter.predict([tile], [Prompts.none()])
+    assert [shape for shape, _ in seen] == [(1, 3, 64, 96)]
+    seen.clear()
+    segmenter.predict([tile], [point])
+    assert [shape for shape, _ in seen] == [(1, 3, 64, 96), (1, 3, 45, 67), (1, 3, 90, 134)]
     assert [points for _, [points] in seen] == [pytest.approx(xy, abs=0.3) for xy in ((48, 20), (33.6, 14), (67.2, 28))]
     boxed = Prompts(points_xy=point.points_xy, labels=point.labels, boxes_xyxy=np.array([[0.0, 0.0, 90.0, 60.0]]))
     seen.clear()
