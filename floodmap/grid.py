@@ -52,7 +52,7 @@ class Grid:
     """Scene columns, in pixels."""
     tile_size: int = 1024
     """Longest side of a window, in pixels."""
-    overlap: int = 64
+    overlap: int = 32
     """Pixels shared by neighbouring windows, at least."""
     multiple: int = 32
     """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""

@@ -159,7 +159,8 @@ class FloodSegmenter:
         """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
+        if any(pad):
+            rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
         encoded = self.network.encode(rgb, valid)
         logits = self._decode(encoded, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)

@@ -24,7 +24,7 @@ from floodmap.windows import segment_whole
 
 PREVIEW_SIDE = 480
 """Longest side of what is kept of a picture to be looked at, in pixels."""
-TILE_SIZE, OVERLAP = 1024, 64
+TILE_SIZE, OVERLAP = 1024, 32
 THRESHOLD = 50
 """Per cent from which a pixel counts as flood."""
 
