@@ -34,7 +34,9 @@ def main() -> None:
         torch.save(stock.state_dict(), folder / "vit_b.pth")
         write_sample(folder / "scene.tif", width=side, height=side, seed=options.seed)
         begun = time.perf_counter()
-        result = floodmap.segment(folder / "scene.tif", folder / "out", model=folder / "vit_b.pth", tile_size=WINDOW)
+        result = floodmap.segment(
+            folder / "scene.tif", out=folder / "out", model=folder / "vit_b.pth", tile_size=WINDOW
+        )
         windows = result.summary["windows"]["run"]
         ours = (time.perf_counter() - begun) / windows
     print(f"floodmap segment             {ours:7.1f} s a window, of {windows}, loading and all", flush=True)
