@@ -176,6 +176,8 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for the log and checkpoints; goes on from there"
     )
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
+    parser.add_argument("--steps", type=int, help="length of the run in steps, instead of minutes")
+    parser.add_argument("--checkpoint-steps", type=int, default=TrainConfig().checkpoint_steps)
     parser.add_argument("--shares", type=float, nargs=6, default=(0.28, 0.22, 0.18, 0.13, 0.03, 0.16))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
@@ -197,6 +199,8 @@ def main() -> None:
     config = TrainConfig(
         encoder=EncoderConfig(context=5),
         minutes=options.minutes,
+        steps=options.steps,
+        checkpoint_steps=options.checkpoint_steps,
         learning_rate=options.learning_rate,
         settled=options.settled,
         what=options.what,
