@@ -81,7 +81,8 @@ class Corrector(nn.Module):
         dtype, features = self.first.weight.dtype, ground.features[given]
         hints = self.hints(ground.embedding[given].to(dtype))
         hints = F.interpolate(hints, features.shape[2:], mode="bilinear", align_corners=False)
-        x = F.relu(self.first(torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)))
+        told = torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)
+        x = F.relu(self.first(told.contiguous(memory_format=torch.channels_last)))  # as dilated convolutions like it
         for block in self.blocks:
             x = x + F.relu(block(x))
         refined: Tensor = self.last(x)[:, 0].float() * GAIN

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from floodmap.clicks import cells_of, coarse_prompt
 from floodmap.dataset import Pairs, Views
-from floodmap.loss import draw_stretch
 from floodmap.sam import STRIDE, Encoded
 
 STRIDES = {"target": 1, "scored": 1, "skip2": 2, "skip1": 4, "colours": 4, "coarse": 4, "skip0": 8, "embedding": STRIDE}
@@ -64,7 +63,7 @@ class Encodings:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Any of the batches; where the encoder keeps a view's own size, some part of its views, at least half a side.
+        """Any of the batches; where the encoder keeps a view's own size, some part of its views.
 
         So the same views are never quite the same, and decoding them costs about half.
         """
@@ -72,7 +71,7 @@ class Encodings:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             sides, can_be_cut = file.get_slice("target").get_shape()[1:], "skip0" in names
-            place = [draw_stretch(side, generator) for side in sides] if can_be_cut else []
+            place = [_draw_stretch(side, generator) for side in sides] if can_be_cut else []
             found = {name: _part(file.get_slice(name), STRIDES[name], place).to(device) for name in names}
         target = found["target"].float() / 255
         skips = (found["skip0"], found["skip1"], found["skip2"]) if can_be_cut else None
@@ -80,6 +79,17 @@ class Encodings:
             Encoded(found["embedding"], skips, (target.shape[-2], target.shape[-1])),
             Views(target.new_zeros(0), target, found["scored"]), found["colours"].float(), found["coarse"].float(),
         )  # fmt: skip
+
+
+def _draw_stretch(side: int, generator: torch.Generator) -> slice:
+    """Three quarters of a side somewhere along it, in units of the encoder's coarsest stride.
+
+    Always as long: every new shape has the CPU's library make some 100 kernels anew, a third of a step.
+    """
+    units = side // 32
+    length = -(-3 * units // 4)
+    first = int(torch.randint(0, units - length + 1, (), generator=generator))
+    return slice(32 * first, 32 * (first + length))
 
 
 def _part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:

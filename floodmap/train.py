@@ -257,13 +257,14 @@ class Lesson:
     ) -> float:
         """Points come after the decoder: its first run has no gradients, that with what they corrected has."""
         total, series = 0.0, 2 if self.config.thorough else 1
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                decoded = model.decode_unpointed(encoded, **prompts)
-                ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-            for _ in range(series):
-                understood = self._understood(views, colours)
-                points = self._draw_points(model, ground, understood)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            decoded = model.decode_unpointed(encoded, **prompts)
+            ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
+        for _ in range(series):
+            understood = self._understood(views, colours)
+            points = self._draw_points(model, ground, understood)
+            # Autocasts of their own: older torch reuses weights that were cast without gradients.
+            with torch.autocast(self.device.type, torch.bfloat16):
                 corrected = model.corrector.correct(ground, points)
                 seen = model.decode_corrected(encoded, ground, corrected.detach(), points)
                 losses = (
@@ -275,7 +276,6 @@ class Lesson:
                 total += float(loss.detach())
         return total
 
-    @torch.no_grad()
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
         """Points in rounds: some at random, or one by one as models are compared."""
         one_by_one = _draw((0.5, 0.5), self.generator) == 1
@@ -286,7 +286,8 @@ class Lesson:
             points = self._click(views, ground.logits, None)
             rounds = self._draw_rounds() - 1
         for _ in range(rounds):
-            guess = model.corrector.correct(ground, points, roughly=not self.config.thorough)
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+                guess = model.corrector.correct(ground, points, roughly=not self.config.thorough)
             points = self._click(views, guess, points, one_by_one=one_by_one)
         return points
 

@@ -15,6 +15,7 @@ from test_dataset import make_source
 
 import floodmap.train
 from floodmap.batches import Batches
+from floodmap.checkpoint import build
 from floodmap.clicks import cells_of, deepest_points, mistake, overlook, reinterpret, simulate_boxes, simulate_points
 from floodmap.dataset import PairSampler
 from floodmap.encoder import EncoderConfig
@@ -25,7 +26,7 @@ from floodmap.oracle import add_point
 from floodmap.prompts import Prompts
 from floodmap.sam import SUREST, FloodSam
 from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import TrainConfig, schedule, set_training, train
+from floodmap.train import Lesson, TrainConfig, schedule, set_training, train
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
@@ -246,6 +247,19 @@ def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
     assert all(s.start % 32 == 0 and s.stop % 32 == 0 and s.start >= 0 for s in drawn)
     sides = [32] * 50 + [96] * 50 + [256] * 50
     assert all(s.stop <= side and s.stop - s.start >= side / 2 for s, side in zip(drawn, sides, strict=True))
+
+
+def test_parts_of_encoded_views_lie_elsewhere_each_time_but_are_as_large(tmp_path: Path) -> None:
+    source = make_source(side=256)
+    config = replace(CONFIG, what="decoder", cached_batches=1, sizes=((96, 128, 2),), size_shares=(1.0,))
+    batches, chance = Batches(PairSampler([source]), config), torch.Generator().manual_seed(0)
+    lesson = Lesson(build(config), config, batches, chance, torch.device("cpu"))
+    lesson.remember(tmp_path, lambda *_: None)
+    assert lesson._encodings is not None
+    drawn = [lesson._encodings.draw(chance, lesson.device) for _ in range(8)]
+    assert {tuple(batch.views.target.shape) for batch in drawn} == {(2, 96, 96)}
+    assert {tuple(batch.encoded.embedding.shape[2:]) for batch in drawn} == {(6, 6)}
+    assert any(not torch.equal(batch.coarse, drawn[0].coarse) for batch in drawn)
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
