@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,8 +103,10 @@ class Journal:
         Raises:
             OutputError: the disk is full, or will not have it.
         """
-        head = {"row_off": entry.strip.row_off, "shape": entry.strip.codes.shape, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n", *_packed(entry.strip.codes)
+        strip, pieces = entry.strip, [packed for _, packed in entry.strip.pieces]
+        sizes = [(columns, len(packed)) for columns, packed in strip.pieces]
+        head = {"row_off": strip.row_off, "height": strip.height, "pieces": sizes, "notes": entry.notes}
+        body = json.dumps(head, sort_keys=True).encode() + b"\n", *pieces
         with writing(self._path(index)):
             _write(self._path(index), _digest(*body), *body)
 
@@ -120,14 +121,14 @@ class Journal:
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
         for head, packed in self._whole():
-            n_rows, width = head["shape"]
-            step = max(1, STEP_PIXELS // width)
-            unpacker = zlib.decompressobj()
-            for row in range(0, n_rows, step):
-                rows = min(step, n_rows - row)
-                codes = np.frombuffer(unpacker.decompress(packed, rows * width), np.uint8).reshape(rows, width)
-                packed = unpacker.unconsumed_tail
-                yield head["row_off"] + row, codes
+            sizes = head["pieces"]
+            ends = np.cumsum([size for _, size in sizes])
+            pieces = ((columns, packed[end - size : end]) for (columns, size), end in zip(sizes, ends, strict=True))
+            strip = Strip(head["row_off"], head["height"], tuple(pieces))
+            row = strip.row_off
+            for codes in strip.unpacked(max(1, STEP_PIXELS // strip.width)):
+                yield row, codes
+                row += len(codes)
 
     def remove(self) -> None:
         """Delete the work folder: the results are in place. What cannot be deleted stays."""
@@ -172,14 +173,6 @@ def has_strips(folder: Path) -> bool:
 _BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"
 _CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh with --overwrite"
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
-
-
-def _packed(codes: NDArray[np.uint8]) -> Iterator[bytes]:
-    """Compressed in small pieces, for a buffer that grows to the whole takes up to three times its size."""
-    packer = zlib.compressobj(1)
-    for row in codes:
-        yield packer.compress(row.data)
-    yield packer.flush()
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from floodmap.codes import REASONS
+from floodmap.coverage import simplified
 from floodmap.errors import MissingCRSError
 from floodmap.geodesy import equal_area, known_crs, measure
 from floodmap.ground import is_placed
-from floodmap.memory import give_back
 from floodmap.readback import open_codes
 from floodmap.rings import FLOOD, Components, trace
-from floodmap.stairs import LEAST_AREA, cut_stairs
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -78,17 +77,17 @@ def polygonize(
     if not is_placed(crs) and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
     place = partial(_place, transform)
-    found = _Found(place, crs, min_area_m2)
+    found = _Found(transform, crs, min_area_m2, measured=not simplify_m)
     for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
         found.add(components)
     components, area, perimeter = found.joined()
     del found
     if simplify_m and len(components.outline):
-        tolerance = simplify_m / _pixel_m(components.outline, transform, crs)
-        give_back()
-        if tolerance**2 >= LEAST_AREA:  # what simplifying begins with; it takes some 200 bytes a vertex
-            components = replace(components, outline=cut_stairs(components.outline))
-        components = replace(components, outline=_simplified(components.outline, tolerance))
+        pixel_m2 = _pixel_m2(components.outline, transform, crs)
+        if math.isnan(pixel_m2):
+            raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+        tolerance = simplify_m / math.sqrt(pixel_m2)
+        components = replace(components, outline=simplified(components.outline, tolerance))
         area, perimeter = measure(components.outline, crs, place)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
@@ -160,14 +159,21 @@ def vectorize_layers(
 
 
 class _Found:
-    """Components that are kept, with their measures."""
+    """Components that are kept, with their measures; unless all are to be `measured`, those of the small ones only."""
 
-    def __init__(self, place: Callable[[Floats], Floats], crs: CRS | None, min_area_m2: float) -> None:
-        self._place, self._crs, self._min_area_m2 = place, crs, min_area_m2
+    def __init__(self, transform: Affine, crs: CRS | None, min_area_m2: float, *, measured: bool) -> None:
+        self._transform, self._crs, self._min_area_m2, self._measured = transform, crs, min_area_m2, measured
         self._parts: list[tuple[Components, Floats, Floats]] = []
 
     def add(self, components: Components) -> None:
-        area, perimeter = measure(components.outline, self._crs, self._place)
+        outline, place = components.outline, partial(_place, self._transform)
+        area, perimeter = np.full((2, len(outline)), np.nan)
+        small = np.ones(len(outline), bool)
+        if not self._measured and len(outline):
+            # Pixels of one strip are never four times as large as others.
+            pixel_m2 = _pixel_m2(outline, self._transform, self._crs)
+            small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
+        area[small], perimeter[small] = measure(outline[small], self._crs, place)
         # An area that is not known (NaN) is not below the minimum.
         kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
         self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
@@ -215,25 +221,14 @@ def _place(transform: Affine, xy: Floats) -> Floats:
     return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
 
 
-def _pixel_m(outline: Geometries, transform: Affine, crs: CRS | None) -> float:
-    """Side of a square as large as a pixel, in metres, in the middle of the outlines."""
+def _pixel_m2(outline: Geometries, transform: Affine, crs: CRS | None) -> float:
+    """Square metres of a pixel in the middle of some outlines; NaN where the CRS does not reach."""
+    if not is_placed(crs):
+        return math.nan
     west, north, east, south = shapely.total_bounds(outline)
     col, row = (west + east) / 2, (north + south) / 2
-    if (plane := equal_area(known_crs(crs), *(transform * (col, row)))) is not None:
-        ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
-        pixel_m = math.sqrt(abs(np.linalg.det(ground[1:] - ground[0])))
-    if plane is None or not math.isfinite(pixel_m):
-        raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
-    return pixel_m
-
-
-def _simplified(outline: Geometries, tolerance: float) -> Geometries:
-    """Simplify outlines in pixels as one coverage.
-
-    The measure is the area of triangles, which is the same in pixels but for a factor; and in whole pixels nothing is
-    rounded, by which a corner that barely misses an edge could come to lie on it.
-    """
-    give_back()
-    simplified = np.asarray(shapely.coverage_simplify(outline, tolerance), object)
-    give_back()
-    return simplified
+    if (plane := equal_area(known_crs(crs), *(transform * (col, row)))) is None:
+        return math.nan
+    ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+    pixel_m2 = abs(np.linalg.det(ground[1:] - ground[0]))
+    return pixel_m2 if math.isfinite(pixel_m2) else math.nan

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from floodmap.ahead import ahead
+from floodmap.coarse import CoarseMap
 from floodmap.errors import ModelError
 from floodmap.flips import seen_twice
 from floodmap.grid import Grid, Window
@@ -97,13 +98,13 @@ def joined(given: Prompts, prompter: Prompter) -> Prompter:
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)
 
 
-def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
+def coarse_pass(scene: Scene, segmenter: Segmenter) -> CoarseMap:
     """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
 
     It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
 
     Returns:
-        uint8 (h, w): the scene's sides divided by `coarse_factor`.
+        (h, w): the scene's sides divided by `coarse_factor`.
 
     Raises:
         ModelError: the model fails.
@@ -113,7 +114,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
         height=-(-scene.height // factor), width=-(-scene.width // factor),
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
     )  # fmt: skip
-    mosaic, coarse = Mosaic(grid), np.empty((grid.height, grid.width), np.uint8)
+    mosaic, coarse = Mosaic(grid), CoarseMap(grid.width)
     with closing(ahead(lambda window: scene.shrunk(window, factor), grid)) as tiles:
         for window, tile in zip(grid, tiles, strict=True):
             probability = None
@@ -123,8 +124,8 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> NDArray[np.uint8]:
                 except (RuntimeError, MemoryError) as error:
                     raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
             if strip := mosaic.add(window, probability, tile.reason):
-                rows = slice(strip.row_off, strip.row_off + len(strip.codes))
-                coarse[rows] = np.where(strip.codes > 100, 0, strip.codes)
+                for codes in strip.unpacked(128):
+                    coarse.append(np.where(codes > 100, 0, codes))
     return coarse
 
 
@@ -133,7 +134,7 @@ def coarse_factor(side: int) -> int:
     return max(2, min(COARSE_FACTOR, side // COARSE_WISHED), -(-side // COARSE_SIDE))
 
 
-def crop_coarse(coarse: NDArray[np.float32 | np.uint8], window: Window, scene: Scene) -> NDArray[np.float32]:
+def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
     """The part of a coarse map of the whole scene that a window covers, at about the coarse resolution.
 
     Sampled between the map's cells: whole cells would lie beside the window by up to one.
@@ -147,5 +148,8 @@ def crop_coarse(coarse: NDArray[np.float32 | np.uint8], window: Window, scene: S
         count = max(1, round(length * cells / whole))
         centres = first + (np.arange(count) + 0.5) * (length / count)
         at.append(centres * (cells / whole) - 0.5)
-    sampled = ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest")
+    first, end = max(0, int(at[0][0])), min(coarse.shape[0], int(at[0][-1]) + 2)
+    at[0] -= first
+    rows = coarse[first:end]
+    sampled = ndimage.map_coordinates(rows, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest")
     return np.asarray(sampled, np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +15,47 @@ from floodmap.grid import Grid, Window
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Finished rows of a scene."""
+    """Finished rows of a scene, compressed: at a hundred thousand columns they would take more than the model does."""
 
     row_off: int
     """First scene row."""
-    codes: NDArray[np.uint8]
-    """(rows, scene width); what the values mean stands in `floodmap.codes`."""
+    height: int
+    """How many rows."""
+    pieces: tuple[tuple[int, bytes], ...]
+    """From left to right: how many columns, and their codes, (rows, columns) by zlib."""
+
+    @classmethod
+    def of(cls, row_off: int, codes: NDArray[np.uint8]) -> Strip:
+        """From codes (rows, scene width)."""
+        return cls(row_off, len(codes), (_packed(codes),))
+
+    @property
+    def width(self) -> int:
+        """How many columns."""
+        return sum(columns for columns, _ in self.pieces)
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """(rows, scene width); what the values mean stands in `floodmap.codes`."""
+        return next(self.unpacked(self.height))
+
+    def unpacked(self, step: int) -> Iterator[NDArray[np.uint8]]:
+        """Codes (rows, scene width), so many rows at a time."""
+        unpackers = [zlib.decompressobj() for _ in self.pieces]
+        rest = [packed for _, packed in self.pieces]
+        for row in range(0, self.height, step):
+            codes, left = np.empty((min(step, self.height - row), self.width), np.uint8), 0
+            for number, (columns, _) in enumerate(self.pieces):
+                unpacker = unpackers[number]
+                piece = unpacker.decompress(rest[number], len(codes) * columns)
+                rest[number] = unpacker.unconsumed_tail
+                codes[:, left : left + columns] = np.frombuffer(piece, np.uint8).reshape(-1, columns)
+                left += columns
+            yield codes
+
+
+def _packed(codes: NDArray[np.uint8]) -> tuple[int, bytes]:
+    return codes.shape[1], zlib.compress(np.ascontiguousarray(codes).data, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +134,8 @@ class Mosaic:
     def _begin_row(self) -> None:
         first, end = self.grid.strip(self._row)
         height, width = self.grid.shape_hw
-        self._codes = np.empty((end - first, self.grid.width), np.uint8)
+        self._strip_height = end - first
+        self._pieces: list[tuple[int, bytes]] = []
         self._next_carry = _Band.blank(max(height - (end - first), 0), self.grid.width)
         self._open, self._left = _Band.blank(height, width), 0
         self._columns_done = 0
@@ -118,17 +156,16 @@ class Mosaic:
         columns = slice(left, left + band.reason.shape[1])
         above = self._carry.part(np.s_[:, columns])
         band.add(above, np.s_[: above.reason.shape[0], :])
-        rows = self._codes.shape[0]
+        rows = self._strip_height
         self._next_carry.add(band.part(np.s_[rows:, :]), np.s_[:, columns])
         done = band.part(np.s_[:rows, :])
         # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
         percent = np.floor(done.probability * 100.0 + (0.5 + 1e-4))
         codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
-        self._codes[:, columns] = np.where(done.reason > 0, done.reason, codes)
+        self._pieces.append(_packed(np.where(done.reason > 0, done.reason, codes)))
 
     def _end_row(self) -> Strip:
-        strip = Strip(self.grid.row_offsets[self._row], self._codes)
+        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, tuple(self._pieces))
         self._carry = self._next_carry
         self._row += 1
-        del self._codes  # the next row takes its memory if the strip is let go before
         return strip

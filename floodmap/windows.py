@@ -102,7 +102,7 @@ def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prom
     for window in grid:
         for result in predict(segmenter, prompter, [read(scene, window)])[0]:
             if strip := mosaic.add(*result):
-                codes[strip.row_off : strip.row_off + len(strip.codes)] = strip.codes
+                codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
 
 

@@ -14,7 +14,7 @@ from floodmap.stitch import Strip
 
 
 def entry(row_off: int, value: int) -> Entry:
-    return Entry(Strip(row_off, np.full((3, 5), value, np.uint8)), {"run": value})
+    return Entry(Strip.of(row_off, np.full((3, 5), value, np.uint8)), {"run": value})
 
 
 def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monke
     codes = np.random.default_rng(0).integers(0, 256, (3, 5)).astype(np.uint8)
     with Journal(tmp_path / "work", {"a": 1}, resume=False) as journal:
         journal.append(0, entry(0, 7))
-        journal.append(1, Entry(Strip(3, codes), {"run": 250}))
+        journal.append(1, Entry(Strip.of(3, codes), {"run": 250}))
         assert journal.finished() == 2
         first_rows, pieces = zip(*journal.strips(), strict=True)
         assert first_rows == (0, 2, 3, 5)

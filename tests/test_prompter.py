@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from conftest import SceneFactory
 from fakes import FakeSegmenter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from floodmap.coarse import CoarseMap
 from floodmap.grid import Window
 from floodmap.prompter import COARSE_FACTOR, coarse_factor, coarse_pass, crop_coarse, make_prompter
 from floodmap.scene import Scene, Tile
@@ -41,8 +44,22 @@ def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory)
     mask = np.ones((300, 300), bool)
     mask[:, 152:] = False
     with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
-        coarse = coarse_pass(scene, FakeSegmenter())
+        coarse = coarse_pass(scene, FakeSegmenter())[0:150]
     assert (coarse[:, :76] > 10).all() and (coarse[:, 76:] == 0).all()
+
+
+@settings(deadline=None)
+@given(heights=st.lists(st.integers(1, 150), min_size=1, max_size=6), data=st.data())
+def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.DataObject) -> None:
+    whole = np.random.default_rng(0).integers(0, 101, (sum(heights), 7)).astype(np.uint8)
+    coarse = CoarseMap(7)
+    for part in np.split(whole, np.cumsum(heights)[:-1]):
+        coarse.append(part)
+    assert coarse.shape == whole.shape
+    for _ in range(4):
+        first = data.draw(st.integers(0, len(whole) - 1))
+        rows = slice(first, data.draw(st.integers(first + 1, len(whole))))
+        np.testing.assert_array_equal(coarse[rows], whole[rows])
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_blending_equals_a_weighted_mean_over_the_whole_scene(grid: Grid, seed: 
             total[window.slices] += p * np.outer(rows[i], cols[j])
             strip = mosaic.add(window, p, np.zeros(p.shape, np.uint8))
             if strip is not None:
-                codes[strip.row_off : strip.row_off + len(strip.codes)] = strip.codes
+                codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     assert np.abs(codes - total * 100).max() <= 0.5 + 1e-2
 
 

@@ -1,0 +1,45 @@
+"""What the coarse pass says of a whole scene, kept small: of large scenes it would be most of what a run remembers."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 64
+"""Rows compressed in one go."""
+
+
+class CoarseMap:
+    """Per cent of flood, uint8 (height, width), compressed; it grows downwards, and rows are read by slices.
+
+    Args:
+        width: columns.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.shape = (0, width)
+        self._chunks: list[bytes] = []
+        self._first, self._rows = 0, np.empty((0, width), np.uint8)
+        """The rows last read: windows side by side want the same."""
+
+    def append(self, codes: NDArray[np.uint8]) -> None:
+        """Add rows, (rows, width)."""
+        whole = self.shape[0] % _CHUNK  # rows of a chunk that is not full yet
+        if whole:
+            codes = np.concatenate([self._unpacked(len(self._chunks) - 1), codes])
+            del self._chunks[-1]
+        self._chunks += [zlib.compress(codes[row : row + _CHUNK].data, 1) for row in range(0, len(codes), _CHUNK)]
+        self.shape = (self.shape[0] - whole + len(codes), self.shape[1])
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        """Rows from `rows.start` up to `rows.stop`."""
+        first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
+        if rows.start < self._first or rows.stop > self._first + len(self._rows):
+            self._first = first * _CHUNK
+            self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
+        return self._rows[rows.start - self._first : rows.stop - self._first]
+
+    def _unpacked(self, number: int) -> NDArray[np.uint8]:
+        return np.frombuffer(zlib.decompress(self._chunks[number]), np.uint8).reshape(-1, self.shape[1])
