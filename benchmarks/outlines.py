@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import geopandas  # noqa: F401  loaded beforehand, for it takes as long as a small mask
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray

@@ -90,6 +90,7 @@ class _Border:
         """Cut corners off until all triangles left are larger than this, in half square pixels, at most 2."""
         self._rank = np.full(len(self.stays), _NEVER)
         """In which order corners go: of two beside each other the lower first."""
+        is_one = np.zeros(len(self.stays), bool)
         active = self._ranked(np.arange(len(self.stays)), twice_area)
         while len(active):
             rank = self._rank[active]
@@ -103,8 +104,8 @@ class _Border:
             self._after[before], self._before[after] = after, before
             self._left -= np.bincount(self._ring[gone], minlength=len(self._left))
             np.subtract.at(self._taken, self._number[gone], 1)
-            changed = self._ranked(np.unique(np.concatenate([before, after])), twice_area)
-            active = np.union1d(active[self._rank[active] != _NEVER], changed)
+            changed = self._ranked(_sorted(is_one, before, after), twice_area)
+            active = _sorted(is_one, active[self._rank[active] != _NEVER], changed)
 
     def _ranked(self, corners: Ints, twice_area: int) -> Ints:
         """Give corners their ranks; returns those that might go."""
@@ -147,6 +148,15 @@ class _Border:
         """The two places beside each corner, as one number."""
         before, after = self._number[self._before].astype(np.int64), self._number[self._after]
         return np.minimum(before, after) * len(self._places) + np.maximum(before, after)
+
+
+def _sorted(is_one: Bools, *some: NDArray[np.integer[Any]]) -> Ints:
+    """Numbers in order, each once; `is_one` has a place for every possible one, and is false everywhere."""
+    for one in some:
+        is_one[one] = True
+    result = np.flatnonzero(is_one)
+    is_one[result] = False
+    return result
 
 
 def _alike(values: Ints, order: Ints, begins: Ints) -> Bools:
