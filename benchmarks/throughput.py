@@ -15,7 +15,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
 from floodmap.synthetic import write_sample
+
+LARGEST = 20_000
+"""Sides of the largest scene that is painted, in pixels, at a megapixel a second; larger ones are copies of it."""
+ROWS = 512
+"""Of the scenes' blocks."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,29 @@ def scene(folder: Path, side: int) -> Path:
     path = folder / f"synthetic_{side}.tif"
     if not path.exists():
         print(f"generating {path} ...", file=sys.stderr)
-        write_sample(path, width=side, height=side, seed=5)
+        if side <= LARGEST:
+            write_sample(path, width=side, height=side, seed=5)
+        else:
+            lay_out(scene(folder, LARGEST), path, side)
     return path
+
+
+def lay_out(one: Path, path: Path, side: int) -> None:
+    """Mirrored copies of a scene side by side, cut off at the right and at the bottom."""
+    partial = path.with_suffix(".part")
+    with rasterio.open(one) as source:
+        period = source.width // ROWS * ROWS
+        profile = source.profile | {"width": side, "height": side, "bigtiff": "yes", "num_threads": 2}
+        with rasterio.open(partial, "w", **profile) as target:
+            for row in range(0, side, ROWS):
+                down, first = divmod(row, period)
+                rows = min(ROWS, side - row)
+                top = first if down % 2 == 0 else period - first - rows
+                part = source.read(window=Window(0, top, period, rows))
+                part = part if down % 2 == 0 else part[:, ::-1]
+                copies = [part if across % 2 == 0 else part[..., ::-1] for across in range(-(-side // period))]
+                target.write(np.concatenate(copies, axis=2)[..., :side], window=Window(0, row, side, rows))
+    partial.replace(path)
 
 
 def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:

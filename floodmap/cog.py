@@ -180,7 +180,10 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
             n_observed = n_observed - others[0]
         n_dry = n_observed - n_flood
         mask = (n_flood >= n_dry).view(np.uint8)
-        mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
+        if others or height % (1 << level) or width % (1 << level):
+            mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
+        else:  # the same, where every pixel has as many beneath it
+            mean = ((total + (1 << 2 * level - 1)) >> 2 * level).astype(np.uint8)
         if others:
             n_hidden = others[0]
             hidden = (n_hidden > 0) & (n_hidden >= n_flood) & (n_hidden >= n_dry)
@@ -194,12 +197,18 @@ def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
 
 
 def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Sums over 2 x 2 pixels; an odd last row or column stands alone."""
-    rows = values[0::2].astype(dtype)
-    rows[: len(values) // 2] += values[1::2]
-    sums = rows[:, 0::2].copy()
-    sums[:, : values.shape[1] // 2] += rows[:, 1::2]
-    return sums
+    """Sums over 2 x 2 pixels, of bytes up to 127 each; an odd last row or column stands alone."""
+    if values.dtype != np.uint8:
+        rows = values[0::2].astype(dtype)
+        rows[: len(values) // 2] += values[1::2]
+        sums = rows[:, 0::2].copy()
+        sums[:, : values.shape[1] // 2] += rows[:, 1::2]
+        return sums
+    rows = np.zeros((-(-len(values) // 2), values.shape[1] + values.shape[1] % 2), np.uint8)
+    rows[:, : values.shape[1]] = values[0::2]
+    rows[: len(values) // 2, : values.shape[1]] += values[1::2]
+    pairs = rows.view(np.uint16)  # several times faster than every second byte
+    return np.asarray(((pairs & 255) + (pairs >> 8)).astype(dtype))
 
 
 def _footprint(length: int, level: int) -> NDArray[Any]:

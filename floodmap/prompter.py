@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from floodmap.ahead import ahead
 from floodmap.coarse import CoarseMap
@@ -63,6 +62,7 @@ class Segmenter(Protocol):
 
 
 Prompter = Callable[[Tile], Prompts]
+Floats = NDArray[np.float32]
 
 
 def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["auto", "none"]) -> Prompter:
@@ -143,13 +143,20 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
         (window.row_off, window.height, scene.height, coarse.shape[0]),
         (window.col_off, window.width, scene.width, coarse.shape[1]),
     )
-    at = []
-    for first, length, whole, cells in sides:
-        count = max(1, round(length * cells / whole))
-        centres = first + (np.arange(count) + 0.5) * (length / count)
-        at.append(centres * (cells / whole) - 0.5)
-    first, end = max(0, int(at[0][0])), min(coarse.shape[0], int(at[0][-1]) + 2)
-    at[0] -= first
-    rows = coarse[first:end]
-    sampled = ndimage.map_coordinates(rows, np.meshgrid(*at, indexing="ij"), np.float32, order=1, mode="nearest")
-    return np.asarray(sampled, np.float32)
+    (top, bottom, down), (left, right, across) = (_between(*side) for side in sides)
+    part = coarse[top[0] : bottom[-1] + 1][:, left[0] : right[-1] + 1]
+    sampled = _mixed(part[top - top[0]], part[bottom - top[0]], down[:, None])
+    return _mixed(sampled[:, left - left[0]], sampled[:, right - left[0]], across)
+
+
+def _between(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The cells on either side of every place along an axis, and how far it is from the first to the second."""
+    count = max(1, round(length * cells / whole))
+    centres = first + (np.arange(count) + 0.5) * (length / count)
+    at = np.clip(centres * (cells / whole) - 0.5, 0, cells - 1)
+    before = at.astype(np.int64)
+    return before, np.minimum(before + 1, cells - 1), (at - before).astype(np.float32)
+
+
+def _mixed(one: NDArray[Any], other: NDArray[Any], share: Floats) -> Floats:
+    return np.asarray(one + (other.astype(np.float32) - one) * share, np.float32)

@@ -30,7 +30,7 @@ from floodmap.georeference import find_georeference, parse_crs, warped_by_gcps
 LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
-_CACHE_LIMIT = 512 * 2**20
+_TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _PALETTE_ALPHA = 3
 
@@ -67,14 +67,17 @@ class Source:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes GDAL may cache of it: enough for a row of windows where its blocks are strips, and little otherwise.
+        """Bytes GDAL may cache of it: enough for a row of windows, where that is worth it.
 
-        GDAL forgets the block used longest ago. Windows taken from left to right over strips would find none of them
-        in a cache that holds fewer than the windows' rows, and decode each strip once a window.
+        GDAL forgets the block used longest ago. A cache that holds less of its blocks than a row of windows, taken from
+        left to right, finds none of them for the next row. Blocks are decoded up to twice then, which is cheaper than
+        memory that grows with a scene's width; but strips once for every window.
         """
         rows, cols = self.dataset.block_shapes[0]
-        strips = self.dataset.width * self.dataset.count * self.dtype.itemsize * (_CACHE_ROWS + rows)
-        return min(max(CACHE_BYTES, strips), _CACHE_LIMIT) if cols >= self.dataset.width else CACHE_BYTES
+        wanted = int(self.dataset.width * self.dataset.count * self.dtype.itemsize * (_CACHE_ROWS + rows))
+        if cols < self.dataset.width:
+            return max(CACHE_BYTES, wanted) if wanted <= _TILES_LIMIT else CACHE_BYTES
+        return min(max(CACHE_BYTES, wanted), _STRIPS_LIMIT)
 
 
 def open_source(

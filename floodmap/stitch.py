@@ -72,6 +72,9 @@ class _Band:
     def part(self, index: tuple[slice, slice]) -> _Band:
         return _Band(self.probability[index], self.reason[index])
 
+    def copy(self) -> _Band:
+        return _Band(self.probability.copy(), self.reason.copy())
+
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
         """Put another band on top of a part of this one: probabilities add up, a reason outlasts none."""
         self.probability[index] += other.probability
@@ -95,6 +98,7 @@ class Mosaic:
         self._row = first_row
         self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
         self._carry = _Band.blank(0, grid.width)
+        self._columns_done, self._right = 0, _Band.blank(0, 0)
         self._begin_row()
 
     @staticmethod
@@ -117,39 +121,32 @@ class Mosaic:
         if self._columns_done == len(self.grid.col_offsets):
             self._begin_row()
         col = self._columns_done
-        if probability is None:
-            reason = np.where(reason == 0, np.uint8(FAILED), reason)
-            weighted = np.zeros(reason.shape, np.float32)
-        else:
-            weighted = probability * self._col_weights[col]
-            weighted *= self._row_weights[self._row][:, None]
-        self._open_at(window)
-        self._open.add(_Band(weighted, reason), np.s_[:, :])
+        band = self._weighted(col, probability, reason)
+        band.add(self._right, np.s_[:, : self._right.reason.shape[1]])
         self._columns_done += 1
-        if self._columns_done < len(self.grid.col_offsets):
-            return None
-        self._close(self._open, self._left)
-        return self._end_row()
+        is_last = self._columns_done == len(self.grid.col_offsets)
+        done = window.width if is_last else self.grid.col_offsets[col + 1] - window.col_off
+        self._close(band.part(np.s_[:, :done]), window.col_off)
+        self._right = band.part(np.s_[:, done:]).copy()  # not a view, which would keep the whole window
+        return self._end_row() if is_last else None
 
     def _begin_row(self) -> None:
         first, end = self.grid.strip(self._row)
-        height, width = self.grid.shape_hw
+        height = self.grid.shape_hw[0]
         self._strip_height = end - first
         self._pieces: list[tuple[int, bytes]] = []
         self._next_carry = _Band.blank(max(height - (end - first), 0), self.grid.width)
-        self._open, self._left = _Band.blank(height, width), 0
-        self._columns_done = 0
+        self._right, self._columns_done = _Band.blank(height, 0), 0
 
-    def _open_at(self, window: Window) -> None:
-        """Close the columns left of a window and make room for it."""
-        shift = window.col_off - self._left
-        if shift == 0:
-            return
-        self._close(self._open.part(np.s_[:, :shift]), self._left)
-        moved = _Band.blank(window.height, window.width)
-        kept = self._open.part(np.s_[:, shift:])
-        moved.add(kept, np.s_[:, : kept.reason.shape[1]])
-        self._open, self._left = moved, window.col_off
+    def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
+        if probability is None:
+            return _Band(np.zeros(reason.shape, np.float32), np.where(reason == 0, np.uint8(FAILED), reason))
+        weighted = np.array(probability, np.float32)
+        down, across = self._row_weights[self._row], self._col_weights[col]
+        at_row, at_col = np.flatnonzero(down != 1), np.flatnonzero(across != 1)  # near a window's borders
+        weighted[at_row] *= down[at_row, None]
+        weighted[:, at_col] *= across[at_col]
+        return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
         """Columns no further window of this row touches: blend with the row above, keep what the row below overlaps."""
@@ -159,10 +156,12 @@ class Mosaic:
         rows = self._strip_height
         self._next_carry.add(band.part(np.s_[rows:, :]), np.s_[:, columns])
         done = band.part(np.s_[:rows, :])
+        percent = done.probability * np.float32(100.0)
         # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
-        percent = np.floor(done.probability * 100.0 + (0.5 + 1e-4))
+        percent += np.float32(0.5 + 1e-4)
         codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
-        self._pieces.append(_packed(np.where(done.reason > 0, done.reason, codes)))
+        np.copyto(codes, done.reason, where=done.reason > 0)
+        self._pieces.append(_packed(codes))
 
     def _end_row(self) -> Strip:
         strip = Strip(self.grid.row_offsets[self._row], self._strip_height, tuple(self._pieces))
