@@ -38,8 +38,7 @@ STAGES: list[tuple[str, Any, str]] = [
     ("blend", Mosaic, "add"),
     ("journal", Journal, "append"),
     ("rasters", floodmap.pipeline, "write_rasters"),
-    ("areas", floodmap.pipeline, "take_census"),
-    ("outlines", floodmap.polygons, "polygonize"),
+    ("outlines and areas", floodmap.polygons, "polygonize"),
     ("layers", floodmap.formats, "write_layers"),
 ]
 

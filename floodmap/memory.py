@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEEP, _GIVE_BACK = 1 << 30, 1 << 20
+_KEEP, _GIVE_BACK = 1 << 30, 1 << 25
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from floodmap.memory import freed_memory_kept, give_back
 from floodmap.prompter import Segmenter
 from floodmap.results import (
     FloodMap,
+    Tally,
     check_disk,
     finished_before,
     is_newer,
@@ -32,7 +33,6 @@ from floodmap.results import (
     refuse_long_names,
     result_paths,
     sheet_path,
-    take_census,
     write_report,
 )
 from floodmap.scene import Scene, SceneOptions, Tile
@@ -322,8 +322,10 @@ def finish(
 
     # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is outlined
     # when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
+    tally = Tally(threshold=threshold, **place)
+
     def strips_and_rasters() -> Iterator[tuple[int, Any]]:
-        yield from journal.strips()
+        yield from tally.watch(journal.strips())
         rasters.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
@@ -331,7 +333,6 @@ def finish(
             write_rasters, journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold,
             tags=tags, overwrite=True, scratch=journal.scratch, **place,
         )  # fmt: skip
-        census = take_census(journal.strips(), threshold=threshold, **place)
         layers = polygonize(
             strips_and_rasters(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
             simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
@@ -350,7 +351,7 @@ def finish(
             log.warning("%s is left from an earlier run and does not go with the new results", stale)
     summary = {
         "name": name,
-        **census.as_json(),
+        **tally.census().as_json(),
         "polygons": {"flood": n_flood, "unobserved": n_unobserved},
         **count_windows(journal.notes()),
         **settings,

@@ -223,24 +223,39 @@ def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) 
         transform: pixel to CRS.
         threshold: flood from this code up.
     """
-    placed = is_placed(crs)
-    pixels, ground_m2 = np.zeros(256, np.int64), np.zeros(256)
-    for first, codes in _shallow(strips):
+    tally = Tally(crs=crs, transform=transform, threshold=threshold)
+    for _ in tally.watch(strips):
+        pass
+    return tally.census()
+
+
+class Tally:
+    """Counts strips on their way to somebody else; arguments as of `take_census`."""
+
+    def __init__(self, *, crs: Any, transform: Affine, threshold: int) -> None:
+        self._crs, self._transform, self._threshold, self._placed = crs, transform, threshold, is_placed(crs)
+        self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
+
+    def watch(self, strips: Strips) -> Strips:
+        """The same strips, each counted before it goes on."""
+        for first, codes in strips:
+            for top in range(0, len(codes), _CELL):
+                self._add(first + top, codes[top : top + _CELL])
+            yield first, codes
+
+    def census(self) -> Census:
+        """What was counted so far."""
+        ground_m2 = self._ground_m2.copy() if self._placed else None
+        return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
+
+    def _add(self, first: int, codes: NDArray[np.uint8]) -> None:
         edges = np.append(np.arange(0, codes.shape[1], _CELL), codes.shape[1])
         counts = _per_cell(codes, edges)
-        pixels += counts.sum(axis=0)
-        if placed:
+        self._pixels += counts.sum(axis=0)
+        if self._placed:
             rows = np.array([first, first + len(codes)], float)
-            cells = cell_areas_m2(crs, transform, rows, edges.astype(float))[0]
-            ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
-    return Census(pixels=pixels, ground_m2=ground_m2 if placed else None, threshold=threshold)
-
-
-def _shallow(strips: Strips) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Strips cut to the height of a cell."""
-    for first, codes in strips:
-        for top in range(0, len(codes), _CELL):
-            yield first + top, codes[top : top + _CELL]
+            cells = cell_areas_m2(self._crs, self._transform, rows, edges.astype(float))[0]
+            self._ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ import pytest
 import rasterio
 import rasterio.shutil
 import rasterio.vrt
+import rasterio.windows
 from affine import Affine
 from conftest import GEOGRAPHIC, NORTH_UP, ROTATED, SOUTH_UP, UTM, SceneFactory, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 
 from floodmap import codes
 from floodmap.errors import FloodmapError, MissingCRSError, SceneError
@@ -345,6 +346,25 @@ def test_a_coarser_resolution_averages_blocks_of_pixels(make_scene: SceneFactory
         blocks = file.read().reshape(3, 20, 3, 30, 3).mean(axis=(2, 4))
         window = Window(4, 6, 10, 20)
         assert np.abs(scene.read(window).rgb - blocks[:, 4:14, 6:26]).max() <= 0.51
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_shrunk_windows_are_what_gdal_makes_of_them(make_scene: SceneFactory, factor: int, nodata: int | None) -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 241, 323)).astype(np.uint8)
+    pixels[:, 100:130, 200:230] = 0
+    path = make_scene(pixels=pixels, nodata=nodata)
+    with Scene.open(path) as scene, rasterio.open(path) as file:
+        for window in (Window(0, 0, 25, 40), Window(24, 40, 30, 30), Window(33, 10, 240 // factor - 33, 71)):
+            part = rasterio.windows.Window(
+                *(factor * n for n in (window.col_off, window.row_off, window.width, window.height))
+            )
+            how = {"window": part, "out_shape": (3, window.height, window.width)}
+            tile = scene.shrunk(window, factor)
+            hidden = (file.read(**how, resampling=Resampling.nearest) == 0).all(axis=0) & (nodata is not None)
+            np.testing.assert_array_equal(tile.valid, ~hidden)
+            expected = file.read(**how, resampling=Resampling.average)
+            np.testing.assert_array_equal(tile.rgb[:, ~hidden], expected[:, ~hidden])
 
 
 def test_windows_of_a_resampled_scene_fit_together(make_scene: SceneFactory) -> None:
