@@ -64,7 +64,7 @@ def main() -> None:
         for kind, path, mask in pictures(options.data, Path(folder)):
             with Scene.open(path) as scene:
                 prompter = far_view(scene, segmenter)
-                grid = Grid(height=scene.height, width=scene.width, tile_size=1024, overlap=64, multiple=32)
+                grid = Grid(height=scene.height, width=scene.width, tile_size=1024, overlap=24, multiple=32)
                 codes = segment_whole(scene, grid, segmenter, prompter)
                 coarse = prompter(scene.read(Window(0, 0, scene.height, scene.width)))
             if coarse.mask is None:

@@ -24,7 +24,7 @@ from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter
 from floodmap.synthetic import write_sample
 
-CUTS = ((1024, 32), (768, 96))
+CUTS = ((1024, 24), (768, 96))
 """Tile size and overlap of the two."""
 ROWS = 2000
 """Rows compared in one go."""

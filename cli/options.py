@@ -105,7 +105,7 @@ grid_options = _stack(
         help="Longest side of a window; a multiple of 32.",
     ),
     click.option(
-        "--overlap", type=click.IntRange(min=0), default=32, show_default=True, metavar="PIXELS",
+        "--overlap", type=click.IntRange(min=0), default=24, show_default=True, metavar="PIXELS",
         help="Pixels that neighbouring windows share, at least.",
     ),
 )  # fmt: skip

@@ -43,7 +43,7 @@ class Grid:
     Windows of one grid have one shape. They are spread evenly, so that the last row and column neither hang over the
     edge nor overlap their neighbours more than the others do, and they are no larger than it takes to cover the scene
     in that many rows and columns: pixels computed twice are kept few. All but the last begin at a multiple of the
-    model's stride: where windows overlap, its convolutions then see the same pixels in the same cells.
+    model's stride, where enough overlap is left: its convolutions then see the same pixels in the same cells.
     """
 
     height: int
@@ -52,7 +52,7 @@ class Grid:
     """Scene columns, in pixels."""
     tile_size: int = 1024
     """Longest side of a window, in pixels."""
-    overlap: int = 32
+    overlap: int = 24
     """Pixels shared by neighbouring windows, at least."""
     multiple: int = 32
     """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""

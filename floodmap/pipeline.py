@@ -55,7 +55,7 @@ class SegmentOptions:
     """`auto`: from a coarse pass; `none`; or a vector file with points and boxes."""
     tile_size: int = 1024
     """Longest side of a window, in pixels."""
-    overlap: int = 32
+    overlap: int = 24
     """Pixels shared by neighbouring windows."""
     threshold: float = 0.5
     """Flood where the probability is at least this."""
@@ -113,7 +113,7 @@ def segment(
     crs: str | None = None,
     collar: Literal["auto", "off"] = "auto",
     tile_size: int = 1024,
-    overlap: int = 32,
+    overlap: int = 24,
     threshold: float = 0.5,
     min_area_m2: float | None = None,
     simplify_m: float | None = None,

@@ -28,7 +28,7 @@ COARSE_WISHED = 512
 take no time, are shrunk by 3 or 2 only; even smaller ones show too little from far to be worth asking."""
 COARSE_SIDE = 16_384
 """Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
-COARSE_TILE, COARSE_OVERLAP = 1024, 32
+COARSE_TILE, COARSE_OVERLAP = 1024, 24
 """Windows of the coarse pass, in its pixels."""
 LIKELIHOOD_SIDE = 2048
 """Longest side of the picture the unsupervised likelihood is made of, in pixels."""
