@@ -20,6 +20,8 @@ LEAST_HOLLOW = 1.5
 """Square pixels of the smallest triangle that can hold a corner of a pixel."""
 FEWEST = 4
 """Corners that a ring keeps."""
+CHUNK = 2**20
+"""Corners looked at in one go."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -31,21 +33,27 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     """Take away corners, those of the smallest triangles first, as long as these are at most a tolerance's square.
 
     Args:
-        outlines: shapely Polygons in pixel corners, neighbours with all vertices in common (`rings.trace`, noded).
+        outlines: shapely Polygons in pixel corners, neighbours with all vertices in common (`rings.trace`, noded). Let
+            go of as soon as can be: hand them over without keeping them.
         tolerance: pixels.
     """
     if 2 * tolerance**2 < 1 or not len(outlines):
         return outlines
     give_back()
     _, closed, (ring_ends, polygon_ends) = shapely.to_ragged_array(outlines, include_z=False)
-    xy = np.delete(closed, ring_ends[1:] - 1, axis=0).astype(np.int32)
-    del closed, outlines
+    is_corner = np.ones(len(closed), bool)
+    is_corner[ring_ends[1:] - 1] = False  # a ring's last vertex is its first
+    x, y = (column[is_corner].astype(np.int32) for column in closed.T)
+    del closed, is_corner, outlines
+    give_back()
     ends = np.cumsum(np.diff(ring_ends) - 1)
-    border = _Border(xy, ends)
+    border = _Border(x, y, ends)
     border.cut(twice_area=min(int(2 * tolerance**2 + 1e-6), 2))
     left = np.add.reduceat(border.stays, np.append(0, ends[:-1]), dtype=np.int64)
-    cut = assembled(xy[border.stays], left, np.diff(polygon_ends))
-    del border, xy
+    corners = np.stack([x[border.stays], y[border.stays]], axis=1)
+    del border, x, y
+    cut = assembled(corners, left, np.diff(polygon_ends))
+    del corners
     if tolerance**2 >= LEAST_HOLLOW:  # with 200 bytes a vertex, it is well that only every third is left
         give_back()
         cut = np.asarray(shapely.coverage_simplify(cut, tolerance), object)
@@ -60,14 +68,15 @@ class _Border:
     it lie, not on where a ring begins or which way it runs.
 
     Args:
-        xy: corners, ring by ring, (n, 2).
+        x: of corners, ring by ring, (n,).
+        y: likewise.
         ends: of the rings.
     """
 
-    def __init__(self, xy: NDArray[np.int32], ends: Ints) -> None:
-        count, begins = len(xy), np.append(0, ends[:-1])
+    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints) -> None:
+        count, begins = len(x), np.append(0, ends[:-1])
         self.stays = np.ones(count, bool)
-        self._x, self._y = np.ascontiguousarray(xy[:, 0]), np.ascontiguousarray(xy[:, 1])
+        self._x, self._y = x, y
         self._before, self._after = np.arange(-1, count - 1, dtype=np.int32), np.arange(1, count + 1, dtype=np.int32)
         self._before[begins], self._after[ends - 1] = ends - 1, begins
         self._ring = np.repeat(np.arange(len(ends), dtype=np.int32), ends - begins)
@@ -83,19 +92,25 @@ class _Border:
         self._number[order] = np.cumsum(first) - 1
         self._taken = np.add.reduceat(self.stays[order], np.flatnonzero(first), dtype=np.int32)
         """How many corners lie at each place."""
+        del place
         # Where more than one border passes, a corner has to stay.
-        self._meets = ~_alike(self._beside(), order, np.flatnonzero(first))[self._number]
+        again = np.flatnonzero(~first)
+        differ = again[self._beside(order[again]) != self._beside(order[again - 1])]
+        meets = np.zeros(len(self._places), bool)
+        meets[self._number[order[differ]]] = True
+        self._meets = meets[self._number]
 
     def cut(self, twice_area: int) -> None:
         """Cut corners off until all triangles left are larger than this, in half square pixels, at most 2."""
         self._rank = np.full(len(self.stays), _NEVER)
         """In which order corners go: of two beside each other the lower first."""
         is_one = np.zeros(len(self.stays), bool)
-        active = self._ranked(np.arange(len(self.stays)), twice_area)
+        pieces = (np.arange(first, min(first + CHUNK, len(is_one))) for first in range(0, len(is_one), CHUNK))
+        active = np.concatenate([self._ranked(piece, twice_area) for piece in pieces])
         while len(active):
-            rank = self._rank[active]
-            lowest = (rank < self._rank[self._before[active]]) & (rank < self._rank[self._after[active]])
-            chosen = active[lowest]
+            chosen = np.concatenate(
+                [self._lowest(active[first : first + CHUNK]) for first in range(0, len(active), CHUNK)]
+            )
             may = self._may_go(chosen)
             self._rank[chosen] = _NEVER  # gone, or kept until something beside it changes
             gone = chosen[may]
@@ -121,6 +136,11 @@ class _Border:
         self._rank[corners] = np.where(fits, ((area * 2 + (x + y) % 2) << 58) + scattered, _NEVER)
         return np.asarray(corners[fits])
 
+    def _lowest(self, corners: Ints) -> Ints:
+        """Those whose rank is lower than those of both beside them."""
+        rank = self._rank[corners]
+        return corners[(rank < self._rank[self._before[corners]]) & (rank < self._rank[self._after[corners]])]
+
     def _may_go(self, corners: Ints) -> Bools:
         """Whether corners, no two of them beside each other, can be cut off: nothing lies on the cut, rings remain."""
         before, after = self._before[corners], self._after[corners]
@@ -144,10 +164,10 @@ class _Border:
     def _place(self, x: NDArray[Any], y: NDArray[Any]) -> Ints:
         return np.asarray(y.astype(np.int64) * self._stride + x)
 
-    def _beside(self) -> Ints:
+    def _beside(self, corners: Ints) -> Ints:
         """The two places beside each corner, as one number."""
-        before, after = self._number[self._before].astype(np.int64), self._number[self._after]
-        return np.minimum(before, after) * len(self._places) + np.maximum(before, after)
+        before, after = self._number[self._before[corners]], self._number[self._after[corners]]
+        return np.minimum(before, after).astype(np.int64) * len(self._places) + np.maximum(before, after)
 
 
 def _sorted(is_one: Bools, *some: NDArray[np.integer[Any]]) -> Ints:
@@ -157,9 +177,3 @@ def _sorted(is_one: Bools, *some: NDArray[np.integer[Any]]) -> Ints:
     result = np.flatnonzero(is_one)
     is_one[result] = False
     return result
-
-
-def _alike(values: Ints, order: Ints, begins: Ints) -> Bools:
-    """Whether all members of each group have one value."""
-    ordered = values[order]
-    return np.asarray(np.minimum.reduceat(ordered, begins) == np.maximum.reduceat(ordered, begins))

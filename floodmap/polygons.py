@@ -87,7 +87,8 @@ def polygonize(
         if math.isnan(pixel_m2):
             raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
         tolerance = simplify_m / math.sqrt(pixel_m2)
-        components = replace(components, outline=simplified(components.outline, tolerance))
+        outlines, components = [components.outline], replace(components, outline=_NOTHING)
+        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # kept nowhere else
         area, perimeter = measure(components.outline, crs, place)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
@@ -188,8 +189,9 @@ class _Found:
         return _chosen(joined, order), area, perimeter
 
 
+_NOTHING = np.empty(0, object)
 _NO_COMPONENTS = Components(
-    kind=np.empty(0, np.uint8), outline=np.empty(0, object),
+    kind=np.empty(0, np.uint8), outline=_NOTHING,
     **{name: np.empty(0, np.int64) for name in ("first", "n_pixels", "code_sum", "code_min")},
 )  # fmt: skip
 
