@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,32 +67,46 @@ def run_windows(
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts)
     give_back()  # windows of the coarse pass are of another size
-    done = first * columns
-    windows = (window for row in range(first, rows) for window in grid.row(row))
-    sizes = [min(batch_size, columns - start) for start in range(0, columns, batch_size)]
-    with closing(ahead(partial(read, scene), windows)) as tiles:
-        batches = (list(islice(tiles, size)) for _ in range(first, rows) for size in sizes)
-        work = partial(predict, segmenter, prompter, exhaustive=exhaustive)
+    done, row, notes = first * columns, first, _no_notes()
+    windows = (window for number in range(first, rows) for window in grid.row(number))
+    ask = partial(asked, prompter, exhaustive=exhaustive)
+    with ExitStack() as stack:
+        tiles = stack.enter_context(closing(ahead(partial(read, scene), windows)))
+        todo = batches(map(ask, tiles), columns, batch_size)
         # The next batch is at work while this one is blended.
-        with closing(ahead(work, batches, count=1)) as predicted:
-            notes = _no_notes()
-            for row in range(first, rows):
-                top, end = grid.strip(row)
-                for results, noted in islice(predicted, len(sizes)):
-                    notes = {key: value + noted[key] for key, value in notes.items()}
-                    for window, probability, reason in results:
-                        strip = mosaic.add(window, probability, reason)
-                        done += 1
-                        pixels = top * grid.width + (end - top) * window.col_end
-                        report(Progress(done, len(grid), pixels, "segment"))
-                if strip is not None and row >= begun:
-                    journal.append(row, Entry(strip, notes))
-                    strip, notes = None, _no_notes()
-                    give_back()
-                else:
-                    # A row of a finished strip, computed once more for the part that reaches below: it was counted
-                    # then, but what fails now is missing there.
-                    notes = {**_no_notes(), "failed": notes["failed"]}
+        predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=1)))
+        for results, noted in predicted:
+            notes = {key: value + noted[key] for key, value in notes.items()}
+            top, end = grid.strip(row)
+            for window, probability, reason in results:
+                strip = mosaic.add(window, probability, reason)
+                done += 1
+                pixels = top * grid.width + (end - top) * window.col_end
+                report(Progress(done, len(grid), pixels, "segment"))
+            if strip is None:
+                continue
+            if row >= begun:
+                journal.append(row, Entry(strip, notes))
+                notes = _no_notes()
+                give_back()
+            else:
+                # A row of a finished strip, computed once more for the part that reaches below: it was counted
+                # then, but what fails now is missing there.
+                notes = {**_no_notes(), "failed": notes["failed"]}
+            strip, row = None, row + 1
+
+
+def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
+    """Windows of one row, as many as hold `size` that are to be run, but not so many that they take much memory."""
+    for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
+        batch: list[Asked] = []
+        for _, one in row:
+            batch.append(one)
+            if sum(other.runs for other in batch) == size or len(batch) == 4 * size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
 
 def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter) -> NDArray[np.uint8]:
@@ -100,7 +114,7 @@ def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prom
     mosaic = Mosaic(grid)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for result in predict(segmenter, prompter, [read(scene, window)])[0]:
+        for result in predict(segmenter, [asked(prompter, read(scene, window))])[0]:
             if strip := mosaic.add(*result):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
@@ -114,36 +128,48 @@ def read(scene: Scene, window: Window) -> Read:
         return scene.failed(window), str(error)
 
 
-def predict(
-    segmenter: Segmenter, prompter: Prompter, batch: Sequence[Read], *, exhaustive: bool = True
-) -> tuple[list[Predicted], dict[str, Any]]:
-    """Probabilities of a batch, and notes: windows without any observed pixel are skipped, those that fail are noted.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A window, and what is to be made of it."""
 
-    Unless `exhaustive`, a window of which a coarse pass is sure is not run: what that said stands.
-    """
+    tile: Tile
+    why: str
+    """Why it could not be read: nothing where it could."""
+    prompts: Prompts
+    """What the model is told."""
+    runs: bool
+    """Whether it sees the window at all."""
+    standing: NDArray[np.float32] | None = None
+    """What a coarse pass said of it, (height, width), where that is to stand."""
+
+
+def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
+    """Prompt a window; unless `exhaustive`, one of which a coarse pass is sure is not run: what that said stands."""
+    tile, why = found
+    if why or not tile.valid.any():
+        return Asked(tile, why, Prompts.none(), runs=False)
+    prompts = prompter(tile)
+    standing = None if exhaustive else foregone(prompts, tile.reason.shape)
+    return Asked(tile, why, prompts, standing is None, standing)
+
+
+def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicted], dict[str, Any]]:
+    """Probabilities of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
     notes = _no_notes()
-    wanted = [(tile, prompter(tile)) for tile, why in batch if not why and tile.valid.any()]
-    standing = [None if exhaustive else foregone(prompt, tile.reason.shape) for tile, prompt in wanted]
-    results = iter(_attempt(segmenter, [pair for pair, one in zip(wanted, standing, strict=True) if one is None]))
-    known = iter(standing)
-    return [_result(tile, why, known, results, notes) for tile, why in batch], notes
+    results = iter(_attempt(segmenter, [(one.tile, one.prompts) for one in batch if one.runs]))
+    return [_result(one, results, notes) for one in batch], notes
 
 
-def _result(
-    tile: Tile,
-    why: str,
-    standing: Iterator[NDArray[np.float32] | None],
-    results: Iterator[NDArray[np.float32] | str],
-    notes: dict[str, Any],
-) -> Predicted:
+def _result(one: Asked, results: Iterator[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
     """What there is of the next tile of a batch, noted."""
-    if not why and not tile.valid.any():
+    tile = one.tile
+    if one.standing is not None:
+        notes["foregone"] += 1
+        return tile.window, one.standing, tile.reason
+    if not one.why and not one.runs:
         notes["skipped"] += 1
         return tile.window, None, tile.reason
-    if not why and (stands := next(standing)) is not None:
-        notes["foregone"] += 1
-        return tile.window, stands, tile.reason
-    result = why or next(results)
+    result = one.why or next(results)
     if isinstance(result, str):
         at = (tile.window.col_off, tile.window.row_off)
         log.warning("window at column %d, row %d failed and is unobserved: %s", *at, result)
