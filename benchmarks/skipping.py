@@ -7,8 +7,6 @@ and without those the coarse pass is sure of. What that loses is told by `benchm
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +47,9 @@ def main() -> None:
         for flag in seconds:
             seconds[flag] += measure(path, options.side, out, [flag] if flag else []).seconds
     every, some = (total / options.turns for total in seconds.values())
-    print(f"every window {every:.1f} s, without those the coarse pass is sure of {some:.1f} s: {every / some:.2f} times")
+    print(
+        f"every window {every:.1f} s, without those the coarse pass is sure of {some:.1f} s: {every / some:.2f} times"
+    )
 
 
 if __name__ == "__main__":

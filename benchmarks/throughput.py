@@ -34,6 +34,8 @@ class Run:
     side: int
     seconds: float
     peak_bytes: int
+    windows_peak_bytes: int
+    """Until the last window is done: without polygons, which take as much as there are of them."""
     flood_share: float
 
     @property
@@ -79,16 +81,20 @@ def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
     started = time.monotonic()
     process = subprocess.Popen(command)
     peaks: dict[int, int] = {}
+    scratch, finishing, windows_peak = out / f".{path.stem}.floodmap" / "scratch", False, 0
     while process.poll() is None:
         for pid in tree(process.pid):
             peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
+        finishing = finishing or scratch.exists()
+        if not finishing:
+            windows_peak = sum(peaks.values())
         time.sleep(0.05)
     seconds = time.monotonic() - started
     if process.returncode:
         raise SystemExit(f"floodmap segment failed with exit code {process.returncode}")
     summary = json.loads((out / f"{path.stem}.json").read_text())
     shutil.rmtree(out)
-    return Run(side, seconds, sum(peaks.values()), summary["flood_share_of_observed"])
+    return Run(side, seconds, sum(peaks.values()), windows_peak, summary["flood_share_of_observed"])
 
 
 def tree(pid: int) -> list[int]:
@@ -132,17 +138,18 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     runs = []
-    print(f"{'side':>6} {'seconds':>8} {'MP/s':>6} {'peak MB':>8} {'flood':>6}")
+    print(f"{'side':>6} {'seconds':>8} {'MP/s':>6} {'peak MB':>8} {'windows':>8} {'flood':>6}")
     for side in options.sides:
         run = measure(scene(options.folder, side), side, options.folder / "out", options.extra)
         runs.append(run)
         print(
             f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} "
-            f"{run.peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
+            f"{run.peak_bytes / 1e6:>8.0f} {run.windows_peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
         )
     first, last = runs[0], runs[-1]
     print(
-        f"{last.side} against {first.side}: memory {last.peak_bytes / first.peak_bytes:.3f} times, "
+        f"{last.side} against {first.side}: memory {last.peak_bytes / first.peak_bytes:.3f} times, until the last "
+        f"window {last.windows_peak_bytes / first.windows_peak_bytes:.3f} times, "
         f"time per pixel {first.megapixels_per_second / last.megapixels_per_second:.3f} times"
     )
 

@@ -9,19 +9,16 @@ from typing import Any
 import click
 
 from floodmap.grid import Grid
-from floodmap.prompter import coarse_factor
 from floodmap.results import BYTES_PER_PIXEL
 from floodmap.scene import Scene, SceneOptions
 
 from .options import grid_options, json_option, scene_options, verbosity_options
 
-PROCESS_BYTES = 800e6
-"""Memory of Python, torch and the shipped model before any pixel is read."""
-PIXEL_BYTES = 2
-"""Memory for each pixel of the rows of windows in flight: codes, and what later windows still overlap."""
-BATCH_BYTES = 200e6
-"""Memory of the model at work on one batch of windows."""
-PIXELS_PER_SECOND = 3e6
+PROCESS_BYTES = 1.2e9
+"""Memory of Python, torch, and the shipped model at work on the windows of one batch."""
+PIXEL_BYTES = 0.3
+"""Memory for polygons, a pixel of the scene: of one with as many shores as the synthetic ones."""
+PIXELS_PER_SECOND = 5e6
 """Speed of the shipped model on two CPU cores."""
 STARTUP_SECONDS = 4
 """What imports, reading the header and finishing take, however small the scene."""
@@ -46,9 +43,8 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
     """Everything `info` reports of one scene; the memory, disk and time are estimates."""
     with Scene.open(path, options) as scene:
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
-        pixels, in_flight = scene.height * scene.width, 2 * grid.shape_hw[0] * scene.width
+        pixels = scene.height * scene.width
         windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
-        coarse = pixels / coarse_factor(max(scene.height, scene.width)) ** 2
         return {
             "path": str(path),
             "size": {"width": scene.width, "height": scene.height},
@@ -69,7 +65,7 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
             "fingerprint": scene.fingerprint,
             "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
             "estimate": {
-                "memory_bytes": int(PROCESS_BYTES + BATCH_BYTES + scene.cache_bytes + PIXEL_BYTES * in_flight + coarse),
+                "memory_bytes": int(PROCESS_BYTES + scene.cache_bytes + PIXEL_BYTES * pixels),
                 "disk_bytes": int(BYTES_PER_PIXEL * pixels),
                 "seconds": round(STARTUP_SECONDS + windows / PIXELS_PER_SECOND, 1),
             },
