@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from floodmap.segmenter import FloodSegmenter, SamSegmenter
 
 
-def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-    """The mean of what a model makes of tiles and of their mirror images, (B, height, width)."""
+def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+    """The mean of what a model makes of tiles and of their mirror images, (height, width) each."""
     if isinstance(segmenter, Flipped):
         return segmenter.predict(tiles, prompts)
-    width = tiles[0].reason.shape[1]
-    both = [*tiles, *map(_mirrored, tiles)], [*prompts, *(_moved(p, width) for p in prompts)]
-    seen, mirrored = np.split(segmenter.predict(*both), 2)
-    return np.asarray((seen + mirrored[..., ::-1]) / 2, np.float32)
+    moved = [_moved(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
+    found = segmenter.predict([*tiles, *map(_mirrored, tiles)], [*prompts, *moved])
+    pairs = zip(found[: len(tiles)], found[len(tiles) :], strict=True)
+    return [np.asarray((seen + mirrored[:, ::-1]) / 2, np.float32) for seen, mirrored in pairs]
 
 
 class Flipped:
@@ -38,11 +38,12 @@ class Flipped:
         self.segmenter = segmenter
         self.name, self.sha256 = segmenter.name, segmenter.sha256
         self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
+        self.any_size = segmenter.any_size
         self.best_batch_size = segmenter.best_batch_size
         self.runs_on = f"{segmenter.runs_on}, flips"
 
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`."""
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+        """Flood probability of every pixel; see `prompter.Segmenter`."""
         return seen_twice(self.segmenter, tiles, prompts)
 
 

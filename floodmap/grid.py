@@ -35,6 +35,14 @@ class Window:
         """Index of the window in a (height, width) array of the whole scene."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
 
+    def within(self, other: Window) -> Window:
+        """The same rectangle in the pixels of another window."""
+        return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
+
+    def part(self, inner: Window) -> Window:
+        """The rectangle of the scene that `inner` is in this window's pixels."""
+        return Window(self.row_off + inner.row_off, self.col_off + inner.col_off, inner.height, inner.width)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:

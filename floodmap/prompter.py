@@ -45,18 +45,20 @@ class Segmenter(Protocol):
     """Whether the model finds flood water by itself; otherwise the unsupervised likelihood points it there."""
     multiple: int
     """Window sides are multiples of this where possible."""
+    any_size: bool
+    """Whether it sees a part of a window as it sees the window, at the same scale and for less."""
     runs_on: str
     """Device and precision, which results depend on a little."""
 
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
         """Flood probability of every pixel.
 
         Args:
-            tiles: of one shape.
+            tiles: of any shapes.
             prompts: one for each tile, in its pixels.
 
         Returns:
-            (B, height, width), 0 to 1; unobserved pixels hold any number.
+            For each tile (height, width), 0 to 1; unobserved pixels hold any number.
         """
         ...
 

@@ -73,6 +73,12 @@ class Tile:
         """Observed pixels, (height, width)."""
         return np.asarray(self.reason == 0)
 
+    def part(self, inner: Window) -> Tile:
+        """A part of it; `inner` is in the tile's own pixels."""
+        down, across = inner.slices
+        nir = None if self.nir is None else self.nir[down, across]
+        return Tile(self.window.part(inner), self.rgb[:, down, across], self.reason[down, across], nir)
+
 
 class Scene:
     """A raster and what was decided about it: the only reader of imagery.

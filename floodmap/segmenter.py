@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -104,6 +104,7 @@ class FloodSegmenter:
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self.best_batch_size = 8 if device.type == "cuda" else min(torch.get_num_threads(), SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
+        self.any_size = isinstance(network, FloodSam)  # Meta's stretch every tile to their frame
         network.eval().requires_grad_(False)
         fuse(network)
         # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
@@ -114,29 +115,32 @@ class FloodSegmenter:
             network.point_maps.to(dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last)
 
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`.
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+        """Flood probability of every pixel; see `prompter.Segmenter`.
 
         Where somebody gave points, the shipped model looks at three scales and takes the mean.
         """
         if self.device.type != "cpu" or len(tiles) == 1:
-            return self._predict(tiles, prompts)
-        # Each window by a thread of its own: those that share one wait for each other at every step, and so for
+            return by_shape(self._predict, tiles, prompts)
+        # Each tile by a thread of its own: those that share one wait for each other at every step, and so for
         # whatever else the machine does.
         threads = torch.get_num_threads()
 
-        def alone(tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
-            torch.set_num_threads(max(1, threads // len(tiles)))  # of this thread
-            return self._predict([tile], [prompt])
+        def alone(number: int) -> NDArray[np.float32]:
+            torch.set_num_threads(max(1, threads // min(len(tiles), self.best_batch_size)))  # of this thread
+            return self._predict(tiles[number : number + 1], prompts[number : number + 1])[0]
 
+        # The largest first, so that no thread is left with much when the others are done.
+        order = sorted(range(len(tiles)), key=lambda number: -tiles[number].reason.size)
         try:
-            return np.concatenate(list(self._side_by_side.map(alone, tiles, prompts)))
+            found = dict(zip(order, self._side_by_side.map(alone, order), strict=True))
         finally:
             torch.set_num_threads(threads)  # new threads begin with what any thread set last
+        return [found[number] for number in range(len(tiles))]
 
     @cached_property
     def _side_by_side(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="windows")
+        return ThreadPoolExecutor(self.best_batch_size, thread_name_prefix="windows")
 
     @torch.inference_mode()
     def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
@@ -223,6 +227,7 @@ class SamSegmenter:
 
     knows_floods = False
     multiple = 32
+    any_size = False
 
     def __init__(self, model: ResolvedModel, network: Sam, device: torch.device, dtype: torch.dtype) -> None:
         self.name, self.sha256 = model.name, model.sha256
@@ -231,13 +236,16 @@ class SamSegmenter:
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
 
-    @torch.inference_mode()
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        """Flood probability of every pixel, (B, height, width); see `pipeline.Segmenter`.
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+        """Flood probability of every pixel; see `prompter.Segmenter`.
 
         Every box, with the points inside it, is a prompt of its own, and so are the points outside all boxes; the mask
         of a tile is their union. Where nothing is prompted nothing is flooded.
         """
+        return by_shape(self._predict, tiles, prompts)
+
+    @torch.inference_mode()
+    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         height, width = tiles[0].reason.shape
         scale = FRAME / max(height, width)
         rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
@@ -275,6 +283,19 @@ class SamSegmenter:
         height, width = (round(side * scale) for side in shape_hw)
         part = frame[..., :height, :width]
         return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[0, 0]
+
+
+def by_shape(
+    predict: Callable[[list[Tile], list[Prompts]], NDArray[np.float32]],
+    tiles: Sequence[Tile],
+    prompts: Sequence[Prompts],
+) -> list[NDArray[np.float32]]:
+    """What `predict`, (B, height, width), makes of tiles of any shapes, those of one shape together."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for shape_hw in dict.fromkeys(tile.reason.shape for tile in tiles):
+        alike = [number for number, tile in enumerate(tiles) if tile.reason.shape == shape_hw]
+        found |= zip(alike, predict([tiles[i] for i in alike], [prompts[i] for i in alike]), strict=True)
+    return [found[number] for number in range(len(tiles))]
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +19,13 @@ from floodmap.errors import SceneError
 from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
 from floodmap.memory import give_back
+from floodmap.parts import put, standing, unsure_parts
 from floodmap.prompter import Prompter, Segmenter, make_prompter
 from floodmap.prompts import Prompts
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
 
 log = logging.getLogger(__name__)
-
-
-DRY, FLOOD = 0.03, 0.98
-"""A window is not run where the coarse pass gives less, or more, than this everywhere in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ def run_windows(
     batch_size: int,
     exhaustive: bool,
 ) -> None:
-    """Compute the strips the journal does not hold; `exhaustive`: whatever the coarse pass says of a window."""
+    """Compute the strips the journal does not hold; `exhaustive`: windows as a whole, whatever the coarse pass says."""
     begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
     if begun == rows:
         return
@@ -69,7 +66,7 @@ def run_windows(
     give_back()  # windows of the coarse pass are of another size
     done, row, notes = first * columns, first, _no_notes()
     windows = (window for number in range(first, rows) for window in grid.row(number))
-    ask = partial(asked, prompter, exhaustive=exhaustive)
+    ask = partial(asked, prompter, exhaustive=exhaustive or not segmenter.any_size)
     with ExitStack() as stack:
         tiles = stack.enter_context(closing(ahead(partial(read, scene), windows)))
         todo = batches(map(ask, tiles), columns, batch_size)
@@ -97,24 +94,27 @@ def run_windows(
 
 
 def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
-    """Windows of one row, as many as hold `size` that are to be run, but not so many that they take much memory."""
+    """Windows of one row, with as much to be seen as in `size` of them, but not so many that they take much memory."""
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[Asked] = []
         for _, one in row:
             batch.append(one)
-            if sum(other.runs for other in batch) == size or len(batch) == 4 * size:
+            pixels = sum(other.pixels for other in batch)
+            if pixels >= size * one.tile.reason.size or len(batch) == 4 * size:
                 yield batch
                 batch = []
         if batch:
             yield batch
 
 
-def segment_whole(scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter) -> NDArray[np.uint8]:
+def segment_whole(
+    scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter, *, exhaustive: bool = True
+) -> NDArray[np.uint8]:
     """Codes of a scene that fits into memory, (height, width), without a journal."""
     mosaic = Mosaic(grid)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for result in predict(segmenter, [asked(prompter, read(scene, window))])[0]:
+        for result in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
             if strip := mosaic.add(*result):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
@@ -135,61 +135,52 @@ class Asked:
     tile: Tile
     why: str
     """Why it could not be read: nothing where it could."""
-    prompts: Prompts
-    """What the model is told."""
-    runs: bool
-    """Whether it sees the window at all."""
+    seen: tuple[tuple[Tile, Prompts], ...] = ()
+    """What the model is to see, the window or parts of it, and what it is told."""
     standing: NDArray[np.float32] | None = None
     """What a coarse pass said of it, (height, width), where that is to stand."""
 
+    @property
+    def pixels(self) -> int:
+        """Pixels the model is to see."""
+        return sum(tile.reason.size for tile, _ in self.seen)
+
 
 def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
-    """Prompt a window; unless `exhaustive`, one of which a coarse pass is sure is not run: what that said stands."""
+    """Prompt a window; unless `exhaustive`, only parts of which a coarse pass is not sure are to be seen."""
     tile, why = found
     if why or not tile.valid.any():
-        return Asked(tile, why, Prompts.none(), runs=False)
+        return Asked(tile, why)
     prompts = prompter(tile)
-    standing = None if exhaustive else foregone(prompts, tile.reason.shape)
-    return Asked(tile, why, prompts, standing is None, standing)
+    parts = None if exhaustive else unsure_parts(prompts, tile.reason.shape)
+    if parts is None:
+        return Asked(tile, why, ((tile, prompts),))
+    tiles = [tile.part(window) for window in parts]
+    return Asked(tile, why, tuple((one, prompter(one)) for one in tiles), standing(prompts, tile.reason.shape))
 
 
 def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicted], dict[str, Any]]:
     """Probabilities of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
     notes = _no_notes()
-    results = iter(_attempt(segmenter, [(one.tile, one.prompts) for one in batch if one.runs]))
-    return [_result(one, results, notes) for one in batch], notes
+    results = iter(_attempt(segmenter, [pair for one in batch for pair in one.seen]))
+    return [_result(one, list(islice(results, len(one.seen))), notes) for one in batch], notes
 
 
-def _result(one: Asked, results: Iterator[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
-    """What there is of the next tile of a batch, noted."""
-    tile = one.tile
-    if one.standing is not None:
-        notes["foregone"] += 1
-        return tile.window, one.standing, tile.reason
-    if not one.why and not one.runs:
-        notes["skipped"] += 1
-        return tile.window, None, tile.reason
-    result = one.why or next(results)
-    if isinstance(result, str):
-        at = (tile.window.col_off, tile.window.row_off)
-        log.warning("window at column %d, row %d failed and is unobserved: %s", *at, result)
-        notes["failed"].append({"window": asdict(tile.window), "why": result})
-        return tile.window, None, tile.reason
-    notes["run"] += 1
-    notes["pixels"] += result.size
-    return tile.window, result, tile.reason
-
-
-def foregone(prompt: Prompts, shape_hw: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Probabilities of a window, (height, width), that a coarse pass is sure of everywhere; None if it is not.
-
-    A person's points and boxes are always heard.
-    """
-    mask = prompt.mask
-    if mask is None or prompt.bounded or len(prompt.points_xy) or (mask.max() >= DRY and mask.min() <= FLOOD):
-        return None
-    rows, cols = (np.arange(n) * m // n for n, m in zip(shape_hw, mask.shape, strict=True))
-    return mask[np.ix_(rows, cols)]
+def _result(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
+    """What there is of a window once the model has seen what it was to see, noted."""
+    tile, window = one.tile, one.tile.window
+    why = one.why or next((result for result in results if isinstance(result, str)), "")
+    if why:
+        log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
+        notes["failed"].append({"window": asdict(window), "why": why})
+        return window, None, tile.reason
+    notes["run" if one.seen else "skipped" if one.standing is None else "foregone"] += 1
+    notes["pixels"] += one.pixels
+    if one.standing is None:
+        return window, results[0] if results else None, tile.reason
+    for (part, _), result in zip(one.seen, results, strict=True):
+        put(part.window.within(window), result, one.standing)
+    return window, one.standing, tile.reason
 
 
 def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | str]:
@@ -197,7 +188,7 @@ def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> li
     if not wanted:
         return []
     try:
-        probabilities = segmenter.predict([tile for tile, _ in wanted], [prompt for _, prompt in wanted])
+        probabilities = segmenter.predict(*zip(*wanted, strict=True))
     except (RuntimeError, MemoryError) as error:
         if len(wanted) == 1:
             return [str(error).splitlines()[0] if str(error) else type(error).__name__]

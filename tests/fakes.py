@@ -16,7 +16,7 @@ class FakeSegmenter:
 
     best_batch_size = 1
     name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
-    knows_floods, multiple = True, 32
+    knows_floods, multiple, any_size = True, 32, True
 
     def __init__(self, before: Callable[[Tile], None] | None = None) -> None:
         self.before = before or (lambda _: None)

@@ -14,7 +14,8 @@ from floodmap.scene import Tile
 class LeftBright:
     """Flood is what is bright, and the left edge besides; remembers its prompts."""
 
-    name, sha256, knows_floods, multiple, best_batch_size, runs_on = "fake", "0" * 64, True, 32, 1, "cpu float32"
+    name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
+    knows_floods, multiple, any_size, best_batch_size = True, 32, True, 1
 
     def __init__(self) -> None:
         self.asked: list[Prompts] = []

@@ -1,0 +1,126 @@
+"""Parts of a window: where the coarse pass is sure of the ground, the model need not see it from near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.grid import Window
+from floodmap.prompts import Prompts
+
+DRY, FLOOD = 0.03, 0.98
+"""The coarse pass is sure of ground that it gives less, or more, than this."""
+_CELL = 32
+"""Parts begin at multiples of so many pixels: a model's convolutions see them in the same cells as the whole window."""
+_STEP = 256 // _CELL
+"""Sides of parts are multiples of this, in cells, where the window has room: oneDNN makes a hundred kernels for every
+shape, and keeps a thousand."""
+_MARGIN = 64 // _CELL
+"""Sure ground seen around what is unsure, in cells; across it the two are faded into each other."""
+_FIXED = 50
+"""What a part costs however small it is, in cells."""
+
+Bools = NDArray[np.bool_]
+
+
+def unsure_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window] | None:
+    """What is to be seen of a window.
+
+    Args:
+        prompts: a mask prompt is what the coarse pass said; a person's points and boxes are always heard.
+        shape_hw: the window's size in pixels.
+
+    Returns:
+        Parts in the window's pixels, which may overlap: none where the coarse pass is sure everywhere. None where the
+        whole window is to be seen.
+    """
+    mask = prompts.mask
+    if mask is None or prompts.bounded or len(prompts.points_xy):
+        return None
+    unsure = (mask >= DRY) & (mask <= FLOOD)
+    for axis, (side, cells) in enumerate(zip(shape_hw, unsure.shape, strict=True)):
+        unsure = np.logical_or.reduceat(unsure, np.arange(0, side, _CELL) * cells // side, axis=axis)
+    parts = list(_cover(unsure, 0, 0, unsure.shape))
+    if _cost(parts) >= _cost([Window(0, 0, *unsure.shape)]):
+        return None
+    return [_in_pixels(part, shape_hw) for part in parts]
+
+
+def standing(prompts: Prompts, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Probabilities of a window as its mask prompt has them, (height, width)."""
+    mask = prompts.mask
+    assert mask is not None
+    rows, cols = (np.arange(n) * m // n for n, m in zip(shape_hw, mask.shape, strict=True))
+    return mask[np.ix_(rows, cols)]
+
+
+def put(part: Window, probability: NDArray[np.float32], into: NDArray[np.float32]) -> None:
+    """Put a part's probabilities into those of its window, (height, width), in place; they fade in from its borders."""
+    down, across = (
+        _ramp(first, side, whole)
+        for first, side, whole in ((part.row_off, part.height, into.shape[0]), (part.col_off, part.width, into.shape[1]))
+    )
+    ground = into[part.slices]
+    ground += (probability - ground) * (down[:, None] * across)
+
+
+def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
+    """How much a part counts along an axis; fully up to where its window ends as well."""
+    inside = np.arange(side, dtype=np.float32) + 0.5
+    before = inside if first else np.inf
+    after = inside[::-1] if first + side < whole else np.inf
+    near = np.minimum(np.minimum(before, after) / (_MARGIN * _CELL), 1.0)
+    return np.asarray(np.sin(near * (np.pi / 2)) ** 2 * np.ones(side), np.float32)
+
+
+def _cover(unsure: Bools, top: int, left: int, whole_hw: tuple[int, ...]) -> Iterator[Window]:
+    """Rectangles of cells that hold everything unsure and its margin: one around all, or two of which each is cut on.
+
+    Args:
+        unsure: (rows, columns) of cells.
+        top: row of the first of them within the window.
+        left: its column.
+        whole_hw: the window's size, in cells.
+    """
+    one = _around(unsure, top, left, whole_hw)
+    if one is None:
+        return
+    cheapest, halves = _cost([one]), None
+    for axis in (0, 1):
+        for cut in range(1, unsure.shape[axis]):
+            first, second = np.split(unsure, [cut], axis)
+            at = (top + cut, left) if axis == 0 else (top, left + cut)
+            around = [_around(first, top, left, whole_hw), _around(second, *at, whole_hw)]
+            cost = _cost([part for part in around if part])
+            if None not in around and cost < cheapest:
+                cheapest, halves = cost, ((first, top, left), (second, *at))
+    if halves is None:
+        yield one
+        return
+    for cells, row, col in halves:
+        yield from _cover(cells, row, col, whole_hw)
+
+
+def _around(unsure: Bools, top: int, left: int, whole_hw: tuple[int, ...]) -> Window | None:
+    """The rectangle around all unsure cells, with its margin; None where there are none."""
+    sides = []
+    for axis, (offset, whole) in enumerate(zip((top, left), whole_hw, strict=True)):
+        (found,) = np.nonzero(unsure.any(axis=1 - axis))
+        if not len(found):
+            return None
+        first, end = max(offset + found[0] - _MARGIN, 0), min(offset + found[-1] + 1 + _MARGIN, whole)
+        side = min(-(-(end - first) // _STEP) * _STEP, whole)
+        sides.append((min(first, whole - side), side))
+    (row, height), (col, width) = sides
+    return Window(int(row), int(col), int(height), int(width))
+
+
+def _cost(parts: list[Window]) -> int:
+    return sum(part.height * part.width + _FIXED for part in parts)
+
+
+def _in_pixels(part: Window, shape_hw: tuple[int, int]) -> Window:
+    top, left = part.row_off * _CELL, part.col_off * _CELL
+    return Window(top, left, min(part.height * _CELL, shape_hw[0] - top), min(part.width * _CELL, shape_hw[1] - left))
