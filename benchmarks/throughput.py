@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -36,7 +37,8 @@ class Run:
     peak_bytes: int
     windows_peak_bytes: int
     """Until the last window is done: without polygons, which take as much as there are of them."""
-    flood_share: float
+    summary: dict[str, Any]
+    """The run's JSON report."""
 
     @property
     def megapixels_per_second(self) -> float:
@@ -94,7 +96,7 @@ def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
         raise SystemExit(f"floodmap segment failed with exit code {process.returncode}")
     summary = json.loads((out / f"{path.stem}.json").read_text())
     shutil.rmtree(out)
-    return Run(side, seconds, sum(peaks.values()), windows_peak, summary["flood_share_of_observed"])
+    return Run(side, seconds, sum(peaks.values()), windows_peak, summary)
 
 
 def tree(pid: int) -> list[int]:
@@ -142,9 +144,10 @@ def main() -> None:
     for side in options.sides:
         run = measure(scene(options.folder, side), side, options.folder / "out", options.extra)
         runs.append(run)
+        flood_share = run.summary["flood_share_of_observed"]
         print(
             f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} "
-            f"{run.peak_bytes / 1e6:>8.0f} {run.windows_peak_bytes / 1e6:>8.0f} {run.flood_share:>6.1%}"
+            f"{run.peak_bytes / 1e6:>8.0f} {run.windows_peak_bytes / 1e6:>8.0f} {flood_share:>6.1%}"
         )
     first, last = runs[0], runs[-1]
     print(

@@ -11,12 +11,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], *, count: int = 3) -> Generator[Result, None, None]:
-    """Results in the order of the items, the next `count` of them made in a thread meanwhile.
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, count: int = 3, threads: int = 1
+) -> Generator[Result, None, None]:
+    """Results in the order of the items, the next `count` of them made in threads meanwhile.
 
-    Close it before what the work needs is closed: it waits for the thread.
+    Close it before what the work needs is closed: it waits for the threads.
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     todo = iter(items)
     try:
         pending: list[Future[Result]] = [executor.submit(work, item) for item in islice(todo, count)]

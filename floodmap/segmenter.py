@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 def load_segmenter(
     model: ResolvedModel, device: str = "auto", precision: str = "auto"
 ) -> FloodSegmenter | SamSegmenter:
-    """Load a model's weights and make it ready to run.
+    """Load a model's weights and make it ready to run; on a CPU with as many threads as torch has by now.
 
     Args:
         model: weights on this disk.
@@ -102,7 +103,8 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self.best_batch_size = 8 if device.type == "cuda" else min(torch.get_num_threads(), SIDE_BY_SIDE)
+        self._threads = torch.get_num_threads()
+        self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.any_size = isinstance(network, FloodSam)  # Meta's stretch every tile to their frame
         network.eval().requires_grad_(False)
@@ -120,14 +122,13 @@ class FloodSegmenter:
 
         Where somebody gave points, the shipped model looks at three scales and takes the mean.
         """
-        if self.device.type != "cpu" or len(tiles) == 1:
+        if self.device.type != "cpu":
             return by_shape(self._predict, tiles, prompts)
+
         # Each tile by a thread of its own: those that share one wait for each other at every step, and so for
         # whatever else the machine does.
-        threads = torch.get_num_threads()
-
         def alone(number: int) -> NDArray[np.float32]:
-            torch.set_num_threads(max(1, threads // min(len(tiles), self.best_batch_size)))  # of this thread
+            torch.set_num_threads(max(1, self._threads // min(len(tiles), self.best_batch_size)))  # of this thread
             return self._predict(tiles[number : number + 1], prompts[number : number + 1])[0]
 
         # The largest first, so that no thread is left with much when the others are done.
@@ -135,7 +136,7 @@ class FloodSegmenter:
         try:
             found = dict(zip(order, self._side_by_side.map(alone, order), strict=True))
         finally:
-            torch.set_num_threads(threads)  # new threads begin with what any thread set last
+            torch.set_num_threads(self._threads)  # new threads begin with what any thread set last
         return [found[number] for number in range(len(tiles))]
 
     @cached_property
@@ -235,6 +236,7 @@ class SamSegmenter:
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
+        self._turn = Lock()
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -242,7 +244,8 @@ class SamSegmenter:
         Every box, with the points inside it, is a prompt of its own, and so are the points outside all boxes; the mask
         of a tile is their union. Where nothing is prompted nothing is flooded.
         """
-        return by_shape(self._predict, tiles, prompts)
+        with self._turn:  # two at once would want twice the memory
+            return by_shape(self._predict, tiles, prompts)
 
     @torch.inference_mode()
     def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:

@@ -70,8 +70,8 @@ def run_windows(
     with ExitStack() as stack:
         tiles = stack.enter_context(closing(ahead(partial(read, scene), windows)))
         todo = batches(map(ask, tiles), columns, batch_size)
-        # The next batch is at work while this one is blended.
-        predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=1)))
+        # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
+        predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=2, threads=2)))
         for results, noted in predicted:
             notes = {key: value + noted[key] for key, value in notes.items()}
             top, end = grid.strip(row)
@@ -153,10 +153,10 @@ def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
         return Asked(tile, why)
     prompts = prompter(tile)
     parts = None if exhaustive else unsure_parts(prompts, tile.reason.shape)
-    if parts is None:
+    if parts is None or prompts.mask is None:
         return Asked(tile, why, ((tile, prompts),))
     tiles = [tile.part(window) for window in parts]
-    return Asked(tile, why, tuple((one, prompter(one)) for one in tiles), standing(prompts, tile.reason.shape))
+    return Asked(tile, why, tuple((one, prompter(one)) for one in tiles), standing(prompts.mask, tile.reason.shape))
 
 
 def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicted], dict[str, Any]]:
@@ -169,6 +169,7 @@ def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicte
 def _result(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
     """What there is of a window once the model has seen what it was to see, noted."""
     tile, window = one.tile, one.tile.window
+    found = [result for result in results if not isinstance(result, str)]
     why = one.why or next((result for result in results if isinstance(result, str)), "")
     if why:
         log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
@@ -177,8 +178,8 @@ def _result(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dic
     notes["run" if one.seen else "skipped" if one.standing is None else "foregone"] += 1
     notes["pixels"] += one.pixels
     if one.standing is None:
-        return window, results[0] if results else None, tile.reason
-    for (part, _), result in zip(one.seen, results, strict=True):
+        return window, found[0] if found else None, tile.reason
+    for (part, _), result in zip(one.seen, found, strict=True):
         put(part.window.within(window), result, one.standing)
     return window, one.standing, tile.reason
 

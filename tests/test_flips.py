@@ -37,11 +37,11 @@ def test_the_mirror_image_is_turned_back_and_its_prompts_go_with_the_picture() -
     )  # fmt: skip
     model = LeftBright()
     flipped = Flipped(model)  # type: ignore[arg-type]
-    probability = flipped.predict([tile], [prompts])
+    (probability,) = flipped.predict([tile], [prompts])
     expected = rgb[0] / 255
-    np.testing.assert_allclose(probability[0, :, 1:-1], expected[:, 1:-1], rtol=1e-6)
+    np.testing.assert_allclose(probability[:, 1:-1], expected[:, 1:-1], rtol=1e-6)
     for edge in (0, -1):  # what a model says of one side alone is halved
-        np.testing.assert_allclose(probability[0, :, edge], (1 + expected[:, edge]) / 2, rtol=1e-6)
+        np.testing.assert_allclose(probability[:, edge], (1 + expected[:, edge]) / 2, rtol=1e-6)
     mirrored = model.asked[1]
     assert mirrored.points_xy.tolist() == [[4.5, 2.5]] and mirrored.labels.tolist() == [1]
     assert mirrored.boxes_xyxy.tolist() == [[3, 0, 5, 4]]

@@ -56,13 +56,13 @@ def make_tile(shape_hw: tuple[int, int], seed: int = 0) -> Tile:
 def test_every_pixel_of_a_tile_of_any_size_gets_a_probability(
     segmenter: FloodSegmenter, shape_hw: tuple[int, int]
 ) -> None:
-    probability = segmenter.predict([make_tile(shape_hw)], [Prompts.none()])
-    assert probability.shape == (1, *shape_hw) and probability.dtype == np.float32
+    (probability,) = segmenter.predict([make_tile(shape_hw)], [Prompts.none()])
+    assert probability.shape == shape_hw and probability.dtype == np.float32
     assert probability.min() >= 0 and probability.max() <= 1
 
 
 def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> None:
-    tiles = [make_tile((64, 96), seed) for seed in range(3)]
+    tiles = [make_tile(shape_hw, seed) for seed, shape_hw in enumerate([(64, 96), (32, 40), (64, 96)])]
     point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
     for prompts in ([Prompts.none()] * 3, [Prompts.none(), point, Prompts.from_mask(np.full((8, 12), 0.9))]):
         together = segmenter.predict(tiles, prompts)
@@ -72,20 +72,23 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
 
 
 def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
-    segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, used = torch.get_num_threads(), set[int]()
-    own = segmenter._see
-
-    def see(*args: Any) -> torch.Tensor:
-        used.add(torch.get_num_threads())
-        return own(*args)
-
-    monkeypatch.setattr(segmenter, "_see", see)
     torch.set_num_threads(4)
     try:
+        segmenter = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", "float32")
+        own = segmenter._see
+
+        def see(*args: Any) -> torch.Tensor:
+            used.add(torch.get_num_threads())
+            return own(*args)
+
+        monkeypatch.setattr(segmenter, "_see", see)
         segmenter.predict([make_tile((64, 64))] * 2, [Prompts.none()] * 2)
         assert used == {2} and torch.get_num_threads() == 4
+        segmenter.predict([make_tile((64, 64))], [Prompts.none()])
+        assert used == {2, 4}
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 4
     finally:
@@ -138,7 +141,7 @@ def test_ground_that_is_not_observed_does_not_bleed_into_other_scales(segmenter:
     for value in (0, 255):
         rgb = tile.rgb.copy()
         rgb[:, :, 50:] = value
-        results.append(segmenter.predict([replace(tile, rgb=rgb, reason=reason)], [point])[0, :, :50])
+        results.append(segmenter.predict([replace(tile, rgb=rgb, reason=reason)], [point])[0][:, :50])
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
@@ -149,8 +152,8 @@ def test_half_precision_means_about_the_same_with_all_prompts(tmp_path: Path, se
         boxes_xyxy=np.array([[5.0, 5, 60, 60]]),
         mask=np.full((16, 16), 0.3, np.float32),
     )  # fmt: skip
-    expected = segmenter.predict([make_tile((64, 64))], [prompts])
-    assert np.abs(half.predict([make_tile((64, 64))], [prompts]) - expected).max() < 0.1
+    (expected,) = segmenter.predict([make_tile((64, 64))], [prompts])
+    assert np.abs(half.predict([make_tile((64, 64))], [prompts])[0] - expected).max() < 0.1
 
 
 def test_what_lies_in_no_box_is_dry(segmenter: FloodSegmenter) -> None:
@@ -176,7 +179,7 @@ def test_calibration_scales_and_shifts_the_logits_and_mask_prompts_mean_the_same
     tile, coarse = make_tile((64, 96)), torch.linspace(0.1, 0.9, 96).view(8, 12)
     for own, other in ((None, None), (coarse, (coarse.logit() * 0.5 + 0.25).sigmoid())):
         raw, found = (
-            torch.from_numpy(model.predict([tile], [Prompts(mask=None if mask is None else mask.numpy())]))
+            torch.from_numpy(model.predict([tile], [Prompts(mask=None if mask is None else mask.numpy())])[0])
             for model, mask in ((plain, own), (calibrated, other))
         )
         torch.testing.assert_close(found, (raw.logit() * 0.5 + 0.25).sigmoid(), atol=1e-4, rtol=0)
@@ -203,7 +206,7 @@ def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
     box = Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0]]))
     tiles = [make_tile((300, 500)), make_tile((300, 500), 1)]
     probability = sam.predict(tiles, [Prompts.none(), box])
-    assert probability.shape == (2, 300, 500)
+    assert [one.shape for one in probability] == [(300, 500)] * 2
     assert (probability[0] == 0).all() and (probability[1] > 0).any()
     np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
 
