@@ -15,6 +15,7 @@ from segment_anything import sam_model_registry
 from torch.utils.flop_counter import FlopCounterMode
 
 from floodmap.memory import freed_memory_kept
+from floodmap.onednn import pack_linears
 from floodmap.sam import FRAME, build_sam
 from floodmap.segmenter import in_precision
 
@@ -55,7 +56,8 @@ def main() -> None:
     print(f"{options.model}, one window of {FRAME} pixels: {flops / 1e9:.0f} GFLOP, {torch.get_num_threads()} threads")
     print(f"package, float32    {theirs:6.2f} s")
     for dtype in (torch.float32, torch.bfloat16):
-        ours = in_precision(build_sam(stock.state_dict()).eval(), dtype)
+        ours = in_precision(build_sam(stock.state_dict()).eval().requires_grad_(False), dtype)
+        pack_linears(ours.image_encoder)
 
         def encode(ours=ours, dtype=dtype) -> torch.Tensor:
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

@@ -74,17 +74,29 @@ def use_cached_attention(encoder: ImageEncoderViT) -> None:
 
 def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Attention of (N, cells, C) with scores added for (N, cells, rows) and (N, cells, columns)."""
-    count, cells, _ = q.shape
-    seen, keys = torch.empty_like(v), k.transpose(1, 2)
+    count, cells, channels = q.shape
+    narrow = down.shape[-1] + right.shape[-1] < channels
+    if narrow:  # as further channels: less work than adding so short rows
+        q = torch.cat([q, down, right], dim=-1)
+        k = torch.cat([k, _places(down.shape[-1], right.shape[-1]).to(k).expand(count, -1, -1)], dim=-1)
+    seen, keys = torch.empty_like(v), k.transpose(1, 2).contiguous()
     together = max(1, SCORES // cells**2)  # whole heads, or rows of one
     rows = cells if together > 1 else max(1, SCORES // cells)
     for first in range(0, count, together):
         some = slice(first, first + together)
         for row in range(0, cells, rows):
             part = (some, slice(row, row + rows))
-            scores = torch.bmm(q[part], keys[some])
-            by_place = scores.view(*scores.shape[:2], down.shape[-1], right.shape[-1])
-            by_place += down[part][..., :, None]
-            by_place += right[part][..., None, :]
+            if narrow:
+                scores = torch.bmm(q[part], keys[some])
+            else:
+                bias = (down[part][..., :, None] + right[part][..., None, :]).flatten(-2)
+                scores = torch.baddbmm(bias, q[part], keys[some], out=bias)
             seen[part] = torch.bmm(torch.softmax(scores, -1, out=scores), v[some])
     return seen
+
+
+def _places(rows: int, cols: int) -> Tensor:
+    """Which row and which column every cell lies in, (rows x cols, rows + cols), ones among zeros."""
+    down, right = torch.eye(rows)[:, None], torch.eye(cols)[None]
+    shape = (rows, cols, -1)
+    return torch.cat([down.expand(shape), right.expand(shape)], dim=-1).flatten(0, 1)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from floodmap.onednn import conv_relu6
+
 Skips = tuple[Tensor, Tensor, Tensor]
 """Features of the encoder at strides 8, 4 and 2."""
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
@@ -24,8 +26,6 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSION = 6
 """How many times wider a block is inside, but for the first stage's, which are not."""
 
-_FUSED = torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-"""A convolution with what follows it; torch's own compiler uses it, but it is not documented."""
 STRIP_BYTES = 4 * 2**20
 """About how much of a block's wide features is made at once: what fits into a CPU's cache need not go to its memory."""
 
@@ -129,22 +129,6 @@ class InvertedResidual(nn.Module):
                 wide = F.pad(wide, (0, 0, max(-first, 0), max(end - height, 0)))
             strips.append(self.project(conv_relu6(conv, wide, padding=(0, pad))))
         return torch.cat(strips, dim=2)
-
-
-def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """A convolution and its ReLU6; `padding` (rows, columns) instead of its own, where no gradients are wanted.
-
-    While segmenting, at once where oneDNN can, which saves writing and reading what lies between: the same bits in down
-    to a third of the time.
-    """
-    pad = padding or (int(conv.padding[0]), int(conv.padding[1]))
-    if _FUSED and x.device.type == "cpu" and x.dtype == conv.weight.dtype and torch.is_inference_mode_enabled():
-        settings = list(pad), list(conv.stride), list(conv.dilation), conv.groups
-        result: Tensor = _FUSED(x, conv.weight, conv.bias, *settings, "hardtanh", [0.0, 6.0], "")
-        return result
-    if padding:
-        return F.relu6(F.conv2d(x, conv.weight, conv.bias, conv.stride, pad, groups=conv.groups), inplace=True)
-    return F.relu6(conv(x), inplace=True)
 
 
 class Depthwise(nn.Conv2d):

@@ -22,6 +22,7 @@ from floodmap.calibration import UNCALIBRATED, Calibration
 from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
+from floodmap.onednn import pack_linears
 from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, SUREST, VIT, Encoded, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
@@ -116,6 +117,8 @@ class FloodSegmenter:
             network.corrector.to(dtype)
             network.point_maps.to(dtype)
         self.network = network.to(device).to(memory_format=torch.channels_last)
+        if device.type == "cpu" and isinstance(network, Sam):
+            pack_linears(network.image_encoder)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -236,6 +239,8 @@ class SamSegmenter:
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
+        if device.type == "cpu":
+            pack_linears(self.network.image_encoder)
         self._turn = Lock()
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from segment_anything.modeling.common import MLPBlock
+from torch import nn
+
+from floodmap import onednn
+from floodmap.onednn import PackedLinear, conv_relu6, pack_linears
+
+PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("kernel", "groups", "stride"), [(1, 1, 1), (3, 8, 1), (5, 8, 2), (3, 1, 2)])
+def test_a_convolution_and_its_relu6_in_one_go_are_what_they_are_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, batch: int, kernel: int, groups: int,
+    stride: int,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16 if groups == 1 else 8, kernel, stride, kernel // 2, groups=groups)
+    conv = conv.to(dtype).to(memory_format=torch.channels_last)
+    x = (4 * torch.randn(batch, 8, 40, 24)).to(dtype).to(memory_format=torch.channels_last)
+    for part, padding in ((x, None), (x[:, :, 3:29], (0, kernel // 2))):
+        with torch.inference_mode():
+            at_once = conv_relu6(conv, part, padding)
+            with monkeypatch.context() as patch:
+                patch.setattr(onednn, "_CONVOLUTION", None)
+                by_steps = conv_relu6(conv, part, padding)
+        torch.testing.assert_close(at_once, by_steps, atol=tolerance, rtol=tolerance)
+        assert 0 <= at_once.min() < at_once.max() <= 6
+
+
+def test_gradients_go_through_a_convolution_and_its_relu6() -> None:
+    conv, x = nn.Conv2d(2, 2, 3, padding=1), torch.randn(1, 2, 8, 8, requires_grad=True)
+    conv_relu6(conv, x).sum().backward()
+    assert x.grad is not None and conv.weight.grad is not None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_packed_layers_give_what_the_layers_gave(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    block = MLPBlock(embedding_dim=48, mlp_dim=96).to(dtype)
+    x = torch.randn(2, 5, 7, 48).to(dtype)
+    with torch.inference_mode():
+        expected = block(x)
+        pack_linears(block)
+        torch.testing.assert_close(block(x), expected, atol=tolerance, rtol=tolerance)
+        assert block(x.float()).dtype == dtype
+    assert isinstance(block.lin1, PackedLinear) and block.lin1.then == "gelu" and isinstance(block.act, nn.Identity)
+    assert isinstance(block.lin2, PackedLinear) and block.lin2.then == "none"
+    assert not list(block.parameters())
+
+
+def test_without_the_calls_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_LINEAR", None)
+    block = MLPBlock(embedding_dim=8, mlp_dim=16)
+    pack_linears(block)
+    assert isinstance(block.lin1, nn.Linear) and isinstance(block.act, nn.GELU)
