@@ -98,7 +98,7 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @flips_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
 @click.option(
-    "--exhaustive", is_flag=True, help="Run windows, too, that the coarse pass is sure are dry, or flooded, everywhere."
+    "--exhaustive", is_flag=True, help="Look from near, too, at ground that the coarse pass is sure is dry, or flooded."
 )
 @overwrite_option
 @click.option(

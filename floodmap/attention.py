@@ -63,13 +63,21 @@ class CachedAttention(Attention):
         bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
         if q.device.type == "cpu":  # where the gradients of torch's own attention take twice as long
             return torch.baddbmm(bias, q * self.scale, k.transpose(1, 2)).softmax(dim=-1) @ v
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        return _fused(q, k, v, bias, self.scale)
 
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
     """Exchange every block and its attention, in place; their parameters stay."""
     for block in encoder.blocks:
         block.__class__, block.attn.__class__ = CachedBlock, CachedAttention
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention of (N, cells, C) with what is added to its scores, (N, cells, cells), by torch's kernels for GPUs.
+
+    They take four dimensions; with three, torch multiplies step by step, and in float32.
+    """
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
 
 def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> Tensor:

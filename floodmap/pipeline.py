@@ -68,7 +68,7 @@ class SegmentOptions:
     batch_size: int = 1
     """Windows at a time."""
     exhaustive: bool = False
-    """Run windows, too, of which the coarse pass is sure everywhere."""
+    """Look from near, too, at ground of which the coarse pass is sure."""
     overwrite: bool = False
     """Replace results, and discard unfinished work that `resume` cannot go on with."""
     resume: bool = False
@@ -136,7 +136,7 @@ def segment(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: see every window in a mirror too.
         batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
-        exhaustive: run windows, too, of which the coarse pass is sure everywhere.
+        exhaustive: look from near, too, at ground of which the coarse pass is sure.
         progress: called after every window.
         resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
         prompts, tile_size and the others: see `SegmentOptions`.

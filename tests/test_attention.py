@@ -6,14 +6,14 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
-from floodmap.attention import CachedAttention, use_cached_attention
+from floodmap.attention import CachedAttention, _by_parts, _fused, use_cached_attention
 
 
-def make_encoders(seed: int = 0) -> tuple[ImageEncoderViT, ImageEncoderViT]:
+def make_encoders(channels: int = 16) -> tuple[ImageEncoderViT, ImageEncoderViT]:
     """The package's, of one block that looks around in windows and one that sees the whole, and ours."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     stock = ImageEncoderViT(
-        img_size=320, embed_dim=32, depth=2, num_heads=2, out_chans=16, use_rel_pos=True, window_size=14,
+        img_size=320, embed_dim=2 * channels, depth=2, num_heads=2, out_chans=16, use_rel_pos=True, window_size=14,
         global_attn_indexes=(1,),
     ).eval()  # fmt: skip
     for name, parameter in stock.named_parameters():
@@ -30,14 +30,23 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 3, 2**22])  # a few rows at a time to everything
-def test_parts_of_any_size_equal_the_package(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("channels", [16, 32, 64])  # places as further channels: nowhere, in windows, everywhere
+def test_parts_of_any_size_equal_the_package(scores: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.attention.SCORES", scores)
-    stock, ours = make_encoders()
+    stock, ours = make_encoders(channels)
     image = torch.randn(2, 3, 320, 320)
     assert all(isinstance(block.attn, CachedAttention) for block in ours.blocks)
     assert relative(ours(image), stock(image)) < 1e-5
     with torch.autocast("cpu", torch.bfloat16):
         assert relative(ours(image), stock(image)) < 2e-2
+
+
+def test_what_gpus_work_out_is_what_cpus_do() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, 5 * 7, 8)
+    down, right = torch.randn(6, 35, 5), torch.randn(6, 35, 7)
+    bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
+    torch.testing.assert_close(_fused(q, k, v, bias, 0.3), _by_parts(q * 0.3, k, v, down, right))
 
 
 def test_gradients_are_those_of_the_package() -> None:
