@@ -74,10 +74,10 @@ class Tile:
         return np.asarray(self.reason == 0)
 
     def part(self, inner: Window) -> Tile:
-        """A part of it; `inner` is in the tile's own pixels."""
-        down, across = inner.slices
-        nir = None if self.nir is None else self.nir[down, across]
-        return Tile(self.window.part(inner), self.rgb[:, down, across], self.reason[down, across], nir)
+        """A copy of a part of it; `inner` is in the tile's own pixels."""
+        part = (..., *inner.slices)
+        nir = None if self.nir is None else self.nir[part].copy()
+        return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir)
 
 
 class Scene:

@@ -28,6 +28,10 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
+_GIVE_BACK = 2
+"""Windows after which memory is given back: parts of all sizes leave holes in it. It takes no more time than every row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is."""
@@ -78,6 +82,8 @@ def run_windows(
             for window, probability, reason in results:
                 strip = mosaic.add(window, probability, reason)
                 done += 1
+                if done % _GIVE_BACK == 0:
+                    give_back()
                 pixels = top * grid.width + (end - top) * window.col_end
                 report(Progress(done, len(grid), pixels, "segment"))
             if strip is None:
@@ -85,7 +91,6 @@ def run_windows(
             if row >= begun:
                 journal.append(row, Entry(strip, notes))
                 notes = _no_notes()
-                give_back()
             else:
                 # A row of a finished strip, computed once more for the part that reaches below: it was counted
                 # then, but what fails now is missing there.
@@ -100,7 +105,7 @@ def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[
         for _, one in row:
             batch.append(one)
             pixels = sum(other.pixels for other in batch)
-            if pixels >= size * one.tile.reason.size or len(batch) == 4 * size:
+            if pixels >= size * one.reason.size or len(batch) == 2 * size:
                 yield batch
                 batch = []
         if batch:
@@ -130,15 +135,17 @@ def read(scene: Scene, window: Window) -> Read:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A window, and what is to be made of it."""
+    """A window, and what is to be made of it; no more of its pixels than that takes, since many may be waiting."""
 
-    tile: Tile
+    window: Window
+    reason: NDArray[np.uint8]
+    """Why a pixel is unobserved, (height, width)."""
     why: str
-    """Why it could not be read: nothing where it could."""
+    """Why the window could not be read: nothing where it could."""
     seen: tuple[tuple[Tile, Prompts], ...] = ()
     """What the model is to see, the window or parts of it, and what it is told."""
     standing: NDArray[np.float32] | None = None
-    """What a coarse pass said of it, (height, width), where that is to stand."""
+    """What a coarse pass said of the window, at its own resolution, where that is to stand."""
 
     @property
     def pixels(self) -> int:
@@ -150,13 +157,13 @@ def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
     """Prompt a window; unless `exhaustive`, only parts of which a coarse pass is not sure are to be seen."""
     tile, why = found
     if why or not tile.valid.any():
-        return Asked(tile, why)
+        return Asked(tile.window, tile.reason, why)
     prompts = prompter(tile)
     parts = None if exhaustive else unsure_parts(prompts, tile.reason.shape)
     if parts is None or prompts.mask is None:
-        return Asked(tile, why, ((tile, prompts),))
+        return Asked(tile.window, tile.reason, why, ((tile, prompts),))
     tiles = [tile.part(window) for window in parts]
-    return Asked(tile, why, tuple((one, prompter(one)) for one in tiles), standing(prompts.mask, tile.reason.shape))
+    return Asked(tile.window, tile.reason, why, tuple((one, prompter(one)) for one in tiles), prompts.mask)
 
 
 def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicted], dict[str, Any]]:
@@ -168,20 +175,21 @@ def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicte
 
 def _result(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
     """What there is of a window once the model has seen what it was to see, noted."""
-    tile, window = one.tile, one.tile.window
+    window, reason = one.window, one.reason
     found = [result for result in results if not isinstance(result, str)]
     why = one.why or next((result for result in results if isinstance(result, str)), "")
     if why:
         log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
         notes["failed"].append({"window": asdict(window), "why": why})
-        return window, None, tile.reason
+        return window, None, reason
     notes["run" if one.seen else "skipped" if one.standing is None else "foregone"] += 1
     notes["pixels"] += one.pixels
     if one.standing is None:
-        return window, found[0] if found else None, tile.reason
+        return window, found[0] if found else None, reason
+    probability = standing(one.standing, reason.shape)
     for (part, _), result in zip(one.seen, found, strict=True):
-        put(part.window.within(window), result, one.standing)
-    return window, one.standing, tile.reason
+        put(part.window.within(window), result, probability)
+    return window, probability, reason
 
 
 def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | str]:
