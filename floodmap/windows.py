@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 _GIVE_BACK = 2
-"""Windows after which memory is given back: parts of all sizes leave holes in it. It takes no more time than every row."""
+"""Windows after which memory is given back: parts of all sizes leave holes in it. It takes no time worth telling."""
 
 
 @dataclass(frozen=True, slots=True)
