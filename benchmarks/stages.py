@@ -52,9 +52,9 @@ class Known:
         with rasterio.open(reference) as raster:  # at once, or it would share GDAL's cache with the scene
             self.flood = raster.read(1) == 1
 
-    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """See `floodmap.prompter.Segmenter`."""
-        return np.stack([self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)])
+        return [self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)]
 
     def _one(self, tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
         if prompt.mask is None:

@@ -28,8 +28,8 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
-_GIVE_BACK = 2
-"""Windows after which memory is given back: parts of all sizes leave holes in it. It takes no time worth telling."""
+_GIVE_BACK = 8
+"""Windows after which memory is given back: parts of all sizes leave holes in it. After every two it cost time."""
 
 
 @dataclass(frozen=True, slots=True)
