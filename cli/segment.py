@@ -122,6 +122,9 @@ def segment(
     Exit codes: 0 done; 1 a scene was refused or failed; 2 wrong usage; 3 done, but some windows failed and are
     unobserved; 130 interrupted.
     """
+    from floodmap.memory import be_sparing
+
+    be_sparing()  # before what follows brings threads with it
     from floodmap.flips import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
     from floodmap.scene import SceneOptions

@@ -118,17 +118,20 @@ class InvertedResidual(nn.Module):
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
         """The same, so many rows of the result at a time."""
-        conv, height = self.depthwise, x.shape[-2]
+        conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
-        strips = []
-        for top in range(0, -(-height // stride), rows):
+        bottom, right = -(-height // stride), -(-width // stride)
+        # One piece of memory: strips kept apart until all are done would leave holes of all sizes behind.
+        shape = (len(x), self.project.out_channels, bottom, right)
+        narrow = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        for top in range(0, bottom, rows):
             first = top * stride - pad
-            end = min(top + rows, -(-height // stride)) * stride - stride + 1 + pad
+            end = min(top + rows, bottom) * stride - stride + 1 + pad
             wide = self._widened(x[:, :, max(first, 0) : end])
             if first < 0 or end > height:
                 wide = F.pad(wide, (0, 0, max(-first, 0), max(end - height, 0)))
-            strips.append(self.project(conv_relu6(conv, wide, padding=(0, pad))))
-        return torch.cat(strips, dim=2)
+            narrow[:, :, top : top + rows] = self.project(conv_relu6(conv, wide, padding=(0, pad)))
+        return narrow
 
 
 class Depthwise(nn.Conv2d):

@@ -148,8 +148,8 @@ class FloodSegmenter:
 
     @torch.inference_mode()
     def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
-        valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
+        rgb = self._stacked([tile.rgb for tile in tiles])
+        valid = self._stacked([tile.valid for tile in tiles])
         seen = self._see(rgb, valid, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
@@ -162,6 +162,11 @@ class FloodSegmenter:
             if p.bounded:  # that boxes surround all flood a decoder would only hear of
                 one[~p.bounds(tiles[0].reason.shape)] = 0.0
         return probability
+
+    def _stacked(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None]).to(
+            self.device
+        )
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""

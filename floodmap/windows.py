@@ -45,8 +45,28 @@ class Progress:
 
 Read = tuple[Tile, str]
 """A tile, and why it could not be read: nothing where it could."""
-Predicted = tuple[Window, NDArray[np.float32] | None, NDArray[np.uint8]]
-"""A window, its probabilities if there are any, and the reasons of its unobserved pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found of a window; pieces of it until it is blended, since many may be waiting."""
+
+    window: Window
+    reason: NDArray[np.uint8]
+    """Why a pixel is unobserved, (height, width)."""
+    pieces: Sequence[tuple[Window, NDArray[np.float32]]] = ()
+    """Parts of it, in its own pixels, and their probabilities; one alone where the whole window was seen."""
+    standing: NDArray[np.float32] | None = None
+    """What a coarse pass said of it, at its own resolution, where that is to stand beside the parts."""
+
+    def probability(self) -> NDArray[np.float32] | None:
+        """(height, width); None where the window has none."""
+        if self.standing is None:
+            return self.pieces[0][1] if self.pieces else None
+        whole = standing(self.standing, self.reason.shape)
+        for part, probability in self.pieces:
+            put(part, probability, whole)
+        return whole
 
 
 def run_windows(
@@ -79,12 +99,13 @@ def run_windows(
         for results, noted in predicted:
             notes = {key: value + noted[key] for key, value in notes.items()}
             top, end = grid.strip(row)
-            for window, probability, reason in results:
-                strip = mosaic.add(window, probability, reason)
+            while results:  # each forgotten once it is blended
+                found = results.pop(0)
+                strip = mosaic.add(found.window, found.probability(), found.reason)
                 done += 1
                 if done % _GIVE_BACK == 0:
                     give_back()
-                pixels = top * grid.width + (end - top) * window.col_end
+                pixels = top * grid.width + (end - top) * found.window.col_end
                 report(Progress(done, len(grid), pixels, "segment"))
             if strip is None:
                 continue
@@ -103,11 +124,10 @@ def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[Asked] = []
         for _, one in row:
-            batch.append(one)
-            pixels = sum(other.pixels for other in batch)
-            if pixels >= size * one.reason.size or len(batch) == 2 * size:
+            if len(batch) == size or sum(other.pixels for other in (*batch, one)) > size * one.reason.size:
                 yield batch
                 batch = []
+            batch.append(one)
         if batch:
             yield batch
 
@@ -119,8 +139,8 @@ def segment_whole(
     mosaic = Mosaic(grid)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for result in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
-            if strip := mosaic.add(*result):
+        for found in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
+            if strip := mosaic.add(found.window, found.probability(), found.reason):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
 
@@ -166,30 +186,26 @@ def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
     return Asked(tile.window, tile.reason, why, tuple((one, prompter(one)) for one in tiles), prompts.mask)
 
 
-def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Predicted], dict[str, Any]]:
-    """Probabilities of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
+def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Found], dict[str, Any]]:
+    """What is found of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
     notes = _no_notes()
     results = iter(_attempt(segmenter, [pair for one in batch for pair in one.seen]))
-    return [_result(one, list(islice(results, len(one.seen))), notes) for one in batch], notes
+    return [_found(one, list(islice(results, len(one.seen))), notes) for one in batch], notes
 
 
-def _result(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Predicted:
+def _found(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Found:
     """What there is of a window once the model has seen what it was to see, noted."""
-    window, reason = one.window, one.reason
-    found = [result for result in results if not isinstance(result, str)]
+    window = one.window
+    parts = [tile.window.within(window) for tile, _ in one.seen]
+    pieces = [(part, result) for part, result in zip(parts, results, strict=True) if not isinstance(result, str)]
     why = one.why or next((result for result in results if isinstance(result, str)), "")
     if why:
         log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
         notes["failed"].append({"window": asdict(window), "why": why})
-        return window, None, reason
+        return Found(window, one.reason)
     notes["run" if one.seen else "skipped" if one.standing is None else "foregone"] += 1
     notes["pixels"] += one.pixels
-    if one.standing is None:
-        return window, found[0] if found else None, reason
-    probability = standing(one.standing, reason.shape)
-    for (part, _), result in zip(one.seen, found, strict=True):
-        put(part.window.within(window), result, probability)
-    return window, probability, reason
+    return Found(window, one.reason, pieces, one.standing)
 
 
 def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | str]:
