@@ -1,8 +1,10 @@
-"""What the coarse pass says of a whole scene, kept small: of large scenes it would be most of what a run remembers."""
+"""What the coarse pass says of a whole scene, kept on disk: of a large one it would be much of what a run remembers."""
 
 from __future__ import annotations
 
 import zlib
+from os import SEEK_END
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,9 @@ _CHUNK = 64
 
 
 class CoarseMap:
-    """Per cent of flood, uint8 (height, width), compressed; it grows downwards, and rows are read by slices.
+    """Per cent of flood, uint8 (height, width), compressed, in a temporary file that nobody else sees.
+
+    It grows downwards, and rows are read by slices.
 
     Args:
         width: columns.
@@ -20,7 +24,9 @@ class CoarseMap:
 
     def __init__(self, width: int) -> None:
         self.shape = (0, width)
-        self._chunks: list[bytes] = []
+        self._file = TemporaryFile()  # noqa: SIM115 (lives as long as the map)
+        self._chunks: list[tuple[int, int]] = []
+        """Where each chunk begins in the file, and how many bytes it has."""
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
         """The rows last read: windows side by side want the same."""
 
@@ -30,7 +36,10 @@ class CoarseMap:
         if whole:
             codes = np.concatenate([self._unpacked(len(self._chunks) - 1), codes])
             del self._chunks[-1]
-        self._chunks += [zlib.compress(codes[row : row + _CHUNK].data, 1) for row in range(0, len(codes), _CHUNK)]
+        for row in range(0, len(codes), _CHUNK):
+            packed = zlib.compress(codes[row : row + _CHUNK].data, 1)
+            self._chunks.append((self._file.seek(0, SEEK_END), len(packed)))
+            self._file.write(packed)
         self.shape = (self.shape[0] - whole + len(codes), self.shape[1])
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
@@ -42,4 +51,6 @@ class CoarseMap:
         return self._rows[rows.start - self._first : rows.stop - self._first]
 
     def _unpacked(self, number: int) -> NDArray[np.uint8]:
-        return np.frombuffer(zlib.decompress(self._chunks[number]), np.uint8).reshape(-1, self.shape[1])
+        first, length = self._chunks[number]
+        self._file.seek(first)
+        return np.frombuffer(zlib.decompress(self._file.read(length)), np.uint8).reshape(-1, self.shape[1])

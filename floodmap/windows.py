@@ -28,7 +28,7 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
-_GIVE_BACK = 8
+_GIVE_BACK = 4
 """Windows after which memory is given back: parts of all sizes leave holes in it. After every two it cost time."""
 
 
