@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import zlib
 from os import SEEK_END
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
+
+from floodmap.errors import OutputError
 
 _CHUNK = 64
 """Rows compressed in one go."""
@@ -20,11 +23,15 @@ class CoarseMap:
 
     Args:
         width: columns.
+
+    Raises:
+        OutputError: there is no room for the file.
     """
 
     def __init__(self, width: int) -> None:
         self.shape = (0, width)
         self._file = TemporaryFile()  # noqa: SIM115 (lives as long as the map)
+        finalize(self, self._file.close)
         self._chunks: list[tuple[int, int]] = []
         """Where each chunk begins in the file, and how many bytes it has."""
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
@@ -38,8 +45,7 @@ class CoarseMap:
             del self._chunks[-1]
         for row in range(0, len(codes), _CHUNK):
             packed = zlib.compress(codes[row : row + _CHUNK].data, 1)
-            self._chunks.append((self._file.seek(0, SEEK_END), len(packed)))
-            self._file.write(packed)
+            self._chunks.append((self._kept(packed), len(packed)))
         self.shape = (self.shape[0] - whole + len(codes), self.shape[1])
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
@@ -49,6 +55,18 @@ class CoarseMap:
             self._first = first * _CHUNK
             self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
         return self._rows[rows.start - self._first : rows.stop - self._first]
+
+    def _kept(self, packed: bytes) -> int:
+        """Write something to the end of the file; returns where it begins."""
+        try:
+            first = self._file.seek(0, SEEK_END)
+            self._file.write(packed)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{gettempdir()} cannot be written: {error.strerror}; make room, or set TMPDIR to another folder"
+            ) from error
+        return first
 
     def _unpacked(self, number: int) -> NDArray[np.uint8]:
         first, length = self._chunks[number]

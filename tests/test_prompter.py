@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from floodmap.coarse import CoarseMap
+from floodmap.errors import OutputError
 from floodmap.grid import Window
 from floodmap.prompter import COARSE_FACTOR, coarse_factor, coarse_pass, crop_coarse, make_prompter
 from floodmap.scene import Scene, Tile
@@ -60,6 +61,13 @@ def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.D
         first = data.draw(st.integers(0, len(whole) - 1))
         rows = slice(first, data.draw(st.integers(first + 1, len(whole))))
         np.testing.assert_array_equal(coarse[rows], whole[rows])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_no_room_for_the_coarse_map_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("floodmap.coarse.TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))
+    with pytest.raises(OutputError, match=r"cannot be written: No space left on device; make room, or set TMPDIR"):
+        CoarseMap(7).append(np.zeros((3, 7), np.uint8))
 
 
 @pytest.mark.parametrize(
