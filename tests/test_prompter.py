@@ -65,7 +65,7 @@ def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.D
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_no_room_for_the_coarse_map_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.coarse.TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))
+    monkeypatch.setattr("floodmap.coarse.TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
     with pytest.raises(OutputError, match=r"cannot be written: No space left on device; make room, or set TMPDIR"):
         CoarseMap(7).append(np.zeros((3, 7), np.uint8))
 
