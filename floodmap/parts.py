@@ -11,7 +11,7 @@ from floodmap.grid import Window
 from floodmap.prompts import Prompts
 
 DRY, FLOOD = 0.1, 0.9
-"""The coarse pass is sure of ground that it gives less, or more: costs nothing on val; 0.15 and 0.85, 0.0003 elsewhere."""
+"""The coarse pass is sure of ground that it gives less, or more: costs nothing; 0.15 and 0.85, 0.0003 somewhere."""
 _CELL = 32
 """Parts begin at multiples of so many pixels: a model's convolutions see them in the same cells as the whole window."""
 _MARGIN = 1
