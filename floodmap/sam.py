@@ -5,9 +5,11 @@ Source: Kirillov et al. 2023, arXiv:2304.02643.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -20,6 +22,8 @@ from floodmap.corrector import Corrector, Ground
 from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
 from floodmap.kriging import Kriging
+
+log = logging.getLogger(__name__)
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -71,6 +75,18 @@ class Decoded:
     """The IoU it expects, (B,)."""
     features: Tensor
     """That the logits were read off, (B, C, H/2, W/2)."""
+
+
+class PointEncoder(PromptEncoder):
+    """SAM's prompt encoder; a GPU is not waited for to tell which points are on flood and which on dry ground."""
+
+    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        if pad:
+            points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        placed = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
+        kinds = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings[:2])])
+        embedded: Tensor = placed * (labels >= 0)[..., None] + kinds[labels + 1]
+        return embedded
 
 
 class Decoder(MaskDecoder):
@@ -338,7 +354,7 @@ class Sam(nn.Module):
         super().__init__()
         cells = FRAME // STRIDE
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(
+        self.prompt_encoder = PointEncoder(
             embed_dim=256, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
         )
         self.mask_decoder = Decoder(
@@ -347,6 +363,7 @@ class Sam(nn.Module):
         )
         self.recomputes = False
         """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
+        self._kernels_fail = False
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Tiles to embeddings (B, 256, 64, 64).
@@ -365,13 +382,27 @@ class Sam(nn.Module):
         return Encoded(self._embed(image.to(self.image_encoder.neck[0].weight.dtype)), None, (height, width))
 
     def _embed(self, image: Tensor) -> Tensor:
-        if not self.recomputes:
-            return self.image_encoder(image)
         encoder = self.image_encoder
+        if not self.recomputes:
+            return self._embed_fused(image) if _takes_kernels(encoder) else encoder(image)
         x = encoder.patch_embed(image) + encoder.pos_embed
         for block in encoder.blocks:
             x = checkpoint(block, x, use_reentrant=False)
         return encoder.neck(x.permute(0, 3, 1, 2))
+
+    def _embed_fused(self, image: Tensor) -> Tensor:
+        from floodmap import flash
+
+        if not self._kernels_fail:
+            try:
+                return flash.embed(self.image_encoder, image)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # Triton raises what its own compiler and the system's give
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning("attention runs at about half speed, as its kernels cannot be compiled here (%s)", reason)
+                self._kernels_fail = True
+        return self.image_encoder(image)
 
     def decode(
         self,
@@ -428,6 +459,13 @@ class Sam(nn.Module):
             dense_prompt_embeddings=dense.to(dtype),
             multimask_output=multimask,
         )
+
+
+def _takes_kernels(encoder: ImageEncoderViT) -> bool:
+    """Whether an encoder is where, and as, the kernels of `flash` want it: on an NVIDIA GPU, at half precision."""
+    weight = encoder.patch_embed.proj.weight
+    there = weight.is_cuda and torch.version.cuda is not None and find_spec("triton") is not None
+    return there and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
 
 
 def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:

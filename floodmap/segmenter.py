@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.calibration import UNCALIBRATED, Calibration
+from floodmap.dispatch import Dispatcher, send
 from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
@@ -34,6 +34,10 @@ SIDE_BY_SIDE = 4
 """Windows at most that a CPU works on at once."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
+SETS = 16
+"""Prompt sets decoded at once, at most."""
+NOTHING = -1e4
+"""Logit where nothing is prompted."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
@@ -104,7 +108,7 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self._threads = torch.get_num_threads()
+        self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher()
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.any_size = isinstance(network, FloodSam)  # Meta's stretch every tile to their frame
@@ -126,13 +130,16 @@ class FloodSegmenter:
         Where somebody gave points, the shipped model looks at three scales and takes the mean.
         """
         if self.device.type != "cpu":
-            return by_shape(self._predict, tiles, prompts)
+            return self._dispatcher.run(self._predict, tiles, prompts)
 
         # Each tile by a thread of its own: those that share one wait for each other at every step, and so for
         # whatever else the machine does.
         def alone(number: int) -> NDArray[np.float32]:
             torch.set_num_threads(max(1, self._threads // min(len(tiles), self.best_batch_size)))  # of this thread
-            return self._predict(tiles[number : number + 1], prompts[number : number + 1])[0]
+            found: NDArray[np.float32] = self._predict(tiles[number : number + 1], prompts[number : number + 1])[
+                0
+            ].numpy()
+            return found
 
         # The largest first, so that no thread is left with much when the others are done.
         order = sorted(range(len(tiles)), key=lambda number: -tiles[number].reason.size)
@@ -147,9 +154,8 @@ class FloodSegmenter:
         return ThreadPoolExecutor(self.best_batch_size, thread_name_prefix="windows")
 
     @torch.inference_mode()
-    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        rgb = self._stacked([tile.rgb for tile in tiles])
-        valid = self._stacked([tile.valid for tile in tiles])
+    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Tensor:
+        rgb, valid = send([tile.rgb for tile in tiles], self.device), send([tile.valid for tile in tiles], self.device)
         seen = self._see(rgb, valid, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
@@ -157,16 +163,10 @@ class FloodSegmenter:
                     one = slice(i, i + 1)
                     others = [self._see_scaled(rgb[one], valid[one], p, scale) for scale in _scales(p, rgb.shape)]
                     seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
-        probability: NDArray[np.float32] = seen.cpu().numpy()
-        for one, p in zip(probability, prompts, strict=True):
+        for one_seen, p in zip(seen, prompts, strict=True):
             if p.bounded:  # that boxes surround all flood a decoder would only hear of
-                one[~p.bounds(tiles[0].reason.shape)] = 0.0
-        return probability
-
-    def _stacked(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None]).to(
-            self.device
-        )
+                one_seen[torch.from_numpy(~p.bounds(tiles[0].reason.shape))] = 0.0
+        return seen
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
@@ -210,20 +210,21 @@ class FloodSegmenter:
             points = boxes = masks = None
             if len(p.points_xy):
                 points = (
-                    self._tensor(p.points_xy - PIXEL_CENTRE)[None],
+                    _floats(p.points_xy - PIXEL_CENTRE, self.device)[None],
                     torch.as_tensor(p.labels, device=self.device)[None],
                 )
             if len(p.boxes_xyxy):
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
-                boxes = self._tensor(np.concatenate(corners) - PIXEL_CENTRE)[None]
+                boxes = _floats(np.concatenate(corners) - PIXEL_CENTRE, self.device)[None]
             if p.mask is not None:
-                masks = mask_logits(self._tensor(p.mask), shape_hw, mask_hw, self.calibration)
+                masks = mask_logits(_floats(p.mask, self.device), shape_hw, mask_hw, self.calibration)
             one = encoded[i : i + 1]
             decoded.append(self.network.decode(one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
 
-    def _tensor(self, array: NDArray[np.floating[Any]]) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+def _floats(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
+    return torch.as_tensor(array, dtype=torch.float32, device=device)
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
@@ -246,7 +247,7 @@ class SamSegmenter:
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
         if device.type == "cpu":
             pack_linears(self.network.image_encoder)
-        self._turn = Lock()
+        self._dispatcher = Dispatcher()
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -254,61 +255,59 @@ class SamSegmenter:
         Every box, with the points inside it, is a prompt of its own, and so are the points outside all boxes; the mask
         of a tile is their union. Where nothing is prompted nothing is flooded.
         """
-        with self._turn:  # two at once would want twice the memory
-            return by_shape(self._predict, tiles, prompts)
+        return self._dispatcher.run(self._predict, tiles, prompts)
 
     @torch.inference_mode()
-    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
-        height, width = tiles[0].reason.shape
-        scale = FRAME / max(height, width)
-        rgb = torch.from_numpy(np.stack([tile.rgb for tile in tiles])).to(self.device)
-        valid = torch.from_numpy(np.stack([tile.valid for tile in tiles])).to(self.device)
+    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Tensor:
+        shape_hw = tiles[0].reason.shape
+        rgb, valid = send([tile.rgb for tile in tiles], self.device), send([tile.valid for tile in tiles], self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             encoded = self.network.encode(rgb, valid)
-        encoded = replace(encoded, embedding=encoded.embedding.float())
-        out = np.zeros((len(tiles), height, width), np.float32)
-        for i, p in enumerate(prompts):
-            sets = prompt_sets(p)
-            if not sets:
-                continue
-            logits = [self._decode(encoded[i : i + 1], one, scale) for one in sets]
-            low = torch.stack(logits).amax(dim=0)
-            out[i] = self._upscale(low, (height, width), scale).sigmoid().cpu().numpy()
-        return out
+        low = torch.full((len(tiles), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
+        for numbers, sets in _alike([(i, one) for i, p in enumerate(prompts) for one in prompt_sets(p)]):
+            of = torch.tensor(numbers, device=self.device)
+            embedding = encoded.embedding[of].float()
+            logits = self._decode(replace(encoded, embedding=embedding), sets, FRAME / max(shape_hw))
+            low.scatter_reduce_(0, of[:, None, None].expand_as(logits), logits.float(), "amax")
+        return self._upscale(low, shape_hw).sigmoid_()
 
-    def _decode(self, encoded: Encoded, prompts: Prompts, scale: float) -> Tensor:
+    def _decode(self, encoded: Encoded, sets: Sequence[Prompts], scale: float) -> Tensor:
+        """Logits (N, 256, 256) of prompt sets of one kind, each of an image of its own."""
         points = boxes = None
-        if len(prompts.points_xy):
-            xy = torch.as_tensor(prompts.points_xy * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device)
-            points = (xy[None], torch.as_tensor(prompts.labels, device=self.device)[None])
-        if len(prompts.boxes_xyxy):
-            boxes = torch.as_tensor(
-                prompts.boxes_xyxy[:1] * scale - PIXEL_CENTRE, dtype=torch.float32, device=self.device
+        if len(sets[0].points_xy):
+            xy = np.stack([one.points_xy for one in sets]) * scale - PIXEL_CENTRE
+            labels = np.stack([one.labels for one in sets])
+            points = (
+                torch.as_tensor(xy, dtype=torch.float32, device=self.device),
+                torch.as_tensor(labels).to(self.device),
             )
+        if len(sets[0].boxes_xyxy):
+            corners = np.concatenate([one.boxes_xyxy for one in sets]) * scale - PIXEL_CENTRE
+            boxes = _floats(corners, self.device)
         # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
-        several = boxes is None and len(prompts.points_xy) == 1
+        several = boxes is None and len(sets[0].points_xy) == 1
         logits, iou = self.network.predict_masks(encoded, points, boxes, multimask=several)
-        return logits[0, int(iou[0].argmax())]
+        return logits[torch.arange(len(sets), device=self.device), iou.argmax(dim=1)]
 
     @staticmethod
-    def _upscale(low: Tensor, shape_hw: tuple[int, int], scale: float) -> Tensor:
-        frame = F.interpolate(low[None, None].float(), (FRAME, FRAME), mode="bilinear", align_corners=False)
+    def _upscale(low: Tensor, shape_hw: tuple[int, int]) -> Tensor:
+        """Logits of the frame, (B, 256, 256), as those of tiles, (B, height, width)."""
+        scale = FRAME / max(shape_hw)
+        frame = F.interpolate(low[:, None], (FRAME, FRAME), mode="bilinear", align_corners=False)
         height, width = (round(side * scale) for side in shape_hw)
         part = frame[..., :height, :width]
-        return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[0, 0]
+        return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
-def by_shape(
-    predict: Callable[[list[Tile], list[Prompts]], NDArray[np.float32]],
-    tiles: Sequence[Tile],
-    prompts: Sequence[Prompts],
-) -> list[NDArray[np.float32]]:
-    """What `predict`, (B, height, width), makes of tiles of any shapes, those of one shape together."""
-    found: dict[int, NDArray[np.float32]] = {}
-    for shape_hw in dict.fromkeys(tile.reason.shape for tile in tiles):
-        alike = [number for number, tile in enumerate(tiles) if tile.reason.shape == shape_hw]
-        found |= zip(alike, predict([tiles[i] for i in alike], [prompts[i] for i in alike]), strict=True)
-    return [found[number] for number in range(len(tiles))]
+def _alike(sets: Sequence[tuple[int, Prompts]]) -> Iterator[tuple[list[int], list[Prompts]]]:
+    """Prompt sets that can be decoded together, not too many, and the numbers of their tiles."""
+    kinds: dict[tuple[int, int], list[tuple[int, Prompts]]] = {}
+    for number, one in sets:
+        kinds.setdefault((len(one.points_xy), len(one.boxes_xyxy)), []).append((number, one))
+    for kind in kinds.values():
+        for first in range(0, len(kind), SETS):
+            numbers, some = zip(*kind[first : first + SETS], strict=True)
+            yield list(numbers), list(some)
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:

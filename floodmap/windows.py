@@ -90,10 +90,13 @@ def run_windows(
     give_back()  # windows of the coarse pass are of another size
     done, row, notes = first * columns, first, _no_notes()
     windows = (window for number in range(first, rows) for window in grid.row(number))
-    ask = partial(asked, prompter, exhaustive=exhaustive or not segmenter.any_size)
+
+    def ask(window: Window) -> Asked:
+        return asked(prompter, read(scene, window), exhaustive=exhaustive or not segmenter.any_size)
+
     with ExitStack() as stack:
-        tiles = stack.enter_context(closing(ahead(partial(read, scene), windows)))
-        todo = batches(map(ask, tiles), columns, batch_size)
+        told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + 1)))
+        todo = batches(told, columns, batch_size)
         # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
         predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=2, threads=2)))
         for results, noted in predicted:

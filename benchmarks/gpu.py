@@ -1,0 +1,172 @@
+"""The big SAMs on a GPU, in one run: `python benchmarks/gpu.py [--model vit_h] [--side 10000] [--folder FOLDER]`.
+
+Random weights: speed does not depend on them. The encoder's operations (FlopCounterMode over the package's, without
+those on cells that only fill windows up) are set against the rate of a large matrix product; then `floodmap segment`
+of a whole scene against its model alone, encoding and decoding what lies in the GPU's memory already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything import sam_model_registry
+from throughput import lay_out
+from torch.utils.flop_counter import FlopCounterMode
+
+from floodmap.models import ResolvedModel
+from floodmap.pipeline import Progress, SegmentOptions, segment_scene
+from floodmap.prompts import Prompts
+from floodmap.sam import FRAME, VIT, build_sam
+from floodmap.scene import Tile
+from floodmap.segmenter import SamSegmenter, load_segmenter
+from floodmap.synthetic import write_sample
+
+PAINTED = 3000
+"""Sides of what the scene is copies of, in pixels."""
+KEPT = 8
+"""Batches kept."""
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median of some times, after two that are not counted."""
+    times = []
+    for _ in range(repeats + 2):
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        work()
+        ended.record()
+        ended.synchronize()
+        times.append(begun.elapsed_time(ended) / 1e3)
+    return float(np.median(times[2:]))
+
+
+def matmul_rate() -> float:
+    """FLOP/s of a large bfloat16 product."""
+    side = 8192
+    a, b = torch.randn(2, side, side, device="cuda", dtype=torch.bfloat16)
+    return 2 * side**3 / seconds(lambda: a @ b, 20)
+
+
+def needed_flops(name: str, encoder: torch.nn.Module) -> float:
+    """Of one image, without queries, keys, values and projections of the 70 x 70 - 64 x 64 cells beyond it."""
+    shape = VIT[name]
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, FRAME, FRAME, device="cuda"))
+    beyond = 70**2 - (FRAME // 16) ** 2
+    return counter.get_total_flops() - (shape.depth - len(shape.global_attention)) * beyond * 8 * shape.embed_dim**2
+
+
+@torch.inference_mode()
+def encoders(name: str, stock: torch.nn.Module, batches: list[int]) -> None:
+    """The encoder's speed beside the rate of products, and how far its results are from the package's."""
+    rate = matmul_rate()
+    flops = needed_flops(name, stock.image_encoder)
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: products at {rate / 1e12:.0f} TFLOP/s in bfloat16"
+    )
+    print(f"{name}: {flops / 1e12:.2f} TFLOP a window of {FRAME} pixels")
+    image = torch.randn(max(batches), 3, FRAME, FRAME, device="cuda")
+    expected = stock.image_encoder(image[:1])
+    with torch.autocast("cuda", torch.bfloat16):
+        theirs = seconds(lambda: stock.image_encoder(image[:1]), 5)
+    print(f"package, bfloat16 by autocast, 1 window: {theirs * 1e3:.1f} ms", flush=True)
+    ours = build_sam(stock.state_dict()).eval().requires_grad_(False).to("cuda")
+    ours.image_encoder.to(torch.bfloat16)
+    for kernels in (True, False):
+        ours._kernels_fail = not kernels
+        print("our kernels" if kernels else "torch's kernels")
+        for batch in batches if kernels else batches[-1:]:
+            some = image[:batch].bfloat16()
+            error = float((ours._embed(some[:1]).float() - expected).norm() / expected.norm())
+            took = seconds(lambda some=some: ours._embed(some), 10) / batch
+            print(
+                f"  {batch:2} windows at once: {took * 1e3:6.2f} ms each, {flops / took / 1e12:.0f} TFLOP/s, "
+                f"{flops / took / rate:.1%} of the products' rate, {theirs / took:.1f} times the package's; "
+                f"relative error {error:.1e}",
+                flush=True,
+            )
+
+
+class Watched:
+    """A segmenter that keeps some of what it is asked."""
+
+    def __init__(self, segmenter: SamSegmenter) -> None:
+        self.segmenter, self.asked = segmenter, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.segmenter, name)
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+        if len(tiles) == self.best_batch_size and len(self.asked) < KEPT:
+            self.asked.append((list(tiles), list(prompts)))
+        return self.segmenter.predict(tiles, prompts)
+
+    def bare_seconds(self) -> float:
+        """Of encoding and decoding a window, of those that were kept, with nothing else going on."""
+        times = [seconds(lambda batch=batch: self.segmenter._predict(*batch), 2) for batch in self.asked]
+        return float(np.mean(times)) / self.best_batch_size
+
+
+def whole(scene: Path, model: Path, out: Path) -> None:
+    """Segment a scene, and say how long the model was waited for."""
+    begun = time.perf_counter()
+    segmenter = Watched(
+        load_segmenter(ResolvedModel(path=model, name=model.stem, architecture=None, sha256=""), "cuda")
+    )
+    loaded = time.perf_counter()
+    times: dict[int, float] = {}
+
+    def progress(now: Progress) -> None:
+        times[now.windows_done if now.stage == "segment" else -1] = time.perf_counter()
+
+    options = SegmentOptions(batch_size=segmenter.best_batch_size, overwrite=True)
+    result = segment_scene(scene, out, segmenter, options, progress=progress)
+    ended = time.perf_counter()
+    bare, size = segmenter.bare_seconds(), segmenter.best_batch_size
+    windows, first = max(times), size
+    steady = (times[windows] - times[first]) / (windows - first)
+    print(
+        f"loading {loaded - begun:.1f} s, up to {first} windows {times[first] - loaded:.1f} s, the others "
+        f"{times[windows] - times[first]:.1f} s, finishing {ended - times[windows]:.1f} s\n"
+        f"of {windows} windows one takes {steady * 1e3:.2f} ms, its encoding and decoding alone {bare * 1e3:.2f} ms: "
+        f"{bare / steady:.1%} of their rate; of the whole run, with loading, {bare * windows / (ended - begun):.1%}\n"
+        f"{scene.name}: {result.summary['pixels_processed'] / 1e6:.0f} megapixels processed"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="vit_h", choices=list(VIT))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--side", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, default=Path("runs/gpu"))
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        stock = sam_model_registry[options.model]().eval()
+    for name, parameter in stock.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:  # zero at first
+            parameter.data.normal_(std=0.02)
+    encoders(options.model, stock, options.batches)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    weights = options.folder / f"{options.model}.pth"
+    torch.save(stock.state_dict(), weights)
+    del stock
+    torch.cuda.empty_cache()
+    scene = options.folder / f"scene_{options.side}.tif"
+    if not scene.exists():
+        painted = options.folder / "painted.tif"
+        write_sample(painted, width=PAINTED, height=PAINTED, seed=5)
+        lay_out(painted, scene, options.side)
+    whole(scene, weights, options.folder / "out")
+
+
+if __name__ == "__main__":
+    main()
