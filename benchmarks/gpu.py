@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 import torch
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from segment_anything import sam_model_registry
 from throughput import lay_out
 from torch.utils.flop_counter import FlopCounterMode
@@ -165,6 +167,8 @@ def main() -> None:
         painted = options.folder / "painted.tif"
         write_sample(painted, width=PAINTED, height=PAINTED, seed=5)
         lay_out(painted, scene, options.side)
+        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), rasterio.open(scene, "r+") as dataset:
+            dataset.build_overviews([4, 8], Resampling.average)  # as large orthophotos have them
     whole(scene, weights, options.folder / "out")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from os import SEEK_END
 from tempfile import TemporaryFile, gettempdir
+from threading import Lock
 from weakref import finalize
 
 import numpy as np
@@ -34,6 +35,7 @@ class CoarseMap:
         finalize(self, self._file.close)
         self._chunks: list[tuple[int, int]] = []
         """Where each chunk begins in the file, and how many bytes it has."""
+        self._lock = Lock()
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
         """The rows last read: windows side by side want the same."""
 
@@ -50,11 +52,12 @@ class CoarseMap:
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
         """Rows from `rows.start` up to `rows.stop`."""
-        first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
-        if rows.start < self._first or rows.stop > self._first + len(self._rows):
-            self._first = first * _CHUNK
-            self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
-        return self._rows[rows.start - self._first : rows.stop - self._first]
+        with self._lock:
+            first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
+            if rows.start < self._first or rows.stop > self._first + len(self._rows):
+                self._first = first * _CHUNK
+                self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
+            return self._rows[rows.start - self._first : rows.stop - self._first]
 
     def _kept(self, packed: bytes) -> int:
         """Write something to the end of the file; returns where it begins."""

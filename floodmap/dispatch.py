@@ -85,7 +85,8 @@ def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
         return result.cpu().numpy
     host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     host.copy_(result, non_blocking=True)
-    done = torch.cuda.current_stream(result.device).record_event()
+    done = torch.cuda.Event(blocking=True)  # other threads have use for the core
+    done.record(torch.cuda.current_stream(result.device))
 
     def wait() -> NDArray[Any]:
         done.synchronize()

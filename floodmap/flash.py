@@ -6,6 +6,8 @@ torch's own kernels take the positions as a mask, which is larger than all else 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -29,7 +31,7 @@ def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
     summed = _patches(encoder, image).float()
     if encoder.pos_embed is not None:
         summed += encoder.pos_embed
-    added = None
+    added: Any = None  # what the last half block gave
     for block in encoder.blocks:
         added = _attention(block, _add_and_norm(summed, added, block.norm1, image.dtype))
         added = _mlp(block, _add_and_norm(summed, added, block.norm2, image.dtype))

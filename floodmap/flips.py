@@ -38,6 +38,7 @@ class Flipped:
         self.segmenter = segmenter
         self.name, self.sha256 = segmenter.name, segmenter.sha256
         self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
+        self.offloads = segmenter.offloads
         self.any_size = segmenter.any_size
         self.best_batch_size = segmenter.best_batch_size
         self.runs_on = f"{segmenter.runs_on}, flips"

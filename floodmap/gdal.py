@@ -14,15 +14,18 @@ CACHE_BYTES = 64 * 2**20
 
 
 @contextmanager
-def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False) -> Iterator[None]:
+def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
     """GDAL's settings for reading scenes, in the thread that reads.
 
     Args:
         cache_bytes: bytes of decoded blocks GDAL may keep.
         pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
+        threads: that decompress a file which is opened here.
     """
     # GDAL's short cut for whole PNGs (3.10, at least) reads uninitialised memory from one cut short, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+    if threads > 1:
+        settings["GDAL_NUM_THREADS"] = str(threads)
     with rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
         yield
 

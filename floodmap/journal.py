@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import filelock
@@ -35,6 +36,10 @@ class Entry:
     """Whatever the pipeline counts per strip (windows run, skipped, failed); JSON."""
 
 
+class AbandonedError(Exception):
+    """Strips that were waited for will not come."""
+
+
 class Journal:
     """The work folder of one scene's run. A context manager: the folder is locked while it is open.
 
@@ -55,6 +60,7 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         self.folder = folder
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
+        self._grown, self._count, self._ended, self._abandoned = Condition(), 0, False, False
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -109,18 +115,42 @@ class Journal:
         body = json.dumps(head, sort_keys=True).encode() + b"\n", *pieces
         with writing(self._path(index)):
             _write(self._path(index), _digest(*body), *body)
+        self._tell(count=index + 1)
+
+    def end(self) -> None:
+        """No further strip will come; those who follow are not to wait for one."""
+        self._tell(ended=True)
+
+    def abandon(self) -> None:
+        """What is to come may not come; those who follow it are to stop."""
+        self._tell(abandoned=True)
+
+    def _tell(self, *, count: int | None = None, ended: bool = False, abandoned: bool = False) -> None:
+        with self._grown:
+            self._count = self._count if count is None else count
+            self._ended, self._abandoned = self._ended or ended, self._abandoned or abandoned
+            self._grown.notify_all()
 
     def finished(self) -> int:
-        """How many strips from the top are whole."""
-        return sum(1 for _ in self._whole())
+        """How many strips from the top are whole; the next to be appended follows them."""
+        whole = sum(1 for _ in self._whole())
+        self._tell(count=whole)
+        return whole
 
     def notes(self) -> list[Mapping[str, Any]]:
         """What was noted of each finished strip from the top."""
         return [head["notes"] for head, _ in self._whole()]
 
-    def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
-        for head, packed in self._whole():
+    def strips(self, *, follow: bool = False) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large.
+
+        Args:
+            follow: wait for those still to come, until the journal's end.
+
+        Raises:
+            AbandonedError: they will not come.
+        """
+        for head, packed in self._whole(follow):
             sizes = head["pieces"]
             ends = np.cumsum([size for _, size in sizes])
             pieces = ((columns, packed[end - size : end]) for (columns, size), end in zip(sizes, ends, strict=True))
@@ -150,9 +180,11 @@ class Journal:
             if path.suffix in (".strip", ".part"):
                 path.unlink()
 
-    def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def _whole(self, follow: bool = False) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Head and compressed codes of each strip from the top, up to the first that is missing or damaged."""
         for index in count():
+            if follow and not self._comes(index):
+                return
             try:
                 raw = self._path(index).read_bytes()
             except FileNotFoundError:
@@ -163,6 +195,14 @@ class Journal:
             head, packed = body.split(b"\n", 1)
             del raw, body
             yield json.loads(head), packed
+
+    def _comes(self, index: int) -> bool:
+        """Wait for a strip; whether there is one."""
+        with self._grown:
+            self._grown.wait_for(lambda: index < self._count or self._ended or self._abandoned)
+            if self._abandoned:
+                raise AbandonedError
+            return index < self._count
 
 
 def has_strips(folder: Path) -> bool:

@@ -7,8 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +43,9 @@ from floodmap.windows import Progress, run_windows
 __all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
 
 log = logging.getLogger(__name__)
+
+_DECOMPRESSING = 4
+"""Threads that decompress a scene where the model leaves them cores."""
 
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 
@@ -174,7 +179,8 @@ def segment_scene(
 ) -> FloodMap:
     """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
     started = time.monotonic()
-    with Scene.open(source, options.scene) as scene, output_folder(out):
+    threads = _DECOMPRESSING if segmenter.offloads else 1
+    with Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
         options = with_defaults(options, scene)
         if scene.crs is None:
@@ -205,7 +211,10 @@ def segment_scene(
             refuse_existing(results)
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
-        with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal:
+        with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
+            make: Callable[[], FloodMap] = partial(finish, scene, options, journal, settings, out, name, started)
+            if segmenter.offloads:
+                make = stack.enter_context(begun(make, journal))
             with freed_memory_kept():
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
@@ -214,9 +223,24 @@ def segment_scene(
                 picture = preview(scene) if options.report else None
                 scene.close()  # and so forget the pixels GDAL keeps of it
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
-            flood_map = finish(scene, options, journal, settings, out, name, started)
+            vouching = out / f"{name}.json"  # written last, for the other files, which are about to change
+            with writing(vouching):
+                vouching.unlink(missing_ok=True)
+            journal.end()
+            flood_map = make()
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
+
+
+@contextmanager
+def begun(make: Callable[[], FloodMap], journal: Journal) -> Iterator[Callable[[], FloodMap]]:
+    """Begin to make results from the strips that come, in a thread; what is yielded waits for them."""
+    with ThreadPoolExecutor(1, thread_name_prefix="results") as executor:
+        made = executor.submit(make)
+        try:
+            yield made.result
+        finally:
+            journal.abandon()
 
 
 def preview(scene: Scene) -> Tile:
@@ -304,14 +328,10 @@ def finish(
     name: str,
     started: float,
 ) -> FloodMap:
-    """Finished strips to rasters, polygons and the report."""
+    """The journal's strips to rasters, polygons and the report; waits for strips still to come."""
     from floodmap.formats import write_layers
     from floodmap.polygons import polygonize
 
-    report = out / f"{name}.json"
-    with writing(report):
-        # Written last, it vouches for the other files; they are about to change.
-        report.unlink(missing_ok=True)
     place = {"crs": scene.crs, "transform": scene.transform}
     threshold = options.threshold_percent
     tags = {
@@ -325,13 +345,13 @@ def finish(
     tally = Tally(threshold=threshold, **place)
 
     def strips_and_rasters() -> Iterator[tuple[int, Any]]:
-        yield from tally.watch(journal.strips())
+        yield from tally.watch(journal.strips(follow=True))
         rasters.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
         rasters = executor.submit(
-            write_rasters, journal.strips(), out, name, width=scene.width, height=scene.height, threshold=threshold,
-            tags=tags, overwrite=True, scratch=journal.scratch, **place,
+            write_rasters, journal.strips(follow=True), out, name, width=scene.width, height=scene.height,
+            threshold=threshold, tags=tags, overwrite=True, scratch=journal.scratch, **place,
         )  # fmt: skip
         layers = polygonize(
             strips_and_rasters(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
@@ -360,6 +380,7 @@ def finish(
             "seconds": round(time.monotonic() - started, 2),
         },
     }
+    report = out / f"{name}.json"
     write_report(report, summary)
     return FloodMap(name=name, mask=mask, probability=probability, layers=tuple(paths), report=report, summary=summary)
 

@@ -99,26 +99,27 @@ class Scene:
     """From stored values to 8 bits, for each of `bands` and then near infrared."""
 
     @classmethod
-    def open(cls, path: Path | str, options: SceneOptions | None = None) -> Self:
+    def open(cls, path: Path | str, options: SceneOptions | None = None, *, threads: int = 1) -> Self:
         """Open a raster.
 
         Args:
             path: anything GDAL reads.
             options: how to look at it.
+            threads: that decompress it: more cores' work in all, but less time, where cores are idle.
 
         Raises:
             SceneError: it cannot be read as an image, or the options do not fit it.
             MissingCRSError: an option needs a place on the ground, and the file has none.
             VectorError: the mask or the area of interest cannot be read.
         """
-        return cls(Path(path), options or SceneOptions())
+        return cls(Path(path), options or SceneOptions(), threads)
 
-    def __init__(self, path: Path, options: SceneOptions) -> None:
+    def __init__(self, path: Path, options: SceneOptions, threads: int = 1) -> None:
         self.path, self.options = path, options
         self._lock, self._stack = Lock(), ExitStack()
         try:
             self._source = open_source(
-                path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs
+                path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs, threads=threads
             )  # fmt: skip
             self._grid = lay_grid(
                 self._source.crs,

@@ -111,6 +111,7 @@ class FloodSegmenter:
         self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher()
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
+        self.offloads = device.type != "cpu"
         self.any_size = isinstance(network, FloodSam)  # Meta's stretch every tile to their frame
         network.eval().requires_grad_(False)
         fuse(network)
@@ -244,6 +245,7 @@ class SamSegmenter:
         self.device, self.dtype = device, dtype
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
+        self.offloads = device.type != "cpu"
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
         if device.type == "cpu":
             pack_linears(self.network.image_encoder)

@@ -81,7 +81,13 @@ class Source:
 
 
 def open_source(
-    path: Path, stack: ExitStack, *, bands: tuple[int, ...] | None, nodata: float | None, crs: str | None
+    path: Path,
+    stack: ExitStack,
+    *,
+    bands: tuple[int, ...] | None,
+    nodata: float | None,
+    crs: str | None,
+    threads: int = 1,
 ) -> Source:
     """Open a raster for reading; `stack` closes it.
 
@@ -91,6 +97,7 @@ def open_source(
         bands: bands to use instead of those the file's metadata suggests.
         nodata: nodata value instead of the file's own.
         crs: CRS instead of the file's own; the coordinates are not changed.
+        threads: that decompress it.
 
     Raises:
         SceneError: the file is missing, no raster, of a complex dtype, or does not fit the arguments.
@@ -98,7 +105,7 @@ def open_source(
     with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         given = None if crs is None else parse_crs(crs)
-        raw = _open(path, stack)
+        raw = _open(path, stack, threads)
         if raw.driver == "JPEG":
             _refuse_truncated_jpeg(path)
         files = tuple(Path(name) for name in raw.files) or (path,)
@@ -122,7 +129,7 @@ def open_source(
     )  # fmt: skip
 
 
-def _open(path: Path, stack: ExitStack) -> DatasetReader:
+def _open(path: Path, stack: ExitStack, threads: int) -> DatasetReader:
     if not str(path).startswith("/vsi"):
         if not path.exists():
             raise SceneError(f"{path}: no such file")
@@ -130,7 +137,7 @@ def _open(path: Path, stack: ExitStack) -> DatasetReader:
             raise SceneError(f"{path} is empty (0 bytes)")
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
-        with gdal_env(pam=has_sidecar(path)):
+        with gdal_env(pam=has_sidecar(path), threads=threads):
             dataset = closed_by(stack, rasterio.open(path.absolute()))
     except RasterioError as error:
         what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {gdal_reason(error)}"

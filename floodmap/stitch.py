@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,7 @@ class Mosaic:
         self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
         self._carry = _Band.blank(0, grid.width)
         self._columns_done, self._right = 0, _Band.blank(0, 0)
+        self._packing = ThreadPoolExecutor(1, thread_name_prefix="packing")
         self._begin_row()
 
     @staticmethod
@@ -134,7 +136,7 @@ class Mosaic:
         first, end = self.grid.strip(self._row)
         height = self.grid.shape_hw[0]
         self._strip_height = end - first
-        self._pieces: list[tuple[int, bytes]] = []
+        self._pieces: list[Future[tuple[int, bytes]]] = []
         self._next_carry = _Band.blank(max(height - (end - first), 0), self.grid.width)
         self._right, self._columns_done = _Band.blank(height, 0), 0
 
@@ -161,10 +163,13 @@ class Mosaic:
         percent += np.float32(0.5 + 1e-4)
         codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
         np.copyto(codes, done.reason, where=done.reason > 0)
-        self._pieces.append(_packed(codes))
+        if self._pieces:
+            self._pieces[-1].result()  # no more than one waits
+        self._pieces.append(self._packing.submit(_packed, codes))
 
     def _end_row(self) -> Strip:
-        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, tuple(self._pieces))
+        pieces = tuple(piece.result() for piece in self._pieces)
+        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, pieces)
         self._carry = self._next_carry
         self._row += 1
         return strip

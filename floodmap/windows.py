@@ -28,8 +28,10 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
-_GIVE_BACK = 4
-"""Windows after which memory is given back: parts of all sizes leave holes in it. After every two it cost time."""
+_GIVE_BACK = 2
+"""Batches after which memory is given back: parts of all sizes leave holes in it. After every one it cost time."""
+_READERS = 3
+"""Threads that read and prompt windows where the model leaves them cores: one is not as fast as a large GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def run_windows(
         return asked(prompter, read(scene, window), exhaustive=exhaustive or not segmenter.any_size)
 
     with ExitStack() as stack:
-        told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + 1)))
+        readers = _READERS if segmenter.offloads else 1
+        told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + readers, threads=readers)))
         todo = batches(told, columns, batch_size)
         # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
         predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=2, threads=2)))
@@ -106,7 +109,7 @@ def run_windows(
                 found = results.pop(0)
                 strip = mosaic.add(found.window, found.probability(), found.reason)
                 done += 1
-                if done % _GIVE_BACK == 0:
+                if done % (_GIVE_BACK * batch_size) == 0:
                     give_back()
                 pixels = top * grid.width + (end - top) * found.window.col_end
                 report(Progress(done, len(grid), pixels, "segment"))

@@ -15,7 +15,7 @@ class LeftBright:
     """Flood is what is bright, and the left edge besides; remembers its prompts."""
 
     name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
-    knows_floods, multiple, any_size, best_batch_size = True, 32, True, 1
+    knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1
 
     def __init__(self) -> None:
         self.asked: list[Prompts] = []

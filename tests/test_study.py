@@ -23,7 +23,8 @@ from floodmap.study import Study, Trial, run_study
 class Shy:
     """Finds a bright pixel flooded where a point or box asks for it, and everywhere if nothing is asked."""
 
-    name, sha256, knows_floods, multiple, any_size, runs_on = "shy", "", True, 1, True, "nowhere"
+    name, sha256, runs_on = "shy", "", "nowhere"
+    knows_floods, multiple, any_size, offloads = True, 1, True, False
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         return np.stack([self._one(tile, asked) for tile, asked in zip(tiles, prompts, strict=True)])
