@@ -22,6 +22,7 @@ from segment_anything import sam_model_registry
 from throughput import lay_out
 from torch.utils.flop_counter import FlopCounterMode
 
+from floodmap.dispatch import sent
 from floodmap.models import ResolvedModel
 from floodmap.pipeline import Progress, SegmentOptions, segment_scene
 from floodmap.prompts import Prompts
@@ -107,7 +108,7 @@ class Watched:
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         if len(tiles) == self.best_batch_size and len(self.asked) < KEPT:
-            self.asked.append((list(tiles), list(prompts)))
+            self.asked.append((*sent(tiles, self.device), list(prompts)))
         return self.segmenter.predict(tiles, prompts)
 
     def bare_seconds(self) -> float:

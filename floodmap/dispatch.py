@@ -17,49 +17,53 @@ from floodmap.scene import Tile
 
 log = logging.getLogger(__name__)
 
-Predict = Callable[[list[Tile], list[Prompts]], Tensor]
-"""Tiles of one shape and their prompts to results, (B, ...)."""
+Predict = Callable[[Tensor, Tensor, Sequence[Prompts]], Tensor]
+"""Pictures uint8 (B, 3, height, width), where they are valid, bool (B, height, width), and prompts, to results."""
 
 
 class Dispatcher:
     """The way to one device.
 
-    A GPU works on what it was told while this thread waits for an earlier result and another puts the next batch
+    A GPU works on what it was told while one thread waits for an earlier result and others put the next batches
     together. On a CPU, where telling is doing, one batch waits for the other: two at once would want twice the memory.
     """
 
-    def __init__(self) -> None:
-        self._turn = Lock()
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._turn = device, Lock()
         self._room: int | None = None
         """Tiles that fit into the device's memory at once, as far as is known."""
 
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
         """What `predict` makes of tiles of any shapes, those of one shape together."""
-        with self._turn:
-            coming = [part for alike in _alike(tiles) for part in self._begin(predict, alike, tiles, prompts)]
+        coming: list[tuple[list[int], Callable[[], NDArray[Any]]]] = []
+        for numbers in _alike(tiles):
+            rgb, valid = sent([tiles[i] for i in numbers], self._device)
+            with self._turn:
+                coming += self._begin(predict, rgb, valid, numbers, prompts)
         found: dict[int, NDArray[Any]] = {}
         for numbers, wait in coming:
             found |= zip(numbers, wait(), strict=True)
         return [found[number] for number in range(len(tiles))]
 
     def _begin(
-        self, predict: Predict, numbers: list[int], tiles: Sequence[Tile], prompts: Sequence[Prompts]
+        self, predict: Predict, rgb: Tensor, valid: Tensor, numbers: list[int], prompts: Sequence[Prompts]
     ) -> Iterator[tuple[list[int], Callable[[], NDArray[Any]]]]:
         """As many at once as there is room for, which is found by trying."""
-        while numbers:
-            some = numbers[: self._room]
+        first = 0
+        while first < len(numbers):
+            some = slice(first, min(first + (self._room or len(numbers)), len(numbers)))
             try:
-                result = predict([tiles[i] for i in some], [prompts[i] for i in some])
+                result = predict(rgb[some], valid[some], [prompts[i] for i in numbers[some]])
             except torch.OutOfMemoryError:
-                if len(some) == 1:
+                if some.stop - first == 1:
                     raise
-                self._room = len(some) // 2
+                self._room = (some.stop - first) // 2
             else:
-                yield some, fetch(result)
-                numbers = numbers[len(some) :]
+                yield numbers[some], fetch(result)
+                first = some.stop
                 continue
             # Outside the handler: the error's traceback holds on to the memory that ran out.
-            log.info("%d windows at once do not fit into the GPU's memory; going on with %d", len(some), self._room)
+            log.info("the GPU has no memory for %d windows at once; going on with %d", some.stop - first, self._room)
             torch.cuda.empty_cache()
 
 
@@ -71,8 +75,12 @@ def _alike(tiles: Sequence[Tile]) -> list[list[int]]:
     return list(numbers.values())
 
 
-def send(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
-    """Arrays of one shape on a device, (B, ...)."""
+def sent(tiles: Sequence[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tiles of one shape on a device: (B, 3, height, width), and where they are valid, (B, height, width)."""
+    return _sent([tile.rgb for tile in tiles], device), _sent([tile.valid for tile in tiles], device)
+
+
+def _sent(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
     stacked = torch.from_numpy(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None])
     if device.type != "cuda":
         return stacked.to(device)

@@ -58,19 +58,29 @@ def _attention(block: Block, x: Tensor) -> Tensor:
     """(B, H, W, C) to the same."""
     attention: Attention = block.attn
     side = (block.window_size, block.window_size) if block.window_size else (x.shape[1], x.shape[2])
+    if not hasattr(attention, "positions"):
+        attention.positions = positions(attention.rel_pos_h, attention.rel_pos_w).to(x.dtype)
     qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1))
-    projected: Tensor = attention.proj(attend(qkv, attention.qkv.bias, attention.rel_pos_h, attention.rel_pos_w, side))
+    projected: Tensor = attention.proj(attend(qkv, attention.qkv.bias, attention.positions, side))
     return projected
 
 
-def attend(qkv: Tensor, filling: Tensor, down: Tensor, across: Tensor, window_hw: tuple[int, int]) -> Tensor:
+def positions(down: Tensor, across: Tensor) -> Tensor:
+    """Relative positions, (2 rows - 1, C) and (2 columns - 1, C), as `attend` wants them, (positions, C).
+
+    Their number is rounded up: rows of products with them have to begin where a GPU reads fast.
+    """
+    table = torch.cat([down, across])
+    return nn.functional.pad(table, (0, 0, 0, -len(table) % _LANES))
+
+
+def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, int]) -> Tensor:
     """Attention within windows, with relative positions.
 
     Args:
         qkv: queries, keys and values of every cell, (B, H, W, 3, heads, C).
         filling: those of cells beyond the image in windows that reach there, (3 heads C,).
-        down: relative positions down, (2 rows - 1, C).
-        across: relative positions across, (2 columns - 1, C).
+        table: the relative positions, see `positions`.
         window_hw: rows and columns of a window; those of the image where cells see all others.
 
     Returns:
@@ -82,7 +92,8 @@ def attend(qkv: Tensor, filling: Tensor, down: Tensor, across: Tensor, window_hw
     whole = (rows, cols) == (height, width) and cols == triton.next_power_of_2(cols) >= _LANES
     padded = cols if whole else max(_LANES, triton.next_power_of_2(cols))
     at_once = 1 if whole else max(_LANES, triton.next_power_of_2(rows))
-    places = _places(qkv, torch.cat([down, across]).to(qkv.dtype))
+    each = qkv[:, :, :, 0].view(-1, heads, channels).transpose(0, 1)
+    places = torch.bmm(each, table.t().expand(heads, -1, -1))  # every query's products with all positions
     out = torch.empty(batch, height, width, heads * channels, dtype=qkv.dtype, device=qkv.device)
     windows = batch * triton.cdiv(height, rows) * triton.cdiv(width, cols)
     queries, warps, stages = _WHOLE if whole else _WINDOWS
@@ -92,17 +103,6 @@ def attend(qkv: Tensor, filling: Tensor, down: Tensor, across: Tensor, window_hw
         LENGTH=places.shape[-1], QUERIES=queries, WHOLE=whole, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
-
-
-def _places(qkv: Tensor, table: Tensor) -> Tensor:
-    """Every query's products with all relative positions, (heads, cells, positions).
-
-    Rows of products have to begin where a GPU reads fast.
-    """
-    heads, channels = qkv.shape[-2:]
-    rounded = nn.functional.pad(table, (0, 0, 0, -len(table) % _LANES))
-    queries = qkv[:, :, :, 0].view(-1, heads, channels).transpose(0, 1)
-    return torch.bmm(queries, rounded.t().expand(heads, -1, -1))
 
 
 def _add_and_norm(summed: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.calibration import UNCALIBRATED, Calibration
-from floodmap.dispatch import Dispatcher, send
+from floodmap.dispatch import Dispatcher, sent
 from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
@@ -108,7 +108,7 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher()
+        self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
@@ -137,10 +137,9 @@ class FloodSegmenter:
         # whatever else the machine does.
         def alone(number: int) -> NDArray[np.float32]:
             torch.set_num_threads(max(1, self._threads // min(len(tiles), self.best_batch_size)))  # of this thread
-            found: NDArray[np.float32] = self._predict(tiles[number : number + 1], prompts[number : number + 1])[
-                0
-            ].numpy()
-            return found
+            rgb, valid = sent([tiles[number]], self.device)
+            result: NDArray[np.float32] = self._predict(rgb, valid, [prompts[number]])[0].numpy()
+            return result
 
         # The largest first, so that no thread is left with much when the others are done.
         order = sorted(range(len(tiles)), key=lambda number: -tiles[number].reason.size)
@@ -155,8 +154,7 @@ class FloodSegmenter:
         return ThreadPoolExecutor(self.best_batch_size, thread_name_prefix="windows")
 
     @torch.inference_mode()
-    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Tensor:
-        rgb, valid = send([tile.rgb for tile in tiles], self.device), send([tile.valid for tile in tiles], self.device)
+    def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         seen = self._see(rgb, valid, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
@@ -166,7 +164,7 @@ class FloodSegmenter:
                     seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
         for one_seen, p in zip(seen, prompts, strict=True):
             if p.bounded:  # that boxes surround all flood a decoder would only hear of
-                one_seen[torch.from_numpy(~p.bounds(tiles[0].reason.shape))] = 0.0
+                one_seen[torch.from_numpy(~p.bounds(one_seen.shape))] = 0.0
         return seen
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
@@ -249,7 +247,7 @@ class SamSegmenter:
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
         if device.type == "cpu":
             pack_linears(self.network.image_encoder)
-        self._dispatcher = Dispatcher()
+        self._dispatcher = Dispatcher(device)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -260,12 +258,11 @@ class SamSegmenter:
         return self._dispatcher.run(self._predict, tiles, prompts)
 
     @torch.inference_mode()
-    def _predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Tensor:
-        shape_hw = tiles[0].reason.shape
-        rgb, valid = send([tile.rgb for tile in tiles], self.device), send([tile.valid for tile in tiles], self.device)
+    def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+        shape_hw = (rgb.shape[-2], rgb.shape[-1])
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             encoded = self.network.encode(rgb, valid)
-        low = torch.full((len(tiles), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
+        low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
         for numbers, sets in _alike([(i, one) for i, p in enumerate(prompts) for one in prompt_sets(p)]):
             of = torch.tensor(numbers, device=self.device)
             embedding = encoded.embedding[of].float()

@@ -101,7 +101,9 @@ def run_windows(
         told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + readers, threads=readers)))
         todo = batches(told, columns, batch_size)
         # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
-        predicted = stack.enter_context(closing(ahead(partial(predict, segmenter), todo, count=2, threads=2)))
+        at_work = 3 if segmenter.offloads else 2  # a GPU has one more in store
+        predicted = ahead(partial(predict, segmenter), todo, count=at_work, threads=at_work)
+        stack.enter_context(closing(predicted))
         for results, noted in predicted:
             notes = {key: value + noted[key] for key, value in notes.items()}
             top, end = grid.strip(row)

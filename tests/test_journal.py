@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import floodmap.journal
 from floodmap.errors import OutputError
-from floodmap.journal import Entry, Journal
+from floodmap.journal import AbandonedError, Entry, Journal
 from floodmap.stitch import Strip
 
 
@@ -28,6 +29,28 @@ def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monke
         assert first_rows == (0, 2, 3, 5)
         np.testing.assert_array_equal(np.concatenate(pieces), np.concatenate([np.full((3, 5), 7), codes]))
         assert journal.notes() == [{"run": 7}, {"run": 250}]
+
+
+def test_who_follows_waits_for_strips_to_come(tmp_path: Path) -> None:
+    with Journal(tmp_path / "work", {}, resume=False) as journal, ThreadPoolExecutor(1) as executor:
+        journal.append(0, entry(0, 7))
+        strips = journal.strips(follow=True)
+        assert next(strips)[0] == 0
+        second = executor.submit(next, strips)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.05)
+        journal.append(1, entry(3, 8))
+        assert second.result()[0] == 3
+        journal.end()
+        assert list(strips) == []
+
+
+def test_who_follows_stops_where_strips_will_not_come(tmp_path: Path) -> None:
+    with Journal(tmp_path / "work", {}, resume=False) as journal, ThreadPoolExecutor(1) as executor:
+        strips = executor.submit(list, journal.strips(follow=True))
+        journal.abandon()
+        with pytest.raises(AbandonedError):
+            strips.result()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

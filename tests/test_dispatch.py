@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from floodmap.dispatch import Dispatcher
+from floodmap.grid import Window
+from floodmap.prompts import Prompts
+from floodmap.scene import Tile
+
+CPU = torch.device("cpu")
+
+
+def make_tiles(*sides: int) -> list[Tile]:
+    """Each of one colour, its number."""
+    return [
+        Tile(Window(0, 0, side, side), np.full((3, side, side), number, np.uint8), np.zeros((side, side), np.uint8))
+        for number, side in enumerate(sides)
+    ]
+
+
+def red(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
+    assert len(rgb) == len(valid) == len(prompts)
+    return rgb[:, 0].float() * valid
+
+
+def test_results_come_in_the_order_of_the_tiles_whatever_their_shapes() -> None:
+    tiles = make_tiles(4, 8, 4, 2, 8)
+    found = Dispatcher(CPU).run(red, tiles, [Prompts.none()] * 5)
+    assert [one.shape for one in found] == [tile.reason.shape for tile in tiles]
+    assert [one.max() for one in found] == [0, 1, 2, 3, 4]
+
+
+def test_room_is_found_by_trying_and_remembered() -> None:
+    tried: list[int] = []
+
+    def cramped(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
+        tried.append(len(rgb))
+        if len(rgb) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return red(rgb, valid, prompts)
+
+    dispatcher = Dispatcher(CPU)
+    for _ in range(2):
+        found = dispatcher.run(cramped, make_tiles(*[4] * 8), [Prompts.none()] * 8)
+        assert [one.max() for one in found] == list(range(8))
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_a_tile_that_does_not_fit_alone_is_told() -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Dispatcher(CPU).run(full, make_tiles(4, 4), [Prompts.none()] * 2)
