@@ -216,9 +216,8 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
-            make: Callable[[], FloodMap] = partial(finish, scene, options, journal, settings, out, name, started)
-            if segmenter.offloads:
-                make = stack.enter_context(begun(make, journal))
+            make = partial(finish, scene, options, journal, settings, out, name, started)
+            made = stack.enter_context(begun(partial(make, meanwhile=True), journal)) if segmenter.offloads else make
             with freed_memory_kept():
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
@@ -231,7 +230,7 @@ def segment_scene(
             with writing(vouching):
                 vouching.unlink(missing_ok=True)
             journal.end()
-            flood_map = make()
+            flood_map = made()
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
 
@@ -335,6 +334,8 @@ def finish(
     out: Path,
     name: str,
     started: float,
+    *,
+    meanwhile: bool = False,
 ) -> FloodMap:
     """The journal's strips to rasters, polygons and the report; waits for strips still to come."""
     from floodmap.formats import write_layers
@@ -349,12 +350,14 @@ def finish(
     }
 
     # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is outlined
-    # when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
+    # when the rasters are done, and all outlines are simplified then: that takes the most memory of all. Not so where
+    # a GPU works, and machines have more memory.
     tally = Tally(threshold=threshold, **place)
 
     def strips_and_rasters() -> Iterator[tuple[int, Any]]:
         yield from tally.watch(journal.strips(follow=True))
-        rasters.result()
+        if not meanwhile:
+            rasters.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
         rasters = executor.submit(
