@@ -112,7 +112,8 @@ class FloodSegmenter:
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
-        self.any_size = isinstance(network, FloodSam)  # Meta's stretch every tile to their frame
+        # Meta's stretch every tile to their frame, and a GPU has to prepare for every shape.
+        self.any_size = isinstance(network, FloodSam) and not self.offloads
         network.eval().requires_grad_(False)
         fuse(network)
         # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
