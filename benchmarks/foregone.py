@@ -67,6 +67,7 @@ def main() -> None:
                 grid = Grid(height=scene.height, width=scene.width)
                 row = [iou(segment_whole(scene, grid, segmenter, prompter), mask)]
                 for parts.DRY, parts.FLOOD in rules:
+                    prompter = far_view(scene, segmenter, exhaustive=False)
                     ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False)
                     seen = sum(asked(prompter, (scene.read(w), ""), exhaustive=False).pixels for w in grid)
                     windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]

@@ -22,9 +22,9 @@ def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Pr
     if isinstance(segmenter, Flipped):
         return segmenter.predict(tiles, prompts)
     moved = [_moved(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
-    found = segmenter.predict([*tiles, *map(_mirrored, tiles)], [*prompts, *moved])
+    found = segmenter.predict([*tiles, *map(mirrored, tiles)], [*prompts, *moved])
     pairs = zip(found[: len(tiles)], found[len(tiles) :], strict=True)
-    return [np.asarray((seen + mirrored[:, ::-1]) / 2, np.float32) for seen, mirrored in pairs]
+    return [np.asarray((seen + turned[:, ::-1]) / 2, np.float32) for seen, turned in pairs]
 
 
 class Flipped:
@@ -48,7 +48,8 @@ class Flipped:
         return seen_twice(self.segmenter, tiles, prompts)
 
 
-def _mirrored(tile: Tile) -> Tile:
+def mirrored(tile: Tile) -> Tile:
+    """A tile's mirror image, left and right exchanged."""
     nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
     rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
     return replace(tile, rgb=rgb, reason=reason, nir=nir)

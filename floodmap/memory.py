@@ -14,18 +14,14 @@ _KEEP, _GIVE_BACK = 1 << 30, 1 << 25
 _LARGE = 5 << 20
 """Bytes from which on memory comes from the kernel and goes back there at once, where that costs little."""
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_KERNELS = "128"
-"""Kernels that oneDNN keeps. A window takes some sixty, but every shape of a part takes others: with its own 1,024, and
-what they hold, windows took a tenth more memory, and no less time."""
 
 
 def be_sparing() -> None:
     """Settle for less memory in a process that is there to segment, before it imports numpy, torch or rasterio.
 
-    Its threads share one heap, where each finds what another has freed; oneDNN keeps fewer kernels; and what is large
-    stays out of the heap, where it would leave holes, in pages of 2 MB, which the kernel zeroes in a tenth of the time.
+    Its threads share one heap, where each finds what another has freed, and what is large stays out of the heap, where
+    it would leave holes, in pages of 2 MB, which the kernel zeroes in a tenth of the time.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
     if _has_huge_pages():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for them
     if libc := _glibc():

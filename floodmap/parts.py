@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from floodmap.grid import Window
 from floodmap.prompts import Prompts
 
-DRY, FLOOD = 0.1, 0.9
+DRY, FLOOD = 0.15, 0.75
 """The coarse pass is sure of ground that it gives less, or more: costs nothing; 0.15 and 0.85, 0.0003 somewhere."""
 _CELL = 32
 """Parts begin at multiples of so many pixels: a model's convolutions see them in the same cells as the whole window."""
@@ -21,7 +21,7 @@ _FADE = 16
 _STEP = 8
 """Sides of parts are multiples of this, in cells, where the window has room: oneDNN makes some sixty kernels for every
 shape, and keeps a thousand."""
-_FIXED = 80
+_FIXED = 40
 """What a part costs however small it is, in cells."""
 
 Bools = NDArray[np.bool_]

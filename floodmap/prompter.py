@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from floodmap.ahead import ahead
 from floodmap.coarse import CoarseMap
 from floodmap.errors import ModelError
-from floodmap.flips import seen_twice
+from floodmap.flips import mirrored, seen_twice
 from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
+from floodmap.parts import put, unsure_parts
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
@@ -69,15 +70,17 @@ Prompter = Callable[[Tile], Prompts]
 Floats = NDArray[np.float32]
 
 
-def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | Literal["auto", "none"]) -> Prompter:
-    """What tells the model where to look, window by window."""
+def make_prompter(
+    scene: Scene, segmenter: Segmenter, wanted: Path | Literal["auto", "none"], *, exhaustive: bool = True
+) -> Prompter:
+    """What tells the model where to look, window by window; `exhaustive`: see `coarse_pass`."""
     if wanted == "none":
         return unprompted
     if isinstance(wanted, Path):
         given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
-        return joined(given, far_view(scene, segmenter))
+        return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
     if segmenter.knows_floods:
-        return far_view(scene, segmenter)
+        return far_view(scene, segmenter, exhaustive=exhaustive)
     preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
     likely = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
     return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
@@ -88,12 +91,12 @@ def unprompted(_: Tile) -> Prompts:
     return Prompts.none()
 
 
-def far_view(scene: Scene, segmenter: Segmenter) -> Prompter:
+def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> Prompter:
     """A coarse pass as a mask prompt: nothing for models that do not know floods, and for scenes too small for one."""
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_WISHED:
         return unprompted
-    coarse = coarse_pass(scene, segmenter)
+    coarse = coarse_pass(scene, segmenter, exhaustive=exhaustive)
     return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
 
 
@@ -102,10 +105,15 @@ def joined(given: Prompts, prompter: Prompter) -> Prompter:
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)
 
 
-def coarse_pass(scene: Scene, segmenter: Segmenter) -> CoarseMap:
+def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> CoarseMap:
     """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
 
     It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
+
+    Args:
+        scene: seen whole.
+        segmenter: asked.
+        exhaustive: ask it twice of ground, too, of which it is sure at once.
 
     Returns:
         (h, w): the scene's sides divided by `coarse_factor`.
@@ -119,18 +127,34 @@ def coarse_pass(scene: Scene, segmenter: Segmenter) -> CoarseMap:
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
     )  # fmt: skip
     mosaic, coarse = Mosaic(grid), CoarseMap(grid.width)
+    see = _seen_twice if exhaustive or not segmenter.any_size else _seen_twice_where_unsure
     with closing(ahead(lambda window: scene.shrunk(window, factor), grid)) as tiles:
         for window, tile in zip(grid, tiles, strict=True):
             probability = None
             if tile.valid.any():
                 try:
-                    probability = seen_twice(segmenter, [tile], [Prompts.none()])[0]
+                    probability = see(segmenter, tile)
                 except (RuntimeError, MemoryError) as error:
                     raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
             if strip := mosaic.add(window, probability, tile.reason):
                 for codes in strip.unpacked(128):
                     coarse.append(np.where(codes > 100, 0, codes))
     return coarse
+
+
+def _seen_twice(segmenter: Segmenter, tile: Tile) -> Floats:
+    return seen_twice(segmenter, [tile], [Prompts.none()])[0]
+
+
+def _seen_twice_where_unsure(segmenter: Segmenter, tile: Tile) -> Floats:
+    seen = segmenter.predict([tile], [Prompts.none()])[0]
+    shape_hw = tile.reason.shape
+    parts = unsure_parts(Prompts.from_mask(seen), shape_hw)
+    parts = [Window(0, 0, *shape_hw)] if parts is None else parts
+    turned = segmenter.predict([mirrored(tile.part(part)) for part in parts], [Prompts.none()] * len(parts))
+    for part, again in zip(parts, turned, strict=True):
+        put(part, np.asarray((seen[part.slices] + again[:, ::-1]) / 2, np.float32), seen)
+    return seen
 
 
 def coarse_factor(side: int) -> int:

@@ -88,7 +88,7 @@ def run_windows(
         return
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
-    prompter = make_prompter(scene, segmenter, prompts)
+    prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
     give_back()  # windows of the coarse pass are of another size
     done, row, notes = first * columns, first, _no_notes()
     windows = (window for number in range(first, rows) for window in grid.row(number))
