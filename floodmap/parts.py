@@ -11,7 +11,7 @@ from floodmap.grid import Window
 from floodmap.prompts import Prompts
 
 DRY, FLOOD = 0.15, 0.75
-"""The coarse pass is sure of ground that it gives less, or more: costs nothing; 0.15 and 0.85, 0.0003 somewhere."""
+"""The coarse pass is sure of ground that it gives less, or more: dry ground is to be surer, where a stream may hide."""
 _CELL = 32
 """Parts begin at multiples of so many pixels: a model's convolutions see them in the same cells as the whole window."""
 _MARGIN = 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from floodmap.grid import Window
-from floodmap.parts import put, standing, unsure_parts
+from floodmap.parts import DRY, FLOOD, put, standing, unsure_parts
 from floodmap.prompts import Prompts
 
 MARGIN = 32
@@ -64,7 +64,7 @@ def test_everything_unsure_is_seen_with_its_margin(seed: int) -> None:
     mask = np.zeros(shape_hw)
     for _ in range(rng.integers(1, 5)):
         row, col = rng.integers(0, shape_hw)
-        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(0.1, 0.9)
+        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(DRY, FLOOD)
     parts = unsure_parts(prompts_of(mask), (height, width))
     if parts is None:
         return

@@ -41,6 +41,21 @@ def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, mon
             assert np.abs(seen - mean.mean(axis=(1, 3))).max() < 0.015
 
 
+def test_the_coarse_pass_looks_twice_only_where_it_is_unsure(make_scene: SceneFactory) -> None:
+    pixels = np.full((3, 2048, 4096), 10, np.uint8)
+    pixels[2, 1200:1500, 2400:2700] = 120
+    segmenter = FakeSegmenter()
+    with Scene.open(make_scene(pixels=pixels)) as scene:
+        once = coarse_pass(scene, segmenter, exhaustive=False)[0:512]
+        assert [tile.reason.shape for tile in segmenter.tiles] == [(512, 1024), (256, 256)]
+        again = segmenter.tiles[1]
+        top, left = again.window.row_off, again.window.col_off
+        assert top <= 268 and left <= 568 and again.window.row_end >= 407 and again.window.col_end >= 707
+        expected = pixels[2, ::4, ::4][again.window.slices][:, ::-1]
+        assert (again.rgb[2] == expected).mean() > 0.95  # mirrored
+        np.testing.assert_array_equal(once, coarse_pass(scene, FakeSegmenter())[0:512])
+
+
 def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory) -> None:
     mask = np.ones((300, 300), bool)
     mask[:, 152:] = False
