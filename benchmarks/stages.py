@@ -46,7 +46,8 @@ STAGES: list[tuple[str, Any, str]] = [
 class Known:
     """A model that looks the answer up, and is of two minds in the coarse pass, so that every window is run."""
 
-    name, sha256, knows_floods, multiple, any_size, runs_on = "known", "0" * 64, True, 32, True, "cpu"
+    name, sha256, runs_on = "known", "0" * 64, "cpu"
+    knows_floods, multiple, any_size, offloads = True, 32, True, False
 
     def __init__(self, reference: Path) -> None:
         with rasterio.open(reference) as raster:  # at once, or it would share GDAL's cache with the scene
