@@ -77,14 +77,19 @@ def _alike(tiles: Sequence[Tile]) -> list[list[int]]:
 
 def sent(tiles: Sequence[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
     """Tiles of one shape on a device: (B, 3, height, width), and where they are valid, (B, height, width)."""
-    return _sent([tile.rgb for tile in tiles], device), _sent([tile.valid for tile in tiles], device)
+    return _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
 
 
-def _sent(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
-    stacked = torch.from_numpy(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None])
+def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
+    return sent_array(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None], device)
+
+
+def sent_array(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; on the way to a GPU nobody waits, as torch otherwise does for all the GPU was told."""
+    tensor = torch.from_numpy(array)
     if device.type != "cuda":
-        return stacked.to(device)
-    return stacked.pin_memory().to(device, non_blocking=True)  # which nobody has to wait for
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:

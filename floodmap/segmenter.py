@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from floodmap.calibration import UNCALIBRATED, Calibration
-from floodmap.dispatch import Dispatcher, sent
+from floodmap.dispatch import Dispatcher, sent, sent_array
 from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
@@ -165,7 +165,7 @@ class FloodSegmenter:
                     seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
         for one_seen, p in zip(seen, prompts, strict=True):
             if p.bounded:  # that boxes surround all flood a decoder would only hear of
-                one_seen[torch.from_numpy(~p.bounds(one_seen.shape))] = 0.0
+                one_seen.masked_fill_(sent_array(~p.bounds(one_seen.shape), self.device), 0.0)
         return seen
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
@@ -209,10 +209,8 @@ class FloodSegmenter:
         for i, p in enumerate(prompts):
             points = boxes = masks = None
             if len(p.points_xy):
-                points = (
-                    _floats(p.points_xy - PIXEL_CENTRE, self.device)[None],
-                    torch.as_tensor(p.labels, device=self.device)[None],
-                )
+                xy = _floats(p.points_xy - PIXEL_CENTRE, self.device)
+                points = (xy[None], sent_array(p.labels, self.device)[None])
             if len(p.boxes_xyxy):
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
                 boxes = _floats(np.concatenate(corners) - PIXEL_CENTRE, self.device)[None]
@@ -224,7 +222,7 @@ class FloodSegmenter:
 
 
 def _floats(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
-    return torch.as_tensor(array, dtype=torch.float32, device=device)
+    return sent_array(np.asarray(array, np.float32), device)
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
@@ -265,7 +263,7 @@ class SamSegmenter:
             encoded = self.network.encode(rgb, valid)
         low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
         for numbers, sets in _alike([(i, one) for i, p in enumerate(prompts) for one in prompt_sets(p)]):
-            of = torch.tensor(numbers, device=self.device)
+            of = sent_array(np.array(numbers), self.device)
             embedding = encoded.embedding[of].float()
             logits = self._decode(replace(encoded, embedding=embedding), sets, FRAME / max(shape_hw))
             low.scatter_reduce_(0, of[:, None, None].expand_as(logits), logits.float(), "amax")
@@ -277,10 +275,7 @@ class SamSegmenter:
         if len(sets[0].points_xy):
             xy = np.stack([one.points_xy for one in sets]) * scale - PIXEL_CENTRE
             labels = np.stack([one.labels for one in sets])
-            points = (
-                torch.as_tensor(xy, dtype=torch.float32, device=self.device),
-                torch.as_tensor(labels).to(self.device),
-            )
+            points = (_floats(xy, self.device), sent_array(labels, self.device))
         if len(sets[0].boxes_xyxy):
             corners = np.concatenate([one.boxes_xyxy for one in sets]) * scale - PIXEL_CENTRE
             boxes = _floats(corners, self.device)
