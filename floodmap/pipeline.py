@@ -341,6 +341,9 @@ def finish(
     from floodmap.formats import write_layers
     from floodmap.polygons import polygonize
 
+    if meanwhile:
+        import geopandas  # noqa: F401 (which takes a second that is at hand now)
+
     place = {"crs": scene.crs, "transform": scene.transform}
     threshold = options.threshold_percent
     tags = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -24,6 +24,7 @@ from floodmap.errors import ModelError
 from floodmap.models import ResolvedModel
 from floodmap.onednn import pack_linears
 from floodmap.prompts import Prompts
+from floodmap.replay import Replayer
 from floodmap.sam import FRAME, SUREST, VIT, Encoded, FloodSam, Sam, build_sam
 from floodmap.scene import Tile
 from floodmap.seal import check_seal
@@ -34,8 +35,8 @@ SIDE_BY_SIDE = 4
 """Windows at most that a CPU works on at once."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
-SETS = 16
-"""Prompt sets decoded at once, at most."""
+SETS = (1, 4, 16)
+"""Prompt sets decoded at once: a GPU is told of so many in one call, and of other numbers step by step."""
 NOTHING = -1e4
 """Logit where nothing is prompted."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
@@ -108,7 +109,7 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher(device)
+        self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
@@ -170,15 +171,35 @@ class FloodSegmenter:
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
+        masks = [p.mask for p in prompts if p.mask is not None]
+        pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
+        if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
+            return self._decoded_by(partial(self._decode, prompts=prompts, shape_hw=rgb.shape[-2:]), rgb, valid)
+        likelihood = sent_array(np.stack(masks).astype(np.float32), self.device) if masks else None
+        return self._replayer.run(self._see_unpointed, rgb, valid, likelihood)
+
+    def _see_unpointed(self, rgb: Tensor, valid: Tensor, likelihood: Tensor | None) -> Tensor:
+        """As `_see`, with a mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
+
+        def decode(encoded: Encoded) -> Tensor:
+            masks = None if likelihood is None else self._mask_logits(encoded, likelihood, rgb.shape[-2:])
+            return self.network.decode(encoded, masks=masks)[0]
+
+        return self._decoded_by(decode, rgb, valid)
+
+    def _decoded_by(self, decode: Callable[[Encoded], Tensor], rgb: Tensor, valid: Tensor) -> Tensor:
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
-        encoded = self.network.encode(rgb, valid)
-        logits = self._decode(encoded, prompts, (rgb.shape[-2] // 4, rgb.shape[-1] // 4), (height, width))
+        logits = decode(self.network.encode(rgb, valid))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_()
+
+    def _mask_logits(self, encoded: Encoded, likelihood: Tensor, shape_hw: Sequence[int]) -> Tensor:
+        height, width = encoded.shape_hw
+        return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
     def _see_scaled(self, rgb: Tensor, valid: Tensor, prompts: Prompts, scale: float) -> Tensor:
         """As `_see`, of one tile seen from further away (`scale` below 1) or nearer."""
@@ -196,15 +217,7 @@ class FloodSegmenter:
         seen = self._see(rgb, share[:, 0] > 0.5, [prompts])
         return F.interpolate(seen[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
-    def _decode(
-        self,
-        encoded: Encoded,
-        prompts: Sequence[Prompts],
-        mask_hw: tuple[int, int],
-        shape_hw: tuple[int, int],
-    ) -> Tensor:
-        if all(not len(p.points_xy) and not len(p.boxes_xyxy) and p.mask is None for p in prompts):
-            return self.network.decode(encoded)[0]
+    def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
         decoded = []
         for i, p in enumerate(prompts):
             points = boxes = masks = None
@@ -215,7 +228,7 @@ class FloodSegmenter:
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
                 boxes = _floats(np.concatenate(corners) - PIXEL_CENTRE, self.device)[None]
             if p.mask is not None:
-                masks = mask_logits(_floats(p.mask, self.device), shape_hw, mask_hw, self.calibration)
+                masks = self._mask_logits(encoded, _floats(p.mask, self.device)[None], shape_hw)
             one = encoded[i : i + 1]
             decoded.append(self.network.decode(one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
@@ -246,7 +259,7 @@ class SamSegmenter:
         self.network = in_precision(network.eval().requires_grad_(False), dtype).to(device)
         if device.type == "cpu":
             pack_linears(self.network.image_encoder)
-        self._dispatcher = Dispatcher(device)
+        self._dispatcher, self._replayer = Dispatcher(device), Replayer(device)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -259,30 +272,40 @@ class SamSegmenter:
     @torch.inference_mode()
     def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            encoded = self.network.encode(rgb, valid)
+        embedding = self._replayer.run(self._embed, rgb, valid)
         low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
         for numbers, sets in _alike([(i, one) for i, p in enumerate(prompts) for one in prompt_sets(p)]):
+            if self.offloads:
+                numbers, sets = _filled(numbers, sets)
             of = sent_array(np.array(numbers), self.device)
-            embedding = encoded.embedding[of].float()
-            logits = self._decode(replace(encoded, embedding=embedding), sets, FRAME / max(shape_hw))
+            placed = self._placed(sets, FRAME / max(shape_hw))
+            logits = self._replayer.run(self._decode, embedding[of].float(), *placed)
             low.scatter_reduce_(0, of[:, None, None].expand_as(logits), logits.float(), "amax")
         return self._upscale(low, shape_hw).sigmoid_()
 
-    def _decode(self, encoded: Encoded, sets: Sequence[Prompts], scale: float) -> Tensor:
-        """Logits (N, 256, 256) of prompt sets of one kind, each of an image of its own."""
-        points = boxes = None
+    def _embed(self, rgb: Tensor, valid: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network.encode(rgb, valid).embedding
+
+    def _placed(self, sets: Sequence[Prompts], scale: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Points (N, P, 2) and boxes (N, 4) of prompt sets of one kind, in the frame, and the points' labels (N, P)."""
+        xy = labels = boxes = None
         if len(sets[0].points_xy):
-            xy = np.stack([one.points_xy for one in sets]) * scale - PIXEL_CENTRE
-            labels = np.stack([one.labels for one in sets])
-            points = (_floats(xy, self.device), sent_array(labels, self.device))
+            xy = _floats(np.stack([one.points_xy for one in sets]) * scale - PIXEL_CENTRE, self.device)
+            labels = sent_array(np.stack([one.labels for one in sets]), self.device)
         if len(sets[0].boxes_xyxy):
             corners = np.concatenate([one.boxes_xyxy for one in sets]) * scale - PIXEL_CENTRE
             boxes = _floats(corners, self.device)
+        return xy, labels, boxes
+
+    def _decode(self, embedding: Tensor, xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
+        """Logits (N, 256, 256) of prompt sets, each of an image of its own (N, 256, 64, 64)."""
+        points = None if xy is None or labels is None else (xy, labels)
         # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
-        several = boxes is None and len(sets[0].points_xy) == 1
+        several = boxes is None and xy is not None and xy.shape[1] == 1
+        encoded = Encoded(embedding, None, (FRAME, FRAME))
         logits, iou = self.network.predict_masks(encoded, points, boxes, multimask=several)
-        return logits[torch.arange(len(sets), device=self.device), iou.argmax(dim=1)]
+        return logits[torch.arange(len(logits), device=self.device), iou.argmax(dim=1)]
 
     @staticmethod
     def _upscale(low: Tensor, shape_hw: tuple[int, int]) -> Tensor:
@@ -300,9 +323,15 @@ def _alike(sets: Sequence[tuple[int, Prompts]]) -> Iterator[tuple[list[int], lis
     for number, one in sets:
         kinds.setdefault((len(one.points_xy), len(one.boxes_xyxy)), []).append((number, one))
     for kind in kinds.values():
-        for first in range(0, len(kind), SETS):
-            numbers, some = zip(*kind[first : first + SETS], strict=True)
+        for first in range(0, len(kind), SETS[-1]):
+            numbers, some = zip(*kind[first : first + SETS[-1]], strict=True)
             yield list(numbers), list(some)
+
+
+def _filled(numbers: list[int], sets: list[Prompts]) -> tuple[list[int], list[Prompts]]:
+    """As many as a GPU is told of in one call: the last again, whose mask in a union changes nothing."""
+    missing = next(size for size in SETS if size >= len(sets)) - len(sets)
+    return numbers + missing * numbers[-1:], sets + missing * sets[-1:]
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
@@ -329,18 +358,18 @@ def prompt_sets(prompts: Prompts) -> list[Prompts]:
 
 
 def mask_logits(
-    likelihood: Tensor, shape_hw: tuple[int, int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
+    likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """A tile's coarse likelihood, of any resolution, as a mask prompt of logits (1, 1, *mask_hw).
+    """Coarse likelihoods of tiles, of any resolution, as mask prompts of logits (B, 1, *mask_hw).
 
     Args:
-        likelihood: 0 to 1, (h, w), covering the tile.
-        shape_hw: the tile's size in pixels.
-        mask_hw: a quarter of the padded tile's size; beyond the tile the prompt says dry.
+        likelihood: 0 to 1, (B, h, w), covering the tiles.
+        shape_hw: the tiles' size in pixels.
+        mask_hw: a quarter of the padded tiles' size; beyond the tiles the prompts say dry.
         calibration: of the model, which knows its own logits only; undone.
     """
     covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
-    logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[None, None] - calibration.shift) / calibration.scale
+    logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale
     logits = logits.clamp(-SUREST, SUREST)
     logits = F.interpolate(logits, covered, mode="bilinear", align_corners=False)
     return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)

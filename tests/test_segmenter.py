@@ -165,7 +165,7 @@ def test_what_lies_in_no_box_is_dry(segmenter: FloodSegmenter) -> None:
 
 
 def test_a_coarse_likelihood_becomes_logits_over_the_tile_and_dry_beyond_it() -> None:
-    logits = mask_logits(torch.full((5, 7), 0.9), (40, 56), (16, 16))
+    logits = mask_logits(torch.full((1, 5, 7), 0.9), (40, 56), (16, 16))
     assert logits.shape == (1, 1, 16, 16)
     torch.testing.assert_close(logits[0, 0, :10, :14], torch.full((10, 14), 0.9).logit())
     assert (logits[0, 0, 10:] < -5).all() and (logits[0, 0, :, 14:] < -5).all()
