@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
@@ -21,25 +22,39 @@ Predict = Callable[[Tensor, Tensor, Sequence[Prompts]], Tensor]
 """Pictures uint8 (B, 3, height, width), where they are valid, bool (B, height, width), and prompts, to results."""
 
 
+Coming = tuple[list[int], Callable[[], NDArray[Any]]]
+"""Numbers of tiles, and what waits for their results."""
+
+
 class Dispatcher:
     """The way to one device.
 
     A GPU works on what it was told while one thread waits for an earlier result and others put the next batches
-    together. On a CPU, where telling is doing, one batch waits for the other: two at once would want twice the memory.
+    together. It is told by a single thread: what cuDNN prepares for a shape, seconds for the shipped model, it prepares
+    for every thread anew. On a CPU, where telling is doing, one batch waits for the other: two at once would want twice
+    the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._turn = device, Lock()
+        self._teller = ThreadPoolExecutor(1, "telling", self._begin_telling) if device.type == "cuda" else None
         self._room: int | None = None
         """Tiles that fit into the device's memory at once, as far as is known."""
 
+    def _begin_telling(self) -> None:
+        if self._device.index is not None:
+            torch.cuda.set_device(self._device)  # of this thread, which kernels of Triton's run on
+
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
         """What `predict` makes of tiles of any shapes, those of one shape together."""
-        coming: list[tuple[list[int], Callable[[], NDArray[Any]]]] = []
+        coming: list[Coming] = []
         for numbers in _alike(tiles):
-            rgb, valid = sent([tiles[i] for i in numbers], self._device)
+            told = predict, *sent([tiles[i] for i in numbers], self._device), numbers, prompts
+            if self._teller:
+                coming += self._teller.submit(self._begin, *told).result()
+                continue
             with self._turn:
-                coming += self._begin(predict, rgb, valid, numbers, prompts)
+                coming += self._begin(*told)
         found: dict[int, NDArray[Any]] = {}
         for numbers, wait in coming:
             found |= zip(numbers, wait(), strict=True)
@@ -47,8 +62,9 @@ class Dispatcher:
 
     def _begin(
         self, predict: Predict, rgb: Tensor, valid: Tensor, numbers: list[int], prompts: Sequence[Prompts]
-    ) -> Iterator[tuple[list[int], Callable[[], NDArray[Any]]]]:
+    ) -> list[Coming]:
         """As many at once as there is room for, which is found by trying."""
+        coming: list[Coming] = []
         first = 0
         while first < len(numbers):
             some = slice(first, min(first + (self._room or len(numbers)), len(numbers)))
@@ -59,12 +75,13 @@ class Dispatcher:
                     raise
                 self._room = (some.stop - first) // 2
             else:
-                yield numbers[some], fetch(result)
+                coming.append((numbers[some], fetch(result)))
                 first = some.stop
                 continue
             # Outside the handler: the error's traceback holds on to the memory that ran out.
             log.info("the GPU has no memory for %d windows at once; going on with %d", some.stop - first, self._room)
             torch.cuda.empty_cache()
+        return coming
 
 
 def _alike(tiles: Sequence[Tile]) -> list[list[int]]:

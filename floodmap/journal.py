@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from threading import Condition
 from typing import Any
 
 import filelock
@@ -36,11 +35,64 @@ class Entry:
     """Whatever the pipeline counts per strip (windows run, skipped, failed); JSON."""
 
 
-class AbandonedError(Exception):
-    """Strips that were waited for will not come."""
+class Strips:
+    """Finished strips in a work folder, each whole or not counted.
+
+    Args:
+        folder: the work folder.
+        comes: waits for a strip that is still to come, by its number from the top, and says whether there is one; None:
+            those that are there are all.
+    """
+
+    def __init__(self, folder: Path, comes: Callable[[int], bool] | None = None) -> None:
+        self.folder = folder
+        self._comes = comes or (lambda _: True)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for results in the making, on the results' own disk; what a killed run leaves in it is deleted."""
+        path = self.folder / _SCRATCH
+        with writing(path):
+            path.mkdir(exist_ok=True)
+        return path
+
+    def notes(self) -> list[Mapping[str, Any]]:
+        """What was noted of each finished strip from the top."""
+        return [head["notes"] for head, _ in self._whole()]
+
+    def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
+        for head, packed in self._whole():
+            sizes = head["pieces"]
+            ends = np.cumsum([size for _, size in sizes])
+            pieces = ((columns, packed[end - size : end]) for (columns, size), end in zip(sizes, ends, strict=True))
+            strip = Strip(head["row_off"], head["height"], tuple(pieces))
+            row = strip.row_off
+            for codes in strip.unpacked(max(1, STEP_PIXELS // strip.width)):
+                yield row, codes
+                row += len(codes)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.strip"
+
+    def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Head and compressed codes of each strip from the top, up to the first that is missing or damaged."""
+        for index in count():
+            if not self._comes(index):
+                return
+            try:
+                raw = self._path(index).read_bytes()
+            except FileNotFoundError:
+                return
+            digest, body = raw[:_DIGEST], raw[_DIGEST:]
+            if digest != _digest(body):
+                return
+            head, packed = body.split(b"\n", 1)
+            del raw, body
+            yield json.loads(head), packed
 
 
-class Journal:
+class Journal(Strips):
     """The work folder of one scene's run. A context manager: the folder is locked while it is open.
 
     A compressed GeoTIFF that is killed while open reads back as nodata without an error, so none is open while windows
@@ -58,9 +110,10 @@ class Journal:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
-        self.folder = folder
+        super().__init__(folder)
+        self.told: Callable[[int], None] = lambda _: None
+        """Told how many strips from the top are whole, whenever that is known."""
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
-        self._grown, self._count, self._ended, self._abandoned = Condition(), 0, False, False
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -95,14 +148,6 @@ class Journal:
             self.remove()  # there is nothing to go on with
         self._lock.release()
 
-    @property
-    def scratch(self) -> Path:
-        """A folder for results in the making, on the results' own disk; what a killed run leaves in it is deleted."""
-        path = self.folder / _SCRATCH
-        with writing(path):
-            path.mkdir(exist_ok=True)
-        return path
-
     def append(self, index: int, entry: Entry) -> None:
         """Put a strip on disk, whole or not at all.
 
@@ -115,50 +160,13 @@ class Journal:
         body = json.dumps(head, sort_keys=True).encode() + b"\n", *pieces
         with writing(self._path(index)):
             _write(self._path(index), _digest(*body), *body)
-        self._tell(count=index + 1)
-
-    def end(self) -> None:
-        """No further strip will come; those who follow are not to wait for one."""
-        self._tell(ended=True)
-
-    def abandon(self) -> None:
-        """What is to come may not come; those who follow it are to stop."""
-        self._tell(abandoned=True)
-
-    def _tell(self, *, count: int | None = None, ended: bool = False, abandoned: bool = False) -> None:
-        with self._grown:
-            self._count = self._count if count is None else count
-            self._ended, self._abandoned = self._ended or ended, self._abandoned or abandoned
-            self._grown.notify_all()
+        self.told(index + 1)
 
     def finished(self) -> int:
         """How many strips from the top are whole; the next to be appended follows them."""
         whole = sum(1 for _ in self._whole())
-        self._tell(count=whole)
+        self.told(whole)
         return whole
-
-    def notes(self) -> list[Mapping[str, Any]]:
-        """What was noted of each finished strip from the top."""
-        return [head["notes"] for head, _ in self._whole()]
-
-    def strips(self, *, follow: bool = False) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large.
-
-        Args:
-            follow: wait for those still to come, until the journal's end.
-
-        Raises:
-            AbandonedError: they will not come.
-        """
-        for head, packed in self._whole(follow):
-            sizes = head["pieces"]
-            ends = np.cumsum([size for _, size in sizes])
-            pieces = ((columns, packed[end - size : end]) for (columns, size), end in zip(sizes, ends, strict=True))
-            strip = Strip(head["row_off"], head["height"], tuple(pieces))
-            row = strip.row_off
-            for codes in strip.unpacked(max(1, STEP_PIXELS // strip.width)):
-                yield row, codes
-                row += len(codes)
 
     def remove(self) -> None:
         """Delete the work folder: the results are in place. What cannot be deleted stays."""
@@ -169,9 +177,6 @@ class Journal:
             (self.folder / "lock").unlink(missing_ok=True)
             self.folder.rmdir()
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"{index:05d}.strip"
-
     def _clear(self) -> None:
         """Delete everything but the lock; the settings first, for without them strips are worth nothing."""
         (self.folder / _SETTINGS).unlink(missing_ok=True)
@@ -179,30 +184,6 @@ class Journal:
         for path in self.folder.iterdir():
             if path.suffix in (".strip", ".part"):
                 path.unlink()
-
-    def _whole(self, follow: bool = False) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Head and compressed codes of each strip from the top, up to the first that is missing or damaged."""
-        for index in count():
-            if follow and not self._comes(index):
-                return
-            try:
-                raw = self._path(index).read_bytes()
-            except FileNotFoundError:
-                return
-            digest, body = raw[:_DIGEST], raw[_DIGEST:]
-            if digest != _digest(body):
-                return
-            head, packed = body.split(b"\n", 1)
-            del raw, body
-            yield json.loads(head), packed
-
-    def _comes(self, index: int) -> bool:
-        """Wait for a strip; whether there is one."""
-        with self._grown:
-            self._grown.wait_for(lambda: index < self._count or self._ended or self._abandoned)
-            if self._abandoned:
-                raise AbandonedError
-            return index < self._count
 
 
 def has_strips(folder: Path) -> bool:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from floodmap.cog import write_rasters
+from floodmap.beside import Beside
 from floodmap.errors import FloodmapError, MissingCRSError, writing
 from floodmap.fingerprint import fingerprint
+from floodmap.finishing import Finishing, Format
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips
-from floodmap.memory import freed_memory_kept, give_back
+from floodmap.memory import freed_memory_kept
 from floodmap.prompter import Segmenter
 from floodmap.results import (
     FloodMap,
-    Tally,
     check_disk,
     finished_before,
     is_newer,
@@ -36,7 +32,6 @@ from floodmap.results import (
     refuse_long_names,
     result_paths,
     sheet_path,
-    write_report,
 )
 from floodmap.scene import Scene, SceneOptions, Tile
 from floodmap.windows import Progress, run_windows
@@ -47,11 +42,6 @@ log = logging.getLogger(__name__)
 
 _DECOMPRESSING = 4
 """Threads that decompress a scene where the model leaves them cores."""
-
-_SWITCH_S = 5e-4
-"""Seconds for which a thread keeps Python's lock; with 5e-3, Python's own, a step took eight times as long."""
-
-Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +172,7 @@ def segment_scene(
     progress: Callable[[Progress], None] | None = None,
 ) -> FloodMap:
     """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
-    started = time.monotonic()
+    started = time.time()
     threads = _DECOMPRESSING if segmenter.offloads else 1
     with Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
@@ -216,8 +206,13 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
-            make = partial(finish, scene, options, journal, settings, out, name, started)
-            made = stack.enter_context(begun(partial(make, meanwhile=True), journal)) if segmenter.offloads else make
+            make = Finishing(
+                source=scene.path.name, width=scene.width, height=scene.height, crs=scene.crs,
+                transform=scene.transform, date=scene.date, out=out, name=name, threshold=options.threshold_percent,
+                min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
+                report=options.report, settings=settings, started=started,
+            )  # fmt: skip
+            beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
             with freed_memory_kept():
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
@@ -229,25 +224,9 @@ def segment_scene(
             vouching = out / f"{name}.json"  # written last, for the other files, which are about to change
             with writing(vouching):
                 vouching.unlink(missing_ok=True)
-            journal.end()
-            flood_map = made()
+            flood_map = beside.result() if beside else make.run(journal)
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
-
-
-@contextmanager
-def begun(make: Callable[[], FloodMap], journal: Journal) -> Iterator[Callable[[], FloodMap]]:
-    """Begin to make results from the strips that come, in a thread; what is yielded waits for them."""
-    interval = sys.getswitchinterval()
-    with ThreadPoolExecutor(1, thread_name_prefix="results") as executor:
-        # Who tells a GPU what to do, step by step, asks for Python's lock at every step: not to be kept for long.
-        sys.setswitchinterval(_SWITCH_S)
-        made = executor.submit(make)
-        try:
-            yield made.result
-        finally:
-            journal.abandon()
-            sys.setswitchinterval(interval)
 
 
 def preview(scene: Scene) -> Tile:
@@ -324,92 +303,3 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no NaN
     return str(value) if isinstance(value, Path) else value
-
-
-def finish(
-    scene: Scene,
-    options: SegmentOptions,
-    journal: Journal,
-    settings: dict[str, Any],
-    out: Path,
-    name: str,
-    started: float,
-    *,
-    meanwhile: bool = False,
-) -> FloodMap:
-    """The journal's strips to rasters, polygons and the report; waits for strips still to come."""
-    from floodmap.formats import write_layers
-    from floodmap.polygons import polygonize
-
-    if meanwhile:
-        import geopandas  # noqa: F401 (which takes a second that is at hand now)
-
-    place = {"crs": scene.crs, "transform": scene.transform}
-    threshold = options.threshold_percent
-    tags = {
-        "TIFFTAG_SOFTWARE": f"floodmap {settings['versions']['floodmap']}",
-        "model": settings["model"]["name"],
-        "source": scene.path.name,
-    }
-
-    # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is outlined
-    # when the rasters are done, and all outlines are simplified then: that takes the most memory of all. Not so where
-    # a GPU works, and machines have more memory.
-    tally = Tally(threshold=threshold, **place)
-
-    def strips_and_rasters() -> Iterator[tuple[int, Any]]:
-        yield from tally.watch(journal.strips(follow=True))
-        if not meanwhile:
-            rasters.result()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
-        rasters = executor.submit(
-            write_rasters, journal.strips(follow=True), out, name, width=scene.width, height=scene.height,
-            threshold=threshold, tags=tags, overwrite=True, scratch=journal.scratch, **place,
-        )  # fmt: skip
-        layers = polygonize(
-            strips_and_rasters(), threshold=threshold, min_area_m2=options.min_area_m2 or 0.0,
-            simplify_m=options.simplify_m or 0.0, model=settings["model"]["name"], source=scene.path.name, **place,
-        )  # fmt: skip
-        mask, probability = rasters.result()
-    paths = write_layers(
-        layers.flood, layers.unobserved, out, name, options.formats, date=scene.date, overwrite=True,
-        scratch=journal.scratch,
-    )  # fmt: skip
-    n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
-    del layers
-    give_back()
-    written = result_paths(out, name, options.formats, sheet=options.report)
-    for stale in set(result_paths(out, name, get_args(Format), sheet=True)) - set(written):
-        if stale.exists():
-            log.warning("%s is left from an earlier run and does not go with the new results", stale)
-    summary = {
-        "name": name,
-        **tally.census().as_json(),
-        "polygons": {"flood": n_flood, "unobserved": n_unobserved},
-        **count_windows(journal.notes()),
-        **settings,
-        "run": {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - started, 2),
-        },
-    }
-    report = out / f"{name}.json"
-    write_report(report, summary)
-    return FloodMap(name=name, mask=mask, probability=probability, layers=tuple(paths), report=report, summary=summary)
-
-
-def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Windows run, skipped, foregone and failed in all strips, as the JSON report holds them."""
-    notes = list(notes)
-    # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
-    failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
-    return {
-        "windows": {
-            "run": sum(note["run"] for note in notes),
-            "skipped": sum(note["skipped"] for note in notes),
-            "foregone": sum(note["foregone"] for note in notes),
-            "failed": list(failed.values()),
-        },
-        "pixels_processed": sum(note["pixels"] for note in notes),
-    }

@@ -71,7 +71,8 @@ class Replayer:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         kept = tuple(None if one is None else one.clone() for one in inputs)
-        graph, stream, now = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+        graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
             # Other threads send tiles meanwhile, which is not to be recorded.

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 import floodmap.journal
 from floodmap.errors import OutputError
-from floodmap.journal import AbandonedError, Entry, Journal
+from floodmap.journal import Entry, Journal, Strips
 from floodmap.stitch import Strip
 
 
@@ -31,26 +30,18 @@ def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monke
         assert journal.notes() == [{"run": 7}, {"run": 250}]
 
 
-def test_who_follows_waits_for_strips_to_come(tmp_path: Path) -> None:
-    with Journal(tmp_path / "work", {}, resume=False) as journal, ThreadPoolExecutor(1) as executor:
+def test_who_follows_is_told_of_strips_that_come(tmp_path: Path) -> None:
+    counts: list[int] = []
+    with Journal(tmp_path / "work", {}, resume=False) as journal:
+        journal.told = counts.append
+        journal.finished()
         journal.append(0, entry(0, 7))
-        strips = journal.strips(follow=True)
-        assert next(strips)[0] == 0
-        second = executor.submit(next, strips)
-        with pytest.raises(TimeoutError):
-            second.result(timeout=0.05)
+        asked: list[int] = []
+        followed = Strips(tmp_path / "work", lambda index: asked.append(index) or index < counts[-1]).strips()
+        assert next(followed)[0] == 0
         journal.append(1, entry(3, 8))
-        assert second.result()[0] == 3
-        journal.end()
-        assert list(strips) == []
-
-
-def test_who_follows_stops_where_strips_will_not_come(tmp_path: Path) -> None:
-    with Journal(tmp_path / "work", {}, resume=False) as journal, ThreadPoolExecutor(1) as executor:
-        strips = executor.submit(list, journal.strips(follow=True))
-        journal.abandon()
-        with pytest.raises(AbandonedError):
-            strips.result()
+        assert next(followed)[0] == 3
+        assert list(followed) == [] and asked == [0, 1, 2] and counts == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

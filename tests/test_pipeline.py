@@ -172,42 +172,6 @@ def test_killed_and_resumed_gives_the_same_bytes_and_computes_only_unfinished_ro
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 
 
-class Offloading(FakeSegmenter):
-    """As on a GPU: results are made while windows are computed."""
-
-    offloads = True
-
-
-def test_results_made_while_windows_are_computed_are_the_same(make_scene: SceneFactory, tmp_path: Path) -> None:
-    scene = make_scene(shape_hw=(230, 220))
-    run(scene, tmp_path / "after")
-    run(scene, tmp_path / "meanwhile", Offloading())
-    assert digests(tmp_path / "meanwhile") == digests(tmp_path / "after")
-
-
-@pytest.mark.parametrize("windows", [0, 6, 13])
-def test_results_begun_are_given_up_where_windows_are(make_scene: SceneFactory, tmp_path: Path, windows: int) -> None:
-    scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
-    run(scene, out)
-    before = digests(out)
-    seen = 0
-
-    def interrupt(_: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > windows:
-            raise KeyboardInterrupt
-
-    interval = sys.getswitchinterval()
-    with pytest.raises(KeyboardInterrupt):
-        run(scene, out, Offloading(interrupt), overwrite=True)
-    assert sys.getswitchinterval() == interval
-    assert digests(out) == before and (out / "scene.json").exists()
-    run(scene, out, Offloading(), overwrite=True)
-    assert digests(out) == before
-    assert not [p for p in out.iterdir() if p.name.startswith(".")]
-
-
 def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(60, 60))
     run(scene, tmp_path / "out")

@@ -1,0 +1,156 @@
+"""Results made in a process of their own, as where a GPU computes the windows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SceneFactory
+from fakes import FakeSegmenter
+from test_pipeline import digests, run
+
+from floodmap.beside import Beside
+from floodmap.errors import OutputError
+from floodmap.finishing import Finishing
+from floodmap.scene import Tile
+
+
+class Offloading(FakeSegmenter):
+    """As on a GPU."""
+
+    offloads = True
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Beside]:
+    """The processes that were begun."""
+    found: list[Beside] = []
+    own = Beside.__enter__
+
+    def enter(self: Beside) -> Beside:
+        found.append(self)
+        return own(self)
+
+    monkeypatch.setattr(Beside, "__enter__", enter)
+    return found
+
+
+def at_window(number: int, do: Callable[[], object]) -> Callable[[Tile], None]:
+    seen = 0
+
+    def before(_: Tile) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            do()
+
+    return before
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def local_run_is_an_error(*_: object, **__: object) -> None:
+    raise AssertionError("the results were made in this process")
+
+
+def test_they_are_the_same(
+    make_scene: SceneFactory, tmp_path: Path, begun: list[Beside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(shape_hw=(230, 220))
+    after = run(scene, tmp_path / "after")
+    monkeypatch.setattr(Finishing, "run", local_run_is_an_error)
+    meanwhile = run(scene, tmp_path / "meanwhile", Offloading())
+    assert digests(tmp_path / "meanwhile") == digests(tmp_path / "after")
+    assert len(begun) == 1 and meanwhile.summary["windows"] == after.summary["windows"]
+    assert meanwhile.mask == tmp_path / "meanwhile" / "scene_mask.tif"
+
+
+@pytest.mark.parametrize("number", [1, 7, 14])
+def test_they_are_given_up_where_windows_are(make_scene: SceneFactory, tmp_path: Path, number: int) -> None:
+    scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
+    run(scene, out)
+    before = digests(out)
+    with pytest.raises(KeyboardInterrupt):
+        run(scene, out, Offloading(at_window(number, interrupt)), overwrite=True)
+    assert digests(out) == before and (out / "scene.json").exists()
+    run(scene, out, Offloading(), overwrite=True)
+    assert digests(out) == before
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [1, 14])
+def test_a_broken_off_run_is_resumed(make_scene: SceneFactory, tmp_path: Path, number: int) -> None:
+    scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
+    run(scene, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(scene, out, Offloading(at_window(number, interrupt)))
+    run(scene, out, Offloading(), resume=True)
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_what_goes_wrong_there_is_raised_here(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene, out = make_scene(shape_hw=(150, 150)), tmp_path / "out"
+    (out / "scene_mask.tif").mkdir(parents=True)
+    with pytest.raises(OutputError, match="scene_"):
+        run(scene, out, Offloading(), overwrite=True)
+
+
+def test_what_is_logged_there_is_logged_here(
+    make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene, out = make_scene(shape_hw=(150, 150)), tmp_path / "out"
+    run(scene, out, formats=("fgb",))
+    with caplog.at_level(logging.WARNING, "floodmap"):
+        run(scene, out, Offloading(), overwrite=True)
+    assert any("is left from an earlier run" in message for message in caplog.messages)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
+    make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]
+) -> None:
+    scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
+
+    def kill() -> None:
+        assert begun[0]._hear() == ("begun", None)
+        os.kill(begun[0]._process.pid, signal.SIGKILL)
+        begun[0]._hear = iter([("begun", None), None]).__next__
+
+    with pytest.raises(OutputError, match="--resume"):
+        run(scene, out, Offloading(at_window(7, kill)))
+    run(scene, tmp_path / "whole")
+    run(scene, out, Offloading(), resume=True)
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_it_ends_with_the_one_that_began_it(make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]) -> None:
+    def leave() -> None:
+        process = begun[0]._process
+        process.stdin.close()  # as the system does when a process is killed
+        for _ in range(600):
+            if process.poll() is not None:
+                raise KeyboardInterrupt
+            time.sleep(0.05)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_scene(shape_hw=(230, 220)), tmp_path / "out", Offloading(at_window(7, leave)))
+    assert begun[0]._process.returncode == 1
+
+
+@pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/true"])
+def test_without_a_process_results_are_made_here(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    scene = make_scene(shape_hw=(150, 150))
+    run(scene, tmp_path / "after")
+    monkeypatch.setattr(sys, "executable", executable)
+    run(scene, tmp_path / "out", Offloading())
+    assert digests(tmp_path / "out") == digests(tmp_path / "after")
