@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
 def test_it_ends_with_the_one_that_began_it(make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]) -> None:
     def leave() -> None:
         process = begun[0]._process
-        process.stdin.close()  # as the system does when a process is killed
+        os.close(process.stdin.fileno())  # as the system does when a process is killed
         for _ in range(600):
             if process.poll() is not None:
                 raise KeyboardInterrupt
