@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from affine import Affine
 from conftest import SceneFactory
 from fakes import FakeSegmenter
 from test_pipeline import digests, run
@@ -18,6 +19,7 @@ from test_pipeline import digests, run
 from floodmap.beside import Beside
 from floodmap.errors import OutputError
 from floodmap.finishing import Finishing
+from floodmap.journal import Journal
 from floodmap.scene import Tile
 
 
@@ -131,18 +133,18 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
     assert digests(out) == digests(tmp_path / "whole")
 
 
-def test_it_ends_with_the_one_that_began_it(make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]) -> None:
-    def leave() -> None:
-        process = begun[0]._process
-        os.close(process.stdin.fileno())  # as the system does when a process is killed
-        for _ in range(600):
-            if process.poll() is not None:
-                raise KeyboardInterrupt
-            time.sleep(0.05)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(make_scene(shape_hw=(230, 220)), tmp_path / "out", Offloading(at_window(7, leave)))
-    assert begun[0]._process.returncode == 1
+def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+    finishing = Finishing(
+        source="scene.tif", width=8, height=8, crs=None, transform=Affine.identity(), date=datetime.now(UTC),
+        out=tmp_path, name="scene", threshold=50, min_area_m2=0.0, simplify_m=0.0, formats=("gpkg",), report=False,
+        settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}}, started=0.0,
+    )  # fmt: skip
+    with Journal(tmp_path / "work", {}, resume=False) as journal:
+        beside = Beside(finishing, journal)
+        assert beside._hear() == ("begun", None)
+        beside._process.stdin.close()  # as the system does when a process is killed
+        assert beside._process.wait(timeout=60) == 1
+        beside.__exit__()
 
 
 @pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/true"])
