@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
+import shapely
 import torch
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
@@ -33,8 +35,8 @@ from floodmap.synthetic import write_sample
 
 PAINTED = 3000
 """Sides of what the scene is copies of, in pixels."""
-SEED = 1
-"""Of a scene in which the likelihood is confident of flood in half of the windows: elsewhere nothing is decoded."""
+PROMPTED_PX = 700
+"""There is a box, with a point inside and one beside it, in every square of so many pixels a side, on average."""
 KEPT = 8
 """Batches kept."""
 
@@ -120,6 +122,20 @@ class Watched:
         return float(np.mean(times)) / self.best_batch_size
 
 
+def write_prompts(scene: Path, path: Path) -> None:
+    """Boxes and points all over a scene: the likelihood is confident of nothing there, and nothing would be decoded."""
+    with rasterio.open(scene) as dataset:
+        side, transform, crs = dataset.width, dataset.transform, dataset.crs
+    rng = np.random.default_rng(0)
+    count = (side // PROMPTED_PX) ** 2
+    corners, sizes = rng.uniform(0, side - 500, (count, 2)), rng.uniform(100, 500, (count, 2))
+    boxes = [shapely.box(*corner, *(corner + size)) for corner, size in zip(corners, sizes, strict=True)]
+    points = [shapely.Point(xy) for xy in np.concatenate([corners + sizes / 2, corners + sizes * [0.5, 1.2]])]
+    labels = [None] * count + [1] * count + [0] * count
+    placed = shapely.transform([*boxes, *points], lambda xy: np.stack(transform @ xy.T, axis=1))
+    geopandas.GeoDataFrame({"label": labels}, geometry=placed, crs=crs).to_file(path)
+
+
 def whole(scene: Path, model: Path, out: Path) -> None:
     """Segment a scene, and say how long the model was waited for."""
     begun = time.perf_counter()
@@ -132,7 +148,9 @@ def whole(scene: Path, model: Path, out: Path) -> None:
     def progress(now: Progress) -> None:
         times[now.windows_done if now.stage == "segment" else -1] = time.perf_counter()
 
-    options = SegmentOptions(batch_size=segmenter.best_batch_size, overwrite=True)
+    prompts = out.with_name("prompts.gpkg")
+    write_prompts(scene, prompts)
+    options = SegmentOptions(batch_size=segmenter.best_batch_size, prompts=prompts, overwrite=True)
     result = segment_scene(scene, out, segmenter, options, progress=progress)
     ended = time.perf_counter()
     bare, size = segmenter.bare_seconds(), segmenter.best_batch_size
@@ -170,7 +188,7 @@ def main() -> None:
     scene = options.folder / f"scene_{options.side}.tif"
     if not scene.exists():
         painted = options.folder / "painted.tif"
-        write_sample(painted, width=PAINTED, height=PAINTED, seed=SEED)
+        write_sample(painted, width=PAINTED, height=PAINTED, seed=5)
         lay_out(painted, scene, options.side)
         with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), rasterio.open(scene, "r+") as dataset:
             dataset.build_overviews([4, 8], Resampling.average)  # as large orthophotos have them

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -78,15 +79,38 @@ class Decoded:
 
 
 class PointEncoder(PromptEncoder):
-    """SAM's prompt encoder; a GPU is not waited for to tell which points are on flood and which on dry ground."""
+    """SAM's prompt encoder; a GPU is not waited for to tell what kind each point is of.
+
+    Kinds are the package's labels, 0 dry, 1 flood and -1 none, and 2 and 3, a box's first and last corner.
+    """
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         if pad:
             points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
         placed = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
-        kinds = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings[:2])])
-        embedded: Tensor = placed * (labels >= 0)[..., None] + kinds[labels + 1]
+        kinds = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
+        embedded: Tensor = placed * (labels >= 0)[..., None] + kinds[labels.clamp(min=-1) + 1]
         return embedded
+
+
+class TokenAttention(Attention):
+    """The package's attention to tokens, blind for those that only fill a batch up."""
+
+    absent: Tensor | None = None
+    """Which, bool (B, tokens)."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As the package's."""
+        if self.absent is None:
+            result: Tensor = super().forward(q, k, v)
+            return result
+        q, k, v = (
+            self._separate_heads(project(x), self.num_heads)
+            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=~self.absent[:, None, None])
+        result = self.out_proj(self._recombine_heads(seen))
+        return result
 
 
 class Decoder(MaskDecoder):
@@ -112,6 +136,7 @@ class Decoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         skips: Skips | None = None,
+        absent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode one prompt set per image.
 
@@ -121,6 +146,8 @@ class Decoder(MaskDecoder):
             sparse_prompt_embeddings: (B, N, E).
             dense_prompt_embeddings: (B, E, h, w), or anything that broadcasts to it.
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
+            absent: which of the sparse embeddings only fill the batch up, bool (B, N); of a decoder whose attention can
+                do without them (`TokenAttention`).
 
         Returns:
             Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks);
@@ -130,6 +157,11 @@ class Decoder(MaskDecoder):
         batch, dim, height, width = image_embeddings.shape
         tokens = torch.cat([tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
         source = image_embeddings + dense_prompt_embeddings
+        if absent is not None:
+            absent = F.pad(absent, (tokens.shape[1] - absent.shape[1], 0), value=False)
+        for module in self.transformer.modules():
+            if isinstance(module, TokenAttention):
+                module.absent = absent
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
         features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
@@ -361,6 +393,8 @@ class Sam(nn.Module):
             transformer_dim=256,
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
+        for layer in self.mask_decoder.transformer.layers:
+            layer.self_attn.__class__ = layer.cross_attn_image_to_token.__class__ = TokenAttention
         self.recomputes = False
         """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
         self._kernels_fail = False
@@ -428,37 +462,42 @@ class Sam(nn.Module):
         if masks is not None:
             masks = F.interpolate(masks, (framed_h // 4, framed_w // 4), mode="bilinear", align_corners=False)
             masks = F.pad(masks, (0, FRAME // 4 - masks.shape[-1], 0, FRAME // 4 - masks.shape[-2]), value=-6.0)
-        logits, iou = self.predict_masks(encoded, points, boxes, masks, multimask=False)
-        return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
-
-    def predict_masks(
-        self,
-        encoded: Encoded,
-        points: tuple[Tensor, Tensor] | None,
-        boxes: Tensor | None,
-        masks: Tensor | None = None,
-        *,
-        multimask: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Mask logits (B, masks, 256, 256) and predicted IoU (B, masks) of one prompt set an image.
-
-        Args:
-            encoded: the images.
-            points: coordinates (B, N, 2) in the 1024-pixel frame, x first, and labels (B, N).
-            boxes: (B, 4) in the frame.
-            masks: logits (B, 1, 256, 256).
-            multimask: three masks for an ambiguous prompt instead of one.
-        """
         embedding = encoded.embedding
         dtype, batch = self.mask_decoder.iou_token.weight.dtype, len(embedding)
         sparse, dense = self.prompt_encoder(points, boxes, masks)
-        return self.mask_decoder(
+        logits, iou = self.mask_decoder(
             image_embeddings=embedding.to(dtype),
             image_pe=self.prompt_encoder.get_dense_pe().to(dtype),
             sparse_prompt_embeddings=sparse.to(dtype).expand(batch, -1, -1),
             dense_prompt_embeddings=dense.to(dtype),
-            multimask_output=multimask,
+            multimask_output=False,
         )
+        return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
+
+    def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, 256, 256) of prompt sets of any kinds, each of an image of its own.
+
+        One point alone is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643,
+        section 3); otherwise its single mask is taken.
+
+        Args:
+            embedding: (N, 256, 64, 64).
+            xy: points and corners of boxes in the frame, (N, T, 2).
+            labels: of what kind they are, see `PointEncoder`; -2 where there is none. A set without a box holds one -1,
+                as the package adds it.
+        """
+        encoder, decoder = self.prompt_encoder, self.mask_decoder
+        dtype = decoder.iou_token.weight.dtype
+        masks, iou, _ = decoder.decode(
+            embedding.to(dtype),
+            encoder.get_dense_pe().to(dtype),
+            encoder._embed_points(xy, labels, pad=False).to(dtype),
+            encoder.no_mask_embed.weight.view(1, -1, 1, 1).to(dtype),
+            absent=labels == -2,
+        )
+        alone = (labels >= 0).sum(dim=1) == 1
+        best = torch.where(alone, 1 + iou[:, 1:].argmax(dim=1), 0)
+        return masks[torch.arange(len(masks), device=masks.device), best]
 
 
 def _takes_kernels(encoder: ImageEncoderViT) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -35,8 +35,10 @@ SIDE_BY_SIDE = 4
 """Windows at most that a CPU works on at once."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
-SETS = (1, 4, 16)
-"""Prompt sets decoded at once: a GPU is told of so many in one call, and of other numbers step by step."""
+SETS = (4, 16)
+"""Prompt sets decoded at once: on a GPU the next of these."""
+TOKENS = 8
+"""Points and corners of boxes in each of them, at least, on a GPU; otherwise a power of two."""
 NOTHING = -1e4
 """Logit where nothing is prompted."""
 _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
@@ -274,38 +276,22 @@ class SamSegmenter:
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
         embedding = self._replayer.run(self._embed, rgb, valid)
         low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
-        for numbers, sets in _alike([(i, one) for i, p in enumerate(prompts) for one in prompt_sets(p)]):
-            if self.offloads:
-                numbers, sets = _filled(numbers, sets)
-            of = sent_array(np.array(numbers), self.device)
-            placed = self._placed(sets, FRAME / max(shape_hw))
-            logits = self._replayer.run(self._decode, embedding[of].float(), *placed)
-            low.scatter_reduce_(0, of[:, None, None].expand_as(logits), logits.float(), "amax")
+        sets = [(number, one) for number, p in enumerate(prompts) for one in prompt_sets(p)]
+        for first in range(0, len(sets), SETS[-1]):
+            numbers, some = zip(*sets[first : first + SETS[-1]], strict=True)
+            xy, labels = tokens(some, FRAME / max(shape_hw))
+            of = np.array(numbers)
+            if self.offloads:  # as many as a GPU is told of in one call; a mask counts once in the union
+                (xy, labels), of = _filled(xy, labels), np.pad(of, (0, _up_to(SETS, len(of)) - len(of)), "edge")
+            images = sent_array(of, self.device)
+            placed = _floats(xy, self.device), sent_array(labels, self.device)
+            logits = self._replayer.run(self.network.best_masks, embedding[images].float(), *placed)
+            low.scatter_reduce_(0, images[:, None, None].expand_as(logits), logits.float(), "amax")
         return self._upscale(low, shape_hw).sigmoid_()
 
     def _embed(self, rgb: Tensor, valid: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network.encode(rgb, valid).embedding
-
-    def _placed(self, sets: Sequence[Prompts], scale: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Points (N, P, 2) and boxes (N, 4) of prompt sets of one kind, in the frame, and the points' labels (N, P)."""
-        xy = labels = boxes = None
-        if len(sets[0].points_xy):
-            xy = _floats(np.stack([one.points_xy for one in sets]) * scale - PIXEL_CENTRE, self.device)
-            labels = sent_array(np.stack([one.labels for one in sets]), self.device)
-        if len(sets[0].boxes_xyxy):
-            corners = np.concatenate([one.boxes_xyxy for one in sets]) * scale - PIXEL_CENTRE
-            boxes = _floats(corners, self.device)
-        return xy, labels, boxes
-
-    def _decode(self, embedding: Tensor, xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
-        """Logits (N, 256, 256) of prompt sets, each of an image of its own (N, 256, 64, 64)."""
-        points = None if xy is None or labels is None else (xy, labels)
-        # One point is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643, section 3).
-        several = boxes is None and xy is not None and xy.shape[1] == 1
-        encoded = Encoded(embedding, None, (FRAME, FRAME))
-        logits, iou = self.network.predict_masks(encoded, points, boxes, multimask=several)
-        return logits[torch.arange(len(logits), device=self.device), iou.argmax(dim=1)]
 
     @staticmethod
     def _upscale(low: Tensor, shape_hw: tuple[int, int]) -> Tensor:
@@ -317,21 +303,35 @@ class SamSegmenter:
         return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _alike(sets: Sequence[tuple[int, Prompts]]) -> Iterator[tuple[list[int], list[Prompts]]]:
-    """Prompt sets that can be decoded together, not too many, and the numbers of their tiles."""
-    kinds: dict[tuple[int, int], list[tuple[int, Prompts]]] = {}
-    for number, one in sets:
-        kinds.setdefault((len(one.points_xy), len(one.boxes_xyxy)), []).append((number, one))
-    for kind in kinds.values():
-        for first in range(0, len(kind), SETS[-1]):
-            numbers, some = zip(*kind[first : first + SETS[-1]], strict=True)
-            yield list(numbers), list(some)
+def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Points and corners of boxes of prompt sets, in the frame, (N, T, 2), and of what kind they are, (N, T).
+
+    See `Sam.best_masks`.
+    """
+    each = []
+    for one in sets:
+        corners = one.boxes_xyxy.reshape(-1, 2)
+        rest = (corners, [2, 3]) if len(corners) else (np.zeros((1, 2)), [-1])
+        each.append((np.concatenate([one.points_xy, rest[0]]), np.concatenate([one.labels, rest[1]])))
+    most = max(len(labels) for _, labels in each)
+    xy = np.zeros((len(each), most, 2), np.float32)
+    kinds = np.full((len(each), most), -2, np.int64)
+    for row, (places, labels) in enumerate(each):
+        xy[row, : len(labels)], kinds[row, : len(labels)] = places * scale - PIXEL_CENTRE, labels
+    return xy, kinds
 
 
-def _filled(numbers: list[int], sets: list[Prompts]) -> tuple[list[int], list[Prompts]]:
-    """As many as a GPU is told of in one call: the last again, whose mask in a union changes nothing."""
-    missing = next(size for size in SETS if size >= len(sets)) - len(sets)
-    return numbers + missing * numbers[-1:], sets + missing * sets[-1:]
+def _filled(xy: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Prompt sets and tokens as many as a GPU is told of in one call: the last set again, tokens of no kind."""
+    count, most = labels.shape
+    more = (0, _up_to(SETS, count) - count)
+    wider = (0, max(TOKENS, 1 << (most - 1).bit_length()) - most)
+    xy = np.pad(np.pad(xy, ((0, 0), wider, (0, 0))), (more, (0, 0), (0, 0)), "edge")
+    return xy, np.pad(np.pad(labels, ((0, 0), wider), constant_values=-2), (more, (0, 0)), "edge")
+
+
+def _up_to(sizes: Sequence[int], count: int) -> int:
+    return next(size for size in sizes if size >= count)
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:

@@ -51,12 +51,21 @@ def test_a_full_vit_b_state_dict_loads_and_encodes_as_the_package_does(tmp_path:
     encoded = ours.encode(rgb, valid)
     expected = stock.image_encoder(stock.preprocess(rgb))
     assert (encoded.embedding - expected).norm() / expected.norm() < 1e-5
-    points = (torch.tensor([[[300.0, 200.0]]]), torch.tensor([[1]]))
-    logits, quality = ours.predict_masks(encoded, points, None, multimask=True)
-    sparse, dense = stock.prompt_encoder(points=points, boxes=None, masks=None)
-    stock_logits, stock_quality = stock.mask_decoder(expected, stock.prompt_encoder.get_dense_pe(), sparse, dense, True)
-    torch.testing.assert_close(logits, stock_logits, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(quality, stock_quality, rtol=1e-3, atol=1e-3)
+    point, others, box = [[300.0, 200.0]], [[30.0, 20.0], [900.0, 700.0]], [[100.0, 50.0], [500.0, 350.0]]
+    sets = [(point, [1], None), (others, [1, 0], None), ([], [], box), (others, [0, 1], box)]
+    xy, labels = torch.zeros(4, 8, 2), torch.full((4, 8), -2)
+    for row, (points, kinds, corners) in enumerate(sets):
+        places, all_kinds = points + (corners or [[0.0, 0.0]]), kinds + ([2, 3] if corners else [-1])
+        xy[row, : len(places)], labels[row, : len(places)] = torch.tensor(places), torch.tensor(all_kinds)
+    found = ours.best_masks(expected.expand(4, -1, -1, -1), xy, labels)
+    for one, (points, kinds, corners) in zip(found, sets, strict=True):
+        sparse, dense = stock.prompt_encoder(
+            points=(torch.tensor([points]), torch.tensor([kinds])) if points else None,
+            boxes=torch.tensor(corners).view(1, 4) if corners else None, masks=None,
+        )  # fmt: skip
+        several = len(points) == 1 and not corners
+        masks, iou = stock.mask_decoder(expected, stock.prompt_encoder.get_dense_pe(), sparse, dense, several)
+        torch.testing.assert_close(one, masks[0, iou[0].argmax()], rtol=1e-3, atol=1e-3)
 
 
 def test_a_state_dict_of_another_network_is_refused() -> None:

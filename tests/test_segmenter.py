@@ -209,6 +209,8 @@ def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
     assert [one.shape for one in probability] == [(300, 500)] * 2
     assert (probability[0] == 0).all() and (probability[1] > 0).any()
     np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
+    sam.offloads = True  # what a batch is filled up with on a GPU changes nothing
+    np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
 
 
 def test_weights_from_before_there_were_maps_of_points_still_load(tmp_path: Path) -> None:
