@@ -125,9 +125,11 @@ class FloodSegmenter:
         if isinstance(network, FloodSam):
             network.corrector.to(dtype)
             network.point_maps.to(dtype)
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-        if device.type == "cpu" and isinstance(network, Sam):
-            pack_linears(network.image_encoder)
+        self.network = network.to(device)
+        if device.type == "cpu":
+            network.to(memory_format=torch.channels_last)
+            if isinstance(network, Sam):
+                pack_linears(network.image_encoder)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `prompter.Segmenter`.
@@ -135,7 +137,7 @@ class FloodSegmenter:
         Where somebody gave points, the shipped model looks at three scales and takes the mean.
         """
         if self.device.type != "cpu":
-            return self._dispatcher.run(self._predict, tiles, prompts)
+            return self._dispatcher.run(self._predict_elsewhere, tiles, prompts)
 
         # Each tile by a thread of its own: those that share one wait for each other at every step, and so for
         # whatever else the machine does.
@@ -152,6 +154,12 @@ class FloodSegmenter:
         finally:
             torch.set_num_threads(self._threads)  # new threads begin with what any thread set last
         return [found[number] for number in range(len(tiles))]
+
+    def _predict_elsewhere(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+        # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape; torch's own kernels take a
+        # quarter more time, and none for that. What is set here is set for all threads, of which one tells a GPU.
+        with torch.backends.cudnn.flags(enabled=not isinstance(self.network, FloodSam)):
+            return self._predict(rgb, valid, prompts)
 
     @cached_property
     def _side_by_side(self) -> ThreadPoolExecutor:
