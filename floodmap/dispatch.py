@@ -30,8 +30,8 @@ class Dispatcher:
     """The way to one device.
 
     A GPU works on what it was told while one thread waits for an earlier result and others put the next batches
-    together. It is told by a single thread, for torch and cuDNN prepare for every thread anew. On a CPU, where telling is doing, one batch waits for the other: two at once would want twice
-    the memory.
+    together. It is told by a single thread, for torch and cuDNN prepare for every thread anew. On a CPU, where telling
+    is doing, one batch waits for the other: two at once would want twice the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
