@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ class Grid:
     """Pixels shared by neighbouring windows, at least."""
     multiple: int = 32
     """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""
+    step: int = 0
+    """And to a multiple of this, where it is not 0: scenes of many sizes then have windows of few."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -122,7 +125,8 @@ class Grid:
     def _side(self, length: int) -> int:
         count = self._count(length)
         needed = -(-(length + (count - 1) * self.overlap) // count)
-        return min(length, self.tile_size, -(-needed // self.multiple) * self.multiple)
+        step = math.lcm(self.multiple, self.step or 1)
+        return min(length, self.tile_size, -(-needed // step) * step)
 
     def _offsets(self, length: int) -> tuple[int, ...]:
         count, side = self._count(length), self._side(length)

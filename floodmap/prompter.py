@@ -29,8 +29,9 @@ COARSE_WISHED = 512
 take no time, are shrunk by 3 or 2 only; even smaller ones show too little from far to be worth asking."""
 COARSE_SIDE = 16_384
 """Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
-COARSE_TILE, COARSE_OVERLAP = 1024, 24
-"""Windows of the coarse pass, in its pixels."""
+COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
+"""Windows of the coarse pass, in its pixels, and what their sides are multiples of: those of large scenes are then as
+large as those seen from near, and oneDNN has no more kernels in memory than for these."""
 LIKELIHOOD_SIDE = 2048
 """Longest side of the picture the unsupervised likelihood is made of, in pixels."""
 
@@ -125,6 +126,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
     grid = Grid(
         height=-(-scene.height // factor), width=-(-scene.width // factor),
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
+        step=COARSE_STEP,
     )  # fmt: skip
     mosaic, coarse = Mosaic(grid), CoarseMap(grid.width)
     see = _seen_twice if exhaustive or not segmenter.any_size else _seen_twice_where_unsure

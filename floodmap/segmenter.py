@@ -33,6 +33,8 @@ PIXEL_CENTRE = 0.5
 """SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
 SIDE_BY_SIDE = 4
 """Windows at most that a CPU works on at once."""
+SHARED = 2**19
+"""Pixels from which on threads share a tile that is alone: oneDNN makes other kernels for them, 5 MB for a shape."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
 SETS = (4, 16)
@@ -142,7 +144,8 @@ class FloodSegmenter:
         # Each tile by a thread of its own: those that share one wait for each other at every step, and so for
         # whatever else the machine does.
         def alone(number: int) -> NDArray[np.float32]:
-            torch.set_num_threads(max(1, self._threads // min(len(tiles), self.best_batch_size)))  # of this thread
+            each = self._threads // min(len(tiles), self.best_batch_size)
+            torch.set_num_threads(max(1, each if tiles[number].reason.size >= SHARED else 1))  # of this thread
             rgb, valid = sent([tiles[number]], self.device)
             result: NDArray[np.float32] = self._predict(rgb, valid, [prompts[number]])[0].numpy()
             return result
