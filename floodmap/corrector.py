@@ -108,9 +108,11 @@ class Ground:
     """See `looks_of`."""
 
     @classmethod
-    def of(cls, logits: Tensor, embedding: Tensor, features: Tensor) -> Ground:
+    def of(cls, logits: Tensor, embedding: Tensor, features: Tensor | None) -> Ground:
         """From logits (B, H/2, W/2), the image encoder's embedding (B, E, H/16, W/16) and the mask decoder's features
         (B, E/8, H/2, W/2)."""
+        if features is None:
+            raise ValueError("corrections need the features that logits were read off")
         logits, embedding = logits.detach().float(), embedding.detach()
         fine = F.avg_pool2d(features.detach(), CELL // 2)
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):

@@ -34,6 +34,8 @@ STRIDE = 16
 """Pixels per cell of the image embedding."""
 SUREST = 9.2
 """Largest logit of a mask prompt."""
+STRIP_ROWS = 32
+"""Rows of the decoder's last step that are worked on together on a CPU, at a quarter of the resolution."""
 OUTSIDE = -3.0
 """What a mask prompt says of ground outside a box."""
 
@@ -74,8 +76,8 @@ class Decoded:
     """(B, H/2, W/2)."""
     iou: Tensor
     """The IoU it expects, (B,)."""
-    features: Tensor
-    """That the logits were read off, (B, C, H/2, W/2)."""
+    features: Tensor | None
+    """That the logits were read off, (B, C, H/2, W/2); None where they were not to be kept."""
 
 
 class PointEncoder(PromptEncoder):
@@ -137,7 +139,8 @@ class Decoder(MaskDecoder):
         dense_prompt_embeddings: Tensor,
         skips: Skips | None = None,
         absent: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        keep: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decode one prompt set per image.
 
         Args:
@@ -148,10 +151,11 @@ class Decoder(MaskDecoder):
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
             absent: which of the sparse embeddings only fill the batch up, bool (B, N); of a decoder whose attention can
                 do without them (`TokenAttention`).
+            keep: whether the features are wanted.
 
         Returns:
             Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks);
-            the features that the masks are read off, (B, E/8, as the masks).
+            the features that the masks are read off, (B, E/8, as the masks), at least where they are wanted.
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -163,15 +167,16 @@ class Decoder(MaskDecoder):
             if isinstance(module, TokenAttention):
                 module.absent = absent
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
-        features = self._upscale(source.transpose(1, 2).reshape(batch, dim, height, width), skips)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        # Channels last, so that their gradients come in the order that those of convolutions are in.
-        masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
-        masks = masks.unflatten(2, features.shape[2:])
+        placed = source.transpose(1, 2).reshape(batch, dim, height, width)
+        masks, features = self._masks(placed, weights, skips, keep=keep)
         return masks, self.iou_prediction_head(hidden[:, 0]), features
 
-    def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
-        return self.output_upscaling(source)
+    def _masks(
+        self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        features = self.output_upscaling(source)
+        return _read_off(features, weights), features
 
 
 class SkipDecoder(Decoder):
@@ -193,18 +198,53 @@ class SkipDecoder(Decoder):
         self.refine2 = ConvNorm(dim // 8, dim // 8, 3)
         nn.init.zeros_(self.refine2.norm_weight)  # so that weights trained without it mean the same with it
 
-    def _upscale(self, source: Tensor, skips: Skips | None) -> Tensor:
+    def _masks(
+        self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
         if skips is None:
             raise ValueError("this decoder needs skip features")
+        quarter = self._quarter(source, skips)
+        if keep or source.device.type != "cpu" or torch.is_grad_enabled():
+            features = self._half(quarter, skips[2])
+            return _read_off(features, weights), features
+        return self._masks_by_strips(quarter, weights, skips[2]), None
+
+    def _quarter(self, source: Tensor, skips: Skips) -> Tensor:
+        """Features at a quarter of the resolution."""
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
         features = F.relu(features + self.refine8(features))
         features = act4(up4(features) + skips[1])
-        features = F.relu(features + self.refine4(features))
+        return F.relu(features + self.refine4(features))
+
+    def _half(self, quarter: Tensor, skip: Tensor) -> Tensor:
+        """Features at half the resolution."""
         # In place: at this size every map counts.
-        features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skips[2])
+        features = F.interpolate(quarter, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skip)
         refined: Tensor = self.refine2(features)
         return refined.add_(features).relu_()
+
+    def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
+        """The same as from all features at once, which take half the memory of a window.
+
+        A strip is wrong within a row of its border, of the quarter; each is as high as the others, for oneDNN's sake.
+        """
+        rows, high = quarter.shape[2], STRIP_ROWS + 2
+        masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
+        for top in range(0, rows, STRIP_ROWS):
+            first = max(0, min(top - 1, rows - high))
+            strip = slice(first, first + high), slice(2 * first, 2 * (first + high))
+            features = self._half(quarter[:, :, strip[0]], skip[:, :, strip[1]])
+            inner = slice(2 * (top - first), 2 * (top - first + STRIP_ROWS))
+            masks[:, :, 2 * top : 2 * (top + STRIP_ROWS)] = _read_off(features, weights)[:, :, inner]
+        return masks
+
+
+def _read_off(features: Tensor, weights: Tensor) -> Tensor:
+    """Masks (B, masks, h, w) off features (B, C, h, w), by weights (B, masks, C)."""
+    # Channels last, so that their gradients come in the order that those of convolutions are in.
+    masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
+    return masks.unflatten(2, features.shape[2:])
 
 
 class FloodSam(nn.Module):
@@ -273,7 +313,7 @@ class FloodSam(nn.Module):
         Points are no tokens of the decoder, which learned little from them: its result is corrected at them, and seen
         once more with the correction as its mask prompt. The mean of both is better than either.
         """
-        decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy)
+        decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy, keep=points is not None)
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -308,8 +348,10 @@ class FloodSam(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
+        *,
+        keep: bool = True,
     ) -> Decoded:
-        """As `decode` without points, and with the features that corrections want."""
+        """As `decode` without points, and with the features that corrections want, where they are to be kept."""
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
         if boxes is None:
@@ -327,7 +369,7 @@ class FloodSam(nn.Module):
                 masks = torch.zeros(batch, 1, 4 * height, 4 * width, device=embedding.device)
             dense = self.prompt_encoder.mask_downscaling(masks if boxes is None else draw_boxes(masks, boxes))
         dense = dense.to(embedding.dtype)
-        logits, iou, features = self.mask_decoder.decode(embedding, position, sparse, dense, encoded.skips)
+        logits, iou, features = self.mask_decoder.decode(embedding, position, sparse, dense, encoded.skips, keep=keep)
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
