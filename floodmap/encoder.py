@@ -30,6 +30,10 @@ STRIP_BYTES = 4 * 2**20
 """About how much of a block's wide features is made at once: what fits into a CPU's cache need not go to its memory."""
 
 
+STRIP_ROWS = 128
+"""Rows of the first stage that are made together, where it has more than three times as many."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
     """Shape of a `PyramidEncoder`."""
@@ -202,6 +206,7 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.config = config
         w2, w4, w8, _, w16, _, w32 = config.widths
         dim = config.embed_dim
         self.stem = nn.Conv2d(3, config.stem, 3, 2, 1)
@@ -238,15 +243,35 @@ class PyramidEncoder(nn.Module):
         Returns:
             Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
         """
-        x = conv_relu6(self.stem, x)
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        c2, c4, c8, _, c16, _, c32 = features
-        coarse = F.interpolate(self.context(self.top(c32)), scale_factor=2.0, mode="nearest")
-        embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(c16))))
-        return embedding, (self.skip8(c8), self.skip4(c4), self.skip2(c2))
+        features = [self._begun(x)]
+        for stage in self.stages[1:]:
+            features.append(stage(features[-1]))
+        coarse = F.interpolate(self.context(self.top(features[6])), scale_factor=2.0, mode="nearest")
+        embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(features[4]))))
+        del features[3:], coarse
+        # Each is let go of as soon as it can be: with what comes before them these take most of a window's memory.
+        skip8, skip4, skip2 = (layer(features.pop()) for layer in (self.skip8, self.skip4, self.skip2))
+        return embedding, (skip8, skip4, skip2)
+
+    def _begun(self, x: Tensor) -> Tensor:
+        """The stem and the first stage, at stride 2; on a CPU some rows at a time, for the same reason.
+
+        A strip is wrong within a row of its border for every block; each is as high as the others, for oneDNN's sake.
+        """
+        halo, rows = self.config.depths[0], x.shape[2] // 2
+        if x.device.type != "cpu" or torch.is_grad_enabled() or rows <= 3 * STRIP_ROWS:
+            first: Tensor = self.stages[0](conv_relu6(self.stem, x))
+            return first
+        high = STRIP_ROWS + 2 * halo
+        shape = (len(x), self.skip2.in_channels, rows, x.shape[3] // 2)
+        begun = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        for top in range(0, rows, STRIP_ROWS):
+            start = max(0, min(top - halo, rows - high))
+            strip = x[:, :, max(2 * start - 1, 0) : 2 * (start + high)]
+            strip = F.pad(strip, (0, 0, 1, 0)) if start == 0 else strip
+            strip = self.stages[0](conv_relu6(self.stem, strip, padding=(0, 1)))
+            begun[:, :, top : top + STRIP_ROWS] = strip[:, :, top - start : top - start + STRIP_ROWS]
+        return begun
 
 
 def fuse(module: nn.Module) -> None:

@@ -81,6 +81,11 @@ class _Band:
         self.probability[index] += other.probability
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
+    def put(self, other: _Band, columns: slice) -> None:
+        """Replace the topmost rows of some columns."""
+        rows = other.reason.shape[0]
+        self.probability[:rows, columns], self.reason[:rows, columns] = other.probability, other.reason
+
 
 class Mosaic:
     """Blends the windows of a grid, which come row by row and from left to right, into strips.
@@ -98,7 +103,10 @@ class Mosaic:
         self.grid = grid
         self._row = first_row
         self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
-        self._carry = _Band.blank(0, grid.width)
+        strips = [end - first for first, end in map(grid.strip, range(len(grid.row_offsets)))]
+        # What a row of windows hands down takes the place of what it was handed, column by column.
+        self._carry = _Band.blank(grid.shape_hw[0] - min(strips[:-1], default=grid.shape_hw[0]), grid.width)
+        self._handed = 0
         self._columns_done, self._right = 0, _Band.blank(0, 0)
         self._packing = ThreadPoolExecutor(1, thread_name_prefix="packing")
         self._begin_row()
@@ -137,7 +145,6 @@ class Mosaic:
         height = self.grid.shape_hw[0]
         self._strip_height = end - first
         self._pieces: list[Future[tuple[int, bytes]]] = []
-        self._next_carry = _Band.blank(max(height - (end - first), 0), self.grid.width)
         self._right, self._columns_done = _Band.blank(height, 0), 0
 
     def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
@@ -153,10 +160,9 @@ class Mosaic:
     def _close(self, band: _Band, left: int) -> None:
         """Columns no further window of this row touches: blend with the row above, keep what the row below overlaps."""
         columns = slice(left, left + band.reason.shape[1])
-        above = self._carry.part(np.s_[:, columns])
-        band.add(above, np.s_[: above.reason.shape[0], :])
+        band.add(self._carry.part(np.s_[: self._handed, columns]), np.s_[: self._handed, :])
         rows = self._strip_height
-        self._next_carry.add(band.part(np.s_[rows:, :]), np.s_[:, columns])
+        self._carry.put(band.part(np.s_[rows:, :]), columns)
         done = band.part(np.s_[:rows, :])
         percent = done.probability * np.float32(100.0)
         # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
@@ -170,6 +176,6 @@ class Mosaic:
     def _end_row(self) -> Strip:
         pieces = tuple(piece.result() for piece in self._pieces)
         strip = Strip(self.grid.row_offsets[self._row], self._strip_height, pieces)
-        self._carry = self._next_carry
+        self._handed = self.grid.shape_hw[0] - self._strip_height
         self._row += 1
         return strip

@@ -188,3 +188,18 @@ def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_t
     torch.testing.assert_close(both[0], (corrected[0] + seen[0]) / 2)
     network.point_maps.weight.zero_()
     assert not torch.allclose(network.decode_corrected(encoded, ground, corrected, points), seen)
+
+
+@pytest.mark.parametrize("shape_hw", [(1024, 96), (832, 64), (288, 160), (32, 32)])
+def test_rows_worked_on_together_on_a_cpu_are_as_if_all_were(
+    shape_hw: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    torch.nn.init.normal_(network.mask_decoder.refine2.norm_weight)  # zero at first, so a mistake would not show
+    rgb = torch.randint(0, 256, (1, 3, *shape_hw), dtype=torch.uint8)
+    valid = torch.ones(1, *shape_hw, dtype=torch.bool)
+    with torch.no_grad():
+        by_strips, _ = network(rgb, valid)
+    whole, _ = network(rgb, valid)  # as with gradients
+    torch.testing.assert_close(by_strips, whole.detach(), rtol=0, atol=1e-5)

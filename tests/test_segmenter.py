@@ -79,6 +79,7 @@ def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
     try:
         segmenter = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", "float32")
         own = segmenter._see
+        monkeypatch.setattr("floodmap.segmenter.SHARED", 0)
 
         def see(*args: Any) -> torch.Tensor:
             used.add(torch.get_num_threads())
@@ -89,6 +90,9 @@ def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
         assert used == {2} and torch.get_num_threads() == 4
         segmenter.predict([make_tile((64, 64))], [Prompts.none()])
         assert used == {2, 4}
+        monkeypatch.setattr("floodmap.segmenter.SHARED", 64 * 64 + 1)  # small tiles are not worth sharing
+        segmenter.predict([make_tile((64, 64))], [Prompts.none()])
+        assert used == {1, 2, 4}
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 4
     finally:
