@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -96,22 +97,26 @@ class PointEncoder(PromptEncoder):
 
 
 class TokenAttention(Attention):
-    """The package's attention to tokens, blind for those that only fill a batch up."""
+    """The package's attention between tokens and cells, in one step, blind for tokens that only fill a batch up.
+
+    Multiplied step by step, so narrow factors want large kernels of oneDNN's for every number of cells, and no less
+    time.
+    """
 
     absent: Tensor | None = None
-    """Which, bool (B, tokens)."""
+    """Keys that are not there, bool (B, tokens)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As the package's."""
-        if self.absent is None:
+        if torch.is_grad_enabled():
             result: Tensor = super().forward(q, k, v)
             return result
         q, k, v = (
             self._separate_heads(project(x), self.num_heads)
             for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=~self.absent[:, None, None])
-        result = self.out_proj(self._recombine_heads(seen))
+        there = None if self.absent is None else ~self.absent[:, None, None]
+        result = self.out_proj(self._recombine_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=there)))
         return result
 
 
@@ -120,6 +125,12 @@ class Decoder(MaskDecoder):
 
     The package's own `predict_masks` repeats every image for every prompt, so it is right for one image only.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for module in self.transformer.modules():
+            if isinstance(module, Attention):
+                module.__class__ = TokenAttention
 
     def predict_masks(
         self,
@@ -149,8 +160,7 @@ class Decoder(MaskDecoder):
             sparse_prompt_embeddings: (B, N, E).
             dense_prompt_embeddings: (B, E, h, w), or anything that broadcasts to it.
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
-            absent: which of the sparse embeddings only fill the batch up, bool (B, N); of a decoder whose attention can
-                do without them (`TokenAttention`).
+            absent: which of the sparse embeddings only fill the batch up, bool (B, N); not with gradients.
             keep: whether the features are wanted.
 
         Returns:
@@ -163,9 +173,8 @@ class Decoder(MaskDecoder):
         source = image_embeddings + dense_prompt_embeddings
         if absent is not None:
             absent = F.pad(absent, (tokens.shape[1] - absent.shape[1], 0), value=False)
-        for module in self.transformer.modules():
-            if isinstance(module, TokenAttention):
-                module.absent = absent
+        for layer in self.transformer.layers:
+            layer.self_attn.absent = layer.cross_attn_image_to_token.absent = absent
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         placed = source.transpose(1, 2).reshape(batch, dim, height, width)
@@ -435,8 +444,6 @@ class Sam(nn.Module):
             transformer_dim=256,
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
-        for layer in self.mask_decoder.transformer.layers:
-            layer.self_attn.__class__ = layer.cross_attn_image_to_token.__class__ = TokenAttention
         self.recomputes = False
         """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
         self._kernels_fail = False

@@ -28,8 +28,6 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
-_GIVE_BACK = 2
-"""Batches after which memory is given back: parts of all sizes leave holes in it. After every one it cost time."""
 _READERS = 3
 """Threads that read and prompt windows where the model leaves them cores: one is not as fast as a large GPU."""
 
@@ -111,8 +109,6 @@ def run_windows(
                 found = results.pop(0)
                 strip = mosaic.add(found.window, found.probability(), found.reason)
                 done += 1
-                if done % (_GIVE_BACK * batch_size) == 0:
-                    give_back()
                 pixels = top * grid.width + (end - top) * found.window.col_end
                 report(Progress(done, len(grid), pixels, "segment"))
             if strip is None:
