@@ -231,8 +231,8 @@ def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
     some = run(scene, tmp_path / "out", segmenter, **settings)
     seen = [tile.window for tile in segmenter.tiles[2:]]  # after the coarse pass, which looks twice
     if any_size:
-        assert [(one.height, one.width) for one in seen] == [(256, 256)]
-        assert some.summary["pixels_processed"] == 256 * 256 and some.summary["windows"]["foregone"] == 2
+        assert [(one.height, one.width) for one in seen] == [(320, 320)]
+        assert some.summary["pixels_processed"] == 320 * 320 and some.summary["windows"]["foregone"] == 2
     else:
         assert len(seen) == 3 and some.summary["windows"]["foregone"] == 0
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
