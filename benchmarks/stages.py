@@ -21,8 +21,8 @@ import rasterio
 from numpy.typing import NDArray
 from scipy import ndimage
 
+import floodmap.finishing
 import floodmap.formats
-import floodmap.pipeline
 import floodmap.polygons
 import floodmap.prompter
 from floodmap.journal import Journal
@@ -37,7 +37,7 @@ STAGES: list[tuple[str, Any, str]] = [
     ("prompts", floodmap.prompter, "crop_coarse"),
     ("blend", Mosaic, "add"),
     ("journal", Journal, "append"),
-    ("rasters", floodmap.pipeline, "write_rasters"),
+    ("rasters", floodmap.finishing, "write_rasters"),
     ("outlines and areas", floodmap.polygons, "polygonize"),
     ("layers", floodmap.formats, "write_layers"),
 ]
