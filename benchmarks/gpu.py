@@ -8,7 +8,9 @@ of a whole scene against its model alone, encoding and decoding what lies in the
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from segment_anything import sam_model_registry
 from throughput import lay_out
 from torch.utils.flop_counter import FlopCounterMode
 
-from floodmap.dispatch import sent
+from floodmap import dispatch, windows
+from floodmap.dispatch import Dispatcher
 from floodmap.models import ResolvedModel
 from floodmap.pipeline import Progress, SegmentOptions, segment_scene
 from floodmap.prompts import Prompts
 from floodmap.sam import FRAME, VIT, build_sam
 from floodmap.scene import Tile
 from floodmap.segmenter import SamSegmenter, load_segmenter, prompt_sets
+from floodmap.stitch import Mosaic
 from floodmap.synthetic import write_sample
 
 PAINTED = 3000
@@ -113,7 +117,7 @@ class Watched:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         self.prompted += sum(len(prompt_sets(one)) for one in prompts)
         if len(tiles) == self.best_batch_size and len(self.asked) < KEPT:
-            self.asked.append((*sent(tiles, self.device), list(prompts)))
+            self.asked.append((*dispatch.sent(tiles, self.device), list(prompts)))
         return self.segmenter.predict(tiles, prompts)
 
     def bare_seconds(self) -> float:
@@ -136,6 +140,21 @@ def write_prompts(scene: Path, path: Path) -> None:
     geopandas.GeoDataFrame({"label": labels}, geometry=placed, crs=crs).to_file(path)
 
 
+def timed(owner: Any, name: str, spent: Counter[str]) -> None:
+    """Have a function count how long its calls take, waiting included."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent[name] += time.perf_counter() - begun
+
+    setattr(owner, name, wrapped)
+
+
 def whole(scene: Path, model: Path, out: Path) -> None:
     """Segment a scene, and say how long the model was waited for."""
     begun = time.perf_counter()
@@ -144,6 +163,10 @@ def whole(scene: Path, model: Path, out: Path) -> None:
     )
     loaded = time.perf_counter()
     times: dict[int, float] = {}
+    spent: Counter[str] = Counter()
+    steps = [(windows, "read"), (windows, "asked"), (dispatch, "sent"), (Dispatcher, "_begin"), (Mosaic, "add")]
+    for owner, name in steps:
+        timed(owner, name, spent)
 
     def progress(now: Progress) -> None:
         times[now.windows_done if now.stage == "segment" else -1] = time.perf_counter()
@@ -154,15 +177,17 @@ def whole(scene: Path, model: Path, out: Path) -> None:
     result = segment_scene(scene, out, segmenter, options, progress=progress)
     ended = time.perf_counter()
     bare, size = segmenter.bare_seconds(), segmenter.best_batch_size
-    windows, first = max(times), size
-    steady = (times[windows] - times[first]) / (windows - first)
+    last, first = max(times), size
+    steady = (times[last] - times[first]) / (last - first)
+    each = ", ".join(f"{name.strip('_')} {1e3 * spent[name] / last:.1f}" for _, name in steps)
     print(
         f"loading {loaded - begun:.1f} s, up to {first} windows {times[first] - loaded:.1f} s, the others "
-        f"{times[windows] - times[first]:.1f} s, finishing {ended - times[windows]:.1f} s\n"
-        f"of {windows} windows one takes {steady * 1e3:.2f} ms, its encoding and decoding alone {bare * 1e3:.2f} ms: "
-        f"{bare / steady:.1%} of their rate; of the whole run, with loading, {bare * windows / (ended - begun):.1%}\n"
+        f"{times[last] - times[first]:.1f} s, finishing {ended - times[last]:.1f} s\n"
+        f"of {last} windows one takes {steady * 1e3:.2f} ms, its encoding and decoding alone {bare * 1e3:.2f} ms: "
+        f"{bare / steady:.1%} of their rate; of the whole run, with loading, {bare * last / (ended - begun):.1%}\n"
         f"{scene.name}: {result.summary['pixels_processed'] / 1e6:.0f} megapixels processed, "
-        f"{segmenter.prompted} prompt sets decoded"
+        f"{segmenter.prompted} prompt sets decoded\n"
+        f"ms a window in {windows._READERS} threads that read and ask, 3 that send, 1 that tells, 1 that blends: {each}"
     )
 
 
