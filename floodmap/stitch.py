@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 
 from floodmap.codes import FAILED
 from floodmap.grid import Grid, Window
+
+
+_PACKING = min(4, os.cpu_count() or 1)
+"""Threads that compress, and pieces that wait for them: speckles of a window take one longer than a large GPU takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class Mosaic:
         self._carry = _Band.blank(grid.shape_hw[0] - min(strips[:-1], default=grid.shape_hw[0]), grid.width)
         self._handed = 0
         self._columns_done, self._right = 0, _Band.blank(0, 0)
-        self._packing = ThreadPoolExecutor(1, thread_name_prefix="packing")
+        self._packing = ThreadPoolExecutor(_PACKING, thread_name_prefix="packing")
         self._begin_row()
 
     @staticmethod
@@ -169,8 +174,8 @@ class Mosaic:
         percent += np.float32(0.5 + 1e-4)
         codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
         np.copyto(codes, done.reason, where=done.reason > 0)
-        if self._pieces:
-            self._pieces[-1].result()  # no more than one waits
+        if len(self._pieces) >= _PACKING:
+            self._pieces[-_PACKING].result()  # no more of them wait
         self._pieces.append(self._packing.submit(_packed, codes))
 
     def _end_row(self) -> Strip:
