@@ -13,7 +13,7 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from torch import Tensor
 from torch.nn import functional as F
 
-SCORES = 2**21
+SCORES_BYTES = 2**23
 """Scores worked out at a time."""
 
 
@@ -83,23 +83,25 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
 def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Attention of (N, cells, C) with scores added for (N, cells, rows) and (N, cells, columns)."""
     count, cells, channels = q.shape
-    narrow = down.shape[-1] + right.shape[-1] < channels
-    if narrow:  # as further channels: less work than adding so short rows
+    # As further channels: less work than adding such short rows, and than adding any where products are cheap.
+    further = down.shape[-1] + right.shape[-1] < channels or q.dtype == torch.bfloat16
+    if further:
         q = torch.cat([q, down, right], dim=-1)
         k = torch.cat([k, _places(down.shape[-1], right.shape[-1]).to(k).expand(count, -1, -1)], dim=-1)
     seen, keys = torch.empty_like(v), k.transpose(1, 2).contiguous()
-    together = max(1, SCORES // cells**2)  # whole heads, or rows of one
-    rows = cells if together > 1 else max(1, SCORES // cells)
+    most = SCORES_BYTES // q.element_size()
+    together = max(1, most // cells**2)  # whole heads, or rows of one
+    rows = cells if together > 1 else max(1, most // cells)
     for first in range(0, count, together):
         some = slice(first, first + together)
         for row in range(0, cells, rows):
             part = (some, slice(row, row + rows))
-            if narrow:
+            if further:
                 scores = torch.bmm(q[part], keys[some])
             else:
                 bias = (down[part][..., :, None] + right[part][..., None, :]).flatten(-2)
                 scores = torch.baddbmm(bias, q[part], keys[some], out=bias)
-            seen[part] = torch.bmm(torch.softmax(scores, -1, out=scores), v[some])
+            torch.bmm(torch.softmax(scores, -1, out=scores), v[some], out=seen[part])
     return seen
 
 
