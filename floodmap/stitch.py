@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from floodmap.codes import FAILED
 from floodmap.grid import Grid, Window
 
-
 _PACKING = min(4, os.cpu_count() or 1)
 """Threads that compress, and pieces that wait for them: speckles of a window take one longer than a large GPU takes."""
 
