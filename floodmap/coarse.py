@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from os import SEEK_END
 from tempfile import TemporaryFile, gettempdir
 from threading import Lock
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.errors import OutputError
+from floodmap.packing import packed, unpacked
 
 _CHUNK = 64
 """Rows compressed in one go."""
@@ -46,8 +46,8 @@ class CoarseMap:
             codes = np.concatenate([self._unpacked(len(self._chunks) - 1), codes])
             del self._chunks[-1]
         for row in range(0, len(codes), _CHUNK):
-            packed = zlib.compress(codes[row : row + _CHUNK].data, 1)
-            self._chunks.append((self._kept(packed), len(packed)))
+            small = packed(codes[row : row + _CHUNK])
+            self._chunks.append((self._kept(small), len(small)))
         self.shape = (self.shape[0] - whole + len(codes), self.shape[1])
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
@@ -59,11 +59,11 @@ class CoarseMap:
                 self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
-    def _kept(self, packed: bytes) -> int:
+    def _kept(self, small: bytes) -> int:
         """Write something to the end of the file; returns where it begins."""
         try:
             first = self._file.seek(0, SEEK_END)
-            self._file.write(packed)
+            self._file.write(small)
             self._file.flush()
         except OSError as error:
             raise OutputError(
@@ -74,4 +74,5 @@ class CoarseMap:
     def _unpacked(self, number: int) -> NDArray[np.uint8]:
         first, length = self._chunks[number]
         self._file.seek(first)
-        return np.frombuffer(zlib.decompress(self._file.read(length)), np.uint8).reshape(-1, self.shape[1])
+        rows = min(_CHUNK, self.shape[0] - number * _CHUNK)
+        return unpacked(self._file.read(length), self.shape[1], rows)

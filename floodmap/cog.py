@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -164,26 +164,31 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
     """Mask and probability at every level, level 0 first; first row and column lie on multiples of 2**levels."""
     hidden = codes > 100
-    flood = (codes >= threshold) & ~hidden
-    yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)
+    flood = codes >= threshold
     height, width = codes.shape
-    sums: list[NDArray[Any]] = [flood.view(np.uint8), codes]
-    if hidden.any():
+    if not hidden.any():
+        yield flood.view(np.uint8), codes
+        sums: list[NDArray[Any]] = [flood.view(np.uint8), codes]
+    else:
+        flood &= ~hidden
+        yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)
         sums = [flood.view(np.uint8), codes * ~hidden, hidden.view(np.uint8)]
     for level in range(1, levels + 1):
-        # At level 1 counts are at most 4, but the sum of probabilities 400; at level 12 it is 100 * 4**12 < 2**32.
-        dtypes: Sequence[Any] = (np.uint8, np.uint16, np.uint8) if level == 1 else (np.uint32,) * 3
-        sums = [_halved(values, dtype) for values, dtype in zip(sums, dtypes, strict=False)]
+        # At level 1 counts are at most 4; sums of probabilities 100 * 4**4 < 2**16 at level 4, 100 * 4**12 < 2**32.
+        wide: Any = np.uint16 if level <= 4 else np.uint32
+        narrow: Any = np.uint8 if level == 1 else wide
+        sums = [_halved(values, dtype) for values, dtype in zip(sums, (narrow, wide, narrow), strict=False)]
         n_flood, total, *others = sums
+        if not (others or height % (1 << level) or width % (1 << level)):  # every pixel has as many beneath it
+            half = 1 << 2 * level - 1
+            yield (n_flood >= half).view(np.uint8), ((total + wide(half)) >> 2 * level).astype(np.uint8)
+            continue
         n_observed = np.multiply.outer(_footprint(height, level), _footprint(width, level))
         if others:
             n_observed = n_observed - others[0]
         n_dry = n_observed - n_flood
         mask = (n_flood >= n_dry).view(np.uint8)
-        if others or height % (1 << level) or width % (1 << level):
-            mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
-        else:  # the same, where every pixel has as many beneath it
-            mean = ((total + (1 << 2 * level - 1)) >> 2 * level).astype(np.uint8)
+        mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
         if others:
             n_hidden = others[0]
             hidden = (n_hidden > 0) & (n_hidden >= n_flood) & (n_hidden >= n_dry)

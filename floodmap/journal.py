@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from floodmap.errors import OutputError, writing
 from floodmap.stitch import Strip
 
-STEP_PIXELS = 2**21
-"""Pixels of a strip that are unpacked in one go."""
 _DIGEST = 16
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
@@ -63,12 +61,13 @@ class Strips:
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
         for head, packed in self._whole():
-            sizes = head["pieces"]
-            ends = np.cumsum([size for _, size in sizes])
-            pieces = ((columns, packed[end - size : end]) for (columns, size), end in zip(sizes, ends, strict=True))
-            strip = Strip(head["row_off"], head["height"], tuple(pieces))
-            row = strip.row_off
-            for codes in strip.unpacked(max(1, STEP_PIXELS // strip.width)):
+            pieces, end = [], 0
+            for columns, sizes in head["pieces"]:
+                ends = list(accumulate(sizes, initial=end))
+                pieces.append((columns, tuple(packed[first:after] for first, after in pairwise(ends))))
+                end = ends[-1]
+            row = head["row_off"]
+            for codes in Strip(row, head["height"], head["step"], tuple(pieces)).blocks():
                 yield row, codes
                 row += len(codes)
 
@@ -154,10 +153,16 @@ class Journal(Strips):
         Raises:
             OutputError: the disk is full, or will not have it.
         """
-        strip, pieces = entry.strip, [packed for _, packed in entry.strip.pieces]
-        sizes = [(columns, len(packed)) for columns, packed in strip.pieces]
-        head = {"row_off": strip.row_off, "height": strip.height, "pieces": sizes, "notes": entry.notes}
-        body = json.dumps(head, sort_keys=True).encode() + b"\n", *pieces
+        strip = entry.strip
+        head = {
+            "row_off": strip.row_off,
+            "height": strip.height,
+            "step": strip.step,
+            "pieces": [(columns, [len(block) for block in blocks]) for columns, blocks in strip.pieces],
+            "notes": entry.notes,
+        }
+        blocks = (block for _, blocks in strip.pieces for block in blocks)
+        body = json.dumps(head, sort_keys=True).encode() + b"\n", *blocks
         with writing(self._path(index)):
             _write(self._path(index), _digest(*body), *body)
         self.told(index + 1)

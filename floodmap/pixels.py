@@ -236,7 +236,10 @@ def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) ->
     """Pixels whose colours all are nodata, or any of whose values is no number."""
     empty: Bools | None = None
     if nodata is not None:
-        empty = np.asarray((nearest == nearest.dtype.type(nodata)).all(axis=0))
+        value = nearest.dtype.type(nodata)
+        empty = np.asarray(nearest[0] == value)
+        if empty.any():  # most pictures hold none
+            empty &= (nearest[1:] == value).all(axis=0)
     if values.dtype.kind == "f":
         infinite = ~np.isfinite(values).all(axis=0)
         empty = infinite if empty is None else empty | infinite

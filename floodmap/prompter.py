@@ -139,7 +139,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
                 except (RuntimeError, MemoryError) as error:
                     raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
             if strip := mosaic.add(window, probability, tile.reason):
-                for codes in strip.unpacked(128):
+                for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
     return coarse
 

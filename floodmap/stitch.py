@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,54 +10,50 @@ from numpy.typing import NDArray
 
 from floodmap.codes import FAILED
 from floodmap.grid import Grid, Window
+from floodmap.packing import packed, unpacked
 
-_PACKING = min(4, os.cpu_count() or 1)
-"""Threads that compress, and pieces that wait for them: speckles of a window take one longer than a large GPU takes."""
+BLOCK_PIXELS = 2**21
+"""Pixels of a strip that are unpacked in one go."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Finished rows of a scene, compressed: at a hundred thousand columns they would take more than the model does."""
+    """Finished rows of a scene, packed: at a hundred thousand columns they would take more than the model does."""
 
     row_off: int
     """First scene row."""
     height: int
     """How many rows."""
-    pieces: tuple[tuple[int, bytes], ...]
-    """From left to right: how many columns, and their codes, (rows, columns) by zlib."""
+    step: int
+    """Rows of a block; the last may have fewer."""
+    pieces: tuple[tuple[int, tuple[bytes, ...]], ...]
+    """From left to right: how many columns, and their codes, block by block from the top."""
 
     @classmethod
     def of(cls, row_off: int, codes: NDArray[np.uint8]) -> Strip:
         """From codes (rows, scene width)."""
-        return cls(row_off, len(codes), (_packed(codes),))
-
-    @property
-    def width(self) -> int:
-        """How many columns."""
-        return sum(columns for columns, _ in self.pieces)
+        step = block_rows(codes.shape[1])
+        return cls(row_off, len(codes), step, (_piece(codes, step),))
 
     @property
     def codes(self) -> NDArray[np.uint8]:
         """(rows, scene width); what the values mean stands in `floodmap.codes`."""
-        return next(self.unpacked(self.height))
+        return np.concatenate(list(self.blocks()))
 
-    def unpacked(self, step: int) -> Iterator[NDArray[np.uint8]]:
-        """Codes (rows, scene width), so many rows at a time."""
-        unpackers = [zlib.decompressobj() for _ in self.pieces]
-        rest = [packed for _, packed in self.pieces]
-        for row in range(0, self.height, step):
-            codes, left = np.empty((min(step, self.height - row), self.width), np.uint8), 0
-            for number, (columns, _) in enumerate(self.pieces):
-                unpacker = unpackers[number]
-                piece = unpacker.decompress(rest[number], len(codes) * columns)
-                rest[number] = unpacker.unconsumed_tail
-                codes[:, left : left + columns] = np.frombuffer(piece, np.uint8).reshape(-1, columns)
-                left += columns
-            yield codes
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """Codes (rows, scene width), some rows at a time."""
+        for number, row in enumerate(range(0, self.height, self.step)):
+            rows = min(self.step, self.height - row)
+            yield np.concatenate([unpacked(blocks[number], columns, rows) for columns, blocks in self.pieces], axis=1)
 
 
-def _packed(codes: NDArray[np.uint8]) -> tuple[int, bytes]:
-    return codes.shape[1], zlib.compress(np.ascontiguousarray(codes).data, 1)
+def block_rows(width: int) -> int:
+    """Rows of a block of a scene with so many columns."""
+    return max(1, BLOCK_PIXELS // width)
+
+
+def _piece(codes: NDArray[np.uint8], step: int) -> tuple[int, tuple[bytes, ...]]:
+    return codes.shape[1], tuple(packed(codes[row : row + step]) for row in range(0, len(codes), step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +105,7 @@ class Mosaic:
         self._carry = _Band.blank(grid.shape_hw[0] - min(strips[:-1], default=grid.shape_hw[0]), grid.width)
         self._handed = 0
         self._columns_done, self._right = 0, _Band.blank(0, 0)
-        self._packing = ThreadPoolExecutor(_PACKING, thread_name_prefix="packing")
+        self._step = block_rows(grid.width)
         self._begin_row()
 
     @staticmethod
@@ -148,7 +141,7 @@ class Mosaic:
         first, end = self.grid.strip(self._row)
         height = self.grid.shape_hw[0]
         self._strip_height = end - first
-        self._pieces: list[Future[tuple[int, bytes]]] = []
+        self._pieces: list[tuple[int, tuple[bytes, ...]]] = []
         self._right, self._columns_done = _Band.blank(height, 0), 0
 
     def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
@@ -171,15 +164,13 @@ class Mosaic:
         percent = done.probability * np.float32(100.0)
         # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
         percent += np.float32(0.5 + 1e-4)
-        codes = np.clip(percent, 0, 100, out=percent).astype(np.uint8)
-        np.copyto(codes, done.reason, where=done.reason > 0)
-        if len(self._pieces) >= _PACKING:
-            self._pieces[-_PACKING].result()  # no more of them wait
-        self._pieces.append(self._packing.submit(_packed, codes))
+        codes = percent.astype(np.uint8)
+        if done.reason.any():
+            np.copyto(codes, done.reason, where=done.reason > 0)
+        self._pieces.append(_piece(codes, self._step))
 
     def _end_row(self) -> Strip:
-        pieces = tuple(piece.result() for piece in self._pieces)
-        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, pieces)
+        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, self._step, tuple(self._pieces))
         self._handed = self.grid.shape_hw[0] - self._strip_height
         self._row += 1
         return strip
