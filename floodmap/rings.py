@@ -147,8 +147,13 @@ class _Tracer:
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
-        flood = (padded >= self._threshold) & (padded < UNOBSERVED)
-        return padded, flood.view(np.uint8) | (padded * (padded >= FAILED))
+        kinds = (padded >= self._threshold).view(np.uint8)
+        if max(self._above.max(), codes.max()) < UNOBSERVED:
+            kinds[0] = 0
+            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # of nothing, as all that is unobserved is here
+        else:
+            kinds = kinds * (padded < UNOBSERVED) | padded * (padded >= FAILED)
+        return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
         """Component of each run, then of each open component: runs of one kind that touch from row to row."""

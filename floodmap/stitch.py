@@ -60,7 +60,7 @@ def _piece(codes: NDArray[np.uint8], step: int) -> tuple[int, tuple[bytes, ...]]
 class _Band:
     """Scene columns of one row of windows, not all of them final yet."""
 
-    probability: NDArray[np.float32]
+    percent: NDArray[np.float32]
     reason: NDArray[np.uint8]
 
     @classmethod
@@ -68,20 +68,27 @@ class _Band:
         return cls(np.zeros((height, width), np.float32), np.zeros((height, width), np.uint8))
 
     def part(self, index: tuple[slice, slice]) -> _Band:
-        return _Band(self.probability[index], self.reason[index])
+        return _Band(self.percent[index], self.reason[index])
 
     def copy(self) -> _Band:
-        return _Band(self.probability.copy(), self.reason.copy())
+        return _Band(self.percent.copy(), self.reason.copy())
 
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
-        """Put another band on top of a part of this one: probabilities add up, a reason outlasts none."""
-        self.probability[index] += other.probability
+        """Put another band on top of a part of this one: per cents add up, a reason outlasts none."""
+        self.percent[index] += other.percent
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
     def put(self, other: _Band, columns: slice) -> None:
         """Replace the topmost rows of some columns."""
         rows = other.reason.shape[0]
-        self.probability[:rows, columns], self.reason[:rows, columns] = other.probability, other.reason
+        self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
+
+
+def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Where weights are not 1: at either end."""
+    whole = np.flatnonzero(weights == 1)
+    first, last = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (len(weights), len(weights))
+    return slice(0, first), slice(last, len(weights))
 
 
 class Mosaic:
@@ -147,11 +154,12 @@ class Mosaic:
     def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
         if probability is None:
             return _Band(np.zeros(reason.shape, np.float32), np.where(reason == 0, np.uint8(FAILED), reason))
-        weighted = np.array(probability, np.float32)
+        weighted = np.multiply(probability, np.float32(100.0), dtype=np.float32)
         down, across = self._row_weights[self._row], self._col_weights[col]
-        at_row, at_col = np.flatnonzero(down != 1), np.flatnonzero(across != 1)  # near a window's borders
-        weighted[at_row] *= down[at_row, None]
-        weighted[:, at_col] *= across[at_col]
+        for rows in _borders(down):
+            weighted[rows] *= down[rows, None]
+        for cols in _borders(across):
+            weighted[:, cols] *= across[cols]
         return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
@@ -161,10 +169,8 @@ class Mosaic:
         rows = self._strip_height
         self._carry.put(band.part(np.s_[rows:, :]), columns)
         done = band.part(np.s_[:rows, :])
-        percent = done.probability * np.float32(100.0)
         # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
-        percent += np.float32(0.5 + 1e-4)
-        codes = percent.astype(np.uint8)
+        codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
         if done.reason.any():
             np.copyto(codes, done.reason, where=done.reason > 0)
         self._pieces.append(_piece(codes, self._step))
