@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEEP, _GIVE_BACK = 1 << 30, 1 << 25
 _LARGE = 5 << 20
 """Bytes from which on memory comes from the kernel and goes back there at once, where that costs little."""
-_MUCH = 64 << 20
-"""Bytes more than there were after memory was last handed back, at which it is again."""
-_EVERY_S = 0.02
-"""Seconds between two looks at it."""
-_STATM = Path("/proc/self/statm")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -47,9 +41,8 @@ def _has_huge_pages() -> bool:
 def freed_memory_kept() -> Iterator[None]:
     """While windows run, let glibc keep what torch frees for the next one, instead of handing it back to the kernel.
 
-    Fresh pages are zeroed by the kernel one by one: a sixth of the time of a window, on two threads more. But what is
-    kept must not be much, and so a thread looks after it. Afterwards all that is free goes back: work of another kind
-    wants other sizes, and would take them on top.
+    Fresh pages are zeroed by the kernel one by one: a sixth of the time of a window, on two threads more. Afterwards
+    all that is free goes back: work of another kind wants other sizes, and would take them on top.
     """
     libc = _glibc()
     if libc is None:
@@ -57,31 +50,11 @@ def freed_memory_kept() -> Iterator[None]:
         return
     large_apart = _has_huge_pages() and os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
     _set_thresholds(libc, _KEEP, mmap=_LARGE if large_apart else _KEEP)
-    done = threading.Event()
-    tide = threading.Thread(target=_give_back_much, args=(libc, done), name="memory", daemon=True)
-    tide.start()
     try:
         yield
     finally:
-        done.set()
-        tide.join()
         _set_thresholds(libc, _GIVE_BACK, mmap=_GIVE_BACK)
         libc.malloc_trim(0)
-
-
-def _give_back_much(libc: Any, done: threading.Event) -> None:
-    """Hand back what is free whenever much has gathered: the longer a run, the more holes of all sizes there are."""
-    with suppress(OSError):  # where /proc is not to be seen
-        limit = _resident() + _MUCH
-        while not done.wait(_EVERY_S):
-            if _resident() > limit:
-                libc.malloc_trim(0)
-                limit = _resident() + _MUCH
-
-
-def _resident() -> int:
-    """Bytes of this process in memory; Linux alone has what `_glibc` wants."""
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,11 +18,11 @@ _MARGIN = 1
 """Ground seen around what is unsure, in cells: without it the pictures around Dubai lose 0.005."""
 _FADE = 16
 """Pixels along the borders of a part across which it fades into what the coarse pass said."""
-_SMALL, _BROAD = 10, 24
-"""Sides of parts that are not their window's, in cells. Parts are small squares, or reach across the whole window:
-oneDNN makes some sixty kernels for every shape, 5 MB, and with six shapes windows take 2 % longer than with sixteen."""
-_FIXED = 40
-"""What a part costs however small it is, in cells."""
+_SIDE = 8
+"""Sides of parts, in cells. All are alike, so that several are seen at once (`segmenter.TOGETHER`), in down to half the
+time, and oneDNN has few shapes to make kernels for."""
+_DEARER = 1.15
+"""What a cell of a part costs beside one of a whole window."""
 
 Bools = NDArray[np.bool_]
 
@@ -45,8 +44,8 @@ def unsure_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window] | 
     unsure = (mask >= DRY) & (mask <= FLOOD)
     for axis, side in enumerate(shape_hw):
         unsure = _by_cells(unsure, axis, side)
-    parts = list(_cover(unsure, 0, 0, unsure.shape))
-    if _cost(parts) >= _cost([Window(0, 0, *unsure.shape)]):
+    parts = list(_squares(unsure))
+    if _DEARER * sum(part.height * part.width for part in parts) >= unsure.size:
         return None
     return [_in_pixels(part, shape_hw) for part in parts]
 
@@ -82,60 +81,33 @@ def _by_cells(unsure: Bools, axis: int, side: int) -> Bools:
     return np.asarray(reached | unsure.take(last, axis=axis))
 
 
-def _cover(unsure: Bools, top: int, left: int, whole_hw: tuple[int, ...]) -> Iterator[Window]:
-    """Rectangles of cells that hold everything unsure and its margin: one around all, or two of which each is cut on.
-
-    Args:
-        unsure: (rows, columns) of cells.
-        top: row of the first of them within the window.
-        left: its column.
-        whole_hw: the window's size, in cells.
+def _squares(unsure: Bools) -> Iterator[Window]:
+    """Squares of cells that hold all unsure ones and their margin: each time the one around the first cell that is left
+    which holds most others.
     """
-    one = _around(unsure, top, left, whole_hw)
-    if one is None:
-        return
-    cheapest, halves = _cost([one]), None
-    for axis in (0, 1):
-        for cut in range(1, unsure.shape[axis]):
-            first, second = np.split(unsure, [cut], axis)
-            at = (top + cut, left) if axis == 0 else (top, left + cut)
-            around = [_around(first, top, left, whole_hw), _around(second, *at, whole_hw)]
-            cost = _cost([part for part in around if part])
-            if None not in around and cost < cheapest:
-                cheapest, halves = cost, ((first, top, left), (second, *at))
-    if halves is None:
-        yield one
-        return
-    for cells, row, col in halves:
-        yield from _cover(cells, row, col, whole_hw)
+    left = unsure.copy()
+    height, width = (min(_SIDE, whole) for whole in left.shape)
+    while left.any():
+        row, col = np.unravel_index(int(left.argmax()), left.shape)
+        top = min(max(int(row) - _MARGIN, 0), left.shape[0] - height)
+        rows = _inside(top, height, left.shape[0])
+        best = max(_around(int(col), width, left.shape[1]), key=lambda columns: left[rows, columns[1]].sum())
+        left[rows, best[1]] = False
+        yield Window(top, best[0], height, width)
 
 
-def _around(unsure: Bools, top: int, left: int, whole_hw: tuple[int, ...]) -> Window | None:
-    """The part around all unsure cells, with their margin; None where there are none."""
-    if not unsure.any():
-        return None
-    firsts, wanted = [], []
-    for axis, (offset, whole) in enumerate(zip((top, left), whole_hw, strict=True)):
-        (found,) = np.nonzero(unsure.any(axis=1 - axis))
-        first, end = max(offset + found[0] - _MARGIN, 0), min(offset + found[-1] + 1 + _MARGIN, whole)
-        firsts.append(first)
-        wanted.append(end - first)
-    height, width = min(
-        (shape for shape in _shapes(*whole_hw) if shape[0] >= wanted[0] and shape[1] >= wanted[1]), key=math.prod
-    )
-    row, col = min(firsts[0], whole_hw[0] - height), min(firsts[1], whole_hw[1] - width)
-    return Window(int(row), int(col), height, width)
+def _around(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]:
+    """Where parts may begin along an axis that have a cell inside their margin, and what else they have there."""
+    for first in range(max(cell - side + 1, 0), min(cell, whole - side) + 1):
+        inside = _inside(first, side, whole)
+        if inside.start <= cell < inside.stop:
+            yield first, inside
 
 
-def _shapes(height: int, width: int) -> list[tuple[int, int]]:
-    """Of parts of a window, all in cells."""
-    low, narrow = min(_SMALL, height), min(_SMALL, width)
-    strips = [(low, width), (height, narrow), (min(_BROAD, height), width), (height, min(_BROAD, width))]
-    return [(low, narrow), *strips, (height, width)]
-
-
-def _cost(parts: list[Window]) -> int:
-    return sum(part.height * part.width + _FIXED for part in parts)
+def _inside(first: int, side: int, whole: int) -> slice:
+    """What lies inside the margin of a part, along an axis; there is none where its window ends."""
+    end = first + side
+    return slice(first + _MARGIN if first else 0, end - _MARGIN if end < whole else end)
 
 
 def _in_pixels(part: Window, shape_hw: tuple[int, int]) -> Window:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -129,33 +130,52 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         step=COARSE_STEP,
     )  # fmt: skip
     mosaic, coarse = Mosaic(grid), CoarseMap(grid.width)
-    see = _seen_twice if exhaustive or not segmenter.any_size else _seen_twice_where_unsure
+    everywhere = exhaustive or not segmenter.any_size
+
+    def see(tiles: list[Tile]) -> list[tuple[Tile, Floats | None]]:
+        observed = [tile for tile in tiles if tile.valid.any()]
+        look = _seen_twice if everywhere else _seen_twice_where_unsure
+        try:
+            found = iter(look(segmenter, observed) if observed else [])
+        except (RuntimeError, MemoryError) as error:
+            raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
+        return [(tile, next(found) if tile.valid.any() else None) for tile in tiles]
+
     with closing(ahead(lambda window: scene.shrunk(window, factor), grid)) as tiles:
-        for window, tile in zip(grid, tiles, strict=True):
-            probability = None
-            if tile.valid.any():
-                try:
-                    probability = see(segmenter, tile)
-                except (RuntimeError, MemoryError) as error:
-                    raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
-            if strip := mosaic.add(window, probability, tile.reason):
+        for tile, probability in chain.from_iterable(map(see, _in_pairs(tiles))):
+            if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
     return coarse
 
 
-def _seen_twice(segmenter: Segmenter, tile: Tile) -> Floats:
-    return seen_twice(segmenter, [tile], [Prompts.none()])[0]
+def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
+    while pair := list(islice(tiles, 2)):
+        yield pair
 
 
-def _seen_twice_where_unsure(segmenter: Segmenter, tile: Tile) -> Floats:
-    seen = segmenter.predict([tile], [Prompts.none()])[0]
-    shape_hw = tile.reason.shape
-    parts = unsure_parts(Prompts.from_mask(seen), shape_hw)
-    parts = [Window(0, 0, *shape_hw)] if parts is None else parts
-    turned = segmenter.predict([mirrored(tile.part(part)) for part in parts], [Prompts.none()] * len(parts))
-    for part, again in zip(parts, turned, strict=True):
-        put(part, np.asarray((seen[part.slices] + again[:, ::-1]) / 2, np.float32), seen)
+def _seen_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
+    return seen_twice(segmenter, tiles, [Prompts.none()] * len(tiles))
+
+
+def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
+    seen = list(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
+    again: list[tuple[int, Window | None]] = []
+    turned: list[Tile] = []
+    for number, (one, tile) in enumerate(zip(seen, tiles, strict=True)):
+        parts = unsure_parts(Prompts.from_mask(one), tile.reason.shape)
+        for part in [None] if parts is None else parts:
+            again.append((number, part))
+            turned.append(mirrored(tile if part is None else tile.part(part)))
+    results = segmenter.predict(turned, [Prompts.none()] * len(turned)) if turned else []
+    first = [one.copy() for one in seen] if any(part for _, part in again) else seen.copy()
+    for (number, part), result in zip(again, results, strict=True):
+        where = np.s_[:, :] if part is None else part.slices
+        mean = np.asarray((first[number][where] + result[:, ::-1]) / 2, np.float32)
+        if part is None:
+            seen[number] = mean
+        else:
+            put(part, mean, seen[number])
     return seen
 
 

@@ -30,9 +30,7 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 3, 2**22])  # a few rows at a time to everything
-@pytest.mark.parametrize(
-    "channels", [16, 32, 64]
-)  # places are further channels nowhere, in windows, everywhere
+@pytest.mark.parametrize("channels", [16, 32, 64])  # places are further channels nowhere, in windows, everywhere
 def test_parts_of_any_size_equal_the_package(scores: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.attention.SCORES_BYTES", 4 * scores)
     stock, ours = make_encoders(channels)

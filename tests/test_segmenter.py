@@ -20,7 +20,15 @@ from floodmap.models import ResolvedModel
 from floodmap.prompts import Prompts
 from floodmap.sam import FloodSam, Sam, VitShape, vit_encoder
 from floodmap.scene import Tile
-from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter, mask_logits, pick_device, prompt_sets
+from floodmap.segmenter import (
+    FloodSegmenter,
+    SamSegmenter,
+    load_segmenter,
+    mask_logits,
+    pick_device,
+    prompt_sets,
+    seen_together,
+)
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
@@ -69,6 +77,31 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
         for i in range(3):
             alone = segmenter.predict(tiles[i : i + 1], prompts[i : i + 1])[0]
             np.testing.assert_allclose(together[i], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [8]), (13, [8, 8]), (17, [8, 8, 1])])
+def test_small_tiles_are_seen_together_and_none_is_mixed_up(
+    segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch, count: int, batches: list[int]
+) -> None:
+    tiles = [make_tile((64, 96), seed) for seed in range(count)]
+    prompts = [Prompts.from_mask(np.full((8, 12), seed / count)) for seed in range(count)]
+    expected = [segmenter.predict([tile], [prompt])[0] for tile, prompt in zip(tiles, prompts, strict=True)]
+    seen: list[int] = []
+    own = segmenter._see
+    monkeypatch.setattr(segmenter, "_see", lambda rgb, *rest: seen.append(len(rgb)) or own(rgb, *rest))
+    for one, alone in zip(segmenter.predict(tiles, prompts), expected, strict=True):
+        np.testing.assert_allclose(one, alone, atol=1e-4)
+    assert sorted(seen) == sorted(batches)
+
+
+def test_what_a_person_pointed_at_and_what_is_large_is_seen_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, other, large = make_tile((64, 64)), make_tile((32, 64)), make_tile((128, 128))
+    point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
+    mask = Prompts.from_mask(np.zeros((8, 8)))
+    prompts = [mask, point, mask, Prompts.none(), mask, mask, mask]
+    monkeypatch.setattr("floodmap.segmenter.SHARED", 8 * 64 * 64)
+    batches = seen_together([small, small, small, small, other, large, large], prompts)
+    assert sorted(map(sorted, batches)) == [[0, 2], [1], [3], [4], [5], [6]]
 
 
 def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
