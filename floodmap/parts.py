@@ -12,15 +12,17 @@ from floodmap.prompts import Prompts
 
 DRY, FLOOD = 0.15, 0.75
 """The coarse pass is sure of ground that it gives less, or more: dry ground is to be surer, where a stream may hide."""
-_CELL = 32
-"""Parts begin at multiples of so many pixels: a model's convolutions see them in the same cells as the whole window."""
+_CELL = 16
+"""Pixels a side of the squares that are sure or not."""
+_STEP = 2
+"""Parts begin at multiples of so many cells: a model's convolutions see them as they see the whole window."""
 _MARGIN = 1
 """Ground seen around what is unsure, in cells: without it the pictures around Dubai lose 0.005."""
 _FADE = 16
 """Pixels along the borders of a part across which it fades into what the coarse pass said."""
-_SIDE = 8
+_SIDE = 20
 """Sides of parts, in cells. All are alike, so that several are seen at once (`segmenter.TOGETHER`), in down to half the
-time, and oneDNN has few shapes to make kernels for."""
+time, and oneDNN has few shapes to make kernels for. Those of 256 pixels show too little: one made a field a pond."""
 _DEARER = 1.15
 """What a cell of a part costs beside one of a whole window."""
 
@@ -44,6 +46,7 @@ def unsure_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window] | 
     unsure = (mask >= DRY) & (mask <= FLOOD)
     for axis, side in enumerate(shape_hw):
         unsure = _by_cells(unsure, axis, side)
+    unsure = np.pad(unsure, [(0, -cells % _STEP) for cells in unsure.shape])
     parts = list(_squares(unsure))
     if _DEARER * sum(part.height * part.width for part in parts) >= unsure.size:
         return None
@@ -89,7 +92,7 @@ def _squares(unsure: Bools) -> Iterator[Window]:
     height, width = (min(_SIDE, whole) for whole in left.shape)
     while left.any():
         row, col = np.unravel_index(int(left.argmax()), left.shape)
-        top = min(max(int(row) - _MARGIN, 0), left.shape[0] - height)
+        top = min(max(int(row) - _MARGIN, 0) // _STEP * _STEP, left.shape[0] - height)
         rows = _inside(top, height, left.shape[0])
         best = max(_around(int(col), width, left.shape[1]), key=lambda columns: left[rows, columns[1]].sum())
         left[rows, best[1]] = False
@@ -98,7 +101,7 @@ def _squares(unsure: Bools) -> Iterator[Window]:
 
 def _around(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]:
     """Where parts may begin along an axis that have a cell inside their margin, and what else they have there."""
-    for first in range(max(cell - side + 1, 0), min(cell, whole - side) + 1):
+    for first in range(max(cell - side + 1, 0) // _STEP * _STEP, min(cell, whole - side) + 1, _STEP):
         inside = _inside(first, side, whole)
         if inside.start <= cell < inside.stop:
             yield first, inside

@@ -37,8 +37,10 @@ SIDE_BY_SIDE = 4
 SHARED = 2**19
 """Pixels from which on threads share a tile that is alone: oneDNN makes other kernels for them, 5 MB for a shape."""
 TOGETHER = (4, 8)
-"""Tiles of one shape, all too small to share, that a CPU sees at once, filled up to one of these: eight of 256 pixels a
-side take 14 ms each, one alone 27. More shapes would be more of oneDNN's kernels."""
+"""Tiles of one shape, all too small to share, that a CPU sees at once, filled up to one of these: eight of 320 pixels a
+side take 27 ms each, one alone 49. More shapes would be more of oneDNN's kernels."""
+AT_MOST = 2**20
+"""Pixels of them together."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
 SETS = (4, 16)
@@ -262,7 +264,7 @@ def seen_together(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[lis
         else:
             alike.setdefault((tile.reason.shape, None if prompt.mask is None else prompt.mask.shape), []).append(number)
     for numbers in alike.values():
-        most = max(count for count in (1, *TOGETHER) if count == 1 or count * _pixels(tiles, numbers[:1]) <= SHARED)
+        most = max(count for count in (1, *TOGETHER) if count == 1 or count * _pixels(tiles, numbers[:1]) <= AT_MOST)
         batches += [numbers[first : first + most] for first in range(0, len(numbers), most)]
     return batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -28,6 +28,8 @@ from floodmap.stitch import Mosaic
 log = logging.getLogger(__name__)
 
 
+_WAITING = 4
+"""Times as many windows as are seen at a time may be put together to be seen in part."""
 _READERS = 3
 """Threads that read and prompt windows where the model leaves them cores: one is not as fast as a large GPU."""
 
@@ -124,11 +126,11 @@ def run_windows(
 
 
 def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
-    """Windows of one row, with as much to be seen as in `size` of them, but not so many that they take much memory."""
+    """Windows of one row, with as much to be seen as in `size` of them, or a few times as many."""
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[Asked] = []
         for _, one in row:
-            if len(batch) == size or sum(other.pixels for other in (*batch, one)) > size * one.reason.size:
+            if len(batch) == _WAITING * size or sum(other.pixels for other in (*batch, one)) > size * one.reason.size:
                 yield batch
                 batch = []
             batch.append(one)
@@ -180,6 +182,8 @@ class Asked:
 def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
     """Prompt a window; unless `exhaustive`, only parts of which a coarse pass is not sure are to be seen."""
     tile, why = found
+    if not tile.reason.any():  # nothing is kept for each of many windows that wait
+        tile = replace(tile, reason=np.broadcast_to(np.uint8(0), tile.reason.shape))
     if why or not tile.valid.any():
         return Asked(tile.window, tile.reason, why)
     prompts = prompter(tile)

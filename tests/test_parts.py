@@ -9,7 +9,7 @@ from floodmap.grid import Window
 from floodmap.parts import DRY, FLOOD, put, standing, unsure_parts
 from floodmap.prompts import Prompts
 
-MARGIN = 32
+MARGIN = 16
 
 
 def prompts_of(mask: np.ndarray) -> Prompts:
@@ -28,7 +28,7 @@ def test_a_spot_is_seen_with_the_ground_around_it(sure: float) -> None:
     mask = np.full((256, 256), sure)
     mask[128:130, 120:140] = 0.5  # pixels 512 to 520 and 480 to 560
     (part,) = unsure_parts(prompts_of(mask), (1024, 1024))
-    assert (part.height, part.width) == (256, 256)
+    assert (part.height, part.width) == (320, 320)
     assert part.row_off <= 512 - MARGIN and part.row_end >= 520 + MARGIN
     assert part.col_off <= 480 - MARGIN and part.col_end >= 560 + MARGIN
 
@@ -37,7 +37,7 @@ def test_spots_far_apart_are_seen_apart() -> None:
     mask = np.zeros((256, 256))
     mask[2, 2] = mask[250, 250] = mask[2, 250] = 0.5
     parts = unsure_parts(prompts_of(mask), (1024, 1024))
-    assert len(parts) == 3 and {(part.height, part.width) for part in parts} == {(256, 256)}
+    assert len(parts) == 3 and {(part.height, part.width) for part in parts} == {(320, 320)}
 
 
 def test_a_window_that_is_unsure_all_over_is_seen_whole() -> None:
@@ -72,8 +72,8 @@ def test_everything_unsure_is_seen_with_its_margin(seed: int) -> None:
     for part in parts:
         assert 0 <= part.row_off < part.row_end <= height and 0 <= part.col_off < part.col_end <= width
         assert part.row_off % 32 == 0 and part.col_off % 32 == 0
-        assert part.height == 256 or (part.row_end == height and part.height < 256)
-        assert part.width == 256 or (part.col_end == width and part.width < 256)
+        assert part.height == 320 or (part.row_end == height and part.height < 320)
+        assert part.width == 320 or (part.col_end == width and part.width < 320)
     for row, col in np.argwhere(mask > 0):
         y, x = (row + 0.5) * height / shape_hw[0], (col + 0.5) * width / shape_hw[1]
         assert any(_holds(part, y, x, height, width) for part in parts)

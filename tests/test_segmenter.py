@@ -99,7 +99,7 @@ def test_what_a_person_pointed_at_and_what_is_large_is_seen_alone(monkeypatch: p
     point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
     mask = Prompts.from_mask(np.zeros((8, 8)))
     prompts = [mask, point, mask, Prompts.none(), mask, mask, mask]
-    monkeypatch.setattr("floodmap.segmenter.SHARED", 8 * 64 * 64)
+    monkeypatch.setattr("floodmap.segmenter.AT_MOST", 4 * 128 * 128 - 1)
     batches = seen_together([small, small, small, small, other, large, large], prompts)
     assert sorted(map(sorted, batches)) == [[0, 2], [1], [3], [4], [5], [6]]
 
