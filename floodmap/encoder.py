@@ -32,6 +32,8 @@ STRIP_BYTES = 4 * 2**20
 
 STRIP_ROWS = 128
 """Rows of the first stage that are made together, where it has more than three times as many."""
+STRIP_CELLS = 2**16
+"""Cells of it, of small images: as many as in so many rows of a large one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,13 +260,19 @@ class PyramidEncoder(nn.Module):
 
         A strip is wrong within a row of its border for every block; each is as high as the others, for oneDNN's sake.
         """
-        halo, rows = self.config.depths[0], x.shape[2] // 2
-        if x.device.type != "cpu" or torch.is_grad_enabled() or rows <= 3 * STRIP_ROWS:
+        halo, rows, cols = self.config.depths[0], x.shape[2] // 2, x.shape[3] // 2
+        together = max(1, STRIP_CELLS // (rows * cols))
+        by_images, by_rows = together < len(x), rows > 3 * STRIP_ROWS
+        if x.device.type != "cpu" or torch.is_grad_enabled() or not (by_images or by_rows):
             first: Tensor = self.stages[0](conv_relu6(self.stem, x))
             return first
-        high = STRIP_ROWS + 2 * halo
-        shape = (len(x), self.skip2.in_channels, rows, x.shape[3] // 2)
+        shape = (len(x), self.skip2.in_channels, rows, cols)
         begun = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        if by_images:
+            for number in range(0, len(x), together):
+                begun[number : number + together] = self._begun(x[number : number + together])
+            return begun
+        high = STRIP_ROWS + 2 * halo
         for top in range(0, rows, STRIP_ROWS):
             start = max(0, min(top - halo, rows - high))
             strip = x[:, :, max(2 * start - 1, 0) : 2 * (start + high)]

@@ -36,11 +36,9 @@ SIDE_BY_SIDE = 4
 """Windows at most that a CPU works on at once."""
 SHARED = 2**19
 """Pixels from which on threads share a tile that is alone: oneDNN makes other kernels for them, 5 MB for a shape."""
-TOGETHER = (4, 8)
-"""Tiles of one shape, all too small to share, that a CPU sees at once, filled up to one of these: eight of 320 pixels a
-side take 27 ms each, one alone 49. More shapes would be more of oneDNN's kernels."""
-AT_MOST = 2**20
-"""Pixels of them together."""
+TOGETHER = 4
+"""Tiles of one shape, all too small to share, that a CPU sees at once, filled up to so many: of 320 pixels a side they
+take little more than half the time. Other numbers would be more of oneDNN's kernels, and eight hardly save more."""
 POINTED_SCALES = (0.7, 1.4)
 """Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
 SETS = (4, 16)
@@ -152,7 +150,7 @@ class FloodSegmenter:
         def alone(numbers: list[int]) -> list[NDArray[np.float32]]:
             each = self._threads // min(len(todo), self.best_batch_size)
             torch.set_num_threads(max(1, each if _pixels(tiles, numbers[:1]) >= SHARED else 1))  # of this thread
-            filled = numbers + [numbers[-1]] * (_up_to((1, *TOGETHER), len(numbers)) - len(numbers))
+            filled = numbers if len(numbers) == 1 else numbers + [numbers[-1]] * (TOGETHER - len(numbers))
             rgb, valid = sent([tiles[number] for number in filled], self.device)
             results = self._predict(rgb, valid, [prompts[number] for number in filled])
             return list(results[: len(numbers)].numpy())
@@ -259,13 +257,12 @@ def seen_together(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[lis
     batches: list[list[int]] = []
     alike: dict[Hashable, list[int]] = {}
     for number, (tile, prompt) in enumerate(zip(tiles, prompts, strict=True)):
-        if tile.reason.size >= SHARED or len(prompt.points_xy) or prompt.bounded:
+        if TOGETHER * tile.reason.size >= SHARED or len(prompt.points_xy) or prompt.bounded:
             batches.append([number])
         else:
             alike.setdefault((tile.reason.shape, None if prompt.mask is None else prompt.mask.shape), []).append(number)
     for numbers in alike.values():
-        most = max(count for count in (1, *TOGETHER) if count == 1 or count * _pixels(tiles, numbers[:1]) <= AT_MOST)
-        batches += [numbers[first : first + most] for first in range(0, len(numbers), most)]
+        batches += [numbers[first : first + TOGETHER] for first in range(0, len(numbers), TOGETHER)]
     return batches
 
 

@@ -79,7 +79,7 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
             np.testing.assert_allclose(together[i], alone, atol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [8]), (13, [8, 8]), (17, [8, 8, 1])])
+@pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [4, 4]), (13, [4, 4, 4, 1])])
 def test_small_tiles_are_seen_together_and_none_is_mixed_up(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch, count: int, batches: list[int]
 ) -> None:
@@ -99,7 +99,7 @@ def test_what_a_person_pointed_at_and_what_is_large_is_seen_alone(monkeypatch: p
     point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
     mask = Prompts.from_mask(np.zeros((8, 8)))
     prompts = [mask, point, mask, Prompts.none(), mask, mask, mask]
-    monkeypatch.setattr("floodmap.segmenter.AT_MOST", 4 * 128 * 128 - 1)
+    monkeypatch.setattr("floodmap.segmenter.SHARED", 4 * 128 * 128)
     batches = seen_together([small, small, small, small, other, large, large], prompts)
     assert sorted(map(sorted, batches)) == [[0, 2], [1], [3], [4], [5], [6]]
 
