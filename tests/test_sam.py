@@ -170,6 +170,22 @@ def test_a_block_by_strips_is_the_same_block(
     assert block._by_strips.call_args.args[1] == 5 // stride
 
 
+@torch.inference_mode()
+def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = FloodSam(TINY).eval()
+    torch.nn.init.normal_(network.mask_decoder.refine2.norm_weight)  # zero at first, so a mistake would not show
+    rgb, valid = torch.rand(4, 3, 64, 96) * 255, torch.ones(4, 64, 96, dtype=torch.bool)
+    together, _ = network(rgb, valid)
+    apart = torch.cat([network(rgb[i : i + 1], valid[i : i + 1])[0] for i in range(4)])
+    for cells in (1, 3 * 16 * 24):  # each alone; three and one
+        monkeypatch.setattr("floodmap.encoder.STRIP_CELLS", 4 * cells)
+        monkeypatch.setattr("floodmap.sam.STRIP_CELLS", max(16 * 24, cells))
+        by_images, _ = network(rgb, valid)
+        torch.testing.assert_close(by_images, together, rtol=0, atol=1e-4)
+        torch.testing.assert_close(by_images, apart, rtol=0, atol=1e-4)
+
+
 @torch.no_grad()
 def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_theirs() -> None:
     torch.manual_seed(0)
