@@ -21,6 +21,8 @@ from floodmap.errors import OutputError, writing
 from floodmap.stitch import Strip
 
 _DIGEST = 16
+_KIND = b"LZ4 blocks"
+"""Goes into the digest, so that strips of another kind, of an earlier version, count as none."""
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 
@@ -202,7 +204,7 @@ _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh
 
 
 def _digest(*parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = hashlib.blake2b(digest_size=_DIGEST, person=_KIND)
     for part in parts:
         digest.update(part)
     return digest.digest()
