@@ -8,10 +8,10 @@ further channels, three times the work. Both are slower (`benchmarks/vit.py`).
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
+
+from floodmap.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**23
 """Scores worked out at a time."""

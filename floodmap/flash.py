@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
+
+from floodmap.modeling import Attention, Block, ImageEncoderViT
 
 _LANES = 16
 """Matrix units of a GPU take no smaller side."""

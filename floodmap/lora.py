@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
+
+from floodmap.modeling import ImageEncoderViT
 
 
 class LoraLinear(nn.Module):
