@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from throughput import lay_out, measure
+from throughput import measure
 
 from floodmap import synthetic
 from floodmap.landscape import Canvas, Look
 
-PAINTED = 10_000
-"""Side of the scenes that are painted, in pixels; larger ones are mirrored copies of them."""
 PLATEAU = 0.585
 """Where it begins, as a share of the scene's width: two fifths of the windows lie on it altogether."""
 EDGE_M, HEIGHT_M = 60.0, 40.0
@@ -31,12 +29,11 @@ def paint(folder: Path, name: str, side: int) -> Path:
     path = folder / f"{name}_{side}.tif"
     if path.exists():
         return path
-    if side > PAINTED:
-        lay_out(paint(folder, name, PAINTED), path, side)
-        return path
     terrain_m, paint_ground = Look.terrain_m, synthetic.paint_ground
 
     def raised(look: Look, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if not look.level_m:  # it is about to be chosen, by the ground as it would be without the plateau
+            return terrain_m(look, x, y)
         return terrain_m(look, x, y) + HEIGHT_M * np.clip((x - PLATEAU * side * look.gsd_m) / EDGE_M, 0, 1)
 
     def grown_over(canvas: Canvas) -> None:

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ALONE = """
+import sys
+import floodmap.sam
+assert not {"torchvision", "torch._dynamo", "segment_anything.predictor"} & set(sys.modules)
+import segment_anything
+assert floodmap.modeling.ImageEncoderViT is type(segment_anything.sam_model_registry["vit_b"]().image_encoder)
+"""
+AFTER = """
+import segment_anything.modeling
+import floodmap.modeling
+assert floodmap.modeling.ImageEncoderViT is segment_anything.modeling.ImageEncoderViT
+"""
+
+
+@pytest.mark.parametrize("script", [ALONE, AFTER])
+def test_the_modules_are_those_of_the_package_and_come_alone(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
