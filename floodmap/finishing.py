@@ -58,9 +58,6 @@ class Finishing:
             strips: of the whole scene.
             at_once: outline what reaches the last row without waiting for the rasters, which takes more memory.
         """
-        from floodmap.formats import write_layers
-        from floodmap.polygons import polygonize
-
         place: dict[str, Any] = {"crs": self.crs, "transform": self.transform}
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
@@ -78,6 +75,10 @@ class Finishing:
                 write_rasters, strips.strips(), self.out, self.name, width=self.width, height=self.height,
                 threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch, **place,
             )  # fmt: skip
+            # Which takes as long as some of the rasters: they are made meanwhile.
+            from floodmap.formats import write_layers
+            from floodmap.polygons import polygonize
+
             layers = polygonize(
                 strips_and_rasters(), threshold=self.threshold, min_area_m2=self.min_area_m2,
                 simplify_m=self.simplify_m, model=model, source=self.source, **place,

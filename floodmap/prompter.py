@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -141,8 +141,11 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
             raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
         return [(tile, next(found) if tile.valid.any() else None) for tile in tiles]
 
-    with closing(ahead(lambda window: scene.shrunk(window, factor), grid)) as tiles:
-        for tile, probability in chain.from_iterable(map(see, _in_pairs(tiles))):
+    with ExitStack() as stack:
+        tiles = stack.enter_context(closing(ahead(lambda window: scene.shrunk(window, factor), grid)))
+        # Two pairs at work, so that no core waits for the longer of a pair.
+        seen = stack.enter_context(closing(ahead(see, _in_pairs(tiles), count=2, threads=2)))
+        for tile, probability in chain.from_iterable(seen):
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
