@@ -11,10 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.errors import OutputError
+from floodmap.grid import Window
 from floodmap.packing import packed, unpacked
 
 _CHUNK = 64
 """Rows compressed in one go."""
+
+
+_SQUARE = 16
+"""Cells of a coarse map along the sides of squares that are known to be observed or not."""
+
+
+class Observed:
+    """Ground of which all of the scene's own pixels are known to be observed, by squares of cells of a coarse map.
+
+    Args:
+        height: rows of the coarse map.
+        width: its columns.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
+
+    def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
+        """Take in what is known of a window of the map; None where that is nothing."""
+        rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
+        if complete is None:
+            self._squares[rows, cols] = False
+            return
+        for axis, first in enumerate((window.row_off, window.col_off)):
+            begin = np.maximum(np.arange(first // _SQUARE * _SQUARE, first + complete.shape[axis], _SQUARE) - first, 0)
+            complete = np.logical_and.reduceat(complete, begin, axis=axis)
+        self._squares[rows, cols] &= complete
+
+    def covers(self, window: Window) -> bool:
+        """Whether that is known of a window of the map; it may reach beyond it."""
+        rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
+        return bool(self._squares[rows, cols].all())
+
+
+def _squares(first: int, end: int) -> slice:
+    return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
 
 
 class CoarseMap:

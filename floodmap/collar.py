@@ -85,6 +85,16 @@ class Collar:
             found |= border
         return found
 
+    def near(self, window: Window, shape_hw: tuple[int, ...]) -> Bools:
+        """Where `find` may find anything at the scene's own size: (height, width) pixels of a window seen shrunk."""
+        near = np.zeros(shape_hw, bool)
+        for cells in self.cells.values():
+            marked = cells[np.ix_(*self._cell_indices(window, shape_hw, cells.shape))]
+            self._mark_edges(window, marked)
+            near |= marked
+        # Pixels beneath one whose centre lies in a cell may lie in the next.
+        return np.asarray(ndimage.binary_dilation(near, _EIGHT))
+
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(

@@ -42,6 +42,9 @@ class Pixels:
     """(height, width); nodata value, NaN or infinity. None: nowhere."""
     failed: Bools | None = None
     """(height, width); could not be read. None: nowhere."""
+    complete: Bools | None = None
+    """(height, width); all pixels of the file that were averaged here were looked at, and are nothing of that kind.
+    None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ class Reader:
         self, window: Window, shape_hw: tuple[int, int], pieces: Iterator[tuple[slice, slice]], *, tolerant: bool
     ) -> Pixels:
         down, across = window.height / shape_hw[0], window.width / shape_hw[1]
-        failed, hidden, empty = np.zeros(shape_hw, bool), np.zeros(shape_hw, bool), np.zeros(shape_hw, bool)
+        failed, hidden, empty, complete = (np.zeros(shape_hw, bool) for _ in range(4))
         values = np.zeros((self.source.depth, *shape_hw), self.source.dtype)
         for rows, cols in pieces:
             place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
@@ -115,7 +118,8 @@ class Reader:
             values[:, rows, cols] = piece.values
             hidden[rows, cols] = False if piece.hidden is None else piece.hidden
             empty[rows, cols] = False if piece.empty is None else piece.empty
-        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if tolerant else None)
+            complete[rows, cols] = False if piece.complete is None else piece.complete
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if tolerant else None, complete=complete)
 
     def check(self) -> None:
         """Raise if none of a few places spread over the scene can be read.
@@ -141,7 +145,7 @@ class Reader:
         native = shape_hw == (part.height, part.width)
         try:
             with self.lock, gdal_env(cache_bytes=source.cache_bytes):
-                values, nearest = self._averaged(part, shape_hw) or (None, None)
+                values, nearest, complete = self._averaged(part, shape_hw) or (None, None, None)
                 if values is None:
                     values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
                 # Masks and nodata are not averaged: one source pixel stands for each.
@@ -155,7 +159,7 @@ class Reader:
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
         empty = _empty(values, nearest, source.nodata)
         if source.palette is None:
-            return Pixels(values=values, hidden=hidden, empty=empty)
+            return Pixels(values=values, hidden=hidden, empty=empty, complete=complete)
         colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
         transparent = colours[3] == 0
         return Pixels(values=colours[:3], hidden=transparent if hidden is None else hidden | transparent, empty=empty)
@@ -166,8 +170,10 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
-    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> tuple[Bytes, Bytes] | None:
-        """Means of whole blocks of bytes, and the pixel in the middle of each; None where GDAL has to be asked.
+    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> tuple[Bytes, Bytes, Bools] | None:
+        """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
+
+        None where GDAL has to be asked.
 
         GDAL takes three times as long; but it knows masks, and overviews save reading. For it a pixel of which one band
         happens to be the nodata value is none in that band.
@@ -183,15 +189,20 @@ class Reader:
             return None
         means = np.empty((len(bands.shown), *shape_hw), np.uint8)
         middle = np.empty((len(bands.rgb), *shape_hw), np.uint8)
+        complete = np.ones(shape_hw, bool)
         step = max(1, _PIECE_BYTES // (len(means) * factor * int(part.width)))
         for top in range(0, shape_hw[0], step):
             rows = min(step, shape_hw[0] - top)
             piece = GdalWindow(part.col_off, part.row_off + top * factor, part.width, rows * factor)
             values = source.dataset.read(list(bands.shown), window=piece)
-            means[:, top : top + rows] = _block_means(values, len(bands.rgb), factor, source.nodata)
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
-        return means, middle
+            empty = _empty(values[:0], values[: len(bands.rgb)], source.nodata)
+            n_empty = _block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
+            means[:, top : top + rows] = _block_means(values, factor, n_empty, source.nodata or 0)
+            if n_empty is not None:
+                complete[top : top + rows] = n_empty[0] == 0
+        return means, middle, complete
 
     def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
         if self.source.palette is not None:
@@ -208,13 +219,11 @@ class Reader:
         return hidden
 
 
-def _block_means(values: Bytes, n_colours: int, factor: int, nodata: float | None) -> NDArray[Any]:
-    """Rounded means of blocks, 2 or 4 a side, of what is not nodata in them."""
+def _block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
+    """Rounded means of blocks, 2 or 4 a side, of what is not nodata in them: all of it, or all but `n_empty` pixels."""
     sums, shift = _block_sums(values, factor), 2 * (factor.bit_length() - 1)
-    empty = _empty(values[:0], values[:n_colours], nodata)
-    if nodata is None or empty is None or not empty.any():
+    if n_empty is None:
         return np.asarray((sums + (1 << shift - 1)) >> shift)
-    n_empty = _block_sums(empty[None].view(np.uint8), factor)
     counts = np.maximum((1 << shift) - n_empty, 1)
     return np.asarray((sums - n_empty * sums.dtype.type(nodata) + counts // 2) // counts)
 

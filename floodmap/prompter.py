@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.ahead import ahead
-from floodmap.coarse import CoarseMap
+from floodmap.coarse import CoarseMap, Observed
 from floodmap.errors import ModelError
 from floodmap.flips import mirrored, seen_twice
 from floodmap.grid import Grid, Window
@@ -98,8 +98,36 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_WISHED:
         return unprompted
-    coarse = coarse_pass(scene, segmenter, exhaustive=exhaustive)
-    return lambda tile: Prompts.from_mask(crop_coarse(coarse, tile.window, scene) / 100)
+    return FarView(scene, *coarse_pass(scene, segmenter, exhaustive=exhaustive))
+
+
+@dataclass(frozen=True, slots=True)
+class FarView:
+    """What a coarse pass says of a scene."""
+
+    scene: Scene
+    coarse: CoarseMap
+    observed: Observed
+
+    def __call__(self, tile: Tile) -> Prompts:
+        """It as a mask prompt."""
+        return self._of(tile.window)
+
+    def settles(self, window: Window) -> NDArray[np.float32] | None:
+        """What stands of a window of the scene that need not even be read; None where it has to be.
+
+        The coarse pass is sure of it, and has seen that all of its pixels are observed.
+        """
+        down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
+        top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
+        height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
+        if not self.observed.covers(Window(top, left, height, width)):
+            return None
+        prompts = self._of(window)
+        return prompts.mask if unsure_parts(prompts, (window.height, window.width)) == [] else None
+
+    def _of(self, window: Window) -> Prompts:
+        return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
 
 def joined(given: Prompts, prompter: Prompter) -> Prompter:
@@ -107,7 +135,7 @@ def joined(given: Prompts, prompter: Prompter) -> Prompter:
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)
 
 
-def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> CoarseMap:
+def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
     """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
 
     It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
@@ -118,7 +146,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         exhaustive: ask it twice of ground, too, of which it is sure at once.
 
     Returns:
-        (h, w): the scene's sides divided by `coarse_factor`.
+        (h, w): the scene's sides divided by `coarse_factor`; and where all of the scene is known to be observed.
 
     Raises:
         ModelError: the model fails.
@@ -129,7 +157,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
         step=COARSE_STEP,
     )  # fmt: skip
-    mosaic, coarse = Mosaic(grid), CoarseMap(grid.width)
+    mosaic, coarse, observed = Mosaic(grid), CoarseMap(grid.width), Observed(grid.height, grid.width)
     everywhere = exhaustive or not segmenter.any_size
 
     def see(tiles: list[Tile]) -> list[tuple[Tile, Floats | None]]:
@@ -146,10 +174,11 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         # Two pairs at work, so that no core waits for the longer of a pair.
         seen = stack.enter_context(closing(ahead(see, _in_pairs(tiles), count=2, threads=2)))
         for tile, probability in chain.from_iterable(seen):
+            observed.add(tile.window, tile.complete)
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
-    return coarse
+    return coarse, observed
 
 
 def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:

@@ -67,6 +67,9 @@ class Tile:
     """(height, width); 0 where observed, else a code of `floodmap.codes`."""
     nir: NDArray[np.uint8] | None = None
     """Near infrared (height, width), where the scene has it."""
+    complete: Bools | None = None
+    """(height, width), of a scene that is shrunk: all pixels beneath are known to be observed. None: that is not known.
+    A pixel stands for many, and may be observed though some of them are not."""
 
     @property
     def valid(self) -> Bools:
@@ -353,7 +356,16 @@ class Scene:
         shown = self.stretch.apply(pixels.values)
         rgb, nir = shown[: self._shown], shown[-1] if self.nir_band is not None else None
         reason = self._reason(window, pixels, inside)
-        return Tile(window, rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), reason, nir)
+        complete = self._complete(window, pixels, reason)
+        return Tile(window, rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), reason, nir, complete)
+
+    def _complete(self, window: Window, pixels: Pixels, reason: NDArray[np.uint8]) -> Bools | None:
+        if pixels.complete is None or self._mask is not None or self._aoi is not None:
+            return None
+        complete: Bools = pixels.complete & (reason == 0)
+        if self.collar is not None:
+            complete &= ~self.collar.near(window, complete.shape)
+        return complete
 
     def _unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> Tile:
         reason = np.full(shape_hw, code, np.uint8)

@@ -20,7 +20,7 @@ from floodmap.grid import Grid, Window
 from floodmap.journal import Entry, Journal
 from floodmap.memory import give_back
 from floodmap.parts import put, standing, unsure_parts
-from floodmap.prompter import Prompter, Segmenter, make_prompter
+from floodmap.prompter import FarView, Prompter, Segmenter, make_prompter
 from floodmap.prompts import Prompts
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
@@ -93,8 +93,13 @@ def run_windows(
     done, row, notes = first * columns, first, _no_notes()
     windows = (window for number in range(first, rows) for window in grid.row(number))
 
+    whole = exhaustive or not segmenter.any_size
+
     def ask(window: Window) -> Asked:
-        return asked(prompter, read(scene, window), exhaustive=exhaustive or not segmenter.any_size)
+        settled = prompter.settles(window) if isinstance(prompter, FarView) and not whole else None
+        if settled is not None:
+            return Asked(window, np.broadcast_to(np.uint8(0), (window.height, window.width)), "", standing=settled)
+        return asked(prompter, read(scene, window), exhaustive=whole)
 
     with ExitStack() as stack:
         readers = _READERS if segmenter.offloads else 1

@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap.results import FloodMap
-from floodmap.scene import SceneOptions
+from floodmap.scene import Scene, SceneOptions
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
 EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -252,3 +252,46 @@ def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
     assert every.summary["windows"]["foregone"] == 0 and every.summary["windows"]["run"] == 16
     np.testing.assert_allclose(read(tmp_path / "out" / "scene_probability.tif"), read(every.probability), atol=1)
+
+
+SPECK, SEAM = np.s_[:, 300, 700], np.s_[:, :, :3]
+"""A pixel, whose mean with others is not nodata, and a border thinner than a pixel of the coarse pass."""
+
+
+@pytest.mark.parametrize(
+    ("odd", "black", "options", "fewest", "most"),
+    [
+        ({}, None, {}, 0, 0),
+        ({"nodata": 0}, None, {}, 0, 0),
+        ({"nodata": 0}, SPECK, {}, 1, 4),
+        ({"alpha": np.full((1024, 2048), 255)}, None, {}, 32, 32),
+        ({"mask": np.ones((1024, 2048), bool)}, None, {}, 32, 32),
+        ({"overviews": (2, 4)}, None, {}, 32, 32),
+        ({}, SEAM, {}, 4, 31),
+        ({}, None, {"aoi": True}, 32, 32),
+        ({}, None, {"mask": True}, 32, 32),
+        ({}, None, {"resolution_m": 0.7}, 1, 32),
+    ],
+)
+def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: dict[str, object], black: object,
+    options: dict[str, object], fewest: int, most: int,
+) -> None:  # fmt: skip
+    pixels = np.full((3, 1024, 2048), 100, np.uint8)
+    pixels[2] = 2
+    if black is not None:
+        pixels[black] = 0
+    scene, reads = make_scene(pixels=pixels, **odd), []
+    area = make_scene(name="area.tif", pixels=np.ones((1, 1024, 2048), np.uint8))
+    options = {key: area if value is True else value for key, value in options.items()}
+    own = Scene.read
+    monkeypatch.setattr(Scene, "read", lambda self, window: reads.append(window) or own(self, window))
+    settings = {"prompts": "auto", "tile_size": 256, "overlap": 0, "scene": SceneOptions(**options)}
+    some = run(scene, tmp_path / "out", **settings)
+    assert fewest <= len(reads) <= most
+    monkeypatch.setattr("floodmap.prompter.FarView.settles", lambda *_: None)
+    every = run(scene, tmp_path / "every", **settings)
+    assert digests(tmp_path / "out") == digests(tmp_path / "every")
+    assert some.summary["windows"] == every.summary["windows"] and some.summary["pixels"] == every.summary["pixels"]
+    if black is not None:
+        assert (read(some.mask)[black[1:]] == 255).all()

@@ -10,7 +10,7 @@ from fakes import FakeSegmenter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from floodmap.coarse import CoarseMap
+from floodmap.coarse import CoarseMap, Observed
 from floodmap.errors import OutputError
 from floodmap.grid import Window
 from floodmap.prompter import COARSE_FACTOR, coarse_factor, coarse_pass, crop_coarse, make_prompter
@@ -31,7 +31,7 @@ def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, mon
     pixels = ramp(501, 803)
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
-        coarse = coarse_pass(scene, segmenter)
+        coarse, _ = coarse_pass(scene, segmenter)
         assert coarse.shape == (126, 201) and len(segmenter.tiles) == 2 * 3 * 4  # and in a mirror
         real = pixels[2].astype(float) / 255
         for window in (Window(0, 0, 128, 128), Window(372, 675, 128, 128), Window(190, 333, 96, 160)):
@@ -46,21 +46,21 @@ def test_the_coarse_pass_looks_twice_only_where_it_is_unsure(make_scene: SceneFa
     pixels[2, 1200:1500, 2400:2700] = 120
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
-        once = coarse_pass(scene, segmenter, exhaustive=False)[0:512]
+        once = coarse_pass(scene, segmenter, exhaustive=False)[0][0:512]
         assert [tile.reason.shape for tile in segmenter.tiles] == [(512, 1024), (320, 320)]
         again = segmenter.tiles[1]
         top, left = again.window.row_off, again.window.col_off
         assert top <= 284 and left <= 584 and again.window.row_end >= 391 and again.window.col_end >= 691
         expected = pixels[2, ::4, ::4][again.window.slices][:, ::-1]
         assert (again.rgb[2] == expected).mean() > 0.95  # mirrored
-        np.testing.assert_array_equal(once, coarse_pass(scene, FakeSegmenter())[0:512])
+        np.testing.assert_array_equal(once, coarse_pass(scene, FakeSegmenter())[0][0:512])
 
 
 def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory) -> None:
     mask = np.ones((300, 300), bool)
     mask[:, 152:] = False
     with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
-        coarse = coarse_pass(scene, FakeSegmenter())[0:150]
+        coarse = coarse_pass(scene, FakeSegmenter())[0][0:150]
     assert (coarse[:, :76] > 10).all() and (coarse[:, 76:] == 0).all()
 
 
@@ -76,6 +76,28 @@ def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.D
         first = data.draw(st.integers(0, len(whole) - 1))
         rows = slice(first, data.draw(st.integers(first + 1, len(whole))))
         np.testing.assert_array_equal(coarse[rows], whole[rows])
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_ground_is_observed_where_all_that_is_known_of_it_is(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 90), st.integers(1, 90)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    known, observed = np.ones((height, width), bool), Observed(height, width)
+    for _ in range(data.draw(st.integers(0, 4))):
+        window = some_window(data, height, width)
+        complete = None if data.draw(st.booleans()) else rng.random((window.height, window.width)) > 0.001
+        known[window.slices] &= False if complete is None else complete
+        observed.add(window, complete)
+    window = some_window(data, height, width)
+    around = np.s_[max(window.row_off - 15, 0) : window.row_end + 15, max(window.col_off - 15, 0) : window.col_end + 15]
+    assert observed.covers(window) <= known[window.slices].all()
+    assert observed.covers(window) >= known[around].all()
+
+
+def some_window(data: st.DataObject, height: int, width: int) -> Window:
+    row, col = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    return Window(row, col, data.draw(st.integers(1, height - row)), data.draw(st.integers(1, width - col)))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -118,7 +140,7 @@ def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypa
     monkeypatch.setattr("floodmap.prompter.COARSE_SIDE", 64)
     seen: list[Tile] = []
     with Scene.open(make_scene(pixels=ramp(400, 800))) as scene:
-        assert coarse_pass(scene, FakeSegmenter(before=seen.append)).shape == (31, 62)
+        assert coarse_pass(scene, FakeSegmenter(before=seen.append))[0].shape == (31, 62)
         assert seen[0].rgb.shape == (3, 31, 62)
 
 
