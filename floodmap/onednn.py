@@ -7,7 +7,6 @@ are not documented; where torch lacks them, and beside x86, where they were meas
 from __future__ import annotations
 
 import platform
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -30,31 +29,11 @@ def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = Non
     pad = padding or (int(conv.padding[0]), int(conv.padding[1]))
     if _CONVOLUTION and x.device.type == "cpu" and x.dtype == conv.weight.dtype and torch.is_inference_mode_enabled():
         settings = list(pad), list(conv.stride), list(conv.dilation), conv.groups
-        relu6 = _scripted() if torch._C._get_tracing_state() else _convolution_relu6
-        result: Tensor = relu6(x, conv.weight, conv.bias, *settings)
+        result: Tensor = _CONVOLUTION(x, conv.weight, conv.bias, *settings, "hardtanh", [0.0, 6.0], "")
         return result
     if padding:
         return F.relu6(F.conv2d(x, conv.weight, conv.bias, conv.stride, pad, groups=conv.groups), inplace=True)
     return F.relu6(conv(x), inplace=True)
-
-
-def _convolution_relu6(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Any:
-    return _CONVOLUTION(x, weight, bias, *settings, "hardtanh", [0.0, 6.0], "")
-
-
-@cache
-def _scripted() -> Any:
-    """The same for torch's graphs, which do not take the numbers from Python."""
-    return torch.jit.CompilationUnit("""
-def convolution_relu6(
-    x: Tensor, weight: Tensor, bias: Optional[Tensor], padding: List[int], stride: List[int], dilation: List[int],
-    groups: int
-) -> Tensor:
-    bounds: List[Optional[Union[int, float, complex]]] = [0.0, 6.0]
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, dilation, groups, "hardtanh", bounds, ""
-    )
-""").convolution_relu6
 
 
 class PackedLinear(nn.Module):

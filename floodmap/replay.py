@@ -1,19 +1,16 @@
-"""What a device was told once, told again in one call: CUDA graphs on a GPU, torch's own graphs on a CPU.
+"""What a GPU was told once, told again in one call: CUDA graphs.
 
 An encoder of SAM is some 400 calls, and a thread that makes them asks for Python's lock at each: beside threads that
-read and outline it took as long to tell the GPU as the GPU to do it (`benchmarks/gpu.py`). On a CPU the calls of the
-shipped model take an eighth of its time.
+read and outline it took as long to tell the GPU as the GPU to do it (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,21 +19,12 @@ log = logging.getLogger(__name__)
 
 _MOST = 64
 """Graphs kept: each holds the memory that its function takes, though all share it."""
-_MET_GPU, _MET_CPU = 3, 6
-"""The time from which on tensors of a kind have a graph: what comes seldom is not worth one, and at first a GPU
-compiles. On a CPU it takes as long as it saves in ten times."""
 
 Function = Callable[..., Tensor]
 
 
-class _Recorded(Protocol):
-    def play(self, inputs: tuple[Tensor | None, ...]) -> Tensor: ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Captured:
-    """A graph of a GPU's."""
-
+class _Recorded:
     graph: Any
     inputs: tuple[Tensor | None, ...]
     """That it reads."""
@@ -51,52 +39,26 @@ class _Captured:
         return self.result.clone()
 
 
-@dataclass(frozen=True, slots=True)
-class _Traced:
-    """A graph that torch runs without Python, and so without Python's lock."""
-
-    graph: Any
-    function: Function
-
-    def play(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
-        try:
-            result: Tensor = self.graph(*(one for one in inputs if one is not None))
-        except RuntimeError:
-            return self.function(*inputs)  # which says in one line what is wrong
-        return result
-
-
 class Replayer:
-    """Runs functions of tensors; as graphs, once they have met such tensors a few times.
+    """Runs functions of tensors: on an NVIDIA GPU as graphs, from the third time on that they get such tensors.
 
-    Functions run in inference mode, and do the same whatever the tensors hold. On an NVIDIA GPU they run one at a time,
-    on one stream, and wait for nothing.
-
-    Args:
-        device: an NVIDIA GPU has graphs; others have not.
-        on_cpu: a CPU has graphs, too.
+    One function at a time, in inference mode, on one stream. They must do the same whatever the tensors hold, and wait
+    for nothing.
     """
 
-    def __init__(self, device: torch.device, *, on_cpu: bool = False) -> None:
-        self._record: Callable[[Function, tuple[Tensor | None, ...]], _Recorded] | None = None
-        if device.type == "cuda" and torch.version.cuda is not None:
-            self._record, self._wanted = self._captured, _MET_GPU
-        elif device.type == "cpu" and on_cpu and hasattr(torch.jit, "trace"):
-            self._record, self._wanted = self._traced, _MET_CPU
+    def __init__(self, device: torch.device) -> None:
+        self._records = device.type == "cuda" and torch.version.cuda is not None
         self._met: Counter[Hashable] = Counter()
-        self._counting = Lock()
         self._recorded: dict[Hashable, _Recorded] = {}
         self._pool: Any = None
 
     def run(self, function: Function, *inputs: Tensor | None) -> Tensor:
         """What `function`, the same object each time, returns for these."""
-        if self._record is None:
+        if not self._records:
             return function(*inputs)
         key = (function, *(None if one is None else (one.shape, one.dtype, one.stride()) for one in inputs))
-        with self._counting:
-            self._met[key] += 1
-            due = self._met[key] == self._wanted and len(self._recorded) < _MOST
-        if due:
+        self._met[key] += 1  # at first things are compiled, and what comes seldom is not worth it
+        if self._met[key] == 3 and len(self._recorded) < _MOST:
             try:
                 self._recorded[key] = self._record(function, inputs)
             except Exception as error:  # whatever CUDA gives; out of memory among it
@@ -104,24 +66,7 @@ class Replayer:
         recorded = self._recorded.get(key)
         return function(*inputs) if recorded is None else recorded.play(inputs)
 
-    @staticmethod
-    def _traced(function: Function, inputs: tuple[Tensor | None, ...]) -> _Recorded:
-        given = [number for number, one in enumerate(inputs) if one is not None]
-
-        def alone(*tensors: Tensor) -> Tensor:
-            whole: list[Tensor | None] = [None] * len(inputs)
-            for number, one in zip(given, tensors, strict=True):
-                whole[number] = one
-            return function(*whole)
-
-        with warnings.catch_warnings():
-            # Shapes become constants, as is meant. torch's exporter, which is to come after this, gives code in Python.
-            warnings.simplefilter("ignore")
-            trace: Any = torch.jit.trace
-            graph = trace(alone, tuple(one for one in inputs if one is not None), check_trace=False)
-        return _Traced(graph, function)
-
-    def _captured(self, function: Function, inputs: tuple[Tensor | None, ...]) -> _Recorded:
+    def _record(self, function: Function, inputs: tuple[Tensor | None, ...]) -> _Recorded:
         torch.cuda.empty_cache()  # nothing is given back while it records
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -137,4 +82,4 @@ class Replayer:
             finally:
                 graph.capture_end()
         now.wait_stream(stream)
-        return _Captured(graph, kept, result)
+        return _Recorded(graph, kept, result)

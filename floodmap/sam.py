@@ -299,7 +299,7 @@ class FloodSam(nn.Module):
 
         Args:
             rgb: (B, 3, H, W), 0 to 255; H and W multiples of 32.
-            valid: bool (B, H, W); other pixels are blanked. All are valid if None.
+            valid: bool (B, H, W); other pixels are blanked.
             points: coordinates (B, N, 2) in tile pixels, x first, and labels (B, N): 1 flood, 0 dry, -1 padding.
             boxes: (B, 4) in tile pixels, x0 y0 x1 y1.
             masks: coarse flood logits (B, 1, H/4, W/4).
@@ -310,7 +310,7 @@ class FloodSam(nn.Module):
         """
         return self.decode(self.encode(rgb, valid), points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
-    def encode(self, rgb: Tensor, valid: Tensor | None) -> Encoded:
+    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
         embedding, skips = self.image_encoder(normalized(rgb, valid, self.image_encoder.skip4.weight.dtype))
         return Encoded(embedding, skips, (rgb.shape[-2], rgb.shape[-1]))
@@ -397,15 +397,13 @@ class FloodSam(nn.Module):
         return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2).to(embedding.dtype)
 
 
-def normalized(rgb: Tensor, valid: Tensor | None, dtype: torch.dtype) -> Tensor:
+def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
     """Pictures as image encoders know them, (B, 3, H, W), blank where they are not valid; arguments as in `FloodSam`.
-
-    All are valid where `valid` is None.
 
     Band by band: what lies between then fits into a CPU's cache, which is six times as fast.
     """
     image = torch.empty(rgb.shape, dtype=dtype, device=rgb.device, memory_format=torch.channels_last)
-    blank = None if valid is None else ~valid
+    blank = None if valid.device.type == "cpu" and valid.all() else ~valid  # a GPU would have to be waited for
     for band, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
         plane = (rgb[:, band] - mean) / std
         image[:, band] = plane if blank is None else plane.masked_fill_(blank, 0.0)
@@ -457,13 +455,13 @@ class Sam(nn.Module):
         """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
         self._kernels_fail = False
 
-    def encode(self, rgb: Tensor, valid: Tensor | None) -> Encoded:
+    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Tiles to embeddings (B, 256, 64, 64).
 
         Args:
             rgb: (B, 3, H, W), 0 to 255. The longer side is stretched to 1024; the package's own resizing of tensors
                 reads the wrong axes on images that are not square, so it is done here.
-            valid: bool (B, H, W); other pixels are blanked. All are valid if None.
+            valid: bool (B, H, W); other pixels are blanked.
         """
         image = normalized(rgb, valid, torch.float32)
         height, width = rgb.shape[-2:]

@@ -117,8 +117,7 @@ class FloodSegmenter:
     ) -> None:
         self.name, self.sha256 = model.name, model.sha256
         self.calibration, self.device, self.dtype = calibration, device, dtype
-        self._threads, self._dispatcher = torch.get_num_threads(), Dispatcher(device)
-        self._replayer = Replayer(device, on_cpu=isinstance(network, FloodSam))
+        self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
@@ -190,17 +189,14 @@ class FloodSegmenter:
 
     def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
         """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
-        # Most tiles are seen whole; a GPU would have to be waited for to say so.
-        whole = rgb.device.type == "cpu" and not any(side % self.multiple for side in rgb.shape[-2:]) and valid.all()
-        given = None if whole else valid
         masks = [p.mask for p in prompts if p.mask is not None]
         pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
         if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
-            return self._decoded_by(partial(self._decode, prompts=prompts, shape_hw=rgb.shape[-2:]), rgb, given)
+            return self._decoded_by(partial(self._decode, prompts=prompts, shape_hw=rgb.shape[-2:]), rgb, valid)
         likelihood = sent_array(np.stack(masks).astype(np.float32), self.device) if masks else None
-        return self._replayer.run(self._see_unpointed, rgb, given, likelihood)
+        return self._replayer.run(self._see_unpointed, rgb, valid, likelihood)
 
-    def _see_unpointed(self, rgb: Tensor, valid: Tensor | None, likelihood: Tensor | None) -> Tensor:
+    def _see_unpointed(self, rgb: Tensor, valid: Tensor, likelihood: Tensor | None) -> Tensor:
         """As `_see`, with a mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
 
         def decode(encoded: Encoded) -> Tensor:
@@ -209,10 +205,10 @@ class FloodSegmenter:
 
         return self._decoded_by(decode, rgb, valid)
 
-    def _decoded_by(self, decode: Callable[[Encoded], Tensor], rgb: Tensor, valid: Tensor | None) -> Tensor:
+    def _decoded_by(self, decode: Callable[[Encoded], Tensor], rgb: Tensor, valid: Tensor) -> Tensor:
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        if any(pad) and valid is not None:
+        if any(pad):
             rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
         logits = decode(self.network.encode(rgb, valid))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)

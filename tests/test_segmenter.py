@@ -79,28 +79,6 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
             np.testing.assert_allclose(together[i], alone, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_tiles_seen_by_a_graph_are_seen_as_before(tmp_path: Path, precision: str) -> None:
-    segmenter = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", precision)
-    mask = Prompts.from_mask(np.full((8, 12), 0.7))
-    shapes = [(64, 96), (40, 50), (640, 832)]  # the last by strips
-    kinds = [(prompt, shape_hw, blank) for prompt in (Prompts.none(), mask) for shape_hw in shapes for blank in (0, 20)]
-
-    def seen(seed: int) -> list[np.ndarray]:
-        tiles = [make_tile(shape_hw, seed) for _, shape_hw, _ in kinds]
-        for tile, (_, _, blank) in zip(tiles, kinds, strict=True):
-            tile.reason[:blank] = 1
-        return [segmenter.predict([tile], [kind[0]])[0] for tile, kind in zip(tiles, kinds, strict=True)]
-
-    before = seen(seed=1)
-    for seed in range(2, 8):
-        seen(seed)
-    assert len(segmenter._replayer._recorded) == len(kinds) - 2  # blank or not, those that are filled up are one kind
-    for one, other in zip(seen(seed=1), before, strict=True):
-        assert np.array_equal(one, other)
-    assert not np.array_equal(before[0], before[1])
-
-
 @pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [4, 4]), (13, [4, 4, 4, 1])])
 def test_small_tiles_are_seen_together_and_none_is_mixed_up(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch, count: int, batches: list[int]
