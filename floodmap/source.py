@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
+_LEAST_BYTES = 16 * 2**20
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _PALETTE_ALPHA = 3
 
@@ -71,13 +72,18 @@ class Source:
 
         GDAL forgets the block used longest ago. A cache that holds less of its blocks than a row of windows, taken from
         left to right, finds none of them for the next row. Blocks are decoded up to twice then, which is cheaper than
-        memory that grows with a scene's width; but strips once for every window.
+        memory that grows with a scene's width; but strips once for every window. Then it is enough for those of one
+        window: more would never be found again.
         """
         rows, cols = self.dataset.block_shapes[0]
-        wanted = int(self.dataset.width * self.dataset.count * self.dtype.itemsize * (_CACHE_ROWS + rows))
-        if cols < self.dataset.width:
-            return max(CACHE_BYTES, wanted) if wanted <= _TILES_LIMIT else CACHE_BYTES
-        return min(max(CACHE_BYTES, wanted), _STRIPS_LIMIT)
+        pixel_bytes = self.dataset.count * self.dtype.itemsize
+        wanted = int(self.dataset.width * pixel_bytes * (_CACHE_ROWS + rows))
+        if cols == self.dataset.width:
+            return min(max(CACHE_BYTES, wanted), _STRIPS_LIMIT)
+        if wanted <= _TILES_LIMIT:
+            return max(CACHE_BYTES, wanted)
+        near, far = (_CACHE_ROWS // rows + 2) * (_CACHE_ROWS // cols + 2), 2 * (4 * _CACHE_ROWS // cols + 2)
+        return min(max(_LEAST_BYTES, max(near, far) * rows * cols * pixel_bytes), CACHE_BYTES)
 
 
 def open_source(
