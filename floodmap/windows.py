@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _WAITING = 4
 """Times as many windows as are seen at a time may be put together to be seen in part."""
+_GIVE_BACK = 50
+"""Windows after which memory that is free is handed back: which pages were ever touched grows for hours otherwise."""
 _READERS = 3
 """Threads that read and prompt windows where the model leaves them cores: one is not as fast as a large GPU."""
 
@@ -90,7 +92,8 @@ def run_windows(
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
     give_back()  # windows of the coarse pass are of another size
-    done, row, notes = first * columns, first, _no_notes()
+    done = given_back = first * columns
+    row, notes = first, _no_notes()
     windows = (window for number in range(first, rows) for window in grid.row(number))
 
     whole = exhaustive or not segmenter.any_size
@@ -128,6 +131,9 @@ def run_windows(
                 # then, but what fails now is missing there.
                 notes = {**_no_notes(), "failed": notes["failed"]}
             strip, row = None, row + 1
+            if done - given_back >= _GIVE_BACK:
+                give_back()
+                given_back = done
 
 
 def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
