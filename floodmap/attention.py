@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from floodmap.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
-SCORES_BYTES = 2**23
+SCORES_BYTES = 2**24
 """Scores worked out at a time."""
 
 
@@ -92,15 +92,18 @@ def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> T
     most = SCORES_BYTES // q.element_size()
     together = max(1, most // cells**2)  # whole heads, or rows of one
     rows = cells if together > 1 else max(1, most // cells)
+    scratch = q.new_empty(min(together, count), rows, cells)  # again and again: fresh pages take as long as a step
     for first in range(0, count, together):
-        some = slice(first, first + together)
+        some = slice(first, min(first + together, count))
         for row in range(0, cells, rows):
-            part = (some, slice(row, row + rows))
+            part = (some, slice(row, min(row + rows, cells)))
+            scores = scratch[: some.stop - first, : part[1].stop - row]
             if further:
-                scores = torch.bmm(q[part], keys[some])
+                torch.bmm(q[part], keys[some], out=scores)
             else:
-                bias = (down[part][..., :, None] + right[part][..., None, :]).flatten(-2)
-                scores = torch.baddbmm(bias, q[part], keys[some], out=bias)
+                bias = scores.unflatten(-1, (down.shape[-1], right.shape[-1]))
+                torch.add(down[part][..., :, None], right[part][..., None, :], out=bias)
+                scores.baddbmm_(q[part], keys[some])
             torch.bmm(torch.softmax(scores, -1, out=scores), v[some], out=seen[part])
     return seen
 
