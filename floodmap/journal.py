@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.errors import OutputError, writing
+from floodmap.packing import Packed
 from floodmap.stitch import Strip
 
 _DIGEST = 16
@@ -203,7 +204,7 @@ _CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
 
 
-def _digest(*parts: bytes) -> bytes:
+def _digest(*parts: Packed) -> bytes:
     digest = hashlib.blake2b(digest_size=_DIGEST, person=_KIND)
     for part in parts:
         digest.update(part)
@@ -219,7 +220,7 @@ def _difference(found: str, wanted: str) -> str:
         return "the settings"
 
 
-def _write(path: Path, *content: bytes) -> None:
+def _write(path: Path, *content: Packed) -> None:
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
         file.writelines(content)

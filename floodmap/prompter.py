@@ -18,6 +18,7 @@ from floodmap.errors import ModelError
 from floodmap.flips import mirrored, seen_twice
 from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
+from floodmap.memory import give_back
 from floodmap.parts import put, unsure_parts
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
 from floodmap.scene import Scene, Tile
@@ -178,6 +179,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
+                give_back()
     return coarse, observed
 
 

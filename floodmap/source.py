@@ -76,14 +76,14 @@ class Source:
         window: more would never be found again.
         """
         rows, cols = self.dataset.block_shapes[0]
-        pixel_bytes = self.dataset.count * self.dtype.itemsize
+        pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
         wanted = int(self.dataset.width * pixel_bytes * (_CACHE_ROWS + rows))
         if cols == self.dataset.width:
             return min(max(CACHE_BYTES, wanted), _STRIPS_LIMIT)
         if wanted <= _TILES_LIMIT:
             return max(CACHE_BYTES, wanted)
         near, far = (_CACHE_ROWS // rows + 2) * (_CACHE_ROWS // cols + 2), 2 * (4 * _CACHE_ROWS // cols + 2)
-        return min(max(_LEAST_BYTES, max(near, far) * rows * cols * pixel_bytes), CACHE_BYTES)
+        return min(max(_LEAST_BYTES, int(max(near, far) * rows * cols) * pixel_bytes), CACHE_BYTES)
 
 
 def open_source(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from floodmap.codes import FAILED
 from floodmap.grid import Grid, Window
-from floodmap.packing import packed, unpacked
+from floodmap.packing import Packed, Shelf, packed, unpacked
 
 BLOCK_PIXELS = 2**21
 """Pixels of a strip that are unpacked in one go."""
@@ -26,14 +26,14 @@ class Strip:
     """How many rows."""
     step: int
     """Rows of a block; the last may have fewer."""
-    pieces: tuple[tuple[int, tuple[bytes, ...]], ...]
+    pieces: tuple[tuple[int, tuple[Packed, ...]], ...]
     """From left to right: how many columns, and their codes, block by block from the top."""
 
     @classmethod
     def of(cls, row_off: int, codes: NDArray[np.uint8]) -> Strip:
         """From codes (rows, scene width)."""
         step = block_rows(codes.shape[1])
-        return cls(row_off, len(codes), step, (_piece(codes, step),))
+        return cls(row_off, len(codes), step, ((codes.shape[1], tuple(_blocks(codes, step))),))
 
     @property
     def codes(self) -> NDArray[np.uint8]:
@@ -52,8 +52,9 @@ def block_rows(width: int) -> int:
     return max(1, BLOCK_PIXELS // width)
 
 
-def _piece(codes: NDArray[np.uint8], step: int) -> tuple[int, tuple[bytes, ...]]:
-    return codes.shape[1], tuple(packed(codes[row : row + step]) for row in range(0, len(codes), step))
+def _blocks(codes: NDArray[np.uint8], step: int) -> Iterator[bytes]:
+    for row in range(0, len(codes), step):
+        yield packed(codes[row : row + step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ class Mosaic:
         first, end = self.grid.strip(self._row)
         height = self.grid.shape_hw[0]
         self._strip_height = end - first
-        self._pieces: list[tuple[int, tuple[bytes, ...]]] = []
+        self._pieces: list[tuple[int, tuple[Packed, ...]]] = []
+        self._shelf = Shelf(self._strip_height * self.grid.width)
         self._right, self._columns_done = _Band.blank(height, 0), 0
 
     def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
@@ -173,7 +175,7 @@ class Mosaic:
         codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
         if done.reason.any():
             np.copyto(codes, done.reason, where=done.reason > 0)
-        self._pieces.append(_piece(codes, self._step))
+        self._pieces.append((codes.shape[1], tuple(map(self._shelf.put, _blocks(codes, self._step)))))
 
     def _end_row(self) -> Strip:
         strip = Strip(self.grid.row_offsets[self._row], self._strip_height, self._step, tuple(self._pieces))
