@@ -92,8 +92,12 @@ class CoarseMap:
         with self._lock:
             first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
             if rows.start < self._first or rows.stop > self._first + len(self._rows):
-                self._first = first * _CHUNK
-                self._rows = np.concatenate([self._unpacked(number) for number in range(first, last + 1)])
+                self._first, end = first * _CHUNK, min((last + 1) * _CHUNK, self.shape[0])
+                self._rows = np.empty((0, self.shape[1]), np.uint8)  # so that never twice as many are there
+                self._rows = np.empty((end - self._first, self.shape[1]), np.uint8)
+                for number in range(first, last + 1):
+                    part = self._unpacked(number)
+                    self._rows[number * _CHUNK - self._first :][: len(part)] = part
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
     def _kept(self, small: bytes) -> int:
