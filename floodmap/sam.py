@@ -23,6 +23,7 @@ from floodmap.encoder import ConvNorm, EncoderConfig, PyramidEncoder, Skips
 from floodmap.errors import ModelError
 from floodmap.kriging import Kriging
 from floodmap.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayAttention, TwoWayTransformer
+from floodmap.tokens import TokenAttention, TokenLinear
 
 log = logging.getLogger(__name__)
 
@@ -97,30 +98,6 @@ class PointEncoder(PromptEncoder):
         return embedded
 
 
-class TokenAttention(TwoWayAttention):
-    """The package's attention between tokens and cells, in one step, blind for tokens that only fill a batch up.
-
-    Multiplied step by step, so narrow factors want large kernels of oneDNN's for every number of cells, and no less
-    time.
-    """
-
-    absent: Tensor | None = None
-    """Keys that are not there, bool (B, tokens)."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As the package's."""
-        if torch.is_grad_enabled():
-            result: Tensor = super().forward(q, k, v)
-            return result
-        q, k, v = (
-            self._separate_heads(project(x), self.num_heads)
-            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        there = None if self.absent is None else ~self.absent[:, None, None]
-        result = self.out_proj(self._recombine_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=there)))
-        return result
-
-
 class Decoder(MaskDecoder):
     """SAM's mask decoder for several images at once.
 
@@ -132,6 +109,9 @@ class Decoder(MaskDecoder):
         for module in self.transformer.modules():
             if isinstance(module, TwoWayAttention):
                 module.__class__ = TokenAttention
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.__class__ = TokenLinear
 
     def predict_masks(
         self,
