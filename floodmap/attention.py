@@ -2,7 +2,7 @@
 
 The package writes the scores of all pairs of cells to memory, a copy for each of four steps: 800 MB each in a block
 that sees the whole image. Scaled-dot-product attention of torch takes the relative positions as a mask as large, or as
-further channels, three times the work. Both are slower (`benchmarks/vit.py`).
+further channels, three times the work: it is faster with masks of some rows (`benchmarks/vit.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from floodmap.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Scores worked out at a time."""
+"""Scores, or what is added to them, worked out at a time."""
 
 
 class CachedBlock(Block):
@@ -59,7 +59,7 @@ class CachedAttention(Attention):
         right = torch.einsum("bhwc,wkc->bhwk", placed, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
         down, right = (one.reshape(len(q), rows * cols, -1) for one in (down, right))
         if q.device.type == "cpu" and not torch.is_grad_enabled():
-            return _by_parts(q * self.scale, k, v, down, right)
+            return _by_parts(q, k, v, down, right, self.scale)
         bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
         if q.device.type == "cpu":  # where the gradients of torch's own attention take twice as long
             return torch.baddbmm(bias, q * self.scale, k.transpose(1, 2)).softmax(dim=-1) @ v
@@ -73,25 +73,25 @@ def use_cached_attention(encoder: ImageEncoderViT) -> None:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention of (N, cells, C) with what is added to its scores, (N, cells, cells), by torch's kernels for GPUs.
+    """Attention of (N, cells, C) with what is added to its scores, (N, cells, keys), by torch's kernels.
 
-    They take four dimensions; with three, torch multiplies step by step, and in float32.
+    They take four dimensions; with three, torch multiplies step by step, and on a GPU in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
 
-def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> Tensor:
+def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
     """Attention of (N, cells, C) with scores added for (N, cells, rows) and (N, cells, columns)."""
-    count, cells, channels = q.shape
-    # As further channels: less work than adding such short rows, and than adding any where products are cheap.
-    further = down.shape[-1] + right.shape[-1] < channels or q.dtype == torch.bfloat16
+    # Few as further channels where products are cheap: a third less time than added to the scores.
+    further = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]
     if further:
-        q = torch.cat([q, down, right], dim=-1)
-        k = torch.cat([k, _places(down.shape[-1], right.shape[-1]).to(k).expand(count, -1, -1)], dim=-1)
-    seen, keys = torch.empty_like(v), k.transpose(1, 2).contiguous()
+        q = torch.cat([q * scale, down, right], dim=-1)
+        k = torch.cat([k, _places(down.shape[-1], right.shape[-1]).to(k).expand(len(k), -1, -1)], dim=-1)
+        k = k.transpose(1, 2).contiguous()
+    seen, (count, cells) = torch.empty_like(v), v.shape[:2]
     most = SCORES_BYTES // q.element_size()
-    together = max(1, most // cells**2)  # whole heads, or rows of one
-    rows = cells if together > 1 else max(1, most // cells)
+    together = max(1, most // (4 * cells**2))  # whole heads, sooner done by fewer, or rows of one
+    rows = cells if together > 1 else min(cells, max(1, most // cells))
     scratch = q.new_empty(min(together, count), rows, cells)  # again and again: fresh pages take as long as a step
     for first in range(0, count, together):
         some = slice(first, min(first + together, count))
@@ -99,12 +99,12 @@ def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor) -> T
             part = (some, slice(row, min(row + rows, cells)))
             scores = scratch[: some.stop - first, : part[1].stop - row]
             if further:
-                torch.bmm(q[part], keys[some], out=scores)
+                torch.bmm(q[part], k[some], out=scores)
+                torch.bmm(torch.softmax(scores, -1, out=scores), v[some], out=seen[part])
             else:
                 bias = scores.unflatten(-1, (down.shape[-1], right.shape[-1]))
                 torch.add(down[part][..., :, None], right[part][..., None, :], out=bias)
-                scores.baddbmm_(q[part], keys[some])
-            torch.bmm(torch.softmax(scores, -1, out=scores), v[some], out=seen[part])
+                seen[part] = _fused(q[part], k[some], v[some], scores, scale)
     return seen
 
 

@@ -29,7 +29,7 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 3, 2**22])  # a few rows at a time to everything
+@pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 12, 2**22])  # a few rows at a time to everything
 @pytest.mark.parametrize("channels", [16, 32, 64])  # places are further channels nowhere, in windows, everywhere
 def test_parts_of_any_size_equal_the_package(scores: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.attention.SCORES_BYTES", 4 * scores)
@@ -46,7 +46,7 @@ def test_what_gpus_work_out_is_what_cpus_do() -> None:
     q, k, v = torch.randn(3, 6, 5 * 7, 8)
     down, right = torch.randn(6, 35, 5), torch.randn(6, 35, 7)
     bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
-    torch.testing.assert_close(_fused(q, k, v, bias, 0.3), _by_parts(q * 0.3, k, v, down, right))
+    torch.testing.assert_close(_fused(q, k, v, bias, 0.3), _by_parts(q, k, v, down, right, 0.3))
 
 
 def test_gradients_are_those_of_the_package() -> None:
