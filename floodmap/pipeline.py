@@ -213,7 +213,7 @@ def segment_scene(
                 report=options.report, settings=settings, started=started,
             )  # fmt: skip
             beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
-            with freed_memory_kept():
+            with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
