@@ -113,7 +113,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 def test_the_library_imports_no_command_line_and_torch_only_where_models_are() -> None:
     torch_allowed = {"encoder", "sam", "segmenter", "dataset", "train", "finetune", "checkpoint", "validation", "seal"}
     torch_allowed |= {"attention", "clicks", "kriging", "corrector", "loss", "lora", "encodings", "crew", "batches"}
-    torch_allowed |= {"onednn", "dispatch", "flash", "replay"}
+    torch_allowed |= {"onednn", "dispatch", "flash", "replay", "tokens"}
     for path in (ROOT / "floodmap").glob("*.py"):
         tops = {name.split(".")[0] for name in imported_modules(path)}
         assert not tops & {"click", "floodmap_cli", "cli"}, path.name
