@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import logging
 from typing import Any
 
 import click
@@ -14,39 +14,49 @@ from floodmap.scene import Scene, SceneOptions
 
 from .options import grid_options, json_option, scene_options, verbosity_options
 
+log = logging.getLogger("floodmap")
+
 PROCESS_BYTES = 1.2e9
 """Memory of Python, torch, and the shipped model at work on the windows of one batch."""
 PIXEL_BYTES = 0.3
 """Memory for polygons, a pixel of the scene: of one with as many shores as the synthetic ones."""
 PIXELS_PER_SECOND = 5e6
 """Speed of the shipped model on two CPU cores."""
+NIR_USE = "only Meta's SAM is prompted by it, finetuned does not see it"
+"""Which models use near infrared."""
 STARTUP_SECONDS = 4
 """What imports, reading the header and finishing take, however small the scene."""
 
 
 @click.command("info")
-@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...", type=click.Path(path_type=Path))
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...", type=str)
 @scene_options
 @grid_options
 @json_option
 @verbosity_options
-def info(scenes: tuple[Path, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:
+def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:
     """Say what floodmap sees in each SCENE, without segmenting it."""
-    found = [describe(path, SceneOptions(**options), tile_size=tile_size, overlap=overlap) for path in scenes]
+    looks = SceneOptions(**options)
+    # Reading a large file whole takes a while, and only the JSON says what comes of it.
+    found = [
+        describe(path, looks, tile_size=tile_size, overlap=overlap, with_fingerprint=as_json) for path in scenes
+    ]
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         click.echo("\n\n".join(as_text(scene) for scene in found))
 
 
-def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int) -> dict[str, Any]:
+def describe(path: str, options: SceneOptions, *, tile_size: int, overlap: int, with_fingerprint: bool = True) -> dict[str, Any]:
     """Everything `info` reports of one scene; the memory, disk and time are estimates."""
     with Scene.open(path, options) as scene:
+        for line in scene.unsuited:
+            log.warning("%s", line)
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
         pixels = scene.height * scene.width
         windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
         return {
-            "path": str(path),
+            "path": str(scene.path),
             "size": {"width": scene.width, "height": scene.height},
             "source_size": {"width": scene.source_shape_hw[1], "height": scene.source_shape_hw[0]},
             "crs": scene.crs.to_string() if scene.crs else None,
@@ -62,7 +72,8 @@ def describe(path: Path, options: SceneOptions, *, tile_size: int, overlap: int)
             "collar": list(scene.collar.colours) if scene.collar else [],
             "valid_share": scene.valid_share(),
             "date": scene.date.isoformat(),
-            "fingerprint": scene.fingerprint,
+            "warnings": [*scene.remarks, *scene.unsuited],
+            "fingerprint": scene.fingerprint if with_fingerprint else None,
             "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
             "estimate": {
                 "memory_bytes": int(PROCESS_BYTES + scene.cache_bytes + PIXEL_BYTES * pixels),
@@ -76,7 +87,7 @@ def as_text(scene: dict[str, Any]) -> str:
     """The same as aligned lines."""
     size, source, estimate = scene["size"], scene["source_size"], scene["estimate"]
     bands = ", ".join(str(band) for band in scene["bands"]) + (
-        f" (NIR {scene['nir_band']})" if scene["nir_band"] else ""
+        f" (and {scene['nir_band']}, near infrared: {NIR_USE})" if scene["nir_band"] else ""
     )
     bounds = zip(scene["stretch"]["low"], scene["stretch"]["high"], strict=True)
     identity = scene["dtype"] == "uint8"

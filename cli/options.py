@@ -48,6 +48,15 @@ def _bands(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return tuple(int(part) for part in parts)
 
 
+def _nodata(ctx: click.Context, param: click.Parameter, value: str | None) -> float | str | None:
+    if value is None or value == "none":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor none") from None
+
+
 def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     names = [part.strip().lower().removeprefix(".") for part in value.split(",") if part.strip()]
     unknown = [name for name in names if name not in FORMATS]
@@ -77,8 +86,9 @@ scene_options = _stack(
         help='Bands to use, counted from 1, such as "4,3,2".  [default: by colour interpretation]',
     ),
     click.option(
-        "--nodata", type=float, metavar="VALUE",
-        help="Value of pixels that hold nothing, instead of the file's own.",
+        "--nodata", metavar="VALUE|none", callback=_nodata,
+        help="Value of pixels that hold nothing, instead of the file's own and of such as -9999 that are found; none: "
+        "every pixel is ground.",
     ),
     click.option(
         "--mask", type=EXISTING_FILE, metavar="FILE",

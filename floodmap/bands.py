@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rasterio.enums import ColorInterp
 
 from floodmap.errors import SceneError
 
-_ROLES = ("red", "green", "blue")
-_NIR_NAMES = ("nir", "near infrared", "near-infrared", "near_infrared")
+Role = Literal["red", "green", "blue", "nir"]
+RGB: tuple[Role, ...] = ("red", "green", "blue")
+
+_WORDS: dict[Role, tuple[str, ...]] = {
+    "red": ("red", "rot", "rouge", "rojo", "rosso", "vermelho"),
+    "green": ("green", "grün", "gruen", "vert", "verde"),
+    "blue": ("blue", "blau", "bleu", "azul", "blu"),
+    "nir": ("nir", "nir1", "infrared", "ir", "pir", "vnir"),
+}  # fmt: skip
+_OTHERS = frozenset({
+    "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal", "mid",
+    "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
+})  # fmt: skip
+"""Words that make of a colour's name another band's: red edge, coastal blue, green I, short-wave infrared."""
+_WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
+    "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
+}  # fmt: skip
+"""Shortest, best and longest of each."""
+_CODE = re.compile(r"(?:(sr|toa|s2|l8|l9|landsat|sentinel2?|refl) )?b(?:and)? ?0*([0-9]{1,2})(a?)")
+_SENTINEL_2: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "8"}
+_LANDSAT_8: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "5"}
+_LANDSAT_5: dict[Role, str] = {"blue": "1", "green": "2", "red": "3", "nir": "4"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +47,8 @@ class BandChoice:
     """Opacity; 0 is nodata."""
     palette: bool = False
     """Values of the one band index a colour table."""
+    guess: str = ""
+    """What was taken for granted because nothing says it, and how to overrule that; nothing where it is known."""
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -37,36 +61,41 @@ def choose_bands(
     descriptions: Sequence[str | None] = (),
     *,
     wanted: tuple[int, ...] | None = None,
-    name: str = "scene",
+    name: object = "scene",
+    colours_are_default: bool = False,
 ) -> BandChoice:
-    """Choose bands by number, else by colour interpretation, else by description, else by their order.
+    """Choose bands by number, else by their names, else by colour interpretation, else by their order.
 
-    Without any of these one or two bands are grey, three are RGB, four are RGB and near infrared, and of more the
-    first three are RGB.
+    Names come before colours: GDAL calls the bands of every file of three or four bytes a pixel red, green and blue.
+    Without either one or two bands are grey, three are RGB, four are RGB and near infrared, and of more the first
+    three are RGB.
 
     Args:
         colorinterp: one per band, as rasterio gives them.
-        descriptions: one per band, as rasterio gives them; "Red" or "NIR" is understood.
+        descriptions: one per band, as rasterio gives them; `Red`, `NIR`, `665 nm` or Sentinel-2's `B04` is understood.
         wanted: one band (grey), three (red, green, blue) or four (and near infrared), counted from 1.
         name: the file, for the message.
+        colours_are_default: the colour interpretation is what GDAL gives to every such file.
 
     Raises:
         SceneError: `wanted` has another length, or a band that does not exist.
     """
     alphas = [band for band, kind in enumerate(colorinterp, 1) if kind == ColorInterp.alpha]
-    alpha = alphas[-1] if alphas else None
+    usable = [band for band in range(1, len(colorinterp) + 1) if band not in alphas]
     if wanted is not None:
         rgb, nir = _wanted(wanted, len(colorinterp), name)
-        alpha = None if alpha in wanted else alpha
+        alphas = [] if alphas and alphas[-1] in wanted else alphas
+        guess = ""
     else:
-        rgb, nir = _by_role(colorinterp, descriptions, [n for n in range(1, len(colorinterp) + 1) if n not in alphas])
+        rgb, nir, guess = _found(colorinterp, descriptions, usable, colours_are_default)
         if not rgb:  # an alpha band and nothing else
-            rgb, alpha = (alphas[0],), None
+            rgb, alphas = (alphas[0],), []
     palette = len(rgb) == 1 and colorinterp[rgb[0] - 1] == ColorInterp.palette
-    return BandChoice(rgb=rgb, nir=nir, alpha=alpha, palette=palette)
+    guess = f"{name}: {guess}" if guess and not palette else ""
+    return BandChoice(rgb=rgb, nir=nir, alpha=alphas[-1] if alphas else None, palette=palette, guess=guess)
 
 
-def _wanted(wanted: tuple[int, ...], count: int, name: str) -> tuple[tuple[int, ...], int | None]:
+def _wanted(wanted: tuple[int, ...], count: int, name: object) -> tuple[tuple[int, ...], int | None]:
     if len(wanted) not in (1, 3, 4):
         raise SceneError(f"{len(wanted)} bands chosen for {name}; choose 1 (grey), 3 (red, green, blue) or 4 (and NIR)")
     missing = [str(band) for band in wanted if not 1 <= band <= count]
@@ -75,23 +104,105 @@ def _wanted(wanted: tuple[int, ...], count: int, name: str) -> tuple[tuple[int, 
     return (wanted, None) if len(wanted) < 4 else (wanted[:3], wanted[3])
 
 
-def _by_role(
-    colorinterp: Sequence[ColorInterp], descriptions: Sequence[str | None], usable: list[int]
-) -> tuple[tuple[int, ...], int | None]:
-    names = {band: (text or "").strip().lower() for band, text in enumerate(descriptions, 1)}
-
-    def find(role: str, *spellings: str) -> int | None:
-        by_colour = [band for band in usable if colorinterp[band - 1].name == role]
-        return next(iter(by_colour + [band for band in usable if names.get(band) in spellings]), None)
-
-    found = [band for role in _ROLES if (band := find(role, role)) is not None]
-    nir = find("nir", *_NIR_NAMES)
-    if len(set(found)) == 3:
-        rest = [band for band in usable if band not in found]
-        return tuple(found), nir or (rest[0] if len(usable) == 4 else None)
+def _found(
+    colorinterp: Sequence[ColorInterp], descriptions: Sequence[str | None], usable: list[int], default: bool
+) -> tuple[tuple[int, ...], int | None, str]:
+    """Bands to show, near infrared, and what of that was guessed."""
+    names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
+    named = _named(names)
+    roles = {band: role for role, band in named.items()}
+    by_colour: dict[str, int] = {}
+    for band in usable:
+        colour = colorinterp[band - 1].name
+        if roles.get(band, colour) == colour:  # what is called NIR is not red
+            by_colour.setdefault(colour, band)
+    for known, sure in ((named, True), (by_colour, not default)):
+        rgb = tuple(known[role] for role in RGB if role in known)
+        if len(set(rgb)) < 3:
+            continue
+        fourth = [band for band in usable if band not in rgb and band not in names and len(usable) == 4]
+        nir = named.get("nir") or by_colour.get("nir") or (fourth[0] if fourth else None)
+        return rgb, nir, "" if sure else _guess_of(rgb, nir, named)
     if len(usable) < 3:
-        return tuple(usable[:1]), None
-    if nir is None and len(usable) == 4:
-        nir = usable[3]
+        text = "it has two bands and no colours: band {0} alone is shown, as grey; choose others with --bands"
+        return tuple(usable[:1]), None, text.format(*usable) if len(usable) == 2 else ""
+    fourth = usable[3] if len(usable) == 4 and usable[3] not in names else None
+    nir = named.get("nir") or by_colour.get("nir") or fourth
     others = [band for band in usable if band != nir]
-    return tuple(others[:3] if len(others) >= 3 else usable[:3]), nir
+    rgb = tuple(others[:3] if len(others) >= 3 else usable[:3])
+    nir = None if nir in rgb else nir
+    plain = len(usable) == 3 and not names  # three bands in any other order would be odd
+    return rgb, nir, "" if plain else _guess_of(rgb, nir, named)
+
+
+def _guess_of(rgb: tuple[int, ...], nir: int | None, named: Mapping[Role, int]) -> str:
+    unknown = [role for role in RGB if role not in named] or list(RGB)
+    infrared = "" if nir is None else f", and band {nir} for near infrared"
+    example = ",".join(map(str, (*reversed(rgb), *([nir] if infrared else []))))
+    return (
+        f"nothing says which of its bands {'is' if len(unknown) == 1 else 'are'} {_listed(unknown)}: bands "
+        f"{', '.join(map(str, rgb))} are taken for red, green and blue{infrared}; where that is wrong, say which are, "
+        f"for instance --bands {example}"
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _named(names: Mapping[int, str]) -> dict[Role, int]:
+    """The band of each colour, as far as the bands' names say so."""
+    plain = {band: " ".join(re.findall(r"[^\W_]+|\.", text.casefold())) for band, text in names.items()}
+    return _by_code(plain) | _by_wavelength(names) | _by_word(plain)
+
+
+def _by_word(names: Mapping[int, str]) -> dict[Role, int]:
+    found: dict[Role, int] = {}
+    for role, words in _WORDS.items():
+        fitting = []
+        for band, name in names.items():
+            tokens = name.split()
+            other_roles = [word for other in _WORDS if other != role for word in _WORDS[other]]
+            if (any(word in tokens for word in words) or name == role[0]) and not _OTHERS.intersection(tokens):
+                if not set(tokens).intersection(other_roles):
+                    fitting.append((len(tokens), band))
+        if fitting:
+            found[role] = min(fitting)[1]  # "red" before "red mean"
+    return found
+
+
+def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
+    nanometres: dict[int, float] = {}
+    for band, name in names.items():
+        told = re.search(r"([0-9]+(?:\.[0-9]+)?) *(nm|nano|um|µm|μm|micro)", name.casefold())
+        if told:
+            nanometres[band] = float(told[1]) * (1 if told[2].startswith("n") else 1000)
+    found: dict[Role, int] = {}
+    for role, (shortest, best, longest) in _WAVELENGTHS_NM.items():
+        fitting = [(abs(value - best), band) for band, value in nanometres.items() if shortest <= value <= longest]
+        if fitting:
+            found[role] = min(fitting)[1]
+    return found
+
+
+def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
+    """Bands called as Sentinel-2 and Landsat call theirs: B2, B04, B8A, SR_B4."""
+    codes: dict[str, int] = {}
+    prefixes = set()
+    for band, name in names.items():
+        if told := _CODE.fullmatch(name):
+            codes.setdefault(told[2] + told[3], band)
+            prefixes.add(told[1])
+    # "B1, B2, B3" of bands 1, 2 and 3 is no more than their numbers.
+    only_counted = all(str(band) == code for code, band in codes.items()) and prefixes <= {None}
+    if not codes or only_counted:
+        return {}
+    if "sr" in prefixes and "6" not in codes and "7" in codes:
+        table = _LANDSAT_5
+    elif {"8", "8a"} & codes.keys():
+        table = _SENTINEL_2 if "8" in codes else _SENTINEL_2 | {"nir": "8a"}
+    elif {"2", "3", "4"} <= codes.keys() and not ({"1", "2", "3", "4"} == codes.keys()):
+        table = _LANDSAT_8
+    else:
+        table = _LANDSAT_5
+    return {role: codes[code] for role, code in table.items() if code in codes}

@@ -50,6 +50,8 @@ class Finishing:
     """Everything the results depend on, for the JSON report."""
     started: float
     """When the run began, in seconds since the epoch."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know before the results are trusted, a line each."""
 
     def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
         """Write the results of all strips.
@@ -100,6 +102,7 @@ class Finishing:
             **tally.census().as_json(),
             "polygons": {"flood": n_flood, "unobserved": n_unobserved},
             **count_windows(strips.notes()),
+            "warnings": list(self.warnings),
             **self.settings,
             "run": {
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -53,7 +53,7 @@ class WorkingGrid:
 
 
 def lay_grid(
-    crs: CRS | None, transform: Affine, *, shape_hw: tuple[int, int], resolution_m: float | None, path: Path
+    crs: CRS | None, transform: Affine, *, shape_hw: tuple[int, int], resolution_m: float | None, path: object
 ) -> WorkingGrid:
     """Lay a grid of (nearly) `resolution_m` over a raster, exactly as large as the raster; None keeps its own.
 
@@ -102,7 +102,7 @@ def ground_sample_distance(crs: CRS, transform: Affine, *, width: int, height: i
 
 
 def warped_by_gcps(
-    dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: Path
+    dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: object
 ) -> DatasetReader | WarpedVRT:
     """A dataset placed by ground control points alone, resampled onto a north-up grid in the points' CRS."""
     points, points_crs = dataset.gcps
@@ -119,7 +119,7 @@ def warped_by_gcps(
         ) from error
 
 
-def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: Path) -> tuple[CRS | None, Affine]:
+def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> tuple[CRS | None, Affine]:
     """CRS and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from floodmap.beside import Beside
 from floodmap.errors import FloodmapError, MissingCRSError, writing
-from floodmap.fingerprint import fingerprint
+from floodmap.fingerprint import of_files
 from floodmap.finishing import Finishing, Format
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
@@ -34,6 +35,7 @@ from floodmap.results import (
     sheet_path,
 )
 from floodmap.scene import Scene, SceneOptions, Tile
+from floodmap.source_name import SourceName
 from floodmap.windows import Progress, run_windows
 
 __all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
@@ -99,14 +101,14 @@ class SegmentOptions:
 
 
 def segment(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
     out: str | Path = "floodmap_output",
     model: str | Path = "finetuned",
     prompts: Path | Literal["auto", "none"] = "auto",
     resolution_m: float | None = None,
     bands: tuple[int, ...] | None = None,
-    nodata: float | None = None,
+    nodata: float | Literal["none"] | None = None,
     mask: str | Path | None = None,
     aoi: str | Path | None = None,
     crs: str | None = None,
@@ -129,7 +131,7 @@ def segment(
     """Find flood water in one scene, as `floodmap segment` does.
 
     Args:
-        source: any raster GDAL reads.
+        source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`.
         out: folder for the results; made if it is not there.
         model: a name (`floodmap models list`) or a file.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
@@ -159,11 +161,11 @@ def segment(
         batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive, overwrite=overwrite,
         resume=resume, report=report,
     )  # fmt: skip
-    return segment_scene(Path(source), Path(out), segmenter, options, progress=progress)
+    return segment_scene(source, Path(out), segmenter, options, progress=progress)
 
 
 def segment_scene(
-    source: Path,
+    source: str | os.PathLike[str] | SourceName,
     out: Path,
     segmenter: Segmenter,
     options: SegmentOptions,
@@ -176,6 +178,8 @@ def segment_scene(
     threads = _DECOMPRESSING if segmenter.offloads else 1
     with Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
+        for line in scene.unsuited:
+            log.warning("%s", line)
         options = with_defaults(options, scene)
         if scene.crs is None:
             log.warning(
@@ -190,7 +194,8 @@ def segment_scene(
         )
         results = result_paths(out, name, options.formats, sheet=options.report)
         refuse_long_names(results)
-        refuse_inputs(results, (source, *options.files.values()))
+        own = scene.path.container
+        refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
         settings = describe(scene, segmenter, options)
         work = out / f".{name}.floodmap"
         if options.resume and (done := finished_before(out, name, options.formats, settings)):
@@ -207,10 +212,10 @@ def segment_scene(
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
             make = Finishing(
-                source=scene.path.name, width=scene.width, height=scene.height, crs=scene.crs,
+                source=scene.path.label, width=scene.width, height=scene.height, crs=scene.crs,
                 transform=scene.transform, date=scene.date, out=out, name=name, threshold=options.threshold_percent,
                 min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
-                report=options.report, settings=settings, started=started,
+                report=options.report, settings=settings, started=started, warnings=(*scene.remarks, *scene.unsuited),
             )  # fmt: skip
             beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
@@ -270,7 +275,7 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
         del chosen[name]
     about = {
         "source": {
-            "name": scene.path.name,
+            "name": scene.path.label,
             "fingerprint": scene.fingerprint,
             "width": scene.width,
             "height": scene.height,
@@ -282,7 +287,7 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "date": scene.date.isoformat(),
         },
         "model": {"name": segmenter.name, "sha256": segmenter.sha256, "runs_on": segmenter.runs_on},
-        "settings": {**chosen, "fingerprints": {key: fingerprint(_parts(path)) for key, path in options.files.items()}},
+        "settings": {**chosen, "fingerprints": {key: of_files(_parts(path)) for key, path in options.files.items()}},
         "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
     }
     described: dict[str, Any] = jsonable(about)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -16,15 +16,22 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
+from scipy import ndimage
+from scipy.sparse import csr_array
 
+from floodmap import codes
 from floodmap.errors import SceneError
 from floodmap.gdal import gdal_env, gdal_reason
 from floodmap.grid import Window
 from floodmap.source import Source
+from floodmap.source_name import SourceName
+from floodmap.voids import may_be_colour
+from floodmap.vrt import Rect
 
 _PIECE_BYTES = 2**21
 """Of the file, averaged in one go: what fits into a CPU's cache."""
 _PIECES = 16
+_EIGHT = np.ones((3, 3), bool)
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -39,7 +46,7 @@ class Pixels:
     hidden: Bools | None = None
     """(height, width); alpha 0 or masked in the file. None: nowhere."""
     empty: Bools | None = None
-    """(height, width); nodata value, NaN or infinity. None: nowhere."""
+    """(height, width); nodata value, void, NaN or infinity, or never written. None: nowhere."""
     failed: Bools | None = None
     """(height, width); could not be read. None: nowhere."""
     complete: Bools | None = None
@@ -51,8 +58,8 @@ class Pixels:
 class Reader:
     """Reads windows of a working grid laid over a raster; reads take turns, so that any thread may."""
 
-    path: Path
-    """The file, for messages."""
+    path: SourceName
+    """The raster's name, for messages."""
     source: Source
     """The open raster."""
     height: int
@@ -61,6 +68,13 @@ class Reader:
     """Columns of the working grid."""
     lock: Lock
     """Held while GDAL reads: a dataset serves one thread at a time."""
+    overviews: bool = True
+    """Whether smaller copies of the raster in or beside the file may be read in its place."""
+
+    @property
+    def has_overviews(self) -> bool:
+        """Whether reading it smaller takes less time."""
+        return self.overviews and bool(self.source.dataset.overviews(self.source.bands.rgb[0]))
 
     @property
     def whole(self) -> Window:
@@ -116,10 +130,11 @@ class Reader:
                 failed[rows, cols] = True
                 continue
             values[:, rows, cols] = piece.values
+            failed[rows, cols] = False if piece.failed is None else piece.failed
             hidden[rows, cols] = False if piece.hidden is None else piece.hidden
             empty[rows, cols] = False if piece.empty is None else piece.empty
             complete[rows, cols] = False if piece.complete is None else piece.complete
-        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if tolerant else None, complete=complete)
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if failed.any() else None, complete=complete)
 
     def check(self) -> None:
         """Raise if none of a few places spread over the scene can be read.
@@ -139,30 +154,54 @@ class Reader:
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
         """Read a rectangle of the working grid, in fractions of its pixels where need be."""
-        source, bands = self.source, self.source.bands
+        source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
         native = shape_hw == (part.height, part.width)
         try:
             with self.lock, gdal_env(cache_bytes=source.cache_bytes):
-                values, nearest, complete = self._averaged(part, shape_hw) or (None, None, None)
-                if values is None:
-                    values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
-                # Masks and nodata are not averaged: one source pixel stands for each.
-                if nearest is None:
-                    nearest = values[: len(bands.rgb)]
-                    if source.nodata is not None and not native:
-                        nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
+                read = self._averaged(part, shape_hw) or self._stored(part, shape_hw, native)
                 hidden = self._hidden(part, shape_hw)
         except RasterioError as error:
             place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
-        empty = _empty(values, nearest, source.nodata)
-        if source.palette is None:
-            return Pixels(values=values, hidden=hidden, empty=empty, complete=complete)
-        colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
-        transparent = colours[3] == 0
-        return Pixels(values=colours[:3], hidden=transparent if hidden is None else hidden | transparent, empty=empty)
+        empty = _either(
+            _empty(read.values, read.nearest, source.nodata),
+            source.voids.find(read.values, native=native, name=self.path),
+        )
+        values, complete = read.values, read.complete
+        if source.palette is not None:
+            colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
+            values, hidden = colours[:3], _either(hidden, colours[3] == 0)
+        return self._without_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
+
+    def _without_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
+        """The same with what the file has no pixels for."""
+        if self.source.gaps is None:
+            return pixels
+        rect = Rect(part.col_off, part.row_off, part.width, part.height)
+        found = self.source.gaps.within(rect, (pixels.values.shape[1], pixels.values.shape[2]))
+        if found is None:
+            return pixels
+        # Of a pixel beside a gap some of what lies beneath may be missing.
+        complete = None if pixels.complete is None else pixels.complete & ~ndimage.binary_dilation(found > 0, _EIGHT)
+        failed = found == codes.FAILED
+        return replace(
+            pixels, empty=_either(pixels.empty, found == codes.NODATA), complete=complete,
+            failed=_either(pixels.failed, failed) if failed.any() else pixels.failed,
+        )  # fmt: skip
+
+    def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> _Values:
+        """Values as GDAL reads them, averaged where they are to be smaller."""
+        bands, source = self.source.bands, self.source
+        if not native and not self.overviews:
+            return self._shrunk(part, shape_hw)
+        values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
+        # Masks and nodata are not averaged: one source pixel stands for each.
+        nearest = values[: len(bands.rgb)]
+        if source.nodata is not None and not native:
+            nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
+        return _Values(values, nearest)
 
     def _bands(
         self, bands: tuple[int, ...], part: GdalWindow, shape_hw: tuple[int, int], resampling: Resampling
@@ -170,7 +209,22 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
-    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> tuple[Bytes, Bytes, Bools] | None:
+    def _shrunk(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values:
+        """Means of the pixels themselves, whatever overviews there are."""
+        source, bands = self.source, self.source.bands
+        outer = _outer(part, source.dataset)
+        values = self._bands(bands.shown, outer, (outer.height, outer.width), Resampling.nearest)
+        rows = _Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = _Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
+        if source.palette is not None:
+            return _Values(values[:, rows.middles][:, :, cols.middles], nearest)
+        empty = _either(
+            _empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
+        )
+        return _Values(_means(values, empty, rows, cols), nearest)
+
+    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values | None:
         """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
 
         None where GDAL has to be asked.
@@ -185,7 +239,7 @@ class Reader:
             return None
         if source.dtype != np.uint8 or source.palette is not None or source.has_mask or bands.alpha is not None:
             return None
-        if source.dataset.overviews(bands.rgb[0]):
+        if self.has_overviews:
             return None
         means = np.empty((len(bands.shown), *shape_hw), np.uint8)
         middle = np.empty((len(bands.rgb), *shape_hw), np.uint8)
@@ -202,7 +256,7 @@ class Reader:
             means[:, top : top + rows] = _block_means(values, factor, n_empty, source.nodata or 0)
             if n_empty is not None:
                 complete[top : top + rows] = n_empty[0] == 0
-        return means, middle, complete
+        return _Values(means, middle, complete)
 
     def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
         if self.source.palette is not None:
@@ -212,11 +266,84 @@ class Reader:
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
-            hidden = np.asarray(dataset.read(bands.alpha, window=part, out_shape=shape_hw) == 0)
+            alpha = self._flags(part, shape_hw, partial(dataset.read, bands.alpha))
+            hidden = np.asarray(alpha < self.source.opaque_from)
         if self.source.has_mask:
-            masked = np.asarray(dataset.read_masks(bands.rgb[0], window=part, out_shape=shape_hw) == 0)
-            hidden = masked if hidden is None else hidden | masked
+            masked = self._flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
+            hidden = _either(hidden, np.asarray(masked))
         return hidden
+
+    def _flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
+        """A band of which one pixel stands for several."""
+        if self.overviews or shape_hw == (part.height, part.width):
+            return np.asarray(read(window=part, out_shape=shape_hw))
+        outer = _outer(part, self.source.dataset)
+        flags = read(window=outer)
+        rows = _Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = _Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        return np.asarray(flags[rows.middles][:, cols.middles])
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What was read, before it is told what of it is nothing."""
+
+    values: NDArray[Any]
+    """(bands, height, width)."""
+    nearest: NDArray[Any]
+    """Of the colours, the pixel in the middle of each that was averaged."""
+    complete: Bools | None = None
+    """See `Pixels`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Pixels along one side, and which of a row of smaller ones each of them stands for."""
+
+    middles: NDArray[np.int64]
+    """The pixel in the middle of each."""
+    weights: Any
+    """(pixels, smaller ones), sparse: how much of each lies in it."""
+
+    @classmethod
+    def of(cls, first: float, length: float, size: int, count: int) -> _Samples:
+        """`count` pixels over a stretch of `length` of the `size` smaller ones, which begins at `first`."""
+        edges = first + np.arange(count + 1) * (length / count)
+        middles = np.clip(((edges[:-1] + edges[1:]) / 2).astype(np.int64), 0, size - 1)
+        low, high = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
+        spans = [np.arange(max(0, a), max(min(b, size), a + 1)) for a, b in zip(low, high, strict=True)]
+        cols = np.concatenate(spans)
+        rows = np.repeat(np.arange(count), [len(span) for span in spans])
+        shares = np.minimum(cols + 1, edges[rows + 1]) - np.maximum(cols, edges[rows])
+        return cls(middles, csr_array((np.maximum(shares, 1e-9), (rows, cols)), shape=(count, size)))
+
+
+def _means(values: NDArray[Any], empty: Bools | None, rows: _Samples, cols: _Samples) -> NDArray[Any]:
+    """Means over areas of what is not empty; anything where all of it is."""
+    weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
+    total = (cols.weights @ (rows.weights @ weight).T).T
+    means = np.empty((len(values), *total.shape), np.float64)
+    for band, out in zip(values, means, strict=True):
+        known = np.where(weight > 0, band, 0.0)
+        out[...] = (cols.weights @ (rows.weights @ known).T).T / np.maximum(total, 1e-12)
+    if values.dtype.kind in "iu":
+        np.rint(means, out=means)
+    elif empty is not None:
+        means[:, total <= 0] = np.nan
+    return means.astype(values.dtype)
+
+
+def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
+    """The whole pixels of a raster that a rectangle of it touches."""
+    top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
+    bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
+    right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
+    return GdalWindow(left, top, max(1, right - left), max(1, bottom - top))
+
+
+def _either(one: Bools | None, other: Bools | None) -> Bools | None:
+    """Where any of two flags is set; None: nowhere."""
+    return other if one is None else one if other is None else np.asarray(one | other)
 
 
 def _block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
@@ -242,13 +369,16 @@ def _block_sums(values: Bytes, factor: int) -> NDArray[Any]:
 
 
 def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
-    """Pixels whose colours all are nodata, or any of whose values is no number."""
+    """Pixels whose colours all are nodata, or any of whose values is no number, or nodata that can be no colour."""
     empty: Bools | None = None
     if nodata is not None:
         value = nearest.dtype.type(nodata)
-        empty = np.asarray(nearest[0] == value)
-        if empty.any():  # most pictures hold none
-            empty &= (nearest[1:] == value).all(axis=0)
+        if not may_be_colour(nodata):
+            empty = np.asarray((nearest == value).any(axis=0))
+        else:
+            empty = np.asarray(nearest[0] == value)
+            if empty.any():  # most pictures hold none
+                empty &= (nearest[1:] == value).all(axis=0)
     if values.dtype.kind == "f":
         infinite = ~np.isfinite(values).all(axis=0)
         empty = infinite if empty is None else empty | infinite

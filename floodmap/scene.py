@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,10 +24,15 @@ from floodmap.fingerprint import fingerprint
 from floodmap.gdal import gdal_env
 from floodmap.georeference import lay_grid
 from floodmap.grid import Window
+from floodmap.overviews import overviews_agree
 from floodmap.overlay import Frame, Overlay, open_overlay
 from floodmap.pixels import Pixels, Reader
 from floodmap.source import open_source
+from floodmap.source_name import SourceName
 from floodmap.stretch import Stretch
+from floodmap.suitability import unsuited
+
+LOG = logging.getLogger(__name__)
 
 _SAMPLES, _SAMPLE_SIDE = 8, 128
 _ENOUGH_SAMPLES = 1000
@@ -43,8 +50,8 @@ class SceneOptions:
     """Ground sample distance to work at, in metres; None for the raster's own pixels."""
     bands: tuple[int, ...] | None = None
     """Bands to use, counted from 1: one (grey), three (RGB) or four (RGB and near infrared)."""
-    nodata: float | None = None
-    """Value of pixels that hold nothing, instead of the file's own."""
+    nodata: float | Literal["none"] | None = None
+    """Value of pixels that hold nothing, instead of the file's own; `none`: every value is ground."""
     mask: Path | None = None
     """Raster (nonzero) or polygons of ground to leave unobserved."""
     aoi: Path | None = None
@@ -92,21 +99,25 @@ class Scene:
     Reads take turns on a lock, so that another thread may read; the scene is closed where it was opened.
     """
 
-    path: Path
-    """The file."""
+    path: SourceName
+    """What the raster is called."""
     options: SceneOptions
     """How it was opened."""
     collar: Collar | None
     """Borders found."""
+    remarks: tuple[str, ...]
+    """What was taken for granted or left out, a line each; they are logged, too."""
     stretch: Stretch
     """From stored values to 8 bits, for each of `bands` and then near infrared."""
 
     @classmethod
-    def open(cls, path: Path | str, options: SceneOptions | None = None, *, threads: int = 1) -> Self:
+    def open(
+        cls, path: str | os.PathLike[str] | SourceName, options: SceneOptions | None = None, *, threads: int = 1
+    ) -> Self:
         """Open a raster.
 
         Args:
-            path: anything GDAL reads.
+            path: a file, or any other name that GDAL opens (`/vsizip/...`, `NETCDF:"f.nc":red`, `https://...`).
             options: how to look at it.
             threads: that decompress it: more cores' work in all, but less time, where cores are idle.
 
@@ -115,9 +126,9 @@ class Scene:
             MissingCRSError: an option needs a place on the ground, and the file has none.
             VectorError: the mask or the area of interest cannot be read.
         """
-        return cls(Path(path), options or SceneOptions(), threads)
+        return cls(SourceName.of(path), options or SceneOptions(), threads)
 
-    def __init__(self, path: Path, options: SceneOptions, threads: int = 1) -> None:
+    def __init__(self, path: SourceName, options: SceneOptions, threads: int = 1) -> None:
         self.path, self.options = path, options
         self._lock, self._stack = Lock(), ExitStack()
         try:
@@ -132,8 +143,16 @@ class Scene:
                 path=path,
             )
             self._reader = Reader(
-                path=path, source=self._source, height=self.height, width=self.width, lock=self._lock
+                path=path, source=self._source, height=self.height, width=self.width, lock=self._lock,
+                overviews=not self._source.own_means,
             )  # fmt: skip
+            remarks = [*self._source.remarks]
+            if self._reader.overviews and not overviews_agree(self._reader):
+                self._reader = replace(self._reader, overviews=False)
+                remarks.append(
+                    f"{path}: its overviews show another picture than its pixels and are not used; make them again "
+                    "with: gdaladdo -r average FILE 2 4 8 16"
+                )
             with gdal_env():
                 self._mask = self._open_overlay(options.mask)
                 self._aoi = self._open_overlay(options.aoi)
@@ -143,6 +162,9 @@ class Scene:
             # Borders come from warping and mosaicking; a photograph's white sky or black frame is part of the picture.
             self.collar = self._find_collar() if options.collar == "auto" and self.crs else None
             self.stretch = self._choose_stretch()
+            self.remarks = tuple(remarks)
+            for line in self.remarks:
+                LOG.warning("%s", line)
         except BaseException:
             self.close()
             raise
@@ -162,7 +184,7 @@ class Scene:
 
     @property
     def name(self) -> str:
-        """Name of the file without its suffix."""
+        """Name of the file without its suffix, or what else tells the raster apart."""
         return self.path.stem
 
     @property
@@ -226,9 +248,17 @@ class Scene:
         return self._source.cache_bytes
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 that changes with the file's contents, not with its name or date: see `floodmap.fingerprint`."""
-        return fingerprint(self._source.files)
+    def fingerprint(self) -> str | None:
+        """SHA-256 that changes with the picture and its place, not with its name; None where none can be had.
+
+        See `floodmap.fingerprint`.
+        """
+        return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
+
+    @cached_property
+    def unsuited(self) -> tuple[str, ...]:
+        """What the models were not made for in this scene, a line each: see `floodmap.suitability`."""
+        return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, self._sampled()[: self._shown]))
 
     @cached_property
     def date(self) -> datetime:
@@ -240,7 +270,8 @@ class Scene:
                 return datetime.strptime(tags.get(name, ""), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
             except ValueError:
                 continue
-        return datetime.fromtimestamp(self.path.stat().st_mtime if self.path.exists() else 0, UTC)
+        file = self.path.container
+        return datetime.fromtimestamp(file[0].stat().st_mtime if file and file[0].exists() else 0, UTC)
 
     def read(self, window: Window) -> Tile:
         """Read one window.
@@ -290,7 +321,7 @@ class Scene:
 
         From all pixels of a small scene, from overviews where there are any, else from windows spread over the scene.
         """
-        cheap = self.height * self.width <= _SURVEY_SIDE**2 or self._source.dataset.overviews(self.bands[0])
+        cheap = self.height * self.width <= _SURVEY_SIDE**2 or self._reader.has_overviews
         if cheap:
             tiles = [self.preview(_SURVEY_SIDE)]
         else:
@@ -336,12 +367,16 @@ class Scene:
     def _choose_stretch(self) -> Stretch:
         if self._source.dtype == np.uint8 or self._source.palette is not None:
             return Stretch.identity(self._source.depth)
+        return Stretch.of(self._sampled())
+
+    def _sampled(self) -> NDArray[Any]:
+        """Observed values at some places, (bands, n), as stored."""
         reader, samples = self._reader, []
         for window in reader.spread(count=_SAMPLES, side=_SAMPLE_SIDE):
             samples.append(self._observed_values(window, (window.height, window.width)))
         if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, self.height * self.width):
             samples = [self._observed_values(reader.whole, reader.shape_within(_SURVEY_SIDE))]
-        return Stretch.of(np.concatenate(samples, axis=1))
+        return np.concatenate(samples, axis=1)
 
     def _observed_values(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[Any]:
         pixels = self._reader.survey(window, shape_hw)

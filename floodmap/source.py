@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
@@ -22,17 +23,20 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
+from floodmap.anatomy import Anatomy, anatomy
 from floodmap.bands import BandChoice, choose_bands
 from floodmap.errors import SceneError
+from floodmap.gaps import Gaps
 from floodmap.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.georeference import find_georeference, parse_crs, warped_by_gcps
+from floodmap.source_name import SourceName
+from floodmap.voids import Voids, find_voids, text_of
 
 LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
-_LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _PALETTE_ALPHA = 3
 
 
@@ -56,10 +60,31 @@ class Source:
     """Colour table (entries, 4), RGBA."""
     has_mask: bool
     """The raster has a mask of its own beside any alpha band and nodata value."""
-    lossy: bool
-    """The file is compressed with loss, so that black borders are only nearly black."""
-    files: tuple[Path, ...]
-    """The files the raster is made of: masks, overviews and the parts of a mosaic too."""
+    voids: Voids
+    """Values that stand for nothing though nobody declared them."""
+    anatomy: Anatomy
+    """Which files it is made of, and what they lack."""
+    own_means: bool = False
+    """GDAL's means are wrong for it: beneath, a band that is none is taken for alpha."""
+    remarks: tuple[str, ...] = ()
+    """What was taken for granted, a line each."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it is compressed with loss, so that black borders are only nearly black."""
+        return self.anatomy.lossy
+
+    @property
+    def gaps(self) -> Gaps | None:
+        """What it has no pixels for."""
+        return self.anatomy.gaps
+
+    @property
+    def opaque_from(self) -> float:
+        """The least alpha of a pixel that counts as seen: compression with loss frays the rim of what is transparent."""
+        if self.dtype.kind not in "iu":
+            return float(np.finfo(self.dtype).tiny)
+        return (np.iinfo(self.dtype).max + 1) // 2 if self.lossy else 1
 
     @property
     def depth(self) -> int:
@@ -87,21 +112,21 @@ class Source:
 
 
 def open_source(
-    path: Path,
+    name: SourceName,
     stack: ExitStack,
     *,
     bands: tuple[int, ...] | None,
-    nodata: float | None,
+    nodata: float | Literal["none"] | None,
     crs: str | None,
     threads: int = 1,
 ) -> Source:
     """Open a raster for reading; `stack` closes it.
 
     Args:
-        path: any raster GDAL reads.
+        name: any raster GDAL reads.
         stack: what is opened is closed with it.
         bands: bands to use instead of those the file's metadata suggests.
-        nodata: nodata value instead of the file's own.
+        nodata: nodata value instead of the file's own and of voids; `none`: every value is ground.
         crs: CRS instead of the file's own; the coordinates are not changed.
         threads: that decompress it.
 
@@ -111,50 +136,77 @@ def open_source(
     with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         given = None if crs is None else parse_crs(crs)
-        raw = _open(path, stack, threads)
-        if raw.driver == "JPEG":
-            _refuse_truncated_jpeg(path)
-        files = tuple(Path(name) for name in raw.files) or (path,)
-        lossy = _is_lossy(raw)
+        raw = _open(name, stack, threads)
+        if raw.driver == "JPEG" and name.path is not None:
+            _refuse_truncated_jpeg(name.path)
         kinds = list(raw.colorinterp)
-        if bands is None and _alpha_is_infrared(raw, path):
+        infrared = bands is None and _alpha_is_infrared(raw)
+        if infrared:
             kinds[3] = ColorInterp.undefined
-        choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=path.name)
+        choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
+        made_of = anatomy(raw, name, choice.shown, stack)
+        if made_of.mended is not None:
+            raw = closed_by(stack, rasterio.open(made_of.mended))
         dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.shown))
         palette = _palette(raw, choice)
-        nodata = _nodata(raw, choice, nodata, dtype, path)
-        dataset = _amended(raw, stack, choice, nodata)
-        dataset = warped_by_gcps(dataset, stack, given, palette is not None, path)
+        value = _nodata(raw, choice, nodata, dtype, name)
+        looked_for = nodata is None and dtype != np.uint8
+        voids = find_voids(_sample(raw, choice.shown), value) if looked_for else Voids()
+        if voids.values and (value is None or not math.isfinite(value)):
+            value = voids.values[0]
+        dataset = _amended(raw, stack, choice, value)
+        dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
         if dataset is not raw and isinstance(dataset, WarpedVRT) and choice.alpha is None:
-            choice = BandChoice(rgb=choice.rgb, nir=choice.nir, alpha=dataset.count, palette=choice.palette)
-        found_crs, transform = find_georeference(dataset, given, path)
+            choice = replace(choice, alpha=dataset.count)
+        found_crs, transform = find_georeference(dataset, given, name)
         flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
-        dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=nodata, dtype=dtype, palette=palette,
-        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, lossy=lossy, files=files,
+        dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=value, dtype=dtype, palette=palette,
+        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=made_of,
+        own_means=infrared, remarks=tuple(_remarks(name, choice, voids, made_of)),
     )  # fmt: skip
 
 
-def _open(path: Path, stack: ExitStack, threads: int) -> DatasetReader:
-    if not str(path).startswith("/vsi"):
+def _remarks(name: SourceName, choice: BandChoice, voids: Voids, made_of: Anatomy) -> Iterator[str]:
+    if choice.guess:
+        yield choice.guess
+    if voids.values:
+        yield text_of(name, voids.values, voids.share)
+    for lost, why in made_of.lost.items():
+        yield f"{name}: its part {lost} cannot be read ({why}); the ground it covers is unobserved"
+
+
+def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
+    path = name.path
+    if path is not None:
         if not path.exists():
-            raise SceneError(f"{path}: no such file")
+            raise SceneError(f"{name}: no such file")
         if path.is_file() and path.stat().st_size == 0:
-            raise SceneError(f"{path} is empty (0 bytes)")
+            raise SceneError(f"{name} is empty (0 bytes)")
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
-        with gdal_env(pam=has_sidecar(path), threads=threads):
-            dataset = closed_by(stack, rasterio.open(path.absolute()))
-    except RasterioError as error:
-        what = "is a folder, not a raster" if path.is_dir() else f"cannot be read as a raster: {gdal_reason(error)}"
-        raise SceneError(f"{path} {what}") from error
+        with gdal_env(pam=path is not None and has_sidecar(path), threads=threads):
+            dataset = closed_by(stack, rasterio.open(name.opened))
+    except (RasterioError, UnicodeEncodeError) as error:
+        is_folder = path is not None and path.is_dir()
+        what = "is a folder, not a raster" if is_folder else f"cannot be read as a raster: {gdal_reason(error)}"
+        raise SceneError(f"{name} {what}") from error
     if dataset.count == 0:
         inside = ", ".join(dataset.subdatasets[:5])
-        raise SceneError(f"{path} has no bands{f'; it is a container of {inside}' if inside else ''}")
+        raise SceneError(f"{name} has no bands{f'; it is a container: give one of {inside}' if inside else ''}")
     complex_bands = [kind for kind in dataset.dtypes if "complex" in kind]
     if complex_bands:
-        raise SceneError(f"{path} holds {complex_bands[0]} numbers; floodmap needs an image of real numbers")
+        raise SceneError(f"{name} holds {complex_bands[0]} numbers; floodmap needs an image of real numbers")
     return dataset
+
+
+def _sample(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
+    """Values of some places, (bands, n), as stored; what cannot be read is left out."""
+    found = []
+    for part in _spread(dataset.height, dataset.width, count=8, side=128):
+        with suppress(RasterioError):
+            found.append(dataset.read(list(bands), window=part).reshape(len(bands), -1))
+    return np.concatenate(found, axis=1) if found else np.empty((len(bands), 0), dataset.dtypes[bands[0] - 1])
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
@@ -173,12 +225,7 @@ def _refuse_truncated_jpeg(path: Path) -> None:
         LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
 
 
-def _is_lossy(dataset: DatasetReader) -> bool:
-    tags = dataset.tags(ns="IMAGE_STRUCTURE")
-    return any(name in f"{tags.get('COMPRESSION', '')} {dataset.driver}".lower() for name in _LOSSY)
-
-
-def _alpha_is_infrared(dataset: DatasetReader, path: Path) -> bool:
+def _alpha_is_infrared(dataset: DatasetReader) -> bool:
     """Whether the fourth band of four says alpha but holds a picture.
 
     GDAL marks the fourth of four 8-bit bands as alpha unless told otherwise, so RGB and near infrared written without
@@ -192,10 +239,7 @@ def _alpha_is_infrared(dataset: DatasetReader, path: Path) -> bool:
     except RasterioError:
         return False
     between = sample[(sample > 0) & (sample < np.iinfo(sample.dtype).max)] if sample.dtype.kind in "iu" else sample
-    infrared = between.size > 0.5 * sample.size and len(np.unique(between)) > 32
-    if infrared:
-        LOG.warning("%s: band 4 is marked as alpha but holds a picture; it is taken for near infrared", path)
-    return bool(infrared)
+    return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
@@ -214,9 +258,15 @@ def _palette(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | 
 
 
 def _nodata(
-    dataset: DatasetReader, choice: BandChoice, given: float | None, dtype: np.dtype[Any], path: Path
+    dataset: DatasetReader,
+    choice: BandChoice,
+    given: float | Literal["none"] | None,
+    dtype: np.dtype[Any],
+    name: SourceName,
 ) -> float | None:
     """The nodata value if a pixel can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241."""
+    if given == "none":
+        return None
     value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given
     if value is None or dtype.kind == "f":
         return value
@@ -225,7 +275,7 @@ def _nodata(
         return value
     if given is not None:
         held = f"{dtype}, {limits.min} to {limits.max}"
-        raise SceneError(f"nodata {given:g} cannot occur in {path}, whose values are {held}")
+        raise SceneError(f"nodata {given:g} cannot occur in {name}, whose values are {held}")
     return None
 
 
@@ -236,13 +286,13 @@ def _amended(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodat
     """
     bogus_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]
-    known = nodata is None or (own is not None and np.array_equal(own, nodata, equal_nan=True))
+    known = own == nodata or (own is not None and nodata is not None and np.array_equal(own, nodata, equal_nan=True))
     if known and not bogus_alpha:
         return dataset
     memory = closed_by(stack, MemoryFile(ext=".vrt"))
     rasterio.shutil.copy(dataset, memory.name, driver="VRT")
     with rasterio.open(memory.name, "r+") as virtual:
-        if nodata is not None:
+        if not known:
             virtual.nodata = nodata
         if bogus_alpha:
             kinds = virtual.colorinterp

@@ -148,7 +148,7 @@ def test_near_infrared_that_gdal_took_for_alpha_is_near_infrared(make_scene: Sce
         tile = scene.read(Window(0, 0, 200, 200))
         assert scene.nir_band == 4 and tile.valid.all() and np.array_equal(tile.nir, pixels[3])
         assert scene.preview(20).valid.all()
-    assert "taken for near infrared" in caplog.text
+    assert "band 4 for near infrared" in caplog.text and "--bands" in caplog.text
 
 
 def test_bands_can_be_chosen_and_wrong_ones_are_refused(make_scene: SceneFactory) -> None:

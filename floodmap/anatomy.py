@@ -1,0 +1,143 @@
+"""What a raster is made of: its files, members of a mosaic that cannot be read, and ground it has no pixels for."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+
+from floodmap.gaps import AnyGaps, Gaps, Placed, block_gaps, mosaic_gaps
+from floodmap.gdal import closed_by, gdal_reason
+from floodmap.source_name import SourceName
+from floodmap.vrt import Member, Rect, Vrt
+
+_LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
+_SERVICES = ("WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMosaic", "PostGISRaster", "GTI", "DAAS")
+_DEEPEST = 8
+"""Mosaics of mosaics are followed so far; one that holds itself would never end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """What a raster is made of."""
+
+    files: tuple[SourceName, ...]
+    """Every file it is read from: masks, overviews, the members of a mosaic; missing ones too."""
+    lossy: bool
+    """Whether any of it is compressed with loss."""
+    gaps: Gaps | None = None
+    """What it has no pixels for."""
+    elsewhere: bool = False
+    """Whether a service delivers the pixels, so that no file tells when they change."""
+    lost: dict[SourceName, str] = field(default_factory=dict)
+    """Members that cannot be read, and why."""
+    mended: str | None = None
+    """Name of the mosaic without them, in memory: GDAL reads a member that it could not open as 0."""
+
+
+def anatomy(dataset: DatasetReader, name: SourceName, bands: Sequence[int], stack: ExitStack) -> Anatomy:
+    """Look into an open raster.
+
+    Args:
+        dataset: the raster.
+        name: what it was opened by.
+        bands: whose gaps count.
+        stack: what is made in memory goes with it.
+    """
+    return _Surgeon(stack).look(dataset, name, bands, 0)
+
+
+class _Surgeon:
+    """Looks into rasters, each member of a mosaic once however many bands use it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def look(self, dataset: DatasetReader, name: SourceName, bands: Sequence[int], depth: int) -> Anatomy:
+        """See `anatomy`."""
+        files = tuple(map(SourceName.of, dataset.files)) or (name,)
+        if dataset.driver != "VRT":
+            return Anatomy(
+                files=files, lossy=is_lossy(dataset), gaps=block_gaps(dataset, bands),
+                elsewhere=dataset.driver in _SERVICES,
+            )  # fmt: skip
+        vrt = Vrt(dataset, name)
+        used: dict[SourceName, set[int]] = {}
+        for member in (member for band in vrt.bands for member in band):
+            used.setdefault(member.name, set()).add(member.band)
+        looked = {name: self._member(name, sorted(numbers), depth + 1) for name, numbers in used.items()}
+        lost = {name: found for name, found in looked.items() if isinstance(found, str)}
+        whole = {name: found for name, found in looked.items() if not isinstance(found, str)}
+        inner = [member.anatomy for member in whole.values()]
+        mended = {name: member.anatomy.mended for name, member in whole.items() if member.anatomy.mended}
+        return Anatomy(
+            files=tuple(dict.fromkeys([*files, *vrt.names, *(file for one in inner for file in one.files)])),
+            lossy=any(one.lossy for one in inner),
+            elsewhere=any(one.elsewhere for one in inner),
+            gaps=_gaps(vrt, bands, whole, (dataset.height, dataset.width)),
+            lost=lost | {name: why for one in inner for name, why in one.lost.items()},
+            mended=self._in_memory(vrt.without(lost, mended)) if lost or mended else None,
+        )
+
+    def _member(self, name: SourceName, bands: Sequence[int], depth: int) -> _Looked | str:
+        """A member, or why it cannot be read."""
+        if depth > _DEEPEST:
+            return "mosaics of mosaics are nested too deep"
+        if name.path is not None and not name.path.exists():
+            return "no such file"
+        try:
+            with rasterio.open(name.opened) as dataset:
+                fitting = [band for band in bands if band <= dataset.count] or [1]
+                return _Looked(self.look(dataset, name, fitting, depth), (dataset.height, dataset.width))
+        except (RasterioError, ET.ParseError) as error:
+            return gdal_reason(error)
+
+    def _in_memory(self, vrt: bytes) -> str:
+        return str(closed_by(self._stack, MemoryFile(vrt, ext=".vrt")).name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """A member that can be read."""
+
+    anatomy: Anatomy
+    shape_hw: tuple[int, int]
+
+
+def _gaps(vrt: Vrt, bands: Sequence[int], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int]) -> Gaps | None:
+    """What these bands of a mosaic lack."""
+    own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
+    found = [_band_gaps(members, whole, shape_hw) for members in own if members]
+    lacking = [one for one in found if one is not None]
+    return AnyGaps(lacking) if lacking else None
+
+
+def _band_gaps(
+    members: Sequence[Member], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int]
+) -> Gaps | None:
+    everywhere = Rect(0, 0, shape_hw[1], shape_hw[0])
+    placed = []
+    for member in members:
+        place, looked = member.place or everywhere, whole.get(member.name)
+        own = Rect(0, 0, place.width, place.height) if looked is None else Rect(0, 0, *looked.shape_hw[::-1])
+        gaps = None if looked is None else looked.anatomy.gaps
+        placed.append(
+            Placed(
+                place=place, source=member.source or own, see_through=member.see_through, gaps=gaps,
+                lost=looked is None,
+            )
+        )  # fmt: skip
+    return mosaic_gaps(placed, shape_hw)
+
+
+def is_lossy(dataset: DatasetReader) -> bool:
+    """Whether a raster is compressed with loss, so that its borders and its alpha band are frayed."""
+    tags = dataset.tags(ns="IMAGE_STRUCTURE")
+    if "LOSSLESS" in tags.get("COMPRESSION_REVERSIBILITY", "").upper().replace(" (POSSIBLY)", ""):
+        return False
+    return any(name in f"{tags.get('COMPRESSION', '')} {dataset.driver}".lower() for name in _LOSSY)
