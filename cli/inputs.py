@@ -6,10 +6,11 @@ import glob
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from floodmap.errors import FloodmapError, SceneError
+from floodmap.source_name import SourceName
 
 log = logging.getLogger("floodmap")
 
@@ -17,36 +18,36 @@ RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", "
 """What is taken from a folder; a file that is named itself may have any suffix."""
 
 
-def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, Path]]:
-    """Names and files of the scenes, in order, each once.
+def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceName]]:
+    """How results are called, and the scenes, in order, each once.
 
     Args:
-        arguments: files, folders (not searched further down) and patterns.
+        arguments: files, folders (not searched further down), patterns, and names that only GDAL understands.
         out: the output folder; where it lies below a folder that a pattern searches, nothing inside it is a scene.
 
     Raises:
         SceneError: an argument matches nothing, or two scenes cannot be told apart by name.
     """
-    paths: dict[Path, Path] = {}
+    scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
-        for path in _expand(argument, out):
-            paths.setdefault(path.resolve(), path)
-    if not paths:
+        for scene in _expand(argument, out):
+            scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
+    if not scenes:
         raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
-    return _named(list(paths.values()))
+    return _named(list(scenes.values()))
 
 
-def _expand(argument: str, out: Path) -> list[Path]:
-    if not argument:  # an unset variable in quotes; to Path it is the current folder
-        raise SceneError("the name of a scene is empty")
-    path = Path(argument)
+def _expand(argument: str, out: Path) -> list[SourceName]:
+    name = SourceName.of(argument)  # an unset variable in quotes is refused; to Path it is the current folder
+    path = name.path
+    if path is None:
+        return [name]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
         if not listed:
             raise SceneError(f"{argument}: no raster in this folder (looked for {' '.join(sorted(RASTER_SUFFIXES))})")
     elif path.exists() or not glob.has_magic(argument):
-        # What does not exist is left to the reader: GDAL opens more than files (/vsicurl/, /vsizip/, NETCDF:"x":y).
-        return [] if _is_result(path, explicit=True) else [path]
+        return [] if _is_result(path, explicit=True) else [name]
     else:
         listed = sorted(p for p in map(Path, glob.glob(argument, recursive=True)) if p.is_file())
         if not listed:
@@ -54,7 +55,7 @@ def _expand(argument: str, out: Path) -> list[Path]:
     root, inside = _root(argument), out.resolve()
     stems = {p.stem for p in listed}
     return [
-        p for p in listed
+        SourceName.of(p) for p in listed
         if root not in inside.parents or not p.resolve().is_relative_to(inside)
         if not (p.stem.endswith("_reference") and p.stem.removesuffix("_reference") in stems)
         if not _is_result(p, explicit=False)
@@ -87,22 +88,20 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
     return bool(ours)
 
 
-def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
     """Results are named after the file; where two files share a name, after its folder or its suffix too."""
-    for name_of in (
-        lambda p: p.stem,
-        lambda p: f"{p.resolve().parent.name}_{p.stem}",
-        lambda p: p.name.replace(".", "_"),
-    ):
-        groups: dict[str, list[Path]] = defaultdict(list)
-        for path in paths:
-            groups[_base(path, paths, name_of).casefold()].append(path)  # some file systems ignore case
-        if all(len(group) == 1 for group in groups.values()):
-            return [(_base(path, paths, name_of), path) for path in paths]
+    more: tuple[Callable[[SourceName], str], ...] = (
+        lambda scene: scene.stem,
+        lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,
+        lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem,
+    )
+    stems = [scene.stem.casefold() for scene in scenes]  # some file systems ignore case
+    for name_of in more:
+        names = [scene.stem if stems.count(scene.stem.casefold()) == 1 else name_of(scene) for scene in scenes]
+        groups: dict[str, list[SourceName]] = defaultdict(list)
+        for name, scene in zip(names, scenes, strict=True):
+            groups[name.casefold()].append(scene)
+        if len(groups) == len(scenes):
+            return list(zip(names, scenes, strict=True))
     doubled = next(group for group in groups.values() if len(group) > 1)
     raise FloodmapError(f"{doubled[0]} and {doubled[1]} would write to the same files; give each its own output folder")
-
-
-def _base(path: Path, paths: Sequence[Path], name_of: object) -> str:
-    alone = sum(p.stem.casefold() == path.stem.casefold() for p in paths) == 1
-    return path.stem if alone else name_of(path)  # type: ignore[operator]

@@ -1,0 +1,141 @@
+"""Ground that a raster has no pixels for is unobserved: blocks never written, members of a mosaic that are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import NORTH_UP, UTM, SceneFactory, picture
+from rasterio.windows import Window as RasterWindow
+
+from floodmap import codes
+from floodmap.grid import Window
+from floodmap.scene import Scene, SceneOptions
+
+SIDE, BLOCK = 256, 64
+WHOLE = Window(0, 0, SIDE, SIDE)
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """Blocks (1, 1) and (2, 3) of four by four were never written, and nodata is not declared."""
+    path = tmp_path / "sparse.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=SIDE, height=SIDE, count=3, dtype="uint8", crs=UTM, transform=NORTH_UP,
+        tiled=True, blockxsize=BLOCK, blockysize=BLOCK, sparse_ok=True, compress="deflate", interleave="band",
+    ) as dataset:  # fmt: skip
+        for row, col in np.ndindex(4, 4):
+            if (row, col) not in ((1, 1), (2, 3)):
+                window = RasterWindow(col * BLOCK, row * BLOCK, BLOCK, BLOCK)
+                dataset.write(picture(3, (BLOCK, BLOCK), seed=row * 4 + col), window=window)
+    return path
+
+
+def never_written() -> np.ndarray:
+    missing = np.zeros((SIDE, SIDE), bool)
+    missing[64:128, 64:128] = missing[128:192, 192:] = True
+    return missing
+
+
+def vrt_of(folder: Path, places: dict[str, tuple[int, int, int, int]], shape_hw: tuple[int, int]) -> Path:
+    """A mosaic of files at (left, top, width, height)."""
+    sources = "".join(
+        "<SimpleSource><SourceFilename relativeToVRT='1'>{}</SourceFilename><SourceBand>{{0}}</SourceBand>"
+        "<SrcRect xOff='0' yOff='0' xSize='{}' ySize='{}'/><DstRect xOff='{}' yOff='{}' xSize='{}' ySize='{}'/>"
+        "</SimpleSource>".format(name, *place[2:], *place)
+        for name, place in places.items()
+    )
+    bands = "".join(
+        f"<VRTRasterBand dataType='Byte' band='{band}'><ColorInterp>{colour}</ColorInterp>{sources.format(band)}"
+        "</VRTRasterBand>"
+        for band, colour in enumerate(("Red", "Green", "Blue"), 1)
+    )
+    place = ",".join(map(str, NORTH_UP.to_gdal()))
+    path = folder / "mosaic.vrt"
+    path.write_text(
+        f"<VRTDataset rasterXSize='{shape_hw[1]}' rasterYSize='{shape_hw[0]}'><SRS>{UTM}</SRS>"
+        f"<GeoTransform>{place}</GeoTransform>{bands}</VRTDataset>"
+    )
+    return path
+
+
+def reasons(path: Path, **options: object) -> np.ndarray:
+    with Scene.open(path, SceneOptions(collar="off", **options)) as scene:  # type: ignore[arg-type]
+        return scene.read(Window(0, 0, scene.height, scene.width)).reason
+
+
+def test_blocks_never_written_are_unobserved_wherever_they_lie(sparse: Path) -> None:
+    assert np.array_equal(reasons(sparse) == codes.NODATA, never_written())
+
+
+def test_blocks_never_written_are_unobserved_from_afar_and_at_another_resolution(sparse: Path) -> None:
+    with Scene.open(sparse, SceneOptions(collar="off")) as scene:
+        small = scene.shrunk(Window(0, 0, SIDE // 4, SIDE // 4), 4)
+        assert np.array_equal(~small.valid, never_written()[::4, ::4])
+        assert not small.complete[15:33, 15:33].any() and small.complete[:14].all()
+        assert scene.preview(100).valid.mean() == pytest.approx(1 - never_written().mean(), abs=0.03)
+    coarse = reasons(sparse, resolution_m=1.0)
+    assert coarse.shape == (128, 128) and np.array_equal(coarse > 0, never_written()[::2, ::2])
+
+
+def test_a_mosaic_lacks_what_its_members_lack(sparse: Path, make_scene: SceneFactory) -> None:
+    make_scene(pixels=picture(3, (SIDE, SIDE), seed=9), name="whole.tif")
+    places = {"whole.tif": (0, 0, SIDE, SIDE), "sparse.tif": (SIDE, 0, SIDE, SIDE)}
+    found = reasons(vrt_of(sparse.parent, places, (SIDE, 2 * SIDE)))
+    assert not found[:, :SIDE].any() and np.array_equal(found[:, SIDE:] > 0, never_written())
+
+
+def test_ground_between_the_members_of_a_mosaic_is_unobserved(make_scene: SceneFactory, tmp_path: Path) -> None:
+    for name in "ab":
+        make_scene(pixels=picture(3, (64, 64)), name=f"{name}.tif")
+    found = reasons(vrt_of(tmp_path, {"a.tif": (0, 0, 64, 64), "b.tif": (80, 30, 64, 64)}, (94, 144)))
+    expected = np.ones((94, 144), bool)
+    expected[:64, :64] = expected[30:94, 80:144] = False
+    assert np.array_equal(found == codes.NODATA, expected)
+
+
+@pytest.mark.parametrize("lost", ["missing", "empty", "no_raster", "nested"])
+def test_a_member_that_cannot_be_read_is_named_and_what_it_covers_failed(
+    lost: str, make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abc":
+        make_scene(pixels=picture(3, (100, 100), seed=ord(name)), name=f"{name}.tif")
+    places = {f"{name}.tif": (100 * number, 0, 100, 100) for number, name in enumerate("abc")}
+    with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / "c.tif") as c:
+        expected = a.read(), c.read()
+    mosaic = vrt_of(tmp_path, places, (100, 300))
+    if lost == "nested":
+        mosaic.rename(tmp_path / "inner.vrt")
+        mosaic = vrt_of(tmp_path, {"inner.vrt": (0, 0, 300, 100)}, (100, 300))
+    (tmp_path / "b.tif").unlink()
+    if lost in ("empty", "no_raster"):
+        (tmp_path / "b.tif").write_text("" if lost == "empty" else "no raster")
+    with Scene.open(mosaic, SceneOptions(collar="off")) as scene:
+        for window in (Window(0, 0, 100, 300), Window(20, 90, 50, 120), Window(0, 0, 100, 300)):
+            tile = scene.read(window)
+            ends = slice(0, max(0, 100 - window.col_off)), slice(max(0, 200 - window.col_off), None)
+            assert tile.failure.endswith("b.tif cannot be read") or "b.tif" in tile.failure
+            assert not tile.reason[:, ends[0]].any() and not tile.reason[:, ends[1]].any()
+            assert (tile.reason[:, ends[0].stop : ends[1].start] == codes.FAILED).all()
+        whole = scene.read(Window(0, 0, 100, 300)).rgb
+        assert np.array_equal(whole[:, :, :100], expected[0]) and np.array_equal(whole[:, :, 200:], expected[1])
+        assert not scene.read(Window(0, 0, 100, 90)).failure
+        assert any("b.tif" in line for line in scene.remarks)
+    assert "b.tif" in caplog.text and "unobserved" in caplog.text
+
+
+def test_what_lies_beneath_a_lost_member_is_real(make_scene: SceneFactory, tmp_path: Path) -> None:
+    make_scene(pixels=picture(3, (100, 100)), name="a.tif")
+    mosaic = vrt_of(tmp_path, {"a.tif": (0, 0, 100, 100), "gone.tif": (50, 0, 100, 100)}, (100, 150))
+    found = reasons(mosaic)
+    assert not found[:, :100].any() and (found[:, 100:] == codes.FAILED).all()
+
+
+def test_a_scene_without_gaps_is_read_as_before(make_scene: SceneFactory) -> None:
+    path = make_scene(pixels=picture(3, (100, 100)), transform=NORTH_UP @ Affine.translation(3, 4), tiled=True,
+                      blockxsize=32, blockysize=32)  # fmt: skip
+    with Scene.open(path) as scene:
+        assert scene._source.gaps is None and not scene.remarks
