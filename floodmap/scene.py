@@ -70,6 +70,8 @@ class Tile:
     complete: Bools | None = None
     """(height, width), of a scene that is shrunk: all pixels beneath are known to be observed. None: that is not known.
     A pixel stands for many, and may be observed though some of them are not."""
+    failure: str = ""
+    """Why a part of it could not be read, though the rest could: one line; nothing where all could."""
 
     @property
     def valid(self) -> Bools:

@@ -12,6 +12,7 @@ from conftest import SceneFactory
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
+from floodmap.scene import Tile
 from floodmap_cli.main import run
 
 
@@ -104,12 +105,26 @@ def test_a_scene_that_is_refused_does_not_stop_the_others(make_scene: SceneFacto
 def test_windows_that_failed_are_exit_code_3(
     make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
 ) -> None:
+    def fail(tile: Tile) -> None:
+        if tile.window.col_off:
+            raise RuntimeError("no luck")
+
+    fake_model.before = fail
+    assert segment(make_scene(shape_hw=(64, 120)), "-o", tmp_path / "out", "--tile-size", 64) == 3
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_model_that_fails_everywhere_is_exit_code_1_and_one_line(
+    make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
+) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("no luck")
 
     fake_model.before = fail
-    assert segment(make_scene(), "-o", tmp_path / "out") == 3
-    assert "FAILED" in capsys.readouterr().out
+    assert segment(make_scene(shape_hw=(200, 200)), "-o", tmp_path / "out", "--tile-size", 64) == 1
+    said = capsys.readouterr()
+    assert "scene.tif: the model fails" in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_says_how_to_go_on(
