@@ -16,6 +16,7 @@ from floodmap.beside import Beside
 from floodmap.errors import FloodmapError, MissingCRSError, writing
 from floodmap.fingerprint import fingerprint
 from floodmap.finishing import Finishing, Format
+from floodmap.forks import at_work
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips
@@ -174,7 +175,7 @@ def segment_scene(
     """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
     started = time.time()
     threads = _DECOMPRESSING if segmenter.offloads else 1
-    with Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
+    with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
         options = with_defaults(options, scene)
         if scene.crs is None:
