@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from floodmap.errors import FloodmapError
 
@@ -30,12 +30,13 @@ class _Process:
         """Be the child of a fork."""
         self.torn |= self.working > 0
         self.lock, self.working, self.forked = Lock(), 0, True
-        if hasattr(torch := sys.modules.get("torch"), "set_num_threads"):
+        torch: Any = sys.modules.get("torch")
+        if hasattr(torch, "set_num_threads"):
             torch.set_num_threads(1)  # as torch's own DataLoader does in the processes that it forks
 
     def part(self) -> None:
         """Be the parent, before the fork."""
-        cuda = sys.modules.get("torch.cuda")
+        cuda: Any = sys.modules.get("torch.cuda")
         self.lost_gpu |= hasattr(cuda, "is_initialized") and cuda.is_initialized()
 
 
