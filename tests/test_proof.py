@@ -52,9 +52,7 @@ def test_a_model_that_fails_everywhere_is_one_line_and_leaves_nothing(
 ) -> None:
     scene, numbers = make_scene(shape_hw=(SIDE * rows, SIDE * columns)), count()
     broken = failing(lambda: RuntimeError(f"operator 0x7f{next(numbers)} is missing\nand much more"))
-    with pytest.raises(
-        ModelError, match=r"scene\.tif: the model fails on every window \(operator .* --model"
-    ) as one:
+    with pytest.raises(ModelError, match=r"scene\.tif: the model fails on every window \(operator .* --model") as one:
         run(scene, tmp_path / "out", broken, batch_size=batch_size)
     assert "\n" not in str(one.value) and not caplog.records
     assert not (tmp_path / "out").exists()
