@@ -19,6 +19,7 @@ from floodmap.dataset import read_mask
 from floodmap.grid import Grid
 from floodmap.models import resolve
 from floodmap.prompter import far_view
+from floodmap.proof import Proof
 from floodmap.scene import Scene
 from floodmap.segmenter import load_segmenter
 from floodmap.synthetic import SyntheticScene, write_sample
@@ -65,10 +66,10 @@ def main() -> None:
                     continue
                 prompter = far_view(scene, segmenter)
                 grid = Grid(height=scene.height, width=scene.width)
-                row = [iou(segment_whole(scene, grid, segmenter, prompter), mask)]
+                row = [iou(segment_whole(scene, grid, segmenter, prompter, proof=Proof()), mask)]
                 for parts.DRY, parts.FLOOD in rules:
                     prompter = far_view(scene, segmenter, exhaustive=False)
-                    ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False)
+                    ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
                     seen = sum(asked(prompter, (scene.read(w), ""), exhaustive=False).pixels for w in grid)
                     windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
                     row += [iou(ruled, mask) - row[0], seen / windows]

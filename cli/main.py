@@ -68,7 +68,7 @@ def cli() -> None:
 
     One command does it, offline:
 
-        floodmap segment scene.tif -o results
+        floodmap segment scene.tif --model finetuned
     """
 
 

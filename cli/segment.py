@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from floodmap.defaults import OUTPUT_FOLDER
 from floodmap.errors import FloodmapError
 
 from .inputs import find_scenes
@@ -52,7 +54,8 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
     "-o",
     "--output",
     "out",
-    required=True,
+    default=OUTPUT_FOLDER,
+    show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Folder for the results; made if it is not there.",
@@ -114,6 +117,9 @@ def segment(
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
 
+    \b
+        floodmap segment scene.tif --model finetuned
+
     For each scene NAME the folder gets NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
     NAME.gpkg with the layers `flood` and `unobserved`, all styled for QGIS, and NAME.json with areas and settings.
     With --report, NAME_report.html tells and shows them on one page; with --resume as well, it is added to results that
@@ -133,13 +139,16 @@ def segment(
         resolution_m=resolution_m, bands=bands, nodata=nodata, mask=mask, aoi=aoi, crs=crs, collar=collar
     )  # fmt: skip
     found = find_scenes(scenes, out)
+    free = list(_not_busy(found, out))
+    if not free:
+        return REFUSED
     segmenter = _load(model, device)
     if flips:
         segmenter = Flipped(segmenter)
     options = SegmentOptions(scene=looks, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
-    worst = 0
-    for name, path in found:
+    worst = 0 if len(free) == len(found) else REFUSED
+    for name, path in free:
         with _reporting(name, verbosity) as progress:
             try:
                 results.append(segment_scene(path, out, segmenter, options, name=name, progress=progress))
@@ -154,11 +163,28 @@ def segment(
                 worst = REFUSED
                 continue
         _tell(results[-1], as_json, verbosity)
+    if results and verbosity >= 0:  # beside JSON on standard error, which is then alone on standard output
+        click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
         click.echo(json.dumps([result.summary for result in results], indent=2, ensure_ascii=False, default=str))
     if worst == 0 and any(result.failed_windows for result in results):
         worst = FAILED_WINDOWS
     return worst
+
+
+def _not_busy(found: list[tuple[str, Path]], out: Path) -> Iterator[tuple[str, Path]]:
+    """Scenes on which no other run is at work: said at once, before a model is loaded for nothing."""
+    from floodmap.pipeline import refuse_other_run
+
+    for name, path in found:
+        try:
+            refuse_other_run(out, name)
+        except FloodmapError as error:
+            if len(found) == 1:
+                raise
+            log.error("%s", error)
+            continue
+        yield name, path
 
 
 def _load(model: str, device: str) -> Any:

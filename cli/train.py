@@ -66,7 +66,7 @@ def train(
 
     \b
         floodmap train my-floods -o mine.safetensors
-        floodmap segment scene.tif --model mine.safetensors -o results
+        floodmap segment scene.tif --model mine.safetensors
     """
     from floodmap.crew import Crew
     from floodmap.finetune import FineTuneOptions, fine_tune

@@ -22,6 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from floodmap.errors import OutputError
+from floodmap.forks import threads
 
 BLOCK_SIZE = 512
 """Side of a COG's tiles; a raster that fits in one has no overviews."""
@@ -251,5 +252,5 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
     rasterio.shutil.copy(
         vrt_path, work_dir / f"{kind}.tif", driver="COG", overviews="FORCE_USE_EXISTING", blocksize=BLOCK_SIZE,
         compress="DEFLATE", level=3, predictor="STANDARD" if kind == "probability" else "NO", bigtiff="IF_SAFER",
-        num_threads=2,
+        num_threads=threads(2),
     )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from floodmap.forks import PerProcess, refuse_lost_gpu
 from floodmap.prompts import Prompts
 from floodmap.scene import Tile
 
@@ -35,7 +36,7 @@ class Dispatcher:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._turn = device, Lock()
+        self._device, self._turn = device, PerProcess(Lock)
         self._teller = ThreadPoolExecutor(1, "telling", self._begin_telling) if device.type == "cuda" else None
         self._room: int | None = None
         """Tiles that fit into the device's memory at once, as far as is known."""
@@ -46,13 +47,15 @@ class Dispatcher:
 
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
         """What `predict` makes of tiles of any shapes, those of one shape together."""
+        if self._teller:
+            refuse_lost_gpu()
         coming: list[Coming] = []
         for numbers in _alike(tiles):
             told = predict, *sent([tiles[i] for i in numbers], self._device), numbers, prompts
             if self._teller:
                 coming += self._teller.submit(self._begin, *told).result()
                 continue
-            with self._turn:
+            with self._turn():
                 coming += self._begin(*told)
         found: dict[int, NDArray[Any]] = {}
         for numbers, wait in coming:

@@ -17,6 +17,7 @@ from pathlib import Path
 import filelock
 
 from floodmap.errors import DownloadError, ModelError
+from floodmap.sizes import readable
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
 
 def _full(part: Path, needed: int, free: int) -> ModelError:
     return ModelError(
-        f"{part.name} needs {needed / 1e6:,.0f} MB more and {part.parent} has {free / 1e6:,.0f} MB left; "
+        f"{part.name} needs {readable(needed)} more and {part.parent} has {readable(free)} left; "
         "free some space or set FLOODMAP_CACHE to a folder on another disk"
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import rasterio
 
+from floodmap import forks
+
 CACHE_BYTES = 64 * 2**20
 """Bytes of decoded blocks GDAL keeps, where nothing asks for more."""
 
@@ -24,9 +26,9 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
     """
     # GDAL's short cut for whole PNGs (3.10, at least) reads uninitialised memory from one cut short, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
-    if threads > 1:
+    if forks.threads(threads) > 1:
         settings["GDAL_NUM_THREADS"] = str(threads)
-    with rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
+    with forks.at_work(), rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
         yield
 
 

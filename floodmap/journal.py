@@ -17,6 +17,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap.changes import changes
 from floodmap.errors import OutputError, writing
 from floodmap.packing import Packed
 from floodmap.stitch import Strip
@@ -194,13 +195,28 @@ class Journal(Strips):
                 path.unlink()
 
 
+def refuse_busy(folder: Path) -> None:
+    """Raise OutputError where a run is at work in a work folder; at once, and without a trace.
+
+    `Journal` says the same, when there is all that it needs: by then a model may have been loaded for nothing.
+    """
+    lock = folder / "lock"
+    if not lock.exists():
+        return
+    with writing(folder):
+        try:
+            filelock.FileLock(lock, timeout=0).acquire().lock.release()
+        except filelock.Timeout:
+            raise OutputError(_BUSY.format(folder.parent)) from None
+
+
 def has_strips(folder: Path) -> bool:
     """Whether a work folder holds finished strips of a run that has not ended."""
     return (folder / _SETTINGS).exists() and any(folder.glob("*.strip"))
 
 
 _BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"
-_CHANGED = "{}: cannot resume, changed since the run was begun: {}; start afresh with --overwrite"
+_CHANGED = "{}: the unfinished run cannot be resumed ({}); start afresh with --overwrite"
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
 
 
@@ -213,9 +229,7 @@ def _digest(*parts: Packed) -> bytes:
 
 def _difference(found: str, wanted: str) -> str:
     try:
-        old, new = json.loads(found), json.loads(wanted)
-        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        return ", ".join(names) or "the settings"
+        return "; ".join(changes(json.loads(found), json.loads(wanted))) or "the settings"
     except (ValueError, AttributeError):
         return "the settings"
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from floodmap.beside import Beside
-from floodmap.errors import FloodmapError, MissingCRSError, writing
+from floodmap.defaults import OUTPUT_FOLDER
+from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
 from floodmap.fingerprint import of_files
 from floodmap.finishing import Finishing, Format
+from floodmap.forks import at_work
 from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
-from floodmap.journal import Journal, has_strips
+from floodmap.journal import Journal, has_strips, refuse_busy
 from floodmap.memory import freed_memory_kept
 from floodmap.prompter import Segmenter
 from floodmap.results import (
@@ -103,7 +105,7 @@ class SegmentOptions:
 def segment(
     source: str | os.PathLike[str],
     *,
-    out: str | Path = "floodmap_output",
+    out: str | Path = OUTPUT_FOLDER,
     model: str | Path = "finetuned",
     prompts: Path | Literal["auto", "none"] = "auto",
     resolution_m: float | None = None,
@@ -153,6 +155,7 @@ def segment(
         resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else Path(mask), aoi=None if aoi is None else Path(aoi),
     )  # fmt: skip
+    refuse_other_run(Path(out), Path(source).stem)  # before a model is loaded for nothing
     loaded = load_segmenter(resolve(model), device)
     segmenter = Flipped(loaded) if flips else loaded
     options = SegmentOptions(
@@ -176,11 +179,13 @@ def segment_scene(
     """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
     started = time.time()
     threads = _DECOMPRESSING if segmenter.offloads else 1
-    with Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
+    source = SourceName.of(source)
+    refuse_other_run(out, name or source.stem)
+    with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
+        options = with_defaults(_resuming(options, scene), scene)
         for line in scene.unsuited:
             log.warning("%s", line)
-        options = with_defaults(options, scene)
         if scene.crs is None:
             log.warning(
                 "%s has no CRS: it is mapped in pixels, without areas; %s", source, how_to_place(scene.transform)
@@ -197,7 +202,7 @@ def segment_scene(
         own = scene.path.container
         refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
         settings = describe(scene, segmenter, options)
-        work = out / f".{name}.floodmap"
+        work = work_folder(out, name)
         if options.resume and (done := finished_before(out, name, options.formats, settings)):
             log.info("%s: nothing left to do", name)
             if work.exists():  # killed while it tidied up
@@ -207,7 +212,7 @@ def segment_scene(
             sheet = sheet_path(out, name)
             return replace(done, sheet=sheet) if is_newer(sheet, done.report) else with_sheet(done, preview(scene))
         if not options.overwrite and not has_strips(work):
-            refuse_existing(results)
+            refuse_existing(results, settings if options.resume else None)
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
@@ -232,6 +237,28 @@ def segment_scene(
             flood_map = beside.result() if beside else make.run(journal)
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
+
+
+def work_folder(out: Path, name: str) -> Path:
+    """Where the unfinished work of a scene lies."""
+    return out / f".{name}.floodmap"
+
+
+def refuse_other_run(out: Path, name: str) -> None:
+    """Raise OutputError, at once, where another run is at work on the scene of that name in that output folder."""
+    refuse_busy(work_folder(out, name))
+
+
+def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
+    """Options of a run that goes on with nothing where nothing tells what it would go on with."""
+    if not options.resume or scene.fingerprint is not None:
+        return options
+    if not options.overwrite:
+        raise OutputError(
+            f"nothing tells whether {scene.path} has changed since an earlier run; leave --resume out, or add "
+            "--overwrite"
+        )
+    return replace(options, resume=False)
 
 
 def preview(scene: Scene) -> Tile:

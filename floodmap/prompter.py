@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from floodmap.ahead import ahead
 from floodmap.coarse import CoarseMap, Observed
-from floodmap.errors import ModelError
 from floodmap.flips import mirrored, seen_twice
 from floodmap.grid import Grid, Window
 from floodmap.likelihood import likelihood
 from floodmap.memory import give_back
 from floodmap.parts import put, unsure_parts
 from floodmap.prompts import Prompts, pick_prompts, read_prompts
+from floodmap.proof import NO_NUMBER, Failure, useless
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
 
@@ -150,7 +150,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         (h, w): the scene's sides divided by `coarse_factor`; and where all of the scene is known to be observed.
 
     Raises:
-        ModelError: the model fails.
+        ModelError: the model fails, or gives no number.
     """
     factor = coarse_factor(max(scene.height, scene.width))
     grid = Grid(
@@ -167,7 +167,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         try:
             found = iter(look(segmenter, observed) if observed else [])
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(f"{scene.path}: the coarse pass failed ({error}); try --prompts none") from error
+            raise useless(scene.path, "in the coarse pass", Failure.of(error)) from error
         return [(tile, next(found) if tile.valid.any() else None) for tile in tiles]
 
     with ExitStack() as stack:
@@ -175,7 +175,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         # Two pairs at work, so that no core waits for the longer of a pair.
         seen = stack.enter_context(closing(ahead(see, _in_pairs(tiles), count=2, threads=2)))
         for tile, probability in chain.from_iterable(seen):
-            observed.add(tile.window, tile.complete)
+            observed.add(tile.window, None if tile.failure else tile.complete)
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
@@ -189,11 +189,11 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
 
 
 def _seen_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    return seen_twice(segmenter, tiles, [Prompts.none()] * len(tiles))
+    return _numbers(seen_twice(segmenter, tiles, [Prompts.none()] * len(tiles)))
 
 
 def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    seen = list(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
+    seen = _numbers(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
     again: list[tuple[int, Window | None]] = []
     turned: list[Tile] = []
     for number, (one, tile) in enumerate(zip(seen, tiles, strict=True)):
@@ -201,7 +201,7 @@ def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Fl
         for part in [None] if parts is None else parts:
             again.append((number, part))
             turned.append(mirrored(tile if part is None else tile.part(part)))
-    results = segmenter.predict(turned, [Prompts.none()] * len(turned)) if turned else []
+    results = _numbers(segmenter.predict(turned, [Prompts.none()] * len(turned)) if turned else [])
     first = [one.copy() for one in seen] if any(part for _, part in again) else seen.copy()
     for (number, part), result in zip(again, results, strict=True):
         where = np.s_[:, :] if part is None else part.slices
@@ -211,6 +211,12 @@ def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Fl
         else:
             put(part, mean, seen[number])
     return seen
+
+
+def _numbers(found: Sequence[Floats]) -> list[Floats]:
+    if not all(np.isfinite(one).all() for one in found):
+        raise RuntimeError(NO_NUMBER)
+    return list(found)
 
 
 def coarse_factor(side: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from floodmap.changes import changes
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
 from floodmap.errors import OutputError, writing
 from floodmap.ground import cell_areas_m2, is_placed
+from floodmap.sizes import readable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -86,11 +88,38 @@ def sheet_path(out: Path, name: str) -> Path:
     return out / f"{name}_report.html"
 
 
-def refuse_existing(results: Iterable[Path]) -> None:
-    """Raise OutputError if a result is there already."""
+def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None = None) -> None:
+    """Raise OutputError if a result is there already.
+
+    Args:
+        results: all that a run writes, the JSON report third.
+        resumed: the run's settings, where it was to go on with what is there; the error says what differs.
+    """
     for path in results:
         if path.exists():
-            raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another output folder")
+            why = "" if resumed is None else f" and cannot be gone on with ({_otherwise(results, resumed)})"
+            raise OutputError(
+                f"{path} exists already{why}; replace it with --overwrite, or choose another output folder"
+            )
+
+
+def _otherwise(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """Why results that are there are not those of a run with these settings."""
+    summary = _summary(results[2])
+    if summary is None:
+        return f"{results[2].name}, which says how it was made, is missing or damaged"
+    if differing := changes({key: summary.get(key) for key in settings}, settings):
+        return "; ".join(differing)
+    return f"{', '.join(path.name for path in results if not path.exists())} is missing beside it"
+
+
+def _summary(report: Path) -> dict[str, Any] | None:
+    """What a JSON report holds; None where it is not there, or none."""
+    try:
+        summary = json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
 
 
 def refuse_long_names(results: Iterable[Path]) -> None:
@@ -128,11 +157,8 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
     mask, probability, report, *layers = wanted
     if not all(path.exists() for path in wanted):
         return None
-    try:
-        summary = json.loads(report.read_text("utf-8"))
-    except ValueError:
-        return None
-    if any(summary.get(key) != json.loads(json.dumps(value, default=str)) for key, value in settings.items()):
+    summary = _summary(report)
+    if summary is None or changes({key: summary.get(key) for key in settings}, settings):
         return None
     return FloodMap(
         name=name, mask=mask, probability=probability, layers=tuple(layers), report=report, summary=summary
@@ -149,8 +175,8 @@ def check_disk(out: Path, pixels: int) -> None:
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(
-            f"{out}: {needed / 1e9:.1f} GB of disk are needed and {free / 1e9:.1f} GB are free; make room, or choose "
-            "another output folder"
+            f"{out}: {readable(needed)} of disk are needed and {readable(free)} are free; make room, or "
+            "choose another output folder"
         )
 
 

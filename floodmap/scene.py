@@ -37,6 +37,8 @@ LOG = logging.getLogger(__name__)
 _SAMPLES, _SAMPLE_SIDE = 8, 128
 _ENOUGH_SAMPLES = 1000
 _SURVEY_SIDE = 2048
+_NAMED = 3
+"""Lost members of a mosaic that are named for each window."""
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 
 Bools = NDArray[np.bool_]
@@ -77,6 +79,8 @@ class Tile:
     complete: Bools | None = None
     """(height, width), of a scene that is shrunk: all pixels beneath are known to be observed. None: that is not known.
     A pixel stands for many, and may be observed though some of them are not."""
+    failure: str = ""
+    """Why a part of it could not be read, though the rest could: one line; nothing where all could."""
 
     @property
     def valid(self) -> Bools:
@@ -392,7 +396,15 @@ class Scene:
         rgb, nir = shown[: self._shown], shown[-1] if self.nir_band is not None else None
         reason = self._reason(window, pixels, inside)
         complete = self._complete(window, pixels, reason)
-        return Tile(window, rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), reason, nir, complete)
+        rgb = rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0)
+        return Tile(window, rgb, reason, nir, complete, self._failure(pixels))
+
+    def _failure(self, pixels: Pixels) -> str:
+        lost = self._source.anatomy.lost
+        if pixels.failed is None or not lost or not pixels.failed.any():
+            return ""
+        more = f", and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        return f"{self.path}: a part of it cannot be read: {', '.join(map(str, [*lost][:_NAMED]))}{more}"
 
     def _complete(self, window: Window, pixels: Pixels, reason: NDArray[np.uint8]) -> Bools | None:
         if pixels.complete is None or self._mask is not None or self._aoi is not None:

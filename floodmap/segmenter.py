@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from floodmap.calibration import UNCALIBRATED, Calibration
 from floodmap.dispatch import Dispatcher, sent, sent_array
 from floodmap.encoder import EncoderConfig, fuse
 from floodmap.errors import ModelError
+from floodmap.forks import PerProcess, refuse_lost_gpu, threads
 from floodmap.models import ResolvedModel
 from floodmap.onednn import pack_linears
 from floodmap.prompts import Prompts
@@ -73,7 +74,10 @@ def load_segmenter(
 def pick_device(wanted: str) -> torch.device:
     """The device of that name, or the best there is for `auto`."""
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        refuse_lost_gpu()
+        return torch.device("cuda")
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
@@ -119,6 +123,7 @@ class FloodSegmenter:
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
+        self._side_by_side = PerProcess(partial(ThreadPoolExecutor, self.best_batch_size, "windows"))
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
         # Meta's stretch every tile to their frame, and a GPU has to prepare for every shape.
@@ -148,7 +153,7 @@ class FloodSegmenter:
         # Each batch by a thread of its own: those that share one wait for each other at every step, and so for whatever
         # else the machine does.
         def alone(numbers: list[int]) -> list[NDArray[np.float32]]:
-            each = self._threads // min(len(todo), self.best_batch_size)
+            each = threads(self._threads) // min(len(todo), self.best_batch_size)
             torch.set_num_threads(max(1, each if _pixels(tiles, numbers[:1]) >= SHARED else 1))  # of this thread
             filled = numbers if len(numbers) == 1 else numbers + [numbers[-1]] * (TOGETHER - len(numbers))
             rgb, valid = sent([tiles[number] for number in filled], self.device)
@@ -158,9 +163,9 @@ class FloodSegmenter:
         # The largest first, so that no thread is left with much when the others are done.
         todo = sorted(seen_together(tiles, prompts), key=lambda numbers: -_pixels(tiles, numbers))
         try:
-            found = dict(zip(chain(*todo), chain(*self._side_by_side.map(alone, todo)), strict=True))
+            found = dict(zip(chain(*todo), chain(*self._side_by_side().map(alone, todo)), strict=True))
         finally:
-            torch.set_num_threads(self._threads)  # new threads begin with what any thread set last
+            torch.set_num_threads(threads(self._threads))  # new threads begin with what any thread set last
         return [found[number] for number in range(len(tiles))]
 
     def _predict_elsewhere(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
@@ -168,10 +173,6 @@ class FloodSegmenter:
         # quarter more time, and none for that. What is set here is set for all threads, of which one tells a GPU.
         with torch.backends.cudnn.flags(enabled=not isinstance(self.network, FloodSam)):
             return self._predict(rgb, valid, prompts)
-
-    @cached_property
-    def _side_by_side(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.best_batch_size, thread_name_prefix="windows")
 
     @torch.inference_mode()
     def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:

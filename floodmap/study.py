@@ -17,6 +17,7 @@ from floodmap.labels import Labelled, read_label
 from floodmap.oracle import PromptKind, add_point, reference_box
 from floodmap.prompter import Prompter, Segmenter, far_view, joined, make_prompter
 from floodmap.prompts import Prompts
+from floodmap.proof import Proof
 from floodmap.scene import Scene
 from floodmap.scores import COUNTS, Scores
 from floodmap.traits import Traits, measure_traits
@@ -94,16 +95,22 @@ def run_study(
         rule: what is flood in the masks.
         clock: seconds; `time.monotonic`.
         report: called after every trial.
+
+    Raises:
+        ModelError: a model works on none of its first windows, which are of the first pictures.
     """
     found: list[Trial] = []
     pictures = []
+    proofs = [Proof() for _ in models]
     for one in labelled:
         with Scene.open(one.image) as scene:
             reference, frame = read_label(one, scene, rule)
             pictures.append(look_at(one.name, scene, reference))
-            for trial in trials(one, scene, models, kinds, reference=reference, frame=frame, clock=clock):
+            for trial in trials(one, scene, models, kinds, proofs, reference=reference, frame=frame, clock=clock):
                 report(trial)
                 found.append(trial)
+    for proof in proofs:
+        proof.end()
     return Study(
         pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds)
     )
@@ -127,6 +134,7 @@ def trials(
     scene: Scene,
     models: Sequence[Segmenter],
     kinds: Sequence[PromptKind],
+    proofs: Sequence[Proof],
     *,
     reference: Codes,
     frame: Frame,
@@ -134,13 +142,13 @@ def trials(
 ) -> Iterator[Trial]:
     """Every model with every kind of prompt on one picture."""
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
-    for model in models:
+    for model, proof in zip(models, proofs, strict=True):
         grid = Grid(
             height=scene.height, width=scene.width, tile_size=TILE_SIZE, overlap=OVERLAP, multiple=model.multiple
         )
         for kind in kinds:
             started = clock()
-            codes, given = _segment(scene, grid, model, kind, reference)
+            codes, given = _segment(scene, grid, model, kind, reference, proof)
             yield Trial(
                 name=one.name, model=model.name, prompts=kind, given=given, seconds=clock() - started,
                 scores=_scores(one, codes, reference, frame), histogram=_histogram(codes, reference),
@@ -148,11 +156,13 @@ def trials(
             )  # fmt: skip
 
 
-def _segment(scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes) -> tuple[Codes, Prompts]:
+def _segment(
+    scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
+) -> tuple[Codes, Prompts]:
     """Codes of the picture, and what was prompted."""
 
     def run(prompter: Prompter) -> Codes:
-        return segment_whole(scene, grid, model, prompter)
+        return segment_whole(scene, grid, model, prompter, proof=proof)
 
     if kind.source in ("auto", "none"):
         return run(make_prompter(scene, model, kind.source)), Prompts.none()

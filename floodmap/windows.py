@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from floodmap.memory import give_back
 from floodmap.parts import put, standing, unsure_parts
 from floodmap.prompter import FarView, Prompter, Segmenter, make_prompter
 from floodmap.prompts import Prompts
+from floodmap.proof import NO_NUMBER, Failure, Proof
 from floodmap.scene import Scene, Tile
 from floodmap.stitch import Mosaic
 
@@ -48,7 +49,7 @@ class Progress:
 
 
 Read = tuple[Tile, str]
-"""A tile, and why it could not be read: nothing where it could."""
+"""A tile, and why it, or a part of it, could not be read: nothing where it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,17 @@ class Found:
     """Parts of it, in its own pixels, and their probabilities; one alone where the whole window was seen."""
     standing: NDArray[np.float32] | None = None
     """What a coarse pass said of it, at its own resolution, where that is to stand beside the parts."""
+    unread: str = ""
+    """Why it, or a part of it, could not be read: nothing where it could."""
+    reached: bool = False
+    """Whether the model saw any of it."""
+    failure: Failure | None = None
+    """Why the model gave nothing for it, or for a part of it."""
+
+    @property
+    def why(self) -> str:
+        """What failed: nothing where nothing did."""
+        return self.failure.why if self.failure else self.unread
 
     def probability(self) -> NDArray[np.float32] | None:
         """(height, width); None where the window has none."""
@@ -84,7 +96,11 @@ def run_windows(
     batch_size: int,
     exhaustive: bool,
 ) -> None:
-    """Compute the strips the journal does not hold; `exhaustive`: windows as a whole, whatever the coarse pass says."""
+    """Compute the strips the journal does not hold; `exhaustive`: windows as a whole, whatever the coarse pass says.
+
+    Raises:
+        ModelError: the model works nowhere (see `proof`); the journal is then as it was.
+    """
     begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
     if begun == rows:
         return
@@ -93,7 +109,7 @@ def run_windows(
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
     give_back()  # windows of the coarse pass are of another size
     done = given_back = first * columns
-    row, notes = first, _no_notes()
+    row, notes, record = first, _no_notes(), _Record(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
 
     whole = exhaustive or not segmenter.any_size
@@ -117,6 +133,7 @@ def run_windows(
             top, end = grid.strip(row)
             while results:  # each forgotten once it is blended
                 found = results.pop(0)
+                record.see(found)
                 strip = mosaic.add(found.window, found.probability(), found.reason)
                 done += 1
                 pixels = top * grid.width + (end - top) * found.window.col_end
@@ -124,7 +141,7 @@ def run_windows(
             if strip is None:
                 continue
             if row >= begun:
-                journal.append(row, Entry(strip, notes))
+                record.append(row, Entry(strip, notes))
                 notes = _no_notes()
             else:
                 # A row of a finished strip, computed once more for the part that reaches below: it was counted
@@ -134,6 +151,52 @@ def run_windows(
             if done - given_back >= _GIVE_BACK:
                 give_back()
                 given_back = done
+    record.end()
+
+
+class _Record:
+    """Writes down what becomes of windows: nothing of a model that may fail everywhere.
+
+    While all windows that reached the model failed alike, strips and warnings are held back. They are few, or of ground
+    that the model need not see, and small.
+    """
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self._path, self._journal, self._proof = path, journal, Proof()
+        self._strips: list[tuple[int, Entry]] = []
+        self._failed: list[Found] = []
+
+    def see(self, found: Found) -> None:
+        """Take in a window, in their order."""
+        if found.reached:
+            self._proof.see(self._path, found.failure)
+        if found.why:
+            self._failed.append(found)
+        self._write()
+
+    def append(self, row: int, entry: Entry) -> None:
+        """Take in a finished strip."""
+        self._strips.append((row, entry))
+        self._write()
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._proof.end()
+        self._write()
+
+    def _write(self) -> None:
+        if self._proof.doubtful:
+            return
+        while self._failed:
+            _warn(self._failed.pop(0))
+        while self._strips:
+            self._journal.append(*self._strips.pop(0))
+
+
+def _warn(found: Found) -> None:
+    in_part = found.unread and (found.reached or found.standing is not None) and not found.failure
+    what = "could be read in part, and the rest is unobserved" if in_part else "failed and is unobserved"
+    log.warning("window at column %d, row %d %s: %s", found.window.col_off, found.window.row_off, what, found.why)
 
 
 def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
@@ -150,22 +213,31 @@ def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[
 
 
 def segment_whole(
-    scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter, *, exhaustive: bool = True
+    scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter, *, exhaustive: bool = True, proof: Proof
 ) -> NDArray[np.uint8]:
-    """Codes of a scene that fits into memory, (height, width), without a journal."""
+    """Codes of a scene that fits into memory, (height, width), without a journal.
+
+    Args:
+        proof: takes in the scene's windows; `end` it when no more scenes come.
+    """
     mosaic = Mosaic(grid)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
         for found in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
+            if found.reached:
+                proof.see(scene.path, found.failure)
+            if found.why:
+                _warn(found)
             if strip := mosaic.add(found.window, found.probability(), found.reason):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
 
 
 def read(scene: Scene, window: Window) -> Read:
-    """A tile; where it cannot be read, what stands for it, and the reason."""
+    """A tile; where it, or a part of it, cannot be read, what stands for that, and the reason."""
     try:
-        return scene.read(window), ""
+        tile = scene.read(window)
+        return tile, tile.failure
     except SceneError as error:
         return scene.failed(window), str(error)
 
@@ -177,8 +249,8 @@ class Asked:
     window: Window
     reason: NDArray[np.uint8]
     """Why a pixel is unobserved, (height, width)."""
-    why: str
-    """Why the window could not be read: nothing where it could."""
+    unread: str
+    """Why the window, or a part of it, could not be read: nothing where it could."""
     seen: tuple[tuple[Tile, Prompts], ...] = ()
     """What the model is to see, the window or parts of it, and what it is told."""
     standing: NDArray[np.float32] | None = None
@@ -192,42 +264,51 @@ class Asked:
 
 def asked(prompter: Prompter, found: Read, *, exhaustive: bool = True) -> Asked:
     """Prompt a window; unless `exhaustive`, only parts of which a coarse pass is not sure are to be seen."""
-    tile, why = found
+    tile, unread = found
     if not tile.reason.any():  # nothing is kept for each of many windows that wait
         tile = replace(tile, reason=np.broadcast_to(np.uint8(0), tile.reason.shape))
-    if why or not tile.valid.any():
-        return Asked(tile.window, tile.reason, why)
+    if not tile.valid.any():
+        return Asked(tile.window, tile.reason, unread)
     prompts = prompter(tile)
     parts = None if exhaustive else unsure_parts(prompts, tile.reason.shape)
     if parts is None or prompts.mask is None:
-        return Asked(tile.window, tile.reason, why, ((tile, prompts),))
+        return Asked(tile.window, tile.reason, unread, ((tile, prompts),))
     tiles = [tile.part(window) for window in parts]
-    return Asked(tile.window, tile.reason, why, tuple((one, prompter(one)) for one in tiles), prompts.mask)
+    return Asked(tile.window, tile.reason, unread, tuple((one, prompter(one)) for one in tiles), prompts.mask)
 
 
 def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Found], dict[str, Any]]:
     """What is found of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
-    notes = _no_notes()
     results = iter(_attempt(segmenter, [pair for one in batch for pair in one.seen]))
-    return [_found(one, list(islice(results, len(one.seen))), notes) for one in batch], notes
+    found = [_found(one, list(islice(results, len(one.seen)))) for one in batch]
+    return found, _noted(batch, found)
 
 
-def _found(one: Asked, results: Sequence[NDArray[np.float32] | str], notes: dict[str, Any]) -> Found:
-    """What there is of a window once the model has seen what it was to see, noted."""
-    window = one.window
-    parts = [tile.window.within(window) for tile, _ in one.seen]
-    pieces = [(part, result) for part, result in zip(parts, results, strict=True) if not isinstance(result, str)]
-    why = one.why or next((result for result in results if isinstance(result, str)), "")
-    if why:
-        log.warning("window at column %d, row %d failed and is unobserved: %s", window.col_off, window.row_off, why)
-        notes["failed"].append({"window": asdict(window), "why": why})
-        return Found(window, one.reason)
-    notes["run" if one.seen else "skipped" if one.standing is None else "foregone"] += 1
-    notes["pixels"] += one.pixels
-    return Found(window, one.reason, pieces, one.standing)
+def _found(one: Asked, results: Sequence[NDArray[np.float32] | Failure]) -> Found:
+    """What there is of a window once the model has seen what it was to see."""
+    reached = bool(one.seen)
+    for result in results:
+        if isinstance(result, Failure):
+            return Found(one.window, one.reason, unread=one.unread, reached=reached, failure=result)
+    parts = [tile.window.within(one.window) for tile, _ in one.seen]
+    pieces = [(part, cast("NDArray[np.float32]", result)) for part, result in zip(parts, results, strict=True)]
+    return Found(one.window, one.reason, pieces, one.standing, unread=one.unread, reached=reached)
 
 
-def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | str]:
+def _noted(batch: Sequence[Asked], found: Sequence[Found]) -> dict[str, Any]:
+    """Counts of windows, and those that failed, in whole or in part: the latter are among those run, too."""
+    notes = _no_notes()
+    for one, its in zip(batch, found, strict=True):
+        if its.why:
+            notes["failed"].append({"window": asdict(one.window), "why": its.why})
+        if its.failure or (its.unread and not its.reached and its.standing is None):
+            continue
+        notes["run" if its.reached else "skipped" if its.standing is None else "foregone"] += 1
+        notes["pixels"] += one.pixels
+    return notes
+
+
+def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
     """Each tile's probabilities, or why it has none; a batch that fails is halved: memory may do for the halves."""
     if not wanted:
         return []
@@ -235,10 +316,10 @@ def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> li
         probabilities = segmenter.predict(*zip(*wanted, strict=True))
     except (RuntimeError, MemoryError) as error:
         if len(wanted) == 1:
-            return [str(error).splitlines()[0] if str(error) else type(error).__name__]
+            return [Failure.of(error)]
         middle = len(wanted) // 2
     else:
-        return [one if np.isfinite(one).all() else "the model gave no number" for one in probabilities]
+        return [one if np.isfinite(one).all() else Failure(NO_NUMBER) for one in probabilities]
     # Outside the handler: the error's traceback holds on to the memory that ran out.
     return _attempt(segmenter, wanted[:middle]) + _attempt(segmenter, wanted[middle:])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -7,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SceneFactory
 from fakes import FakeSegmenter
 
+import floodmap
 import floodmap_cli.segment as command
+from floodmap.errors import OutputError
+from floodmap.journal import Journal
+from floodmap.scene import Scene, Tile
 from floodmap_cli.main import run
 
 
@@ -33,7 +39,25 @@ def test_one_scene_gives_all_the_files_and_one_line(make_scene: SceneFactory, tm
     stems = ["scene_mask.tif", "scene_mask.qml", "scene_probability.tif", "scene_probability.qml"]
     assert {path.name for path in out.iterdir()} == {*stems, "scene.gpkg", "scene.json"}
     said = capsys.readouterr()
-    assert "ha of flood" in said.out and said.out.count("\n") == 1 and said.err == ""
+    first, last = said.out.splitlines()
+    assert "ha of flood" in first and last == f"Results are in {out}{os.sep}" and said.err == ""
+
+
+def test_the_users_own_sentence_works_as_written(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    make_scene(folder=tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    assert run(["segment", "scene.tif", "--model", "finetuned"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Results are in floodmap_output{os.sep}"
+    assert Path("floodmap_output", "scene.gpkg").exists() and len(list(Path().iterdir())) == 2
+    default = inspect.signature(floodmap.segment).parameters["out"].default
+    assert default == "floodmap_output"
+
+
+def test_where_nothing_was_written_no_folder_is_named(tmp_path: Path, capsys) -> None:
+    assert segment(tmp_path / "missing.tif", "-o", tmp_path / "out") == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_flips_are_told_in_the_report(make_scene: SceneFactory, tmp_path: Path) -> None:
@@ -43,7 +67,9 @@ def test_flips_are_told_in_the_report(make_scene: SceneFactory, tmp_path: Path) 
 
 def test_json_goes_to_standard_output_alone(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     assert segment(make_scene(), make_scene(name="b.tif"), "-o", tmp_path / "out", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    heard = capsys.readouterr()
+    said = json.loads(heard.out)
+    assert heard.err.splitlines()[-1] == f"Results are in {tmp_path / 'out'}{os.sep}"
     assert [scene["name"] for scene in said] == ["scene", "b"]
     assert said[0]["settings"]["tile_size"] == 1024
 
@@ -104,12 +130,26 @@ def test_a_scene_that_is_refused_does_not_stop_the_others(make_scene: SceneFacto
 def test_windows_that_failed_are_exit_code_3(
     make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
 ) -> None:
+    def fail(tile: Tile) -> None:
+        if tile.window.col_off:
+            raise RuntimeError("no luck")
+
+    fake_model.before = fail
+    assert segment(make_scene(shape_hw=(64, 120)), "-o", tmp_path / "out", "--tile-size", 64) == 3
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_model_that_fails_everywhere_is_exit_code_1_and_one_line(
+    make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
+) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("no luck")
 
     fake_model.before = fail
-    assert segment(make_scene(), "-o", tmp_path / "out") == 3
-    assert "FAILED" in capsys.readouterr().out
+    assert segment(make_scene(shape_hw=(200, 200)), "-o", tmp_path / "out", "--tile-size", 64) == 1
+    said = capsys.readouterr()
+    assert "scene.tif: the model fails" in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_says_how_to_go_on(
@@ -165,6 +205,7 @@ def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
 def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit none
         "import floodmap_cli.segment as c; from fakes import *\n"
         "c._load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
         "from floodmap_cli.main import run\n"
@@ -174,3 +215,81 @@ def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path:
     ended = subprocess.run(args, capture_output=True, text=True, check=False)
     assert ended.returncode == 128 + signal.SIGINT
     assert "--resume" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a model nor a scene can be opened."""
+
+    def no(*_: object, **__: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(command, "_load", no)
+    monkeypatch.setattr("floodmap.models.resolve", no)
+    monkeypatch.setattr("floodmap.scene.Scene.open", no)
+
+
+def test_a_run_refused_by_a_lock_answers_before_anything_is_opened(
+    make_scene: SceneFactory, tmp_path: Path, capsys, unloadable: None
+) -> None:
+    out = tmp_path / "out"
+    with Journal(out / ".scene.floodmap", {}, resume=False):
+        for more in ([], ["--resume"], ["--overwrite"]):
+            assert segment(make_scene(), "-o", out, *more) == 1
+            said = capsys.readouterr()
+            assert "another floodmap run" in said.err and said.err.count("\n") == 1
+        with pytest.raises(OutputError, match="another floodmap run"):
+            floodmap.segment(tmp_path / "scene.tif", out=out)
+
+
+def test_of_several_scenes_only_the_locked_one_is_refused(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    scenes, out = [make_scene(name=name) for name in ("a.tif", "b.tif", "c.tif")], tmp_path / "out"
+    with Journal(out / ".b.floodmap", {}, resume=False):
+        assert segment(*scenes, "-o", out) == 1
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1 and "another floodmap run" in said.err
+    assert {path.stem for path in out.glob("*.json")} == {"a", "c"}
+    assert segment(*scenes, "-o", out, "--resume") == 0
+
+
+def test_a_lock_that_nobody_holds_is_no_run(make_scene: SceneFactory, tmp_path: Path) -> None:
+    work = tmp_path / "out" / ".scene.floodmap"
+    work.mkdir(parents=True)
+    (work / "lock").touch()
+    assert segment(make_scene(), "-o", tmp_path / "out") == 0
+
+
+def test_resume_says_what_differs_from_finished_results(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
+    scene, out = make_scene(), tmp_path / "out"
+    assert segment(scene, "-o", out) == 0
+    for more, word in (
+        (["--threshold", 0.6], "--threshold was 0.5, is 0.6"),
+        (["--tile-size", 64, "--overlap", 8], "--tile-size was 1024, is 64; --overlap was 24, is 8"),
+        (["--format", "gpkg,fgb"], "scene_flood.fgb, scene_unobserved.fgb is missing"),
+    ):
+        capsys.readouterr()
+        assert segment(scene, "-o", out, "--resume", *more) == 1
+        said = capsys.readouterr().err
+        assert word in said and "--overwrite" in said and said.count("\n") == 1
+    make_scene(pixels=np.full((3, 48, 64), 90, np.uint8))
+    assert segment(scene, "-o", out, "--resume") == 1
+    assert "(the scene's pixels have changed)" in capsys.readouterr().err
+    (out / "scene.json").write_text("{")
+    assert segment(scene, "-o", out, "--resume") == 1
+    assert "scene.json, which says how it was made, is missing or damaged" in capsys.readouterr().err
+    assert segment(scene, "-o", out, "--resume", "--overwrite") == 0
+
+
+def test_what_nothing_tells_from_a_changed_scene_is_not_resumed(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    scene, out = make_scene(), tmp_path / "out"
+    monkeypatch.setattr(Scene, "fingerprint", None)
+    assert segment(scene, "-o", out) == 0
+    written = (out / "scene_mask.tif").stat().st_ino
+    capsys.readouterr()
+    assert segment(scene, "-o", out, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "nothing tells whether" in said and str(scene) in said and said.count("\n") == 1
+    assert segment(scene, "-o", out, "--resume", "--overwrite") == 0
+    assert (out / "scene_mask.tif").stat().st_ino != written

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas
@@ -12,12 +13,14 @@ import pytest
 import rasterio
 from conftest import ROTATED, SOUTH_UP, SceneFactory
 from fakes import ConstantSegmenter, FakeSegmenter
+from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
 from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.prompts import Prompts
 from floodmap.results import FloodMap
-from floodmap.scene import Scene, SceneOptions
+from floodmap.scene import Scene, SceneOptions, Tile
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
 EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -112,8 +115,13 @@ def test_a_window_that_fails_is_unobserved_and_listed_and_the_rest_is_kept(
 
 
 def test_a_model_that_gives_no_number_leaves_ground_unobserved(make_scene: SceneFactory, tmp_path: Path) -> None:
-    result = run(make_scene(shape_hw=(40, 40)), tmp_path / "out", ConstantSegmenter(float("nan")))
-    assert (read(result.mask) == 255).all() and result.failed_windows == 1
+    class Sometimes(FakeSegmenter):
+        def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+            return super().predict(tiles, prompts) * np.float32(1 if tiles[0].window.col_off == 0 else np.nan)
+
+    result = run(make_scene(shape_hw=(40, 128)), tmp_path / "out", Sometimes(), overlap=0)
+    mask = read(result.mask)
+    assert (mask[:, 64:] == 255).all() and (mask[:, :64] != 255).all() and result.failed_windows == 1
 
 
 def test_results_are_not_replaced_unless_asked_for(make_scene: SceneFactory, tmp_path: Path) -> None:

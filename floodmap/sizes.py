@@ -1,0 +1,14 @@
+"""Sizes of files and disks, as a person reads them."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def readable(size: int) -> str:
+    """Bytes in the unit that suits them: 999 B, 12 kB, 3.4 GB."""
+    number, unit = float(size), 0
+    while number >= 999.5 and unit < len(_UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    digits = 1 if unit and number < 9.95 else 0
+    return f"{number:,.{digits}f} {_UNITS[unit]}"
