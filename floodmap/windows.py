@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def run_windows(
     journal: Journal,
     report: Callable[[Progress], None],
     *,
-    prompts: Path | Literal["auto", "none"],
+    prompts: Path | str,
     batch_size: int,
     exhaustive: bool,
 ) -> None:
