@@ -16,6 +16,7 @@ from conftest import SceneFactory
 from fakes import FakeSegmenter
 from test_pipeline import digests, run
 
+from floodmap import pipeline
 from floodmap.beside import Beside
 from floodmap.errors import OutputError
 from floodmap.finishing import Finishing
