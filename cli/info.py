@@ -47,7 +47,9 @@ def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, v
         click.echo("\n\n".join(as_text(scene) for scene in found))
 
 
-def describe(path: str, options: SceneOptions, *, tile_size: int, overlap: int, with_fingerprint: bool = True) -> dict[str, Any]:
+def describe(
+    path: str, options: SceneOptions, *, tile_size: int, overlap: int, with_fingerprint: bool = True
+) -> dict[str, Any]:
     """Everything `info` reports of one scene; the memory, disk and time are estimates."""
     with Scene.open(path, options) as scene:
         for line in scene.unsuited:

@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from floodmap.names import has_gdal_name
+
 from .log import configure_logging
 
 FORMATS = ("gpkg", "shp", "geojson", "fgb", "parquet")
@@ -22,7 +24,6 @@ FORMATS = ("gpkg", "shp", "geojson", "fgb", "parquet")
 
 Command = Callable[..., Any]
 
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -37,6 +38,19 @@ def not_negative(ctx: click.Context, param: click.Parameter, value: float | None
     if value is not None and not 0 <= value < math.inf:
         raise click.BadParameter(f"{value:g} is not 0 or a number above")
     return value
+
+
+def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
+    """Callback: a file or .gdb folder as a path; a name that only GDAL knows as text. Refuse what is not there."""
+    if value is None:
+        return None
+    path = Path(value)
+    if value and (path.is_file() or (path.is_dir() and path.suffix.lower() == ".gdb")):
+        return path
+    if has_gdal_name(value):
+        return value
+    what = "is a folder; give a file or a .gdb folder" if value and path.is_dir() else "does not exist"
+    raise click.BadParameter(f"{value!r} {what}")
 
 
 def _bands(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -91,7 +105,7 @@ scene_options = _stack(
         "every pixel is ground.",
     ),
     click.option(
-        "--mask", type=EXISTING_FILE, metavar="FILE",
+        "--mask", metavar="FILE", callback=dataset,
         help="Raster or polygons to leave unobserved: cloud, say.",
     ),
     click.option(
@@ -103,7 +117,7 @@ scene_options = _stack(
         help="CRS of the scene, such as EPSG:32643, where the file has none or a wrong one.",
     ),
     click.option(
-        "--aoi", type=EXISTING_FILE, metavar="FILE",
+        "--aoi", metavar="FILE", callback=dataset,
         help="Polygons of the area of interest; ground outside is left out.",
     ),
 )  # fmt: skip

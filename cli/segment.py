@@ -18,6 +18,7 @@ from floodmap.errors import FloodmapError
 
 from .inputs import find_scenes
 from .options import (
+    dataset,
     device_option,
     flips_option,
     format_option,
@@ -34,18 +35,17 @@ from .progress import scene_bar
 if TYPE_CHECKING:
     from floodmap.pipeline import Progress
     from floodmap.results import FloodMap
+    from floodmap.source_name import SourceName
 
 log = logging.getLogger("floodmap")
 
 REFUSED, FAILED_WINDOWS = 1, 3
 
 
-def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Path:
+def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Path | None:
     if value in ("auto", "none"):
         return value
-    if not Path(value).is_file():
-        raise click.BadParameter(f"{value!r} is neither auto nor none nor a file")
-    return Path(value)
+    return dataset(ctx, param, value)
 
 
 @click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
@@ -112,8 +112,8 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
     batch_size: int | None,
-    resolution_m: float | None, bands: tuple[int, ...] | None, nodata: float | None, mask: Path | None, collar: Any,
-    crs: str | None, aoi: Path | None, **settings: Any,
+    resolution_m: float | None, bands: tuple[int, ...] | None, nodata: float | None, collar: Any,
+    crs: str | None, mask: Path | str | None, aoi: Path | str | None, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
 
@@ -131,6 +131,10 @@ def segment(
     from floodmap.memory import be_sparing
 
     be_sparing()  # before what follows brings threads with it
+    from floodmap.rehearsal import Helper
+
+    # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
+    helper = Helper() if not (aoi or mask or settings["prompts"] not in ("auto", "none")) else None
     from floodmap.flips import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
     from floodmap.scene import SceneOptions
@@ -151,7 +155,9 @@ def segment(
     for name, path in free:
         with _reporting(name, verbosity) as progress:
             try:
-                results.append(segment_scene(path, out, segmenter, options, name=name, progress=progress))
+                results.append(
+                    segment_scene(path, out, segmenter, options, name=name, progress=progress, helper=helper)
+                )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     f"{name} is unfinished; the same command with --resume goes on with it"
@@ -172,7 +178,7 @@ def segment(
     return worst
 
 
-def _not_busy(found: list[tuple[str, Path]], out: Path) -> Iterator[tuple[str, Path]]:
+def _not_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
     """Scenes on which no other run is at work: said at once, before a model is loaded for nothing."""
     from floodmap.pipeline import refuse_other_run
 

@@ -109,7 +109,9 @@ class _Looked:
     shape_hw: tuple[int, int]
 
 
-def _gaps(vrt: Vrt, bands: Sequence[int], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int]) -> Gaps | None:
+def _gaps(
+    vrt: Vrt, bands: Sequence[int], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int]
+) -> Gaps | None:
     """What these bands of a mosaic lack."""
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
     found = [_band_gaps(members, whole, shape_hw) for members in own if members]

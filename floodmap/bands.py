@@ -21,8 +21,8 @@ _WORDS: dict[Role, tuple[str, ...]] = {
     "nir": ("nir", "nir1", "infrared", "ir", "pir", "vnir"),
 }  # fmt: skip
 _OTHERS = frozenset({
-    "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal", "mid",
-    "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
+    "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal",
+    "mid", "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
 })  # fmt: skip
 """Words that make of a colour's name another band's: red edge, coastal blue, green I, short-wave infrared."""
 _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
@@ -126,8 +126,8 @@ def _found(
     if len(usable) < 3:
         text = "it has two bands and no colours: band {0} alone is shown, as grey; choose others with --bands"
         return tuple(usable[:1]), None, text.format(*usable) if len(usable) == 2 else ""
-    fourth = usable[3] if len(usable) == 4 and usable[3] not in names else None
-    nir = named.get("nir") or by_colour.get("nir") or fourth
+    last = usable[3] if len(usable) == 4 and usable[3] not in names else None
+    nir = named.get("nir") or by_colour.get("nir") or last
     others = [band for band in usable if band != nir]
     rgb = tuple(others[:3] if len(others) >= 3 else usable[:3])
     nir = None if nir in rgb else nir
@@ -162,10 +162,9 @@ def _by_word(names: Mapping[int, str]) -> dict[Role, int]:
         fitting = []
         for band, name in names.items():
             tokens = name.split()
-            other_roles = [word for other in _WORDS if other != role for word in _WORDS[other]]
-            if (any(word in tokens for word in words) or name == role[0]) and not _OTHERS.intersection(tokens):
-                if not set(tokens).intersection(other_roles):
-                    fitting.append((len(tokens), band))
+            others = _OTHERS.union(*(_WORDS[other] for other in _WORDS if other != role))
+            if (any(word in tokens for word in words) or name == role[0]) and not others.intersection(tokens):
+                fitting.append((len(tokens), band))
         if fitting:
             found[role] = min(fitting)[1]  # "red" before "red mean"
     return found
@@ -201,7 +200,7 @@ def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
         table = _LANDSAT_5
     elif {"8", "8a"} & codes.keys():
         table = _SENTINEL_2 if "8" in codes else _SENTINEL_2 | {"nir": "8a"}
-    elif {"2", "3", "4"} <= codes.keys() and not ({"1", "2", "3", "4"} == codes.keys()):
+    elif {"2", "3", "4"} <= codes.keys() and codes.keys() != {"1", "2", "3", "4"}:
         table = _LANDSAT_8
     else:
         table = _LANDSAT_5

@@ -83,7 +83,8 @@ def write_rasters(
     profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=scratch or out_dir))
+        # Absolute: GDAL takes a relative path that begins with "http:" or "vrt:" for something else.
+        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=(scratch or out_dir).absolute()))
         try:
             with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
                 # A scene without georeference is a supported input, and its reader has said so.

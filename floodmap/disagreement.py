@@ -15,6 +15,7 @@ from floodmap import formats
 from floodmap.errors import EvaluationError, OutputError
 from floodmap.frames import DRY, FLOOD, Frame, Reader
 from floodmap.grid import Window
+from floodmap.names import writable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LAYER = "errors"
 """Name of the layer."""
 
+_PARTIAL = "0.gpkg"
 _STRIP = 512
 """Rows read at a time."""
 _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
@@ -86,14 +88,15 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
     filled = [layer for layer in layers if len(layer)] or list(layers[:1])
     every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
     try:
-        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder, formats.quiet_gdal(date):
-            partial = Path(folder) / path.name
-            # Newer versions make QGIS 3.22 warn.
-            pyogrio.write_dataframe(
-                every, partial, driver="GPKG", layer=LAYER, geometry_type="Polygon", dataset_options={"VERSION": "1.2"}
-            )
-            formats.embed_styles(partial, (LAYER,), date)
-            partial.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder:
+            with formats.quiet_gdal(date), writable(Path(folder)) as plain:
+                # Newer versions make QGIS 3.22 warn.
+                pyogrio.write_dataframe(
+                    every, plain / _PARTIAL, driver="GPKG", layer=LAYER, geometry_type="Polygon",
+                    dataset_options={"VERSION": "1.2"},
+                )  # fmt: skip
+                formats.embed_styles(plain / _PARTIAL, (LAYER,), date)
+            Path(folder, _PARTIAL).replace(path)
     # pyogrio raises errors of many kinds.
     except Exception as error:
         raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 
 from floodmap.errors import DownloadError, ModelError
-from floodmap.sizes import readable
+from floodmap.sizes import in_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
 
 def _full(part: Path, needed: int, free: int) -> ModelError:
     return ModelError(
-        f"{part.name} needs {readable(needed)} more and {part.parent} has {readable(free)} left; "
+        f"{part.name} needs {in_bytes(needed)} more and {part.parent} has {in_bytes(free)} left; "
         "free some space or set FLOODMAP_CACHE to a folder on another disk"
     )
 

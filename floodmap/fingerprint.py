@@ -1,4 +1,4 @@
-"""A short name for what decides a raster's pixels and their place, so that a changed scene is not taken for the old one."""
+"""A short name for what decides a raster's pixels and their place: a changed scene is not taken for the old one."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _of_url(opened: str) -> bytes:
     request = urllib.request.Request(address, headers={"Range": f"bytes=0-{_HEAD_BYTES - 1}"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
         told = [answer.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Range", "Content-Length")]
-        head = answer.read(_HEAD_BYTES)
+        head: bytes = answer.read(_HEAD_BYTES)
     if not told[0] and not told[1]:
         raise _Unknown  # a picture can change behind a header that does not
     return repr((told[0], told[1], told[2].rpartition("/")[2] or told[3], inside)).encode() + head

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floodmap.errors import MissingCRSError, OutputError
+from floodmap.names import writable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -105,22 +106,28 @@ def _write_all(
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".layers-", dir=scratch or out_dir) as folder, quiet_gdal(date):
-            for file in files:
-                _write_file(frames, file, Path(folder), date)
+        with tempfile.TemporaryDirectory(prefix=".layers-", dir=scratch or out_dir) as folder:
+            with quiet_gdal(date), writable(Path(folder)) as plain:
+                for number, file in enumerate(files):
+                    _write_file(frames, file, plain / f"{number}.{file.suffix}", date)
             # A Shapefile's main file comes last: while it is missing, nothing takes the other parts for a layer.
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == ".shp"):
-                part.replace(out_dir / part.name)
+                part.replace(out_dir / _final_name(part, files[int(part.stem)]))
     # pyogrio and pyarrow raise errors of many kinds.
     except Exception as error:
         raise OutputError(f"cannot write {out_dir / files[0].name}: {error}") from error
     return [out_dir / file.name for file in files]
 
 
-def _write_file(frames: dict[str, GeoDataFrame], file: _File, folder: Path, date: datetime) -> None:
+def _final_name(part: Path, file: _File) -> str:
+    """What a part of a file (`0.gpkg`, `1.dbf`) is called at last."""
+    return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
+
+
+def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
+    """Write a file under another, plain, name: what pyogrio makes of the one the user gave is not foreseeable."""
     import pyogrio
 
-    path = folder / file.name
     if file.suffix == "gpkg":
         for layer in file.layers:
             # Newer versions make QGIS 3.22 warn.
@@ -133,16 +140,19 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, folder: Path, date
     frame = frames[file.layers[0]]
     path.with_suffix(".qml").write_text(style(file.layers[0]), "utf-8")
     if file.suffix == "parquet":
-        frame.to_parquet(path, index=False)
+        with path.open("wb") as stream:
+            frame.to_parquet(stream, index=False)
         return
     options: dict[str, Any] = {"geometry_type": "MultiPolygon", "promote_to_multi": True}
+    layer = Path(file.name).stem
     if file.suffix == "shp":
+        layer = path.stem  # of a Shapefile that is the file's name
         frame = frame.rename(columns=SHAPEFILE_FIELDS)
         options |= {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": f"{date:%Y-%m-%d}"}
     if file.suffix == "geojson":
         # The default, 7 decimals, moves corners by up to half a centimetre.
         options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
-    pyogrio.write_dataframe(frame, path, driver=DRIVERS[file.suffix], layer=path.stem, **options)
+    pyogrio.write_dataframe(frame, path, driver=DRIVERS[file.suffix], layer=layer, **options)
 
 
 def style(name: str) -> str:

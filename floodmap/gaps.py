@@ -50,8 +50,8 @@ class BlockGaps:
         if not part.any():
             return None
         found = np.zeros(shape_hw, np.uint8)
-        for row, col in np.argwhere(part) + (first_row, first_col):
-            high, wide = self.block_hw
+        high, wide = self.block_hw
+        for row, col in np.argwhere(part) + np.array([first_row, first_col]):
             found[rows.touched(row * high, (row + 1) * high), cols.touched(col * wide, (col + 1) * wide)] = NODATA
         return found
 
@@ -86,7 +86,7 @@ class MosaicGaps:
         near = (left < rect.left + rect.width) & (right > rect.left)
         near &= (top < rect.top + rect.height) & (bottom > rect.top)
         found = np.full(shape_hw, NODATA, np.uint8)
-        chosen = [self.placed[number] for number in np.flatnonzero(near)]
+        chosen = [one for one, is_near in zip(self.placed, near, strict=True) if is_near]
         # What lies beneath a missing member shows, and is real.
         for one in sorted(chosen, key=lambda one: not one.lost):
             self._draw(one, rect, found)

@@ -119,6 +119,11 @@ def known_crs(crs: Any) -> pyproj.CRS:
     return _crs_from_wkt(crs.to_wkt() if hasattr(crs, "to_wkt") else pyproj.CRS.from_user_input(crs).to_wkt())
 
 
+def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
+    """A CRS without its heights: of a map they say nothing, and GeoPackage, Shapefile and GeoJSON cannot hold them."""
+    return crs.to_2d() if len(crs.axis_info) > 2 else crs
+
+
 @lru_cache(maxsize=16)
 def _to_lonlat(crs: pyproj.CRS) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from affine import Affine
@@ -21,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.gdal import closed_by, gdal_reason
+from floodmap.geodesy import horizontal, known_crs
 
 LOG = logging.getLogger(__name__)
 
@@ -120,12 +120,12 @@ def warped_by_gcps(
 
 
 def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> tuple[CRS | None, Affine]:
-    """CRS and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
+    """CRS (without heights) and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
 
     Raises:
         SceneError: the CRS given, or the file's own, cannot be that of its coordinates.
     """
-    crs, transform = given or dataset.crs, dataset.transform
+    crs, transform = flat(given or dataset.crs), dataset.transform
     if transform.is_identity or transform == UNPLACED:
         if given is not None:
             raise SceneError(
@@ -148,6 +148,19 @@ def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, pat
         x, y = transform @ (dataset.width / 2, dataset.height / 2)
         raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
     return crs, transform
+
+
+def flat(crs: CRS | None) -> CRS | None:
+    """A CRS without its heights, with the EPSG code of its horizontal part where that has one."""
+    try:
+        known = known_crs(crs) if crs else None
+    except ProjCRSError:  # GDAL knows some that pyproj does not; they are not on the Earth, or the grid will tell
+        return crs
+    if known is None or len(known.axis_info) < 3:
+        return crs
+    plane = horizontal(known)
+    code = plane.to_epsg(min_confidence=100)
+    return CRS.from_wkt(plane.to_wkt()) if code is None else CRS.from_epsg(code)
 
 
 def parse_crs(text: str) -> CRS:

@@ -15,9 +15,11 @@ from rasterio.features import rasterize
 
 from floodmap.errors import EvaluationError, MissingCRSError, VectorError
 from floodmap.frames import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.geodesy import horizontal, known_crs
 from floodmap.georeference import ground_sample_distance
 from floodmap.grid import Window
 from floodmap.ground import is_placed
+from floodmap.names import readable
 from floodmap.vectors import Vectors, read_vectors
 
 PARQUET = (".parquet", ".geoparquet")
@@ -90,12 +92,14 @@ class PolygonMask:
         import pyogrio
 
         try:
-            about = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+            with readable(path) as name:
+                about = pyogrio.read_info(name, layer=layer, force_feature_count=True)
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
+        own = horizontal(known_crs(about["crs"])) if about["crs"] else None
         if not about["features"]:
-            return _NOTHING, about["crs"]
-        return read_vectors(path, crs=crs, layer=layer, polygons=True), about["crs"]
+            return _NOTHING, own
+        return read_vectors(path, crs=crs, layer=layer, polygons=True), own
 
 
 _NOTHING = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
@@ -216,7 +220,8 @@ def _layers(path: Path) -> list[str]:
     import pyogrio
 
     try:
-        return [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+        with readable(path) as name:
+            return [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
     except pyogrio.errors.DataSourceError as error:
         raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
 
@@ -227,7 +232,8 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
     from pyarrow import ArrowInvalid
 
     try:
-        frame = geopandas.read_parquet(path)
+        with path.open("rb") as stream:
+            frame = geopandas.read_parquet(stream)
     except (ValueError, ArrowInvalid, OSError) as error:
         raise VectorError(f"{path} cannot be read as GeoParquet: {' '.join(str(error).split())}") from error
     own = frame.crs

@@ -26,6 +26,7 @@ from floodmap.errors import MissingCRSError, SceneError
 from floodmap.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.georeference import how_to_place
 from floodmap.grid import Window
+from floodmap.names import has_gdal_name, is_there
 from floodmap.vectors import is_vector, read_vectors
 
 
@@ -33,8 +34,8 @@ from floodmap.vectors import is_vector, read_vectors
 class Frame:
     """The grid of a scene, for something else to be laid over it."""
 
-    path: Path
-    """The scene's file, for messages."""
+    path: object
+    """The scene's name, for messages."""
     crs: CRS | None
     """CRS of the scene."""
     transform: Affine
@@ -57,7 +58,7 @@ class Overlay(Protocol):
         """Whether it lies over the scene at all."""
 
 
-def open_overlay(path: Path, frame: Frame, stack: ExitStack) -> Overlay:
+def open_overlay(path: Path | str, frame: Frame, stack: ExitStack) -> Overlay:
     """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
 
     A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
@@ -72,7 +73,7 @@ def open_overlay(path: Path, frame: Frame, stack: ExitStack) -> Overlay:
                 f"{frame.path} has no CRS, so {path} cannot be laid over it; {how_to_place(frame.transform)}"
             )
         return _Polygons(path, frame)
-    if not path.exists():
+    if not is_there(path):
         raise SceneError(f"{path}: no such file")
     return _Raster(path, frame, stack)
 
@@ -80,7 +81,7 @@ def open_overlay(path: Path, frame: Frame, stack: ExitStack) -> Overlay:
 class _Polygons:
     """Polygons, kept in pixels of the working grid."""
 
-    def __init__(self, path: Path, frame: Frame) -> None:
+    def __init__(self, path: Path | str, frame: Frame) -> None:
         polygons = read_vectors(path, crs=frame.crs, polygons=True).geometries
         inverse = ~frame.transform
 
@@ -114,12 +115,14 @@ class _Polygons:
 class _Raster:
     """Band 1 of a raster; what is neither 0 nor nodata covers."""
 
-    def __init__(self, path: Path, frame: Frame, stack: ExitStack) -> None:
+    def __init__(self, path: Path | str, frame: Frame, stack: ExitStack) -> None:
         self._path, self._frame = path, frame
         try:
-            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(path)):
+            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._source = closed_by(stack, rasterio.open(path.absolute()))
+                # Of a relative path, and of text, rasterio and GDAL make addresses.
+                name = str(path) if has_gdal_name(path) else Path(path).absolute()
+                self._source = closed_by(stack, rasterio.open(name))
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
         self._scale = (1.0, 1.0)

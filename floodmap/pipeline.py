@@ -23,7 +23,9 @@ from floodmap.georeference import how_to_place
 from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips, refuse_busy
 from floodmap.memory import freed_memory_kept
+from floodmap.names import local_or_gdal, refuse_unreadable
 from floodmap.prompter import Segmenter
+from floodmap.rehearsal import Helper, rehearse
 from floodmap.results import (
     FloodMap,
     check_disk,
@@ -33,6 +35,7 @@ from floodmap.results import (
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
+    refuse_resuming,
     result_paths,
     sheet_path,
 )
@@ -54,7 +57,7 @@ class SegmentOptions:
 
     scene: SceneOptions = field(default_factory=SceneOptions)
     """How the raster is read."""
-    prompts: Path | Literal["auto", "none"] = "auto"
+    prompts: Path | str = "auto"
     """`auto`: from a coarse pass; `none`; or a vector file with points and boxes."""
     tile_size: int = 1024
     """Longest side of a window, in pixels."""
@@ -96,10 +99,10 @@ class SegmentOptions:
         return max(1, round(self.threshold * 100))
 
     @property
-    def files(self) -> dict[str, Path]:
-        """Files that a run reads beside the scene, by option."""
+    def files(self) -> dict[str, Path | str]:
+        """What a run reads beside the scene, by option: files, .gdb folders, names that only GDAL knows."""
         given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
-        return {option: path for option, path in given.items() if isinstance(path, Path)}
+        return {option: path for option, path in given.items() if path not in (None, "auto", "none")}
 
 
 def segment(
@@ -107,7 +110,7 @@ def segment(
     *,
     out: str | Path = OUTPUT_FOLDER,
     model: str | Path = "finetuned",
-    prompts: Path | Literal["auto", "none"] = "auto",
+    prompts: str | Path = "auto",
     resolution_m: float | None = None,
     bands: tuple[int, ...] | None = None,
     nodata: float | Literal["none"] | None = None,
@@ -153,13 +156,13 @@ def segment(
 
     scene = SceneOptions(
         resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
-        mask=None if mask is None else Path(mask), aoi=None if aoi is None else Path(aoi),
+        mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
     )  # fmt: skip
-    refuse_other_run(Path(out), Path(source).stem)  # before a model is loaded for nothing
+    refuse_other_run(Path(out), SourceName.of(source).stem)  # before a model is loaded for nothing
     loaded = load_segmenter(resolve(model), device)
     segmenter = Flipped(loaded) if flips else loaded
     options = SegmentOptions(
-        scene=scene, prompts=prompts if prompts in ("auto", "none") else Path(prompts), tile_size=tile_size,
+        scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts), tile_size=tile_size,
         overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
         batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive, overwrite=overwrite,
         resume=resume, report=report,
@@ -175,11 +178,18 @@ def segment_scene(
     *,
     name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    helper: Helper | None = None,
 ) -> FloodMap:
-    """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names."""
+    """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names.
+
+    `helper` rehearses the writing (see `rehearsal`), where one is ready.
+    """
     started = time.time()
-    threads = _DECOMPRESSING if segmenter.offloads else 1
     source = SourceName.of(source)
+    refuse_unreadable(source.path or "", out, *options.files.values())
+    if options.resume:
+        refuse_resuming(options.files.values())
+    threads = _DECOMPRESSING if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)
     with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
@@ -222,6 +232,7 @@ def segment_scene(
                 min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
                 report=options.report, settings=settings, started=started, warnings=(*scene.remarks, *scene.unsuited),
             )  # fmt: skip
+            rehearse(make, journal.scratch, helper)
             beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
@@ -321,7 +332,10 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
     return described
 
 
-def _parts(path: Path) -> list[Path]:
+def _parts(path: Path | str) -> list[Path]:
+    path = Path(path)
+    if path.is_dir():  # a .gdb folder; readers put locks into it
+        return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
     return [path, *(path.with_suffix(suffix) for suffix in beside)]
 

@@ -134,7 +134,8 @@ class Reader:
             hidden[rows, cols] = False if piece.hidden is None else piece.hidden
             empty[rows, cols] = False if piece.empty is None else piece.empty
             complete[rows, cols] = False if piece.complete is None else piece.complete
-        return Pixels(values=values, hidden=hidden, empty=empty, failed=failed if failed.any() else None, complete=complete)
+        flags = failed if failed.any() else None
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
 
     def check(self) -> None:
         """Raise if none of a few places spread over the scene can be read.
@@ -184,7 +185,8 @@ class Reader:
         if found is None:
             return pixels
         # Of a pixel beside a gap some of what lies beneath may be missing.
-        complete = None if pixels.complete is None else pixels.complete & ~ndimage.binary_dilation(found > 0, _EIGHT)
+        near = ndimage.binary_dilation(found > 0, _EIGHT)
+        complete = None if pixels.complete is None else pixels.complete & ~near
         failed = found == codes.FAILED
         return replace(
             pixels, empty=_either(pixels.empty, found == codes.NODATA), complete=complete,

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,12 +74,12 @@ Floats = NDArray[np.float32]
 
 
 def make_prompter(
-    scene: Scene, segmenter: Segmenter, wanted: Path | Literal["auto", "none"], *, exhaustive: bool = True
+    scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exhaustive: bool = True
 ) -> Prompter:
     """What tells the model where to look, window by window; `exhaustive`: see `coarse_pass`."""
     if wanted == "none":
         return unprompted
-    if isinstance(wanted, Path):
+    if wanted not in ("auto", "none"):
         given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
         return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
     if segmenter.knows_floods:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from floodmap.errors import PromptError
 from floodmap.grid import Window
 from floodmap.likelihood import likelihood
+from floodmap.names import readable
 from floodmap.vectors import read_vectors
 
 __all__ = ["Prompts", "likelihood", "pick_prompts", "read_prompts"]
@@ -206,7 +207,7 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
     left out, boxes are clipped.
 
     Args:
-        path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS.
+        path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS; see `read_vectors`.
         transform: pixel to CRS of the scene.
         crs: the scene's CRS; None for a scene without one, and then the file's coordinates are taken as the
             transform's.
@@ -254,14 +255,16 @@ def _filled_layers(path: Path | str) -> list[str | None]:
     from pyogrio.errors import DataLayerError, DataSourceError
 
     try:
-        names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if len(names) > 1:
-            names = [
-                name for name in names if pyogrio.read_info(path, layer=name, force_feature_count=True)["features"]
-            ]
+        with readable(path) as name:
+            layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
+            if len(layers) > 1:
+                layers = [
+                    layer for layer in layers
+                    if pyogrio.read_info(name, layer=layer, force_feature_count=True)["features"]
+                ]  # fmt: skip
     except (DataLayerError, DataSourceError):
-        names = []
-    return [*names] or [None]
+        layers = []
+    return [*layers] or [None]
 
 
 def _to_pixels(geometry: shapely.Geometry, transform: Affine) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from floodmap.errors import ModelError
 
@@ -43,7 +42,7 @@ class Proof:
     """Whether a model works at all, by the first windows of a run that reach it."""
 
     def __init__(self) -> None:
-        self._failures: list[tuple[Path, Failure]] = []
+        self._failures: list[tuple[object, Failure]] = []
         self._given = False
 
     @property
@@ -51,7 +50,7 @@ class Proof:
         """Whether all windows so far failed alike; not where there were none."""
         return bool(self._failures) and not self._given
 
-    def see(self, path: Path, failure: Failure | None) -> None:
+    def see(self, path: object, failure: Failure | None) -> None:
         """Take in the next window that reached the model, in the order of the windows.
 
         Args:
@@ -82,7 +81,7 @@ class Proof:
             raise useless(path, "on every window", failure)
 
 
-def useless(path: Path, where: str, failure: Failure) -> ModelError:
+def useless(path: object, where: str, failure: Failure) -> ModelError:
     """The error of a model with which a scene cannot be segmented; `where` it fails: "on every window"."""
     advice = "give it more memory" if failure.memory else "install floodmap and its libraries afresh"
     return ModelError(f"{path}: the model fails {where} ({failure.why}); try another --model or --device, or {advice}")

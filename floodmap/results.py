@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from floodmap.changes import changes
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
 from floodmap.errors import OutputError, writing
 from floodmap.ground import cell_areas_m2, is_placed
-from floodmap.sizes import readable
+from floodmap.names import has_gdal_name, readable
+from floodmap.sizes import in_bytes
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -62,8 +64,10 @@ class FloodMap:
 
         path = self.layers[0]
         if path.suffix == ".parquet":
-            return geopandas.read_parquet(path)
-        return geopandas.read_file(path, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
+            with path.open("rb") as stream:
+                return geopandas.read_parquet(stream)
+        with readable(path) as name:
+            return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
 
 
 def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
@@ -124,9 +128,24 @@ def _summary(report: Path) -> dict[str, Any] | None:
 
 def refuse_long_names(results: Iterable[Path]) -> None:
     """Raise OutputError if a result's name is longer than file systems take: 255 bytes, on all usual ones."""
-    longest = max(results, key=lambda path: len(os.fsencode(path.name)))
-    if len(os.fsencode(longest.name)) > 255:
-        raise OutputError(f"{longest.parent}: the name {longest.name} is too long for a file; rename the scene")
+    for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
+        if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
+            raise OutputError(f"{path.parent}: the name {path.name} is too long for a file; rename the scene")
+
+
+def _is_too_long(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG  # some disks take less than 255 bytes
+    return False
+
+
+def refuse_resuming(inputs: Iterable[Path | str]) -> None:
+    """Raise OutputError if a run cannot be gone on with, since nothing tells whether what it reads is what it was."""
+    for given in inputs:
+        if has_gdal_name(given):
+            raise OutputError(f"{given} may have changed since, so the run cannot be resumed; start it anew")
 
 
 @contextmanager
@@ -143,11 +162,11 @@ def output_folder(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def refuse_inputs(results: Iterable[Path], inputs: Collection[Path]) -> None:
+def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
     """Raise OutputError if a result would replace what the run reads: `x_mask.tif` may be the user's own."""
     for path in results:
         for given in inputs:
-            if path.exists() and given.exists() and path.samefile(given):
+            if path.exists() and os.path.exists(given) and path.samefile(given):
                 raise OutputError(f"{path} is read by this run and would be replaced; choose another output folder")
 
 
@@ -175,7 +194,7 @@ def check_disk(out: Path, pixels: int) -> None:
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(
-            f"{out}: {readable(needed)} of disk are needed and {readable(free)} are free; make room, or "
+            f"{out}: {in_bytes(needed)} of disk are needed and {in_bytes(free)} are free; make room, or "
             "choose another output folder"
         )
 

@@ -24,8 +24,9 @@ from floodmap.fingerprint import fingerprint
 from floodmap.gdal import gdal_env
 from floodmap.georeference import lay_grid
 from floodmap.grid import Window
-from floodmap.overviews import overviews_agree
+from floodmap.names import local_or_gdal
 from floodmap.overlay import Frame, Overlay, open_overlay
+from floodmap.overviews import overviews_agree
 from floodmap.pixels import Pixels, Reader
 from floodmap.source import open_source
 from floodmap.source_name import SourceName
@@ -54,9 +55,9 @@ class SceneOptions:
     """Bands to use, counted from 1: one (grey), three (RGB) or four (RGB and near infrared)."""
     nodata: float | Literal["none"] | None = None
     """Value of pixels that hold nothing, instead of the file's own; `none`: every value is ground."""
-    mask: Path | None = None
+    mask: Path | str | None = None
     """Raster (nonzero) or polygons of ground to leave unobserved."""
-    aoi: Path | None = None
+    aoi: Path | str | None = None
     """Polygons or raster (nonzero) of the ground that is wanted."""
     crs: str | None = None
     """CRS of the raster's coordinates, where the file has none or a wrong one; it overrides the file's."""
@@ -335,12 +336,12 @@ class Scene:
         wanted = int((reasons != codes.OUTSIDE).sum())
         return float((reasons == 0).sum() / wanted) if wanted else 0.0
 
-    def _open_overlay(self, path: Path | None) -> Overlay | None:
+    def _open_overlay(self, path: Path | str | None) -> Overlay | None:
         frame = Frame(
             path=self.path, crs=self.crs, transform=self.transform, height=self.height, width=self.width,
             source_shape_hw=self.source_shape_hw,
         )  # fmt: skip
-        return None if path is None else open_overlay(Path(path), frame, self._stack)
+        return None if path is None else open_overlay(local_or_gdal(path), frame, self._stack)
 
     def _find_collar(self) -> Collar | None:
         nodata, lossy = self._source.nodata, self._source.lossy

@@ -5,7 +5,7 @@ from __future__ import annotations
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def readable(size: int) -> str:
+def in_bytes(size: int) -> str:
     """Bytes in the unit that suits them: 999 B, 12 kB, 3.4 GB."""
     number, unit = float(size), 0
     while number >= 999.5 and unit < len(_UNITS) - 1:

@@ -81,7 +81,7 @@ class Source:
 
     @property
     def opaque_from(self) -> float:
-        """The least alpha of a pixel that counts as seen: compression with loss frays the rim of what is transparent."""
+        """The least alpha of a pixel that counts as seen: loss frays the rim of what is transparent."""
         if self.dtype.kind not in "iu":
             return float(np.finfo(self.dtype).tiny)
         return (np.iinfo(self.dtype).max + 1) // 2 if self.lossy else 1

@@ -13,6 +13,8 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from floodmap.errors import VectorError
+from floodmap.geodesy import horizontal
+from floodmap.names import readable
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
 """Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
@@ -40,15 +42,15 @@ class Vectors:
 
 def is_vector(path: Path | str) -> bool:
     """Whether a file is vector data rather than imagery: by its suffix where that is plain, else by opening it."""
-    path = Path(path)
-    if path.suffix.lower() in SUFFIXES - {".gpkg"}:
+    if Path(path).suffix.lower() in SUFFIXES - {".gpkg"}:
         return True
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
     try:
-        return any(kind is not None for _, kind in pyogrio.list_layers(path))
-    except (DataSourceError, DataLayerError):
+        with readable(path) as name:
+            return any(kind is not None for _, kind in pyogrio.list_layers(name))
+    except (DataSourceError, DataLayerError, VectorError):
         return False
 
 
@@ -59,7 +61,7 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
     densified, so that what is straight in the file's CRS stays where it is.
 
     Args:
-        path: the file.
+        path: the file, a .gdb folder, or a name that only GDAL knows (`/vsizip/...`, `https://...`).
         crs: the CRS wanted: anything pyproj takes, a rasterio CRS too. None keeps the file's coordinates and CRS.
         layer: name of the layer; by default the first one that has geometries.
         polygons: refuse points and lines, and keep only the areal part of what a repair left.
@@ -68,8 +70,8 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
         VectorError: the file is missing, unreadable, empty, without a CRS where one is wanted, of another geometry
             type, lacks the layer, or its coordinates do not exist in the CRS wanted.
     """
-    path = Path(path)
-    geometries, attributes, source_crs = _read_layer(path, _pick_layer(path, layer))
+    with readable(path) as name:
+        geometries, attributes, source_crs = _read_layer(path, name, _pick_layer(path, name, layer))
     present = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, attributes = geometries[present], {name: column[present] for name, column in attributes.items()}
     if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
@@ -83,14 +85,13 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
     return Vectors(geometries=geometries, attributes=attributes, crs=source_crs if crs is None else _as_crs(crs))
 
 
-def _pick_layer(path: Path, wanted: str | None) -> str:
+def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
+    """The layer to read of a file that pyogrio opens under a name."""
     import pyogrio
     from pyogrio.errors import DataSourceError
 
-    if not path.exists():
-        raise VectorError(f"{path}: no such file")
     try:
-        layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
+        layers = {str(layer): kind for layer, kind in pyogrio.list_layers(name)}
     except DataSourceError as error:
         raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
     # Attribute tables, the layer_styles of QGIS among them, are layers without a geometry type.
@@ -102,17 +103,19 @@ def _pick_layer(path: Path, wanted: str | None) -> str:
     return names[0] if wanted is None else wanted
 
 
-def _read_layer(path: Path, layer: str) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
+def _read_layer(
+    path: Path | str, name: str, layer: str
+) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
     from pyogrio import raw
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
     try:
-        meta, _, wkb, columns = raw.read(path, layer=layer, force_2d=True)
+        meta, _, wkb, columns = raw.read(name, layer=layer, force_2d=True)
         geometries = np.asarray(shapely.from_wkb(wkb), dtype=object)
     except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, shapely.GEOSException) as error:
         raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
-    attributes = dict(zip((str(name) for name in meta["fields"]), columns, strict=True))
-    return geometries, attributes, _as_crs(meta["crs"]) if meta["crs"] else None
+    attributes = dict(zip((str(field) for field in meta["fields"]), columns, strict=True))
+    return geometries, attributes, horizontal(_as_crs(meta["crs"])) if meta["crs"] else None
 
 
 def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
@@ -133,12 +136,14 @@ def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all(parts[shapely.get_type_id(parts) == int(shapely.GeometryType.POLYGON)])
 
 
-def _reproject(geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path) -> NDArray[np.object_]:
+def _reproject(
+    geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path | str
+) -> NDArray[np.object_]:
     if wanted is None or not len(geometries):
         return geometries
     target = _as_crs(wanted)
     if source is None:
-        raise VectorError(f"{path} has no CRS; assign one with: ogr2ogr -a_srs EPSG:CODE OUT {path.name}")
+        raise VectorError(f"{path} has no CRS; assign one with: ogr2ogr -a_srs EPSG:CODE OUT {Path(path).name}")
     if source.equals(target, ignore_axis_order=True):
         return geometries
     west, south, east, north = shapely.total_bounds(geometries)

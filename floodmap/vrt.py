@@ -81,9 +81,9 @@ class Vrt:
             file = element.find("SourceFilename")
             if element.tag.endswith("Source") and file is not None:
                 see_through = element.find("NODATA") is not None or element.findtext("UseMaskBand") == "true"
-                band = (element.findtext("SourceBand") or "1").rpartition(",")[2]  # "mask,1" is the mask of band 1
+                number = (element.findtext("SourceBand") or "1").rpartition(",")[2]  # "mask,1" is the mask of band 1
                 rects = _rect(element.find("SrcRect")), _rect(element.find("DstRect"))
-                yield Member(self._named(file), int(band), *rects, see_through)
+                yield Member(self._named(file), int(number), *rects, see_through)
 
     def _named(self, file: ET.Element) -> SourceName:
         text = file.text or ""

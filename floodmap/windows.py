@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def run_windows(
     journal: Journal,
     report: Callable[[Progress], None],
     *,
-    prompts: Path | Literal["auto", "none"],
+    prompts: Path | str,
     batch_size: int,
     exhaustive: bool,
 ) -> None:
@@ -161,7 +161,7 @@ class _Record:
     that the model need not see, and small.
     """
 
-    def __init__(self, path: Path, journal: Journal) -> None:
+    def __init__(self, path: object, journal: Journal) -> None:
         self._path, self._journal, self._proof = path, journal, Proof()
         self._strips: list[tuple[int, Entry]] = []
         self._failed: list[Found] = []

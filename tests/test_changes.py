@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from floodmap.changes import changes
-from floodmap.sizes import readable
+from floodmap.sizes import in_bytes
 
 OLD: dict[str, Any] = {
     "source": {
@@ -79,5 +79,5 @@ def test_settings_of_another_shape_differ(broken: dict[str, Any]) -> None:
         (3_400_000_000, "3.4 GB"), (5 * 10**15, "5,000 TB"),
     ],
 )  # fmt: skip
-def test_sizes_are_readable(size: int, said: str) -> None:
-    assert readable(size) == said
+def test_sizes_are_in_bytes(size: int, said: str) -> None:
+    assert in_bytes(size) == said

@@ -19,6 +19,7 @@ from conftest import GEOGRAPHIC, NORTH_UP, ROTATED, SOUTH_UP, UTM, SceneFactory,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 
 from floodmap import codes
@@ -50,7 +51,8 @@ def test_a_window_is_the_file_s_pixels_and_the_georeference_is_kept(make_scene: 
         tile = scene.read(Window(5, 7, 20, 30))
         assert np.array_equal(tile.rgb, file.read()[:, 5:25, 7:37])
         assert tile.rgb.dtype == np.uint8 and tile.valid.all() and tile.nir is None
-        assert (scene.transform, scene.crs, scene.width, scene.height) == (file.transform, file.crs, 64, 48)
+        flat = CRS.from_epsg(25833) if "+" in crs else file.crs  # heights are dropped
+        assert (scene.transform, scene.crs, scene.width, scene.height) == (file.transform, flat, 64, 48)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def test_names_that_gdal_alone_understands_reach_it_unchanged(given: str, opened
     assert "secret" not in f"{name}{name.label}{name.stem}"
 
 
-@pytest.mark.parametrize("file", ["a!b.tif", "x;y #1 100%?.tif", "{0}[1]*.tif", "two\nlines.tif", "GPKG:f.gpkg:a", "-o"])
+@pytest.mark.parametrize(
+    "file", ["a!b.tif", "x;y #1 100%?.tif", "{0}[1]*.tif", "two\nlines.tif", "GPKG:f.gpkg:a", "-o"]
+)
 def test_a_file_is_one_whatever_it_is_called(
     file: str, make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
