@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,23 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
-from floodmap.errors import EvaluationError, MissingCRSError
-from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.errors import EvaluationError, MissingCRSError, SceneError
+from floodmap.frames import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
 from floodmap.gdal import gdal_env
 from floodmap.grid import Window
 from floodmap.ground import is_placed
 
-__all__ = ["FLOOD", "UNOBSERVED", "FloodRule", "ImageryError", "RasterMask", "flood_values", "is_imagery"]
+__all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
 _MANY = 16
 """A raster with more distinct values than this is no mask, and its values are not worth counting further."""
+
+
+PROBABILITY = "flood probability"
+"""Description of the band of rasters of probabilities that floodmap writes."""
+LOG = logging.getLogger(__name__)
+
+_PERCENT = ("%", "percent", "per cent", "pct")
 
 
 class ImageryError(EvaluationError):
@@ -51,6 +58,7 @@ class RasterMask:
         except RasterioError as error:
             raise EvaluationError(f"{path} cannot be read as a raster: {_line(error)}") from error
         self._alpha = _alpha_band(self._dataset)
+        self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
             raise EvaluationError(f"{path} holds complex numbers, so it is no mask")
@@ -72,6 +80,11 @@ class RasterMask:
     def nodata(self) -> float | None:
         """Declared nodata value."""
         return None if self._dataset.nodata is None else float(self._dataset.nodata)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its pixels."""
+        return np.dtype(self._dataset.dtypes[0])
 
     def values(self) -> set[float]:
         """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
@@ -96,19 +109,59 @@ class RasterMask:
         if not self._aligned(frame):
             source = self._warped(frame)
             alpha = source.count
-        values = np.array(rule.values)
+        limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
             band, valid = self._read(source, alpha, window)
-            if rule.threshold is not None:
-                flood = band >= rule.threshold
+            valid &= ~rule.hides(band)
+            if limit is None:
+                flood = among(band, rule.values)
             else:
-                flood = np.isin(band, values) if len(values) > 1 else band == values[0]
-                if band.dtype == np.uint8 and UNOBSERVED not in rule.values:
-                    valid &= band != UNOBSERVED
+                self._check_probabilities(band[valid], self.scale(rule))
+                flood = band >= limit
             return np.where(valid, flood, UNOBSERVED).astype(np.uint8)
 
         return read
+
+    def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
+        """Its probabilities in per cent, float32 (height, width) of its own pixels; NaN where they are unobserved."""
+        band, valid = self._read(self._dataset, self._alpha, window)
+        valid &= ~rule.hides(band)
+        self._check_probabilities(band[valid], self.scale(rule))
+        shares = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
+        return np.clip(shares, 0, 100)
+
+    @property
+    def says_percent(self) -> bool:
+        """Whether the raster itself tells that it holds per cent, as those that floodmap writes do."""
+        described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
+        return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
+
+    def scale(self, rule: FloodRule) -> int:
+        """What 1 is in a raster of probabilities: 100 where it holds per cent, else 1.
+
+        Whole numbers are per cent, and so are floats that go above 1; what the raster says goes first.
+
+        Raises:
+            SceneError: it is a mask.
+        """
+        if self._scale is None:
+            self._scale = 100 if self.says_percent or rule.in_percent or self._holds_percent(rule) else 1
+        return self._scale
+
+    def tell_scale(self, rule: FloodRule) -> None:
+        """Say what becomes of a threshold that a user gave, where that is not what it was."""
+        if rule.threshold is not None and self.scale(rule) != 1:
+            limit = round(rule.threshold * self.scale(rule), 6)
+            LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
+
+    def goes_above(self, limit: float, rule: FloodRule) -> bool:
+        """Whether an observed pixel is above a limit."""
+        for window in self.frame.blocks(2048):
+            band, valid = self._read(self._dataset, self._alpha, window)
+            if (band[valid & ~rule.hides(band)] > limit).any():
+                return True
+        return False
 
     def close(self) -> None:
         """Close the file."""
@@ -139,20 +192,32 @@ class RasterMask:
         except RasterioError as error:
             raise EvaluationError(f"{self.path} cannot be read: {_line(error)}; is the file complete?") from error
         if band.dtype.kind == "f":
-            valid &= ~np.isnan(band)
+            valid &= np.isfinite(band)
         return band, valid
 
+    def _holds_percent(self, rule: FloodRule) -> bool:
+        if self.dtype.kind == "f":
+            return self.goes_above(1 + ROUNDING, rule)
+        found = self.values() - set(rule.ignored)
+        if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
+            shown = ", ".join(f"{value:g}" for value in sorted(found))
+            raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
+        return True
+
+    def _check_probabilities(self, observed: NDArray[Any], scale: int) -> None:
+        low, high = (float(observed.min()), float(observed.max())) if len(observed) else (0.0, 0.0)
+        if low < -ROUNDING or high > scale * (1 + ROUNDING):
+            strange = low if low < -ROUNDING else high
+            raise SceneError(
+                f"{self.path} holds {strange:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
+                f"for a mask give --flood-value instead, for what is unobserved --ignore-value {strange:g}"
+            )
+
     def _check(self, rule: FloodRule) -> None:
-        kind = np.dtype(self._dataset.dtypes[0]).kind
         if rule.attribute:
             raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
         if rule.threshold is None and not rule.values:
             raise EvaluationError(f"nothing says which value of {self.path} is flood")
-        if rule.threshold is not None and 0 < rule.threshold < 1 and kind in "ui":
-            raise EvaluationError(
-                f"threshold {rule.threshold:g} is below every pixel of {self.path} but 0, as it holds whole numbers; "
-                f"give it in the raster's units ({100 * rule.threshold:g} for per cent)"
-            )
         if self.nodata in rule.values:
             raise EvaluationError(
                 f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; where it is, undo that with: "
@@ -236,46 +301,3 @@ def _same_pixels(a: Frame, b: Frame) -> bool:
     across = ~b.transform @ a.transform
     corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
     return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))
-
-
-def flood_values(paths: Iterable[Path], option: str) -> tuple[float, ...]:
-    """Which value is flood in masks that do not say so: 1 of 0 and 1, 255 of 0 and 255.
-
-    All masks of one side are looked at together, since one that is all dry or all flood tells nothing. 255 beside 0
-    and 1 means unobserved, as in the masks floodmap writes.
-
-    Args:
-        paths: rasters of one side; those that cannot be read are passed over.
-        option: the option that would answer the question, for the error.
-
-    Raises:
-        EvaluationError: the values leave it open.
-    """
-    found: set[float] = set()
-    nodata: set[float] = set()
-    names = []
-    for path in paths:
-        try:
-            mask = RasterMask(path)
-        except EvaluationError:
-            continue
-        try:
-            found |= mask.values()
-            nodata |= {mask.nodata} if mask.nodata is not None else set()
-        except EvaluationError:
-            continue
-        finally:
-            mask.close()
-        names.append(path)
-    where = str(names[0]) if len(names) == 1 else f"{names[0].parent} ({len(names)} masks)" if names else ""
-    if 0.0 in nodata and found in ({1.0}, {255.0}):
-        raise EvaluationError(
-            f"{where} declares its 0 as nodata, so nothing in it is dry; where 0 means dry, undo that with "
-            f"gdal_edit.py -unsetnodata, else confirm with {option} {found.pop():g}"
-        )
-    if found <= {0.0, 1.0} or found == {0.0, 1.0, 255.0}:
-        return (1.0,)
-    if found == {0.0, 255.0} and 255.0 not in nodata:
-        return (255.0,)
-    shown = ", ".join(f"{value:g}" for value in sorted(found)[:6]) + (", ..." if len(found) > 6 else "")
-    raise EvaluationError(f"{where} holds the values {shown}; say which of them is flood with {option}")

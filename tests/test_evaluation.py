@@ -397,6 +397,38 @@ def test_what_is_flood_is_asked_where_it_is_not(
         evaluate(p, write(tmp_path / "r.tif", r, nodata=nodata))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "odd"),
+    [("int16", -1), ("int8", -1), ("int16", 32767), ("uint16", 65535), ("uint8", 255), ("float32", 1e20)],
+)
+@pytest.mark.parametrize("given", [None, 1])
+def test_what_hardly_means_dry_is_unobserved_unless_that_is_asked_for(
+    tmp_path: Path, dtype: str, odd: float, given: int | None
+) -> None:
+    p, r = blobs(1), blobs(2).astype(dtype)
+    r[:, 50:] = odd
+    files = write(tmp_path / "p.tif", p), write(tmp_path / "r.tif", r)
+    scores = evaluate(*files, reference_value=given).scenes[0]
+    assert counted(scores) == confusion(p[:, :50], r[:, :50])
+    scores = evaluate(*files, reference_value=1, ignore_values="none").scenes[0]
+    assert counted(scores) == confusion(p, (r == 1).astype(np.uint8))
+    scores = evaluate(*files, reference_value=odd, ignore_values=(1,)).scenes[0]
+    assert scores.unobserved == np.count_nonzero(r == 1) and scores.tp + scores.fn == np.count_nonzero(r == r[0, 50])
+
+
+def test_floats_that_hold_per_cent_are_known_by_others_of_their_side(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scene where nothing is above 1 per cent is dry, though it might hold shares."""
+    flood = blobs(3)
+    for name, percent in (("dry", np.full(flood.shape, 0.8)), ("wet", 70.0 * flood)):
+        write(tmp_path / "out" / f"{name}_probability.tif", percent.astype(np.float32))
+        write(tmp_path / "refs" / f"{name}_reference.tif", flood * (name == "wet"))
+    scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).scenes
+    assert [scene.iou for scene in scenes] == [1, 1] and scenes[0].tp == 0
+    assert caplog.text.count("the threshold 0.7 is 70 there") == 2
+
+
 def test_flood_values_can_be_given(tmp_path: Path) -> None:
     r = np.random.default_rng(0).integers(0, 5, (40, 40)).astype(np.uint8)
     p, reference = blobs(1, (40, 40)), write(tmp_path / "r.tif", r)
@@ -404,25 +436,27 @@ def test_flood_values_can_be_given(tmp_path: Path) -> None:
     for given_value in ("2,4", (2, 4), [2.0, 4.0]):
         scores = evaluate(prediction, reference, reference_value=given_value).scenes[0]
         assert counted(scores) == confusion(p, np.isin(r, (2, 4)))
-    scores = evaluate(reference, prediction, threshold=3).scenes[0]
-    assert counted(scores) == confusion(r >= 3, p)
     with pytest.raises(EvaluationError, match="'water' does not say what is flood"):
         evaluate(prediction, reference, reference_value="water")
     with pytest.raises(EvaluationError, match="one of them"):
-        FloodRule.parse(1, 50)
+        FloodRule.parse(1, 0.5)
 
 
 def test_traps_in_values_are_refused(tmp_path: Path) -> None:
     percent = np.random.default_rng(0).integers(0, 101, (40, 40)).astype(np.uint8)
     probability = write(tmp_path / "x_probability.tif", percent, nodata=255)
     mask = write(tmp_path / "r.tif", blobs(1, (40, 40)), nodata=255)
-    with pytest.raises(EvaluationError, match="50 for per cent"):
-        evaluate(probability, mask, threshold=0.5)
+    with pytest.raises(EvaluationError, match=r"for 50 per cent write 0\.5"):
+        evaluate(probability, mask, threshold=50)
     with pytest.raises(EvaluationError, match="declares 255 as nodata"):
         evaluate(mask, mask, reference_value=255)
     with pytest.raises(EvaluationError, match="is a raster and has no attribute"):
         evaluate(mask, mask, reference_value="class=water")
-    assert evaluate(probability, mask, threshold=50).scenes[0].observed_share == 1
+    with pytest.raises(EvaluationError, match="9 is said to be flood and to be ignored"):
+        evaluate(mask, mask, reference_value=9, ignore_values="4,9")
+    with pytest.raises(EvaluationError, match="'water' is no value to ignore"):
+        evaluate(mask, mask, ignore_values="water")
+    assert evaluate(probability, mask, threshold=0.5).scenes[0].observed_share == 1
 
 
 def test_a_given_value_that_occurs_nowhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -632,7 +666,7 @@ def test_folders_pair_by_name_and_list_the_rest(tmp_path: Path) -> None:
         assert counted(scores) == confusion(blobs(i), blobs(10 + i))
     assert [Path(path).name for path in evaluation.unpaired_predictions] == ["d_mask.tif"]
     assert [Path(path).name for path in evaluation.unpaired_references] == ["lonely_mask.tif"]
-    by_probability = evaluate(out, refs, threshold=50)
+    by_probability = evaluate(out, refs, threshold=0.5)
     assert Path(by_probability.scenes[0].prediction).name == "a_probability.tif"
     assert by_probability.scenes[0].iou == evaluation.scenes[0].iou
 
