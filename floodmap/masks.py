@@ -26,6 +26,7 @@ from floodmap.frames import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reade
 from floodmap.gdal import gdal_env
 from floodmap.grid import Window
 from floodmap.ground import is_placed
+from floodmap.turns import WARPING, overlaps, raster_turns, span_x
 
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
@@ -84,7 +85,8 @@ class RasterMask:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of its pixels."""
-        return np.dtype(self._dataset.dtypes[0])
+        dtype: np.dtype[Any] = np.dtype(self._dataset.dtypes[0])
+        return dtype
 
     def values(self) -> set[float]:
         """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
@@ -104,15 +106,16 @@ class RasterMask:
             EvaluationError: the rule does not suit this raster, or it lies elsewhere.
         """
         self._check(rule)
-        source: Any = self._dataset
-        alpha = self._alpha
+        sources = [(self._dataset, self._alpha)]
         if not self._aligned(frame):
-            source = self._warped(frame)
-            alpha = source.count
+            sources = [(warped, warped.count) for warped in self._warped(frame)]
         limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
-            band, valid = self._read(source, alpha, window)
+            band, valid = self._read(*sources[0], window)
+            for source, alpha in sources[1:]:
+                further, there = self._read(source, alpha, window)
+                band, valid = np.where(valid, band, further), valid | there
             valid &= ~rule.hides(band)
             if limit is None:
                 flood = among(band, rule.values)
@@ -128,8 +131,8 @@ class RasterMask:
         band, valid = self._read(self._dataset, self._alpha, window)
         valid &= ~rule.hides(band)
         self._check_probabilities(band[valid], self.scale(rule))
-        shares = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
-        return np.clip(shares, 0, 100)
+        percent: NDArray[np.float32] = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
+        return percent.clip(0, 100)
 
     @property
     def says_percent(self) -> bool:
@@ -175,12 +178,12 @@ class RasterMask:
             raise EvaluationError(f"{self.path} cannot be brought to the other side's CRS: {_line(error)}") from error
         if not np.isfinite(bounds).all():
             raise EvaluationError(f"{self.path} lies where the other side's CRS ({crs}) does not reach; is each right?")
-        west, south, east, north = _bounds(frame)
-        if bounds[0] >= east or bounds[2] <= west or bounds[1] >= north or bounds[3] <= south:
+        other = _bounds(frame)
+        if not overlaps(bounds, other, frame.crs):
             raise EvaluationError(
                 f"{self.path} does not overlap the other side: in that one's CRS it spans "
                 f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, "
-                f"the other {west:g}, {south:g} to {east:g}, {north:g}; is each CRS the right one?"
+                f"the other {other[0]:g}, {other[1]:g} to {other[2]:g}, {other[3]:g}; is each CRS the right one?"
             )
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -246,25 +249,33 @@ class RasterMask:
             )
         return same_size and own.crs == frame.crs and _same_pixels(own, frame)
 
-    def _warped(self, frame: Frame) -> Any:
+    def _warped(self, frame: Frame) -> list[WarpedVRT]:
+        """It as laid over a frame, once for every turn about the Earth at which some of it lies there."""
         # Two world files without any CRS share a plane; GDAL wants it named, and between equal names projects nothing.
         plane = CRS.from_epsg(3857)
         own = self.frame
         self._require_overlap(frame, frame.crs or plane)
+        spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
+        turns = raster_turns(own.crs, spans[0], frame.crs, spans[1])
         try:
-            return self._open.enter_context(
-                WarpedVRT(
-                    self._dataset,
-                    src_crs=own.crs or plane,
-                    crs=frame.crs or plane,
-                    transform=frame.transform,
-                    width=frame.width,
-                    height=frame.height,
-                    resampling=Resampling.nearest,
-                    tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
-                    add_alpha=self._alpha is None,
+            return [
+                self._open.enter_context(
+                    WarpedVRT(
+                        self._dataset,
+                        src_crs=own.crs or plane,
+                        src_transform=Affine.translation(turn, 0) @ own.transform,
+                        crs=frame.crs or plane,
+                        transform=frame.transform,
+                        width=frame.width,
+                        height=frame.height,
+                        resampling=Resampling.nearest,
+                        tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
+                        add_alpha=self._alpha is None,
+                        **WARPING,
+                    )
                 )
-            )
+                for turn in turns or (0.0,)
+            ]
         except RasterioError as error:
             raise EvaluationError(f"{self.path} cannot be warped to the other side's grid: {_line(error)}") from error
 

@@ -13,6 +13,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from floodmap.errors import VectorError
+from floodmap.turns import unrolled
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
 """Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
@@ -154,7 +155,7 @@ def _reproject(geometries: NDArray[np.object_], source: CRS | None, wanted: Any,
             f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
         )
     # Transforming can tangle a ring that was valid, by a rounding error where two edges nearly touch.
-    return _repair(moved)
+    return _repair(unrolled(moved, target))
 
 
 def _as_crs(value: Any) -> CRS:
