@@ -254,9 +254,12 @@ def fingerprint_of(labelled: Sequence[Labelled]) -> str:
     digest = hashlib.sha256()
     for one in labelled:
         for path in (one.image, one.label):
-            if path is not None:
-                digest.update(one.name.encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            # A file geodatabase is a folder; while somebody looks at it there are locks in it.
+            inside = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
+            for file in inside:
+                if file is not None and file.is_file() and file.suffix.lower() != ".lock":
+                    digest.update(one.name.encode())
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -12,21 +12,18 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
-from floodmap.errors import EvaluationError, MissingCRSError, SceneError
+from floodmap.alignment import Absent, is_aligned, looked_up, warped
+from floodmap.errors import EvaluationError, SceneError
 from floodmap.frames import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
-from floodmap.gdal import gdal_env
+from floodmap.gdal import gdal_env, gdal_reason
 from floodmap.grid import Window
 from floodmap.ground import is_placed
-from floodmap.turns import WARPING, overlaps, raster_turns, span_x
+from floodmap.source import _is_lossy
 
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
@@ -55,10 +52,13 @@ class RasterMask:
             # QGIS and ArcGIS put the CRS of a PNG into a sidecar, which GDAL reads only with PAM enabled.
             with warnings.catch_warnings(), gdal_env(pam=Path(f"{path}.aux.xml").exists()):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path))
+                # Absolute, it is a file's name and nothing else.
+                self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path.absolute()))
         except RasterioError as error:
-            raise EvaluationError(f"{path} cannot be read as a raster: {_line(error)}") from error
+            raise EvaluationError(f"{path} cannot be read as a raster: {gdal_reason(error)}") from error
         self._alpha = _alpha_band(self._dataset)
+        self._lossy = _is_lossy(self._dataset)
+        self._absent: Absent | None = None
         self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
@@ -92,7 +92,7 @@ class RasterMask:
         """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
         found: set[float] = set()
         for window in self.frame.blocks(2048):
-            band, valid = self._read(self._dataset, self._alpha, window)
+            band, valid = self._own(window)
             found.update(float(value) for value in np.unique(band[valid])[: _MANY + 1])
             if len(found) > _MANY:
                 break
@@ -106,9 +106,12 @@ class RasterMask:
             EvaluationError: the rule does not suit this raster, or it lies elsewhere.
         """
         self._check(rule)
-        sources = [(self._dataset, self._alpha)]
-        if not self._aligned(frame):
-            sources = [(warped, warped.count) for warped in self._warped(frame)]
+        sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
+        absent = self._absent
+        own = self.frame
+        if not is_aligned(self._dataset, own, frame, self.path):
+            sources = [(one, one.count) for one in warped(self._dataset, own, frame, self.path, self._open)]
+            absent = None if absent is None else looked_up(absent, own, frame)
         limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
@@ -116,6 +119,8 @@ class RasterMask:
             for source, alpha in sources[1:]:
                 further, there = self._read(source, alpha, window)
                 band, valid = np.where(valid, band, further), valid | there
+            if absent is not None and (gone := absent(window)) is not None:
+                valid &= ~gone
             valid &= ~rule.hides(band)
             if limit is None:
                 flood = among(band, rule.values)
@@ -128,7 +133,7 @@ class RasterMask:
 
     def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
         """Its probabilities in per cent, float32 (height, width) of its own pixels; NaN where they are unobserved."""
-        band, valid = self._read(self._dataset, self._alpha, window)
+        band, valid = self._own(window)
         valid &= ~rule.hides(band)
         self._check_probabilities(band[valid], self.scale(rule))
         percent: NDArray[np.float32] = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
@@ -161,7 +166,7 @@ class RasterMask:
     def goes_above(self, limit: float, rule: FloodRule) -> bool:
         """Whether an observed pixel is above a limit."""
         for window in self.frame.blocks(2048):
-            band, valid = self._read(self._dataset, self._alpha, window)
+            band, valid = self._own(window)
             if (band[valid & ~rule.hides(band)] > limit).any():
                 return True
         return False
@@ -170,33 +175,30 @@ class RasterMask:
         """Close the file."""
         self._open.close()
 
-    def _require_overlap(self, frame: Frame, crs: CRS) -> None:
-        own = self.frame
-        try:
-            bounds = transform_bounds(own.crs or crs, crs, *_bounds(own))
-        except (RasterioError, CPLE_BaseError) as error:
-            raise EvaluationError(f"{self.path} cannot be brought to the other side's CRS: {_line(error)}") from error
-        if not np.isfinite(bounds).all():
-            raise EvaluationError(f"{self.path} lies where the other side's CRS ({crs}) does not reach; is each right?")
-        other = _bounds(frame)
-        if not overlaps(bounds, other, frame.crs):
-            raise EvaluationError(
-                f"{self.path} does not overlap the other side: in that one's CRS it spans "
-                f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, "
-                f"the other {other[0]:g}, {other[1]:g} to {other[2]:g}, {other[3]:g}; is each CRS the right one?"
-            )
+    def _own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of its own pixels, and which of them are real."""
+        band, valid = self._read(self._dataset, self._alpha, window)
+        if self._absent is not None and (gone := self._absent(window)) is not None:
+            valid &= ~gone
+        return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         part = RasterWindow(window.col_off, window.row_off, window.width, window.height)
         try:
             band = source.read(1, window=part)
             # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.
-            valid = (source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)) > 0
+            seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
+            valid = self._opaque(seen)
         except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be read: {_line(error)}; is the file complete?") from error
+            raise EvaluationError(f"{self.path} cannot be read: {gdal_reason(error)}; is the file complete?") from error
         if band.dtype.kind == "f":
             valid &= np.isfinite(band)
         return band, valid
+
+    def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where alpha says that there is something; compression with loss frays the rim of what is transparent."""
+        half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
+        return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
 
     def _holds_percent(self, rule: FloodRule) -> bool:
         if self.dtype.kind == "f":
@@ -221,68 +223,16 @@ class RasterMask:
             raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
         if rule.threshold is None and not rule.values:
             raise EvaluationError(f"nothing says which value of {self.path} is flood")
+        if self._lossy and rule.threshold is None and len(self.values()) > _MANY:
+            raise EvaluationError(
+                f"{self.path} is compressed with loss, which has blurred its classes; give the mask as PNG, or as TIFF "
+                "with DEFLATE or LZW"
+            )
         if self.nodata in rule.values:
             raise EvaluationError(
                 f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; where it is, undo that with: "
                 f"gdal_edit.py -unsetnodata {self.path.name}"
             )
-
-    def _aligned(self, frame: Frame) -> bool:
-        """Whether the frame's pixels are this raster's own."""
-        own = self.frame
-        same_size = (own.height, own.width) == (frame.height, frame.width)
-        placed = [side.crs is not None or not side.transform.is_identity for side in (own, frame)]
-        if same_size and not all(placed):
-            return True
-        if (own.crs is None) != (frame.crs is None) or not all(placed):
-            if same_size and _same_pixels(own, frame):
-                return True
-            if self._dataset.gcps[0]:
-                raise MissingCRSError(
-                    f"{self.path} is placed by control points alone; "
-                    f"warp it first: gdalwarp {self.path.name} warped.tif"
-                )
-            raise MissingCRSError(
-                f"{self.path} ({own.width} x {own.height} pixels) and the other side ({frame.width} x {frame.height}) "
-                "cannot be laid over each other: without a CRS on both, they must have the same pixels; "
-                "assign one with: rio edit-info --crs EPSG:CODE FILE"
-            )
-        return same_size and own.crs == frame.crs and _same_pixels(own, frame)
-
-    def _warped(self, frame: Frame) -> list[WarpedVRT]:
-        """It as laid over a frame, once for every turn about the Earth at which some of it lies there."""
-        # Two world files without any CRS share a plane; GDAL wants it named, and between equal names projects nothing.
-        plane = CRS.from_epsg(3857)
-        own = self.frame
-        self._require_overlap(frame, frame.crs or plane)
-        spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
-        turns = raster_turns(own.crs, spans[0], frame.crs, spans[1])
-        try:
-            return [
-                self._open.enter_context(
-                    WarpedVRT(
-                        self._dataset,
-                        src_crs=own.crs or plane,
-                        src_transform=Affine.translation(turn, 0) @ own.transform,
-                        crs=frame.crs or plane,
-                        transform=frame.transform,
-                        width=frame.width,
-                        height=frame.height,
-                        resampling=Resampling.nearest,
-                        tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
-                        add_alpha=self._alpha is None,
-                        **WARPING,
-                    )
-                )
-                for turn in turns or (0.0,)
-            ]
-        except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be warped to the other side's grid: {_line(error)}") from error
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())
-
 
 def _alpha_band(source: DatasetReader) -> int | None:
     interpretations = source.colorinterp
@@ -298,17 +248,3 @@ def is_imagery(path: Path) -> bool:
     except EvaluationError:
         return False
     return False
-
-
-def _bounds(frame: Frame) -> tuple[float, float, float, float]:
-    """West, south, east and north of a frame, which may be rotated."""
-    corners = [frame.transform @ (col, row) for col in (0, frame.width) for row in (0, frame.height)]
-    xs, ys = zip(*corners, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _same_pixels(a: Frame, b: Frame) -> bool:
-    """Whether two frames of one size agree to 1/100 of a pixel at every corner."""
-    across = ~b.transform @ a.transform
-    corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
-    return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))

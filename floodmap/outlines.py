@@ -18,6 +18,7 @@ from floodmap.frames import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Rea
 from floodmap.georeference import ground_sample_distance
 from floodmap.grid import Window
 from floodmap.ground import is_placed
+from floodmap.pairs import is_one_file
 from floodmap.turns import bounds_of, span_x, turned, unrolled
 from floodmap.vectors import Vectors, read_vectors
 
@@ -200,7 +201,7 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
-    if path.stem.endswith("_flood") and sibling.is_file():
+    if path.stem.endswith("_flood") and is_one_file(sibling):
         return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
     return None
 
