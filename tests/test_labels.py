@@ -5,15 +5,19 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.audit import audit, near_duplicates, picture_hash, split_labels
 from floodmap.errors import EvaluationError, LabelError
+from floodmap.finetune import fingerprint_of
 from floodmap.labels import find_labels, read_label
 from floodmap.scene import Scene
 
@@ -58,6 +62,22 @@ def test_scenes_beside_references_are_found(tmp_path: Path) -> None:
     labels = find_labels(tmp_path)
     found = {one.name: one.label.name for one in labels.labelled if one.label}
     assert found == {"river": "river_reference.tif", "town": "town.gpkg"}
+
+
+def test_a_file_geodatabase_is_a_label_and_no_folder_of_pictures(tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32643", "transform": Affine(1, 0, 500_000, 0, -1, 3_000_000)}
+    shape = {"count": 3, "height": 48, "width": 48, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "town.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.random.default_rng(0).integers(40, 200, (3, 48, 48)).astype(np.uint8))
+    water = geopandas.GeoDataFrame(geometry=[shapely.box(500_000, 2_999_952, 500_048, 2_999_976)], crs="EPSG:32643")
+    water.to_file(tmp_path / "town.gdb", driver="OpenFileGDB")
+    result = audit(find_labels(tmp_path))
+    assert not result.findings and [one.name for one in result.usable] == ["town"]
+    with Scene.open(result.usable[0].image) as scene:
+        assert read_label(result.usable[0], scene, result.rule)[0].sum() == 24 * 48
+    before = fingerprint_of(result.usable)
+    water.iloc[:0].to_file(tmp_path / "town.gdb", driver="OpenFileGDB", geometry_type="Polygon")
+    assert fingerprint_of(result.usable) != before
 
 
 def test_splits_come_from_folders_or_a_file(tmp_path: Path) -> None:
