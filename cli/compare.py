@@ -12,7 +12,7 @@ import click
 
 from floodmap.errors import LabelError, OutputError, PromptError, writing
 
-from .options import device_option, flips_option, json_option, overwrite_option, verbosity_options
+from .options import device_option, flips_option, ignore_option, json_option, overwrite_option, verbosity_options
 
 log = logging.getLogger("floodmap.compare")
 
@@ -41,7 +41,8 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
     "-o",
     "--output",
     "out",
-    required=True,
+    default="floodmap_output",
+    show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Folder for report.html, scores.csv and summary.json; made if it is not there.",
@@ -53,7 +54,8 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
     show_default=True,
     help="Which part of the data, where it says so itself.",
 )
-@click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
+@click.option("--flood-value", metavar="VALUE", help="Flood in the masks; the rest is dry.  [default: found out]")
+@ignore_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @device_option
 @overwrite_option
@@ -61,8 +63,8 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
 @json_option
 @verbosity_options
 def compare(
-    data: Path, models: str, kinds: str, out: Path, split: str, flood_value: str | None, seed: int, device: str,
-    flips: bool, overwrite: bool, as_json: bool, verbosity: int,
+    data: Path, models: str, kinds: str, out: Path, split: str, flood_value: str | None,
+    ignore_values: tuple[str, ...], seed: int, device: str, flips: bool, overwrite: bool, as_json: bool, verbosity: int,
 ) -> None:  # fmt: skip
     """Score every model with every kind of prompt on every labelled picture of DATA.
 
@@ -70,6 +72,7 @@ def compare(
     with a splits.csv. Scores made with prompts from the reference are oracle scores and are kept apart.
 
     \b
+        floodmap compare flood-area
         floodmap compare flood-area --split val --models finetuned,mine.safetensors -o comparison
     """
     from floodmap.audit import audit
@@ -88,7 +91,7 @@ def compare(
     if len(set(wanted)) < len(wanted):
         raise PromptError(f"--prompts {kinds} names a kind twice")
     _refuse_output(out, overwrite=overwrite)
-    audited = audit(find_labels(data), flood_value=flood_value)
+    audited = audit(find_labels(data), flood_value=flood_value, ignore_values=ignore_values)
     for finding in audited.findings:
         log.warning("%s%s", "left out: " if finding.is_fatal else "", finding)
     chosen = [one for one in audited.usable if split in ("all", one.split)]
@@ -113,6 +116,7 @@ def compare(
     write_html(study, out / "report.html", title=title, footer=footer, log=curves_of(resolved[-1].path))
     told = summary(study, seed, findings)
     click.echo(json.dumps(told, indent=1, ensure_ascii=False) if as_json else table(study))
+    click.echo(f"Results: {out}{os.sep} ({', '.join(reversed(RESULTS))})", err=as_json)
 
 
 def _refuse_output(out: Path, *, overwrite: bool) -> None:

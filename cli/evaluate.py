@@ -10,7 +10,7 @@ import click
 
 from floodmap.errors import OutputError
 
-from .options import json_option, not_negative, overwrite_option, positive
+from .options import ignore_option, json_option, not_negative, overwrite_option, positive, share
 
 
 @click.command()
@@ -23,10 +23,11 @@ from .options import json_option, not_negative, overwrite_option, positive
 )
 @click.option("--reference-value", metavar="VALUE", help="What is flood in the reference; as --flood-value.")
 @click.option(
-    "--threshold", type=float, metavar="VALUE",
-    help="The prediction is a raster of likelihoods, flooded from this value up, in the raster's own units: 0 to 100 "
-    "for x_probability.tif, which is then taken from a folder.",
+    "--threshold", type=float, metavar="SHARE", callback=share,
+    help="The prediction is a raster of probabilities, flooded from this share (0.01 to 1) up, also where it holds per "
+    "cent: x_probability.tif, say, which is then taken from a folder.",
 )
+@ignore_option
 @click.option(
     "--tolerance", "tolerance_m", type=float, metavar="METRES", callback=not_negative,
     help="Boundaries this close to each other agree (pixels where there is no CRS).  [default: 3 pixels]",
@@ -63,14 +64,17 @@ def evaluate(
     of them. Folders are paired by name: x_mask.tif (or x.gpkg ...) goes with x_reference.tif, x_mask.png, x.tif or
     x.gpkg, and what stays unpaired is listed.
 
-    Pixels that either side did not observe (nodata, 255, transparent, outside its extent, a layer "unobserved") are
-    left out, and the observed share stands beside every score. Outside polygons ground is dry. With several scenes,
-    the mean weighs scenes alike and the pool weighs pixels alike; the 95 % intervals come from a bootstrap over scenes.
+    Pixels that either side did not observe (nodata, 255, below 0, transparent, outside its extent, a layer
+    "unobserved") are left out, and the observed share stands beside every score. Outside polygons ground is dry. With
+    several scenes, the mean weighs scenes alike and the pool weighs pixels alike; the 95 % intervals come from a
+    bootstrap over scenes. --ignore-value holds for the reference, and for the prediction but for its 0 and its flood.
 
     \b
         floodmap evaluate results/scene_mask.tif scene_reference.tif
         floodmap evaluate results references --errors wrong.gpkg --csv scores.csv
         floodmap evaluate results/scene.gpkg landuse.shp --reference-value class=water,river
+        floodmap evaluate results/scene_mask.tif classes.tif --reference-value 5 --ignore-value 0,9
+        floodmap evaluate results references --threshold 0.7
     """
     from floodmap.evaluation import evaluate as score
 

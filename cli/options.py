@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from floodmap.errors import FloodmapError
 from floodmap.names import has_gdal_name
 
 from .log import configure_logging
@@ -51,6 +52,29 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
         return value
     what = "is a folder; give a file or a .gdb folder" if value and path.is_dir() else "does not exist"
     raise click.BadParameter(f"{value!r} {what}")
+
+
+def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Callback: refuse what is no share from 0.01 to 1, with what to write for per cent."""
+    if value is not None:
+        from floodmap.frames import check_threshold
+
+        try:
+            check_threshold(value)
+        except FloodmapError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
+def _ignored(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    if value:
+        from floodmap.frames import FloodRule
+
+        try:
+            FloodRule.parse(None, ignore=value)
+        except FloodmapError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
 
 
 def _bands(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -163,6 +187,14 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace resul
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result as JSON to standard output.")
 """Adds as_json."""
+
+
+ignore_option = click.option(
+    "--ignore-value", "ignore_values", multiple=True, metavar="VALUE", callback=_ignored,
+    help='Value of rasters that is neither flood nor dry ("0", "0,9"; may be repeated). So are nodata and, unless they '
+    "are flood, values below 0, 255 in bytes and fill values such as 1e20; none: nodata alone.",
+)  # fmt: skip
+"""Adds ignore_values, a tuple of texts that `floodmap.frames.FloodRule.parse` reads."""
 
 
 def verbosity_options(command: Command) -> Command:

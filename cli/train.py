@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import device_option, overwrite_option, positive, verbosity_options
+from .options import device_option, ignore_option, overwrite_option, positive, verbosity_options
 from .progress import progress_bar
 
 
@@ -18,10 +18,10 @@ from .progress import progress_bar
     "-o",
     "--output",
     "out",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.safetensors",
-    help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.",
+    help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.  "
+    "[default: named after DATA, in the current folder]",
 )
 @click.option("--base", default="finetuned", show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
 @click.option(
@@ -49,7 +49,8 @@ from .progress import progress_bar
     help="With --train decoder: views of each picture to encode once and learn from; 0: new ones always.",
 )
 @click.option("--patience", type=click.IntRange(min=1), default=8, show_default=True, help="Half epochs without gain.")
-@click.option("--flood-value", metavar="VALUE", help="What is flood in the masks.  [default: found out]")
+@click.option("--flood-value", metavar="VALUE", help="Flood in the masks; the rest is dry.  [default: found out]")
+@ignore_option
 @click.option("--strict", is_flag=True, help="Stop if anything is wrong with the labels.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @device_option
@@ -57,7 +58,7 @@ from .progress import progress_bar
 @click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
 @verbosity_options
 def train(
-    data: Path, out: Path, device: str, overwrite: bool, resume: bool, verbosity: int, **settings: Any
+    data: Path, out: Path | None, device: str, overwrite: bool, resume: bool, verbosity: int, **settings: Any
 ) -> None:  # fmt: skip
     """Train a model on the labelled imagery in DATA, beginning with one that knows floods.
 
@@ -65,14 +66,16 @@ def train(
     and val/ or with a splits.csv. The labels are audited first; near-duplicates stay on one side of the split.
 
     \b
-        floodmap train my-floods -o mine.safetensors
-        floodmap segment scene.tif --model mine.safetensors
+        floodmap train my-floods
+        floodmap segment scene.tif --model my-floods.safetensors
+        floodmap train landcover -o mine.safetensors --flood-value 5 --ignore-value 0
     """
     from floodmap.crew import Crew
     from floodmap.finetune import FineTuneOptions, fine_tune
     from floodmap.models import read_metadata
     from floodmap.segmenter import pick_device
 
+    out = out or Path(f"{data.resolve().name or 'mine'}.safetensors")
     options = FineTuneOptions(device=str(pick_device(device)), **settings)
     with progress_bar("train", hidden=verbosity < 0) as bar:
         path = fine_tune(
@@ -83,4 +86,4 @@ def train(
     told = read_metadata(path)
     scored, pictures = json.loads(told["scores"])["val_iou_auto"], len(json.loads(told["training"])["val"])
     click.echo(f"{path}: mean IoU {scored:.3f} on {pictures} pictures it was not trained on")
-    click.echo(f"Use it: floodmap segment SCENE --model {path} -o OUT")
+    click.echo(f"Use it: floodmap segment SCENE --model {path}")

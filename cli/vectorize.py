@@ -10,7 +10,7 @@ import click
 
 from floodmap.errors import OutputError
 
-from .options import FORMATS, json_option, not_negative, overwrite_option
+from .options import FORMATS, ignore_option, json_option, not_negative, overwrite_option, share
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -26,14 +26,15 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     help=f"File to write; its suffix is the format: {', '.join(FORMATS)}.",
 )
 @click.option(
-    "--threshold", type=float, metavar="VALUE",
-    help="The raster holds probabilities, flooded from this value up, in the raster's own units: 0 to 100 for "
-    "x_probability.tif, where 50 is the default.",
+    "--threshold", type=float, metavar="SHARE", callback=share,
+    help="The raster holds probabilities, flooded from this share (0.01 to 1) up, also where it holds per cent.  "
+    "[default: 0.5 for x_probability.tif]",
 )
 @click.option(
     "--flood-value", metavar="VALUE",
     help='Value of flooded pixels of a mask ("1", "1,2").  [default: 1 of 0 and 1, 255 of 0 and 255]',
 )
+@ignore_option
 @click.option(
     "--min-area", "min_area_m2", type=float, default=0.0, metavar="M2", callback=not_negative,
     help="Drop smaller flood polygons, in square metres on the ground.",
@@ -49,6 +50,7 @@ def vectorize(
     output: Path,
     threshold: float | None,
     flood_value: str | None,
+    ignore_values: tuple[str, ...],
     min_area_m2: float,
     simplify_m: float,
     overwrite: bool,
@@ -57,12 +59,12 @@ def vectorize(
     """Trace a mask or probability raster as polygons.
 
     MASK is a raster of one band, floodmap's own or another tool's. A GeoPackage gets the layers flood and unobserved
-    (nodata, transparent, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes to a
-    second file, STEM_unobserved.
+    (nodata, transparent, below 0, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes
+    to a second file, STEM_unobserved.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg
-        floodmap vectorize results/scene_probability.tif -o flood.geojson --threshold 70 --min-area 100
+        floodmap vectorize results/scene_probability.tif -o flood.geojson --threshold 0.7 --min-area 100
         floodmap vectorize landcover.tif -o water.gpkg --flood-value 11,12
     """
     from floodmap.formats import write_file
@@ -72,8 +74,9 @@ def vectorize(
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already; choose another name or add --overwrite")
     layers = vectorize_layers(
-        mask, flood_value=flood_value, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m
-    )
+        mask, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
+        simplify_m=simplify_m,
+    )  # fmt: skip
     date = datetime.fromtimestamp(mask.stat().st_mtime, UTC)
     paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
     area = float(layers.flood["area_m2"].sum()) if is_placed(layers.flood.crs) else None

@@ -17,10 +17,11 @@ from scipy.sparse.csgraph import connected_components
 
 from floodmap import codes
 from floodmap.errors import EvaluationError, FloodmapError, LabelError
-from floodmap.frames import FLOOD, UNOBSERVED, FloodRule
+from floodmap.frames import FLOOD, UNOBSERVED, FloodRule, Ignore
 from floodmap.gdal import gdal_env
 from floodmap.labels import Labelled, Labels, read_label
-from floodmap.masks import RasterMask, flood_values
+from floodmap.masks import RasterMask
+from floodmap.meanings import settle, shown_classes
 from floodmap.scene import Scene, Tile
 
 Kind = Literal[
@@ -78,25 +79,29 @@ class Audit:
         return "\n".join(map(str, self.findings))
 
 
-def audit(labels: Labels, *, flood_value: str | None = None) -> Audit:
+def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Ignore = None) -> Audit:
     """Look at every picture and mask of a folder.
 
     Args:
         labels: the folder's pictures.
-        flood_value: which values of the masks are flood, as `FloodRule.parse` reads it; None: found out.
+        flood_value: which values of the masks are flood, as `FloodRule.parse` reads it; what is not, is dry then.
+            None: found out, and masks with other values are left out.
+        ignore_values: which values are neither, likewise.
     """
     findings = [
         Finding(kind="stray mask", name=path.name, text="is the mask of no picture; rename it or take it away")
         for path in labels.strays
     ]
-    rule = FloodRule.parse(flood_value)
-    if not rule.values:
+    rule = FloodRule.parse(flood_value, ignore=ignore_values)
+    is_given = bool(rule.values)
+    if not is_given:
         rasters = [one.label for one in labels.labelled if one.label and not one.has_polygons]
         with gdal_env():
-            rule = replace(rule, values=_common_values(rasters))
+            settled = _commonly(replace(rule, attribute="", matches=()), rasters)
+        rule = replace(settled, attribute=rule.attribute, matches=rule.matches)
     usable, hashes = [], []
     for one in labels.labelled:
-        found, preview = _look_at(one, rule)
+        found, preview = _look_at(one, rule, is_given)
         findings += found
         if preview is not None and not any(finding.is_fatal for finding in found):
             usable.append(one)
@@ -107,26 +112,29 @@ def audit(labels: Labels, *, flood_value: str | None = None) -> Audit:
     return Audit(findings=tuple(findings), usable=tuple(usable), rule=rule, groups=groups)
 
 
-def _common_values(paths: Sequence[Path]) -> tuple[float, ...]:
-    """What is flood in most masks: one odd mask must not leave the question open for all others."""
+def _commonly(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
+    """What most masks say: one odd mask must not leave the question open for all others."""
     try:
-        return flood_values(paths, "--flood-value")
+        return settle(rule, paths, "--flood-value")
     except EvaluationError:
-        answers = [values for path in paths if (values := _values_of(path))]
+        answers = [alone for path in paths if (alone := _alone(rule, path))]
         if not answers:
             raise
-        return max(set(answers), key=answers.count)
+        return max(dict.fromkeys(answers), key=answers.count)
 
 
-def _values_of(path: Path) -> tuple[float, ...] | None:
+def _alone(rule: FloodRule, path: Path) -> FloodRule | None:
     try:
-        return flood_values([path], "--flood-value")
+        return settle(rule, [path], "--flood-value")
     except EvaluationError:
         return None
 
 
-def _look_at(one: Labelled, rule: FloodRule) -> tuple[list[Finding], Tile | None]:
-    """What is wrong with a picture and its mask, and the picture shrunk where it can be read."""
+def _look_at(one: Labelled, rule: FloodRule, is_given: bool) -> tuple[list[Finding], Tile | None]:
+    """What is wrong with a picture and its mask, and the picture shrunk where it can be read.
+
+    `is_given`: it was said which values are flood, so that all others are known not to be.
+    """
     if one.label is None:
         text = f"{one.image} has no mask; add one of its name (.png, .tif: JPEG blurs classes) or take the picture away"
         return [Finding(kind="missing mask", name=one.name, text=text)], None
@@ -137,7 +145,7 @@ def _look_at(one: Labelled, rule: FloodRule) -> tuple[list[Finding], Tile | None
     try:
         with Scene.open(one.image) as scene:
             preview = scene.preview(PREVIEW_SIDE)
-            return [*_picture_findings(preview, finding), *_mask_findings(one, scene, rule, finding)], preview
+            return [*_picture_findings(preview, finding), *_mask_findings(one, scene, rule, is_given, finding)], preview
     except FloodmapError as error:
         return [finding("unreadable", str(error))], None
 
@@ -150,9 +158,9 @@ def _picture_findings(preview: Tile, finding: Callable[[Kind, str], Finding]) ->
 
 
 def _mask_findings(
-    one: Labelled, scene: Scene, rule: FloodRule, finding: Callable[[Kind, str], Finding]
+    one: Labelled, scene: Scene, rule: FloodRule, is_given: bool, finding: Callable[[Kind, str], Finding]
 ) -> Iterator[Finding]:
-    misfit = None if one.has_polygons else _misfit(one, scene, rule, finding)
+    misfit = None if one.has_polygons else _misfit(one, scene, rule, is_given, finding)
     if misfit is not None:
         yield misfit
         return
@@ -167,19 +175,22 @@ def _mask_findings(
         yield finding("full", f"{file} is all flood: is it inverted?")
 
 
-def _misfit(one: Labelled, scene: Scene, rule: FloodRule, finding: Callable[[Kind, str], Finding]) -> Finding | None:
+def _misfit(
+    one: Labelled, scene: Scene, rule: FloodRule, is_given: bool, finding: Callable[[Kind, str], Finding]
+) -> Finding | None:
     """What keeps a mask that is a raster from being read on its picture's pixels."""
     if one.label is None:
         return None
     with closing(RasterMask(one.label)) as mask, gdal_env():
-        frame, values = mask.frame, mask.values()
+        frame, values = mask.frame, set() if is_given else shown_classes(mask, rule)
     if frame.crs is None and (frame.height, frame.width) != (scene.height, scene.width):
         sizes = f"{frame.width} x {frame.height} pixels, the picture {scene.width} x {scene.height}"
         return finding("size", f"{one.label.name} has {sizes}: is it another picture's mask, or resized?")
     foreign = values - {0.0, *rule.values, float(UNOBSERVED)}
     if foreign:
         shown = ", ".join(f"{value:g}" for value in sorted(foreign)[:4])
-        return finding("values", f"{one.label.name} holds {shown} beside what is flood; say what is with --flood-value")
+        told = "say what is with --flood-value, and what is neither flood nor dry with --ignore-value"
+        return finding("values", f"{one.label.name} holds {shown} beside what is flood; {told}")
     return None
 
 

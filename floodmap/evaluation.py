@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ import numpy as np
 from floodmap.comparison import Counts, compare, spacing
 from floodmap.disagreement import check_target, disagreement, write_disagreement
 from floodmap.errors import EvaluationError, FloodmapError
-from floodmap.frames import FloodRule, Frame, Reader
+from floodmap.frames import FloodRule, Frame, Ignore, Reader
 from floodmap.gdal import gdal_env
 from floodmap.ground import is_placed
-from floodmap.masks import RasterMask, flood_values, is_imagery
+from floodmap.masks import RasterMask, is_imagery
+from floodmap.meanings import settle
 from floodmap.outlines import PARQUET, PolygonMask, polygon_frame
 from floodmap.pairs import RASTERS, Pair, Pairs, pair_files
 from floodmap.scores import COUNTS, Scores
@@ -44,6 +45,7 @@ def evaluate(
     flood_value: float | str | Iterable[float] | None = None,
     reference_value: float | str | Iterable[float] | None = None,
     threshold: float | None = None,
+    ignore_values: Ignore = None,
     tolerance_m: float | None = None,
     resolution_m: float | None = None,
     errors: Path | str | None = None,
@@ -65,8 +67,11 @@ def evaluate(
         flood_value: what is flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons.
             None: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon.
         reference_value: the same for the reference.
-        threshold: the prediction is a raster of likelihoods, flooded from this value up, in its own units; of a folder
-            `x_probability.tif` is then taken.
+        threshold: the prediction is a raster of probabilities, flooded from this share (0.01 to 1) up; of a folder
+            `x_probability.tif` is then taken. Where one holds per cent the threshold is scaled, and a warning says so.
+        ignore_values: values of rasters that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly
+            anybody means as dry: below 0, 255 in uint8, 1e20. "none": nodata alone. What has a meaning in the
+            prediction keeps it there: 0, what is flood, and 0 to 100 where there is a threshold.
         tolerance_m: distance in metres within which boundaries agree, in pixels where there is no CRS.
             None: three pixels of the scene.
         resolution_m: pixel size where both sides are polygons, in metres (units of the files without CRS). None: 1.
@@ -81,7 +86,10 @@ def evaluate(
         VectorError: polygons cannot be read.
         OutputError: the errors cannot be written.
     """
-    rules = FloodRule.parse(flood_value, threshold), FloodRule.parse(reference_value)
+    rules = (
+        _of_prediction(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
+        FloodRule.parse(reference_value, ignore=ignore_values),
+    )
     if resolution_m is not None and not 0 < resolution_m < np.inf:
         raise EvaluationError(f"a resolution of {resolution_m:g} m is no pixel size; give one above 0")
     if errors is not None:
@@ -123,12 +131,20 @@ class _Rules:
         return mask.on(frame, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
+def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
+    """A prediction's rule with what is ignored but for what has a meaning there: 0 is dry, whatever a reference has."""
+
+    plain = {0.0, *(rule.values or (1.0, 255.0))}
+    ignored = tuple(
+        value for value in ignoring.ignored
+        if value not in plain and (rule.threshold is None or not 0 <= value <= 100)
+    )  # fmt: skip
+    return replace(rule, ignored=ignored, careful=ignoring.careful)
+
+
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
     rasters = [path for path in paths if not _holds_polygons(path)]
-    raster = rule
-    if rasters and not rule.values and rule.threshold is None and not rule.attribute:
-        raster = FloodRule(values=flood_values(rasters, option))
-    return _Rules(raster=raster, polygons=rule)
+    return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
 
 
 def _holds_polygons(path: Path) -> bool:
@@ -170,6 +186,8 @@ def _score(
             frame = referenced.frame
         else:
             frame = polygon_frame(predicted, referenced, resolution_m)
+        if isinstance(predicted, RasterMask):
+            predicted.tell_scale(rules[0].raster)
         readers = rules[0].on(predicted, frame), rules[1].on(referenced, frame)
         tolerance = 3 * float(np.sqrt(np.prod(spacing(frame)))) if tolerance_m is None else tolerance_m
         counts = compare(*readers, frame, tolerance=tolerance)

@@ -24,7 +24,7 @@ from floodmap.crew import Crew
 from floodmap.dataset import IGNORED, Sample, Source
 from floodmap.encoder import EncoderConfig
 from floodmap.errors import LabelError, ModelError, OutputError, writing
-from floodmap.frames import UNOBSERVED, FloodRule
+from floodmap.frames import UNOBSERVED, FloodRule, Ignore
 from floodmap.grid import Grid
 from floodmap.labels import Labelled, find_labels, read_label
 from floodmap.models import resolve
@@ -67,6 +67,8 @@ class FineTuneOptions:
     """Checkpoints (half an epoch each) without gain after which training stops."""
     flood_value: str | None = None
     """What is flood in the masks; None: found out."""
+    ignore_values: Ignore = None
+    """What is neither flood nor dry in them, beside what they declare; see `FloodRule.parse`."""
     strict: bool = False
     """Refuse labels that an audit finds wrong, instead of leaving these pictures out."""
     seed: int = 0
@@ -107,7 +109,7 @@ def fine_tune(
     if crew.is_first:
         _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
     base = _base(options.base, options.what)
-    audited = audit(find_labels(data), flood_value=options.flood_value)
+    audited = audit(find_labels(data), flood_value=options.flood_value, ignore_values=options.ignore_values)
     swapped = swapped_to(load_segmenter(resolve(options.base), str(crew.device)), audited.usable, audited.rule)
     audited = replace(audited, findings=(*audited.findings, *swapped))
     _refuse_findings(audited, data, strict=options.strict)
@@ -119,6 +121,7 @@ def fine_tune(
     about = {
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
         "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
+        "ignored_values": list(audited.rule.ignored),
     }  # fmt: skip
     if overwrite and crew.is_first:
         shutil.rmtree(folder, ignore_errors=True)
@@ -251,9 +254,12 @@ def fingerprint_of(labelled: Sequence[Labelled]) -> str:
     digest = hashlib.sha256()
     for one in labelled:
         for path in (one.image, one.label):
-            if path is not None:
-                digest.update(one.name.encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            # A file geodatabase is a folder; while somebody looks at it there are locks in it.
+            inside = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
+            for file in inside:
+                if file is not None and file.is_file() and file.suffix.lower() != ".lock":
+                    digest.update(one.name.encode())
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

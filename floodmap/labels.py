@@ -16,7 +16,7 @@ from floodmap.gdal import gdal_env
 from floodmap.grid import Window
 from floodmap.masks import RasterMask
 from floodmap.outlines import PolygonMask
-from floodmap.pairs import RASTERS, VECTORS, reference_name
+from floodmap.pairs import RASTERS, VECTORS, is_one_file, reference_name
 from floodmap.scene import Scene
 
 Split = Literal["train", "val", "test"]
@@ -120,11 +120,11 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Fra
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_one_file(path))
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = (path for path in folder.iterdir() if is_one_file(path) and not path.name.startswith("."))
     return sorted(path for path in files if path.suffix.lower() in suffixes)
 
 

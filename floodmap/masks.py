@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,33 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
-from floodmap.errors import EvaluationError, MissingCRSError
-from floodmap.frames import FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
-from floodmap.gdal import gdal_env
+from floodmap.alignment import Absent, is_aligned, looked_up, warped
+from floodmap.anatomy import anatomy
+from floodmap.errors import EvaluationError, SceneError
+from floodmap.frames import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
+from floodmap.gaps import Gaps
+from floodmap.gdal import gdal_env, gdal_reason
 from floodmap.grid import Window
 from floodmap.ground import is_placed
+from floodmap.source_name import SourceName
+from floodmap.vrt import Rect
 
-__all__ = ["FLOOD", "UNOBSERVED", "FloodRule", "ImageryError", "RasterMask", "flood_values", "is_imagery"]
+__all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
 _MANY = 16
 """A raster with more distinct values than this is no mask, and its values are not worth counting further."""
+
+
+PROBABILITY = "flood probability"
+"""Description of the band of rasters of probabilities that floodmap writes."""
+LOG = logging.getLogger(__name__)
+
+_PERCENT = ("%", "percent", "per cent", "pct")
 
 
 class ImageryError(EvaluationError):
@@ -47,10 +55,20 @@ class RasterMask:
             # QGIS and ArcGIS put the CRS of a PNG into a sidecar, which GDAL reads only with PAM enabled.
             with warnings.catch_warnings(), gdal_env(pam=Path(f"{path}.aux.xml").exists()):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path))
+                # Absolute, it is a file's name and nothing else.
+                self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path.absolute()))
         except RasterioError as error:
-            raise EvaluationError(f"{path} cannot be read as a raster: {_line(error)}") from error
+            raise EvaluationError(f"{path} cannot be read as a raster: {gdal_reason(error)}") from error
         self._alpha = _alpha_band(self._dataset)
+        made_of = anatomy(self._dataset, SourceName.of(path), (1,), self._open)
+        for lost, why in made_of.lost.items():
+            self.close()
+            raise EvaluationError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+        self._lossy = made_of.lossy
+        self._absent = None if made_of.gaps is None else _absent(made_of.gaps)
+        if made_of.gaps is not None:
+            LOG.warning("%s: it has ground for which no pixel was ever written; that is taken for unobserved", path)
+        self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
             raise EvaluationError(f"{path} holds complex numbers, so it is no mask")
@@ -73,11 +91,17 @@ class RasterMask:
         """Declared nodata value."""
         return None if self._dataset.nodata is None else float(self._dataset.nodata)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its pixels."""
+        dtype: np.dtype[Any] = np.dtype(self._dataset.dtypes[0])
+        return dtype
+
     def values(self) -> set[float]:
         """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
         found: set[float] = set()
         for window in self.frame.blocks(2048):
-            band, valid = self._read(self._dataset, self._alpha, window)
+            band, valid = self._own(window)
             found.update(float(value) for value in np.unique(band[valid])[: _MANY + 1])
             if len(found) > _MANY:
                 break
@@ -91,67 +115,127 @@ class RasterMask:
             EvaluationError: the rule does not suit this raster, or it lies elsewhere.
         """
         self._check(rule)
-        source: Any = self._dataset
-        alpha = self._alpha
-        if not self._aligned(frame):
-            source = self._warped(frame)
-            alpha = source.count
-        values = np.array(rule.values)
+        sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
+        absent = self._absent
+        own = self.frame
+        if not is_aligned(self._dataset, own, frame, self.path):
+            sources = [(one, one.count) for one in warped(self._dataset, own, frame, self.path, self._open)]
+            absent = None if absent is None else looked_up(absent, own, frame)
+        limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
-            band, valid = self._read(source, alpha, window)
-            if rule.threshold is not None:
-                flood = band >= rule.threshold
+            band, valid = self._read(*sources[0], window)
+            for source, alpha in sources[1:]:
+                further, there = self._read(source, alpha, window)
+                band, valid = np.where(valid, band, further), valid | there
+            if absent is not None and (gone := absent(window)) is not None:
+                valid &= ~gone
+            valid &= ~rule.hides(band)
+            if limit is None:
+                flood = among(band, rule.values)
             else:
-                flood = np.isin(band, values) if len(values) > 1 else band == values[0]
-                if band.dtype == np.uint8 and UNOBSERVED not in rule.values:
-                    valid &= band != UNOBSERVED
+                self._check_probabilities(band[valid], self.scale(rule))
+                flood = band >= limit
             return np.where(valid, flood, UNOBSERVED).astype(np.uint8)
 
         return read
+
+    def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
+        """Its probabilities in per cent, float32 (height, width) of its own pixels; NaN where they are unobserved."""
+        band, valid = self._own(window)
+        valid &= ~rule.hides(band)
+        self._check_probabilities(band[valid], self.scale(rule))
+        percent: NDArray[np.float32] = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
+        return percent.clip(0, 100)
+
+    @property
+    def says_percent(self) -> bool:
+        """Whether the raster itself tells that it holds per cent, as those that floodmap writes do."""
+        described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
+        return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
+
+    def scale(self, rule: FloodRule) -> int:
+        """What 1 is in a raster of probabilities: 100 where it holds per cent, else 1.
+
+        Whole numbers are per cent, and so are floats that go above 1; what the raster says goes first.
+
+        Raises:
+            SceneError: it is a mask.
+        """
+        if self._scale is None:
+            self._scale = 100 if self.says_percent or rule.in_percent or self._holds_percent(rule) else 1
+        return self._scale
+
+    def tell_scale(self, rule: FloodRule) -> None:
+        """Say what becomes of a threshold that a user gave, where that is not what it was."""
+        if rule.threshold is not None and self.scale(rule) != 1:
+            limit = round(rule.threshold * self.scale(rule), 6)
+            LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
+
+    def goes_above(self, limit: float, rule: FloodRule) -> bool:
+        """Whether an observed pixel is above a limit."""
+        for window in self.frame.blocks(2048):
+            band, valid = self._own(window)
+            if (band[valid & ~rule.hides(band)] > limit).any():
+                return True
+        return False
 
     def close(self) -> None:
         """Close the file."""
         self._open.close()
 
-    def _require_overlap(self, frame: Frame, crs: CRS) -> None:
-        own = self.frame
-        try:
-            bounds = transform_bounds(own.crs or crs, crs, *_bounds(own))
-        except (RasterioError, CPLE_BaseError) as error:
-            raise EvaluationError(f"{self.path} cannot be brought to the other side's CRS: {_line(error)}") from error
-        if not np.isfinite(bounds).all():
-            raise EvaluationError(f"{self.path} lies where the other side's CRS ({crs}) does not reach; is each right?")
-        west, south, east, north = _bounds(frame)
-        if bounds[0] >= east or bounds[2] <= west or bounds[1] >= north or bounds[3] <= south:
-            raise EvaluationError(
-                f"{self.path} does not overlap the other side: in that one's CRS it spans "
-                f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, "
-                f"the other {west:g}, {south:g} to {east:g}, {north:g}; is each CRS the right one?"
-            )
+    def _own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of its own pixels, and which of them are real."""
+        band, valid = self._read(self._dataset, self._alpha, window)
+        if self._absent is not None and (gone := self._absent(window)) is not None:
+            valid &= ~gone
+        return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         part = RasterWindow(window.col_off, window.row_off, window.width, window.height)
         try:
             band = source.read(1, window=part)
             # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.
-            valid = (source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)) > 0
+            seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
+            valid = self._opaque(seen)
         except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be read: {_line(error)}; is the file complete?") from error
+            raise EvaluationError(f"{self.path} cannot be read: {gdal_reason(error)}; is the file complete?") from error
         if band.dtype.kind == "f":
-            valid &= ~np.isnan(band)
+            valid &= np.isfinite(band)
         return band, valid
 
+    def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where alpha says that there is something; compression with loss frays the rim of what is transparent."""
+        half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
+        return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
+
+    def _holds_percent(self, rule: FloodRule) -> bool:
+        if self.dtype.kind == "f":
+            return self.goes_above(1 + ROUNDING, rule)
+        found = self.values() - set(rule.ignored)
+        if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
+            shown = ", ".join(f"{value:g}" for value in sorted(found))
+            raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
+        return True
+
+    def _check_probabilities(self, observed: NDArray[Any], scale: int) -> None:
+        low, high = (float(observed.min()), float(observed.max())) if len(observed) else (0.0, 0.0)
+        if low < -ROUNDING or high > scale * (1 + ROUNDING):
+            strange = low if low < -ROUNDING else high
+            raise SceneError(
+                f"{self.path} holds {strange:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
+                f"for a mask give --flood-value instead, for what is unobserved --ignore-value {strange:g}"
+            )
+
     def _check(self, rule: FloodRule) -> None:
-        kind = np.dtype(self._dataset.dtypes[0]).kind
         if rule.attribute:
             raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
         if rule.threshold is None and not rule.values:
             raise EvaluationError(f"nothing says which value of {self.path} is flood")
-        if rule.threshold is not None and 0 < rule.threshold < 1 and kind in "ui":
+        if self._lossy and rule.threshold is None and len(self.values()) > _MANY:
             raise EvaluationError(
-                f"threshold {rule.threshold:g} is below every pixel of {self.path} but 0, as it holds whole numbers; "
-                f"give it in the raster's units ({100 * rule.threshold:g} for per cent)"
+                f"{self.path} is compressed with loss, which has blurred its classes; give the mask as PNG, or as TIFF "
+                "with DEFLATE or LZW"
             )
         if self.nodata in rule.values:
             raise EvaluationError(
@@ -159,53 +243,15 @@ class RasterMask:
                 f"gdal_edit.py -unsetnodata {self.path.name}"
             )
 
-    def _aligned(self, frame: Frame) -> bool:
-        """Whether the frame's pixels are this raster's own."""
-        own = self.frame
-        same_size = (own.height, own.width) == (frame.height, frame.width)
-        placed = [side.crs is not None or not side.transform.is_identity for side in (own, frame)]
-        if same_size and not all(placed):
-            return True
-        if (own.crs is None) != (frame.crs is None) or not all(placed):
-            if same_size and _same_pixels(own, frame):
-                return True
-            if self._dataset.gcps[0]:
-                raise MissingCRSError(
-                    f"{self.path} is placed by control points alone; "
-                    f"warp it first: gdalwarp {self.path.name} warped.tif"
-                )
-            raise MissingCRSError(
-                f"{self.path} ({own.width} x {own.height} pixels) and the other side ({frame.width} x {frame.height}) "
-                "cannot be laid over each other: without a CRS on both, they must have the same pixels; "
-                "assign one with: rio edit-info --crs EPSG:CODE FILE"
-            )
-        return same_size and own.crs == frame.crs and _same_pixels(own, frame)
+def _absent(gaps: Gaps) -> Absent:
+    """Pixels of a window that were never written."""
 
-    def _warped(self, frame: Frame) -> Any:
-        # Two world files without any CRS share a plane; GDAL wants it named, and between equal names projects nothing.
-        plane = CRS.from_epsg(3857)
-        own = self.frame
-        self._require_overlap(frame, frame.crs or plane)
-        try:
-            return self._open.enter_context(
-                WarpedVRT(
-                    self._dataset,
-                    src_crs=own.crs or plane,
-                    crs=frame.crs or plane,
-                    transform=frame.transform,
-                    width=frame.width,
-                    height=frame.height,
-                    resampling=Resampling.nearest,
-                    tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
-                    add_alpha=self._alpha is None,
-                )
-            )
-        except RasterioError as error:
-            raise EvaluationError(f"{self.path} cannot be warped to the other side's grid: {_line(error)}") from error
+    def absent(window: Window) -> NDArray[np.bool_] | None:
+        rect = Rect(window.col_off, window.row_off, window.width, window.height)
+        found = gaps.within(rect, (window.height, window.width))
+        return None if found is None else np.asarray(found > 0)
 
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())
+    return absent
 
 
 def _alpha_band(source: DatasetReader) -> int | None:
@@ -222,60 +268,3 @@ def is_imagery(path: Path) -> bool:
     except EvaluationError:
         return False
     return False
-
-
-def _bounds(frame: Frame) -> tuple[float, float, float, float]:
-    """West, south, east and north of a frame, which may be rotated."""
-    corners = [frame.transform @ (col, row) for col in (0, frame.width) for row in (0, frame.height)]
-    xs, ys = zip(*corners, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _same_pixels(a: Frame, b: Frame) -> bool:
-    """Whether two frames of one size agree to 1/100 of a pixel at every corner."""
-    across = ~b.transform @ a.transform
-    corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
-    return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))
-
-
-def flood_values(paths: Iterable[Path], option: str) -> tuple[float, ...]:
-    """Which value is flood in masks that do not say so: 1 of 0 and 1, 255 of 0 and 255.
-
-    All masks of one side are looked at together, since one that is all dry or all flood tells nothing. 255 beside 0
-    and 1 means unobserved, as in the masks floodmap writes.
-
-    Args:
-        paths: rasters of one side; those that cannot be read are passed over.
-        option: the option that would answer the question, for the error.
-
-    Raises:
-        EvaluationError: the values leave it open.
-    """
-    found: set[float] = set()
-    nodata: set[float] = set()
-    names = []
-    for path in paths:
-        try:
-            mask = RasterMask(path)
-        except EvaluationError:
-            continue
-        try:
-            found |= mask.values()
-            nodata |= {mask.nodata} if mask.nodata is not None else set()
-        except EvaluationError:
-            continue
-        finally:
-            mask.close()
-        names.append(path)
-    where = str(names[0]) if len(names) == 1 else f"{names[0].parent} ({len(names)} masks)" if names else ""
-    if 0.0 in nodata and found in ({1.0}, {255.0}):
-        raise EvaluationError(
-            f"{where} declares its 0 as nodata, so nothing in it is dry; where 0 means dry, undo that with "
-            f"gdal_edit.py -unsetnodata, else confirm with {option} {found.pop():g}"
-        )
-    if found <= {0.0, 1.0} or found == {0.0, 1.0, 255.0}:
-        return (1.0,)
-    if found == {0.0, 255.0} and 255.0 not in nodata:
-        return (255.0,)
-    shown = ", ".join(f"{value:g}" for value in sorted(found)[:6]) + (", ..." if len(found) > 6 else "")
-    raise EvaluationError(f"{where} holds the values {shown}; say which of them is flood with {option}")

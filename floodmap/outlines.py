@@ -20,6 +20,8 @@ from floodmap.georeference import ground_sample_distance
 from floodmap.grid import Window
 from floodmap.ground import is_placed
 from floodmap.names import readable
+from floodmap.pairs import is_one_file
+from floodmap.turns import bounds_of, span_x, turned, unrolled
 from floodmap.vectors import Vectors, read_vectors
 
 PARQUET = (".parquet", ".geoparquet")
@@ -43,10 +45,9 @@ class PolygonMask:
         own = self._read(self._flood, None)[1]
         self.crs = own if is_placed(own) else None
 
-    def bounds(self) -> NDArray[np.float64] | None:
-        """West, south, east, north of all its polygons, in its own CRS; None where it has none."""
-        geometries = np.concatenate([self._read(part, None)[0].geometries for part in self._parts()])
-        return shapely.total_bounds(geometries) if len(geometries) else None
+    def geometries(self, crs: Any) -> NDArray[np.object_]:
+        """All its polygons, unobserved ground too, in a CRS (None: its own)."""
+        return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
     def on(self, frame: Frame, rule: FloodRule) -> Reader:
         """Burn it into a frame's pixels: those whose centre a polygon holds.
@@ -62,11 +63,12 @@ class PolygonMask:
         flood = self._read(self._flood, frame.crs)[0]
         unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
+        span = span_x(frame.transform, frame.width, frame.height)
         every = np.concatenate([flood.geometries, unobserved.geometries])
-        if len(every) and not len(_pieces(every, frame, _VERTICES, cut=False)):
+        if len(every) and not len(_pieces(turned(every, frame.crs, span), frame, _VERTICES, cut=False)):
             raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
         layers = [
-            (_Burnt(_pieces(geometries, frame, _VERTICES)), code)
+            (_Burnt(_pieces(turned(geometries, frame.crs, span), frame, _VERTICES)), code)
             for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
         ]
 
@@ -117,12 +119,10 @@ def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
     if (a.crs is None) != (b.crs is None):
         bare = a if a.crs is None else b
         raise MissingCRSError(f"{bare.path} has no CRS and the other side has one; assign it with ogr2ogr -a_srs")
-    bounds = [a.bounds(), _bounds_in(b, a.crs)]
-    known = np.array([box for box in bounds if box is not None])
-    if not len(known):
+    geometries = np.concatenate([a.geometries(None), b.geometries(a.crs)])
+    if not len(geometries):
         raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon: there is no ground to compare them on")
-    west, south = map(float, known[:, :2].min(axis=0))
-    east, north = map(float, known[:, 2:].max(axis=0))
+    west, south, east, north = bounds_of(geometries, a.crs)
     crs = None if a.crs is None else CRS.from_user_input(a.crs)
     per_row = per_col = 1.0
     if crs is not None and is_placed(crs):
@@ -138,12 +138,6 @@ def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
             f"{a.path} and {b.path} span {width} x {height} pixels of {resolution_m:g} m; give a coarser --resolution"
         )
     return Frame(crs=crs, transform=Affine(step_x, 0, west, 0, -step_y, north), height=height, width=width)
-
-
-def _bounds_in(mask: PolygonMask, crs: Any) -> NDArray[np.float64] | None:
-    parts = [mask._read(part, crs)[0].geometries for part in mask._parts()]
-    geometries = np.concatenate(parts)
-    return shapely.total_bounds(geometries) if len(geometries) else None
 
 
 class _Burnt:
@@ -211,7 +205,7 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
-    if path.stem.endswith("_flood") and sibling.is_file():
+    if path.stem.endswith("_flood") and is_one_file(sibling):
         return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
     return None
 
@@ -240,7 +234,8 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     moved = frame.to_crs(crs.to_wkt()) if crs is not None and own is not None else frame
     columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
-    return Vectors(geometries=np.asarray(moved.geometry.make_valid(), dtype=object), attributes=columns, crs=own), own
+    whole = shapely.make_valid(unrolled(np.asarray(moved.geometry, dtype=object), crs))
+    return Vectors(geometries=whole, attributes=columns, crs=own), own
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:

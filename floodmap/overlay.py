@@ -27,6 +27,7 @@ from floodmap.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.georeference import how_to_place
 from floodmap.grid import Window
 from floodmap.names import has_gdal_name, is_there
+from floodmap.turns import WARPING, overlaps, raster_turns, span_x, turned
 from floodmap.vectors import is_vector, read_vectors
 
 
@@ -83,6 +84,7 @@ class _Polygons:
 
     def __init__(self, path: Path | str, frame: Frame) -> None:
         polygons = read_vectors(path, crs=frame.crs, polygons=True).geometries
+        polygons = turned(polygons, frame.crs, span_x(frame.transform, frame.width, frame.height))
         inverse = ~frame.transform
 
         def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -126,11 +128,9 @@ class _Raster:
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
         self._scale = (1.0, 1.0)
-        self._dataset: DatasetReader | WarpedVRT = self._source
+        self._datasets: list[DatasetReader | WarpedVRT] = [self._source]
         if frame.crs is not None and self._source.crs is not None:
-            grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
-            warped = WarpedVRT(self._source, resampling=Resampling.nearest, **grid)
-            self._dataset = closed_by(stack, warped)
+            self._datasets = [closed_by(stack, warped) for warped in self._warped()]
         elif self._source.crs is None and self._source.shape == frame.source_shape_hw:
             self._scale = (self._source.height / frame.height, self._source.width / frame.width)
         elif frame.crs is None:
@@ -142,20 +142,33 @@ class _Raster:
         """Read the window, nearest neighbour."""
         down, across = self._scale
         part = GdalWindow(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
-        try:
-            values = self._dataset.read(1, window=part, out_shape=shape_hw, resampling=Resampling.nearest)
-        except RasterioError as error:
-            raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
-        covered = np.asarray(values != 0)
-        # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
-        nodata = self._dataset.nodata
-        return np.asarray(covered & ~np.isnan(values) & (True if nodata is None else values != nodata))
+        covered = np.zeros(shape_hw, bool)
+        for dataset in self._datasets:
+            try:
+                values = dataset.read(1, window=part, out_shape=shape_hw, resampling=Resampling.nearest)
+            except RasterioError as error:
+                raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
+            # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
+            nodata = dataset.nodata
+            covered |= (values != 0) & ~np.isnan(values) & (True if nodata is None else values != nodata)
+        return covered
 
     def meets_scene(self) -> bool:
         """Whether the raster's rectangle meets the scene's."""
-        if self._dataset is self._source:
+        if self._datasets == [self._source]:
             return True
         frame = self._frame
         xs, ys = zip(*(frame.transform @ (x, y) for x in (0, frame.width) for y in (0, frame.height)), strict=True)
-        left, bottom, right, top = transform_bounds(self._source.crs, frame.crs, *self._source.bounds)
-        return bool(left < max(xs) and right > min(xs) and bottom < max(ys) and top > min(ys))
+        bounds = transform_bounds(self._source.crs, frame.crs, *self._source.bounds)
+        return overlaps(bounds, (min(xs), min(ys), max(xs), max(ys)), frame.crs)
+
+    def _warped(self) -> list[WarpedVRT]:
+        """It on the scene's grid, once for every turn about the Earth at which some of it lies there."""
+        frame, own = self._frame, self._source
+        grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
+        grid |= {"resampling": Resampling.nearest, **WARPING}
+        spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
+        return [
+            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **grid)
+            for turn in raster_turns(own.crs, spans[0], frame.crs, spans[1]) or (0.0,)
+        ]

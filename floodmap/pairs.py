@@ -13,7 +13,7 @@ Side = Literal["prediction", "reference"]
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
 """Suffixes of rasters that hold masks, best first. JPEG is not among them: it blurs classes, so a .jpg is a picture."""
-VECTORS = (".gpkg", ".fgb", ".parquet", ".geoparquet", ".shp", ".geojson", ".json")
+VECTORS = (".gpkg", ".fgb", ".parquet", ".geoparquet", ".shp", ".gdb", ".geojson", ".json")
 """Suffixes of polygon files, best first."""
 
 _ROLES: dict[Side, tuple[str, ...]] = {
@@ -53,6 +53,11 @@ class Pairs:
     """References without a prediction."""
 
 
+def is_one_file(path: Path) -> bool:
+    """Whether a path is a file, or a folder that is looked at as one: a file geodatabase."""
+    return path.is_file() or (path.suffix.lower() == ".gdb" and path.is_dir())
+
+
 def pair_files(
     prediction: Path, reference: Path, *, is_imagery: Callable[[Path], bool], probabilities: bool = False
 ) -> Pairs:
@@ -74,7 +79,7 @@ def pair_files(
     for path in (prediction, reference):
         if not path.exists():
             raise EvaluationError(f"{path} does not exist; give a raster, a polygon file or a folder of them")
-    if prediction.is_file() and reference.is_file():
+    if is_one_file(prediction) and is_one_file(reference):
         name = _scene(prediction, "prediction", probabilities) or prediction.stem
         return Pairs(pairs=(Pair(name=name, prediction=prediction, reference=reference),))
     predicted = _by_scene(prediction, "prediction", is_imagery, probabilities)
@@ -92,13 +97,13 @@ def pair_files(
 def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
     """The best file of each scene, by the scene's name."""
     best: dict[str, tuple[tuple[int, int, str], Path]] = {}
-    for file in [path] if path.is_file() else sorted(path.iterdir()):
+    for file in [path] if is_one_file(path) else sorted(path.iterdir()):
         suffix = file.suffix.lower()
         scene = _scene(file, side, probabilities)
-        if scene is None or file.name.startswith(".") or suffix not in RASTERS + VECTORS or not file.is_file():
+        if scene is None or file.name.startswith(".") or suffix not in RASTERS + VECTORS or not is_one_file(file):
             continue
         # floodmap's own x.json is a report; a .json beside it that holds polygons is called .geojson by most.
-        if path.is_dir() and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
+        if file != path and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
             continue
         rank = (_rank(file, side, probabilities), (RASTERS + VECTORS).index(suffix), file.name)
         if scene not in best or rank < best[scene][0]:

@@ -18,6 +18,7 @@ from rasterio.crs import CRS
 from floodmap.codes import REASONS
 from floodmap.coverage import simplified
 from floodmap.errors import MissingCRSError
+from floodmap.frames import Ignore
 from floodmap.geodesy import equal_area, known_crs, measure
 from floodmap.ground import is_placed
 from floodmap.readback import open_codes
@@ -109,6 +110,7 @@ def vectorize(
     *,
     flood_value: float | str | None = None,
     threshold: float | None = None,
+    ignore_values: Ignore = None,
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
 ) -> GeoDataFrame:
@@ -117,8 +119,11 @@ def vectorize(
     Args:
         path: a raster of one band that GDAL reads.
         flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 of 0 and 1, 255 of 0 and 255.
-        threshold: the raster holds probabilities, flooded from this value up, in its own units: 0 to 100 in whole
-            numbers, 0 to 1 or 0 to 100 in floats. None: 50 in a probability raster that floodmap wrote, else a mask.
+        threshold: the raster holds probabilities, flooded from this share (0.01 to 1) up. Where it holds per cent
+            (whole numbers, floats above 1, or it says so) the threshold is scaled, and a warning says so. None: 0.5 in
+            a probability raster that floodmap wrote, else a mask.
+        ignore_values: values that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly anybody means
+            as dry: below 0, 255 in uint8, 1e20. "none": nodata alone.
         min_area_m2: smaller polygons are dropped; geodesic square metres.
         simplify_m: about the size in metres of what disappears from outlines.
 
@@ -127,12 +132,13 @@ def vectorize(
 
     Raises:
         SceneError: it holds no probabilities, or is placed by control points alone.
-        EvaluationError: it cannot be read, or nothing says what is flood.
+        EvaluationError: it cannot be read, nothing says what is flood, or the threshold is no share.
         MissingCRSError: an option in metres without a CRS.
     """
     return vectorize_layers(
-        path, flood_value=flood_value, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m
-    ).flood
+        path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
+        simplify_m=simplify_m,
+    ).flood  # fmt: skip
 
 
 def vectorize_layers(
@@ -140,12 +146,13 @@ def vectorize_layers(
     *,
     flood_value: float | str | None = None,
     threshold: float | None = None,
+    ignore_values: Ignore = None,
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
 ) -> Polygons:
     """As `vectorize`, with the unobserved ground (nodata, transparent, 255) as well."""
     path = Path(path)
-    with open_codes(path, flood_value=flood_value, threshold=threshold) as raster:
+    with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
         return polygonize(
             raster.strips,
             transform=raster.transform,

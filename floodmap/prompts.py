@@ -16,6 +16,7 @@ from floodmap.errors import PromptError
 from floodmap.grid import Window
 from floodmap.likelihood import likelihood
 from floodmap.names import readable
+from floodmap.turns import span_x, turned
 from floodmap.vectors import read_vectors
 
 __all__ = ["Prompts", "likelihood", "pick_prompts", "read_prompts"]
@@ -224,11 +225,14 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
     points: list[NDArray[np.float64]] = []
     labels: list[int] = []
     boxes: list[NDArray[np.float64]] = []
+    span, count = span_x(transform, width, height), 0
     for layer in _filled_layers(path):
         vectors = read_vectors(path, crs=crs, layer=layer)
         column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
         for index, geometry in enumerate(vectors.geometries):
-            parts = [_to_pixels(part, transform) for part in shapely.get_parts(geometry)]
+            count += int(shapely.get_num_geometries(geometry))
+            near = turned(shapely.get_parts(geometry), crs, span)
+            parts = [_to_pixels(part, transform) for part in near]
             if geometry.geom_type in ("Point", "MultiPoint"):
                 points += parts
                 labels += [_parse_label(path, column, index)] * len(parts)
@@ -243,9 +247,7 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
     )
     inside = scene.within(Window(0, 0, height, width))
     if not len(inside.points_xy) and not len(inside.boxes_xyxy):
-        raise PromptError(
-            f"{path}: none of its {len(points) + len(boxes)} prompts lies inside the scene; is its CRS right?"
-        )
+        raise PromptError(f"{path}: none of its {count} prompts lies inside the scene; is its CRS right?")
     return inside
 
 

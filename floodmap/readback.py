@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,16 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
-from rasterio.windows import Window as RasterWindow
 
 from floodmap.codes import NODATA
 from floodmap.errors import SceneError
-from floodmap.frames import FLOOD, UNOBSERVED, FloodRule
+from floodmap.frames import FLOOD, UNOBSERVED, FloodRule, Ignore
 from floodmap.gdal import gdal_env, has_sidecar
 from floodmap.grid import Window
-from floodmap.masks import RasterMask, flood_values
+from floodmap.masks import PROBABILITY, RasterMask
+from floodmap.meanings import settle
 
 STRIP_PIXELS = 2**22
 """Pixels read at once."""
@@ -53,49 +53,46 @@ class CodedRaster:
 
 @contextmanager
 def open_codes(
-    path: Path, *, flood_value: float | str | None = None, threshold: float | None = None
+    path: Path, *, flood_value: float | str | None = None, threshold: float | None = None, ignore_values: Ignore = None
 ) -> Iterator[CodedRaster]:
     """Open a mask or probability raster; what the arguments mean and what is raised, `vectorize` says."""
+    rule = FloodRule.parse(flood_value, threshold, ignore_values)
     with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
         # RasterMask decides what a raster without georeference means.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raster = RasterMask(path)
         try:
             with rasterio.open(path) as source:
-                yield _coded(raster, source, flood_value, threshold)
+                yield _coded(raster, source, rule)
         finally:
             raster.close()
 
 
-def _coded(
-    raster: RasterMask, source: DatasetReader, flood_value: float | str | None, threshold: float | None
-) -> CodedRaster:
+def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedRaster:
     path = raster.path
     if source.crs is None and source.gcps[0]:
         raise SceneError(f"{path} is placed by control points alone; warp it first: gdalwarp {path.name} warped.tif")
-    if threshold is None and flood_value is None and source.descriptions[0] == "flood probability":
-        threshold = 50.0
-    rule = FloodRule.parse(flood_value, threshold)
-    if threshold is None and flood_value is None:
-        rule = FloodRule(values=flood_values([path], "--flood-value (or --threshold, if these are probabilities)"))
-    scale = 100 if threshold is not None and threshold <= 1 and np.dtype(source.dtypes[0]).kind == "f" else 1
-    limit = 100 if threshold is None else round(threshold * scale)
-    if not 1 <= limit <= 100:
-        raise SceneError(f"threshold {threshold:g} is no probability: it must lie between 0.01 and 1, or 1 and 100")
+    is_open = not (rule.values or rule.attribute or rule.threshold)
+    if is_open and source.descriptions[0] == PROBABILITY:
+        rule = replace(rule, threshold=0.5)
+    elif rule.threshold is not None:
+        raster.tell_scale(rule)
+    rule = settle(rule, [path], "--flood-value (or --threshold, if these are probabilities)")
+    limit = 100 if rule.threshold is None else round(100 * rule.threshold)
     read = raster.on(raster.frame, rule)
 
     def strips() -> Strips:
         for window in _windows(raster.frame.height, raster.frame.width):
             classes = read(window)
-            if threshold is None:
+            if rule.threshold is None:
                 yield window.row_off, np.where(classes == FLOOD, np.uint8(100), classes)
             else:
-                yield window.row_off, _codes(classes, _percent(source, window, classes != UNOBSERVED, scale), limit)
+                yield window.row_off, _codes(classes, raster.percent(window, rule), limit)
 
     return CodedRaster(
         strips=strips,
         threshold=limit,
-        is_probability=threshold is not None,
+        is_probability=rule.threshold is not None,
         crs=raster.frame.crs,
         transform=raster.frame.transform,
         model=source.tags().get("MODEL"),
@@ -110,26 +107,8 @@ def _windows(height: int, width: int) -> Iterator[Window]:
         yield Window(row, 0, min(rows, height - row), width)
 
 
-def _percent(source: DatasetReader, window: Window, observed: NDArray[np.bool_], scale: int) -> NDArray[np.float32]:
-    part = RasterWindow(window.col_off, window.row_off, window.width, window.height)
-    try:
-        values: NDArray[np.float32] = source.read(1, window=part).astype(np.float32)
-    except RasterioError as error:
-        raise SceneError(f"{source.name} cannot be read: {error}; is the file complete?") from error
-    values[~observed] = 0
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high * scale > 100:
-        strange = low if low < 0 else high
-        raise SceneError(
-            f"{source.name} holds {strange:g}, which is no probability beside a threshold in "
-            f"{'0 to 1' if scale == 100 else 'per cent'}; for a mask, give --flood-value instead"
-        )
-    values *= scale
-    return values
-
-
 def _codes(classes: Codes, percent: NDArray[np.float32], limit: int) -> Codes:
     """Codes that say flood exactly where the classes do, however the percentage is rounded."""
-    rounded = percent.round()
+    rounded = np.nan_to_num(percent).round()
     codes = np.where(classes == FLOOD, np.maximum(rounded, limit), np.minimum(rounded, limit - 1))
     return np.where(classes == UNOBSERVED, NODATA, codes).astype(np.uint8)

@@ -263,10 +263,16 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
     rows = []
     for label, values in _traits(study).items():
         correlation = _rank_correlation(values, ious)
-        cells = [f"{np.nanmean(values[failed]):.2f}", f"{np.nanmean(values[~failed]):.2f}", f"{correlation:+.2f}"]
+        cells = [f"{_mean(values[failed]):.2f}", f"{_mean(values[~failed]):.2f}", f"{correlation:+.2f}"]
         rows.append({"name": label, "cells": cells})
     columns = [f"{name} ({failed.sum()})", f"the others ({(~failed).sum()})", "rank correlation with IoU"]
     return {"columns": columns, "rows": rows}
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of what is known; NaN where nothing is, as of the others where every picture failed."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from pyproj.exceptions import CRSError, ProjError
 from floodmap.errors import VectorError
 from floodmap.geodesy import horizontal
 from floodmap.names import readable
+from floodmap.turns import unrolled
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
 """Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
@@ -159,7 +160,7 @@ def _reproject(
             f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
         )
     # Transforming can tangle a ring that was valid, by a rounding error where two edges nearly touch.
-    return _repair(moved)
+    return _repair(unrolled(moved, target))
 
 
 def _as_crs(value: Any) -> CRS:

@@ -205,6 +205,33 @@ def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
         check_seal(out, state, {**header, "calibration": "{}"})
 
 
+def test_without_a_name_results_lie_in_the_current_folder_and_the_last_line_says_where(
+    data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of masks with classes 0 to 9, in which 5 is flood and 0 not labelled."""
+    for name in "abcd":
+        mask(data / "masks" / f"{name}.png", (0, 1, 5, 9))
+    small = partial(TrainConfig, sizes=CONFIG.sizes, size_shares=CONFIG.size_shares)
+    monkeypatch.setattr(floodmap.finetune, "TrainConfig", small)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = ["--flood-value", "5", "--ignore-value", "0", "--device", "cpu"]
+    assert run(["train", "../set", "--base", str(base), "--epochs", "1", "--val-share", "0.3", *settings]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Use it: floodmap segment SCENE --model set.safetensors"
+    with safe_open("set.safetensors", framework="pt") as file:
+        made_of = json.loads(file.metadata()["training"])
+    assert made_of["flood_values"] == [5] and made_of["ignored_values"] == [0]
+    assert len(made_of["train"]) + len(made_of["val"]) == 4
+    comparison = ["compare", "../set", "--models", "set.safetensors", "--prompts", "none", *settings]
+    assert run(comparison) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == "Results: floodmap_output/ (report.html, scores.csv, summary.json)"
+    assert run([*comparison, "--json", "--overwrite"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["pictures"] and captured.err.splitlines()[-1] == told
+    assert sorted(path.name for path in Path().iterdir()) == ["floodmap_output", "set.safetensors", "set_run"]
+
+
 def test_one_picture_cannot_be_trained_on_but_compared(
     data: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,10 +96,26 @@ def test_csv_and_errors_are_written_and_not_overwritten(
 def test_values_and_threshold_reach_the_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     p = write(tmp_path / "p.tif", squares(10) * 80)
     r = write(tmp_path / "r.tif", squares(10) * 3)
-    assert run(["evaluate", str(p), str(r), "--threshold", "50", "--reference-value", "2,3", "--json"]) == 0
+    assert run(["evaluate", str(p), str(r), "--threshold", "0.5", "--reference-value", "2,3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scenes"][0]["iou"] == 1
     assert run(["evaluate", str(p), str(r)]) == 1
     assert "--flood-value" in capsys.readouterr().err
+
+
+def test_ignored_values_are_those_of_the_reference_and_what_means_nothing_in_the_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = np.where(squares(10) == 1, 5, 3).astype(np.uint8)  # classes: 0 not labelled, 3 dry, 5 flood, 9 cloud
+    truth[:, 40:], truth[35:] = 0, 9
+    guess = squares(12)
+    guess[30:35] = 9
+    files = [write(tmp_path / "x_mask.tif", guess), write(tmp_path / "x_reference.tif", truth)]
+    command = ["evaluate", *map(str, files), "--flood-value", "1", "--reference-value", "5", "--json"]
+    assert run([*command, "--ignore-value", "0", "--ignore-value", "9"]) == 0
+    scene = json.loads(capsys.readouterr().out)["scenes"][0]
+    assert (scene["tp"], scene["fp"], scene["fn"], scene["tn"]) == (100, 44, 0, 30 * 40 - 144)
+    assert run([*command, "--ignore-value", "0,9"]) == 0
+    assert json.loads(capsys.readouterr().out)["scenes"][0] == scene
 
 
 def test_refusals_exit_1_with_one_line_and_usage_exits_2(
@@ -112,6 +128,12 @@ def test_refusals_exit_1_with_one_line_and_usage_exits_2(
     assert run(["evaluate", str(folders[0])]) == 2
     assert run(["evaluate", *map(str, folders), "--tolerance", "-1"]) == 2
     assert run(["evaluate", *map(str, folders), "--resolution", "0"]) == 2
+    capsys.readouterr()
+    for command in (["evaluate", *map(str, folders)], ["vectorize", str(folders[0] / "a_mask.tif"), "-o", "x.gpkg"]):
+        assert run([*command, "--threshold", "70"]) == 2
+        assert "for 70 per cent write 0.7" in capsys.readouterr().err
+        assert run([*command, "--ignore-value", "cloud"]) == 2
+        assert "is no value to ignore" in capsys.readouterr().err
 
 
 def test_a_refused_pair_is_named_and_the_exit_code_is_1(

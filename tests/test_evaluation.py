@@ -31,6 +31,7 @@ from floodmap.comparison import Counts, boundary, compare
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, OutputError, VectorError
 from floodmap.evaluation import Evaluation, Scores, evaluate
 from floodmap.frames import FloodRule, Frame
+from floodmap.grid import Window
 from floodmap.ground import cell_areas_m2
 from floodmap.masks import RasterMask
 from floodmap.outlines import PolygonMask, _cut, polygon_frame
@@ -397,6 +398,38 @@ def test_what_is_flood_is_asked_where_it_is_not(
         evaluate(p, write(tmp_path / "r.tif", r, nodata=nodata))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "odd"),
+    [("int16", -1), ("int8", -1), ("int16", 32767), ("uint16", 65535), ("uint8", 255), ("float32", 1e20)],
+)
+@pytest.mark.parametrize("given", [None, 1])
+def test_what_hardly_means_dry_is_unobserved_unless_that_is_asked_for(
+    tmp_path: Path, dtype: str, odd: float, given: int | None
+) -> None:
+    p, r = blobs(1), blobs(2).astype(dtype)
+    r[:, 50:] = odd
+    files = write(tmp_path / "p.tif", p), write(tmp_path / "r.tif", r)
+    scores = evaluate(*files, reference_value=given).scenes[0]
+    assert counted(scores) == confusion(p[:, :50], r[:, :50])
+    scores = evaluate(*files, reference_value=1, ignore_values="none").scenes[0]
+    assert counted(scores) == confusion(p, (r == 1).astype(np.uint8))
+    scores = evaluate(*files, reference_value=odd, ignore_values=(1,)).scenes[0]
+    assert scores.unobserved == np.count_nonzero(r == 1) and scores.tp + scores.fn == np.count_nonzero(r == r[0, 50])
+
+
+def test_floats_that_hold_per_cent_are_known_by_others_of_their_side(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scene where nothing is above 1 per cent is dry, though it might hold shares."""
+    flood = blobs(3)
+    for name, percent in (("dry", np.full(flood.shape, 0.8)), ("wet", 70.0 * flood)):
+        write(tmp_path / "out" / f"{name}_probability.tif", percent.astype(np.float32))
+        write(tmp_path / "refs" / f"{name}_reference.tif", flood * (name == "wet"))
+    scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).scenes
+    assert [scene.iou for scene in scenes] == [1, 1] and scenes[0].tp == 0
+    assert caplog.text.count("the threshold 0.7 is 70 there") == 2
+
+
 def test_flood_values_can_be_given(tmp_path: Path) -> None:
     r = np.random.default_rng(0).integers(0, 5, (40, 40)).astype(np.uint8)
     p, reference = blobs(1, (40, 40)), write(tmp_path / "r.tif", r)
@@ -404,31 +437,103 @@ def test_flood_values_can_be_given(tmp_path: Path) -> None:
     for given_value in ("2,4", (2, 4), [2.0, 4.0]):
         scores = evaluate(prediction, reference, reference_value=given_value).scenes[0]
         assert counted(scores) == confusion(p, np.isin(r, (2, 4)))
-    scores = evaluate(reference, prediction, threshold=3).scenes[0]
-    assert counted(scores) == confusion(r >= 3, p)
     with pytest.raises(EvaluationError, match="'water' does not say what is flood"):
         evaluate(prediction, reference, reference_value="water")
     with pytest.raises(EvaluationError, match="one of them"):
-        FloodRule.parse(1, 50)
+        FloodRule.parse(1, 0.5)
 
 
 def test_traps_in_values_are_refused(tmp_path: Path) -> None:
     percent = np.random.default_rng(0).integers(0, 101, (40, 40)).astype(np.uint8)
     probability = write(tmp_path / "x_probability.tif", percent, nodata=255)
     mask = write(tmp_path / "r.tif", blobs(1, (40, 40)), nodata=255)
-    with pytest.raises(EvaluationError, match="50 for per cent"):
-        evaluate(probability, mask, threshold=0.5)
+    with pytest.raises(EvaluationError, match=r"for 50 per cent write 0\.5"):
+        evaluate(probability, mask, threshold=50)
     with pytest.raises(EvaluationError, match="declares 255 as nodata"):
         evaluate(mask, mask, reference_value=255)
     with pytest.raises(EvaluationError, match="is a raster and has no attribute"):
         evaluate(mask, mask, reference_value="class=water")
-    assert evaluate(probability, mask, threshold=50).scenes[0].observed_share == 1
+    with pytest.raises(EvaluationError, match="9 is said to be flood and to be ignored"):
+        evaluate(mask, mask, reference_value=9, ignore_values="4,9")
+    with pytest.raises(EvaluationError, match="'water' is no value to ignore"):
+        evaluate(mask, mask, ignore_values="water")
+    assert evaluate(probability, mask, threshold=0.5).scenes[0].observed_share == 1
 
 
 def test_a_given_value_that_occurs_nowhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mask = write(tmp_path / "r.tif", blobs(1))
     evaluate(mask, mask, reference_value=9)
     assert "no reference has any flood" in caplog.text
+
+
+def test_alpha_of_lossy_files_counts_from_the_middle_up(tmp_path: Path) -> None:
+    """Compression makes alpha 1 to 30 along the rim of what is transparent, and less than 255 within the rest."""
+    alpha = np.where(np.add(*np.indices((96, 96))) < 70, 0, 255).astype(np.uint8)
+    lossy = {"compress": "jpeg", "jpeg_quality": 40, "interleave": "pixel", "alpha": "YES", "photometric": "MINISBLACK"}
+    reference = write(tmp_path / "r.tif", np.stack([np.full((96, 96), 255, np.uint8), alpha]), **lossy)
+    with rasterio.open(reference) as file:
+        stored = file.read(2)
+    assert np.count_nonzero((stored > 0) & (alpha == 0)) > 50
+    prediction = write(tmp_path / "p.tif", np.ones((96, 96), np.uint8))
+    shifted = write(tmp_path / "q.tif", np.ones((96, 96), np.uint8), transform=GRID @ Affine.translation(0, 0.001))
+    for guess in (prediction, shifted):
+        scores = evaluate(guess, reference, reference_value=255).scenes[0]
+        assert scores.unobserved == np.count_nonzero(stored < 128)
+
+
+def test_a_mask_blurred_by_lossy_compression_is_refused(tmp_path: Path) -> None:
+    blurred = write(tmp_path / "r.tif", 255 * blobs(1, (128, 128), 2.0), compress="jpeg", jpeg_quality=30)
+    with pytest.raises(EvaluationError, match="compressed with loss, which has blurred its classes"):
+        evaluate(write(tmp_path / "p.tif", blobs(1, (128, 128))), blurred, reference_value=255)
+
+
+@pytest.mark.parametrize("turn", [0, 360])
+def test_ground_without_pixels_is_unobserved_on_any_grid(tmp_path: Path, turn: int) -> None:
+    """As where blocks of a raster were never written: it is read as 0, and is not dry."""
+    degrees = Affine(1e-5, 0, 179.9995, 0, -1e-5, 10)
+    frames = [degrees @ Affine.translation(turn / 1e-5, 0), degrees @ Affine.translation(turn / 1e-5 - 7.2, 4.3)]
+    mask = RasterMask(write(tmp_path / "r.tif", blobs(1), crs="EPSG:4326", transform=degrees))
+    gone = np.zeros((60, 70), bool)
+    gone[16:32, 32:64] = True
+    mask._absent = lambda window: gone[window.slices] if gone[window.slices].any() else None
+    rule = FloodRule(values=(1.0,))
+    for transform, (down, right) in zip(frames, ((0, 0), (4, -7)), strict=True):
+        frame = Frame(crs=CRS.from_epsg(4326), transform=transform, height=60, width=70)
+        codes = mask.on(frame, rule)(Window(10, 0, 50, 70))
+        lacking = np.roll(gone, (-down, -right), (0, 1))[10:]
+        real = np.pad(np.ones((60, 70), bool), 8)[8 + down :, 8 + right :][10:60, :70]
+        assert np.array_equal(codes == 255, lacking | ~real)
+    mask._absent = lambda window: np.ones((window.height, window.width), bool)
+    assert mask.values() == set()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("nodata", [None, 255])
+def test_rasters_of_few_bits_are_masks_like_others(tmp_path: Path, bits: int, nodata: int | None) -> None:
+    p, r = blobs(1), blobs(2)
+    prediction = write(tmp_path / "p.tif", p, nbits=bits, nodata=nodata)
+    for transform in (GRID, GRID @ Affine.translation(3, 0)):
+        reference = write(tmp_path / "r.tif", r, nbits=bits, nodata=nodata, transform=transform)
+        shift = 0 if transform == GRID else 3
+        scores = evaluate(prediction, reference).scenes[0]
+        assert counted(scores) == confusion(p[:, shift:], r[:, : 70 - shift]) and scores.unobserved == 60 * shift
+    assert floodmap.vectorize(prediction).geometry.area.sum() == p.sum() / 4
+
+
+@pytest.mark.parametrize("layers", [("flood",), ("flood", "unobserved"), ("water",)])
+def test_a_file_geodatabase_is_a_file(tmp_path: Path, layers: tuple[str, ...]) -> None:
+    p, r = blobs(1), blobs(2)
+    database = tmp_path / "refs" / "x.gdb"
+    database.parent.mkdir()
+    for layer in layers:
+        shape = shapely.box(500_000, 2_999_990, 500_035, 3_000_000)
+        frame = geopandas.GeoDataFrame(geometry=[shape] if layer == "unobserved" else traced(r), crs=UTM)
+        frame.to_file(database, layer=layer, driver="OpenFileGDB")
+    seen = slice(20, None) if "unobserved" in layers else slice(None)
+    prediction = write(tmp_path / "x_mask.tif", p)
+    for reference in (database, database.parent):
+        assert counted(evaluate(prediction, reference).scenes[0]) == confusion(p[seen], r[seen])
+    assert counted(evaluate(database, prediction).scenes[0]) == confusion(r[seen], p[seen])
 
 
 def test_imagery_missing_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -632,7 +737,7 @@ def test_folders_pair_by_name_and_list_the_rest(tmp_path: Path) -> None:
         assert counted(scores) == confusion(blobs(i), blobs(10 + i))
     assert [Path(path).name for path in evaluation.unpaired_predictions] == ["d_mask.tif"]
     assert [Path(path).name for path in evaluation.unpaired_references] == ["lonely_mask.tif"]
-    by_probability = evaluate(out, refs, threshold=50)
+    by_probability = evaluate(out, refs, threshold=0.5)
     assert Path(by_probability.scenes[0].prediction).name == "a_probability.tif"
     assert by_probability.scenes[0].iou == evaluation.scenes[0].iou
 

@@ -12,7 +12,10 @@ from conftest import NORTH_UP, UTM, SceneFactory, picture
 from rasterio.windows import Window as RasterWindow
 
 from floodmap import codes
+from floodmap.errors import EvaluationError
+from floodmap.evaluation import evaluate
 from floodmap.grid import Window
+from floodmap.polygons import vectorize_layers
 from floodmap.scene import Scene, SceneOptions
 
 SIDE, BLOCK = 256, 64
@@ -139,3 +142,30 @@ def test_a_scene_without_gaps_is_read_as_before(make_scene: SceneFactory) -> Non
                       blockxsize=32, blockysize=32)  # fmt: skip
     with Scene.open(path) as scene:
         assert scene._source.gaps is None and not scene.remarks
+
+
+def test_a_mask_is_unobserved_where_it_was_never_written(sparse: Path, make_scene: SceneFactory) -> None:
+    flood = np.zeros((SIDE, SIDE), np.uint8)
+    flood[:100] = 1
+    reference = make_scene(pixels=flood[None], name="reference.tif")
+    path = sparse.with_name("mask.tif")
+    with rasterio.open(
+        path, "w", driver="GTiff", width=SIDE, height=SIDE, count=1, dtype="uint8", crs=UTM, transform=NORTH_UP,
+        tiled=True, blockxsize=BLOCK, blockysize=BLOCK, sparse_ok=True,
+    ) as dataset:  # fmt: skip
+        dataset.write(flood[:128, :], 1, window=RasterWindow(0, 0, SIDE, 128))
+    for prediction, other in ((path, reference), (reference, path)):
+        score = evaluate(prediction, other).scenes[0]
+        assert (score.iou, score.tn, score.unobserved) == (1.0, 28 * SIDE, 128 * SIDE)
+    assert vectorize_layers(path).unobserved.geometry.area.sum() == pytest.approx(128 * SIDE * 0.25)
+
+
+def test_a_mask_that_lacks_a_member_is_refused_by_its_name(make_scene: SceneFactory, tmp_path: Path) -> None:
+    reference = make_scene(pixels=np.ones((1, 64, 128), np.uint8), name="reference.tif")
+    make_scene(pixels=np.ones((1, 64, 64), np.uint8), name="a.tif")
+    mosaic = vrt_of(tmp_path, {"a.tif": (0, 0, 64, 64), "gone.tif": (64, 0, 64, 64)}, (64, 128))
+    text = mosaic.read_text()
+    mosaic.write_text(text[: text.index("<VRTRasterBand dataType='Byte' band='2'")] + "</VRTDataset>")
+    for prediction, other in ((mosaic, reference), (reference, mosaic)):
+        with pytest.raises(EvaluationError, match=r"gone\.tif cannot be read \(no such file\)"):
+            evaluate(prediction, other)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.audit import audit, near_duplicates, picture_hash, split_labels
-from floodmap.errors import LabelError
-from floodmap.labels import find_labels
+from floodmap.errors import EvaluationError, LabelError
+from floodmap.finetune import fingerprint_of
+from floodmap.labels import find_labels, read_label
+from floodmap.scene import Scene
 
 
 def picture(path: Path, seed: int, side: int = 48) -> NDArray[np.uint8]:
@@ -54,6 +62,22 @@ def test_scenes_beside_references_are_found(tmp_path: Path) -> None:
     labels = find_labels(tmp_path)
     found = {one.name: one.label.name for one in labels.labelled if one.label}
     assert found == {"river": "river_reference.tif", "town": "town.gpkg"}
+
+
+def test_a_file_geodatabase_is_a_label_and_no_folder_of_pictures(tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32643", "transform": Affine(1, 0, 500_000, 0, -1, 3_000_000)}
+    shape = {"count": 3, "height": 48, "width": 48, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "town.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.random.default_rng(0).integers(40, 200, (3, 48, 48)).astype(np.uint8))
+    water = geopandas.GeoDataFrame(geometry=[shapely.box(500_000, 2_999_952, 500_048, 2_999_976)], crs="EPSG:32643")
+    water.to_file(tmp_path / "town.gdb", driver="OpenFileGDB")
+    result = audit(find_labels(tmp_path))
+    assert not result.findings and [one.name for one in result.usable] == ["town"]
+    with Scene.open(result.usable[0].image) as scene:
+        assert read_label(result.usable[0], scene, result.rule)[0].sum() == 24 * 48
+    before = fingerprint_of(result.usable)
+    water.iloc[:0].to_file(tmp_path / "town.gdb", driver="OpenFileGDB", geometry_type="Polygon")
+    assert fingerprint_of(result.usable) != before
 
 
 def test_splits_come_from_folders_or_a_file(tmp_path: Path) -> None:
@@ -112,6 +136,39 @@ def test_the_audit_says_what_is_wrong_with_which_picture(tmp_path: Path) -> None
     }  # fmt: skip
     assert [one.name for one in result.usable] == ["empty", "full", "good", "other"]
     assert result.table().count("\n") == len(result.findings) - 1
+
+
+def test_what_is_not_flood_is_dry_where_it_is_said_what_is_flood(tmp_path: Path) -> None:
+    """Land cover of classes 0 to 9, in which 5 is water and 0 not labelled."""
+    data_set(tmp_path)
+    for name in "abcd":
+        mask(tmp_path / "masks" / f"{name}.png", (0, 1, 5, 9))
+    with pytest.raises(EvaluationError, match=r"--flood-value.*--ignore-value"):
+        audit(find_labels(tmp_path))
+    for ignored, counts in ((None, {0: 36, 1: 12}), ("0", {0: 24, 1: 12, 255: 12}), (("0", "9,1"), {1: 12, 255: 36})):
+        result = audit(find_labels(tmp_path), flood_value="5", ignore_values=ignored)
+        assert {one.kind for one in result.findings} <= {"full"} and len(result.usable) == 4
+        with Scene.open(result.usable[0].image) as scene:
+            codes = read_label(result.usable[0], scene, result.rule)[0]
+        assert dict(zip(*np.unique(codes[:, 0], return_counts=True), strict=True)) == counts
+
+
+def test_values_that_are_no_class_settle_as_unobserved(tmp_path: Path) -> None:
+    """-1, undeclared nodata and 255 beside 0 and 1, of whatever type: 1 is flood, and these are not dry."""
+    data_set(tmp_path)
+    for name, odd, dtype in (("a", -1, "int16"), ("b", -9999, "float32"), ("c", 1e20, "float64"), ("d", 255, "int16")):
+        values = np.repeat(np.array([0, 1, odd], dtype), 16)[:, None].repeat(48, axis=1)
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        profile = {"driver": "GTiff", "count": 1, "height": 48, "width": 48, "dtype": dtype}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(tmp_path / "masks" / f"{name}.tif", "w", **profile) as file:
+                file.write(values, 1)
+    result = audit(find_labels(tmp_path))
+    assert not result.findings and len(result.usable) == 4 and result.flood_values == (1.0,)
+    for one in result.usable:
+        with Scene.open(one.image) as scene:
+            assert read_label(one, scene, result.rule)[0][::16, 0].tolist() == [0, 1, 255], one.name
 
 
 def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:

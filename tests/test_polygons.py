@@ -288,20 +288,64 @@ def test_masks_of_other_tools_are_read_as_their_values_say(write: Any) -> None:
         vectorize(other)
 
 
-def test_probabilities_are_cut_in_the_rasters_own_units(write: Any) -> None:
+def test_probabilities_are_cut_at_a_share_in_whatever_units(write: Any, caplog: pytest.LogCaptureFixture) -> None:
     path = write(np.array([[0.1, 0.29, 0.7, np.nan]], np.float32))
     layers = vectorize_layers(path, threshold=0.29)
     assert layers.flood["confidence_min"].tolist() == [0.29] and layers.flood.geometry[0].area == 0.5
-    assert len(layers.unobserved) == 1
-    percent = write(np.array([[10, 60, 90, 255]], np.uint8), nodata=255)
-    assert vectorize(percent, threshold=60)["confidence_mean"].tolist() == [0.75]
+    assert len(layers.unobserved) == 1 and not caplog.records
+    for values in (np.array([[10, 60, 90, 255]], np.uint8), np.array([[10, 60, 90, -3.4e38]], np.float32)):
+        percent = write(values, nodata=255 if values.dtype == np.uint8 else None)
+        layers = vectorize_layers(percent, threshold=0.6)
+        assert layers.flood["confidence_mean"].tolist() == [0.75] and len(layers.unobserved) == 1
+        assert f"{percent} holds per cent: the threshold 0.6 is 60 there" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.29, 0.55, 0.56, 0.57, 0.58])
+def test_a_share_of_per_cent_is_that_whole_number(write: Any, share: float) -> None:
+    path = write(np.arange(101, dtype=np.uint8)[None])
+    assert vectorize(path, threshold=share).geometry[0].area == 0.25 * (101 - round(100 * share))
+
+
+def test_a_dry_raster_that_says_it_holds_per_cent_stays_dry(write: Any) -> None:
+    path = write(np.array([[0.2, 0.9, 0.6]], np.float32))
+    assert len(vectorize(path, threshold=0.5)) == 1
+    with rasterio.open(path, "r+") as target:
+        target.units = ("%",)
+    assert not len(vectorize(path, threshold=0.5))
 
 
 def test_what_is_no_probability_is_refused_in_one_line(write: Any) -> None:
     with pytest.raises(SceneError, match="holds 200, which is no probability"):
-        vectorize(write(np.array([[10, 200]], np.uint8)), threshold=50)
-    with pytest.raises(FloodmapError, match="threshold"):
+        vectorize(write(np.array([[10, 200]], np.uint8)), threshold=0.5)
+    with pytest.raises(SceneError, match="holds 180, which is no probability"):
+        vectorize(write(np.array([[10, 180]], np.float32)), threshold=0.5)
+    for values in ([0, 1], [0, 255], [0, 1, 255]):
+        with pytest.raises(SceneError, match="a mask, not probabilities"):
+            vectorize(write(np.array([values], np.uint8)), threshold=0.5)
+    with pytest.raises(FloodmapError, match=r"for 50 per cent write 0\.5"):
+        vectorize(write(np.array([[10, 90]], np.uint8)), threshold=50)
+    with pytest.raises(FloodmapError, match="threshold 500 is not a share"):
         vectorize(write(np.array([[10, 90]], np.uint8)), threshold=500)
+
+
+VOID = [-9999, -10000, -32768, -3.4e38, 1e20, 9.96921e36, float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("void", VOID)
+@pytest.mark.parametrize("how", [{}, {"flood_value": 1}, {"threshold": 0.5}])
+def test_void_values_that_no_file_declares_are_neither_flood_nor_dry(write: Any, void: float, how: Any) -> None:
+    layers = vectorize_layers(write(np.array([[0, 1, 1, void]], np.float32)), **how)
+    assert layers.flood.geometry[0].area == 0.5 and layers.unobserved.geometry[0].area == 0.25
+
+
+def test_values_below_0_are_dry_only_where_that_is_asked_for(write: Any) -> None:
+    path = write(np.array([[0, 1, 1, -1, 7]], np.int16))
+    assert vectorize_layers(path, flood_value=1).unobserved.geometry[0].area == 0.25
+    assert not len(vectorize_layers(path, flood_value=1, ignore_values="none").unobserved)
+    assert vectorize(path, flood_value=-1).geometry[0].area == 0.25
+    assert vectorize_layers(path, flood_value=1, ignore_values=(0, 7)).unobserved.geometry.area.sum() == 0.75
+    assert vectorize(path, ignore_values="7").geometry[0].area == 0.5
 
 
 def test_a_mask_placed_by_control_points_alone_is_refused(write: Any) -> None:
