@@ -111,6 +111,7 @@ def _found(
     names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
     named = _named(names)
     roles = {band: role for role, band in named.items()}
+    telling = {band for band, text in names.items() if re.sub(r"(?i)^b(and)?[ _]*0*", "", text.strip()) != str(band)}
     by_colour: dict[str, int] = {}
     for band in usable:
         colour = colorinterp[band - 1].name
@@ -120,18 +121,18 @@ def _found(
         rgb = tuple(known[role] for role in RGB if role in known)
         if len(set(rgb)) < 3:
             continue
-        fourth = [band for band in usable if band not in rgb and band not in names and len(usable) == 4]
+        fourth = [band for band in usable if band not in rgb and band not in telling and len(usable) == 4]
         nir = named.get("nir") or by_colour.get("nir") or (fourth[0] if fourth else None)
         return rgb, nir, "" if sure else _guess_of(rgb, nir, named)
     if len(usable) < 3:
         text = "it has two bands and no colours: band {0} alone is shown, as grey; choose others with --bands"
         return tuple(usable[:1]), None, text.format(*usable) if len(usable) == 2 else ""
-    last = usable[3] if len(usable) == 4 and usable[3] not in names else None
+    last = usable[3] if len(usable) == 4 and usable[3] not in telling else None
     nir = named.get("nir") or by_colour.get("nir") or last
     others = [band for band in usable if band != nir]
     rgb = tuple(others[:3] if len(others) >= 3 else usable[:3])
     nir = None if nir in rgb else nir
-    plain = len(usable) == 3 and not names  # three bands in any other order would be odd
+    plain = len(usable) == 3 and not telling  # three bands in any other order would be odd
     return rgb, nir, "" if plain else _guess_of(rgb, nir, named)
 
 
