@@ -134,11 +134,12 @@ class _Rules:
 def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
     """A prediction's rule with what is ignored but for what has a meaning there: 0 is dry, whatever a reference has."""
 
-    plain = {0.0, *(rule.values or (1.0, 255.0))}
+    classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
-        value for value in ignoring.ignored
-        if value not in plain and (rule.threshold is None or not 0 <= value <= 100)
-    )  # fmt: skip
+        value
+        for value in ignoring.ignored
+        if (value not in classes if rule.threshold is None else not 0 <= value <= 100)
+    )
     return replace(rule, ignored=ignored, careful=ignoring.careful)
 
 

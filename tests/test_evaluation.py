@@ -428,6 +428,13 @@ def test_floats_that_hold_per_cent_are_known_by_others_of_their_side(
     scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).scenes
     assert [scene.iou for scene in scenes] == [1, 1] and scenes[0].tp == 0
     assert caplog.text.count("the threshold 0.7 is 70 there") == 2
+    odd = 70.0 * flood
+    odd[:5] = 255
+    write(tmp_path / "out" / "wet_probability.tif", odd.astype(np.float32))
+    refused = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).refused
+    assert "holds 255, which is no probability" in refused[0]
+    scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7, ignore_values="255,2").scenes
+    assert [scene.iou for scene in scenes] == [1, 1] and scenes[1].unobserved == 5 * 70
 
 
 def test_flood_values_can_be_given(tmp_path: Path) -> None:
