@@ -98,6 +98,9 @@ def evaluate(
         pairs = pair_files(
             Path(prediction), Path(reference), is_imagery=is_imagery, probabilities=threshold is not None
         )
+        files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
+        if rules[1].ignored and all(map(_holds_polygons, files)):
+            raise EvaluationError("both sides hold polygons; values to ignore are those of rasters")
         settled = (
             _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
             _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),

@@ -689,6 +689,13 @@ def test_an_unobserved_layer_is_honoured_on_either_side(tmp_path: Path) -> None:
         evaluate(prediction, other)
 
 
+def test_values_to_ignore_are_refused_where_both_sides_hold_polygons(tmp_path: Path) -> None:
+    both = [polygons(tmp_path / f"{name}.gpkg", traced(blobs(1))) for name in "pr"]
+    assert evaluate(*both, ignore_values="none").scenes[0].iou == 1
+    with pytest.raises(EvaluationError, match="both sides hold polygons"):
+        evaluate(*both, ignore_values=9)
+
+
 def test_no_polygons_mean_dry_and_polygons_elsewhere_a_mistake(tmp_path: Path) -> None:
     prediction = write(tmp_path / "p.tif", blobs(1))
     scores = evaluate(prediction, polygons(tmp_path / "dry.gpkg", [])).scenes[0]
