@@ -98,6 +98,9 @@ def evaluate(
         pairs = pair_files(
             Path(prediction), Path(reference), is_imagery=is_imagery, probabilities=threshold is not None
         )
+        files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
+        if rules[1].ignored and all(map(_holds_polygons, files)):
+            raise EvaluationError("both sides hold polygons; values to ignore are those of rasters")
         settled = (
             _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
             _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),
@@ -134,11 +137,12 @@ class _Rules:
 def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
     """A prediction's rule with what is ignored but for what has a meaning there: 0 is dry, whatever a reference has."""
 
-    plain = {0.0, *(rule.values or (1.0, 255.0))}
+    classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
-        value for value in ignoring.ignored
-        if value not in plain and (rule.threshold is None or not 0 <= value <= 100)
-    )  # fmt: skip
+        value
+        for value in ignoring.ignored
+        if (value not in classes if rule.threshold is None else not 0 <= value <= 100)
+    )
     return replace(rule, ignored=ignored, careful=ignoring.careful)
 
 

@@ -108,13 +108,12 @@ class FloodRule:
             return cls(attribute=attribute.strip(), matches=matches, ignored=ignored, careful=careful)
         given: Iterable[Any] = flood.split(",") if isinstance(flood, str) else np.atleast_1d(np.asarray(flood))
         try:
-            return cls(values=tuple(float(value) for value in given), ignored=ignored, careful=careful)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, EvaluationError):
-                raise
+            values = tuple(float(value) for value in given)
+        except (TypeError, ValueError):
             raise EvaluationError(
                 f"{flood!r} does not say what is flood; give values such as 1 or 1,255, or class=water"
             ) from None
+        return cls(values=values, ignored=ignored, careful=careful)
 
     def hides(self, band: NDArray[Any]) -> NDArray[np.bool_]:
         """Pixels of a raster whose value says that nothing is known of them.

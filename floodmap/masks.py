@@ -160,10 +160,10 @@ class RasterMask:
         Whole numbers are per cent, and so are floats that go above 1; what the raster says goes first.
 
         Raises:
-            SceneError: it is a mask.
+            SceneError: it is a mask, or cannot be told.
         """
         if self._scale is None:
-            self._scale = 100 if self.says_percent or rule.in_percent or self._holds_percent(rule) else 1
+            self._scale = 100 if self.says_percent or rule.in_percent or self.holds_percent(rule) else 1
         return self._scale
 
     def tell_scale(self, rule: FloodRule) -> None:
@@ -172,13 +172,34 @@ class RasterMask:
             limit = round(rule.threshold * self.scale(rule), 6)
             LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
 
-    def goes_above(self, limit: float, rule: FloodRule) -> bool:
-        """Whether an observed pixel is above a limit."""
+    def holds_percent(self, rule: FloodRule) -> bool:
+        """Whether probabilities that do not say so are per cent.
+
+        Raises:
+            SceneError: it is a mask, or shares and one other value.
+        """
+        if self.dtype.kind != "f":
+            found = self.values() - set(rule.ignored)
+            if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
+                shown = ", ".join(f"{value:g}" for value in sorted(found))
+                raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
+            return True
+        above: set[float] = set()
+        has_shares = False
         for window in self.frame.blocks(2048):
             band, valid = self._own(window)
-            if (band[valid & ~rule.hides(band)] > limit).any():
+            observed = band[valid & ~rule.hides(band)]
+            above.update(map(float, np.unique(observed[observed > 1 + ROUNDING])[:2]))
+            has_shares |= bool(((observed > 0) & (observed < 1)).any())
+            if len(above) > 1:
                 return True
-        return False
+        if above and has_shares:
+            strange = above.pop()
+            raise SceneError(
+                f"{self.path} holds shares of 0 to 1, and {strange:g}; if that stands for nothing, say so in the file: "
+                f"gdal_edit.py -a_nodata {strange:g} {self.path.name}"
+            )
+        return bool(above)
 
     def close(self) -> None:
         """Close the file."""
@@ -208,15 +229,6 @@ class RasterMask:
         """Where alpha says that there is something; compression with loss frays the rim of what is transparent."""
         half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
         return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
-
-    def _holds_percent(self, rule: FloodRule) -> bool:
-        if self.dtype.kind == "f":
-            return self.goes_above(1 + ROUNDING, rule)
-        found = self.values() - set(rule.ignored)
-        if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
-            shown = ", ".join(f"{value:g}" for value in sorted(found))
-            raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
-        return True
 
     def _check_probabilities(self, observed: NDArray[Any], scale: int) -> None:
         low, high = (float(observed.min()), float(observed.max())) if len(observed) else (0.0, 0.0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from floodmap.errors import EvaluationError
-from floodmap.frames import ROUNDING, UNOBSERVED, FloodRule
+from floodmap.errors import EvaluationError, FloodmapError
+from floodmap.frames import UNOBSERVED, FloodRule
 from floodmap.masks import RasterMask
 
 
@@ -32,7 +32,7 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     if rule.values or rule.attribute:
         return rule
     if rule.threshold is not None:
-        return replace(rule, in_percent=len(paths) > 1 and any(_goes_above_one(path, rule) for path in paths))
+        return replace(rule, in_percent=len(paths) > 1 and any(_holds_percent(path, rule) for path in paths))
     found: set[float] = set()
     nodata: set[float] = set()
     names = []
@@ -70,9 +70,10 @@ def shown_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
     return told | (values & {float(UNOBSERVED)} - set(rule.ignored))
 
 
-def _goes_above_one(path: Path, rule: FloodRule) -> bool:
+def _holds_percent(path: Path, rule: FloodRule) -> bool:
+    """Whether a raster of floats that does not say so holds per cent."""
     try:
         with closing(RasterMask(path)) as mask:
-            return mask.dtype.kind == "f" and not mask.says_percent and mask.goes_above(1 + ROUNDING, rule)
-    except EvaluationError:
+            return mask.dtype.kind == "f" and not mask.says_percent and mask.holds_percent(rule)
+    except FloodmapError:
         return False

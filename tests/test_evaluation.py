@@ -428,6 +428,13 @@ def test_floats_that_hold_per_cent_are_known_by_others_of_their_side(
     scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).scenes
     assert [scene.iou for scene in scenes] == [1, 1] and scenes[0].tp == 0
     assert caplog.text.count("the threshold 0.7 is 70 there") == 2
+    odd = 70.0 * flood
+    odd[:5] = 255
+    write(tmp_path / "out" / "wet_probability.tif", odd.astype(np.float32))
+    refused = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7).refused
+    assert "holds 255, which is no probability" in refused[0]
+    scenes = evaluate(tmp_path / "out", tmp_path / "refs", threshold=0.7, ignore_values="255,2").scenes
+    assert [scene.iou for scene in scenes] == [1, 1] and scenes[1].unobserved == 5 * 70
 
 
 def test_flood_values_can_be_given(tmp_path: Path) -> None:
@@ -680,6 +687,13 @@ def test_an_unobserved_layer_is_honoured_on_either_side(tmp_path: Path) -> None:
         other = polygons(tmp_path / "o.gpkg", traced(r), layer="a")
         polygons(other, traced(r), layer="b")
         evaluate(prediction, other)
+
+
+def test_values_to_ignore_are_refused_where_both_sides_hold_polygons(tmp_path: Path) -> None:
+    both = [polygons(tmp_path / f"{name}.gpkg", traced(blobs(1))) for name in "pr"]
+    assert evaluate(*both, ignore_values="none").scenes[0].iou == 1
+    with pytest.raises(EvaluationError, match="both sides hold polygons"):
+        evaluate(*both, ignore_values=9)
 
 
 def test_no_polygons_mean_dry_and_polygons_elsewhere_a_mistake(tmp_path: Path) -> None:

@@ -320,6 +320,8 @@ def test_what_is_no_probability_is_refused_in_one_line(write: Any) -> None:
         vectorize(write(np.array([[10, 200]], np.uint8)), threshold=0.5)
     with pytest.raises(SceneError, match="holds 180, which is no probability"):
         vectorize(write(np.array([[10, 180]], np.float32)), threshold=0.5)
+    with pytest.raises(SceneError, match="shares of 0 to 1, and 2; if that stands for nothing"):
+        vectorize(write(np.array([[0.2, 0.7, 2]], np.float32)), threshold=0.5)
     for values in ([0, 1], [0, 255], [0, 1, 255]):
         with pytest.raises(SceneError, match="a mask, not probabilities"):
             vectorize(write(np.array([values], np.uint8)), threshold=0.5)

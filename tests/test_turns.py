@@ -111,6 +111,14 @@ def test_scores_at_the_antimeridian_are_those_of_any_other_meridian(
     assert here.tp > 2500 and here.reference_ha == pytest.approx(there.reference_ha, rel=0.01)
 
 
+def test_errors_at_the_antimeridian_are_the_ground_that_is_wrong(tmp_path: Path) -> None:
+    files = made(tmp_path, "east", 1, 180), made(tmp_path, "geojson", 2, 180)
+    scores = evaluate(*files, errors=tmp_path / "wrong.gpkg").scenes[0]
+    wrong = geopandas.read_file(tmp_path / "wrong.gpkg", layer="errors")
+    pixels = {kind: shapely.area(part.geometry).sum() / STEP**2 for kind, part in wrong.groupby("kind")}
+    assert pixels == pytest.approx({"false_positive": scores.fp, "false_negative": scores.fn})
+
+
 def test_a_raster_of_the_whole_world_meets_a_frame_across_its_edge(tmp_path: Path) -> None:
     world = np.zeros((180, 360), np.uint8)
     world[70:90, [0, 1, 358, 359]] = 1
