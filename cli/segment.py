@@ -141,6 +141,8 @@ def segment(
     found = find_scenes(scenes, out)
     free = list(_not_busy(found, out))
     if not free:
+        if as_json:
+            click.echo("[]")
         return REFUSED
     segmenter = _load(model, device)
     if flips:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from affine import Affine
-from conftest import SceneFactory
+from conftest import HANGS, SceneFactory
 from fakes import FakeSegmenter
 from test_pipeline import digests, run
 
@@ -143,7 +143,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
         beside = Beside(finishing, journal)
         assert beside._hear() == ("begun", None)
         beside._process.stdin.close()  # as the system does when a process is killed
-        assert beside._process.wait(timeout=60) == 1
+        assert beside._process.wait(timeout=HANGS) == 1
         beside.__exit__()
 
 

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 import floodmap
 
@@ -23,7 +24,7 @@ FUNCTIONS = {"segment": "pipeline", "evaluate": "evaluation", "vectorize": "poly
 
 def python(code: str) -> str:
     """Standard output of a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS)
     return done.stdout
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import HANGS
 from PIL import Image
 
 from floodmap.oracle import PromptKind
@@ -93,7 +94,7 @@ def test_the_report_opens_in_a_browser(tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
     subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,2400", f"--screenshot={shot}",
-         path.as_uri()], check=True, capture_output=True, timeout=120,
+         path.as_uri()], check=True, capture_output=True, timeout=HANGS,
     )  # fmt: skip
     assert len(np.unique(np.asarray(Image.open(shot).convert("L")))) > 50
 
