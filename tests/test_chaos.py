@@ -26,7 +26,10 @@ import pytest
 from conftest import HANGS, SceneFactory
 from fakes import FakeSegmenter
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and /proc of Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and /proc of Linux"),
+]
 
 KILLS = 20
 DAMAGED = 300

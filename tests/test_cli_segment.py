@@ -201,6 +201,7 @@ def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
     assert "own results" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path: Path) -> None:
     code = (

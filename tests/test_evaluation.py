@@ -141,6 +141,7 @@ def test_uniform_masks_have_defined_scores(tmp_path: Path, p: int, r: int, expec
     assert {name: getattr(scores, name) for name in expected} == expected
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([3, 7, 16, 64]), st.floats(0, 6), st.floats(0.1, 3), st.floats(0.1, 3)
 )
@@ -508,6 +509,7 @@ def test_polygons_are_the_mask_they_were_traced_from(tmp_path: Path, suffix: str
     assert evaluate(path, prediction).scenes[0].iou == scores.iou
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0, 20])
 def test_polygons_burn_like_rasterio_burns_them(tmp_path: Path, angle: float) -> None:
     transform = GRID @ Affine.rotation(angle)
@@ -589,6 +591,7 @@ def test_no_polygons_mean_dry_and_polygons_elsewhere_a_mistake(tmp_path: Path) -
         evaluate(prediction, bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crs", "scale"), [(UTM, 1.0), ("EPSG:4326", 1e-5), ("EPSG:3857", 2.0)])
 def test_two_polygon_files_are_compared_on_a_grid_of_metres(tmp_path: Path, crs: str, scale: float) -> None:
     x, y = (75.0, 50.0) if crs == "EPSG:4326" else (500_000, 6_000_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HANGS, SceneFactory
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="no fork")]
 
 BEGIN = """
 import sys

@@ -20,6 +20,7 @@ assert floodmap.modeling.ImageEncoderViT is segment_anything.modeling.ImageEncod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [ALONE, AFTER])
 def test_the_modules_are_those_of_the_package_and_come_alone(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANGS)

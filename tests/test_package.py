@@ -65,6 +65,7 @@ def test_no_module_bears_the_name_of_a_public_name() -> None:
     assert not modules & set(floodmap.__all__)
 
 
+@pytest.mark.slow
 def test_functions_are_functions_whatever_was_imported_first() -> None:
     names = ", ".join(FUNCTIONS)
     code = "import sys\n"

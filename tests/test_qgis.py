@@ -18,6 +18,8 @@ from floodmap.cog import write_rasters
 from floodmap.formats import write_layers
 from floodmap.polygons import polygonize
 
+pytestmark = pytest.mark.slow
+
 PYTHON = "/usr/bin/python3"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "QT_QPA_PLATFORM": "offscreen", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
