@@ -222,7 +222,7 @@ def test_the_command_writes_a_report_that_is_no_scene(
     args = ["segment", str(tmp_path / "in"), "-o", str(tmp_path / "in"), "--prompts", "none", "--report"]
     assert run_command(args) == 0
     assert str(scene.with_name("scene_report.html")) in capsys.readouterr().out
-    assert run_command([*args, "--overwrite"]) == 0 and capsys.readouterr().out.count("\n") == 1
+    assert run_command([*args, "--overwrite"]) == 0 and capsys.readouterr().out.count("\n") == 2
     assert len(list((tmp_path / "in").glob("*.html"))) == 1
 
 
