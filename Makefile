@@ -9,11 +9,12 @@ NAME := $(basename $(notdir $(SCENE)))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types wheel check clean
+.PHONY: help demo test quick lint types wheel check clean
 
 help:
 	@echo "make demo    install into $(VENV), segment the scene in sample_tiles/ and score the result"
 	@echo "make test    install into $(VENV) and run the tests"
+	@echo "make quick   the same without what is slow: under a minute, while you edit"
 	@echo "make lint    check style          make types   check types"
 	@echo "make wheel   build dist/*.whl     make check   all of that, as CI does"
 	@echo "make clean   remove what the others made"
@@ -29,6 +30,9 @@ demo: $(VENV)/.package
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST)
+
+quick: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -125,8 +125,8 @@ def segment(
     With --report, NAME_report.html tells and shows them on one page; with --resume as well, it is added to results that
     are there already.
 
-    Exit codes: 0 done; 1 a scene was refused or failed; 2 wrong usage; 3 done, but some windows failed and are
-    unobserved; 130 interrupted.
+    Exit codes: 0 done; 1 a scene was refused or failed, or the model fails everywhere; 2 wrong usage; 3 done, but some
+    windows failed, in whole or in part, and are unobserved there; 130 interrupted.
     """
     from floodmap.memory import be_sparing
 
@@ -145,6 +145,8 @@ def segment(
     found = find_scenes(scenes, out)
     free = list(_not_busy(found, out))
     if not free:
+        if as_json:
+            click.echo("[]")
         return REFUSED
     segmenter = _load(model, device)
     if flips:
@@ -224,7 +226,8 @@ def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
         else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
     )
     files = (*result.layers[:1], *([result.sheet] if result.sheet else []))
-    failed = f"; {result.failed_windows} windows FAILED and are unobserved" if result.failed_windows else ""
+    windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
+    failed = f"; {windows} FAILED, in whole or in part: unobserved there" if result.failed_windows else ""
     click.echo(
         f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
         f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(map(str, files))}"

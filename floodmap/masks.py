@@ -66,8 +66,6 @@ class RasterMask:
             raise EvaluationError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
         self._lossy = made_of.lossy
         self._absent = None if made_of.gaps is None else _absent(made_of.gaps)
-        if made_of.gaps is not None:
-            LOG.warning("%s: it has ground for which no pixel was ever written; that is taken for unobserved", path)
         self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
@@ -117,6 +115,8 @@ class RasterMask:
         self._check(rule)
         sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
         absent = self._absent
+        if absent is not None:
+            LOG.warning("%s: no pixel was ever written for some ground; that is taken for unobserved", self.path)
         own = self.frame
         if not is_aligned(self._dataset, own, frame, self.path):
             sources = [(one, one.count) for one in warped(self._dataset, own, frame, self.path, self._open)]

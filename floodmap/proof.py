@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from floodmap.errors import ModelError
+from floodmap.grid import Window
 
 ENOUGH = 4
 """Windows that fail alike, the first of a run, after which it is given up."""
@@ -42,7 +43,7 @@ class Proof:
     """Whether a model works at all, by the first windows of a run that reach it."""
 
     def __init__(self) -> None:
-        self._failures: list[tuple[object, Failure]] = []
+        self._failures: dict[tuple[object, Window], Failure] = {}
         self._given = False
 
     @property
@@ -50,11 +51,12 @@ class Proof:
         """Whether all windows so far failed alike; not where there were none."""
         return bool(self._failures) and not self._given
 
-    def see(self, path: object, failure: Failure | None) -> None:
+    def see(self, path: object, window: Window, failure: Failure | None) -> None:
         """Take in the next window that reached the model, in the order of the windows.
 
         Args:
             path: its scene.
+            window: of the scene; one that is seen with several kinds of prompts counts once.
             failure: why the model gave nothing for it; None where it did not fail.
 
         Raises:
@@ -62,11 +64,10 @@ class Proof:
         """
         if self._given:
             return
-        other_before = failure and self._failures and not failure.alike(self._failures[0][1])
-        if failure is None or failure.memory or other_before:
+        if failure is None or failure.memory or not all(map(failure.alike, self._failures.values())):
             self._given = True
             return
-        self._failures.append((path, failure))
+        self._failures[path, window] = failure
         if len(self._failures) == ENOUGH:
             self.end()
 
@@ -77,7 +78,7 @@ class Proof:
             ModelError: there were some, and all of them failed alike.
         """
         if self.doubtful:
-            path, failure = self._failures[0]
+            (path, _), failure = next(iter(self._failures.items()))
             raise useless(path, "on every window", failure)
 
 

@@ -169,7 +169,7 @@ class _Record:
     def see(self, found: Found) -> None:
         """Take in a window, in their order."""
         if found.reached:
-            self._proof.see(self._path, found.failure)
+            self._proof.see(self._path, found.window, found.failure)
         if found.why:
             self._failed.append(found)
         self._write()
@@ -225,7 +225,7 @@ def segment_whole(
     for window in grid:
         for found in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
             if found.reached:
-                proof.see(scene.path, found.failure)
+                proof.see(scene.path, found.window, found.failure)
             if found.why:
                 _warn(found)
             if strip := mosaic.add(found.window, found.probability(), found.reason):

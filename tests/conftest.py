@@ -23,6 +23,9 @@ GEOGRAPHIC = Affine(1e-5, 0, 11.0, 0, -1e-5, 47.0)
 
 SceneFactory = Callable[..., Path]
 
+HANGS = 900
+"""Seconds after which a process waits for what will never come, however busy the machine is."""
+
 
 def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
     """Smooth, colourful, never near black or white: 40 to 200, times 100 beyond 8 bits; (bands, height, width)."""

@@ -29,6 +29,8 @@ from floodmap.scores import RATIOS, Scores
 Mask = NDArray[np.uint8]
 """0 dry, 1 flood, 255 unobserved."""
 
+pytestmark = pytest.mark.slow  # scikit-learn takes seconds to load
+
 EXACT = 1e-9
 COUNT = 60
 TOLERANCE = 2.3

@@ -28,6 +28,7 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
     return float((ours.float() - stock.float()).norm() / stock.float().norm())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 12, 2**22])  # a few rows at a time to everything
 @pytest.mark.parametrize("channels", [16, 32, 64])  # places are further channels nowhere, in windows, everywhere

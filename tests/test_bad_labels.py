@@ -132,6 +132,7 @@ HOPELESS: dict[str, tuple[Spoil, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "compare"])
 @pytest.mark.parametrize("case", HOPELESS)
 def test_labels_none_of_which_can_be_used_are_refused(
@@ -158,6 +159,7 @@ FINDINGS: dict[str, tuple[Spoil, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FINDINGS)
 def test_every_finding_is_listed_and_strict_training_stops_there(
     kind: str, data: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str]
@@ -173,6 +175,7 @@ def test_every_finding_is_listed_and_strict_training_stops_there(
     assert "without --strict" in last and contents(mine) == before
 
 
+@pytest.mark.slow
 def test_a_comparison_lists_what_it_leaves_out_and_goes_on(
     data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_comparison_lists_what_it_leaves_out_and_goes_on(
     assert [one["name"] for one in said["pictures"]] == ["b", "c", "d"]
 
 
+@pytest.mark.slow
 def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
     data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +209,7 @@ def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
         check_seal(out, state, {**header, "calibration": "{}"})
 
 
+@pytest.mark.slow
 def test_without_a_name_results_lie_in_the_current_folder_and_the_last_line_says_where(
     data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +237,7 @@ def test_without_a_name_results_lie_in_the_current_folder_and_the_last_line_says
     assert sorted(path.name for path in Path().iterdir()) == ["floodmap_output", "set.safetensors", "set_run"]
 
 
+@pytest.mark.slow
 def test_one_picture_cannot_be_trained_on_but_compared(
     data: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,6 +324,7 @@ def refuses_checkpoint(
     assert "given.safetensors" in refused(command(name, data, mine, path), mine, capsys, "--overwrite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "compare"])
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_a_checkpoint_that_does_not_fit_is_refused(
@@ -458,6 +465,7 @@ def test_a_model_that_knows_floods_finds_them_in_a_folder(tmp_path: Path) -> Non
     assert not swapped_to(model, labelled, FloodRule(values=(1.0,)))
 
 
+@pytest.mark.slow
 def test_compare_and_train_warn_of_swapped_masks(
     tmp_path: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from affine import Affine
-from conftest import SceneFactory
+from conftest import HANGS, SceneFactory
 from fakes import FakeSegmenter
 from test_pipeline import digests, run
 
@@ -64,6 +64,7 @@ def local_run_is_an_error(*_: object, **__: object) -> None:
     raise AssertionError("the results were made in this process")
 
 
+@pytest.mark.slow
 def test_they_are_the_same(
     make_scene: SceneFactory, tmp_path: Path, begun: list[Beside], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_they_are_the_same(
     assert meanwhile.mask == tmp_path / "meanwhile" / "scene_mask.tif"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 7, 14])
 def test_they_are_given_up_where_windows_are(make_scene: SceneFactory, tmp_path: Path, number: int) -> None:
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
@@ -90,6 +92,7 @@ def test_they_are_given_up_where_windows_are(make_scene: SceneFactory, tmp_path:
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 14])
 def test_a_broken_off_run_is_resumed(make_scene: SceneFactory, tmp_path: Path, number: int) -> None:
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
@@ -100,6 +103,7 @@ def test_a_broken_off_run_is_resumed(make_scene: SceneFactory, tmp_path: Path, n
     assert digests(out) == digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_there_is_raised_here(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene, out = make_scene(shape_hw=(150, 150)), tmp_path / "out"
     (out / "scene_mask.tif").mkdir(parents=True)
@@ -107,6 +111,7 @@ def test_what_goes_wrong_there_is_raised_here(make_scene: SceneFactory, tmp_path
         run(scene, out, Offloading(), overwrite=True)
 
 
+@pytest.mark.slow
 def test_what_is_logged_there_is_logged_here(
     make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,6 +122,7 @@ def test_what_is_logged_there_is_logged_here(
     assert any("is left from an earlier run" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
     make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]
@@ -145,7 +151,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
         beside = Beside(finishing, journal)
         assert beside._hear() == ("begun", None)
         beside._process.stdin.close()  # as the system does when a process is killed
-        assert beside._process.wait(timeout=60) == 1
+        assert beside._process.wait(timeout=HANGS) == 1
         beside.__exit__()
 
 

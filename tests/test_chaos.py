@@ -1,4 +1,7 @@
-"""Runs killed at random moments, and damaged rasters by the hundred, each in a process of its own."""
+"""Runs killed at random moments, and damaged rasters by the hundred, each in a process of its own.
+
+Moments and limits are of processor time, which does not depend on what else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,31 @@ import io
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SceneFactory
+from conftest import HANGS, SceneFactory
 from fakes import FakeSegmenter
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and /proc of Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and /proc of Linux"),
+]
 
 KILLS = 20
 DAMAGED = 300
 SECONDS = 10
-"""Longest a damaged raster may take."""
+"""Most processor time a damaged raster may take."""
 MEMORY = 2 * 10**9
 """Most memory it may take, in bytes."""
 
@@ -45,41 +54,58 @@ def digests(out: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in wanted}
 
 
-def segment(scene: Path, out: Path) -> None:
+def work(seconds: float) -> None:
+    """Keep the processor busy."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def segment(scene: Path, out: Path, killed_after: float, answer: Connection) -> None:
+    """Segment, unless killed after so many seconds of processor time; answer how many it took."""
     from floodmap.pipeline import SegmentOptions, segment_scene
 
+    # The system ends a process that leaves SIGPROF alone, as it does with SIGKILL.
+    signal.setitimer(signal.ITIMER_PROF, killed_after)
+    begun = time.process_time()
     options = SegmentOptions(tile_size=128, overlap=16, prompts="none", resume=True)
     # A little slower than it could be: most of the time is then spent on windows, as in a real run.
-    segment_scene(scene, out, FakeSegmenter(lambda _: time.sleep(0.002)), options)
+    segment_scene(scene, out, FakeSegmenter(lambda _: work(0.002)), options)
+    answer.send(time.process_time() - begun)
+
+
+def run(context: ForkServerContext, target: Callable[..., None], *args: object) -> tuple[int | None, Any]:
+    """Exit code of a process, None where it hangs, and what it answered."""
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(*args, theirs))
+    process.start()
+    theirs.close()
+    process.join(HANGS)
+    if process.is_alive():
+        process.kill()
+        return None, None
+    return process.exitcode, ours.recv() if process.exitcode == 0 and ours.poll() else None
 
 
 def test_runs_killed_at_random_moments_end_in_the_bytes_of_an_undisturbed_one(
     make_scene: SceneFactory, tmp_path: Path, processes: ForkServerContext
 ) -> None:
     scene = make_scene(shape_hw=(900, 1100))
-    begun = time.monotonic()
-    undisturbed = processes.Process(target=segment, args=(scene, tmp_path / "whole"))
-    undisturbed.start()
-    undisturbed.join()
-    seconds, expected = time.monotonic() - begun, digests(tmp_path / "whole")
-    assert undisturbed.exitcode == 0 and len(expected) == 5
+    code, seconds = run(processes, segment, scene, tmp_path / "whole", 0)
+    expected = digests(tmp_path / "whole")
+    assert code == 0 and len(expected) == 5
     rng, killed, same = random.Random(0), 0, 0
     while killed < KILLS:
         out = tmp_path / f"out{killed}"
-        run = processes.Process(target=segment, args=(scene, out))
-        run.start()
-        run.join(rng.uniform(0, seconds))
-        run.kill()
-        run.join()
-        if run.exitcode == 0:
-            seconds *= 0.9  # it was faster than the first
+        code, _ = run(processes, segment, scene, out, rng.uniform(0.001, seconds))
+        if code == 0:
+            seconds *= 0.9  # it took less than the first
+            shutil.rmtree(out)
             continue
-        assert run.exitcode == -signal.SIGKILL
+        assert code == -signal.SIGPROF
         killed += 1
-        again = processes.Process(target=segment, args=(scene, out))
-        again.start()
-        again.join()
-        same += again.exitcode == 0 and digests(out) == expected and not list(out.glob(".*"))
+        code, _ = run(processes, segment, scene, out, 0)
+        same += code == 0 and digests(out) == expected and not list(out.glob(".*"))
     assert same == KILLS
 
 
@@ -101,15 +127,18 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def try_commands(scene: Path, out: Path, answer: multiprocessing.connection.Connection) -> None:
+def try_commands(scene: Path, out: Path, answer: Connection) -> None:
     """Exit codes of both commands, what they said, and the most memory that was taken on top."""
-    import floodmap_cli.segment as command
-    from floodmap_cli.main import run
+    import resource
 
+    import floodmap_cli.segment as command
+    from floodmap_cli.main import run as main
+
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))
     command._load = lambda model, device: FakeSegmenter()
     said, before = io.StringIO(), peak_bytes()
     with redirect_stderr(said), redirect_stdout(said):
-        codes = [run(["info", str(scene)]), run(["segment", str(scene), "-o", str(out), "--prompts", "none", "-q"])]
+        codes = [main(["info", str(scene)]), main(["segment", str(scene), "-o", str(out), "--prompts", "none", "-q"])]
     answer.send((codes, said.getvalue(), peak_bytes() - before))
 
 
@@ -135,19 +164,12 @@ def test_damaged_rasters_give_a_clear_line_or_a_result_and_nothing_else(
         scene, out = tmp_path / "damaged" / f"{number}.tif", tmp_path / "out" / str(number)
         scene.parent.mkdir(exist_ok=True)
         scene.write_bytes(damaged(files[number % len(files)], rng))
-        ours, theirs = processes.Pipe(duplex=False)
-        process = processes.Process(target=try_commands, args=(scene, out, theirs))
-        process.start()
-        theirs.close()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            faults.append((number, "hangs"))
+        code, answer = run(processes, try_commands, scene, out)
+        if answer is None:
+            ends = {None: "hangs", -signal.SIGXCPU: f"takes more than {SECONDS} s of processor time"}
+            faults.append((number, ends.get(code, f"died with {code}")))
             continue
-        if not ours.poll():
-            faults.append((number, f"died with {process.exitcode}"))
-            continue
-        codes, said, memory = ours.recv()
+        codes, said, memory = answer
         if "unexpected" in said or "Traceback" in said or not set(codes) <= {0, 1, 3}:
             faults.append((number, said.strip().splitlines()[-1][:200]))
         if memory > MEMORY:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import HANGS
 
 from floodmap import models
 from floodmap.errors import OutputError, SceneError
@@ -61,7 +62,7 @@ def modules_after(*args: str) -> set[str]:
         "import sys, json\nfrom floodmap_cli.main import run\n"
         f"code = run({list(args)!r})\nprint(json.dumps([code, *sorted(sys.modules)]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS)
     code, *names = json.loads(done.stdout.splitlines()[-1])
     assert code == 0
     return {name.split(".")[0] for name in names}
@@ -89,7 +90,7 @@ def test_every_listed_command_exists_and_explains_itself(name: str, capsys) -> N
 
 def test_the_script_and_the_module_run() -> None:
     for start in (["-m", "floodmap_cli.main"], ["-c", "from floodmap_cli.main import main; main()"]):
-        done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, timeout=HANGS)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("floodmap ")
 
@@ -182,7 +183,7 @@ def test_a_reader_that_leaves_early_is_no_error(lines: int) -> None:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     process.stdout.close()
-    _, err = process.communicate(b"go\n", timeout=60)
+    _, err = process.communicate(b"go\n", timeout=HANGS)
     assert err == b""
     assert process.returncode == 1
 

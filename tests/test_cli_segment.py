@@ -201,6 +201,7 @@ def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
     assert "own results" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path: Path) -> None:
     code = (
@@ -293,3 +294,12 @@ def test_what_nothing_tells_from_a_changed_scene_is_not_resumed(
     assert "nothing tells whether" in said and str(scene) in said and said.count("\n") == 1
     assert segment(scene, "-o", out, "--resume", "--overwrite") == 0
     assert (out / "scene_mask.tif").stat().st_ino != written
+
+
+def test_a_full_disk_is_told_in_sizes_that_say_something(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    usage = type("Usage", (), {"free": 2_300_000})
+    monkeypatch.setattr("floodmap.results.shutil.disk_usage", lambda folder: usage)
+    assert segment(make_scene(), "-o", tmp_path / "out") == 1
+    assert "10 MB of disk are needed and 2.3 MB are free" in capsys.readouterr().err

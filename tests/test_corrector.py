@@ -56,6 +56,7 @@ def test_an_untrained_one_lets_stand_what_points_only_confirm() -> None:
     assert torch.equal(correct(corrector, logits, make_ground(), point(0, 0, -1)), logits)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_have_points_of_their_own() -> None:
     torch.manual_seed(0)
     corrector = Corrector(DIM)
@@ -104,6 +105,7 @@ def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts()
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_correction_and_what_was_seen_stays_as_it_was() -> None:
     corrector, logits = Corrector(DIM), torch.full((1, 64, 96), -2.0, requires_grad=True)
     ground = [x.requires_grad_() for x in make_ground()]

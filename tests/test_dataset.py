@@ -27,6 +27,7 @@ def sampler(seed: int, *sources: Source) -> PairSampler:
     return PairSampler(sources, torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_above", [True, False])
 def test_both_views_show_the_same_ground(from_above: bool) -> None:
     pairs = sampler(0, make_source(from_above=from_above)).batch(16, 96, 128)
@@ -38,6 +39,7 @@ def test_both_views_show_the_same_ground(from_above: bool) -> None:
     assert 0.1 < real[scored].float().mean() < 0.9 and agree > 0.97
 
 
+@pytest.mark.slow
 def test_small_pictures_may_be_seen_twice_from_near() -> None:
     source = replace(make_source(side=128), factor=(1.0, 1.0), zoom=(1.0, 1.0))
     pairs = sampler(5, source).batch(8, 96, 96)
@@ -45,6 +47,7 @@ def test_small_pictures_may_be_seen_twice_from_near() -> None:
     torch.testing.assert_close(pairs.near.target, pairs.far.target, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_labels_stay_with_their_pixels() -> None:
     pairs = sampler(1, make_source()).batch(8, 96, 128)
     for views in (pairs.far, pairs.near):
@@ -69,6 +72,7 @@ def test_the_same_seed_draws_the_same_pairs() -> None:
     assert not torch.equal(first.near.rgb, other.near.rgb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [(3.0, 5.0), (1.0, 1.6)])
 @pytest.mark.parametrize("from_above", [True, False])
 def test_plain_views_are_the_pictures_own_pixels(factor: tuple[float, float], from_above: bool) -> None:

@@ -142,6 +142,7 @@ def test_uniform_masks_have_defined_scores(tmp_path: Path, p: int, r: int, expec
     assert {name: getattr(scores, name) for name in expected} == expected
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([3, 7, 16, 64]), st.floats(0, 6), st.floats(0.1, 3), st.floats(0.1, 3)
 )
@@ -514,6 +515,47 @@ def test_ground_without_pixels_is_unobserved_on_any_grid(tmp_path: Path, turn: i
     assert mask.values() == set()
 
 
+@pytest.mark.parametrize("shift", [0, 3])
+def test_blocks_never_written_and_lost_members_of_mosaics_are_not_dry(
+    tmp_path: Path, shift: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    p, r = blobs(1, (64, 96)), blobs(2, (64, 96))
+    sparse = tmp_path / "sparse.tif"
+    place = {"crs": UTM, "transform": GRID, "count": 1, "dtype": "uint8", "height": 64, "width": 96}
+    blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32, "sparse_ok": True}
+    with rasterio.open(sparse, "w", driver="GTiff", **place, **blocks) as file:
+        for row in (0, 32):
+            for col in (0, 32, 64):
+                if (row, col) != (32, 32):
+                    window = rasterio.windows.Window(col, row, 32, 32)
+                    file.write(r[row : row + 32, col : col + 32], 1, window=window)
+    members = [(write(tmp_path / f"{name}.tif", r[:, at], transform=GRID @ Affine.translation(at.start, 0)), at.start)
+               for name, at in (("a", slice(0, 32)), ("b", slice(32, 64)), ("c", slice(64, 96)))]  # fmt: skip
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="1">{path.name}</SourceFilename><SourceBand>1</SourceBand>'
+        f'<SrcRect xOff="0" yOff="0" xSize="32" ySize="64"/><DstRect xOff="{at}" yOff="0" xSize="32" ySize="64"/>'
+        "</SimpleSource>"
+        for path, at in members
+    )
+    transform = ", ".join(map(str, GRID.to_gdal()))
+    (tmp_path / "m.vrt").write_text(
+        f'<VRTDataset rasterXSize="96" rasterYSize="64"><SRS>{UTM}</SRS><GeoTransform>{transform}</GeoTransform>'
+        f'<VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand></VRTDataset>'
+    )
+    members[1][0].unlink()
+    seen = np.ones((64, 96), bool)
+    prediction = write(tmp_path / "p.tif", p, transform=GRID @ Affine.translation(shift, 0))
+    seen[32:, 32:64] = False
+    scores = evaluate(prediction, sparse).scenes[0]
+    there = seen[:, shift:]
+    assert counted(scores) == confusion(p[:, : 96 - shift][there], r[:, shift:][there])
+    assert caplog.text.count("no pixel was ever written") == 1
+    with pytest.raises(EvaluationError, match=r"m\.vrt: its part .*b\.tif cannot be read \(no such file\)"):
+        evaluate(prediction, tmp_path / "m.vrt")
+    unobserved = floodmap.polygons.vectorize_layers(sparse).unobserved
+    assert unobserved.geometry.area.tolist() == [32 * 32 / 4]
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("nodata", [None, 255])
 def test_rasters_of_few_bits_are_masks_like_others(tmp_path: Path, bits: int, nodata: int | None) -> None:
@@ -620,6 +662,7 @@ def test_polygons_are_the_mask_they_were_traced_from(tmp_path: Path, suffix: str
     assert evaluate(path, prediction).scenes[0].iou == scores.iou
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0, 20])
 def test_polygons_burn_like_rasterio_burns_them(tmp_path: Path, angle: float) -> None:
     transform = GRID @ Affine.rotation(angle)
@@ -708,6 +751,7 @@ def test_no_polygons_mean_dry_and_polygons_elsewhere_a_mistake(tmp_path: Path) -
         evaluate(prediction, bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crs", "scale"), [(UTM, 1.0), ("EPSG:4326", 1e-5), ("EPSG:3857", 2.0)])
 def test_two_polygon_files_are_compared_on_a_grid_of_metres(tmp_path: Path, crs: str, scale: float) -> None:
     x, y = (75.0, 50.0) if crs == "EPSG:4326" else (500_000, 6_000_000)

@@ -59,6 +59,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
     data: Path, base: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def tiny_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tiny.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["decoder", "lora", "full"])
 def test_metas_sam_is_trained_and_then_knows_floods(data: Path, tiny_sam: Path, tmp_path: Path, what: str) -> None:
     out = tmp_path / "mine.safetensors"
@@ -117,11 +119,13 @@ def test_metas_sam_is_trained_and_then_knows_floods(data: Path, tiny_sam: Path, 
         assert again.exists()
 
 
+@pytest.mark.slow
 def test_adapters_are_for_attention(data: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no attention to adapt"):
         fine_tune(data, tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), what="lora"))
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_from_encodings_on_disk(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_decoder_learns_from_encodings_on_disk(
     assert not list((tmp_path / "mine_run").glob("encodings*"))
 
 
+@pytest.mark.slow
 def test_several_processes_train_one_model(data: Path, base: Path, tmp_path: Path) -> None:
     program = (
         "import sys, torch.distributed; from functools import partial; from pathlib import Path\n"
@@ -159,6 +164,7 @@ def test_several_processes_train_one_model(data: Path, base: Path, tmp_path: Pat
     assert len(saved["draws"]) == 2 and not torch.equal(*saved["draws"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused_and_nothing_is_written(data: Path, base: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "mine.safetensors", FineTuneOptions(base=str(base))
     with pytest.raises(OutputError, match=r"end in \.safetensors"):
@@ -178,6 +184,7 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(data: Path, ba
         FineTuneOptions(epochs=0)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_neither_lost_nor_mixed_with_another(data: Path, base: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), epochs=1, val_share=0.25)
     fine_tune(data, out, options)

@@ -37,6 +37,7 @@ print(float((found.float() - expected).norm() / expected.norm()))
 
 # Heads of ViT-B and of ViT-H, whose 80 channels are cut in two; windows that reach beyond the image, and none that do;
 # images whose rows are a power of two, which take another way through the kernel, and others.
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "cells"), [(64, 16), (80, 20), (80, 16), (16, 28)])
 def test_kernels_equal_the_package(channels: int, cells: int) -> None:
     command = [sys.executable, "-c", PROGRAM, str(channels), str(cells)]

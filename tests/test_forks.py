@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SceneFactory
+from conftest import HANGS, SceneFactory
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-
-HANGS = 300
-"""Seconds after which something waits for what will never come, however busy the machine is."""
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="no fork")]
 
 BEGIN = """
 import sys

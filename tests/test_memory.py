@@ -20,6 +20,7 @@ with freed_memory_kept():
 """
 
 
+@pytest.mark.slow
 def test_a_sparing_process_still_does_its_sums() -> None:
     done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "3000000.0"]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import HANGS
 
 ALONE = """
 import sys
@@ -19,7 +20,8 @@ assert floodmap.modeling.ImageEncoderViT is segment_anything.modeling.ImageEncod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [ALONE, AFTER])
 def test_the_modules_are_those_of_the_package_and_come_alone(script: str) -> None:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 from floodmap import download as downloading
 from floodmap import models
@@ -74,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour.hold:
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            behaviour.hold.wait(30)
+            behaviour.hold.wait(HANGS)
             body = body[len(body) // 2 :]
         if not behaviour.cut_after:
             self.wfile.write(body)
@@ -308,13 +309,11 @@ def test_two_downloads_at_once_fetch_one_file_once(server: Server, tiny: models.
     threads = [threading.Thread(target=lambda: results.append(models.fetch(tiny).read_bytes())) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(2000):
-        if len(caplog.records) >= 2:
-            break
+    while len(caplog.records) < 2 and all(thread.is_alive() for thread in threads):
         threading.Event().wait(0.005)
     server.hold.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANGS)
     assert results == [BODY] * 3
     assert server.asked == [None]
     assert sum("waiting" in record.getMessage() for record in caplog.records) == 2
@@ -326,7 +325,7 @@ def test_a_full_disk_is_told_before_the_download(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(downloading.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(ModelError, match=r"needs 1 MB more.*0 MB left.*FLOODMAP_CACHE") as error:
+    with pytest.raises(ModelError, match=r"needs 1.0 MB more.*1.0 kB left.*FLOODMAP_CACHE") as error:
         models.fetch(tiny)
     assert "models add" not in one_line(error)
 

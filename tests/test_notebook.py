@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "floodmap.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(NOTEBOOK.parents[1])
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]

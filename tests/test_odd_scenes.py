@@ -233,6 +233,7 @@ def check(out: Path, name: str, reasons: dict[str, Array], crs: Any, transform: 
     return mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SCENES)
 def test_an_odd_scene_is_mapped_right_to_the_last_pixel(
     kind: str, make_scene: SceneFactory, tmp_path: Path, capfd: pytest.CaptureFixture[str]

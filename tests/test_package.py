@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 import floodmap
 
@@ -23,7 +24,7 @@ FUNCTIONS = {"segment": "pipeline", "evaluate": "evaluation", "vectorize": "poly
 
 def python(code: str) -> str:
     """Standard output of a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS)
     return done.stdout
 
 
@@ -64,6 +65,7 @@ def test_no_module_bears_the_name_of_a_public_name() -> None:
     assert not modules & set(floodmap.__all__)
 
 
+@pytest.mark.slow
 def test_functions_are_functions_whatever_was_imported_first() -> None:
     names = ", ".join(FUNCTIONS)
     code = "import sys\n"

@@ -153,6 +153,7 @@ segment_scene(Path(sys.argv[2]), Path(sys.argv[3]), FakeSegmenter(before), optio
 
 
 # While a window is at work the one before is blended: the first of a row is killed before or after that row is on disk.
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [0, 3, 9, 13])
 def test_killed_and_resumed_gives_the_same_bytes_and_computes_only_unfinished_rows(
     make_scene: SceneFactory, tmp_path: Path, windows: int
@@ -226,6 +227,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         SegmentOptions(batch_size=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("any_size", [True, False])
 def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
     make_scene: SceneFactory, tmp_path: Path, any_size: bool
@@ -248,6 +250,7 @@ def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
     np.testing.assert_allclose(read(some.probability), read(every.probability), atol=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blue", "spared"), [(2, 6), (254, 6), (100, 0)])
 def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
     make_scene: SceneFactory, tmp_path: Path, blue: int, spared: int
@@ -266,6 +269,7 @@ SPECK, SEAM = np.s_[:, 300, 700], np.s_[:, :, :3]
 """A pixel, whose mean with others is not nodata, and a border thinner than a pixel of the coarse pass."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("odd", "black", "options", "fewest", "most"),
     [

@@ -210,6 +210,7 @@ def test_simplified_layers_stay_valid_and_share_their_borders(
     assert shapely.coverage_is_valid(shapes)
 
 
+@pytest.mark.slow
 @given(st.one_of(scattered, patches), st.sampled_from([0.8, 1.0, 1.3]))
 @settings(deadline=None, max_examples=300)
 def test_simplifying_leaves_a_valid_coverage(codes: NDArray[np.uint8], tolerance: float) -> None:

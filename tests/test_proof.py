@@ -258,8 +258,8 @@ def test_what_is_alike() -> None:
 
 def test_a_proof_ends_at_the_fourth_window() -> None:
     proof = Proof()
-    for _ in range(3):
-        proof.see(Path("a.tif"), Failure("no"))
+    for left in (0, 8, 16, 16):  # the last one twice, differently prompted
+        proof.see(Path("a.tif"), Window(0, left, 8, 8), Failure("no"))
     assert proof.doubtful
     with pytest.raises(ModelError, match=r"a\.tif"):
-        proof.see(Path("b.tif"), Failure("no"))
+        proof.see(Path("b.tif"), Window(0, 0, 8, 8), Failure("no"))

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from affine import Affine
+from conftest import HANGS
 from rasterio.crs import CRS
 
 from floodmap.cog import write_rasters
 from floodmap.formats import write_layers
 from floodmap.polygons import polygonize
+
+pytestmark = pytest.mark.slow
 
 PYTHON = "/usr/bin/python3"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "QT_QPA_PLATFORM": "offscreen", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
@@ -67,7 +70,7 @@ app.exitQgis()
 def _has_pyqgis() -> bool:
     if not os.path.exists(PYTHON):
         return False
-    probe = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, env=ENVIRONMENT, timeout=60)
+    probe = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, env=ENVIRONMENT, timeout=HANGS)
     return probe.returncode == 0
 
 
@@ -90,7 +93,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     uris = {key: f"{folder}/{name}" for key, name in names.items()}
     arguments = [[uris[key] for key in ("flood", "unobserved", "shp")], [uris[key] for key in ("mask", "probability")]]
     done = subprocess.run(
-        [PYTHON, "-c", SCRIPT, json.dumps(arguments)], capture_output=True, text=True, timeout=300,
+        [PYTHON, "-c", SCRIPT, json.dumps(arguments)], capture_output=True, text=True, timeout=HANGS,
         env={**ENVIRONMENT, "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

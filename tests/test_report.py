@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import HANGS
 from PIL import Image
 
 from floodmap.oracle import PromptKind
@@ -52,6 +53,7 @@ def study_of(models: tuple[str, ...], count: int = 6) -> Study:
     return Study(pictures=tuple(pictures), trials=tuple(trials), models=models, kinds=KINDS)
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_part_and_fetches_nothing(tmp_path: Path) -> None:
     log = {"minutes": np.arange(5.0), "loss": np.linspace(1, 0.5, 5), "val_iou_auto": np.linspace(0.5, 0.7, 5)}
     path = write_html(study_of(("old & new", "new")), tmp_path / "r.html", title="a < b", footer="made here", log=log)
@@ -67,11 +69,13 @@ def test_the_report_holds_every_part_and_fetches_nothing(tmp_path: Path) -> None
     assert len(html) < 3_000_000
 
 
+@pytest.mark.slow
 def test_one_model_alone_gets_a_report(tmp_path: Path) -> None:
     html = write_html(study_of(("only",), count=2), tmp_path / "r.html", title="t", footer="f").read_text()
     assert "reaches a mean IoU" in html and "what changed" not in html
 
 
+@pytest.mark.slow
 def test_oracle_scores_stand_in_their_own_section(tmp_path: Path) -> None:
     html = write_html(study_of(("old", "new")), tmp_path / "r.html", title="t", footer="f").read_text()
     before, after = html.split('class="oracle"')
@@ -85,6 +89,7 @@ def test_expected_iou_is_what_the_probabilities_promise() -> None:
     assert expected_iou(np.array([[80, 20, 255]], np.uint8)) == pytest.approx(0.8 / 1.2)
 
 
+@pytest.mark.slow
 def test_the_report_opens_in_a_browser(tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not browser:
@@ -93,7 +98,7 @@ def test_the_report_opens_in_a_browser(tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
     subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,2400", f"--screenshot={shot}",
-         path.as_uri()], check=True, capture_output=True, timeout=120,
+         path.as_uri()], check=True, capture_output=True, timeout=HANGS,
     )  # fmt: skip
     assert len(np.unique(np.asarray(Image.open(shot).convert("L")))) > 50
 
@@ -113,6 +118,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_compare_writes_tables_and_a_report(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["compare", str(data), "--prompts", "none,points:2", "-o", str(out)]
@@ -123,6 +129,7 @@ def test_compare_writes_tables_and_a_report(data: Path, tmp_path: Path) -> None:
     assert "holds a comparison already" in str(again.exception)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [(["--prompts", "auto,guess"], "no kind of prompt"), (["--prompts", "auto,auto"], "twice"),

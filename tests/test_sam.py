@@ -37,6 +37,7 @@ def test_decoding_several_images_at_once_equals_the_package_one_by_one() -> None
         torch.testing.assert_close(quality[part], one_quality, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_full_vit_b_state_dict_loads_and_encodes_as_the_package_does(tmp_path: Path) -> None:
     torch.manual_seed(0)

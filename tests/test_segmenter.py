@@ -79,6 +79,7 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
             np.testing.assert_allclose(together[i], alone, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [4, 4]), (13, [4, 4, 4, 1])])
 def test_small_tiles_are_seen_together_and_none_is_mixed_up(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch, count: int, batches: list[int]
@@ -234,6 +235,7 @@ def test_every_box_is_a_prompt_of_its_own_with_the_points_inside_it() -> None:
     assert prompt_sets(Prompts.none()) == []
 
 
+@pytest.mark.slow
 def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Sam(vit_encoder(VitShape(embed_dim=16, depth=1, num_heads=2, global_attention=())))

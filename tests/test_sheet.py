@@ -21,7 +21,7 @@ from floodmap.errors import OutputError
 from floodmap.georeference import UNPLACED
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap.results import FloodMap
-from floodmap.scene import SceneOptions
+from floodmap.scene import SceneOptions, Tile
 from floodmap_cli.main import run as run_command
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none", "min_area_m2": 0.0, "simplify_m": 0.0, "report": True}
@@ -42,6 +42,7 @@ def text(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_json_file(make_scene: SceneFactory, tmp_path: Path) -> None:
     alpha = np.full((150, 200), 255)
     alpha[:, :70] = 0
@@ -59,6 +60,7 @@ def test_figures_are_those_of_the_json_file(make_scene: SceneFactory, tmp_path: 
     assert [float(area) for _, area in shown] == pytest.approx(largest.tolist(), abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_area_at_each_threshold_is_that_of_a_run_with_it(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(150, 200))
     told = text(page(run(scene, tmp_path / "out", threshold=0.4)))
@@ -94,6 +96,7 @@ def test_a_scene_without_crs_is_told_in_pixels(make_scene: SceneFactory, tmp_pat
     assert [int(size) for size in re.findall(r"<td>\d+</td><td>([\d,]+) px</td>", html)] == sizes.round().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["shp", "geojson", "fgb", "parquet"])
 def test_any_vector_format_gives_the_same_table(make_scene: SceneFactory, tmp_path: Path, form: str) -> None:
     scene = make_scene(shape_hw=(150, 200))
@@ -112,22 +115,28 @@ def test_nothing_flooded_is_said(make_scene: SceneFactory, tmp_path: Path) -> No
     assert "Every pixel was observed, and no window failed." in told
 
 
+def no_room(_: Tile) -> None:
+    """Fails every window, though the model is sound."""
+    raise MemoryError("no room")
+
+
 def test_a_scene_of_which_nothing_was_observed_is_not_called_dry(make_scene: SceneFactory, tmp_path: Path) -> None:
-    told = text(page(run(make_scene(), tmp_path / "out", ConstantSegmenter(float("nan")))))
+    told = text(page(run(make_scene(), tmp_path / "out", FakeSegmenter(no_room))))
     assert "Nothing was observed : this scene says nothing about flood." in told
     assert "No flood water" not in told and "How certain" not in told
-    assert "1 window failed NOT SEEN" in told and "the model gave no number" in told
+    assert "1 window failed NOT SEEN" in told and "no room" in told
     assert "could not be read or segmented" in told and "Share flooded n/a" in told
 
 
 def test_failed_windows_are_told_up_to_a_few(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(200, 230))
-    result = run(scene, tmp_path / "out", ConstantSegmenter(float("nan")))
+    result = run(scene, tmp_path / "out", FakeSegmenter(no_room))
     told = text(page(result))
     assert result.failed_windows > 6
     assert f"{result.failed_windows} windows failed" in told and f"and {result.failed_windows - 5} more" in told
 
 
+@pytest.mark.slow
 def test_resume_adds_a_missing_report_computes_nothing_and_leaves_a_fresh_one(
     make_scene: SceneFactory, tmp_path: Path
 ) -> None:
@@ -157,6 +166,7 @@ def test_a_report_that_is_there_is_replaced_only_when_asked_for(make_scene: Scen
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_stale_report_is_warned_of(make_scene: SceneFactory, tmp_path: Path, caplog) -> None:
     scene = make_scene()
     run(scene, tmp_path / "out")
@@ -164,12 +174,14 @@ def test_a_stale_report_is_warned_of(make_scene: SceneFactory, tmp_path: Path, c
     assert "scene_report.html is left from an earlier run" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_noisy_scene_stays_below_2_mb(make_scene: SceneFactory, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(1, 255, (3, 1500, 1500)).astype(np.uint8)
     result = run(make_scene(pixels=pixels), tmp_path / "out", tile_size=1024, min_area_m2=None, simplify_m=None)
     assert result.sheet is not None and result.sheet.stat().st_size < 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1, 1), (3, 400), (400, 3)])
 @pytest.mark.parametrize("transform", [GEOGRAPHIC, SOUTH_UP, ROTATED])
 def test_odd_shapes_and_places_get_a_report(
@@ -201,6 +213,7 @@ def test_a_frame_without_place_has_neither_scale_nor_north() -> None:
     assert frame.place(10, -20) == (250, 500)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_that_is_no_scene(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -209,10 +222,11 @@ def test_the_command_writes_a_report_that_is_no_scene(
     args = ["segment", str(tmp_path / "in"), "-o", str(tmp_path / "in"), "--prompts", "none", "--report"]
     assert run_command(args) == 0
     assert str(scene.with_name("scene_report.html")) in capsys.readouterr().out
-    assert run_command([*args, "--overwrite"]) == 0 and capsys.readouterr().out.count("\n") == 1
+    assert run_command([*args, "--overwrite"]) == 0 and capsys.readouterr().out.count("\n") == 2
     assert len(list((tmp_path / "in").glob("*.html"))) == 1
 
 
+@pytest.mark.slow
 def test_what_draws_reports_is_loaded_only_for_one() -> None:
     code = "import floodmap.pipeline, sys; print(*{'jinja2', 'matplotlib', 'PIL', 'floodmap.sheet'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

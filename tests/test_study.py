@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from floodmap.errors import PromptError
+from floodmap.errors import ModelError, PromptError
 from floodmap.frames import FloodRule
 from floodmap.labels import find_labels
 from floodmap.oracle import PromptKind, add_point, reference_box
@@ -120,3 +120,19 @@ def test_kinds_of_prompt_print_as_they_are_given() -> None:
     assert [str(PromptKind.parse(text)) for text in ("auto", "Point", "points:1", "points:8")] == [
         "auto", "point", "point", "points:8",
     ]  # fmt: skip
+
+
+class Broken(Shy):
+    """Sees no picture at all."""
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
+        raise RuntimeError("no luck")
+
+
+@pytest.mark.parametrize("kinds", [("none",), ("none", "point", "points:2", "box")])
+def test_a_model_that_fails_on_every_picture_is_no_row_of_scores(picture: Path, kinds: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError, match=r"pools\.png: the model fails on every window \(no luck\)"):
+        run_study(
+            find_labels(picture).labelled, [Shy(), Broken()], [PromptKind.parse(kind) for kind in kinds],
+            rule=FloodRule(values=(1.0,)), clock=lambda: 0.0,
+        )  # fmt: skip

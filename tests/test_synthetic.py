@@ -23,6 +23,7 @@ def whole(scene: SyntheticScene) -> tuple[np.ndarray, np.ndarray]:
     return scene.window(0, 0, scene.height, scene.width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offsets", [(0, 0, 64, 64), (470, 480, 90, 75), (511, 511, 2, 2), (599, 699, 1, 1)])
 def test_a_window_equals_the_crop_of_the_whole(scene, whole, offsets):
     row, col, height, width = offsets
@@ -32,6 +33,7 @@ def test_a_window_equals_the_crop_of_the_whole(scene, whole, offsets):
     np.testing.assert_array_equal(mask, whole[1][row : row + height, col : col + width])
 
 
+@pytest.mark.slow
 def test_overlapping_windows_agree_when_nothing_is_cached(scene):
     first = scene.window(300, 400, 200, 200)
     synthetic._block.cache_clear()
@@ -54,6 +56,7 @@ def test_seeds_differ(scene, whole):
     assert other.transform != scene.transform
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_small_scenes_hold_both_classes(seed):
     mask = SyntheticScene(width=512, height=512, seed=seed).window(0, 0, 512, 512)[1]
@@ -96,6 +99,7 @@ def test_impossible_scenes_are_refused(fields):
         SyntheticScene(**{"width": 8, "height": 8, "seed": 0, **fields})
 
 
+@pytest.mark.slow
 def test_files_equal_the_window(tmp_path: Path, scene, whole):
     shares: list[float] = []
     paths = write_sample(tmp_path / "a.tif", width=700, height=600, seed=7, progress=shares.append)

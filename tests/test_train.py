@@ -36,6 +36,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_writes_a_model_that_segments_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     source = make_source(side=128)
     weights = train(replace(CONFIG, steps=2), [source], source.samples, tmp_path)
@@ -47,6 +48,7 @@ def test_training_writes_a_model_that_segments_and_goes_on_from_its_checkpoint(t
         assert [int(row["step"]) for row in csv.DictReader(file)] == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_run_by_the_clock_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
     source = make_source(side=128)
     train(replace(CONFIG, minutes=0.001), [source], source.samples, tmp_path)
@@ -55,6 +57,7 @@ def test_a_run_by_the_clock_ends_when_its_minutes_are_over(tmp_path: Path) -> No
     assert int(row["step"]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
     source = make_source(side=128)
     config = replace(CONFIG, steps=6, checkpoint_steps=2)
@@ -81,6 +84,7 @@ def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_other_processes_draw_the_same_batches() -> None:
     sampler = PairSampler([make_source(side=128)])
     alone, helped = (Batches(sampler, replace(CONFIG, workers=workers), first=3) for workers in (0, 2))
@@ -89,6 +93,7 @@ def test_other_processes_draw_the_same_batches() -> None:
         assert torch.equal(one.near.rgb, other.near.rgb) and torch.equal(one.near.rgb, alone[number].near.rgb)
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
@@ -100,6 +105,7 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     assert "mask_decoder" in changed and "image_encoder" not in changed
 
 
+@pytest.mark.slow
 def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
@@ -204,6 +210,7 @@ def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
     assert torch.equal(overlook(coarse, 0.0, torch.Generator()), coarse)
 
 
+@pytest.mark.slow
 def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
@@ -217,6 +224,7 @@ def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytes
         assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_settled_batch_norms_keep_their_statistics() -> None:
     model = FloodSam(CONFIG.encoder)
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -230,6 +238,7 @@ def test_settled_batch_norms_keep_their_statistics() -> None:
     assert all(not torch.equal(m.running_mean, mean) for m, mean in zip(norms, before, strict=True))
 
 
+@pytest.mark.slow
 def test_points_teach_the_decoder_and_what_corrects_it_but_no_encoder(tmp_path: Path) -> None:
     source = make_source(side=128)
     first = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "first")
@@ -249,6 +258,7 @@ def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
     assert all(s.stop <= side and s.stop - s.start >= side / 2 for s, side in zip(drawn, sides, strict=True))
 
 
+@pytest.mark.slow
 def test_parts_of_encoded_views_lie_elsewhere_each_time_but_are_as_large(tmp_path: Path) -> None:
     source = make_source(side=256)
     config = replace(CONFIG, what="decoder", cached_batches=1, sizes=((96, 128, 2),), size_shares=(1.0,))
