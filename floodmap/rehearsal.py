@@ -28,7 +28,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.codes import NODATA
-from floodmap.errors import FloodmapError, OutputError
+from floodmap.errors import FloodmapError, OutputError, writing
 
 if TYPE_CHECKING:
     from floodmap.finishing import Finishing
@@ -45,14 +45,23 @@ def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) 
     Raises:
         OutputError: something cannot be written; one line says what, and why.
     """
-    if helper is None or "geopandas" in sys.modules or not helper.ask(finishing, scratch):
+    if helper is None or is_loaded() or not helper.ask(finishing, scratch):
         perform(finishing, scratch)
+
+
+def is_loaded() -> bool:
+    """Whether what writes polygons is loaded in this process."""
+    return "geopandas" in sys.modules
 
 
 def perform(finishing: Finishing, scratch: Path) -> None:
     """As `rehearse`, in this process."""
     across, down = finishing.width, finishing.height / 2
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder, warnings.catch_warnings():
+    with (
+        writing(finishing.out),
+        tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # the run itself will say it
         small = replace(
             finishing, width=1, height=2, transform=finishing.transform @ Affine.scale(across, down),
