@@ -56,6 +56,8 @@ def is_loaded() -> bool:
 
 def perform(finishing: Finishing, scratch: Path) -> None:
     """As `rehearse`, in this process."""
+    from floodmap.placing import refuse_misplaced
+
     across, down = finishing.width, finishing.height / 2
     with (
         writing(finishing.out),
@@ -68,7 +70,10 @@ def perform(finishing: Finishing, scratch: Path) -> None:
             out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
         )  # fmt: skip
         try:
-            small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
+            written = small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
+            centre = finishing.transform @ (across / 2, down), finishing.transform @ (across / 2 + 1, down + 1)
+            for path in (written.mask, *written.layers):
+                refuse_misplaced(path, finishing.crs, *centre)
         except FloodmapError as error:
             why = str(error).replace(folder, str(finishing.out))
             raise OutputError(
@@ -143,7 +148,7 @@ def serve() -> None:
     logging.getLogger("floodmap").propagate = False
     import geopandas  # noqa: F401 (takes a second, which is at hand now)
 
-    from floodmap import finishing, formats, polygons  # noqa: F401
+    from floodmap import finishing, formats, placing, polygons  # noqa: F401
 
     answer: BaseException | bool = True
     try:

@@ -30,7 +30,7 @@ from floodmap_cli.main import run
 
 ODD = [
     "a!b", "a;b", "a#b", "a%20b", "a?b", "{a}", "[a]", "a*", "a'\"b", "$a$", "a&b", "a|b", " a", "-a", "a:b", "file:x",
-    "http:x", "a\nb", "🌊", "\u200fمים", "e\u0301", "x.zip", "a\\b", "~", "<VRTDataset>",
+    "http:x", "a\nb", "🌊", "\u200f\u0645\u05d9", "e\u0301", "x.zip", "a\\b", "~", "<VRTDataset>",
 ]  # fmt: skip
 DRIVERS = {"gpkg": "GPKG", "geojson": "GeoJSON", "shp": "ESRI Shapefile", "fgb": "FlatGeobuf", "gdb": "OpenFileGDB"}
 WEST, NORTH = NORTH_UP.c, NORTH_UP.f

@@ -170,6 +170,25 @@ def test_heights_are_dropped_from_the_crs_of_what_is_written(
     assert scores.scenes[0].iou > 0.9
 
 
+@pytest.mark.parametrize(
+    ("crs", "kind", "said"),
+    [("+proj=utm +zone=33 +ellps=bessel +towgs84=565,50,465 +type=crs", "shp", "m beside the scene"),
+     ("+proj=tpers +h=5500000 +lat_0=45 +lon_0=15 +type=crs", "gpkg", "scene_mask.tif cannot hold"),
+     ("+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180 +ellps=WGS84 +type=crs", "gpkg", "WKT")],
+)  # fmt: skip
+def test_a_format_that_cannot_hold_the_crs_is_refused_before_the_first_window(
+    crs: str, kind: str, said: str, make_scene: SceneFactory, tmp_path: Path
+) -> None:
+    place = {"shp": NORTH_UP}.get(kind, rasterio.Affine(1e-4, 0, 5, 0, -1e-4, 5))
+    scene, fake = make_scene(crs=None, transform=place), FakeSegmenter()
+    text = CRS(crs).to_wkt().replace('"', "&quot;")
+    Path(f"{scene}.aux.xml").write_text(f"<PAMDataset><SRS>{text}</SRS></PAMDataset>")
+    options = SegmentOptions(prompts="none", formats=(kind,))  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=f"{said}.*before any window"):
+        segment_scene(scene, tmp_path / "out", fake, options)
+    assert not fake.tiles and not (tmp_path / "out").exists()
+
+
 def test_areas_with_heights_are_laid_over_scenes_without(make_scene: SceneFactory, tmp_path: Path) -> None:
     geopandas = pytest.importorskip("geopandas")
     shapely = pytest.importorskip("shapely")
