@@ -170,7 +170,7 @@ def test_a_file_geodatabase_is_taken_for_a_file(
     assert run(args) == 0
     assert run([*args, "--resume"]) == 0
     assert run([*args[:-1], str(tmp_path)]) == 2
-    assert "folder; give a file or a .gdb folder" in capsys.readouterr().err
+    assert "directory; give a file or a .gdb folder" in capsys.readouterr().err
     assert run([*args[:-1], str(tmp_path / "none.gdb")]) == 2
     shutil.rmtree(area)
     write(area, HERE)
