@@ -111,6 +111,10 @@ def run(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return 1
+    except UnicodeEncodeError as error:
+        name = os.fsencode(error.object).decode("utf-8", "replace")
+        _report(error, f"{name}: the name of a file or folder is not UTF-8; rename it first")
+        return 1
     except Exception as error:
         hint = "" if debugging() else " (for the traceback: -vv or FLOODMAP_DEBUG=1)"
         _report(error, f"unexpected {type(error).__name__}: {error}{hint}")

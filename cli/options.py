@@ -50,7 +50,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
         return path
     if has_gdal_name(value):
         return value
-    what = "is a folder; give a file or a .gdb folder" if value and path.is_dir() else "does not exist"
+    what = "is a directory; give a file or a .gdb folder" if value and path.is_dir() else "does not exist"
     raise click.BadParameter(f"{value!r} {what}")
 
 

@@ -125,7 +125,7 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
     """Open a raster of a run; one without georeference is no reason for a warning."""
     with gdal_env(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as dataset:
+        with rasterio.open(path.absolute()) as dataset:
             yield dataset
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.resources import files
@@ -23,6 +22,7 @@ from rasterio.windows import Window
 
 from floodmap.errors import OutputError
 from floodmap.forks import threads
+from floodmap.names import writable
 
 BLOCK_SIZE = 512
 """Side of a COG's tiles; a raster that fits in one has no overviews."""
@@ -83,17 +83,20 @@ def write_rasters(
     profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        # Absolute: GDAL takes a relative path that begins with "http:" or "vrt:" for something else.
-        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=(scratch or out_dir).absolute()))
+        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=scratch or out_dir))
         try:
-            with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
+            with (
+                writable(work_dir, however_long=True) as plain,
+                rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES),
+                warnings.catch_warnings(),
+            ):
                 # A scene without georeference is a supported input, and its reader has said so.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                _write_levels(strips, work_dir, threshold, profile)
+                _write_levels(strips, plain, threshold, profile)
                 for kind in KINDS:
-                    _assemble(work_dir, kind, tags)
+                    _assemble(plain, kind, tags)
                     style = files("floodmap").joinpath("styles", f"{kind}.qml").read_bytes()
-                    (work_dir / f"{kind}.qml").write_bytes(style)
+                    (plain / f"{kind}.qml").write_bytes(style)
             for target in targets:
                 (work_dir / (target.name.removeprefix(f"{name}_"))).replace(target)
         finally:
@@ -240,15 +243,16 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
         if kind == "probability":
             base.units = ("%",)
     rasterio.shutil.copy(work_dir / f"{kind}_0.tif", vrt_path, driver="VRT")
-    tree = ET.parse(vrt_path)
-    band = tree.find("VRTRasterBand")
-    if band is None:
+    # As text: GDAL writes tags with control characters in them as they are, which is no XML to anybody else.
+    before, end, after = vrt_path.read_bytes().rpartition(b"</VRTRasterBand>")
+    if not end:
         raise OutputError(f"GDAL wrote no band into {vrt_path}")
-    for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif")))):
-        overview = ET.SubElement(band, "Overview")
-        ET.SubElement(overview, "SourceFilename", relativeToVRT="1").text = f"{kind}_{level}.tif"
-        ET.SubElement(overview, "SourceBand").text = "1"
-    tree.write(vrt_path)
+    overviews = [
+        f'<Overview><SourceFilename relativeToVRT="1">{kind}_{level}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</Overview>"
+        for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif"))))
+    ]
+    vrt_path.write_bytes(b"".join((before, *(overview.encode() for overview in overviews), end, after)))
     # Level 6 takes four times as long and makes the probability a tenth smaller.
     rasterio.shutil.copy(
         vrt_path, work_dir / f"{kind}.tif", driver="COG", overviews="FORCE_USE_EXISTING", blocksize=BLOCK_SIZE,

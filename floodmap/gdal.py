@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
 
 def has_sidecar(path: Path) -> bool:
     """Whether a raster's CRS or nodata may be in a file beside it that GDAL reads only with PAM enabled."""
-    return Path(f"{path}.aux.xml").exists()
+    return os.path.exists(f"{path}.aux.xml")  # unlike Path's, it takes a name that is too long for none
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:

@@ -88,19 +88,21 @@ def readable(name: Path | str) -> Iterator[str]:
 
 
 @contextmanager
-def writable(folder: Path) -> Iterator[Path]:
+def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
     """A plain path to an existing folder: what is written under it lies in the folder when the context is left.
 
     Args:
         folder: whatever it is called; nothing in it may be called as what is written.
+        however_long: its path may be too long for SQLite, which does not write there.
     """
     whole = folder.absolute()
-    if _is_plain(whole) and not _is_long(whole):
+    short = however_long or not _is_long(whole)
+    if short and _is_plain(whole):
         yield whole
         return
     with _plain_folder() as place:
         door = place / _STAND_IN
-        if not _is_long(whole):
+        if short:
             with suppress(OSError, NotImplementedError):  # not every system, and not every user, makes links
                 door.symlink_to(whole, target_is_directory=True)
         if door.is_symlink():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ STYLE: Any = {
     "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
     "axes.axisbelow": True, "axes.titlesize": 9.5, "axes.titleweight": "bold", "figure.constrained_layout.use": True,
-    "svg.hashsalt": "floodmap",
+    "svg.hashsalt": "floodmap", "text.parse_math": False,
 }  # fmt: skip
 
 Image8 = NDArray[np.uint8]
@@ -64,7 +65,10 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
 def svg_of(drawn: Figure) -> str:
     """A figure as an `<svg>` that takes the width it is given."""
     text = io.StringIO()
-    drawn.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    with warnings.catch_warnings():
+        # Names may have signs that its font lacks; the browser has others, for they are written as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        drawn.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart"', svg, count=1)

@@ -28,7 +28,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.codes import NODATA
-from floodmap.errors import FloodmapError, OutputError
+from floodmap.errors import FloodmapError, OutputError, writing
 
 if TYPE_CHECKING:
     from floodmap.finishing import Finishing
@@ -45,21 +45,35 @@ def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) 
     Raises:
         OutputError: something cannot be written; one line says what, and why.
     """
-    if helper is None or "geopandas" in sys.modules or not helper.ask(finishing, scratch):
+    if helper is None or is_loaded() or not helper.ask(finishing, scratch):
         perform(finishing, scratch)
+
+
+def is_loaded() -> bool:
+    """Whether what writes polygons is loaded in this process."""
+    return "geopandas" in sys.modules
 
 
 def perform(finishing: Finishing, scratch: Path) -> None:
     """As `rehearse`, in this process."""
+    from floodmap.placing import refuse_misplaced
+
     across, down = finishing.width, finishing.height / 2
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder, warnings.catch_warnings():
+    with (
+        writing(finishing.out),
+        tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # the run itself will say it
         small = replace(
             finishing, width=1, height=2, transform=finishing.transform @ Affine.scale(across, down),
             out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
         )  # fmt: skip
         try:
-            small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
+            written = small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
+            centre = finishing.transform @ (across / 2, down), finishing.transform @ (across / 2 + 1, down + 1)
+            for path in (written.mask, *written.layers):
+                refuse_misplaced(path, finishing.crs, *centre)
         except FloodmapError as error:
             why = str(error).replace(folder, str(finishing.out))
             raise OutputError(
@@ -134,7 +148,7 @@ def serve() -> None:
     logging.getLogger("floodmap").propagate = False
     import geopandas  # noqa: F401 (takes a second, which is at hand now)
 
-    from floodmap import finishing, formats, polygons  # noqa: F401
+    from floodmap import finishing, formats, placing, polygons  # noqa: F401
 
     answer: BaseException | bool = True
     try:

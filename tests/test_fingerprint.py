@@ -152,7 +152,9 @@ def test_a_member_is_told_from_others_by_what_it_holds_alone(tmp_path: Path) -> 
     assert of(name.replace(str(tmp_path / "s.zip"), copied)) == before
 
 
-def test_a_pixel_in_the_middle_of_a_large_file_counts(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pixel_in_the_middle_of_a_large_file_counts(
+    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_scene(shape_hw=(2000, 2500))  # 15 MB, not compressed: no block changes its place
     before = of(path)
     stamps = path.stat()

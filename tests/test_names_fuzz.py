@@ -22,13 +22,13 @@ from fakes import FakeSegmenter
 import floodmap_cli.segment as command
 from floodmap_cli.main import run
 
-COUNT = int(os.environ.get("FLOODMAP_NAMES", "10"))
+COUNT = int(os.environ.get("FLOODMAP_NAMES", "8"))
 SEED = int(os.environ.get("FLOODMAP_NAMES_SEED", "0"))
 SPECIAL = "!;#%?{}[]()*'\"$&|:<>\\`^~@=+,. -_\n\t"
 WORDS = (
-    "a", "b", "flut", "2024", "scene", "вода", "洪水", "فيضان", "מים", "ñandú", "e\u0301", "o\u0308", "🌊", "👩‍🔬", "\u200f",
-    "\u00a0", ".zip", ".tar", ".gpkg", "file:", "http:", "https://".replace("/", ""), "vsizip", "C:", "%20", "$HOME", "..",
-    "&amp;", "<b>", "]]>", "--", "a!b", "x;y", "{0}", "~", "con", "NUL", "null", "$x^2$", "\\n",
+    "a", "b", "flut", "2024", "scene", "вода", "洪水", "فيضان", "מים", "ñandú", "e\u0301", "o\u0308", "🌊", "\u200f",
+    "👩\u200d🔬", "\u00a0", ".zip", ".tar", ".gpkg", "file:", "http:", "vsizip", "C:", "%20", "$HOME", "..", "&amp;",
+    "<b>", "]]>", "--", "a!b", "x;y", "{0}", "~", "con", "NUL", "null", "$x^2$", "\\n",
 )  # fmt: skip
 LAYERS = ("{}.gpkg", "{}_flood.shp", "{}_flood.geojson", "{}_flood.fgb", "{}_flood.parquet")
 
@@ -43,7 +43,7 @@ def any_name(rng: random.Random, most_bytes: int = 160) -> str:
         elif kind < 0.85:
             parts.append(rng.choice(SPECIAL))
         else:
-            letter = chr(rng.choice([rng.randint(0x20, 0x2FF), rng.randint(0x300, 0xD7FF), rng.randint(0x1F300, 0x1F9FF)]))
+            letter = chr(rng.randint(*rng.choice([(0x20, 0x2FF), (0x300, 0xD7FF), (0x1F300, 0x1F9FF)])))
             parts.append(letter if letter.isprintable() and letter != "/" else "x")
     name = "".join(parts)
     while len(name.encode()) > most_bytes:
@@ -108,7 +108,7 @@ def check(out: Path, stem: str, plain: Path, *, report: bool) -> None:
         frame = geopandas.read_parquet(copy) if path.suffix == ".parquet" else geopandas.read_file(copy, layer=0)
         assert len(frame) > 0 and frame.geom_type.isin(["Polygon", "MultiPolygon"]).all()
     assert (out / f"{stem}_report.html").exists() == report
-    assert not [path.name for path in out.iterdir() if path.name.startswith(".") and not path.name.startswith(f"{stem}")]
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".") and not path.name.startswith(stem)]
 
 
 @pytest.mark.parametrize("number", range(COUNT))
@@ -130,14 +130,15 @@ def test_any_name_will_do_and_nothing_outside_the_output_folder_changes(
     aoi, prompts = folders["aoi"] / f"{any_name(rng)}.gpkg", folders["aoi"] / f"{any_name(rng)}p.gpkg"
     west, north = NORTH_UP.c, NORTH_UP.f
     area = shapely.box(west - 5, north - 30, west + 60, north + 5)
+    point = shapely.Point(west + 5, north - 5)
     write_layer(aoi, plain, geopandas.GeoDataFrame({"a": [1]}, geometry=[area], crs=UTM))
-    write_layer(prompts, plain, geopandas.GeoDataFrame({"label": [1]}, geometry=[shapely.Point(west + 5, north - 5)], crs=UTM))
+    write_layer(prompts, plain, geopandas.GeoDataFrame({"label": [1]}, geometry=[point], crs=UTM))
     report = rng.random() < 0.3
     given = {path: os.path.relpath(path, work) if near else str(path) for path in (source, out, aoi, prompts)}
     args = [f"--output={given[out]}", "--format=gpkg,shp,geojson,fgb,parquet", *(["--report"] if report else [])]
     args += [f"--aoi={given[aoi]}"] if rng.random() < 0.7 else []
     args += [f"--prompts={given[prompts]}" if rng.random() < 0.4 else "--prompts=none"]
-    results = [f"{given[out]}/{pattern.format(stem)}" for pattern in (*LAYERS, "{}_mask.tif", "{}_probability.tif", "{}.json")]
+    results = [f"{given[out]}/{pattern.format(stem)}" for pattern in (*LAYERS, "{}_mask.tif", "{}.json")]
     lay_decoys([*results, *given.values()], root, work, out)
 
     before = listing(root, but=out)
