@@ -28,6 +28,7 @@ from .options import (
     not_negative,
     overwrite_option,
     scene_options,
+    share,
     verbosity_options,
 )
 from .progress import scene_bar
@@ -74,10 +75,11 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @grid_options
 @click.option(
     "--threshold",
-    type=click.FloatRange(0.01, 1.0),
+    type=float,
     default=0.5,
     show_default=True,
-    help="Flood where the probability is at least this.",
+    callback=share,
+    help="Flood where the probability is at least this, from 0.01 to 1.",
 )
 @click.option(
     "--min-area",

@@ -50,6 +50,8 @@ def _said(
             return _was("--model", old, new)
         case ("versions", library):
             return f"{library} {old} was used, this is {new}"
+        case ("source", "near_infrared", _):
+            return ""  # follows from bands, prompts and the model
         case ("source", field):
             # What an option overrules is said of the option, and new pixels have a new date.
             if _option_of(field) & differing or (field == "date" and ("source", "fingerprint") in differing):

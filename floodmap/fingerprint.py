@@ -8,11 +8,11 @@ import tarfile
 import urllib.request
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
+from floodmap.names import has_gdal_name
 from floodmap.source_name import SourceName
 
 if TYPE_CHECKING:
@@ -63,13 +63,27 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
     return digest.hexdigest()
 
 
-def of_files(paths: Iterable[Path]) -> str:
-    """SHA-256 of the contents of files and folders, in this order, whatever they are called."""
+def of_input(name: Path | str) -> str | None:
+    """SHA-256 of a mask, an area of interest or prompts: a file, a .gdb folder, or a name that only GDAL knows.
+
+    None where nothing tells whether it has changed.
+    """
+    source = SourceName.of(name if has_gdal_name(name) else Path(name))
     digest = hashlib.sha256()
-    for path in paths:
-        if path.exists():
-            digest.update(_of_path(path, whole=True))
+    try:
+        for part in [source] if source.path is None else map(SourceName.of, _parts(source.path)):
+            digest.update(_content(part, whole=True))
+    except (_Unknown, OSError, URLError, ValueError):
+        return None
     return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that hold features or pixels."""
+    if path.is_dir():  # a .gdb folder; readers put locks into it
+        return sorted(part for part in path.iterdir() if part.suffix != ".lock")
+    beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
 
 
 def _described(source: Source) -> str:

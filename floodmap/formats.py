@@ -23,6 +23,8 @@ FORMATS = ("gpkg", "shp", "geojson", "fgb", "parquet")
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
 """Names for those that exceed a Shapefile's 10 characters."""
+PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
+"""What lies beside the main file of a format."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -101,8 +103,9 @@ def _write_all(
             raise OutputError(f"{path}: the format must be one of {', '.join(FORMATS)}")
         if file.suffix == "geojson" and frames["flood"].crs is None:
             raise MissingCRSError(f"{path}: GeoJSON is in WGS 84, and the raster has no CRS; write .gpkg instead")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already; replace it with --overwrite, or choose another name")
+        for part in (path.with_name(f"{path.stem}{suffix}") for suffix in (path.suffix, *PARTS.get(file.suffix, ()))):
+            if part.exists() and not overwrite:
+                raise OutputError(f"{part} exists already; replace it with --overwrite, or choose another name")
     date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

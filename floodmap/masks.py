@@ -23,6 +23,7 @@ from floodmap.errors import EvaluationError, SceneError
 from floodmap.frames import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
 from floodmap.gaps import Gaps
 from floodmap.gdal import gdal_env, gdal_reason
+from floodmap.georeference import flat
 from floodmap.grid import Window
 from floodmap.ground import is_placed
 from floodmap.source_name import SourceName
@@ -81,7 +82,7 @@ class RasterMask:
         source = self._dataset
         bare = source.transform.is_identity or source.transform == Affine.scale(1, -1)
         transform = Affine.identity() if bare else source.transform
-        crs = source.crs if is_placed(source.crs) and not bare else None
+        crs = flat(source.crs) if is_placed(source.crs) and not bare else None
         return Frame(crs=crs, transform=transform, height=source.height, width=source.width)
 
     @property

@@ -21,8 +21,8 @@ from floodmap.grid import Window
 from floodmap.ground import is_placed
 from floodmap.names import readable
 from floodmap.pairs import is_one_file
-from floodmap.turns import bounds_of, span_x, turned, unrolled
-from floodmap.vectors import Vectors, read_vectors
+from floodmap.turns import bounds_of, span_x, turned
+from floodmap.vectors import Vectors, read_vectors, reprojected
 
 PARQUET = (".parquet", ".geoparquet")
 
@@ -230,12 +230,12 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
             frame = geopandas.read_parquet(stream)
     except (ValueError, ArrowInvalid, OSError) as error:
         raise VectorError(f"{path} cannot be read as GeoParquet: {' '.join(str(error).split())}") from error
-    own = frame.crs
+    own = None if frame.crs is None else horizontal(frame.crs)
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
-    moved = frame.to_crs(crs.to_wkt()) if crs is not None and own is not None else frame
     columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
-    whole = shapely.make_valid(unrolled(np.asarray(moved.geometry, dtype=object), crs))
-    return Vectors(geometries=whole, attributes=columns, crs=own), own
+    geometries = shapely.make_valid(np.asarray(frame.geometry.force_2d(), dtype=object))
+    moved = reprojected(geometries, own, crs, path) if own is not None else geometries
+    return Vectors(geometries=moved, attributes=columns, crs=own), own
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:

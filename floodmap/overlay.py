@@ -14,7 +14,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
@@ -22,13 +22,16 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as GdalWindow
 
+from floodmap.anatomy import anatomy
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.georeference import how_to_place
 from floodmap.grid import Window
 from floodmap.names import has_gdal_name, is_there
+from floodmap.source_name import SourceName
 from floodmap.turns import WARPING, overlaps, raster_turns, span_x, turned
 from floodmap.vectors import is_vector, read_vectors
+from floodmap.voids import HUGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +62,16 @@ class Overlay(Protocol):
         """Whether it lies over the scene at all."""
 
 
-def open_overlay(path: Path | str, frame: Frame, stack: ExitStack) -> Overlay:
+def open_overlay(path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
     """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
 
     A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
+
+    Args:
+        path: of the polygons or the raster.
+        frame: the scene's grid.
+        stack: closes what is opened.
+        voids_cover: values below 0 and of more than any class (-9999, 1e20), which nobody declared as nodata, cover.
 
     Raises:
         MissingCRSError: the scene or the raster has no CRS, and their sizes differ.
@@ -76,7 +85,7 @@ def open_overlay(path: Path | str, frame: Frame, stack: ExitStack) -> Overlay:
         return _Polygons(path, frame)
     if not is_there(path):
         raise SceneError(f"{path}: no such file")
-    return _Raster(path, frame, stack)
+    return _Raster(path, frame, stack, voids_cover=voids_cover)
 
 
 class _Polygons:
@@ -117,16 +126,22 @@ class _Polygons:
 class _Raster:
     """Band 1 of a raster; what is neither 0 nor nodata covers."""
 
-    def __init__(self, path: Path | str, frame: Frame, stack: ExitStack) -> None:
-        self._path, self._frame = path, frame
+    def __init__(self, path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool) -> None:
+        self._path, self._frame, self._voids_cover = path, frame, voids_cover
         try:
             with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 # Of a relative path, and of text, rasterio and GDAL make addresses.
-                name = str(path) if has_gdal_name(path) else Path(path).absolute()
-                self._source = closed_by(stack, rasterio.open(name))
+                name = SourceName.of(path if has_gdal_name(path) else Path(path))
+                self._source = closed_by(stack, rasterio.open(name.opened))
+                made_of = anatomy(self._source, name, (1,), stack)
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
+        for lost, why in made_of.lost.items():
+            raise SceneError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+        flags = self._source.mask_flag_enums[0]
+        self._masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._seen_from = 128 if made_of.lossy else 1
         self._scale = (1.0, 1.0)
         self._datasets: list[DatasetReader | WarpedVRT] = [self._source]
         if frame.crs is not None and self._source.crs is not None:
@@ -145,12 +160,17 @@ class _Raster:
         covered = np.zeros(shape_hw, bool)
         for dataset in self._datasets:
             try:
-                values = dataset.read(1, window=part, out_shape=shape_hw, resampling=Resampling.nearest)
+                how = {"window": part, "out_shape": shape_hw, "resampling": Resampling.nearest}
+                values = dataset.read(1, **how)
+                seen = dataset.read_masks(1, **how) >= self._seen_from if self._masked else True
             except RasterioError as error:
                 raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
             # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
             nodata = dataset.nodata
-            covered |= (values != 0) & ~np.isnan(values) & (True if nodata is None else values != nodata)
+            known = ~np.isnan(values) & (True if nodata is None else values != nodata)
+            if not self._voids_cover:
+                known &= (values >= 0) & (values < HUGE)
+            covered |= (values != 0) & known & seen
         return covered
 
     def meets_scene(self) -> bool:
@@ -167,6 +187,8 @@ class _Raster:
         frame, own = self._frame, self._source
         grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
         grid |= {"resampling": Resampling.nearest, **WARPING}
+        alpha = ColorInterp.alpha in own.colorinterp
+        grid |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
         spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
         return [
             WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **grid)

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from floodmap.beside import Beside
 from floodmap.defaults import OUTPUT_FOLDER
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
-from floodmap.fingerprint import of_files
+from floodmap.fingerprint import of_input
 from floodmap.finishing import Finishing, Format
 from floodmap.forks import at_work
 from floodmap.georeference import how_to_place
@@ -24,7 +24,7 @@ from floodmap.grid import Grid
 from floodmap.journal import Journal, has_strips, refuse_busy
 from floodmap.memory import freed_memory_kept
 from floodmap.names import local_or_gdal, refuse_unreadable
-from floodmap.prompter import Segmenter
+from floodmap.prompter import Segmenter, uses_infrared
 from floodmap.rehearsal import Helper, rehearse
 from floodmap.results import (
     FloodMap,
@@ -35,7 +35,6 @@ from floodmap.results import (
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
-    refuse_resuming,
     result_paths,
     sheet_path,
 )
@@ -187,8 +186,6 @@ def segment_scene(
     started = time.time()
     source = SourceName.of(source)
     refuse_unreadable(source.path or "", out, *options.files.values())
-    if options.resume:
-        refuse_resuming(options.files.values())
     threads = _DECOMPRESSING if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)
     with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
@@ -262,11 +259,16 @@ def refuse_other_run(out: Path, name: str) -> None:
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Options of a run that goes on with nothing where nothing tells what it would go on with."""
-    if not options.resume or scene.fingerprint is not None:
+    if not options.resume:
+        return options
+    untold = [str(path) for path in options.files.values() if of_input(path) is None]
+    if scene.fingerprint is None:
+        untold = [str(scene.path), *untold]
+    if not untold:
         return options
     if not options.overwrite:
         raise OutputError(
-            f"nothing tells whether {scene.path} has changed since an earlier run; leave --resume out, or add "
+            f"nothing tells whether {untold[0]} has changed since an earlier run; leave --resume out, or add "
             "--overwrite"
         )
     return replace(options, resume=False)
@@ -321,23 +323,16 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "transform": list(scene.transform)[:6],
             "gsd_m": scene.gsd_m,
             "bands": list(scene.bands),
+            "near_infrared": {"band": scene.nir_band, "used": uses_infrared(scene, segmenter, options.prompts)},
             "nodata": scene.nodata,
             "date": scene.date.isoformat(),
         },
         "model": {"name": segmenter.name, "sha256": segmenter.sha256, "runs_on": segmenter.runs_on},
-        "settings": {**chosen, "fingerprints": {key: of_files(_parts(path)) for key, path in options.files.items()}},
+        "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
         "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
     }
     described: dict[str, Any] = jsonable(about)
     return described
-
-
-def _parts(path: Path | str) -> list[Path]:
-    path = Path(path)
-    if path.is_dir():  # a .gdb folder; readers put locks into it
-        return sorted(part for part in path.iterdir() if part.suffix != ".lock")
-    beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
-    return [path, *(path.with_suffix(suffix) for suffix in beside)]
 
 
 def jsonable(value: Any) -> Any:

@@ -20,7 +20,7 @@ from floodmap.changes import changes
 from floodmap.codes import OUTSIDE, REASONS, UNOBSERVED
 from floodmap.errors import OutputError, writing
 from floodmap.ground import cell_areas_m2, is_placed
-from floodmap.names import has_gdal_name, readable
+from floodmap.names import readable
 from floodmap.sizes import in_bytes
 
 if TYPE_CHECKING:
@@ -139,13 +139,6 @@ def _is_too_long(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENAMETOOLONG  # some disks take less than 255 bytes
     return False
-
-
-def refuse_resuming(inputs: Iterable[Path | str]) -> None:
-    """Raise OutputError if a run cannot be gone on with, since nothing tells whether what it reads is what it was."""
-    for given in inputs:
-        if has_gdal_name(given):
-            raise OutputError(f"{given} may have changed since, so the run cannot be resumed; start it anew")
 
 
 @contextmanager

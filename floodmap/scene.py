@@ -159,8 +159,9 @@ class Scene:
                     "with: gdaladdo -r average FILE 2 4 8 16"
                 )
             with gdal_env():
-                self._mask = self._open_overlay(options.mask)
-                self._aoi = self._open_overlay(options.aoi)
+                # What a mask does not tell of stays unobserved; what is not known to be wanted is left out.
+                self._mask = self._open_overlay(options.mask, voids_cover=True)
+                self._aoi = self._open_overlay(options.aoi, voids_cover=False)
             if self._aoi is not None and not self._aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
             self._reader.check()
@@ -336,12 +337,14 @@ class Scene:
         wanted = int((reasons != codes.OUTSIDE).sum())
         return float((reasons == 0).sum() / wanted) if wanted else 0.0
 
-    def _open_overlay(self, path: Path | str | None) -> Overlay | None:
+    def _open_overlay(self, path: Path | str | None, *, voids_cover: bool) -> Overlay | None:
         frame = Frame(
             path=self.path, crs=self.crs, transform=self.transform, height=self.height, width=self.width,
             source_shape_hw=self.source_shape_hw,
         )  # fmt: skip
-        return None if path is None else open_overlay(local_or_gdal(path), frame, self._stack)
+        if path is None:
+            return None
+        return open_overlay(local_or_gdal(path), frame, self._stack, voids_cover=voids_cover)
 
     def _find_collar(self) -> Collar | None:
         nodata, lossy = self._source.nodata, self._source.lossy

@@ -65,6 +65,7 @@ def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
         title=flood_map.name,
         subtitle=_subtitle(summary),
         verdict=_verdict(summary),
+        warnings=summary.get("warnings", []),
         cards=_cards(summary, largest),
         failed=_failed(summary),
         atlas=atlas,
@@ -300,11 +301,18 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Smallest polygon", _area(least) if least else "every one"),
         ("Outlines simplified by", f"{tolerance:.3g} m" if tolerance else "nothing"),
         ("Resolution", f"{resolution:g} m" if resolution else "the scene's own"),
-        ("Bands", ", ".join(map(str, summary["source"]["bands"]))),
+        ("Bands", _bands(summary["source"])),
         ("Black and white borders", "looked for" if scene["collar"] == "auto" else "not looked for"),
         *((label, str(scene[key])) for label, key in optional.items() if scene[key] is not None),
         ("Windows", f"up to {chosen['tile_size']:,} pixels, overlapping by {chosen['overlap']:,}; {ran}"),
     ]
+
+
+def _bands(source: dict[str, Any]) -> str:
+    infrared = source.get("near_infrared", {"band": None})
+    told = "used for prompts" if infrared.get("used") else "not used by this model"
+    more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {told}"
+    return ", ".join(map(str, source["bands"])) + more
 
 
 def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:

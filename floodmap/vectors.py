@@ -78,7 +78,7 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
     if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
         found = sorted({geometry.geom_type for geometry in geometries} - {"Polygon", "MultiPolygon"})
         raise VectorError(f"{path} holds {', '.join(found)}; polygons are needed")
-    geometries = _reproject(_repair(geometries), source_crs, crs, path)
+    geometries = reprojected(_repair(geometries), source_crs, crs, path)
     areal = ~shapely.is_empty(geometries)
     geometries, attributes = geometries[areal], {name: column[areal] for name, column in attributes.items()}
     if not len(geometries):
@@ -137,9 +137,14 @@ def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all(parts[shapely.get_type_id(parts) == int(shapely.GeometryType.POLYGON)])
 
 
-def _reproject(
+def reprojected(
     geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path | str
 ) -> NDArray[np.object_]:
+    """Geometries in a wanted CRS (None: as they are), edges cut first so that what is straight stays where it is.
+
+    Raises:
+        VectorError: they have no CRS, or do not exist in the one that is wanted.
+    """
     if wanted is None or not len(geometries):
         return geometries
     target = _as_crs(wanted)

@@ -1,0 +1,71 @@
+"""Rasters laid over a scene: what of them covers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import NORTH_UP, SceneFactory, picture
+
+from floodmap import codes
+from floodmap.errors import SceneError
+from floodmap.fingerprint import of_input
+from floodmap.grid import Window
+from floodmap.scene import Scene, SceneOptions
+
+HW = (60, 80)
+HALF = np.indices(HW)[1] < 40
+
+
+def covered(scene: Path, *, mask: Path | None = None, aoi: Path | None = None) -> np.ndarray:
+    with Scene.open(scene, SceneOptions(mask=mask, aoi=aoi)) as opened:
+        reason = opened.read(Window(0, 0, *HW)).reason
+    return reason == codes.MASKED if mask else reason != codes.OUTSIDE
+
+
+@pytest.mark.parametrize("shift", [0, 4])
+@pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "void", "nan"])
+def test_what_a_raster_does_not_tell_is_no_area_of_interest(
+    kind: str, shift: int, make_scene: SceneFactory
+) -> None:
+    ones = np.ones((1, *HW), np.uint8)
+    halves = {
+        "nodata": {"pixels": np.where(HALF, ones, 7), "nodata": 7},
+        "alpha": {"pixels": ones, "alpha": np.where(HALF, 255, 0)},
+        "mask": {"pixels": ones, "mask": HALF},
+        "void": {"pixels": np.where(HALF, ones, np.float32(-9999))},
+        "nan": {"pixels": np.where(HALF, ones, np.float32(np.nan))},
+    }
+    # Shifted by whole pixels it is warped onto the scene.
+    place = NORTH_UP @ Affine.translation(shift, 0)
+    aoi = make_scene(name="aoi.tif", transform=place, **halves[kind])  # type: ignore[arg-type]
+    expected = np.roll(HALF, shift, axis=1)
+    expected[:, :shift] = False
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    assert np.array_equal(covered(scene, aoi=aoi), expected)
+
+
+def test_where_a_mask_is_void_ground_stays_unobserved(make_scene: SceneFactory) -> None:
+    clouds = np.where(HALF, 0, -9999).astype("int16")[None]
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    assert np.array_equal(covered(scene, mask=make_scene(pixels=clouds, name="clouds.tif")), ~HALF)
+
+
+def test_a_mosaic_that_lacks_a_member_is_no_area_of_interest(make_scene: SceneFactory, tmp_path: Path) -> None:
+    part = make_scene(pixels=np.ones((1, *HW), np.uint8), name="part.tif")
+    rasterio.shutil.copy(part, tmp_path / "aoi.vrt", driver="VRT")
+    part.unlink()
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    with pytest.raises(SceneError, match=r"aoi\.vrt: its part .*part\.tif cannot be read"):
+        covered(scene, aoi=tmp_path / "aoi.vrt")
+
+
+def test_inputs_have_fingerprints_too(make_scene: SceneFactory, tmp_path: Path) -> None:
+    mask = make_scene(bands=1, name="mask.tif")
+    before = of_input(mask)
+    assert before == of_input(mask.rename(tmp_path / "renamed.tif"))
+    assert of_input(make_scene(bands=1, name="mask.tif", shape_hw=(9, 9))) != before
+    assert of_input("https://127.0.0.1:9/nobody.tif") is None and of_input("S3:nothing") is None
