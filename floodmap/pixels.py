@@ -17,12 +17,12 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 from scipy import ndimage
-from scipy.sparse import csr_array
 
 from floodmap import codes
 from floodmap.errors import SceneError
 from floodmap.gdal import gdal_env, gdal_reason
 from floodmap.grid import Window
+from floodmap.means import Samples, area_means, block_means, block_sums
 from floodmap.source import Source
 from floodmap.source_name import SourceName
 from floodmap.voids import may_be_colour
@@ -196,7 +196,7 @@ class Reader:
     def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> _Values:
         """Values as GDAL reads them, averaged where they are to be smaller."""
         bands, source = self.source.bands, self.source
-        if not native and not self.overviews:
+        if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
             return self._shrunk(part, shape_hw)
         values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
         # Masks and nodata are not averaged: one source pixel stands for each.
@@ -216,15 +216,15 @@ class Reader:
         source, bands = self.source, self.source.bands
         outer = _outer(part, source.dataset)
         values = self._bands(bands.shown, outer, (outer.height, outer.width), Resampling.nearest)
-        rows = _Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
-        cols = _Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
         if source.palette is not None:
             return _Values(values[:, rows.middles][:, :, cols.middles], nearest)
         empty = _either(
             _empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
         )
-        return _Values(_means(values, empty, rows, cols), nearest)
+        return _Values(area_means(values, empty, rows, cols), nearest)
 
     def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values | None:
         """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
@@ -254,8 +254,8 @@ class Reader:
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
             empty = _empty(values[:0], values[: len(bands.rgb)], source.nodata)
-            n_empty = _block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
-            means[:, top : top + rows] = _block_means(values, factor, n_empty, source.nodata or 0)
+            n_empty = block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
+            means[:, top : top + rows] = block_means(values, factor, n_empty, source.nodata or 0)
             if n_empty is not None:
                 complete[top : top + rows] = n_empty[0] == 0
         return _Values(means, middle, complete)
@@ -281,8 +281,8 @@ class Reader:
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = _outer(part, self.source.dataset)
         flags = read(window=outer)
-        rows = _Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
-        cols = _Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         return np.asarray(flags[rows.middles][:, cols.middles])
 
 
@@ -298,43 +298,6 @@ class _Values:
     """See `Pixels`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Samples:
-    """Pixels along one side, and which of a row of smaller ones each of them stands for."""
-
-    middles: NDArray[np.int64]
-    """The pixel in the middle of each."""
-    weights: Any
-    """(pixels, smaller ones), sparse: how much of each lies in it."""
-
-    @classmethod
-    def of(cls, first: float, length: float, size: int, count: int) -> _Samples:
-        """`count` pixels over a stretch of `length` of the `size` smaller ones, which begins at `first`."""
-        edges = first + np.arange(count + 1) * (length / count)
-        middles = np.clip(((edges[:-1] + edges[1:]) / 2).astype(np.int64), 0, size - 1)
-        low, high = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
-        spans = [np.arange(max(0, a), max(min(b, size), a + 1)) for a, b in zip(low, high, strict=True)]
-        cols = np.concatenate(spans)
-        rows = np.repeat(np.arange(count), [len(span) for span in spans])
-        shares = np.minimum(cols + 1, edges[rows + 1]) - np.maximum(cols, edges[rows])
-        return cls(middles, csr_array((np.maximum(shares, 1e-9), (rows, cols)), shape=(count, size)))
-
-
-def _means(values: NDArray[Any], empty: Bools | None, rows: _Samples, cols: _Samples) -> NDArray[Any]:
-    """Means over areas of what is not empty; anything where all of it is."""
-    weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
-    total = (cols.weights @ (rows.weights @ weight).T).T
-    means = np.empty((len(values), *total.shape), np.float64)
-    for band, out in zip(values, means, strict=True):
-        known = np.where(weight > 0, band, 0.0)
-        out[...] = (cols.weights @ (rows.weights @ known).T).T / np.maximum(total, 1e-12)
-    if values.dtype.kind in "iu":
-        np.rint(means, out=means)
-    elif empty is not None:
-        means[:, total <= 0] = np.nan
-    return means.astype(values.dtype)
-
-
 def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
     """The whole pixels of a raster that a rectangle of it touches."""
     top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
@@ -346,28 +309,6 @@ def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
 def _either(one: Bools | None, other: Bools | None) -> Bools | None:
     """Where any of two flags is set; None: nowhere."""
     return other if one is None else one if other is None else np.asarray(one | other)
-
-
-def _block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
-    """Rounded means of blocks, 2 or 4 a side, of what is not nodata in them: all of it, or all but `n_empty` pixels."""
-    sums, shift = _block_sums(values, factor), 2 * (factor.bit_length() - 1)
-    if n_empty is None:
-        return np.asarray((sums + (1 << shift - 1)) >> shift)
-    counts = np.maximum((1 << shift) - n_empty, 1)
-    return np.asarray((sums - n_empty * sums.dtype.type(nodata) + counts // 2) // counts)
-
-
-def _block_sums(values: Bytes, factor: int) -> NDArray[Any]:
-    """Sums of blocks, 2 or 4 a side."""
-    rows = values[:, 0::factor].astype(np.uint16)
-    for row in range(1, factor):
-        rows += values[:, row::factor]
-    pairs = rows.view(np.uint32)  # several times faster than every second number
-    sums = (pairs & 0xFFFF) + (pairs >> 16)
-    if factor == 2:
-        return np.asarray(sums)
-    fours = sums.view(np.uint64)
-    return np.asarray((fours & 0xFFFFFFFF) + (fours >> 32))
 
 
 def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
