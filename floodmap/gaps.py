@@ -19,6 +19,9 @@ from floodmap.vrt import Rect
 
 Codes = NDArray[np.uint8]
 
+MOST_BLOCKS = 1_000_000
+"""Blocks of a raster that are asked for one by one: two seconds' worth, 65 gigapixels in blocks of 256 pixels a side."""
+
 
 class Gaps(Protocol):
     """What a raster lacks."""
@@ -136,12 +139,18 @@ class AnyGaps:
 
 
 def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None:
-    """Blocks of a GeoTIFF that were never written in some of these bands; None where all were."""
+    """Blocks of a GeoTIFF that were never written in some of these bands; None where all were.
+
+    Of more than `MOST_BLOCKS` nothing is said: asking for each would take longer than a damaged header is worth.
+    """
     if dataset.driver != "GTiff":
         return None
     pixel_by_pixel = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") != "BAND"
     high, wide = dataset.block_shapes[bands[0] - 1]
-    absent = np.zeros((math.ceil(dataset.height / high), math.ceil(dataset.width / wide)), bool)
+    shape = math.ceil(dataset.height / high), math.ceil(dataset.width / wide)
+    if math.prod(shape) > MOST_BLOCKS:
+        return None
+    absent = np.zeros(shape, bool)
     for band in bands[:1] if pixel_by_pixel else bands:
         for row, col in np.ndindex(*absent.shape):
             if dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band) is None:
