@@ -133,10 +133,11 @@ def segment(
     from floodmap.memory import be_sparing
 
     be_sparing()  # before what follows brings threads with it
-    from floodmap.rehearsal import Helper
+    from floodmap.rehearsal import Helper, is_loaded
 
     # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
-    helper = Helper() if not (aoi or mask or settings["prompts"] not in ("auto", "none")) else None
+    files = aoi or mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
+    helper = None if files or is_loaded() else Helper()
     from floodmap.flips import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
     from floodmap.scene import SceneOptions
