@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,15 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
     # Not entered: rasterio keeps a GDAL environment open in a dataset that is, and scenes end in any order and thread.
     stack.callback(resource.close)
     return resource
+
+
+def forget_error(dataset: Any) -> None:
+    """Have rasterio forget an error that was dealt with.
+
+    It takes what GDAL said last for the fault of the next call whose result is not 0, such as a band's colour.
+    """
+    with suppress(Exception):
+        _ = dataset.colorinterp
 
 
 def gdal_reason(error: BaseException) -> str:

@@ -35,7 +35,7 @@ from floodmap.suitability import unsuited
 
 LOG = logging.getLogger(__name__)
 
-_SAMPLES, _SAMPLE_SIDE = 8, 128
+_SAMPLES, _SAMPLE_SIDE, _GLANCE_SIDE = 8, 128, 32
 _ENOUGH_SAMPLES = 1000
 _SURVEY_SIDE = 2048
 _NAMED = 3
@@ -264,7 +264,8 @@ class Scene:
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
         """What the models were not made for in this scene, a line each: see `floodmap.suitability`."""
-        return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, self._sampled()[: self._shown]))
+        sample = self._sampled(_GLANCE_SIDE)[: self._shown]
+        return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
     def date(self) -> datetime:
@@ -375,12 +376,12 @@ class Scene:
     def _choose_stretch(self) -> Stretch:
         if self._source.dtype == np.uint8 or self._source.palette is not None:
             return Stretch.identity(self._source.depth)
-        return Stretch.of(self._sampled())
+        return Stretch.of(self._sampled(_SAMPLE_SIDE))
 
-    def _sampled(self) -> NDArray[Any]:
+    def _sampled(self, side: int) -> NDArray[Any]:
         """Observed values at some places, (bands, n), as stored."""
         reader, samples = self._reader, []
-        for window in reader.spread(count=_SAMPLES, side=_SAMPLE_SIDE):
+        for window in reader.spread(count=_SAMPLES, side=side):
             samples.append(self._observed_values(window, (window.height, window.width)))
         if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, self.height * self.width):
             samples = [self._observed_values(reader.whole, reader.shape_within(_SURVEY_SIDE))]

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from floodmap.anatomy import Anatomy, anatomy
 from floodmap.bands import BandChoice, choose_bands
 from floodmap.errors import SceneError
 from floodmap.gaps import Gaps
-from floodmap.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.gdal import CACHE_BYTES, closed_by, forget_error, gdal_env, gdal_reason, has_sidecar
 from floodmap.georeference import find_georeference, parse_crs, warped_by_gcps
 from floodmap.source_name import SourceName
 from floodmap.voids import Voids, find_voids, text_of
@@ -204,8 +204,10 @@ def _sample(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
     """Values of some places, (bands, n), as stored; what cannot be read is left out."""
     found = []
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
-        with suppress(RasterioError):
+        try:
             found.append(dataset.read(list(bands), window=part).reshape(len(bands), -1))
+        except RasterioError:
+            forget_error(dataset)
     return np.concatenate(found, axis=1) if found else np.empty((len(bands), 0), dataset.dtypes[bands[0] - 1])
 
 
@@ -237,6 +239,7 @@ def _alpha_is_infrared(dataset: DatasetReader) -> bool:
         parts = _spread(dataset.height, dataset.width)
         sample = np.concatenate([dataset.read(4, window=part).ravel() for part in parts])
     except RasterioError:
+        forget_error(dataset)
         return False
     between = sample[(sample > 0) & (sample < np.iinfo(sample.dtype).max)] if sample.dtype.kind in "iu" else sample
     return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)

@@ -15,7 +15,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -94,19 +96,19 @@ def test_runs_killed_at_random_moments_end_in_the_bytes_of_an_undisturbed_one(
     code, seconds = run(processes, segment, scene, tmp_path / "whole", 0)
     expected = digests(tmp_path / "whole")
     assert code == 0 and len(expected) == 5
-    rng, killed, same = random.Random(0), 0, 0
-    while killed < KILLS:
-        out = tmp_path / f"out{killed}"
-        code, _ = run(processes, segment, scene, out, rng.uniform(0.001, seconds))
-        if code == 0:
-            seconds *= 0.9  # it took less than the first
+    rng = random.Random(0)
+
+    def kill_and_resume(out: Path, after: float) -> bool:
+        while (code := run(processes, segment, scene, out, after)[0]) == 0:
+            after *= 0.9  # it took less than the first
             shutil.rmtree(out)
-            continue
         assert code == -signal.SIGPROF
-        killed += 1
         code, _ = run(processes, segment, scene, out, 0)
-        same += code == 0 and digests(out) == expected and not list(out.glob(".*"))
-    assert same == KILLS
+        return code == 0 and digests(out) == expected and not list(out.glob(".*"))
+
+    outs, moments = [tmp_path / f"out{n}" for n in range(KILLS)], [rng.uniform(0.001, seconds) for _ in range(KILLS)]
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        assert all(executor.map(kill_and_resume, outs, moments))
 
 
 def damaged(whole: bytes, rng: random.Random) -> bytes:
@@ -160,11 +162,14 @@ def test_damaged_rasters_give_a_clear_line_or_a_result_and_nothing_else(
     make_scene: SceneFactory, tmp_path: Path, processes: ForkServerContext
 ) -> None:
     files, rng, faults = list(wholes(make_scene)), random.Random(1), []
-    for number in range(DAMAGED):
-        scene, out = tmp_path / "damaged" / f"{number}.tif", tmp_path / "out" / str(number)
-        scene.parent.mkdir(exist_ok=True)
+    scenes = [tmp_path / "damaged" / f"{number}.tif" for number in range(DAMAGED)]
+    outs = [tmp_path / "out" / str(number) for number in range(DAMAGED)]
+    scenes[0].parent.mkdir()
+    for number, scene in enumerate(scenes):
         scene.write_bytes(damaged(files[number % len(files)], rng))
-        code, answer = run(processes, try_commands, scene, out)
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        answers = executor.map(partial(run, processes, try_commands), scenes, outs)
+    for number, (out, (code, answer)) in enumerate(zip(outs, answers, strict=True)):
         if answer is None:
             ends = {None: "hangs", -signal.SIGXCPU: f"takes more than {SECONDS} s of processor time"}
             faults.append((number, ends.get(code, f"died with {code}")))
