@@ -20,7 +20,7 @@ from floodmap.vrt import Rect
 Codes = NDArray[np.uint8]
 
 MOST_BLOCKS = 1_000_000
-"""Blocks of a raster that are asked for one by one: two seconds' worth, 65 gigapixels in blocks of 256 pixels a side."""
+"""Blocks that are asked for one by one, at most: two seconds' worth, 65 gigapixels in blocks of 256 pixels a side."""
 
 
 class Gaps(Protocol):
