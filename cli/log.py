@@ -9,12 +9,23 @@ import click
 
 
 class StderrHandler(logging.Handler):
-    """Writes each record as one line to what standard error is at that moment: a progress bar may have taken it."""
+    """Writes each record as one line to what standard error is at that moment: a progress bar may have taken it.
+
+    A warning is written once: training opens the same picture several times.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
             message = " ".join(record.getMessage().split())
+            if record.levelno == logging.WARNING:
+                if message in self._warned:
+                    return
+                self._warned.add(message)
             level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
             click.echo(f"floodmap: {level}{message}", err=True)
         except Exception:

@@ -156,8 +156,13 @@ def open_source(
             value = voids.values[0]
         dataset = _amended(raw, stack, choice, value)
         dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
-        if dataset is not raw and isinstance(dataset, WarpedVRT) and choice.alpha is None:
-            choice = replace(choice, alpha=dataset.count)
+        if isinstance(dataset, WarpedVRT):
+            if made_of.gaps is not None:
+                raise SceneError(
+                    f"{name} is placed by control points and has ground that no pixel was ever written for; declare "
+                    f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
+                )
+            choice = choice if choice.alpha is not None else replace(choice, alpha=dataset.count)
         found_crs, transform = find_georeference(dataset, given, name)
         flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import NORTH_UP, UTM, SceneFactory, picture
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
 from floodmap import codes
-from floodmap.errors import EvaluationError
+from floodmap.errors import EvaluationError, SceneError
 from floodmap.evaluation import evaluate
 from floodmap.grid import Window
 from floodmap.polygons import vectorize_layers
@@ -169,3 +172,19 @@ def test_a_mask_that_lacks_a_member_is_refused_by_its_name(make_scene: SceneFact
     for prediction, other in ((mosaic, reference), (reference, mosaic)):
         with pytest.raises(EvaluationError, match=r"gone\.tif cannot be read \(no such file\)"):
             evaluate(prediction, other)
+
+
+def test_a_scene_with_gaps_that_control_points_place_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", width=SIDE, height=SIDE, count=3, dtype="uint8", tiled=True, blockxsize=BLOCK,
+            blockysize=BLOCK, sparse_ok=True,
+        ) as dataset:  # fmt: skip
+            corners = ((0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE))
+            points = [GroundControlPoint(row=r, col=c, x=500_000 + c, y=5_000_000 - r) for r, c in corners]
+            dataset.gcps = points, rasterio.crs.CRS.from_string(UTM)
+            dataset.write(picture(3, (128, SIDE)), window=RasterWindow(0, 0, SIDE, 128))
+    with pytest.raises(SceneError, match="gdalwarp"):
+        Scene.open(path)
