@@ -11,6 +11,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 
+from floodmap.errors import SceneError
 from floodmap.gaps import AnyGaps, Gaps, Placed, block_gaps, mosaic_gaps
 from floodmap.gdal import closed_by, gdal_reason
 from floodmap.source_name import SourceName
@@ -67,12 +68,23 @@ class _Surgeon:
                 elsewhere=dataset.driver in _SERVICES,
             )  # fmt: skip
         vrt = Vrt(dataset, name)
+        if vrt.warped is not None:
+            return self._warped(name, files, vrt.warped, depth)
         used: dict[SourceName, set[int]] = {}
-        for member in (member for band in vrt.bands for member in band):
+        for member in (*(member for band in vrt.bands for member in band), *vrt.masks):
             used.setdefault(member.name, set()).add(member.band)
         looked = {name: self._member(name, sorted(numbers), depth + 1) for name, numbers in used.items()}
         lost = {name: found for name, found in looked.items() if isinstance(found, str)}
-        whole = {name: found for name, found in looked.items() if not isinstance(found, str)}
+        for member in (member for band in vrt.bands for member in band):
+            found = looked[member.name]
+            if not isinstance(found, str) and (why := _too_small(member, found.shape_hw)):
+                lost[member.name] = why
+        for mask in vrt.masks:
+            if mask.name in lost:
+                raise SceneError(f"{name}: its mask {mask.name} cannot be read ({lost[mask.name]}); bring it back")
+        whole = {
+            name: found for name, found in looked.items() if not isinstance(found, str) and name not in lost
+        }
         inner = [member.anatomy for member in whole.values()]
         mended = {name: member.anatomy.mended for name, member in whole.items() if member.anatomy.mended}
         return Anatomy(
@@ -84,6 +96,21 @@ class _Surgeon:
             mended=self._in_memory(vrt.without(lost, mended)) if lost or mended else None,
         )
 
+    def _warped(self, name: SourceName, files: tuple[SourceName, ...], beneath: SourceName, depth: int) -> Anatomy:
+        """A VRT that warps another raster: where that lacks anything is not known on its grid."""
+        looked = self._member(beneath, (), depth + 1)
+        if isinstance(looked, str):
+            return Anatomy(files=(*files, beneath), lossy=False)  # GDAL could not have opened it
+        inner = looked.anatomy
+        if inner.gaps is not None or inner.lost:
+            lacks = f"lacks {', '.join(map(str, inner.lost))}" if inner.lost else "has blocks that were never written"
+            raise SceneError(
+                f"{name} warps {beneath}, which {lacks}: mend that, or declare its nodata, and warp it anew"
+            )
+        return Anatomy(
+            files=tuple(dict.fromkeys([*files, beneath, *inner.files])), lossy=inner.lossy, elsewhere=inner.elsewhere
+        )
+
     def _member(self, name: SourceName, bands: Sequence[int], depth: int) -> _Looked | str:
         """A member, or why it cannot be read."""
         if depth > _DEEPEST:
@@ -92,7 +119,7 @@ class _Surgeon:
             return "no such file"
         try:
             with rasterio.open(name.opened) as dataset:
-                fitting = [band for band in bands if band <= dataset.count] or [1]
+                fitting = [band for band in bands if band <= dataset.count] or [*range(1, dataset.count + 1)]
                 return _Looked(self.look(dataset, name, fitting, depth), (dataset.height, dataset.width))
         except (RasterioError, ET.ParseError) as error:
             return gdal_reason(error)
@@ -114,13 +141,13 @@ def _gaps(
 ) -> Gaps | None:
     """What these bands of a mosaic lack."""
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
-    found = [_band_gaps(members, whole, shape_hw) for members in own if members]
+    found = [_band_gaps(members, whole, shape_hw, computed=vrt.computed) for members in own if members]
     lacking = [one for one in found if one is not None]
     return AnyGaps(lacking) if lacking else None
 
 
 def _band_gaps(
-    members: Sequence[Member], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int]
+    members: Sequence[Member], whole: Mapping[SourceName, _Looked], shape_hw: tuple[int, int], *, computed: bool
 ) -> Gaps | None:
     everywhere = Rect(0, 0, shape_hw[1], shape_hw[0])
     placed = []
@@ -131,10 +158,20 @@ def _band_gaps(
         placed.append(
             Placed(
                 place=place, source=member.source or own, see_through=member.see_through, gaps=gaps,
-                lost=looked is None,
+                lost=looked is None, needed=computed,
             )
         )  # fmt: skip
     return mosaic_gaps(placed, shape_hw)
+
+
+def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
+    """Why a member cannot be what the mosaic was made of; nothing where it can."""
+    if member.source is None:
+        return ""
+    wide, high = member.source.left + member.source.width, member.source.top + member.source.height
+    if wide <= shape_hw[1] + 0.5 and high <= shape_hw[0] + 0.5:
+        return ""
+    return f"it has {shape_hw[1]} x {shape_hw[0]} pixels, and {wide:g} x {high:g} are wanted"
 
 
 def is_lossy(dataset: DatasetReader) -> bool:

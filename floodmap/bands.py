@@ -16,9 +16,9 @@ RGB: tuple[Role, ...] = ("red", "green", "blue")
 
 _WORDS: dict[Role, tuple[str, ...]] = {
     "red": ("red", "rot", "rouge", "rojo", "rosso", "vermelho"),
-    "green": ("green", "grün", "gruen", "vert", "verde"),
+    "green": ("green", "grn", "grün", "gruen", "vert", "verde"),
     "blue": ("blue", "blau", "bleu", "azul", "blu"),
-    "nir": ("nir", "nir1", "infrared", "ir", "pir", "vnir"),
+    "nir": ("nir", "nir1", "nir08", "nir8", "infrared", "ir", "ir1", "pir", "vnir", "infrarrojo", "infrarouge"),
 }  # fmt: skip
 _OTHERS = frozenset({
     "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal",
@@ -29,10 +29,12 @@ _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
     "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
 }  # fmt: skip
 """Shortest, best and longest of each."""
-_CODE = re.compile(r"(?:(sr|toa|s2|l8|l9|landsat|sentinel2?|refl) )?b(?:and)? ?0*([0-9]{1,2})(a?)")
+_CODE = re.compile(r"(?:b|band ?)0*([0-9]{1,2})(a?)")
+_SENSORS = re.compile(r"\b(sr|landsat|l[5789]|lc0[89]|le07|lt05|sentinel|s2[abc]?)\b")
 _SENTINEL_2: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "8"}
 _LANDSAT_8: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "5"}
 _LANDSAT_5: dict[Role, str] = {"blue": "1", "green": "2", "red": "3", "nir": "4"}
+_SPOT: dict[Role, str] = {"blue": "0", "green": "1", "red": "2", "nir": "3"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +132,19 @@ def _found(
     last = usable[3] if len(usable) == 4 and usable[3] not in telling else None
     nir = named.get("nir") or by_colour.get("nir") or last
     others = [band for band in usable if band != nir]
-    rgb = tuple(others[:3] if len(others) >= 3 else usable[:3])
+    rgb = _filled(named, usable) or tuple(others[:3] if len(others) >= 3 else usable[:3])
     nir = None if nir in rgb else nir
     plain = len(usable) == 3 and not telling  # three bands in any other order would be odd
     return rgb, nir, "" if plain else _guess_of(rgb, nir, named)
+
+
+def _filled(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
+    """Red, green and blue where two of them are named and no other band can be the third: green stands for it."""
+    missing = [role for role in RGB if role not in named]
+    nameless = [band for band in usable if band not in named.values()]
+    if len(missing) != 1 or "green" not in named or (len(usable) == 3 and nameless):
+        return ()
+    return tuple(named.get(role, named["green"]) for role in RGB)
 
 
 def _guess_of(rgb: tuple[int, ...], nir: int | None, named: Mapping[Role, int]) -> str:
@@ -188,19 +199,24 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
     """Bands called as Sentinel-2 and Landsat call theirs: B2, B04, B8A, SR_B4."""
     codes: dict[str, int] = {}
-    prefixes = set()
+    sensors = set()
     for band, name in names.items():
-        if told := _CODE.fullmatch(name):
-            codes.setdefault(told[2] + told[3], band)
-            prefixes.add(told[1])
+        told = _CODE.fullmatch(name) or next(filter(None, map(_CODE.fullmatch, name.split())), None)
+        if told:
+            codes.setdefault(told[1] + told[2], band)
+            sensors.update(_SENSORS.findall(name))
     # "B1, B2, B3" of bands 1, 2 and 3 is no more than their numbers.
-    only_counted = all(str(band) == code for code, band in codes.items()) and prefixes <= {None}
+    only_counted = all(str(band) == code for code, band in codes.items()) and not sensors
     if not codes or only_counted:
         return {}
-    if "sr" in prefixes and "6" not in codes and "7" in codes:
+    if sensors & {"l5", "l7", "le07", "lt05"} or ("sr" in sensors and "6" not in codes and "7" in codes):
         table = _LANDSAT_5
-    elif {"8", "8a"} & codes.keys():
+    elif sensors & {"landsat", "l8", "l9", "lc08", "lc09"} and "8a" not in codes:
+        table = _LANDSAT_8
+    elif {"8", "8a"} & codes.keys() or sensors & {"sentinel", "s2", "s2a", "s2b", "s2c"}:
         table = _SENTINEL_2 if "8" in codes else _SENTINEL_2 | {"nir": "8a"}
+    elif "0" in codes:
+        table = _SPOT
     elif {"2", "3", "4"} <= codes.keys() and codes.keys() != {"1", "2", "3", "4"}:
         table = _LANDSAT_8
     else:

@@ -12,7 +12,7 @@ _UNITS = ("_m2", "_m")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What was, and what is: "--threshold was 0.5, is 0.6", "the scene's pixels have changed".
+    """What was, and what is: "--threshold was 0.5, is 0.6", "the scene's file, or one beside it, has changed".
 
     Args:
         old: settings of an earlier run, as `pipeline.describe` makes them, from JSON.
@@ -41,7 +41,7 @@ def _said(
     old, new = before.get(name), now.get(name)
     match name:
         case ("source", "fingerprint"):
-            return "the scene's pixels have changed"
+            return "the scene's file, or one beside it, has changed"
         case ("model", "sha256"):
             return "the model's weights differ"
         case ("model", "runs_on"):

@@ -72,6 +72,8 @@ class Placed:
     gaps: Gaps | None = None
     lost: bool = False
     """It cannot be read at all."""
+    needed: bool = False
+    """Where it cannot be read there is nothing, whatever lies beneath: values are computed from all members."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +92,8 @@ class MosaicGaps:
         near &= (top < rect.top + rect.height) & (bottom > rect.top)
         found = np.full(shape_hw, NODATA, np.uint8)
         chosen = [one for one, is_near in zip(self.placed, near, strict=True) if is_near]
-        # What lies beneath a missing member shows, and is real.
-        for one in sorted(chosen, key=lambda one: not one.lost):
+        # What lies beneath a missing member shows, and is real, unless that takes part in what is computed.
+        for one in sorted(chosen, key=lambda one: 2 if one.lost and one.needed else not one.lost):
             self._draw(one, rect, found)
         return found if found.any() else None
 
@@ -161,7 +163,8 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
 def mosaic_gaps(placed: Sequence[Placed], shape_hw: tuple[int, int]) -> MosaicGaps | None:
     """What a band of a mosaic lacks; None where one whole member covers it."""
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
-    if any(one.place == whole and one.gaps is None and not one.lost for one in placed):
+    complete = any(one.place == whole and one.gaps is None and not one.lost for one in placed)
+    if complete and not any(one.lost and one.needed for one in placed):
         return None
     edges = [(left, top, left + width, top + height) for left, top, width, height in (one.place for one in placed)]
     return MosaicGaps(placed, np.array(edges, np.float64).reshape(-1, 4))

@@ -19,9 +19,9 @@ _PLACES, _DEEP_PLACES = 8, 4
 """Places along each side, of overviews up to four times smaller, and of others."""
 _SIDE, _DEEP_SIDE = 32, 8
 """Sides of a place, in pixels of the overview."""
-_TOLERANCE = 0.02
-"""Of the range of the picture's values: what compression and rounding may change."""
-_NOISE, _SHIFT = 1.5, 4.0
+_TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
+"""Of the range of the picture's values: what rounding and compression may change."""
+_NOISE, _SHIFT = 2.0, 4.0
 """An overview of single pixels differs from the mean by the variance about it; the mean of a place by far less."""
 _DEEPEST = 64
 
@@ -69,9 +69,11 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
     known, hidden = _known(pixels), ~_known(seen)
     # Beside what is not observed means differ by how that is left out.
     blocks = _blocks(known[None].astype(np.float64), factor)[0]
-    if abs(hidden.mean() - (1 - blocks.mean())) > 0.1:
-        return True
-    compared = (ndimage.minimum_filter(blocks, 3) == 1) & ~hidden
+    full, none = ndimage.minimum_filter(blocks, 3) == 1, ndimage.maximum_filter(blocks, 3) == 0
+    for flags, other in ((hidden, full), (~hidden, none)):
+        if other.sum() >= 4 and flags[other].mean() > 0.1:
+            return True
+    compared = full & ~hidden
     if compared.sum() < 4:
         return False
     values = pixels.values.astype(np.float64)
@@ -81,7 +83,8 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
     square = np.stack([ndimage.uniform_filter(band, 3) for band in _blocks(values**2, factor)])
     variance = np.maximum(square - about**2, 0)[:, compared]
     residual = (seen.values - mean)[:, compared]
-    allowed = (_TOLERANCE * _range(reader, values[:, known])) ** 2
+    tolerance = _LOSSY_TOLERANCE if reader.source.lossy else _TOLERANCE
+    allowed = (tolerance * _range(reader, values[:, known])) ** 2
     noise = (residual**2).mean() > _NOISE * variance.mean() + allowed
     shift = residual.mean(axis=1) ** 2 > _SHIFT**2 * variance.mean(axis=1) / compared.sum() + allowed
     return bool(noise or shift.any())

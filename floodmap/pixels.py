@@ -171,6 +171,8 @@ class Reader:
             source.voids.find(read.values, native=native, name=self.path),
         )
         values, complete = read.values, read.complete
+        if source.scale is not None:
+            values = source.scale[values]
         if source.palette is not None:
             colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
             values, hidden = colours[:3], _either(hidden, colours[3] == 0)

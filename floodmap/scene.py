@@ -166,7 +166,9 @@ class Scene:
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
             self._reader.check()
             # Borders come from warping and mosaicking; a photograph's white sky or black frame is part of the picture.
-            self.collar = self._find_collar() if options.collar == "auto" and self.crs else None
+            # Of few values black and white are two like others.
+            has_collar = options.collar == "auto" and self.crs and self._source.scale is None
+            self.collar = self._find_collar() if has_collar else None
             self.stretch = self._choose_stretch()
             self.remarks = tuple(remarks)
             for line in self.remarks:

@@ -38,6 +38,8 @@ _CACHE_ROWS = 1100
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _PALETTE_ALPHA = 3
+_CARELESS = ("GTiff", "VRT", "HFA", "COG")
+"""Formats whose fourth band may be called alpha by default; of others it is alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,11 @@ class Source:
     remarks: tuple[str, ...] = ()
     """What was taken for granted, a line each."""
 
+    opaque_from: float = 1
+    """The least alpha of a pixel that counts as seen: loss frays the rim of what is transparent."""
+    scale: NDArray[np.uint8] | None = None
+    """What stored values of fewer than 8 bits are of 255; None where they have 8 bits, or more."""
+
     @property
     def lossy(self) -> bool:
         """Whether it is compressed with loss, so that black borders are only nearly black."""
@@ -78,13 +85,6 @@ class Source:
     def gaps(self) -> Gaps | None:
         """What it has no pixels for."""
         return self.anatomy.gaps
-
-    @property
-    def opaque_from(self) -> float:
-        """The least alpha of a pixel that counts as seen: loss frays the rim of what is transparent."""
-        if self.dtype.kind not in "iu":
-            return float(np.finfo(self.dtype).tiny)
-        return (np.iinfo(self.dtype).max + 1) // 2 if self.lossy else 1
 
     @property
     def depth(self) -> int:
@@ -140,7 +140,7 @@ def open_source(
         if raw.driver == "JPEG" and name.path is not None:
             _refuse_truncated_jpeg(name.path)
         kinds = list(raw.colorinterp)
-        infrared = bands is None and _alpha_is_infrared(raw)
+        infrared = bands is None and raw.driver in _CARELESS and _alpha_is_infrared(raw)
         if infrared:
             kinds[3] = ColorInterp.undefined
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
@@ -154,6 +154,8 @@ def open_source(
         voids = find_voids(_sample(raw, choice.shown), value) if looked_for else Voids()
         if voids.values and (value is None or not math.isfinite(value)):
             value = voids.values[0]
+        scale = _scale(raw, choice, dtype)
+        opaque_from = _opaque_from(raw, choice.alpha, lossy=made_of.lossy)
         dataset = _amended(raw, stack, choice, value)
         dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
         if isinstance(dataset, WarpedVRT):
@@ -168,13 +170,19 @@ def open_source(
     return Source(
         dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=value, dtype=dtype, palette=palette,
         has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=made_of,
-        own_means=infrared, remarks=tuple(_remarks(name, choice, voids, made_of)),
+        own_means=infrared, opaque_from=opaque_from, scale=scale,
+        remarks=tuple(_remarks(name, choice, voids, made_of, scale)),
     )  # fmt: skip
 
 
-def _remarks(name: SourceName, choice: BandChoice, voids: Voids, made_of: Anatomy) -> Iterator[str]:
+def _remarks(
+    name: SourceName, choice: BandChoice, voids: Voids, made_of: Anatomy, scale: NDArray[np.uint8] | None
+) -> Iterator[str]:
     if choice.guess:
         yield choice.guess
+    if scale is not None:
+        count = len(np.unique(scale))
+        yield f"{name}: its bands hold {count} values each; the models were trained on pictures of 256"
     if voids.values:
         yield text_of(name, voids.values, voids.share)
     for lost, why in made_of.lost.items():
@@ -195,7 +203,8 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
     except (RasterioError, UnicodeEncodeError) as error:
         is_folder = path is not None and path.is_dir()
         what = "is a folder, not a raster" if is_folder else f"cannot be read as a raster: {gdal_reason(error)}"
-        raise SceneError(f"{name} {what}") from error
+        download = "; download the file first" if name.is_remote and "ange" in what else ""
+        raise SceneError(f"{name} {what}{download}") from error
     if dataset.count == 0:
         inside = ", ".join(dataset.subdatasets[:5])
         raise SceneError(f"{name} has no bands{f'; it is a container: give one of {inside}' if inside else ''}")
@@ -232,6 +241,29 @@ def _refuse_truncated_jpeg(path: Path) -> None:
         LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
 
 
+def _opaque_from(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
+    """The least alpha of what is seen: all that is not transparent; after a lossy compression half of opaque."""
+    if alpha is None or alpha > dataset.count:  # of a warped raster, which GDAL makes
+        return 1
+    kind = np.dtype(dataset.dtypes[alpha - 1])
+    if not lossy:
+        return 1 if kind.kind in "iu" else float(np.finfo(np.float32).tiny)
+    sample = _sample(dataset, (alpha,))
+    top = float(sample.max(initial=0))
+    # Files of 16 bits may hold an alpha of 0 to 255: what most opaque pixels hold is opaque.
+    opaque = float(np.median(sample[sample > top / 2])) if top > 0 else 255.0
+    return max(1.0, opaque / 2)
+
+
+def _scale(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
+    bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if dtype != np.uint8 or choice.palette or bits >= 8:
+        return None
+    most = 2**bits - 1
+    scale: NDArray[np.uint8] = np.rint(np.minimum(np.arange(256), most) * (255 / most)).astype(np.uint8)
+    return scale
+
+
 def _alpha_is_infrared(dataset: DatasetReader) -> bool:
     """Whether the fourth band of four says alpha but holds a picture.
 
@@ -246,7 +278,8 @@ def _alpha_is_infrared(dataset: DatasetReader) -> bool:
     except RasterioError:
         forget_error(dataset)
         return False
-    between = sample[(sample > 0) & (sample < np.iinfo(sample.dtype).max)] if sample.dtype.kind in "iu" else sample
+    top = float(sample.max(initial=0))
+    between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # what loss makes of 0 and of opaque is no picture
     return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
 
 

@@ -68,7 +68,7 @@ class SourceName:
         if url is None or scheme not in _SCHEMES:
             return self.given
         rest = self.given[url.end() :]
-        return _SCHEMES[scheme] + (rest.replace("!", "/", 1) if scheme in _ARCHIVES else rest)
+        return _SCHEMES[scheme] + (re.sub("!/*", "/", rest, count=1) if scheme in _ARCHIVES else rest)
 
     @property
     def is_remote(self) -> bool:

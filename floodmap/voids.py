@@ -59,13 +59,22 @@ class Voids:
         with np.errstate(invalid="ignore"):
             outside = (values < low) | (values > high)
             outside &= np.isfinite(values)
-        if native and outside.any():
+        if not outside.any():
+            return None
+        saturated: Bools = np.zeros(values.shape[1:], bool)
+        if native:
             strange = values[outside]
             known = np.isin(strange, np.array(self.values, values.dtype))
             late = _usual(strange) & ~known
             self._tell(strange[late], name)
-            outside[outside] = known | late
-        return np.asarray(outside.any(axis=0)) if outside.any() else None
+            # What lies between a void and the picture was made of both when it was resampled.
+            blended = (strange < low) & any(value < low for value in self.values)
+            outside[outside] = known | late | blended
+            bright = [value for value in self.values if may_be_colour(value)]
+            if bright:  # a band may be saturated; all are not
+                there = np.isin(values, np.array(bright, values.dtype))
+                saturated, outside = np.asarray(there.all(axis=0)), outside & ~there
+        return np.asarray(outside.any(axis=0) | saturated)
 
     def _tell(self, strange: NDArray[Any], name: object) -> None:
         new = set(np.unique(strange)[:_MOST].tolist()) - self.told
@@ -104,7 +113,9 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
     told = set() if nodata is None else {float(np.asarray(nodata).astype(sample.dtype))}
     if not rest.size:
         return Voids()
-    lowest, highest, width = float(rest.min()), float(rest.max()), _width(rest)
+    width = _width(rest)
+    low, high = (float(edge) for edge in np.percentile(rest, (1, 99)))
+    lowest, highest = max(float(rest.min()), low - width), min(float(rest.max()), high + width)
     below, above = [value for value in values if value < lowest], [value for value in values if value > highest]
     middles = [(max(below) + lowest) / 2] if below else [], [(min(above) + highest) / 2] if above else []
     near, far = _FAR_IF_USUAL * width, max(2 * width, abs(lowest), 100.0)
@@ -123,7 +134,8 @@ def _standing_out(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[f
     for _ in range(_MOST):
         if not rest.size:
             return
-        found = [end for end in {rest.min(), rest.max()} if _is_void(float(end), rest, flat.size, dtype)]
+        ends = {rest.min(), rest.max(), *(value for value in USUAL if (rest == value).sum() >= _MANY)}
+        found = [end for end in ends if _is_void(float(end), rest, flat.size, dtype)]
         if not found:
             return
         yield from map(float, found)
@@ -141,7 +153,12 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
     # One whole negative number where all others are positive is no reflectance.
     alone = value <= -1 and value == round(value) and float(others.min()) >= 0
     picture = others[~_usual(others)]
-    return alone or gap >= _width(picture if picture.size else others) * (_FAR_IF_USUAL if usual else _FAR)
+    width = _width(picture if picture.size else others)
+    if usual and picture.size:  # resampled, it is followed by values that are neither
+        low, high = np.percentile(picture, (5, 95))
+        gap = max(gap, float(min(abs(value - low), abs(value - high))) if not low <= value <= high else 0.0)
+        width = max(float(high - low), 4 * float(np.spacing(abs(high))))
+    return alone or gap >= width * (_FAR_IF_USUAL if usual else _FAR)
 
 
 def _width(values: NDArray[np.float64]) -> float:

@@ -50,8 +50,20 @@ class Vrt:
     def __init__(self, dataset: DatasetReader, name: SourceName) -> None:
         self._root = ET.fromstring(dataset.tags(ns=_XML)[_XML])
         self._folder = _folder(name)
-        self.bands = tuple(tuple(self._members(band)) for band in self._root.iter("VRTRasterBand"))
+        self.bands = tuple(tuple(self._members(band)) for band in self._root.iterfind("VRTRasterBand"))
         """The members of each band, what is drawn last at the end; none for bands made in another way."""
+        self.masks = tuple(
+            member
+            for mask in self._root.iter("MaskBand")
+            for band in mask.iterfind("VRTRasterBand")
+            for member in self._members(band)
+        )
+        """The members of masks."""
+        self.computed = any(band.find("PixelFunctionType") is not None for band in self._root.iterfind("VRTRasterBand"))
+        """Whether bands are computed from all their members together."""
+        beneath = self._root.find("GDALWarpOptions/SourceDataset")
+        self.warped = None if beneath is None else self._named(beneath)
+        """The raster that it warps; None where it warps none."""
 
     @property
     def names(self) -> tuple[SourceName, ...]:

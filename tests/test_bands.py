@@ -33,6 +33,9 @@ NAMED: list[tuple[list[str], tuple[int, ...], int | None]] = [
     (["blau", "grün", "rot"], (3, 2, 1), None),
     (["short wave infrared", "red", "green", "blue"], (2, 3, 4), None),
     (["B", "G", "R", "N"], (3, 2, 1), 4),
+    (["B0", "B1", "B2", "B3"], (3, 2, 1), 4),
+    (["B02_10m", "B03_10m", "B04_10m", "B08_10m"], (3, 2, 1), 4),
+    (["Landsat 8 B5", "Landsat 8 B4", "Landsat 8 B3", "Landsat 8 B2"], (2, 3, 4), 1),
 ]
 
 
@@ -53,7 +56,8 @@ def test_names_decide_even_where_gdal_calls_the_first_three_red_green_and_blue(
         (RGBN, ("B1", "B2", "B3", "B4"), (1, 2, 3), 4),
         ((C.gray, C.undefined, C.undefined, C.undefined), (None,) * 4, (1, 2, 3), 4),
         ((C.gray, *[C.undefined] * 6), (None,) * 7, (1, 2, 3), None),
-        ((C.red, C.green, C.blue), ("NIR", "red", "green"), (1, 2, 3), None),
+        ((C.red, C.green, C.blue), ("NIR", "red", "green"), (2, 3, 3), 1),
+        ((C.gray, C.undefined, C.undefined, C.undefined), ("Green", "Red", "Red edge", "NIR"), (2, 1, 1), 4),
         ((C.gray, C.undefined), (None, None), (1,), None),
     ],
 )

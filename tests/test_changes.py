@@ -49,7 +49,7 @@ def changed(**values: Any) -> dict[str, Any]:
             {"settings__scene__resolution_m": 1.0, "source__gsd_m": 1.0, "source__width": 5, "settings__simplify_m": 1},
             ["--resolution was left out, is 1.0"],
         ),
-        ({"source__fingerprint": "z", "source__date": "2021"}, ["the scene's pixels have changed"]),
+        ({"source__fingerprint": "z", "source__date": "2021"}, ["the scene's file, or one beside it, has changed"]),
         ({"source__date": "2021"}, ["the scene's date was 2020, is 2021"]),
         ({"model__sha256": "z"}, ["the model's weights differ"]),
         ({"model__name": "mine"}, ["--model was finetuned, is mine"]),

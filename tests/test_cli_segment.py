@@ -274,7 +274,7 @@ def test_resume_says_what_differs_from_finished_results(make_scene: SceneFactory
         assert word in said and "--overwrite" in said and said.count("\n") == 1
     make_scene(pixels=np.full((3, 48, 64), 90, np.uint8))
     assert segment(scene, "-o", out, "--resume") == 1
-    assert "(the scene's pixels have changed)" in capsys.readouterr().err
+    assert "(the scene's file, or one beside it, has changed)" in capsys.readouterr().err
     (out / "scene.json").write_text("{")
     assert segment(scene, "-o", out, "--resume") == 1
     assert "scene.json, which says how it was made, is missing or damaged" in capsys.readouterr().err

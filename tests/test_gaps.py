@@ -188,3 +188,28 @@ def test_a_scene_with_gaps_that_control_points_place_is_refused(tmp_path: Path) 
             dataset.write(picture(3, (128, SIDE)), window=RasterWindow(0, 0, SIDE, 128))
     with pytest.raises(SceneError, match="gdalwarp"):
         Scene.open(path)
+
+
+def test_a_member_smaller_than_the_mosaic_says_is_lost(make_scene: SceneFactory, tmp_path: Path) -> None:
+    make_scene(pixels=picture(3, (100, 100)), name="a.tif")
+    make_scene(pixels=picture(3, (40, 40)), name="b.tif")
+    found = reasons(vrt_of(tmp_path, {"a.tif": (0, 0, 100, 100), "b.tif": (100, 0, 100, 100)}, (100, 200)))
+    assert not found[:, :100].any() and (found[:, 100:] == codes.FAILED).all()
+
+
+def test_what_is_computed_from_all_members_lacks_what_any_lacks(make_scene: SceneFactory, tmp_path: Path) -> None:
+    for name in "ab":
+        make_scene(pixels=picture(3, (100, 100)) // 3, name=f"{name}.tif")
+    mosaic = vrt_of(tmp_path, {"a.tif": (0, 0, 100, 100), "b.tif": (0, 0, 100, 100)}, (100, 100))
+    text = mosaic.read_text().replace("<VRTRasterBand ", "<VRTRasterBand subClass='VRTDerivedRasterBand' ")
+    mosaic.write_text(text.replace("<ColorInterp>", "<PixelFunctionType>sum</PixelFunctionType><ColorInterp>"))
+    assert not reasons(mosaic).any()
+    (tmp_path / "b.tif").unlink()
+    assert (reasons(mosaic) == codes.FAILED).all()
+
+
+def test_a_vrt_that_warps_what_lacks_something_is_refused(sparse: Path) -> None:
+    with rasterio.open(sparse) as dataset, rasterio.vrt.WarpedVRT(dataset, crs="EPSG:32634") as warped:
+        rasterio.shutil.copy(warped, sparse.with_name("warped.vrt"), driver="VRT")
+    with pytest.raises(SceneError, match=r"warped\.vrt warps .*sparse\.tif, which has blocks that were never written"):
+        Scene.open(sparse.with_name("warped.vrt"))

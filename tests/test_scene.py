@@ -678,3 +678,41 @@ def test_nodata_outside_the_area_of_interest_is_outside(make_scene: SceneFactory
     aoi = polygons_file(tmp_path / "aoi.gpkg", [shapely.box(500_000, 4_999_990, 500_064, 5_000_000)], UTM)
     tile = whole(make_scene(pixels=pixels, nodata=0), aoi=aoi)
     assert reasons(tile) == {0, codes.NODATA, codes.OUTSIDE} and (tile.reason[20:] == codes.OUTSIDE).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_values_of_few_bits_fill_the_range(make_scene: SceneFactory, bits: int) -> None:
+    pixels = picture(3, (64, 96)) >> (8 - bits)
+    with Scene.open(make_scene(pixels=pixels, nbits=bits)) as scene:
+        tile = scene.read(Window(0, 0, 64, 96))
+        assert tile.valid.all() and np.array_equal(tile.rgb, pixels * (255 // (2**bits - 1)))
+        assert len(scene.remarks) == 1 and f"{2**bits} values" in scene.remarks[0]
+
+
+@pytest.mark.parametrize("quality", [20, 60, 90])
+@pytest.mark.parametrize("beneath", ["black", "colours"])
+def test_alpha_compressed_with_loss_counts_from_the_middle_up(
+    make_scene: SceneFactory, tmp_path: Path, quality: int, beneath: str
+) -> None:
+    rows, cols = np.indices((256, 256))
+    transparent = rows + cols < 200
+    pixels = picture(3, (256, 256))
+    if beneath == "black":
+        pixels[:, transparent] = 0
+    jpeg = {"compress": "jpeg", "jpeg_quality": quality, "tiled": True, "blockxsize": 128, "blockysize": 128}
+    path = make_scene(pixels=pixels, alpha=np.where(transparent, 0, 255), interleave="pixel", **jpeg)
+    rasterio.shutil.copy(path, tmp_path / "s.vrt", driver="VRT")
+    for name in (path, tmp_path / "s.vrt"):
+        with Scene.open(name, SceneOptions(collar="off")) as scene:
+            assert scene.nir_band is None and not scene.remarks
+            assert (scene.read(Window(0, 0, 256, 256)).valid == ~transparent).mean() > 0.999
+
+
+def test_alpha_of_another_range_than_its_type_is_alpha(make_scene: SceneFactory, tmp_path: Path) -> None:
+    transparent = np.indices((256, 256)).sum(axis=0) < 200
+    pixels = picture(3, (256, 256)).astype("uint16") * 16
+    plain = make_scene(pixels=pixels, alpha=np.where(transparent, 0, 4095))
+    rasterio.shutil.copy(plain, tmp_path / "s.jp2", driver="JP2OpenJPEG", QUALITY="40", REVERSIBLE="NO")
+    for name in (plain, tmp_path / "s.jp2"):
+        with Scene.open(name) as scene:
+            assert (scene.read(Window(0, 0, 256, 256)).valid == ~transparent).mean() > 0.99

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import SceneFactory, picture
+from scipy import ndimage
 
 from floodmap import codes
 from floodmap.grid import Window
@@ -98,3 +99,22 @@ def test_a_picture_has_no_voids(dtype: str) -> None:
         clipped = np.maximum(values * scale - scale / 5, -scale / 50)  # many dark pixels hold the least value
         assert not find_voids(clipped.astype(dtype)).values
     assert not find_voids(np.full((3, 100), 7, dtype)).values and not find_voids(np.empty((3, 0), dtype)).values
+
+
+def test_what_was_resampled_between_a_void_and_ground_is_neither(make_scene: SceneFactory) -> None:
+    pixels = holed(-9999, "float32")
+    blended = np.stack([ndimage.uniform_filter(band, 3) for band in pixels])
+    blended[:, ndimage.binary_erosion(void(), np.ones((3, 3)), border_value=1)] = -9999
+    rim = ndimage.binary_dilation(void(), np.ones((3, 3)))
+    with Scene.open(make_scene(pixels=blended)) as scene:
+        assert np.array_equal(~scene.read(Window(0, 0, *HW)).valid, rim)
+        assert "-9999" in scene.remarks[0]
+
+
+def test_a_band_may_be_saturated(make_scene: SceneFactory) -> None:
+    pixels = picture(3, HW).astype("uint16") * 40
+    pixels[0, 50:70] = 65535  # bright in one band alone
+    pixels[:, :20] = 65535
+    with Scene.open(make_scene(pixels=pixels)) as scene:
+        found = ~scene.read(Window(0, 0, *HW)).valid
+    assert found[:20].all() and not found[20:].any()
