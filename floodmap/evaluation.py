@@ -228,8 +228,8 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:
     sides = (
-        (rules[0], "prediction", "flood_value", sum(scene.tp + scene.fp for scene in scenes)),
-        (rules[1], "reference", "reference_value", sum(scene.tp + scene.fn for scene in scenes)),
+        (rules[0], "prediction", "--flood-value", sum(scene.tp + scene.fp for scene in scenes)),
+        (rules[1], "reference", "--reference-value", sum(scene.tp + scene.fn for scene in scenes)),
     )
     for rule, side, option, flood in sides:
         if not flood and (rule.values or rule.attribute):

@@ -128,6 +128,8 @@ class FloodRule:
         hidden = among(band, self.ignored)
         if self.careful:
             odd = among(band, _fills(band.dtype))
+            if self.values and band.dtype.kind in "iu":
+                odd |= band == UNOBSERVED  # as in a mask of bytes that was stored in a wider type
             if band.dtype.kind == "f":
                 # Resampling and rounding make probabilities of nearly 0 a little less than that.
                 odd |= (band < (0 if self.threshold is None else -ROUNDING)) | (band >= _NO_CLASS)

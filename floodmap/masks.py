@@ -180,15 +180,21 @@ class RasterMask:
             SceneError: it is a mask, or shares and one other value.
         """
         if self.dtype.kind != "f":
+            if self.says_percent:
+                return True
             found = self.values() - set(rule.ignored)
             if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
                 shown = ", ".join(f"{value:g}" for value in sorted(found))
                 raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
             return True
         above: set[float] = set()
+        below: set[float] = set()
         has_shares = False
         for window in self.frame.blocks(2048):
             band, valid = self._own(window)
+            below.update(map(float, np.unique(band[valid & (band < -ROUNDING)])[: _MANY + 1]))
+            if len(below) > _MANY:
+                raise SceneError(f"{self.path} holds many values below 0 ({min(below):g}): these are no probabilities")
             observed = band[valid & ~rule.hides(band)]
             above.update(map(float, np.unique(observed[observed > 1 + ROUNDING])[:2]))
             has_shares |= bool(((observed > 0) & (observed < 1)).any())
@@ -237,7 +243,7 @@ class RasterMask:
             strange = low if low < -ROUNDING else high
             raise SceneError(
                 f"{self.path} holds {strange:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
-                f"for a mask give --flood-value instead, for what is unobserved --ignore-value {strange:g}"
+                "bring other numbers there first (gdal_calc.py); for a mask give --flood-value instead"
             )
 
     def _check(self, rule: FloodRule) -> None:

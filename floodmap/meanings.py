@@ -17,7 +17,8 @@ from floodmap.masks import RasterMask
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     """Complete a rule that leaves open what is flood: 1 of 0 and 1, 255 of 0 and 255.
 
-    All masks of one side are looked at together, since one that is all dry or all flood tells nothing. What the rule
+    Rasters that say that they hold per cent, as floodmap's probabilities do, are flooded from 0.5 up. All masks of one
+    side are looked at together, since one that is all dry or all flood tells nothing. What the rule
     hides is not looked at, and 255 beside 0 and 1 means unobserved, as in the masks floodmap writes. With a threshold,
     floats that hold per cent are known by the side's largest values.
 
@@ -33,6 +34,8 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
         return rule
     if rule.threshold is not None:
         return replace(rule, in_percent=len(paths) > 1 and any(_holds_percent(path, rule) for path in paths))
+    if paths and all(map(_says_percent, paths)):
+        return replace(rule, threshold=0.5)
     found: set[float] = set()
     nodata: set[float] = set()
     names = []
@@ -68,6 +71,14 @@ def shown_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
     values = mask.values()
     told = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}
     return told | (values & {float(UNOBSERVED)} - set(rule.ignored))
+
+
+def _says_percent(path: Path) -> bool:
+    try:
+        with closing(RasterMask(path)) as mask:
+            return mask.says_percent
+    except EvaluationError:
+        return False
 
 
 def _holds_percent(path: Path, rule: FloodRule) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from floodmap.errors import SceneError
 from floodmap.frames import FLOOD, UNOBSERVED, FloodRule, Ignore
 from floodmap.gdal import gdal_env, has_sidecar
 from floodmap.grid import Window
-from floodmap.masks import PROBABILITY, RasterMask
+from floodmap.masks import RasterMask
 from floodmap.meanings import settle
 
 STRIP_PIXELS = 2**22
@@ -72,10 +72,7 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
     path = raster.path
     if source.crs is None and source.gcps[0]:
         raise SceneError(f"{path} is placed by control points alone; warp it first: gdalwarp {path.name} warped.tif")
-    is_open = not (rule.values or rule.attribute or rule.threshold)
-    if is_open and source.descriptions[0] == PROBABILITY:
-        rule = replace(rule, threshold=0.5)
-    elif rule.threshold is not None:
+    if rule.threshold is not None:
         raster.tell_scale(rule)
     rule = settle(rule, [path], "--flood-value (or --threshold, if these are probabilities)")
     limit = 100 if rule.threshold is None else round(100 * rule.threshold)

@@ -68,7 +68,7 @@ class Voids:
             late = _usual(strange) & ~known
             self._tell(strange[late], name)
             # What lies between a void and the picture was made of both when it was resampled.
-            blended = (strange < low) & any(value < low for value in self.values)
+            blended = (strange < low) & bool(self.values and min(self.values) < low)
             outside[outside] = known | late | blended
             bright = [value for value in self.values if may_be_colour(value)]
             if bright:  # a band may be saturated; all are not
@@ -113,9 +113,10 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
     told = set() if nodata is None else {float(np.asarray(nodata).astype(sample.dtype))}
     if not rest.size:
         return Voids()
-    width = _width(rest)
-    low, high = (float(edge) for edge in np.percentile(rest, (1, 99)))
-    lowest, highest = max(float(rest.min()), low - width), min(float(rest.max()), high + width)
+    # Without what was made of voids and ground when they were resampled.
+    low, high = (float(edge) for edge in np.percentile(rest, (5, 95)))
+    width = max(high - low, 4 * float(np.spacing(abs(high))))
+    lowest, highest = max(float(rest.min()), low - 2 * width), min(float(rest.max()), high + 2 * width)
     below, above = [value for value in values if value < lowest], [value for value in values if value > highest]
     middles = [(max(below) + lowest) / 2] if below else [], [(min(above) + highest) / 2] if above else []
     near, far = _FAR_IF_USUAL * width, max(2 * width, abs(lowest), 100.0)
