@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -116,6 +117,9 @@ def run(args: Sequence[str] | None = None) -> int:
         _report(error, f"{name}: the name of a file or folder is not UTF-8; rename it first")
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno == errno.ENAMETOOLONG:
+            _report(error, f"{os.fsdecode(error.filename)}: the name is too long for a file; choose a shorter one")
+            return 1
         hint = "" if debugging() else " (for the traceback: -vv or FLOODMAP_DEBUG=1)"
         _report(error, f"unexpected {type(error).__name__}: {error}{hint}")
         return 1

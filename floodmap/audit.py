@@ -33,6 +33,8 @@ HASH_SIDE = 8
 """Cosines along each axis that a picture is told by."""
 ALIKE_BITS = 10
 """Most bits of 63 by which the hashes of two copies of one picture differ."""
+_LOOKED_AT = 8
+"""Masks whose values are listed where none is flood."""
 PREVIEW_SIDE = 256
 """Longest side of what is looked at of a picture, in pixels."""
 
@@ -106,10 +108,26 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
         if preview is not None and not any(finding.is_fatal for finding in found):
             usable.append(one)
             hashes.append(_hash_of(preview))
+    if is_given and usable:
+        _refuse_absent(rule, usable, {finding.name for finding in findings if finding.kind == "empty"}, labels.folder)
     groups = near_duplicates(hashes)
     findings += _duplicates(usable, groups)
     findings.sort(key=lambda one: not one.is_fatal)
     return Audit(findings=tuple(findings), usable=tuple(usable), rule=rule, groups=groups)
+
+
+def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
+    """Raise LabelError where what a user says is flood occurs in no mask."""
+    if any(one.name not in dry or one.has_polygons for one in usable):
+        return
+    found: set[float] = set()
+    for one in usable[:_LOOKED_AT]:
+        if one.label is not None:
+            with closing(RasterMask(one.label)) as mask, gdal_env():
+                found |= mask.values()
+    held = ", ".join(f"{value:g}" for value in sorted(found)[:12])
+    given = ", ".join(f"{value:g}" for value in rule.values)
+    raise LabelError(f"--flood-value {given} occurs in no mask of {folder}; they hold {held}")
 
 
 def _commonly(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:

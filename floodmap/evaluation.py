@@ -21,11 +21,11 @@ from floodmap.gdal import gdal_env
 from floodmap.ground import is_placed
 from floodmap.masks import RasterMask, is_imagery
 from floodmap.meanings import settle
-from floodmap.outlines import PARQUET, PolygonMask, polygon_frame
+from floodmap.outlines import PolygonMask, polygon_frame
 from floodmap.pairs import RASTERS, Pair, Pairs, pair_files
 from floodmap.scores import COUNTS, Scores
 from floodmap.summary import Evaluation
-from floodmap.vectors import is_vector
+from floodmap.vectors import PARQUET, is_vector
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

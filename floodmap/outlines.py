@@ -22,9 +22,7 @@ from floodmap.ground import is_placed
 from floodmap.names import readable
 from floodmap.pairs import is_one_file
 from floodmap.turns import bounds_of, span_x, turned
-from floodmap.vectors import Vectors, read_vectors, reprojected
-
-PARQUET = (".parquet", ".geoparquet")
+from floodmap.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
 
 _VERTICES = 4096
 """Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""
@@ -221,19 +219,10 @@ def _layers(path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """Through geopandas: the GDAL in wheels cannot read Parquet."""
-    import geopandas
-    from pyarrow import ArrowInvalid
-
-    try:
-        with path.open("rb") as stream:
-            frame = geopandas.read_parquet(stream)
-    except (ValueError, ArrowInvalid, OSError) as error:
-        raise VectorError(f"{path} cannot be read as GeoParquet: {' '.join(str(error).split())}") from error
-    own = None if frame.crs is None else horizontal(frame.crs)
-    frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
-    columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
-    geometries = shapely.make_valid(np.asarray(frame.geometry.force_2d(), dtype=object))
+    """A file of one layer, which may be empty, and its own CRS."""
+    geometries, columns, own = read_parquet(path)
+    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}
     moved = reprojected(geometries, own, crs, path) if own is not None else geometries
     return Vectors(geometries=moved, attributes=columns, crs=own), own
 

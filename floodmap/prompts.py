@@ -17,7 +17,7 @@ from floodmap.grid import Window
 from floodmap.likelihood import likelihood
 from floodmap.names import readable
 from floodmap.turns import span_x, turned
-from floodmap.vectors import read_vectors
+from floodmap.vectors import PARQUET, read_vectors
 
 __all__ = ["Prompts", "likelihood", "pick_prompts", "read_prompts"]
 
@@ -253,6 +253,8 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
 
 def _filled_layers(path: Path | str) -> list[str | None]:
     """Layers that have features; the default one where none has, for `read_vectors` to say what is wrong."""
+    if Path(path).suffix.lower() in PARQUET:
+        return [None]
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from floodmap.turns import unrolled
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
 """Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
+
+PARQUET = (".parquet", ".geoparquet")
+LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
@@ -43,7 +47,7 @@ class Vectors:
 
 def is_vector(path: Path | str) -> bool:
     """Whether a file is vector data rather than imagery: by its suffix where that is plain, else by opening it."""
-    if Path(path).suffix.lower() in SUFFIXES - {".gpkg"}:
+    if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
         return True
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
@@ -71,8 +75,11 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
         VectorError: the file is missing, unreadable, empty, without a CRS where one is wanted, of another geometry
             type, lacks the layer, or its coordinates do not exist in the CRS wanted.
     """
-    with readable(path) as name:
-        geometries, attributes, source_crs = _read_layer(path, name, _pick_layer(path, name, layer))
+    if Path(path).suffix.lower() in PARQUET:
+        geometries, attributes, source_crs = read_parquet(Path(path))
+    else:
+        with readable(path) as name:
+            geometries, attributes, source_crs = _read_layer(path, name, _pick_layer(path, name, layer))
     present = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, attributes = geometries[present], {name: column[present] for name, column in attributes.items()}
     if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
@@ -101,7 +108,28 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
         raise VectorError(f"{path} has no layer with geometries")
     if wanted is not None and wanted not in names:
         raise VectorError(f"{path} has no layer {wanted!r}; it has {', '.join(names)}")
+    if wanted is None and len(names) > 1:
+        LOG.warning("%s has the layers %s; the first alone is used", path, ", ".join(names))
     return names[0] if wanted is None else wanted
+
+
+def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
+    """Geometries, 2-D, columns and CRS of a GeoParquet file; through geopandas, for GDAL in wheels cannot read it.
+
+    Raises:
+        VectorError: it is missing, or none.
+    """
+    import geopandas
+    from pyarrow import ArrowInvalid
+
+    try:
+        with path.open("rb") as stream:
+            frame = geopandas.read_parquet(stream)
+    except (ValueError, ArrowInvalid, OSError) as error:
+        raise VectorError(f"{path} cannot be read as GeoParquet: {_line(error)}") from error
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
+    own = None if frame.crs is None else horizontal(frame.crs)
+    return np.asarray(frame.geometry.force_2d(), dtype=object), columns, own
 
 
 def _read_layer(

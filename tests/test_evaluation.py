@@ -979,3 +979,31 @@ def test_errors_without_crs_are_in_pixels(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="separately"):
         evaluate(placed, placed.parent / "out", errors=tmp_path / "both.gpkg")
     assert not (tmp_path / "both.gpkg").exists()
+
+
+def test_a_raster_that_says_it_holds_per_cent_is_one_of_probabilities_however_dry(tmp_path: Path) -> None:
+    percent = np.zeros((64, 96), np.uint8)
+    percent[:8] = 1  # 1 per cent, not flood
+    path = write(tmp_path / "x_probability.tif", percent, nodata=255)
+    with rasterio.open(path, "r+") as file:
+        file.units = ("%",)
+    reference = write(tmp_path / "x_reference.tif", np.zeros((64, 96), np.uint8))
+    scores = evaluate(path, reference).scenes[0]
+    assert (scores.tp, scores.fp, scores.tn) == (0, 0, percent.size)
+    assert len(floodmap.vectorize(path)) == 0
+
+
+def test_255_of_a_mask_in_a_wider_type_is_unobserved_whoever_says_what_is_flood(tmp_path: Path) -> None:
+    mask = np.zeros((64, 96), "int16")
+    mask[:20], mask[20:30] = 1, 255
+    path, other = write(tmp_path / "wide.tif", mask), write(tmp_path / "mask.tif", (mask == 1).astype("uint8"))
+    for value in (None, 1):
+        scores = evaluate(other, path, reference_value=value).scenes[0]
+        assert (scores.iou, scores.unobserved) == (1.0, 960)
+
+
+def test_many_values_below_0_are_no_probabilities(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (64, 96)).astype("float32")
+    path, other = write(tmp_path / "logits.tif", logits), write(tmp_path / "mask.tif", (logits > 0).astype("uint8"))
+    with pytest.raises(FloodmapError, match="no probabilities"):
+        evaluate(path, other, threshold=0.5)

@@ -196,3 +196,15 @@ def test_hashes_tell_pictures_apart_but_not_their_copies(tmp_path: Path) -> None
     Image.open(tmp_path / "3.png").resize((200, 150)).save(tmp_path / "copy.jpg", quality=50)
     groups = near_duplicates([picture_hash(path) for path in (*sorted(tmp_path.glob("*.png")), tmp_path / "copy.jpg")])
     assert len(set(groups.tolist())) == 12
+
+
+def test_a_flood_value_that_occurs_in_no_mask_is_refused(tmp_path: Path) -> None:
+    for folder, bands in (("images", 3), ("masks", 1)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            pixels = np.random.default_rng(ord(name)).integers(0, 3, (32, 32)).astype("uint8")
+            picture = pixels if bands == 1 else np.stack([pixels * 80] * 3, axis=-1)
+            Image.fromarray(picture).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(LabelError, match=r"--flood-value 77 occurs in no mask of .*; they hold 0, 1, 2"):
+        audit(find_labels(tmp_path), flood_value="77")
+    assert len(audit(find_labels(tmp_path), flood_value="2").usable) == 2

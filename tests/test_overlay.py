@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
-from conftest import NORTH_UP, SceneFactory, picture
+from conftest import NORTH_UP, UTM, SceneFactory, picture
 
 from floodmap import codes
 from floodmap.errors import SceneError
@@ -69,3 +71,23 @@ def test_inputs_have_fingerprints_too(make_scene: SceneFactory, tmp_path: Path) 
     assert before == of_input(mask.rename(tmp_path / "renamed.tif"))
     assert of_input(make_scene(bands=1, name="mask.tif", shape_hw=(9, 9))) != before
     assert of_input("https://127.0.0.1:9/nobody.tif") is None and of_input("S3:nothing") is None
+
+
+def test_areas_in_geoparquet_are_laid_over_a_scene(make_scene: SceneFactory, tmp_path: Path) -> None:
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    left, top = NORTH_UP @ (0, 0)
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(left, top - 100, left + 20, top)], crs=UTM)
+    frame.to_parquet(tmp_path / "aoi.parquet")
+    assert np.array_equal(covered(scene, aoi=tmp_path / "aoi.parquet"), HALF)
+
+
+def test_of_several_layers_the_one_that_is_used_is_told(
+    make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    left, top = NORTH_UP @ (0, 0)
+    for layer, width in (("zz", 20), ("aa", 40)):
+        frame = geopandas.GeoDataFrame(geometry=[shapely.box(left, top - 100, left + width, top)], crs=UTM)
+        frame.to_file(tmp_path / "aoi.gpkg", layer=layer, mode="a" if layer == "aa" else "w")
+    assert np.array_equal(covered(scene, aoi=tmp_path / "aoi.gpkg"), HALF)
+    assert "zz, aa; the first alone is used" in caplog.text
