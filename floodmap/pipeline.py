@@ -198,26 +198,17 @@ def segment_scene(
                 "%s has no CRS: it is mapped in pixels, without areas; %s", source, how_to_place(scene.transform)
             )
         grid = Grid(
-            height=scene.height,
-            width=scene.width,
-            tile_size=options.tile_size,
-            overlap=options.overlap,
+            height=scene.height, width=scene.width, tile_size=options.tile_size, overlap=options.overlap,
             multiple=segmenter.multiple,
-        )
+        )  # fmt: skip
         results = result_paths(out, name, options.formats, sheet=options.report)
         refuse_long_names(results)
         own = scene.path.container
         refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
         settings = describe(scene, segmenter, options)
+        if done := _done_before(scene, out, name, options, settings):
+            return done
         work = work_folder(out, name)
-        if options.resume and (done := finished_before(out, name, options.formats, settings)):
-            log.info("%s: nothing left to do", name)
-            if work.exists():  # killed while it tidied up
-                Journal(work, settings, resume=False, discard=True).remove()
-            if not options.report:
-                return done
-            sheet = sheet_path(out, name)
-            return replace(done, sheet=sheet) if is_newer(sheet, done.report) else with_sheet(done, preview(scene))
         if not options.overwrite and not has_strips(work):
             refuse_existing(results, settings if options.resume else None)
         check_disk(out, scene.width * scene.height)
@@ -245,6 +236,23 @@ def segment_scene(
             flood_map = beside.result() if beside else make.run(journal)
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
+
+
+def _done_before(
+    scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any]
+) -> FloodMap | None:
+    """Results of an earlier run that leave nothing to do but the HTML report, which is added where it is wanted."""
+    done = finished_before(out, name, options.formats, settings) if options.resume else None
+    if done is None:
+        return None
+    log.info("%s: nothing left to do", name)
+    work = work_folder(out, name)
+    if work.exists():  # killed while it tidied up
+        Journal(work, settings, resume=False, discard=True).remove()
+    if not options.report:
+        return done
+    sheet = sheet_path(out, name)
+    return replace(done, sheet=sheet) if is_newer(sheet, done.report) else with_sheet(done, preview(scene))
 
 
 def work_folder(out: Path, name: str) -> Path:

@@ -111,15 +111,7 @@ def run_windows(
     done = given_back = first * columns
     row, notes, record = first, _no_notes(), _Record(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
-
-    whole = exhaustive or not segmenter.any_size
-
-    def ask(window: Window) -> Asked:
-        settled = prompter.settles(window) if isinstance(prompter, FarView) and not whole else None
-        if settled is not None:
-            return Asked(window, np.broadcast_to(np.uint8(0), (window.height, window.width)), "", standing=settled)
-        return asked(prompter, read(scene, window), exhaustive=whole)
-
+    ask = partial(_ask, scene, prompter, whole=exhaustive or not segmenter.any_size)
     with ExitStack() as stack:
         readers = _READERS if segmenter.offloads else 1
         told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + readers, threads=readers)))
@@ -152,6 +144,14 @@ def run_windows(
                 give_back()
                 given_back = done
     record.end()
+
+
+def _ask(scene: Scene, prompter: Prompter, window: Window, *, whole: bool) -> Asked:
+    """A window, read and prompted unless the coarse pass settles it; `whole`: none is settled or seen in part."""
+    settled = prompter.settles(window) if isinstance(prompter, FarView) and not whole else None
+    if settled is not None:
+        return Asked(window, np.broadcast_to(np.uint8(0), (window.height, window.width)), "", standing=settled)
+    return asked(prompter, read(scene, window), exhaustive=whole)
 
 
 class _Record:
