@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -266,7 +266,12 @@ class Scene:
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
         """What the models were not made for in this scene, a line each: see `floodmap.suitability`."""
-        sample = self._sampled(_GLANCE_SIDE)[: self._shown]
+        samples = [np.empty((self._source.depth, 0), self._source.dtype)]
+        for window in self._reader.spread(count=_SAMPLES, side=_GLANCE_SIDE):
+            with suppress(SceneError):  # what is damaged is told when windows are read
+                pixels = self._reader.read(window, (window.height, window.width))
+                samples.append(self._observed(window, pixels))
+        sample = np.concatenate(samples, axis=1)[: self._shown]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
@@ -378,19 +383,21 @@ class Scene:
     def _choose_stretch(self) -> Stretch:
         if self._source.dtype == np.uint8 or self._source.palette is not None:
             return Stretch.identity(self._source.depth)
-        return Stretch.of(self._sampled(_SAMPLE_SIDE))
+        return Stretch.of(self._sampled())
 
-    def _sampled(self, side: int) -> NDArray[Any]:
+    def _sampled(self) -> NDArray[Any]:
         """Observed values at some places, (bands, n), as stored."""
         reader, samples = self._reader, []
-        for window in reader.spread(count=_SAMPLES, side=side):
+        for window in reader.spread(count=_SAMPLES, side=_SAMPLE_SIDE):
             samples.append(self._observed_values(window, (window.height, window.width)))
         if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, self.height * self.width):
             samples = [self._observed_values(reader.whole, reader.shape_within(_SURVEY_SIDE))]
         return np.concatenate(samples, axis=1)
 
     def _observed_values(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[Any]:
-        pixels = self._reader.survey(window, shape_hw)
+        return self._observed(window, self._reader.survey(window, shape_hw))
+
+    def _observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
         reason = self._reason(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
 

@@ -47,7 +47,7 @@ def processes() -> ForkServerContext:
     modules = ("pipeline", "formats", "polygons", "sheet")
     commands = ("main", "info", "segment")
     names = [*(f"floodmap.{name}" for name in modules), *(f"floodmap_cli.{name}" for name in commands)]
-    context.set_forkserver_preload([*names, "geopandas", "pyogrio", "fakes"])
+    context.set_forkserver_preload([*names, "geopandas", "pyogrio", "fakes", "test_chaos"])
     return context
 
 
