@@ -7,8 +7,10 @@ fork is worse: a lock that some thread held is never given back. Then the child 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -23,7 +25,7 @@ class _Process:
     """What is known of this process."""
 
     def __init__(self) -> None:
-        self.lock, self.working = Lock(), 0
+        self.lock, self.working, self.ended = Lock(), 0, -math.inf
         self.forked = self.torn = self.lost_gpu = False
 
     def forget(self) -> None:
@@ -35,11 +37,19 @@ class _Process:
             torch.set_num_threads(1)  # as torch's own DataLoader does in the processes that it forks
 
     def part(self) -> None:
-        """Be the parent, before the fork."""
+        """Be the parent, before the fork.
+
+        A thread that has ended for Python may still be closing what PROJ has open, with a lock of SQLite held that the
+        child would wait for: give it time.
+        """
+        if not self.working:
+            time.sleep(max(0.0, self.ended + _ENDING_S - time.monotonic()))
         cuda: Any = sys.modules.get("torch.cuda")
         self.lost_gpu |= hasattr(cuda, "is_initialized") and cuda.is_initialized()
 
 
+_ENDING_S = 0.5
+"""What a thread takes to end once its work is done, on a busy machine, in seconds."""
 _process = _Process()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_process.part, after_in_child=_process.forget)
@@ -63,6 +73,7 @@ def at_work() -> Iterator[None]:
     finally:
         with _process.lock:
             _process.working -= 1
+            _process.ended = time.monotonic()
 
 
 class PerProcess(Generic[Thing]):
