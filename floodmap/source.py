@@ -200,7 +200,7 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
         with gdal_env(pam=path is not None and has_sidecar(path), threads=threads):
             dataset = closed_by(stack, rasterio.open(name.opened))
-    except (RasterioError, UnicodeEncodeError) as error:
+    except RasterioError as error:
         is_folder = path is not None and path.is_dir()
         what = "is a folder, not a raster" if is_folder else f"cannot be read as a raster: {gdal_reason(error)}"
         download = "; download the file first" if name.is_remote and "ange" in what else ""

@@ -48,6 +48,11 @@ class SourceName:
         text = os.fspath(source)
         if not text or "\0" in text:
             raise SceneError("the name of a scene is empty" if not text else f"{text!r} is no name: it holds a zero")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(text).decode("utf-8", "replace")
+            raise SceneError(f"{shown}: the name of a file or folder is not UTF-8; rename it first") from None
         is_local = not isinstance(source, str) or os.path.lexists(text)
         if text.startswith("/vsi") or (not is_local and (text.startswith("<VRT") or _PREFIX.match(text))):
             if text.casefold().startswith("file://"):

@@ -177,7 +177,7 @@ def test_a_file_geodatabase_is_taken_for_a_file(
     assert run([*args, "--resume"]) == 1  # it is another one
 
 
-def test_an_area_of_interest_in_an_archive_is_read_but_not_resumed_with(
+def test_an_area_of_interest_in_an_archive_is_read_and_resumed_with_while_it_is_the_same(
     make_scene: SceneFactory, tmp_path: Path, fake: FakeSegmenter, capsys
 ) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -187,7 +187,10 @@ def test_an_area_of_interest_in_an_archive_is_read_but_not_resumed_with(
     assert run(args) == 0
     with rasterio.open(tmp_path / "out" / "scene_mask.tif") as mask:
         assert (mask.read(1) != 255).sum() == 100
-    assert run([*args, "--resume"]) == 1 and "cannot be resumed" in capsys.readouterr().err
+    assert run([*args, "--resume"]) == 0
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(write(tmp_path / "y.geojson"), "x.geojson")
+    assert run([*args, "--resume"]) == 1 and "x.geojson (--aoi) has changed" in capsys.readouterr().err
 
 
 def test_prompts_of_any_name_are_read_themselves(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_an_odd_scene_is_mapped_right_to_the_last_pixel(
     mask = check(tmp_path / "out", scene.stem, reasons, crs, transform, shape_hw)
     assert snapshot(scene.parent) == before
     guessed = kind in ("two_bands", "seven_bands", "four_bands_uint16_alpha")  # nothing says which band is red
-    assert said.out.count("\n") == 1 and said.err.count("\n") == (crs is None) + guessed
+    assert said.out.count("\n") == 2 and said.err.count("\n") == (crs is None) + guessed
     assert ("--bands" in said.err) == guessed
     blue = np.asarray(read_blue(scene, kind), "float64")
     if (mask == 1).any() and (mask == 0).any():
