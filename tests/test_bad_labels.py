@@ -375,6 +375,7 @@ def test_without_a_seal_only_numbers_are_asked_for() -> None:
         sealed({"a": torch.tensor([torch.nan])}, {})
 
 
+@pytest.mark.slow
 def test_polygons_are_labels_and_an_attribute_says_which_are_flood(tmp_path: Path) -> None:
     import geopandas
     import rasterio
@@ -448,6 +449,7 @@ def test_dry_and_flooded_pictures_are_told_apart_too() -> None:
     assert finding.name == "wet"
 
 
+@pytest.mark.slow
 def test_thousands_of_suspects_are_compared_at_once() -> None:
     count = MOST + 500
     predicted = [pool(0)] * count

@@ -141,6 +141,7 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
     assert digests(out) == digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
     finishing = Finishing(
         source="scene.tif", width=8, height=8, crs=None, transform=Affine.identity(), date=datetime.now(UTC),
@@ -155,6 +156,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
         beside.__exit__()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/true"])
 def test_without_a_process_results_are_made_here(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str

@@ -88,6 +88,7 @@ def test_every_listed_command_exists_and_explains_itself(name: str, capsys) -> N
     assert out.startswith(f"Usage: floodmap {name} ")
 
 
+@pytest.mark.slow
 def test_the_script_and_the_module_run() -> None:
     for start in (["-m", "floodmap_cli.main"], ["-c", "from floodmap_cli.main import main; main()"]):
         done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, timeout=HANGS)
@@ -404,6 +405,7 @@ def test_sample_refuses_wrong_sizes(args: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sample_writes_a_scene_and_its_reference_and_no_second_time(tmp_path: Path, capsys) -> None:
     import rasterio
 

@@ -76,6 +76,7 @@ def test_json_is_what_the_library_says(folders: tuple[Path, Path], capsys: pytes
     assert report["unpaired"]["predictions"] == [str(folders[0] / "c_mask.tif")]
 
 
+@pytest.mark.slow
 def test_csv_and_errors_are_written_and_not_overwritten(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,11 +20,13 @@ print(sorted({"torch", "geopandas", "pandas", "torchvision"} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_info_imports_neither_torch_nor_geopandas(make_scene: SceneFactory) -> None:
     ran = subprocess.run([sys.executable, "-c", SNIPPET, make_scene()], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[] 0"
 
 
+@pytest.mark.slow
 def test_json_says_what_is_there(make_scene: SceneFactory, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = picture(4, (480, 640), "uint16")
     pixels[:, :, :160] = 7

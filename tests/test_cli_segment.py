@@ -65,6 +65,7 @@ def test_flips_are_told_in_the_report(make_scene: SceneFactory, tmp_path: Path) 
     assert json.loads((tmp_path / "out" / "a.json").read_text())["model"]["runs_on"].endswith(", flips")
 
 
+@pytest.mark.slow
 def test_json_goes_to_standard_output_alone(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     assert segment(make_scene(), make_scene(name="b.tif"), "-o", tmp_path / "out", "--json") == 0
     heard = capsys.readouterr()
@@ -74,6 +75,7 @@ def test_json_goes_to_standard_output_alone(make_scene: SceneFactory, tmp_path: 
     assert said[0]["settings"]["tile_size"] == 1024
 
 
+@pytest.mark.slow
 def test_a_folder_is_segmented_without_results_references_and_other_files(
     make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_folder_is_segmented_without_results_references_and_other_files(
     assert masks == {"a_mask.tif", "b_mask.tif", "out/a_mask.tif", "out/b_mask.tif"}
 
 
+@pytest.mark.slow
 def test_patterns_are_expanded(make_scene: SceneFactory, tmp_path: Path) -> None:
     for name in ("x1.tif", "x2.tif", "y.tif"):
         make_scene(folder=tmp_path / "in", name=name)
@@ -95,6 +98,7 @@ def test_patterns_are_expanded(make_scene: SceneFactory, tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"x1.json", "x2.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "names"),
     [
@@ -152,6 +156,7 @@ def test_a_model_that_fails_everywhere_is_exit_code_1_and_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(
     make_scene: SceneFactory, tmp_path: Path, fake_model: FakeSegmenter, capsys
 ) -> None:
@@ -191,6 +196,7 @@ def test_a_tile_size_that_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_empty_folder_and_a_folder_of_results_alone_are_refused(
     make_scene: SceneFactory, tmp_path: Path, capsys
 ) -> None:
@@ -243,6 +249,7 @@ def test_a_run_refused_by_a_lock_answers_before_anything_is_opened(
             floodmap.segment(tmp_path / "scene.tif", out=out)
 
 
+@pytest.mark.slow
 def test_of_several_scenes_only_the_locked_one_is_refused(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     scenes, out = [make_scene(name=name) for name in ("a.tif", "b.tif", "c.tif")], tmp_path / "out"
     with Journal(out / ".b.floodmap", {}, resume=False):
@@ -260,6 +267,7 @@ def test_a_lock_that_nobody_holds_is_no_run(make_scene: SceneFactory, tmp_path: 
     assert segment(make_scene(), "-o", tmp_path / "out") == 0
 
 
+@pytest.mark.slow
 def test_resume_says_what_differs_from_finished_results(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     scene, out = make_scene(), tmp_path / "out"
     assert segment(scene, "-o", out) == 0
@@ -281,6 +289,7 @@ def test_resume_says_what_differs_from_finished_results(make_scene: SceneFactory
     assert segment(scene, "-o", out, "--resume", "--overwrite") == 0
 
 
+@pytest.mark.slow
 def test_what_nothing_tells_from_a_changed_scene_is_not_resumed(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

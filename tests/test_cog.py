@@ -71,6 +71,7 @@ def levels_of(path: Path) -> list[Codes]:
     return levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(700, 1301), (513, 40), (1025, 301)])
 def test_every_level_sums_up_the_pixels_beneath(tmp_path: Path, shape_hw: tuple[int, int]) -> None:
     codes = scene(shape_hw)
@@ -82,6 +83,7 @@ def test_every_level_sums_up_the_pixels_beneath(tmp_path: Path, shape_hw: tuple[
         np.testing.assert_array_equal(probability, want_probability)
 
 
+@pytest.mark.slow
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 60, 255])))
 @settings(deadline=None, max_examples=60)
 def test_ground_half_unobserved_or_more_is_unobserved_at_every_level(codes: Codes) -> None:
@@ -140,6 +142,7 @@ def test_a_single_pixel_has_no_overviews(tmp_path: Path) -> None:
         assert all(len(levels_of(path)) == 1 for path in paths)
 
 
+@pytest.mark.slow
 def test_bytes_depend_neither_on_strips_nor_on_the_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

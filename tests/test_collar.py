@@ -113,6 +113,7 @@ def test_a_border_frayed_by_jpeg_is_found_but_for_a_thin_fringe(
     assert (border & inside).sum() / inside.sum() < 0.003
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_beyond_eight_bits_zeros_are_a_border_and_do_not_bend_the_stretch(make_scene: SceneFactory, dtype: str) -> None:
     inside = footprint()

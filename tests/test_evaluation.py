@@ -256,6 +256,7 @@ def test_area_error_is_the_geodesic_area_of_what_is_wrong(
     assert scores.area_error_ha == pytest.approx(hectares(90, 120), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_unobserved_pixels_are_left_out_however_they_are_marked(tmp_path: Path) -> None:
     r, p = blobs(1), blobs(2)
     hole = np.zeros(r.shape, bool)
@@ -691,6 +692,7 @@ def test_large_polygons_are_cut_without_loss() -> None:
     assert np.array_equal(rasterize(pieces, out_shape=(200, 200)), rasterize([disc], out_shape=(200, 200)))
 
 
+@pytest.mark.slow
 def test_attributes_choose_the_flood(tmp_path: Path) -> None:
     boxes = [shapely.box(500_000 + 5 * i, 2_999_980, 500_004 + 5 * i, 3_000_000) for i in range(4)]
     path = polygons(tmp_path / "r.gpkg", boxes, kind=["water", "river", "field", None], code=[1, 2, 3, 1])
@@ -713,6 +715,7 @@ def test_attributes_choose_the_flood(tmp_path: Path) -> None:
         evaluate(prediction, path, reference_value=1)
 
 
+@pytest.mark.slow
 def test_an_unobserved_layer_is_honoured_on_either_side(tmp_path: Path) -> None:
     p, r = blobs(1), blobs(2)
     hole = np.zeros(p.shape, bool)

@@ -87,6 +87,7 @@ def test_blocks_never_written_are_unobserved_from_afar_and_at_another_resolution
     assert coarse.shape == (128, 128) and np.array_equal(coarse > 0, never_written()[::2, ::2])
 
 
+@pytest.mark.slow
 def test_a_mosaic_lacks_what_its_members_lack(sparse: Path, make_scene: SceneFactory) -> None:
     make_scene(pixels=picture(3, (SIDE, SIDE), seed=9), name="whole.tif")
     places = {"whole.tif": (0, 0, SIDE, SIDE), "sparse.tif": (SIDE, 0, SIDE, SIDE)}

@@ -44,6 +44,7 @@ print(resident() < full - 50_000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or not memory._glibc() or not memory._has_huge_pages(),
     reason="glibc keeps what is freed, and large blocks are apart where there are huge pages",

@@ -63,6 +63,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     return fake
 
 
+@pytest.mark.slow
 def test_a_result_never_replaces_a_file_outside_the_output_folder(
     make_scene: SceneFactory, tmp_path: Path, fake: FakeSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_result_never_replaces_a_file_outside_the_output_folder(
     assert (tmp_path / "out" / "a!b_flood.shp").exists() and (tmp_path / "out" / "a!b_flood.dbf").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [*((name, "gpkg") for name in ODD), *((name, suffix) for name in ("a!b", "a\nb") for suffix in DRIVERS)],
@@ -144,6 +146,7 @@ def test_what_gdal_writes_beside_a_file_that_it_reads_goes_elsewhere(tmp_path: P
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_paths_too_long_for_sqlite_will_do(make_scene: SceneFactory, tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 200] * 3)
     area = write(deep / "area.gpkg", ELSEWHERE)
@@ -153,6 +156,7 @@ def test_paths_too_long_for_sqlite_will_do(make_scene: SceneFactory, tmp_path: P
     assert len(flood_map.polygons()) > 0 and flood_map.summary["pixels"]["outside"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formats", ["gpkg", "shp", "geojson", "fgb", "parquet"])
 def test_results_of_any_name_are_read_again(formats: str, make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(name="a!b;c.tif")
@@ -161,6 +165,7 @@ def test_results_of_any_name_are_read_again(formats: str, make_scene: SceneFacto
     assert len(flood_map.polygons()) == flood_map.summary["polygons"]["flood"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--aoi", "--mask", "--prompts"])
 def test_a_file_geodatabase_is_taken_for_a_file(
     option: str, make_scene: SceneFactory, tmp_path: Path, fake: FakeSegmenter, capsys
@@ -177,6 +182,7 @@ def test_a_file_geodatabase_is_taken_for_a_file(
     assert run([*args, "--resume"]) == 1  # it is another one
 
 
+@pytest.mark.slow
 def test_an_area_of_interest_in_an_archive_is_read_and_resumed_with_while_it_is_the_same(
     make_scene: SceneFactory, tmp_path: Path, fake: FakeSegmenter, capsys
 ) -> None:
@@ -247,6 +253,7 @@ def test_temporary_files_have_nowhere_to_go_where_no_folder_has_a_plain_name(
         read_vectors(write(tmp_path / "a!b.gpkg"))
 
 
+@pytest.mark.slow
 def test_control_characters_come_through(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(name="a\x01b\ufffe.tif", shape_hw=(600, 1100))
     flood_map = segment_scene(scene, tmp_path / "out", FakeSegmenter(), SegmentOptions(prompts="none", report=True))
@@ -255,6 +262,7 @@ def test_control_characters_come_through(make_scene: SceneFactory, tmp_path: Pat
     assert flood_map.polygons()["source"][0] == scene.name == flood_map.summary["source"]["name"]
 
 
+@pytest.mark.slow
 def test_names_of_models_stand_in_charts_as_they_are() -> None:
     svg = histograms({"IoU": {"$x_2$": np.array([0.5]), "_own": np.array([0.7]), "洪水": np.array([0.7])}})
     assert "$x_2$" in svg and "_own" in svg and "洪水" in svg

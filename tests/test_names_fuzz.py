@@ -111,6 +111,7 @@ def check(out: Path, stem: str, plain: Path, *, report: bool) -> None:
     assert not [path.name for path in out.iterdir() if path.name.startswith(".") and not path.name.startswith(stem)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(COUNT))
 def test_any_name_will_do_and_nothing_outside_the_output_folder_changes(
     number: int, make_scene: SceneFactory, tmp_path: Path, fake: FakeSegmenter, monkeypatch: pytest.MonkeyPatch, capsys

@@ -268,6 +268,7 @@ def read_blue(scene: Path, kind: str) -> Array:
             return dataset.read(colours)
 
 
+@pytest.mark.slow
 def test_a_scene_placed_by_control_points_is_mapped_where_they_say(make_scene: SceneFactory, tmp_path: Path) -> None:
     rows, cols = (np.linspace(0, side, 4).tolist() for side in HW)
     points = [(row, col, *(NORTH_UP @ (col, row))) for row in rows for col in cols]

@@ -34,6 +34,7 @@ def with_overviews(path: Path, how: Resampling = Resampling.average, factors: tu
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [Resampling.average, Resampling.nearest, Resampling.cubic, Resampling.bilinear, Resampling.lanczos,
             Resampling.gauss, Resampling.mode, Resampling.rms],
@@ -47,6 +48,7 @@ def test_overviews_of_the_picture_are_used_however_they_were_made(
         assert not scene.remarks and scene._reader.has_overviews
 
 
+@pytest.mark.slow
 def test_overviews_with_nodata_alpha_a_mask_or_loss_are_used(make_scene: SceneFactory) -> None:
     hole = np.zeros(HW, bool)
     hole[100:300, 200:450] = True
@@ -98,6 +100,7 @@ def with_internal(path: Path, after: np.ndarray) -> None:
         dataset.write(after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "internal", "vrt", "part", "brighter", "flooded"])
 def test_overviews_of_another_picture_are_not_used_and_a_line_says_so(
     kind: str, make_scene: SceneFactory, tmp_path: Path
@@ -114,6 +117,7 @@ def test_overviews_of_another_picture_are_not_used_and_a_line_says_so(
         assert np.abs(scene.preview(100).rgb.mean(axis=(1, 2)) - full.mean(axis=(1, 2))).max() < 2
 
 
+@pytest.mark.slow
 def test_what_is_no_alpha_is_left_out_of_means(make_scene: SceneFactory) -> None:
     pixels = ground(6)
     infrared = ground(7)[0]

@@ -100,6 +100,7 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions = {"segment_anything": "segment-anything", "affine": "rasterio", "PIL": "pillow"}
     distributions |= {"triton": "torch"}  # which brings it where it can use it; elsewhere floodmap does without
@@ -112,6 +113,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
         assert third <= declared, f"{path.name} imports {third - declared}"
 
 
+@pytest.mark.slow
 def test_the_library_imports_no_command_line_and_torch_only_where_models_are() -> None:
     torch_allowed = {"encoder", "sam", "segmenter", "dataset", "train", "finetune", "checkpoint", "validation", "seal"}
     torch_allowed |= {"attention", "clicks", "kriging", "corrector", "loss", "lora", "encodings", "crew", "batches"}

@@ -43,6 +43,7 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["north_up", "rotated", "south_up"])
 def test_the_rasters_hold_the_models_probability_and_polygons_rasterized_back_equal_the_mask(
     make_scene: SceneFactory, tmp_path: Path, kind: str
@@ -79,6 +80,7 @@ def test_the_report_says_what_was_done(make_scene: SceneFactory, tmp_path: Path)
     assert geopandas.read_file(result.layers[0], layer="unobserved")["reason"].tolist() == ["nodata"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1, 1), (5, 300), (65, 64), (130, 257)])
 def test_a_constant_model_gives_a_constant_map_to_the_last_pixel(
     make_scene: SceneFactory, tmp_path: Path, shape_hw: tuple[int, int]
@@ -124,6 +126,7 @@ def test_a_model_that_gives_no_number_leaves_ground_unobserved(make_scene: Scene
     assert (mask[:, 64:] == 255).all() and (mask[:, :64] != 255).all() and result.failed_windows == 1
 
 
+@pytest.mark.slow
 def test_results_are_not_replaced_unless_asked_for(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(60, 60))
     run(scene, tmp_path / "out")
@@ -189,6 +192,7 @@ def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_p
     assert again.tiles == [] and result.summary["windows"]["run"] == 1
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(150, 200))
     run(scene, tmp_path / "one")

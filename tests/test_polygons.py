@@ -66,6 +66,7 @@ def burnt(layers: Polygons, shape: tuple[int, int], transform: Affine) -> NDArra
     return features.rasterize(shapes, out_shape=shape, transform=transform, dtype="uint8")
 
 
+@pytest.mark.slow
 @given(patches)
 @settings(deadline=None, max_examples=30)
 def test_outlines_are_those_of_gdal_vertex_for_vertex(codes: NDArray[np.uint8]) -> None:
@@ -77,6 +78,7 @@ def test_outlines_are_those_of_gdal_vertex_for_vertex(codes: NDArray[np.uint8]) 
     assert shapely.is_valid(np.array(ours, object)).all()
 
 
+@pytest.mark.slow
 @given(patches, st.lists(st.integers(0, 60), max_size=5), st.sampled_from([0.0, 1.3]))
 @settings(deadline=None, max_examples=30)
 def test_strips_of_any_height_give_the_same_layers(
@@ -198,6 +200,7 @@ def test_the_minimum_area_drops_flood_but_never_unobserved_ground() -> None:
 TOUCHING = np.array([[50] * 5] * 3 + [[50] * 4 + [0], [50, 50, 50, 0, 50], [50, 50, 0, 50, 50], [50, 50, 50, 252, 50]])
 
 
+@pytest.mark.slow
 @example(TOUCHING.astype(np.uint8), 0.6, TRANSFORMS["rotated"])
 @given(patches, st.sampled_from([0.6, 1.5, 5.0]), st.sampled_from(list(TRANSFORMS.values())))
 @settings(deadline=None, max_examples=25)

@@ -64,6 +64,7 @@ def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory)
     assert (coarse[:, :76] > 10).all() and (coarse[:, 76:] == 0).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(heights=st.lists(st.integers(1, 150), min_size=1, max_size=6), data=st.data())
 def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.DataObject) -> None:
@@ -78,6 +79,7 @@ def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.D
         np.testing.assert_array_equal(coarse[rows], whole[rows])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(data=st.data())
 def test_ground_is_observed_where_all_that_is_known_of_it_is(data: st.DataObject) -> None:

@@ -44,6 +44,7 @@ def failing(error: Callable[[], BaseException], *, last: int = 10**9, first: int
     return FakeSegmenter(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 2, 5])
 @pytest.mark.parametrize("rows", [1, 3, 6])
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -64,6 +65,7 @@ def test_a_model_that_gives_no_number_anywhere_is_refused(make_scene: SceneFacto
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -83,6 +85,7 @@ def test_where_memory_runs_out_windows_are_unobserved(
     assert result.failed_windows == 6 and result.summary["windows"]["run"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("working", [0, 3])
 def test_a_model_that_works_on_one_of_its_first_windows_goes_on(
     make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture, working: int
@@ -117,6 +120,7 @@ def test_windows_that_the_model_does_not_see_prove_nothing(make_scene: SceneFact
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_an_earlier_run_finished_is_kept_and_can_be_gone_on_with(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene, out = make_scene(shape_hw=(SIDE * 8, SIDE)), tmp_path / "out"
 
@@ -136,6 +140,7 @@ def test_what_an_earlier_run_finished_is_kept_and_can_be_gone_on_with(make_scene
     assert len(rest.tiles) == 8 - len(kept)
 
 
+@pytest.mark.slow
 def test_results_that_are_there_are_not_touched_by_a_model_that_fails(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene, out = make_scene(shape_hw=(SIDE, SIDE)), tmp_path / "out"
     run(scene, out, FakeSegmenter())
@@ -158,6 +163,7 @@ def test_a_scene_that_cannot_be_read_is_no_failure_of_the_model(
     assert result.failed_windows == 6 and result.summary["windows"]["run"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("works", [False, True])
 def test_results_made_in_another_process_hear_of_no_strip_that_is_held_back(
     make_scene: SceneFactory, tmp_path: Path, works: bool
@@ -173,6 +179,7 @@ def test_results_made_in_another_process_hear_of_no_strip_that_is_held_back(
         assert not out.exists()
 
 
+@pytest.mark.slow
 def test_windows_of_which_every_part_fails_count(make_scene: SceneFactory, tmp_path: Path) -> None:
     pixels = np.full((3, 1024, 4096), 100, np.uint8)
     pixels[2] = 2
@@ -193,6 +200,7 @@ class Numberless(FakeSegmenter):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exhaustive", [True, False])
 @pytest.mark.parametrize(
     ("model", "word"), [(failing(lambda: RuntimeError("no\nluck")), "no"), (Numberless(), "the model gave no number")]

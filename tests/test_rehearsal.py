@@ -102,6 +102,7 @@ def test_it_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.M
     assert written["flood"]["source"].tolist() == ["scene.tif"]
 
 
+@pytest.mark.slow
 def test_another_process_does_it_where_it_would_have_to_be_loaded(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_another_process_does_it_where_it_would_have_to_be_loaded(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_process_says_what_cannot_be_written(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_process_that_nobody_asks_ends_with_its_command() -> None:
     pytest.fail("it is still there")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("with_heights", "code"),
     [(CRS(UTM).to_3d(), 32633), (CRS("EPSG:32633+5773"), 32633), (CRS("EPSG:7415"), 28992), (CRS("EPSG:4979"), 4326),
@@ -170,6 +173,7 @@ def test_heights_are_dropped_from_the_crs_of_what_is_written(
     assert scores.scenes[0].iou > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crs", "kind", "said"),
     [("+proj=utm +zone=33 +ellps=bessel +towgs84=565,50,465 +type=crs", "shp", "m beside the scene"),
@@ -213,6 +217,7 @@ def test_a_folder_that_takes_no_files_is_refused_before_the_first_window(
     assert "No space left" in said and "unexpected" not in said and said.count("\n") == 1 and not fake.tiles
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_rehearsed_too(make_scene: SceneFactory, tmp_path: Path) -> None:
     out = tmp_path / "out"
     segment_scene(make_scene(), out, FakeSegmenter(), SegmentOptions(prompts="none", resume=True, formats=EVERY))

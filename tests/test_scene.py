@@ -66,6 +66,7 @@ def test_the_ground_sample_distance_is_geodesic(make_scene: SceneFactory, crs, t
         assert scene.gsd_m == pytest.approx(np.sqrt(across / 64 * down / 48), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sixteen_bits_are_stretched_once_for_the_scene(make_scene: SceneFactory) -> None:
     path = make_scene(dtype="uint16", shape_hw=(300, 400))
     with Scene.open(path) as scene, rasterio.open(path) as file:
@@ -255,6 +256,7 @@ def test_a_window_outside_the_scene_is_refused(make_scene: SceneFactory) -> None
                 scene.read(window)
 
 
+@pytest.mark.slow
 def test_ground_control_points_place_a_scene_to_a_fraction_of_a_pixel(make_scene: SceneFactory) -> None:
     pixels = np.full((3, 120, 160), 90, np.uint8)
     pixels[:, 40:60, 100:130] = 200  # a block whose corners can be found again
@@ -397,6 +399,7 @@ def test_resolutions_that_make_no_sense_are_refused(make_scene: SceneFactory) ->
         Scene.open(make_scene(crs=None), SceneOptions(resolution_m=1))
 
 
+@pytest.mark.slow
 def test_a_preview_shows_the_scene_and_reads_overviews(make_scene: SceneFactory) -> None:
     path = make_scene(shape_hw=(256, 512), overviews=[2, 4])
     with Scene.open(path) as scene, rasterio.open(path) as file:
@@ -475,6 +478,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
 def test_reading_leaves_the_folder_as_it_was(make_scene: SceneFactory, tmp_path: Path, name: str) -> None:
     path = make_scene(shape_hw=(200, 300), name=name, crs=None, transform=None)
@@ -555,6 +559,7 @@ def test_any_window_is_a_cut_of_the_whole(
     assert np.array_equal(tile.rgb, cut) and np.array_equal(tile.valid, (cut != 30).any(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RGB.byte.tif", "cogeo.tif", "rgb16.tif"])
 def test_real_scenes_are_read(name: str) -> None:
     path = SHARED / name
@@ -588,6 +593,7 @@ def polygons_file(path: Path, geometries: list, crs: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [NORTH_UP, ROTATED, SOUTH_UP])
 @pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
 def test_polygons_mask_and_bound_a_scene(make_scene: SceneFactory, tmp_path: Path, transform: Affine, crs: str) -> None:
@@ -689,6 +695,7 @@ def test_values_of_few_bits_fill_the_range(make_scene: SceneFactory, bits: int) 
         assert len(scene.remarks) == 1 and f"{2**bits} values" in scene.remarks[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [20, 60, 90])
 @pytest.mark.parametrize("beneath", ["black", "colours"])
 def test_alpha_compressed_with_loss_counts_from_the_middle_up(
@@ -708,6 +715,7 @@ def test_alpha_compressed_with_loss_counts_from_the_middle_up(
             assert (scene.read(Window(0, 0, 256, 256)).valid == ~transparent).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_alpha_of_another_range_than_its_type_is_alpha(make_scene: SceneFactory, tmp_path: Path) -> None:
     transparent = np.indices((256, 256)).sum(axis=0) < 200
     pixels = picture(3, (256, 256)).astype("uint16") * 16

@@ -183,6 +183,7 @@ def test_ground_that_is_not_observed_does_not_bleed_into_other_scales(segmenter:
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_means_about_the_same_with_all_prompts(tmp_path: Path, segmenter: FloodSegmenter) -> None:
     half = load_segmenter(save_tiny(tmp_path / "half.safetensors"), "cpu", "bfloat16")
     prompts = Prompts(

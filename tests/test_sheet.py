@@ -71,6 +71,7 @@ def test_the_area_at_each_threshold_is_that_of_a_run_with_it(make_scene: SceneFa
         assert f"{threshold:.2f}{used} {area}" in told
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_and_what_comes_from_outside_is_escaped(make_scene: SceneFactory, tmp_path: Path) -> None:
     name = "a<script>alert(1)<&'b" if os.name != "nt" else "a&'b"
     mask = make_scene(name="cloud & <i>.tif", pixels=np.zeros((1, 150, 200), np.uint8))
@@ -87,6 +88,7 @@ def test_nothing_is_fetched_and_what_comes_from_outside_is_escaped(make_scene: S
     assert 'href="data:image/jpeg;base64,' in html
 
 
+@pytest.mark.slow
 def test_a_scene_without_crs_is_told_in_pixels(make_scene: SceneFactory, tmp_path: Path) -> None:
     result = run(make_scene(shape_hw=(100, 90), crs=None, transform=None, name="photo.png", driver="PNG"), tmp_path)
     html, flooded = page(result), result.summary["pixels"]["flood"]
@@ -109,6 +111,7 @@ def test_any_vector_format_gives_the_same_table(make_scene: SceneFactory, tmp_pa
     np.testing.assert_allclose(np.array(rows[0], float), np.array(rows[1], float), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_nothing_flooded_is_said(make_scene: SceneFactory, tmp_path: Path) -> None:
     told = text(page(run(make_scene(), tmp_path / "out", ConstantSegmenter(0.1))))
     assert "No flood water was found on the ground that was observed." in told and "There is no polygon" in told
@@ -155,6 +158,7 @@ def test_resume_adds_a_missing_report_computes_nothing_and_leaves_a_fresh_one(
     assert page(run(scene, out, again, resume=True)) == html and again.tiles == []
 
 
+@pytest.mark.slow
 def test_a_report_that_is_there_is_replaced_only_when_asked_for(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene, out = make_scene(), tmp_path / "out"
     out.mkdir()

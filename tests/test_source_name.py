@@ -63,6 +63,7 @@ def test_a_name_that_is_none_is_refused() -> None:
         Scene.open("NETCDF:missing.nc:red")
 
 
+@pytest.mark.slow
 def test_every_kind_of_name_is_segmented_by_the_command(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_pixels_of_more_than_5_m_are_told(make_scene: SceneFactory) -> None:
     assert len(unsuited(degrees)) == 1
 
 
+@pytest.mark.slow
 def test_ground_under_snow_or_cloud_is_told(make_scene: SceneFactory) -> None:
     assert len(unsuited(make_scene(pixels=snow(0.7)))) == 1 and "snow" in unsuited(make_scene(pixels=snow(0.7)))[0]
     assert not unsuited(make_scene(pixels=snow(0.3)))
@@ -60,6 +61,7 @@ def test_sand_roofs_and_nothing_are_not_white() -> None:
     assert white_share(np.full((3, 100), 230, np.uint8)) == 1
 
 
+@pytest.mark.slow
 def test_warnings_stand_in_the_json_on_the_page_and_in_info(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +81,7 @@ def test_warnings_stand_in_the_json_on_the_page_and_in_info(
     assert json.loads(captured.out)[0]["warnings"] == warnings and all(line in captured.err for line in warnings)
 
 
+@pytest.mark.slow
 def test_near_infrared_is_said_to_be_used_only_where_it_is(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

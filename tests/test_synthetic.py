@@ -42,6 +42,7 @@ def test_overlapping_windows_agree_when_nothing_is_cached(scene):
     np.testing.assert_array_equal(first[1][50:, 50:], second[1][:150, :150])
 
 
+@pytest.mark.slow
 def test_blocks_join_without_a_seam():
     rgb, mask = SyntheticScene(width=1024, height=128, seed=5, collar=False).window(0, 0, 128, 1024)
     step = np.abs(np.diff(rgb.astype(int), axis=2)).mean((0, 1))
@@ -50,6 +51,7 @@ def test_blocks_join_without_a_seam():
     assert changed[511] <= changed[480:544].max()
 
 
+@pytest.mark.slow
 def test_seeds_differ(scene, whole):
     other = SyntheticScene(width=64, height=64, seed=8)
     assert (other.window(0, 0, 64, 64)[0] != whole[0][:, :64, :64]).any()

@@ -96,6 +96,7 @@ def made(folder: Path, kind: str, seed: int, lon: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", RASTERS + POLYGONS)
 @pytest.mark.parametrize("prediction", ["east", "west", "utm", "geojson"])
 def test_scores_at_the_antimeridian_are_those_of_any_other_meridian(
@@ -140,6 +141,7 @@ def scenes(tmp_path: Path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["east", "west", "utm"])
 @pytest.mark.parametrize("option", ["mask", "aoi"])
 @pytest.mark.parametrize("kind", RASTERS + POLYGONS)

@@ -29,6 +29,7 @@ def holed(value: float, dtype: str) -> np.ndarray:
     return pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [(-9999, "float32"), (-10000, "float32"), (-32768, "float32"), (-3.4e38, "float32"), (LOWEST, "float32"),
@@ -49,6 +50,7 @@ def test_a_value_far_outside_the_picture_is_unobserved_and_told(
     assert caplog.text.count("far outside all other values") == 2 - (nodata is None) + (nodata is None)
 
 
+@pytest.mark.slow
 def test_two_voids_of_one_raster_are_both_found(make_scene: SceneFactory) -> None:
     pixels = holed(-9999, "float32")
     pixels[:, 190:] = LOWEST
@@ -58,6 +60,7 @@ def test_two_voids_of_one_raster_are_both_found(make_scene: SceneFactory) -> Non
         assert np.array_equal(~scene.read(Window(0, 0, *HW)).valid, expected)
 
 
+@pytest.mark.slow
 def test_a_void_in_one_band_is_no_colour(make_scene: SceneFactory) -> None:
     pixels = holed(-9999, "float32")
     pixels[0, 180:] = -9999
@@ -66,6 +69,7 @@ def test_a_void_in_one_band_is_no_colour(make_scene: SceneFactory) -> None:
             assert not scene.read(Window(0, 0, *HW)).valid[180:].any()
 
 
+@pytest.mark.slow
 def test_a_void_that_the_sample_missed_is_found_where_it_is_read(
     make_scene: SceneFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -77,6 +81,7 @@ def test_a_void_that_the_sample_missed_is_found_where_it_is_read(
     assert "-9999" in caplog.text
 
 
+@pytest.mark.slow
 def test_nodata_that_the_user_gives_overrules_it(make_scene: SceneFactory) -> None:
     path = make_scene(pixels=holed(-9999, "float32"))
     for nodata in ("none", 7.0):
@@ -101,6 +106,7 @@ def test_a_picture_has_no_voids(dtype: str) -> None:
     assert not find_voids(np.full((3, 100), 7, dtype)).values and not find_voids(np.empty((3, 0), dtype)).values
 
 
+@pytest.mark.slow
 def test_what_was_resampled_between_a_void_and_ground_is_neither(make_scene: SceneFactory) -> None:
     pixels = holed(-9999, "float32")
     blended = np.stack([ndimage.uniform_filter(band, 3) for band in pixels])
@@ -111,6 +117,7 @@ def test_what_was_resampled_between_a_void_and_ground_is_neither(make_scene: Sce
         assert "-9999" in scene.remarks[0]
 
 
+@pytest.mark.slow
 def test_a_band_may_be_saturated(make_scene: SceneFactory) -> None:
     pixels = picture(3, HW).astype("uint16") * 40
     pixels[0, 50:70] = 65535  # bright in one band alone
