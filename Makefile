@@ -32,7 +32,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST)
 
 quick: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -169,9 +169,9 @@ def pick_prompts(
 
 
 def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which cells of a coarser grid over the same tile hold valid pixels alone."""
+    """Which cells of another grid over the same tile hold valid pixels alone; of a finer one, centres decide."""
     for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
-        starts = np.arange(cells) * side // cells
+        starts = np.arange(cells) * side // cells if cells <= side else (2 * np.arange(cells) + 1) * side // (2 * cells)
         valid = np.logical_and.reduceat(valid, starts, axis=axis)
     return valid
 
