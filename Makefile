@@ -15,7 +15,7 @@ help:
 	@echo "make demo    install into $(VENV), segment the scene in sample_tiles/ and score the result"
 	@echo "make test    install into $(VENV) and run the tests"
 	@echo "make quick   the same without what is slow: under a minute, while you edit"
-	@echo "make lint    check style          make types   check types"
+	@echo "make lint    check style and imports          make types   check types"
 	@echo "make wheel   build dist/*.whl     make check   all of that, as CI does"
 	@echo "make clean   remove what the others made"
 
@@ -36,6 +36,7 @@ quick: $(VENV)/.test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -18,10 +18,12 @@ import numpy as np
 import rasterio
 
 import floodmap
-from floodmap.models import resolve
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.loading import load_segmenter
+from floodmap.models.registry import resolve
+from floodmap.models.sam_segmenter import SamSegmenter
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter
-from floodmap.synthetic import write_sample
+from floodmap.synthetic.scene import write_sample
 
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1, 11)

@@ -17,16 +17,18 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from floodmap.audit import audit
-from floodmap.batches import Batches
-from floodmap.checkpoint import build
-from floodmap.crew import Crew
-from floodmap.dataset import PairSampler, Source
-from floodmap.encoder import EncoderConfig
-from floodmap.finetune import pieces, sources
-from floodmap.labels import find_labels
-from floodmap.models import resolve
-from floodmap.train import Lesson, TrainConfig, make_optimizer, set_training, train_step
+from floodmap.masks.audit import audit
+from floodmap.masks.labels import find_labels
+from floodmap.models.registry import resolve
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.training.checkpoint import build
+from floodmap.training.config import TrainConfig
+from floodmap.training.distributed import Crew
+from floodmap.training.labelled import pieces, sources
+from floodmap.training.lesson import Lesson, set_training, train_step
+from floodmap.training.loop import make_optimizer
+from floodmap.training.samples import Source
+from floodmap.training.sampling import Batches, PairSampler
 
 PICTURES = 60
 BATCHES = 53

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
-from floodmap import parts
-from floodmap.dataset import read_mask
-from floodmap.grid import Grid
-from floodmap.models import resolve
-from floodmap.prompter import far_view
-from floodmap.proof import Proof
-from floodmap.scene import Scene
-from floodmap.segmenter import load_segmenter
-from floodmap.synthetic import SyntheticScene, write_sample
-from floodmap.windows import asked, segment_whole
+from floodmap.imagery.scene import Scene
+from floodmap.inference import selection
+from floodmap.inference.loop import asked, segment_whole
+from floodmap.inference.prompting import far_view
+from floodmap.inference.proof import Proof
+from floodmap.inference.tiling import Grid
+from floodmap.models.loading import load_segmenter
+from floodmap.models.registry import resolve
+from floodmap.synthetic.scene import SyntheticScene, write_sample
+from floodmap.training.samples import read_mask
 
 
 def pictures(data: Path, folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:
@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="finetuned")
-    parser.add_argument("--dry", type=float, nargs="+", default=[parts.DRY])
-    parser.add_argument("--flood", type=float, nargs="+", default=[parts.FLOOD])
+    parser.add_argument("--dry", type=float, nargs="+", default=[selection.DRY])
+    parser.add_argument("--flood", type=float, nargs="+", default=[selection.FLOOD])
     options = parser.parse_args()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     segmenter = load_segmenter(resolve(options.model))
@@ -67,7 +67,7 @@ def main() -> None:
                 prompter = far_view(scene, segmenter)
                 grid = Grid(height=scene.height, width=scene.width)
                 row = [iou(segment_whole(scene, grid, segmenter, prompter, proof=Proof()), mask)]
-                for parts.DRY, parts.FLOOD in rules:
+                for selection.DRY, selection.FLOOD in rules:
                     prompter = far_view(scene, segmenter, exhaustive=False)
                     ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
                     seen = sum(asked(prompter, (scene.read(w), ""), exhaustive=False).pixels for w in grid)

@@ -16,7 +16,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 import floodmap
-from floodmap.synthetic import SyntheticScene, write_sample
+from floodmap.synthetic.scene import SyntheticScene, write_sample
 
 WINDOW = 1024
 

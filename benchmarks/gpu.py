@@ -26,16 +26,21 @@ from segment_anything import sam_model_registry
 from throughput import lay_out
 from torch.utils.flop_counter import FlopCounterMode
 
-from floodmap import dispatch, windows
-from floodmap.dispatch import Dispatcher
-from floodmap.models import ResolvedModel
-from floodmap.pipeline import Progress, SegmentOptions, segment_scene
-from floodmap.prompts import Prompts
-from floodmap.sam import FRAME, VIT, build_sam
-from floodmap.scene import Tile
-from floodmap.segmenter import SamSegmenter, load_segmenter, prompt_sets
-from floodmap.stitch import Mosaic
-from floodmap.synthetic import write_sample
+from floodmap.imagery.tile import Tile
+from floodmap.inference import loop
+from floodmap.inference.loop import Progress
+from floodmap.inference.mosaic import Mosaic
+from floodmap.models.backends import dispatch
+from floodmap.models.backends.dispatch import Dispatcher
+from floodmap.models.loading import load_segmenter
+from floodmap.models.prompts import Prompts
+from floodmap.models.registry import ResolvedModel
+from floodmap.models.sam.common import FRAME
+from floodmap.models.sam.meta_sam import build_sam
+from floodmap.models.sam.vit import VIT
+from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets
+from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.synthetic.scene import write_sample
 
 PAINTED = 3000
 """Sides of what the scene is copies of, in pixels."""
@@ -164,7 +169,7 @@ def whole(scene: Path, model: Path, out: Path) -> None:
     loaded = time.perf_counter()
     times: dict[int, float] = {}
     spent: Counter[str] = Counter()
-    steps = [(windows, "read"), (windows, "asked"), (dispatch, "sent"), (Dispatcher, "_begin"), (Mosaic, "add")]
+    steps = [(loop, "read"), (loop, "asked"), (dispatch, "sent"), (Dispatcher, "_begin"), (Mosaic, "add")]
     for owner, name in steps:
         timed(owner, name, spent)
 
@@ -187,7 +192,7 @@ def whole(scene: Path, model: Path, out: Path) -> None:
         f"{bare / steady:.1%} of their rate; of the whole run, with loading, {bare * last / (ended - begun):.1%}\n"
         f"{scene.name}: {result.summary['pixels_processed'] / 1e6:.0f} megapixels processed, "
         f"{segmenter.prompted} prompt sets decoded\n"
-        f"ms a window in {windows._READERS} threads that read and ask, 3 that send, 1 that tells, 1 that blends: {each}"
+        f"ms a window in {loop._READERS} threads that read and ask, 3 that send, 1 that tells, 1 that blends: {each}"
     )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from floodmap.prompts import likelihood, pick_prompts
+from floodmap.inference.likelihood import likelihood
+from floodmap.models.prompts import pick_prompts
 
 SIDE = 512
 

@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 from throughput import peak_bytes
 
-from floodmap.polygons import polygonize
+from floodmap.output.polygons import polygonize
 
 SIDE = 10_000
 ROWS = 1000

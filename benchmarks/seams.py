@@ -18,11 +18,13 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from floodmap.grid import Grid
-from floodmap.models import resolve
+from floodmap.inference.tiling import Grid
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.loading import load_segmenter
+from floodmap.models.registry import resolve
+from floodmap.models.sam_segmenter import SamSegmenter
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.segmenter import FloodSegmenter, SamSegmenter, load_segmenter
-from floodmap.synthetic import write_sample
+from floodmap.synthetic.scene import write_sample
 
 CUTS = ((1024, 24), (768, 96))
 """Tile size and overlap of the two."""

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from throughput import measure
 
-from floodmap import synthetic
-from floodmap.landscape import Canvas, Look
+from floodmap.synthetic import scene as synthetic
+from floodmap.synthetic.landscape import Canvas, Look
 
 PLATEAU = 0.585
 """Where it begins, as a share of the scene's width: two fifths of the windows lie on it altogether."""
 EDGE_M, HEIGHT_M = 60.0, 40.0
 BARE_SOILS = (4, 5, 6)
-"""Among the ground covers of `floodmap.painting`."""
+"""Among the ground covers of `floodmap.synthetic.painting`."""
 
 
 def paint(folder: Path, name: str, side: int) -> Path:

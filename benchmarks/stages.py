@@ -21,25 +21,26 @@ import rasterio
 from numpy.typing import NDArray
 from scipy import ndimage
 
-import floodmap.finishing
-import floodmap.formats
-import floodmap.polygons
-import floodmap.prompter
-from floodmap.journal import Journal
+import floodmap.inference.prompting
+import floodmap.output.finishing
+import floodmap.output.polygons
+import floodmap.output.vector_files
+from floodmap.imagery.scene import Scene
+from floodmap.imagery.tile import Tile
+from floodmap.inference.mosaic import Mosaic
+from floodmap.models.prompts import Prompts
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.prompts import Prompts
-from floodmap.scene import Scene, Tile
-from floodmap.stitch import Mosaic
+from floodmap.strips.journal import Journal
 
 STAGES: list[tuple[str, Any, str]] = [
     ("read and stretch", Scene, "read"),
     ("read, coarse pass", Scene, "shrunk"),
-    ("prompts", floodmap.prompter, "crop_coarse"),
+    ("prompts", floodmap.inference.prompting, "crop_coarse"),
     ("blend", Mosaic, "add"),
     ("journal", Journal, "append"),
-    ("rasters", floodmap.finishing, "write_rasters"),
-    ("outlines and areas", floodmap.polygons, "polygonize"),
-    ("layers", floodmap.formats, "write_layers"),
+    ("rasters", floodmap.output.finishing, "write_rasters"),
+    ("outlines and areas", floodmap.output.polygons, "polygonize"),
+    ("layers", floodmap.output.vector_files, "write_layers"),
 ]
 
 
@@ -54,7 +55,7 @@ class Known:
             self.flood = raster.read(1) == 1
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
-        """See `floodmap.prompter.Segmenter`."""
+        """See `floodmap.models.protocol.Segmenter`."""
         return [self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)]
 
     def _one(self, tile: Tile, prompt: Prompts) -> NDArray[np.float32]:

@@ -14,10 +14,11 @@ import torch
 from segment_anything import sam_model_registry
 from torch.utils.flop_counter import FlopCounterMode
 
-from floodmap.memory import freed_memory_kept
-from floodmap.onednn import pack_linears
-from floodmap.sam import FRAME, build_sam
-from floodmap.segmenter import in_precision
+from floodmap._runtime.memory import freed_memory_kept
+from floodmap.models.backends.onednn import pack_linears
+from floodmap.models.sam.common import FRAME
+from floodmap.models.sam.meta_sam import build_sam
+from floodmap.models.sam_segmenter import in_precision
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

@@ -75,17 +75,16 @@ def compare(
         floodmap compare flood-area
         floodmap compare flood-area --split val --models finetuned,mine.safetensors -o comparison
     """
-    from floodmap.audit import audit
-    from floodmap.finetune import curves_of
-    from floodmap.flips import Flipped
-    from floodmap.labels import find_labels
-    from floodmap.models import resolve
-    from floodmap.oracle import PromptKind
-    from floodmap.report import write_html
-    from floodmap.segmenter import load_segmenter
-    from floodmap.study import run_study
-    from floodmap.swaps import swapped_in
-    from floodmap.verdict import summary, table, write_tables
+    from floodmap.comparison.oracle import PromptKind
+    from floodmap.comparison.report import write_html
+    from floodmap.comparison.statistics import summary, table, write_tables
+    from floodmap.comparison.study import run_study, swapped_in
+    from floodmap.masks.audit import audit
+    from floodmap.masks.labels import find_labels
+    from floodmap.models.loading import load_segmenter
+    from floodmap.models.mirrored import Flipped
+    from floodmap.models.registry import resolve
+    from floodmap.training.finetune import curves_of
 
     wanted = [PromptKind.parse(kind) for kind in kinds.split(",")]
     if len(set(wanted)) < len(wanted):

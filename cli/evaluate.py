@@ -76,7 +76,7 @@ def evaluate(
         floodmap evaluate results/scene_mask.tif classes.tif --reference-value 5 --ignore-value 0,9
         floodmap evaluate results references --threshold 0.7
     """
-    from floodmap.evaluation import evaluate as score
+    from floodmap.evaluation.run import evaluate as score
 
     if csv_file is not None and csv_file.exists() and not overwrite:
         raise OutputError(f"{csv_file} exists already; choose another name or add --overwrite")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from floodmap.grid import Grid
-from floodmap.results import BYTES_PER_PIXEL
-from floodmap.scene import Scene, SceneOptions
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.inference.tiling import Grid
+from floodmap.output.results import BYTES_PER_PIXEL
 
 from .options import grid_options, json_option, scene_options, verbosity_options
 

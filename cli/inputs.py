@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from floodmap.errors import FloodmapError, SceneError
-from floodmap.source_name import SourceName
+from floodmap.geo.source_name import SourceName
 
 log = logging.getLogger("floodmap")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from floodmap import models as library
+from floodmap.models import registry as library
 
 from .options import json_option, verbosity_options
 from .progress import progress_bar

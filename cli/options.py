@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from floodmap.errors import FloodmapError
-from floodmap.names import has_gdal_name
+from floodmap.geo.names import has_gdal_name
 
 from .log import configure_logging
 
@@ -57,7 +57,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Callback: refuse what is no share from 0.01 to 1, with what to write for per cent."""
     if value is not None:
-        from floodmap.frames import check_threshold
+        from floodmap.masks.rules import check_threshold
 
         try:
             check_threshold(value)
@@ -68,7 +68,7 @@ def share(ctx: click.Context, param: click.Parameter, value: float | None) -> fl
 
 def _ignored(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     if value:
-        from floodmap.frames import FloodRule
+        from floodmap.masks.rules import FloodRule
 
         try:
             FloodRule.parse(None, ignore=value)
@@ -145,7 +145,7 @@ scene_options = _stack(
         help="Polygons of the area of interest; ground outside is left out.",
     ),
 )  # fmt: skip
-"""Adds resolution_m, bands, nodata, mask, collar, crs, aoi: the fields of `floodmap.scene.SceneOptions`."""
+"""Adds resolution_m, bands, nodata, mask, collar, crs, aoi: the fields of `floodmap.imagery.scene.SceneOptions`."""
 
 grid_options = _stack(
     click.option(
@@ -157,7 +157,7 @@ grid_options = _stack(
         help="Pixels that neighbouring windows share, at least.",
     ),
 )  # fmt: skip
-"""Adds tile_size and overlap: fields of `floodmap.grid.Grid`."""
+"""Adds tile_size and overlap: fields of `floodmap.inference.tiling.Grid`."""
 
 model_option = click.option(
     "--model", default="finetuned", show_default=True, metavar="NAME|FILE",
@@ -194,7 +194,7 @@ ignore_option = click.option(
     help='Value of rasters that is neither flood nor dry ("0", "0,9"; may be repeated). So are nodata and, unless they '
     "are flood, values below 0, 255 in bytes and fill values such as 1e20; none: nodata alone.",
 )  # fmt: skip
-"""Adds ignore_values, a tuple of texts that `floodmap.frames.FloodRule.parse` reads."""
+"""Adds ignore_values, a tuple of texts that `floodmap.masks.rules.FloodRule.parse` reads."""
 
 
 def verbosity_options(command: Command) -> Command:

@@ -34,9 +34,9 @@ from .options import (
 from .progress import scene_bar
 
 if TYPE_CHECKING:
-    from floodmap.pipeline import Progress
-    from floodmap.results import FloodMap
-    from floodmap.source_name import SourceName
+    from floodmap.geo.source_name import SourceName
+    from floodmap.inference.loop import Progress
+    from floodmap.output.results import FloodMap
 
 log = logging.getLogger("floodmap")
 
@@ -130,17 +130,17 @@ def segment(
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails everywhere; 2 wrong usage; 3 done, but some
     windows failed, in whole or in part, and are unobserved there; 130 interrupted.
     """
-    from floodmap.memory import be_sparing
+    from floodmap._runtime.memory import be_sparing
 
     be_sparing()  # before what follows brings threads with it
-    from floodmap.rehearsal import Helper, is_loaded
+    from floodmap.output.rehearsal import Helper, is_loaded
 
     # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
     files = aoi or mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
     helper = None if files or is_loaded() else Helper()
-    from floodmap.flips import Flipped
+    from floodmap.imagery.scene import SceneOptions
+    from floodmap.models.mirrored import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
-    from floodmap.scene import SceneOptions
 
     looks = SceneOptions(
         resolution_m=resolution_m, bands=bands, nodata=nodata, mask=mask, aoi=aoi, crs=crs, collar=collar
@@ -199,13 +199,13 @@ def _not_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[
 
 
 def _load(model: str, device: str) -> Any:
-    from floodmap.models import resolve
+    from floodmap.models.registry import resolve
 
     from .progress import progress_bar
 
     with progress_bar(f"Fetching {model}", unit="bytes") as update:
         resolved = resolve(model, progress=update)
-    from floodmap.segmenter import load_segmenter
+    from floodmap.models.loading import load_segmenter
 
     return load_segmenter(resolved, device)
 

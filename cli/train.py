@@ -70,10 +70,10 @@ def train(
         floodmap segment scene.tif --model my-floods.safetensors
         floodmap train landcover -o mine.safetensors --flood-value 5 --ignore-value 0
     """
-    from floodmap.crew import Crew
-    from floodmap.finetune import FineTuneOptions, fine_tune
-    from floodmap.models import read_metadata
-    from floodmap.segmenter import pick_device
+    from floodmap.models.loading import pick_device
+    from floodmap.models.registry import read_metadata
+    from floodmap.training.distributed import Crew
+    from floodmap.training.finetune import FineTuneOptions, fine_tune
 
     out = out or Path(f"{data.resolve().name or 'mine'}.safetensors")
     options = FineTuneOptions(device=str(pick_device(device)), **settings)

@@ -67,9 +67,9 @@ def vectorize(
         floodmap vectorize results/scene_probability.tif -o flood.geojson --threshold 0.7 --min-area 100
         floodmap vectorize landcover.tif -o water.gpkg --flood-value 11,12
     """
-    from floodmap.formats import write_file
-    from floodmap.ground import is_placed
-    from floodmap.polygons import vectorize_layers
+    from floodmap.geo.crs import is_placed
+    from floodmap.output.polygons import vectorize_layers
+    from floodmap.output.vector_files import write_file
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already; choose another name or add --overwrite")

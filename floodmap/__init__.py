@@ -6,13 +6,17 @@ Names are imported when they are first used (PEP 562), so `import floodmap` cost
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.api import segment
     from floodmap.errors import FloodmapError
-    from floodmap.evaluation import Evaluation, Scores, evaluate
-    from floodmap.grid import Grid, Window
-    from floodmap.pipeline import SegmentOptions, segment
-    from floodmap.polygons import vectorize
-    from floodmap.results import FloodMap
-    from floodmap.scene import Scene, SceneOptions
+    from floodmap.evaluation.run import evaluate
+    from floodmap.evaluation.scores import Scores
+    from floodmap.evaluation.summary import Evaluation
+    from floodmap.geo.window import Window
+    from floodmap.imagery.scene import Scene, SceneOptions
+    from floodmap.inference.tiling import Grid
+    from floodmap.output.polygons import vectorize
+    from floodmap.output.results import FloodMap
+    from floodmap.pipeline import SegmentOptions
 
     __version__: str
 
@@ -34,18 +38,18 @@ __all__ = [
 
 # No module may bear the name of a function below: importing it would put the module in the function's place.
 _HOMES = {
-    "Evaluation": "evaluation",
-    "FloodMap": "results",
+    "Evaluation": "evaluation.summary",
+    "FloodMap": "output.results",
     "FloodmapError": "errors",
-    "Grid": "grid",
-    "Scene": "scene",
-    "SceneOptions": "scene",
-    "Scores": "evaluation",
+    "Grid": "inference.tiling",
+    "Scene": "imagery.scene",
+    "SceneOptions": "imagery.scene",
+    "Scores": "evaluation.scores",
     "SegmentOptions": "pipeline",
-    "Window": "grid",
-    "evaluate": "evaluation",
-    "segment": "pipeline",
-    "vectorize": "polygons",
+    "Window": "geo.window",
+    "evaluate": "evaluation.run",
+    "segment": "api",
+    "vectorize": "output.polygons",
 }
 
 

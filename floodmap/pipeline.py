@@ -11,22 +11,24 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from floodmap.beside import Beside
-from floodmap.defaults import OUTPUT_FOLDER
+from floodmap._runtime.forks import at_work
+from floodmap._runtime.memory import freed_memory_kept
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
-from floodmap.fingerprint import of_input
-from floodmap.finishing import Finishing, Format
-from floodmap.forks import at_work
-from floodmap.georeference import how_to_place
-from floodmap.grid import Grid
-from floodmap.journal import Journal, has_strips, refuse_busy
-from floodmap.memory import freed_memory_kept
-from floodmap.names import local_or_gdal, refuse_unreadable
-from floodmap.prompter import Segmenter, uses_infrared
-from floodmap.rehearsal import Helper, rehearse
-from floodmap.results import (
+from floodmap.geo.geogrid import how_to_place
+from floodmap.geo.names import refuse_unreadable
+from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.tile import Tile
+from floodmap.inference.loop import Progress, run_windows
+from floodmap.inference.prompting import uses_infrared
+from floodmap.inference.tiling import Grid
+from floodmap.models.protocol import Segmenter
+from floodmap.output.finishing import Finishing, Format
+from floodmap.output.rehearsal import Helper, rehearse
+from floodmap.output.results import (
     FloodMap,
     check_disk,
     finished_before,
@@ -38,11 +40,8 @@ from floodmap.results import (
     result_paths,
     sheet_path,
 )
-from floodmap.scene import Scene, SceneOptions, Tile
-from floodmap.source_name import SourceName
-from floodmap.windows import Progress, run_windows
-
-__all__ = ["Progress", "SegmentOptions", "segment", "segment_scene"]
+from floodmap.output.worker import Beside
+from floodmap.strips.journal import Journal, has_strips, refuse_busy
 
 log = logging.getLogger(__name__)
 
@@ -102,71 +101,6 @@ class SegmentOptions:
         """What a run reads beside the scene, by option: files, .gdb folders, names that only GDAL knows."""
         given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
         return {option: path for option, path in given.items() if path not in (None, "auto", "none")}
-
-
-def segment(
-    source: str | os.PathLike[str],
-    *,
-    out: str | Path = OUTPUT_FOLDER,
-    model: str | Path = "finetuned",
-    prompts: str | Path = "auto",
-    resolution_m: float | None = None,
-    bands: tuple[int, ...] | None = None,
-    nodata: float | Literal["none"] | None = None,
-    mask: str | Path | None = None,
-    aoi: str | Path | None = None,
-    crs: str | None = None,
-    collar: Literal["auto", "off"] = "auto",
-    tile_size: int = 1024,
-    overlap: int = 24,
-    threshold: float = 0.5,
-    min_area_m2: float | None = None,
-    simplify_m: float | None = None,
-    formats: tuple[Format, ...] = ("gpkg",),
-    device: str = "auto",
-    flips: bool = False,
-    batch_size: int | None = None,
-    exhaustive: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-    report: bool = False,
-    progress: Callable[[Progress], None] | None = None,
-) -> FloodMap:
-    """Find flood water in one scene, as `floodmap segment` does.
-
-    Args:
-        source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`.
-        out: folder for the results; made if it is not there.
-        model: a name (`floodmap models list`) or a file.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: see every window in a mirror too.
-        batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
-        exhaustive: look from near, too, at ground of which the coarse pass is sure.
-        progress: called after every window.
-        resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
-        prompts, tile_size and the others: see `SegmentOptions`.
-
-    Raises:
-        FloodmapError: one line that says what is wrong and what to do.
-    """
-    from floodmap.flips import Flipped
-    from floodmap.models import resolve
-    from floodmap.segmenter import load_segmenter
-
-    scene = SceneOptions(
-        resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
-        mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
-    )  # fmt: skip
-    refuse_other_run(Path(out), SourceName.of(source).stem)  # before a model is loaded for nothing
-    loaded = load_segmenter(resolve(model), device)
-    segmenter = Flipped(loaded) if flips else loaded
-    options = SegmentOptions(
-        scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts), tile_size=tile_size,
-        overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
-        batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive, overwrite=overwrite,
-        resume=resume, report=report,
-    )  # fmt: skip
-    return segment_scene(source, Path(out), segmenter, options, progress=progress)
 
 
 def segment_scene(
@@ -284,14 +218,14 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 def preview(scene: Scene) -> Tile:
     """What the HTML report shows of a scene."""
-    from floodmap.sheet import SIDE
+    from floodmap.output.maps import SIDE
 
     return scene.preview(SIDE)
 
 
 def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
-    from floodmap.sheet import write_sheet
+    from floodmap.output.scene_report import write_sheet
 
     path = sheet_path(flood_map.report.parent, flood_map.name)
     return replace(flood_map, sheet=write_sheet(flood_map, picture, path))

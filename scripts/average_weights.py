@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from train_finetuned import flood_area
 
-from floodmap.calibration import fit
-from floodmap.checkpoint import build, export
-from floodmap.encoder import EncoderConfig
-from floodmap.recipe import TrainConfig
-from floodmap.validation import validate
+from floodmap.models.calibration import fit
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.training.checkpoint import build, export
+from floodmap.training.config import TrainConfig
+from floodmap.training.validation import validate
 
 
 def config_of(path: Path) -> TrainConfig:

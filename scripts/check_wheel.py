@@ -13,11 +13,11 @@ REQUIRED = {
     "floodmap/py.typed",
     "floodmap/weights/finetuned.safetensors",
     "floodmap/weights/finetuned.json",
-    "floodmap/styles/flood.qml",
-    "floodmap/styles/unobserved.qml",
-    "floodmap/styles/mask.qml",
-    "floodmap/styles/probability.qml",
-    "floodmap/templates/comparison.html",
+    "floodmap/output/styles/flood.qml",
+    "floodmap/output/styles/unobserved.qml",
+    "floodmap/output/styles/mask.qml",
+    "floodmap/output/styles/probability.qml",
+    "floodmap/output/templates/comparison.html",
 }
 MAX_WEIGHTS_BYTES = 25_000_000
 
@@ -27,7 +27,7 @@ def expected(root: Path) -> set[str]:
     names = set(REQUIRED)
     for folder, package in (("floodmap", "floodmap"), ("cli", "floodmap_cli")):
         names |= {f"{package}/{path.relative_to(root / folder).as_posix()}" for path in (root / folder).rglob("*.py")}
-    for folder in ("weights", "styles", "templates"):
+    for folder in ("weights", "output/styles", "output/templates"):
         names |= {f"floodmap/{folder}/{path.name}" for path in (root / "floodmap" / folder).iterdir()}
     return names
 

@@ -10,7 +10,7 @@ import rasterio
 from PIL import Image, ImageDraw
 from shapely.geometry import MultiPolygon
 
-from floodmap.scene import Scene
+from floodmap.imagery.scene import Scene
 
 SIDE = 900
 FLOOD_FILL, FLOOD_LINE, UNOBSERVED_FILL = (40, 110, 255, 120), (255, 255, 255, 230), (120, 120, 120, 160)

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from floodmap.dataset import Sample, Source, read_mask, read_rgb
-from floodmap.encoder import EncoderConfig, PyramidEncoder
-from floodmap.sam import PIXEL_MEAN, PIXEL_STD
-from floodmap.synthetic import SyntheticScene
-from floodmap.train import TrainConfig, train
+from floodmap.models.sam.common import PIXEL_MEAN, PIXEL_STD
+from floodmap.models.sam.efficientnet import EncoderConfig, PyramidEncoder
+from floodmap.synthetic.scene import SyntheticScene
+from floodmap.training.config import TrainConfig
+from floodmap.training.loop import train
+from floodmap.training.samples import Sample, Source, read_mask, read_rgb
 
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1000, 1120)

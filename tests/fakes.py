@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.prompts import Prompts
-from floodmap.scene import Tile
+from floodmap.imagery.tile import Tile
+from floodmap.models.prompts import Prompts
 
 
 class FakeSegmenter:

@@ -20,11 +20,12 @@ from skimage.segmentation import find_boundaries
 from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError, BinaryF1Score, BinaryJaccardIndex, BinaryStatScores
 
-from floodmap.calibration import by_threshold, calibration_error
-from floodmap.comparison import boundary, compare
-from floodmap.evaluation import Evaluation, evaluate
-from floodmap.frames import Frame
-from floodmap.scores import RATIOS, Scores
+from floodmap.evaluation.counting import boundary, compare
+from floodmap.evaluation.run import evaluate
+from floodmap.evaluation.scores import RATIOS, Scores
+from floodmap.evaluation.summary import Evaluation
+from floodmap.masks.rules import Frame
+from floodmap.models.calibration import by_threshold, calibration_error
 
 Mask = NDArray[np.uint8]
 """0 dry, 1 flood, 255 unobserved."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
-from floodmap.attention import CachedAttention, _by_parts, _fused, use_cached_attention
+from floodmap.models.sam.vit import CachedAttention, _by_parts, _fused, use_cached_attention
 
 
 def make_encoders(channels: int = 16) -> tuple[ImageEncoderViT, ImageEncoderViT]:
@@ -33,7 +33,7 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
 @pytest.mark.parametrize("scores", [1000, 400 * 50, 196**2 * 12, 2**22])  # a few rows at a time to everything
 @pytest.mark.parametrize("channels", [16, 32, 64])  # places are further channels nowhere, in windows, everywhere
 def test_parts_of_any_size_equal_the_package(scores: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.attention.SCORES_BYTES", 4 * scores)
+    monkeypatch.setattr("floodmap.models.sam.vit.SCORES_BYTES", 4 * scores)
     stock, ours = make_encoders(channels)
     image = torch.randn(2, 3, 320, 320)
     assert all(isinstance(block.attn, CachedAttention) for block in ours.blocks)

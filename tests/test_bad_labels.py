@@ -18,16 +18,17 @@ from safetensors.torch import load_file, save_file
 from test_labels import picture
 from test_train import CONFIG
 
-import floodmap.finetune
-import floodmap.segmenter
-from floodmap.audit import audit
+import floodmap.models.flood_segmenter
+import floodmap.training.finetune
 from floodmap.errors import ModelError
-from floodmap.frames import FloodRule
-from floodmap.labels import find_labels
-from floodmap.recipe import TrainConfig
-from floodmap.sam import FloodSam
-from floodmap.seal import DIGEST, check_seal, sealed
-from floodmap.swaps import MOST, swapped_masks, swapped_to
+from floodmap.masks.audit import audit
+from floodmap.masks.labels import find_labels
+from floodmap.masks.rules import FloodRule
+from floodmap.masks.swaps import MOST, swapped_masks
+from floodmap.models.digest import DIGEST, check_seal, sealed
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.training.config import TrainConfig
+from floodmap.training.labelled import swapped_to
 from floodmap_cli.main import run
 
 SIDE = 64
@@ -196,7 +197,7 @@ def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
     data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = partial(TrainConfig, sizes=CONFIG.sizes, size_shares=CONFIG.size_shares)
-    monkeypatch.setattr(floodmap.finetune, "TrainConfig", small)
+    monkeypatch.setattr(floodmap.training.finetune, "TrainConfig", small)
     FINDINGS["values"][0](data)
     out = tmp_path / "out"
     assert run([*command("train", data, out, base), "--epochs", "1", "--val-share", "0.3"]) == 0
@@ -217,7 +218,7 @@ def test_without_a_name_results_lie_in_the_current_folder_and_the_last_line_says
     for name in "abcd":
         mask(data / "masks" / f"{name}.png", (0, 1, 5, 9))
     small = partial(TrainConfig, sizes=CONFIG.sizes, size_shares=CONFIG.size_shares)
-    monkeypatch.setattr(floodmap.finetune, "TrainConfig", small)
+    monkeypatch.setattr(floodmap.training.finetune, "TrainConfig", small)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     settings = ["--flood-value", "5", "--ignore-value", "0", "--device", "cpu"]
@@ -398,7 +399,7 @@ def test_polygons_are_labels_and_an_attribute_says_which_are_flood(tmp_path: Pat
         found = audit(find_labels(tmp_path), flood_value=flood_value)
         assert [(one.kind, one.name) for one in found.findings if one.kind != "duplicate"] == [("unreadable", "far")]
         assert [one.name for one in found.usable] == ["near", "raster"]
-        pieces = floodmap.finetune.pieces(found.usable[0], found.rule)
+        pieces = floodmap.training.labelled.pieces(found.usable[0], found.rule)
         assert sum(int((piece.mask == 1).sum()) for piece in pieces) == flooded
 
 
@@ -472,7 +473,7 @@ def test_compare_and_train_warn_of_swapped_masks(
     tmp_path: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = pools(tmp_path / "set", {"a": 0, "b": 2, "c": 1, "d": 3})
-    for module in (floodmap.segmenter, floodmap.finetune):
+    for module in (floodmap.models.flood_segmenter, floodmap.training.finetune):
         monkeypatch.setattr(module, "load_segmenter", lambda *_: FakeSegmenter())
     out = tmp_path / "out"
     assert run(command("compare", data, out, base)) == 0

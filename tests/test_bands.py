@@ -6,8 +6,8 @@ import pytest
 from conftest import SceneFactory, picture
 from rasterio.enums import ColorInterp as C
 
-from floodmap.bands import choose_bands
-from floodmap.scene import Scene
+from floodmap.imagery.raster.bands import choose_bands
+from floodmap.imagery.scene import Scene
 
 RGBN = (C.red, C.green, C.blue, C.undefined)
 """What GDAL calls four bands of bytes."""

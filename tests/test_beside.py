@@ -17,11 +17,11 @@ from fakes import FakeSegmenter
 from test_pipeline import digests, run
 
 from floodmap import pipeline
-from floodmap.beside import Beside
 from floodmap.errors import OutputError
-from floodmap.finishing import Finishing
-from floodmap.journal import Journal
-from floodmap.scene import Tile
+from floodmap.imagery.tile import Tile
+from floodmap.output.finishing import Finishing
+from floodmap.output.worker import Beside
+from floodmap.strips.journal import Journal
 
 
 class Offloading(FakeSegmenter):

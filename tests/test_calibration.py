@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from floodmap.calibration import (
+from floodmap.models.calibration import (
     PERCENT,
     by_threshold,
     calibration_error,
@@ -14,7 +14,7 @@ from floodmap.calibration import (
     fit,
     recalibrated,
     reliability,
-)  # fmt: skip
+)
 
 
 def pixels(seed: int, scale: float = 1.0, count: int = 20_000) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

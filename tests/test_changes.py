@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from floodmap.changes import changes
-from floodmap.sizes import in_bytes
+from floodmap._runtime.changes import changes
+from floodmap._runtime.sizes import in_bytes
 
 OLD: dict[str, Any] = {
     "source": {

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import HANGS
 
-from floodmap import models
 from floodmap.errors import OutputError, SceneError
-from floodmap.grid import Grid
+from floodmap.inference.tiling import Grid
+from floodmap.models import registry as models
 from floodmap_cli import main as frame
 from floodmap_cli import options
 from floodmap_cli.log import StderrHandler, configure_logging
@@ -193,7 +193,7 @@ LEVELS = [("", "INFO"), ("warning: ", "WARNING"), ("error: ", "ERROR")]
 
 
 def log_everything() -> None:
-    for name in ("floodmap.scene", "rasterio._err"):
+    for name in ("floodmap.imagery.scene", "rasterio._err"):
         for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             logging.getLogger(name).log(level, "%s says\n  %s", name, logging.getLevelName(level))
 
@@ -201,9 +201,9 @@ def log_everything() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["-q"], [f"{level}floodmap.scene says {name}" for level, name in LEVELS[2:]]),
-        ([], [f"{level}floodmap.scene says {name}" for level, name in LEVELS[1:]]),
-        (["-v"], [f"{level}floodmap.scene says {name}" for level, name in LEVELS]),
+        (["-q"], [f"{level}floodmap.imagery.scene says {name}" for level, name in LEVELS[2:]]),
+        ([], [f"{level}floodmap.imagery.scene says {name}" for level, name in LEVELS[1:]]),
+        (["-v"], [f"{level}floodmap.imagery.scene says {name}" for level, name in LEVELS]),
     ],
 )
 def test_the_log_is_single_lines_of_floodmaps_own(command, capsys, flags: list[str], expected: list[str]) -> None:
@@ -254,7 +254,7 @@ def refusal(decorator: Callable[..., Any], *args: str) -> str:
 def test_scene_options_are_the_fields_of_scene_options() -> None:
     from dataclasses import fields
 
-    from floodmap.scene import SceneOptions
+    from floodmap.imagery.scene import SceneOptions
 
     values = parse(options.scene_options)
     assert set(values) == {field.name for field in fields(SceneOptions)}
@@ -384,7 +384,7 @@ def test_models_info_describes_a_file(cache: Path, tmp_path: Path, capsys) -> No
 
 
 def test_sample_passes_its_options_to_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    synthetic = pytest.importorskip("floodmap.synthetic")
+    synthetic = pytest.importorskip("floodmap.synthetic.scene")
     calls: list[tuple[Any, dict[str, Any]]] = []
 
     def write_sample(path: Path, **settings: Any) -> tuple[Path, Path]:

@@ -14,7 +14,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from floodmap.evaluation import evaluate
+from floodmap.evaluation.run import evaluate
 from floodmap_cli.main import run
 
 

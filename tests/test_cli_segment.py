@@ -16,8 +16,9 @@ from fakes import FakeSegmenter
 import floodmap
 import floodmap_cli.segment as command
 from floodmap.errors import OutputError
-from floodmap.journal import Journal
-from floodmap.scene import Scene, Tile
+from floodmap.imagery.scene import Scene
+from floodmap.imagery.tile import Tile
+from floodmap.strips.journal import Journal
 from floodmap_cli.main import run
 
 
@@ -232,8 +233,8 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("opened")
 
     monkeypatch.setattr(command, "_load", no)
-    monkeypatch.setattr("floodmap.models.resolve", no)
-    monkeypatch.setattr("floodmap.scene.Scene.open", no)
+    monkeypatch.setattr("floodmap.models.registry.resolve", no)
+    monkeypatch.setattr("floodmap.imagery.scene.Scene.open", no)
 
 
 def test_a_run_refused_by_a_lock_answers_before_anything_is_opened(
@@ -309,6 +310,6 @@ def test_a_full_disk_is_told_in_sizes_that_say_something(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     usage = type("Usage", (), {"free": 2_300_000})
-    monkeypatch.setattr("floodmap.results.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("floodmap.output.results.shutil.disk_usage", lambda folder: usage)
     assert segment(make_scene(), "-o", tmp_path / "out") == 1
     assert "10 MB of disk are needed and 2.3 MB are free" in capsys.readouterr().err

@@ -10,10 +10,11 @@ from conftest import SceneFactory, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from floodmap import codes, collar
-from floodmap.collar import find_collar
-from floodmap.grid import Window
-from floodmap.scene import Scene, SceneOptions
+from floodmap.geo.window import Window
+from floodmap.imagery import borders
+from floodmap.imagery.borders import find_collar
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.strips import codes
 
 SHAPE_HW = (240, 320)
 
@@ -52,7 +53,7 @@ def test_the_border_of_a_rotated_footprint_is_found_to_the_pixel(
 def test_a_scene_larger_than_the_small_picture_is_right_window_by_window(
     make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, degrees: float
 ) -> None:
-    monkeypatch.setattr(collar, "MAX_SIDE", 40)  # eight pixels a cell
+    monkeypatch.setattr(borders, "MAX_SIDE", 40)  # eight pixels a cell
     inside = footprint(degrees=degrees)
     pixels = np.where(inside, picture(3, SHAPE_HW), 0).astype(np.uint8)
     pixels[:, 115:125, 150:170] = 0
@@ -68,7 +69,7 @@ def test_a_scene_larger_than_the_small_picture_is_right_window_by_window(
 def test_a_border_thinner_than_the_small_picture_shows_is_found(
     make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collar, "MAX_SIDE", 40)
+    monkeypatch.setattr(borders, "MAX_SIDE", 40)
     pixels = picture(3, SHAPE_HW)
     pixels[:, :, :3] = 0
     border = found(make_scene, pixels)
@@ -193,7 +194,7 @@ def reader(pixels: np.ndarray, log: list[Window]) -> Callable:
 
 
 def test_a_large_scene_without_a_border_is_not_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collar, "MAX_SIDE", 40)
+    monkeypatch.setattr(borders, "MAX_SIDE", 40)
     pixels, log = picture(3, (160, 240)), []
     assert find_collar(reader(pixels, log), height=160, width=240) is None
     assert max(window.height * window.width for window in log) <= 16

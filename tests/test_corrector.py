@@ -6,8 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.corrector import Corrector, Ground
-from floodmap.kriging import CELL, EVERYWHERE, FAR, LOOKS, NEAR, NOISE, SURE, Kriging, looks_of
+from floodmap.models.sam.correction import (
+    CELL,
+    EVERYWHERE,
+    FAR,
+    LOOKS,
+    NEAR,
+    NOISE,
+    SURE,
+    Corrector,
+    Ground,
+    Kriging,
+    looks_of,
+)
 
 DIM = 16
 

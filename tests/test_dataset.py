@@ -8,8 +8,10 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional as F
 
-from floodmap.clicks import coarse_prompt
-from floodmap.dataset import PairSampler, Sample, Source, Water, reflection
+from floodmap.training.augment import Water, reflection
+from floodmap.training.samples import Sample, Source
+from floodmap.training.sampling import PairSampler
+from floodmap.training.simulated_prompts import coarse_prompt
 
 
 def make_source(*, from_above: bool = True, side: int = 400) -> Source:

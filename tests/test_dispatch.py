@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from floodmap.dispatch import Dispatcher
-from floodmap.grid import Window
-from floodmap.prompts import Prompts
-from floodmap.scene import Tile
+from floodmap.geo.window import Window
+from floodmap.imagery.tile import Tile
+from floodmap.models.backends.dispatch import Dispatcher
+from floodmap.models.prompts import Prompts
 
 CPU = torch.device("cpu")
 

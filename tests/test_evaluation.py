@@ -1,4 +1,4 @@
-"""floodmap.evaluation, and the modules it is made of, held against whole-array computations and scikit-learn."""
+"""floodmap.evaluation.run, and the modules it is made of, held against whole-array computations and scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from scipy import ndimage
 from sklearn import metrics
 
 import floodmap
-from floodmap.comparison import Counts, boundary, compare
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, OutputError, VectorError
-from floodmap.evaluation import Evaluation, Scores, evaluate
-from floodmap.frames import FloodRule, Frame
-from floodmap.grid import Window
-from floodmap.ground import cell_areas_m2
-from floodmap.masks import RasterMask
-from floodmap.outlines import PolygonMask, _cut, polygon_frame
-from floodmap.pairs import pair_files
+from floodmap.evaluation.counting import Counts, boundary, compare
+from floodmap.evaluation.run import evaluate
+from floodmap.evaluation.scores import Scores
+from floodmap.evaluation.summary import Evaluation
+from floodmap.geo.areas import cell_areas_m2
+from floodmap.geo.window import Window
+from floodmap.masks.pairing import pair_files
+from floodmap.masks.raster import RasterMask
+from floodmap.masks.rules import FloodRule, Frame
+from floodmap.masks.vector import PolygonMask, _cut, polygon_frame
 
 UTM = "EPSG:32643"
 GRID = from_origin(500_000, 3_000_000, 0.5, 0.5)
@@ -553,7 +555,7 @@ def test_blocks_never_written_and_lost_members_of_mosaics_are_not_dry(
     assert caplog.text.count("no pixel was ever written") == 1
     with pytest.raises(EvaluationError, match=r"m\.vrt: its part .*b\.tif cannot be read \(no such file\)"):
         evaluate(prediction, tmp_path / "m.vrt")
-    unobserved = floodmap.polygons.vectorize_layers(sparse).unobserved
+    unobserved = floodmap.output.polygons.vectorize_layers(sparse).unobserved
     assert unobserved.geometry.area.tolist() == [32 * 32 / 4]
 
 

@@ -20,16 +20,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train import CONFIG, make_source
 
-import floodmap.finetune
-import floodmap.sam
+import floodmap.training.finetune
+import floodmap.training.loop
 from floodmap.errors import LabelError, ModelError, OutputError
-from floodmap.finetune import FineTuneOptions, curves_of, fine_tune, fingerprint_of, pieces, sources
-from floodmap.frames import FloodRule
-from floodmap.labels import Labelled, find_labels
-from floodmap.models import resolve
-from floodmap.sam import VIT, Sam, VitShape, vit_encoder
-from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import TrainConfig, train
+from floodmap.masks.labels import Labelled, find_labels
+from floodmap.masks.rules import FloodRule
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.loading import load_segmenter
+from floodmap.models.registry import resolve
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.models.sam.meta_sam import Sam
+from floodmap.models.sam.vit import VIT, VitShape, vit_encoder
+from floodmap.training.config import TrainConfig
+from floodmap.training.finetune import FineTuneOptions, curves_of, fine_tune
+from floodmap.training.labelled import fingerprint_of, pieces, sources
+from floodmap.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_views(monkeypatch: pytest.MonkeyPatch) -> None:
     small = partial(TrainConfig, sizes=CONFIG.sizes, size_shares=CONFIG.size_shares)
-    monkeypatch.setattr(floodmap.finetune, "TrainConfig", small)
+    monkeypatch.setattr(floodmap.training.finetune, "TrainConfig", small)
 
 
 @pytest.fixture
@@ -80,7 +85,8 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every validation is better than the last: a run that gains nothing keeps what it began with."""
     rank = count(1)
-    monkeypatch.setattr(floodmap.train, "validate", lambda *_: ((0.1, next(rank) / 100), np.ones((101, 2), np.int64)))
+    scores = np.ones((101, 2), np.int64)
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: ((0.1, next(rank) / 100), scores))
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def tiny_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An official checkpoint of a very small SAM."""
     shape = VitShape(embed_dim=32, depth=2, num_heads=2, global_attention=())
     monkeypatch.setitem(VIT, "vit_tiny", shape)
-    monkeypatch.setattr(floodmap.finetune, "SAM_PAIRS", 1)
+    monkeypatch.setattr(floodmap.training.finetune, "SAM_PAIRS", 1)
     always_better(monkeypatch)
     torch.manual_seed(0)
     torch.save(Sam(vit_encoder(shape)).state_dict(), tmp_path / "tiny.pth")
@@ -134,9 +140,9 @@ def test_a_decoder_learns_from_encodings_on_disk(
     options = FineTuneOptions(base=str(base), what="decoder", epochs=4, val_share=0.25, views=2)
     calls = count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(floodmap.finetune, "swapped_to", lambda *_: [])
-        encode = floodmap.sam.FloodSam.encode
-        patch.setattr(floodmap.sam.FloodSam, "encode", lambda *args: (next(calls), encode(*args))[1])
+        patch.setattr(floodmap.training.finetune, "swapped_to", lambda *_: [])
+        encode = FloodSam.encode
+        patch.setattr(FloodSam, "encode", lambda *args: (next(calls), encode(*args))[1])
         fine_tune(data, out, options)
     assert next(calls) == 2  # one batch, far and near; validation, which encodes as well, is left out here
     assert not list((tmp_path / "mine_run").glob("encodings*"))
@@ -146,7 +152,7 @@ def test_a_decoder_learns_from_encodings_on_disk(
 def test_several_processes_train_one_model(data: Path, base: Path, tmp_path: Path) -> None:
     program = (
         "import sys, torch.distributed; from functools import partial; from pathlib import Path\n"
-        "import floodmap.finetune as f\n"
+        "import floodmap.training.finetune as f\n"
         "f.TrainConfig = partial(f.TrainConfig, sizes=((64, 64, 2),), size_shares=(1.0,))\n"
         "options = f.FineTuneOptions(base=sys.argv[3], epochs=6, val_share=0.25)\n"
         "f.fine_tune(Path(sys.argv[1]), Path(sys.argv[2]), options)\n"

@@ -19,8 +19,8 @@ import rasterio.shutil
 from conftest import NORTH_UP, UTM, SceneFactory, picture
 from rasterio.errors import NotGeoreferencedWarning
 
-from floodmap import fingerprint as module
-from floodmap.scene import Scene
+from floodmap.imagery.raster import fingerprint as module
+from floodmap.imagery.scene import Scene
 
 HW = (64, 96)
 WORLD = "0.5\n0\n0\n-0.5\n500000.25\n4999999.75\n"

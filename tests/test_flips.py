@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.flips import Flipped
-from floodmap.grid import Window
-from floodmap.prompts import Prompts
-from floodmap.scene import Tile
+from floodmap.geo.window import Window
+from floodmap.imagery.tile import Tile
+from floodmap.models.mirrored import Flipped
+from floodmap.models.prompts import Prompts
 
 
 class LeftBright:

@@ -21,8 +21,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError, OutputError
-from floodmap.formats import FORMATS, style, write_file, write_layers
-from floodmap.polygons import Polygons, polygonize
+from floodmap.output.polygons import Polygons, polygonize
+from floodmap.output.vector_files import FORMATS, style, write_file, write_layers
 
 UTM = CRS.from_epsg(32643)
 DATE = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -14,12 +14,12 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
-from floodmap import codes
 from floodmap.errors import EvaluationError, SceneError
-from floodmap.evaluation import evaluate
-from floodmap.grid import Window
-from floodmap.polygons import vectorize_layers
-from floodmap.scene import Scene, SceneOptions
+from floodmap.evaluation.run import evaluate
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.output.polygons import vectorize_layers
+from floodmap.strips import codes
 
 SIDE, BLOCK = 256, 64
 WHOLE = Window(0, 0, SIDE, SIDE)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import floodmap.stitch
+import floodmap.inference.mosaic
 from floodmap.errors import OutputError
-from floodmap.journal import Entry, Journal, Strips
-from floodmap.stitch import Strip
+from floodmap.strips.journal import Entry, Journal, Strips
+from floodmap.strips.strip import Strip
 
 
 def entry(row_off: int, value: int) -> Entry:
@@ -18,7 +18,7 @@ def entry(row_off: int, value: int) -> Entry:
 
 
 def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floodmap.stitch, "BLOCK_PIXELS", 11)  # two rows
+    monkeypatch.setattr(floodmap.inference.mosaic, "BLOCK_PIXELS", 11)  # two rows
     codes = np.random.default_rng(0).integers(0, 256, (3, 5)).astype(np.uint8)
     with Journal(tmp_path / "work", {"a": 1}, resume=False) as journal:
         journal.append(0, entry(0, 7))
@@ -79,7 +79,7 @@ def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
 def test_a_second_run_is_refused_but_a_dead_one_holds_no_lock(tmp_path: Path) -> None:
     work = tmp_path / "work"
     code = (
-        "import os, signal, sys; from pathlib import Path; from floodmap.journal import Journal\n"
+        "import os, signal, sys; from pathlib import Path; from floodmap.strips.journal import Journal\n"
         "Journal(Path(sys.argv[1]), {}, resume=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(work)], check=False).returncode == -9

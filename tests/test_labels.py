@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
-from floodmap.audit import audit, near_duplicates, picture_hash, split_labels
 from floodmap.errors import EvaluationError, LabelError
-from floodmap.finetune import fingerprint_of
-from floodmap.labels import find_labels, read_label
-from floodmap.scene import Scene
+from floodmap.imagery.scene import Scene
+from floodmap.masks.audit import audit, near_duplicates, picture_hash, split_labels
+from floodmap.masks.labels import find_labels, read_label
+from floodmap.training.labelled import fingerprint_of
 
 
 def picture(path: Path, seed: int, side: int = 48) -> NDArray[np.uint8]:

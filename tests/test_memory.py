@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from floodmap import memory
+from floodmap._runtime import memory
 
 _ASK = """
 from floodmap.memory import be_sparing, freed_memory_kept

@@ -8,15 +8,16 @@ from conftest import HANGS
 
 ALONE = """
 import sys
-import floodmap.sam
+import floodmap.models.sam.flood_sam, floodmap.models.sam.meta_sam
 assert not {"torchvision", "torch._dynamo", "segment_anything.predictor"} & set(sys.modules)
 import segment_anything
-assert floodmap.modeling.ImageEncoderViT is type(segment_anything.sam_model_registry["vit_b"]().image_encoder)
+from floodmap.models.sam.modeling import ImageEncoderViT
+assert ImageEncoderViT is type(segment_anything.sam_model_registry["vit_b"]().image_encoder)
 """
 AFTER = """
 import segment_anything.modeling
-import floodmap.modeling
-assert floodmap.modeling.ImageEncoderViT is segment_anything.modeling.ImageEncoderViT
+import floodmap.models.sam.modeling
+assert floodmap.models.sam.modeling.ImageEncoderViT is segment_anything.modeling.ImageEncoderViT
 """
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import HANGS
 
-from floodmap import download as downloading
-from floodmap import models
-from floodmap.download import download, sha256_of
 from floodmap.errors import DownloadError, ModelError
+from floodmap.models import download as downloading
+from floodmap.models import registry as models
+from floodmap.models.download import download, sha256_of
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()

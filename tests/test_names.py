@@ -18,14 +18,15 @@ from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
-from floodmap import names
-from floodmap.charts import histograms
+from floodmap.api import segment
+from floodmap.comparison.charts import histograms
 from floodmap.errors import OutputError, SceneError, VectorError
-from floodmap.evaluation import evaluate
-from floodmap.pipeline import SegmentOptions, segment, segment_scene
-from floodmap.prompts import read_prompts
-from floodmap.scene import SceneOptions
-from floodmap.vectors import is_vector, read_vectors
+from floodmap.evaluation.run import evaluate
+from floodmap.geo import names
+from floodmap.geo.vectors import is_vector, read_vectors
+from floodmap.imagery.scene import SceneOptions
+from floodmap.inference.prompt_files import read_prompts
+from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run
 
 ODD = [

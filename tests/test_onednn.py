@@ -5,8 +5,8 @@ import torch
 from segment_anything.modeling.common import MLPBlock
 from torch import nn
 
-from floodmap import onednn
-from floodmap.onednn import PackedLinear, conv_relu6, pack_linears
+from floodmap.models.backends import onednn
+from floodmap.models.backends.onednn import PackedLinear, conv_relu6, pack_linears
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 0.02)]
 

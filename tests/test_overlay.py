@@ -12,11 +12,11 @@ import shapely
 from affine import Affine
 from conftest import NORTH_UP, UTM, SceneFactory, picture
 
-from floodmap import codes
 from floodmap.errors import SceneError
-from floodmap.fingerprint import of_input
-from floodmap.grid import Window
-from floodmap.scene import Scene, SceneOptions
+from floodmap.geo.window import Window
+from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.strips import codes
 
 HW = (60, 80)
 HALF = np.indices(HW)[1] < 40

@@ -11,8 +11,8 @@ from conftest import SceneFactory
 from rasterio.enums import ColorInterp, Resampling
 from scipy import ndimage
 
-from floodmap.grid import Window
-from floodmap.scene import Scene, SceneOptions
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene, SceneOptions
 
 HW = (512, 640)
 

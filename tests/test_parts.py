@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from floodmap.grid import Window
-from floodmap.parts import DRY, FLOOD, put, standing, unsure_parts
-from floodmap.prompts import Prompts
+from floodmap.geo.window import Window
+from floodmap.inference.selection import DRY, FLOOD, put, standing, unsure_parts
+from floodmap.models.prompts import Prompts
 
 MARGIN = 16
 

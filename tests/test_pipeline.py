@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.tile import Tile
+from floodmap.models.prompts import Prompts
+from floodmap.output.results import FloodMap
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.prompts import Prompts
-from floodmap.results import FloodMap
-from floodmap.scene import Scene, SceneOptions, Tile
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
 EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -305,7 +306,7 @@ def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
     settings = {"prompts": "auto", "tile_size": 256, "overlap": 0, "scene": SceneOptions(**options)}
     some = run(scene, tmp_path / "out", **settings)
     assert fewest <= len(reads) <= most
-    monkeypatch.setattr("floodmap.prompter.FarView.settles", lambda *_: None)
+    monkeypatch.setattr("floodmap.inference.prompting.FarView.settles", lambda *_: None)
     every = run(scene, tmp_path / "every", **settings)
     assert digests(tmp_path / "out") == digests(tmp_path / "every")
     assert some.summary["windows"] == every.summary["windows"] and some.summary["pixels"] == every.summary["pixels"]

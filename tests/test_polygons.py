@@ -20,11 +20,11 @@ from pyproj import Geod
 from rasterio import features
 from rasterio.crs import CRS
 
-import floodmap.rings
-from floodmap.coverage import simplified
+import floodmap.output.tracing
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, SceneError
-from floodmap.polygons import Polygons, polygonize, vectorize, vectorize_layers
-from floodmap.rings import trace
+from floodmap.output.polygons import Polygons, polygonize, vectorize, vectorize_layers
+from floodmap.output.simplify import simplified
+from floodmap.output.tracing import trace
 
 UTM = CRS.from_epsg(32643)
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)
@@ -94,7 +94,7 @@ def test_strips_of_any_height_give_the_same_layers(
 def test_a_scene_looked_at_in_many_bands_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.random.default_rng(3).choice(VALUES, (60, 40))
     whole = polygons_of(codes)
-    monkeypatch.setattr(floodmap.rings, "BAND_PIXELS", 100)
+    monkeypatch.setattr(floodmap.output.tracing, "BAND_PIXELS", 100)
     assert list(polygons_of(codes).flood.geometry.to_wkb()) == list(whole.flood.geometry.to_wkb())
 
 

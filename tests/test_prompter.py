@@ -10,11 +10,12 @@ from fakes import FakeSegmenter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from floodmap.coarse import CoarseMap, Observed
 from floodmap.errors import OutputError
-from floodmap.grid import Window
-from floodmap.prompter import COARSE_FACTOR, coarse_factor, coarse_pass, crop_coarse, make_prompter
-from floodmap.scene import Scene, Tile
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
+from floodmap.imagery.tile import Tile
+from floodmap.inference.coarse_pass import COARSE_FACTOR, CoarseMap, Observed, coarse_factor, coarse_pass, crop_coarse
+from floodmap.inference.prompting import make_prompter
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -25,9 +26,9 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 
 def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.prompter.COARSE_TILE", 64)
-    monkeypatch.setattr("floodmap.prompter.COARSE_OVERLAP", 16)
-    monkeypatch.setattr("floodmap.prompter.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
+    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_TILE", 64)
+    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_OVERLAP", 16)
+    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
     pixels = ramp(501, 803)
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
@@ -104,7 +105,8 @@ def some_window(data: st.DataObject, height: int, width: int) -> Window:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_no_room_for_the_coarse_map_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.coarse.TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
+    full = lambda: Path("/dev/full").open("w+b", buffering=0)  # noqa: SIM115, E731
+    monkeypatch.setattr("floodmap.inference.coarse_pass.TemporaryFile", full)
     with pytest.raises(OutputError, match=r"cannot be written: No space left on device; make room, or set TMPDIR"):
         CoarseMap(7).append(np.zeros((3, 7), np.uint8))
 
@@ -139,7 +141,7 @@ def test_what_a_person_drew_comes_on_top_of_the_far_view(make_scene: SceneFactor
 
 
 def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.prompter.COARSE_SIDE", 64)
+    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_SIDE", 64)
     seen: list[Tile] = []
     with Scene.open(make_scene(pixels=ramp(400, 800))) as scene:
         assert coarse_pass(scene, FakeSegmenter(before=seen.append))[0].shape == (31, 62)

@@ -17,9 +17,10 @@ from skimage.color import rgb2lab
 from skimage.transform import resize
 
 from floodmap.errors import PromptError, VectorError
-from floodmap.grid import Window
-from floodmap.likelihood import _enlarge, _shrink, _to_lab
-from floodmap.prompts import Prompts, likelihood, pick_prompts, read_prompts
+from floodmap.geo.window import Window
+from floodmap.inference.likelihood import _enlarge, _shrink, _to_lab, likelihood
+from floodmap.inference.prompt_files import read_prompts
+from floodmap.models.prompts import Prompts, pick_prompts
 
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 ROTATED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)

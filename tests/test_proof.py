@@ -16,14 +16,15 @@ from conftest import SceneFactory
 from fakes import ConstantSegmenter, FakeSegmenter
 from numpy.typing import NDArray
 
-from floodmap.codes import FAILED
 from floodmap.errors import ModelError
-from floodmap.grid import Window
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
+from floodmap.imagery.tile import Tile
+from floodmap.inference.proof import Failure, Proof
+from floodmap.models.prompts import Prompts
+from floodmap.output.results import FloodMap
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.prompts import Prompts
-from floodmap.proof import Failure, Proof
-from floodmap.results import FloodMap
-from floodmap.scene import Scene, Tile
+from floodmap.strips.codes import FAILED
 
 SMALL = {"tile_size": 64, "overlap": 0, "prompts": "none"}
 SIDE = 64

@@ -14,9 +14,9 @@ from affine import Affine
 from conftest import HANGS
 from rasterio.crs import CRS
 
-from floodmap.cog import write_rasters
-from floodmap.formats import write_layers
-from floodmap.polygons import polygonize
+from floodmap.output.cog import write_rasters
+from floodmap.output.polygons import polygonize
+from floodmap.output.vector_files import write_layers
 
 pytestmark = pytest.mark.slow
 

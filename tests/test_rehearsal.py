@@ -21,10 +21,10 @@ from fakes import FakeSegmenter
 from pyproj import CRS
 
 import floodmap_cli.segment as command
-from floodmap import cog, formats, rehearsal
 from floodmap.errors import OutputError
-from floodmap.evaluation import evaluate
-from floodmap.finishing import Finishing
+from floodmap.evaluation.run import evaluate
+from floodmap.output import cog, rehearsal, vector_files
+from floodmap.output.finishing import Finishing
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run
 
@@ -93,7 +93,7 @@ def test_it_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.M
         written.update(flood=flood, unobserved=unobserved, name=name, kinds=kinds)
         return []
 
-    monkeypatch.setattr(formats, "write_layers", keep)
+    monkeypatch.setattr(vector_files, "write_layers", keep)
     rehearsal.rehearse(finishing(tmp_path, formats=EVERY), tmp_path)
     assert written["name"] == "scene" and written["kinds"] == EVERY
     together = np.array([*written["flood"].total_bounds, *written["unobserved"].total_bounds])
@@ -136,7 +136,7 @@ def test_where_the_other_process_is_gone_it_is_done_here(
 
 
 def test_a_process_that_nobody_asks_ends_with_its_command() -> None:
-    script = "from floodmap.rehearsal import Helper; print(Helper()._process.pid)"
+    script = "from floodmap.output.rehearsal import Helper; print(Helper()._process.pid)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for _ in range(600):
         if not Path(f"/proc/{done.stdout.strip()}").exists():
@@ -199,7 +199,7 @@ def test_areas_with_heights_are_laid_over_scenes_without(make_scene: SceneFactor
     box = shapely.force_3d(shapely.box(NORTH_UP.c, NORTH_UP.f - 5, NORTH_UP.c + 5, NORTH_UP.f), 12.0)
     frame = geopandas.GeoDataFrame({"n": [1]}, geometry=[box], crs=CRS("EPSG:32633+5773"))
     frame.to_file(tmp_path / "area.gpkg", driver="GPKG")
-    from floodmap.vectors import read_vectors
+    from floodmap.geo.vectors import read_vectors
 
     vectors = read_vectors(tmp_path / "area.gpkg")
     assert vectors.crs == CRS(UTM) and not vectors.geometries[0].has_z

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from floodmap import replay
-from floodmap.replay import Replayer
+from floodmap.models.backends import cuda_graphs
+from floodmap.models.backends.cuda_graphs import Replayer
 
 
 class Recording:
@@ -31,7 +31,7 @@ def replayer(monkeypatch: pytest.MonkeyPatch) -> Replayer:
     def record(self: Replayer, function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> Any:
         kept = tuple(None if one is None else one.clone() for one in inputs)
         recording = Recording(function, kept)
-        return replay._Recorded(recording, kept, recording.result)
+        return cuda_graphs._Recorded(recording, kept, recording.result)
 
     monkeypatch.setattr(Replayer, "_record", record)
     made = Replayer(torch.device("cpu"))

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from conftest import HANGS
 from PIL import Image
 
-from floodmap.oracle import PromptKind
-from floodmap.prompts import Prompts
-from floodmap.report import expected_iou, write_html
-from floodmap.scores import Scores
-from floodmap.study import Picture, Study, Trial
-from floodmap.traits import measure_traits
+from floodmap.comparison.difficulty import measure_traits
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.report import expected_iou, write_html
+from floodmap.comparison.study import Picture, Study, Trial
+from floodmap.evaluation.scores import Scores
+from floodmap.models.prompts import Prompts
 from floodmap_cli.main import cli
 
 KINDS = tuple(PromptKind.parse(text) for text in ("auto", "point", "box"))

@@ -8,11 +8,12 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
-from floodmap.corrector import Ground
-from floodmap.encoder import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.errors import ModelError
-from floodmap.kriging import SURE
-from floodmap.sam import Decoder, FloodSam, build_sam, draw_boxes
+from floodmap.models.sam.correction import SURE, Ground
+from floodmap.models.sam.decoder import Decoder
+from floodmap.models.sam.efficientnet import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
+from floodmap.models.sam.flood_sam import FloodSam, draw_boxes
+from floodmap.models.sam.meta_sam import build_sam
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
@@ -165,7 +166,8 @@ def test_a_block_by_strips_is_the_same_block(
     x = torch.randn(2, 16, 70, 32)
     with torch.inference_mode():
         whole = block(x)
-        monkeypatch.setattr("floodmap.encoder.STRIP_BYTES", 2 * 16 * expansion * 32 * 4 * 5)  # five rows
+        five_rows = 2 * 16 * expansion * 32 * 4 * 5
+        monkeypatch.setattr("floodmap.models.sam.efficientnet.STRIP_BYTES", five_rows)
         monkeypatch.setattr(block, "_by_strips", Mock(wraps=block._by_strips))
         torch.testing.assert_close(block(x), whole)
     assert block._by_strips.call_args.args[1] == 5 // stride
@@ -180,8 +182,8 @@ def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest
     together, _ = network(rgb, valid)
     apart = torch.cat([network(rgb[i : i + 1], valid[i : i + 1])[0] for i in range(4)])
     for cells in (1, 3 * 16 * 24):  # each alone; three and one
-        monkeypatch.setattr("floodmap.encoder.STRIP_CELLS", 4 * cells)
-        monkeypatch.setattr("floodmap.sam.STRIP_CELLS", max(16 * 24, cells))
+        monkeypatch.setattr("floodmap.models.sam.efficientnet.STRIP_CELLS", 4 * cells)
+        monkeypatch.setattr("floodmap.models.sam.decoder.STRIP_CELLS", max(16 * 24, cells))
         by_images, _ = network(rgb, valid)
         torch.testing.assert_close(by_images, together, rtol=0, atol=1e-4)
         torch.testing.assert_close(by_images, apart, rtol=0, atol=1e-4)

@@ -22,10 +22,11 @@ from pyproj import Geod, Transformer
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 
-from floodmap import codes
 from floodmap.errors import FloodmapError, MissingCRSError, SceneError
-from floodmap.grid import Window
-from floodmap.scene import Scene, SceneOptions, Tile
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.tile import Tile
+from floodmap.strips import codes
 
 SHARED = Path(__file__).parents[2] / "shared" / "scenes"
 

@@ -13,22 +13,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from floodmap.encoder import EncoderConfig
 from floodmap.errors import ModelError
-from floodmap.grid import Window
-from floodmap.models import ResolvedModel
-from floodmap.prompts import Prompts
-from floodmap.sam import FloodSam, Sam, VitShape, vit_encoder
-from floodmap.scene import Tile
-from floodmap.segmenter import (
-    FloodSegmenter,
-    SamSegmenter,
-    load_segmenter,
-    mask_logits,
-    pick_device,
-    prompt_sets,
-    seen_together,
-)
+from floodmap.geo.window import Window
+from floodmap.imagery.tile import Tile
+from floodmap.models.flood_segmenter import FloodSegmenter, mask_logits, seen_together
+from floodmap.models.loading import load_segmenter, pick_device
+from floodmap.models.prompts import Prompts
+from floodmap.models.registry import ResolvedModel
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.models.sam.meta_sam import Sam
+from floodmap.models.sam.vit import VitShape, vit_encoder
+from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
@@ -100,7 +96,7 @@ def test_what_a_person_pointed_at_and_what_is_large_is_seen_alone(monkeypatch: p
     point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
     mask = Prompts.from_mask(np.zeros((8, 8)))
     prompts = [mask, point, mask, Prompts.none(), mask, mask, mask]
-    monkeypatch.setattr("floodmap.segmenter.SHARED", 4 * 128 * 128)
+    monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 4 * 128 * 128)
     batches = seen_together([small, small, small, small, other, large, large], prompts)
     assert sorted(map(sorted, batches)) == [[0, 2], [1], [3], [4], [5], [6]]
 
@@ -113,7 +109,7 @@ def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
     try:
         segmenter = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", "float32")
         own = segmenter._see
-        monkeypatch.setattr("floodmap.segmenter.SHARED", 0)
+        monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 0)
 
         def see(*args: Any) -> torch.Tensor:
             used.add(torch.get_num_threads())
@@ -124,7 +120,7 @@ def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
         assert used == {2} and torch.get_num_threads() == 4
         segmenter.predict([make_tile((64, 64))], [Prompts.none()])
         assert used == {2, 4}
-        monkeypatch.setattr("floodmap.segmenter.SHARED", 64 * 64 + 1)  # small tiles are not worth sharing
+        monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 64 * 64 + 1)  # small tiles are not worth sharing
         segmenter.predict([make_tile((64, 64))], [Prompts.none()])
         assert used == {1, 2, 4}
         with ThreadPoolExecutor(1) as pool:

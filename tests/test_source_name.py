@@ -15,9 +15,9 @@ from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
 from floodmap.errors import SceneError
-from floodmap.grid import Window
-from floodmap.scene import Scene
-from floodmap.source_name import SourceName
+from floodmap.geo.source_name import SourceName
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
 from floodmap_cli.main import run
 
 

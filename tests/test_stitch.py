@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from floodmap.codes import FAILED, NODATA
-from floodmap.grid import Grid
-from floodmap.stitch import Mosaic
+from floodmap.inference.mosaic import Mosaic
+from floodmap.inference.tiling import Grid
+from floodmap.strips.codes import FAILED, NODATA
 
 grids = st.builds(
     Grid,

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from floodmap.comparison.oracle import PromptKind, add_point, reference_box
+from floodmap.comparison.study import Study, Trial, run_study
 from floodmap.errors import ModelError, PromptError
-from floodmap.frames import FloodRule
-from floodmap.labels import find_labels
-from floodmap.oracle import PromptKind, add_point, reference_box
-from floodmap.prompts import Prompts
-from floodmap.scene import Tile
-from floodmap.study import Study, Trial, run_study
+from floodmap.imagery.tile import Tile
+from floodmap.masks.labels import find_labels
+from floodmap.masks.rules import FloodRule
+from floodmap.models.prompts import Prompts
 
 
 class Shy:

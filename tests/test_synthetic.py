@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from floodmap import synthetic
 from floodmap.errors import FloodmapError
-from floodmap.synthetic import SyntheticScene, write_sample
+from floodmap.synthetic import scene as synthetic
+from floodmap.synthetic.scene import SyntheticScene, write_sample
 
 
 @pytest.fixture(scope="module")

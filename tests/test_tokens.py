@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from floodmap.encoder import EncoderConfig
-from floodmap.modeling import TwoWayAttention
-from floodmap.sam import FloodSam
-from floodmap.tokens import FEW, FEW_ROWS, TokenAttention, TokenLinear
+from floodmap.models.sam.decoder import FEW, FEW_ROWS, TokenAttention, TokenLinear
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.models.sam.modeling import TwoWayAttention
 
 TOKENS, CELLS, BATCH, DIM = 3, 700, 2, 32
 

@@ -13,20 +13,31 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from test_dataset import make_source
 
-import floodmap.train
-from floodmap.batches import Batches
-from floodmap.checkpoint import build
-from floodmap.clicks import cells_of, deepest_points, mistake, overlook, reinterpret, simulate_boxes, simulate_points
-from floodmap.dataset import PairSampler
-from floodmap.encoder import EncoderConfig
-from floodmap.frames import FLOOD
-from floodmap.loss import draw_stretch, flood_loss
-from floodmap.models import resolve
-from floodmap.oracle import add_point
-from floodmap.prompts import Prompts
-from floodmap.sam import SUREST, FloodSam
-from floodmap.segmenter import FloodSegmenter, load_segmenter
-from floodmap.train import Lesson, TrainConfig, schedule, set_training, train
+import floodmap.training.loop
+from floodmap.comparison.oracle import add_point
+from floodmap.masks.rules import FLOOD
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.loading import load_segmenter
+from floodmap.models.prompts import Prompts
+from floodmap.models.registry import resolve
+from floodmap.models.sam.common import SUREST
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.training.checkpoint import build
+from floodmap.training.config import TrainConfig
+from floodmap.training.lesson import Lesson, set_training
+from floodmap.training.loop import schedule, train
+from floodmap.training.loss import draw_stretch, flood_loss
+from floodmap.training.sampling import Batches, PairSampler
+from floodmap.training.simulated_prompts import (
+    cells_of,
+    deepest_points,
+    mistake,
+    overlook,
+    reinterpret,
+    simulate_boxes,
+    simulate_points,
+)
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
@@ -64,14 +75,14 @@ def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp
     train(config, [source], source.samples, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         calls = count()
-        step = floodmap.train.train_step
+        step = floodmap.training.lesson.train_step
 
         def breaking_off(*args: object) -> float:
             if next(calls) == 3:  # after a checkpoint, in the middle of the next
                 raise KeyboardInterrupt
             return step(*args)  # type: ignore[arg-type]
 
-        patch.setattr(floodmap.train, "train_step", breaking_off)
+        patch.setattr(floodmap.training.loop, "train_step", breaking_off)
         with pytest.raises(KeyboardInterrupt):
             train(config, [source], source.samples, tmp_path / "broken")
     train(config, [source], source.samples, tmp_path / "broken")
@@ -109,7 +120,7 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
 def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
-    monkeypatch.setattr(floodmap.train, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
     best = train(replace(CONFIG, steps=9, checkpoint_steps=1, patience=2), [source], source.samples, tmp_path)
     assert best.name == "best.safetensors"
     with safe_open(best, framework="pt") as file:
@@ -215,7 +226,7 @@ def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytes
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
     scores = iter([(0.5, 0.6), (0.5, 0.4), (0.5, 0.5)])
-    monkeypatch.setattr(floodmap.train, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
     config = replace(CONFIG, steps=2, checkpoint_steps=1, patience=5)
     best = train(config, [source], source.samples, tmp_path / "tuned", base)
     before, after = load_file(base), load_file(best)

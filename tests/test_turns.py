@@ -18,10 +18,10 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 from scipy import ndimage
 
-from floodmap.evaluation import evaluate
-from floodmap.prompts import read_prompts
-from floodmap.scene import Scene, SceneOptions
-from floodmap.turns import bounds_of, overlaps, raster_turns, turn_of, turned, unrolled
+from floodmap.evaluation.run import evaluate
+from floodmap.geo.turns import bounds_of, overlaps, raster_turns, turn_of, turned, unrolled
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.inference.prompt_files import read_prompts
 
 STEP, SIDE, NORTH = 0.001, 200, 10.1
 UTM = {180: "EPSG:32660", 174: "EPSG:32659"}

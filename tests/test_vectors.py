@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
 from floodmap.errors import VectorError
-from floodmap.vectors import is_vector, read_vectors
+from floodmap.geo.vectors import is_vector, read_vectors
 
 UTM = "EPSG:32633"
 BOXES = [shapely.box(500_000, 5_000_000, 500_100, 5_000_050), shapely.box(500_200, 5_000_000, 500_300, 5_000_080)]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from floodmap.oracle import PromptKind
-from floodmap.prompts import Prompts
-from floodmap.scores import Scores
-from floodmap.study import Study, Trial
-from floodmap.verdict import difference, differences, failures, summary, table, write_tables
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.statistics import difference, differences, failures, summary, table, write_tables
+from floodmap.comparison.study import Study, Trial
+from floodmap.evaluation.scores import Scores
+from floodmap.models.prompts import Prompts
 
 AUTO, POINT = PromptKind.parse("auto"), PromptKind.parse("point")
 

@@ -7,10 +7,10 @@ import pytest
 from conftest import SceneFactory, picture
 from scipy import ndimage
 
-from floodmap import codes
-from floodmap.grid import Window
-from floodmap.scene import Scene, SceneOptions
-from floodmap.voids import find_voids
+from floodmap.geo.window import Window
+from floodmap.imagery.raster.voids import find_voids
+from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.strips import codes
 
 HW = (200, 300)
 LOWEST = float(np.finfo("float32").min)

@@ -1,0 +1,126 @@
+"""Charts of a comparison as inline SVG, all of one make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.models.calibration import Histogram, by_threshold, reliability
+from floodmap.output.html import FAINT, INK, figure, svg_of
+
+COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
+"""One a model, in order; the first is what the others are held against."""
+Values = NDArray[np.float64]
+
+
+def _label(name: str) -> str:
+    """A name in a legend, where matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
+    """Distributions of scores: a panel a metric, a line a series.
+
+    Args:
+        scores: metric to series (model or prompt) to one score a picture.
+    """
+    edges = np.linspace(0, 1, 21)
+    with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
+        for axis, (metric, series) in zip(axes, scores.items(), strict=True):
+            for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+                counts = np.histogram(values[np.isfinite(values)], edges)[0]
+                axis.stairs(counts, edges, color=colour, fill=True, alpha=0.35)
+                axis.stairs(counts, edges, color=colour, linewidth=1.4, label=_label(name))
+                axis.axvline(np.nanmean(values), color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
+            axis.set(title=metric, xlim=(0, 1), xlabel="score")
+            axis.yaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel("pictures")
+        axes[0].legend(frameon=False, fontsize=8)
+        return svg_of(drawn)
+
+
+def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
+    """Mean scores with their intervals, side by side.
+
+    Args:
+        means: model to metric to mean, low and high end.
+    """
+    metrics = list(next(iter(means.values())))
+    width = 0.8 / len(means)
+    with figure(7.2, 2.7) as (drawn, (axis,)):
+        for number, (colour, (model, scores)) in enumerate(zip(COLOURS, means.items(), strict=False)):
+            at = np.arange(len(metrics)) + (number - (len(means) - 1) / 2) * width
+            mean, low, high = (np.array([scores[metric][i] for metric in metrics]) for i in range(3))
+            axis.bar(at, mean, width * 0.92, color=colour, label=_label(model))
+            axis.errorbar(at, mean, (mean - low, high - mean), fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            for x, y in zip(at, mean, strict=True):
+                axis.text(x, 0.02, f"{y:.2f}", ha="center", va="bottom", fontsize=7.5, color="white")
+        axis.set(xticks=range(len(metrics)), xticklabels=metrics, ylim=(0, 1), ylabel="mean over pictures")
+        axis.grid(axis="x", visible=False)
+        axis.legend(frameon=False, fontsize=8, ncols=len(means), loc="lower left", bbox_to_anchor=(0, 1))
+        return svg_of(drawn)
+
+
+def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
+    """Reliability, precision over recall, and IoU over threshold of pooled pixels."""
+    with figure(8.4, 2.7, 3) as (drawn, axes):
+        axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
+        for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
+            said, flooded, _ = reliability(histogram)
+            axes[0].plot(said, flooded, color=colour, marker="o", markersize=3, linewidth=1.2, label=_label(model))
+            iou, precision, recall = by_threshold(histogram)
+            axes[1].plot(recall, precision, color=colour, linewidth=1.4)
+            axes[2].plot(np.arange(1, 101) / 100, iou, color=colour, linewidth=1.4)
+        axes[0].set(title="Calibration", xlabel="probability said", ylabel="share flooded", xlim=(0, 1), ylim=(0, 1))
+        axes[1].set(title="Precision and recall", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axes[2].set(title="IoU over threshold", xlabel="threshold", ylabel="pooled IoU", xlim=(0, 1), ylim=(0, 1))
+        axes[2].axvline(0.5, color=FAINT, linewidth=1.2)
+        axes[0].legend(frameon=False, fontsize=8)
+        return svg_of(drawn)
+
+
+def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
+    """Scores over what makes pictures hard: a panel a trait.
+
+    Args:
+        traits: name to one figure a picture.
+        scores: model to one IoU a picture.
+    """
+    with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
+        for axis, (trait, values) in zip(axes, traits.items(), strict=True):
+            for colour, (model, ious) in zip(COLOURS, scores.items(), strict=False):
+                axis.scatter(
+                    values, ious, s=12, facecolors="none", edgecolors=colour, linewidths=1.1, label=_label(model)
+                )
+            axis.set(title=trait, ylim=(0, 1.02))
+        axes[0].set_ylabel("IoU")
+        axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+        return svg_of(drawn)
+
+
+def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> str:
+    """Mean IoU of groups of pictures, a bar a model."""
+    width = 0.8 / len(means)
+    with figure(3.9, 2.4) as (drawn, (axis,)):
+        for number, (colour, (model, values)) in enumerate(zip(COLOURS, means.items(), strict=False)):
+            at = np.arange(len(groups)) + (number - (len(means) - 1) / 2) * width
+            axis.bar(at, values, width * 0.92, color=colour, label=_label(model))
+        axis.set(xticks=range(len(groups)), xticklabels=groups, ylim=(0, 1), title=title, ylabel="mean IoU")
+        axis.grid(axis="x", visible=False)
+        return svg_of(drawn)
+
+
+def curves(log: Mapping[str, Values], x: str) -> str:
+    """Training curves: losses on the left, scores on the right."""
+    names = [name for name in log if name != x and np.isfinite(log[name]).any()]
+    sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]
+    with figure(7.2, 2.5, 2) as (drawn, axes):
+        for axis, side, title in zip(axes, sides, ("Loss", "IoU"), strict=True):
+            for colour, name in zip(COLOURS[1:], side, strict=False):
+                axis.plot(log[x], log[name], color=colour, linewidth=1.4, label=name.replace("_", " ").strip())
+            axis.set(title=title, xlabel=x)
+            if side:
+                axis.legend(frameon=False, fontsize=8)
+        return svg_of(drawn)

@@ -1,0 +1,61 @@
+"""What makes a flooded picture hard: figures of the picture and its reference that failures may have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from floodmap.evaluation.counting import boundary
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Figures of one picture; NaN where it has no flood, or nothing but."""
+
+    flood_share: float
+    """Flooded share of the scored pixels, 0 to 1."""
+    largest_share: float
+    """Share of the flood that its largest connected part makes up, 0 to 1: small where flood lies scattered."""
+    irregularity: float
+    """Length of the flood's outline over that of a disc as large (Polsby and Popper 1991, its root's inverse)."""
+    texture: float
+    """How grey values vary within the flood: mean standard deviation of 9 x 9 pixels, 0 to 255."""
+    contrast: float
+    """Distance between the mean colours of flood and dry ground over how colours spread about them (Fisher 1936)."""
+
+
+def measure_traits(rgb: NDArray[np.uint8], reference: Codes) -> Traits:
+    """Measure a picture.
+
+    Args:
+        rgb: (3, h, w).
+        reference: uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
+    """
+    scored = reference != UNOBSERVED
+    flood, dry = reference == FLOOD, scored & (reference != FLOOD)
+    n_flood, n_scored = int(flood.sum()), int(scored.sum())
+    if not n_flood:
+        nan = float("nan")
+        return Traits(flood_share=0.0, largest_share=nan, irregularity=nan, texture=nan, contrast=nan)
+    parts = ndimage.label(flood)[0]
+    grey = rgb.mean(axis=0, dtype=np.float64)
+    spread = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, 9) - ndimage.uniform_filter(grey, 9) ** 2, 0))
+    return Traits(
+        flood_share=n_flood / n_scored,
+        largest_share=float(np.bincount(parts[flood]).max() / n_flood),
+        irregularity=float(boundary(flood, scored).sum() / (2 * np.sqrt(np.pi * n_flood))),
+        texture=float(spread[flood].mean()),
+        contrast=_contrast(rgb[:, flood].astype(np.float64), rgb[:, dry].astype(np.float64)),
+    )
+
+
+def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    if not one.size or not other.size:
+        return float("nan")
+    within = (one.var(axis=1) * one.shape[1] + other.var(axis=1) * other.shape[1]) / (one.shape[1] + other.shape[1])
+    apart = (one.mean(axis=1) - other.mean(axis=1)) ** 2
+    return float(np.sqrt((apart / np.maximum(within, 1.0)).mean()))

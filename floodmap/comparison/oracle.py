@@ -1,0 +1,104 @@
+"""Prompts taken from the reference, as by a person who knows the answer; scores made with them are oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from floodmap.errors import PromptError
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.models.prompts import Prompts
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptKind:
+    """How a model is prompted in a comparison."""
+
+    source: Literal["auto", "none", "points", "box"]
+    """`auto` and `none` as in `floodmap segment`; the others come from the reference."""
+    count: int = 0
+    """Points, placed one after another."""
+
+    @classmethod
+    def parse(cls, text: str) -> PromptKind:
+        """Read `auto`, `none`, `point`, `box` or `points:8`.
+
+        Raises:
+            PromptError: it is none of these.
+        """
+        kind, _, number = text.strip().lower().partition(":")
+        if kind in ("auto", "none", "box") and not number:
+            return cls(kind)  # type: ignore[arg-type]
+        if kind == "point" and not number:
+            return cls("points", 1)
+        if kind == "points" and number.isdigit() and 1 <= int(number) <= MOST_POINTS:
+            return cls("points", int(number))
+        raise PromptError(
+            f"{text!r} is no kind of prompt; choose from auto, none, point, box, points:N (N up to {MOST_POINTS})"
+        )
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the reference is used, so that a score says what is possible, not what to expect."""
+        return self.source in ("points", "box")
+
+    def __str__(self) -> str:
+        if self.source != "points":
+            return self.source
+        return "point" if self.count == 1 else f"points:{self.count}"
+
+
+MOST_POINTS = 64
+
+
+def reference_box(reference: Codes) -> Prompts:
+    """The box around all flood of a reference; no prompt where it has none.
+
+    Args:
+        reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
+    """
+    rows, cols = (np.flatnonzero((reference == FLOOD).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return Prompts.none()
+    return Prompts(boxes_xyxy=np.array([[cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]], np.float32))
+
+
+def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Prompts:
+    """One more point where the largest error is deepest, as in training SAM (arXiv:2304.02643, appendix A).
+
+    Args:
+        prompts: what was given so far.
+        predicted: bool (height, width), what was made of it; None before the first prediction: then it lies in the
+            deepest flood.
+        reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
+
+    Returns:
+        The prompts with one point more; the same where nothing is wrong.
+    """
+    flood, scored = reference == FLOOD, reference != UNOBSERVED
+    guess = np.zeros_like(flood) if predicted is None else predicted
+    missed, false = _largest(flood & ~guess), _largest((scored & ~flood) & guess)
+    wrong, label = (missed, 1) if missed.sum() >= false.sum() else (false, 0)
+    if not wrong.any():
+        return prompts
+    depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
+    row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+    return Prompts(
+        points_xy=np.append(prompts.points_xy, [[col + 0.5, row + 0.5]], axis=0).astype(np.float32),
+        labels=np.append(prompts.labels, label),
+        boxes_xyxy=prompts.boxes_xyxy,
+    )
+
+
+def _largest(region: Bools) -> Bools:
+    """Its largest connected part."""
+    parts, count = ndimage.label(region)
+    if count <= 1:
+        return region
+    return np.asarray(parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()))

@@ -1,0 +1,369 @@
+"""A study as one HTML file that opens offline: nothing in it is fetched from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from floodmap.comparison import charts
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.statistics import FAILURE_IOU, Difference, difference, evaluation_of, failures
+from floodmap.comparison.study import Picture, Study, Trial
+from floodmap.evaluation.scores import Ratio
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.models.calibration import calibration_error, cross_fitted_error
+from floodmap.models.prompts import Prompts
+from floodmap.output.html import Image8, jpeg, write_page
+from floodmap.strips.codes import THRESHOLD
+from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+
+THUMBNAIL_SIDE = 300
+"""Longest side of a picture in the report: 300 pictures must stay below 10 MB, so few are shown, and small."""
+SHEET, CHOSEN, WORST = 12, 5, 4
+"""How many pictures are shown, beside their references, and of each model."""
+METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
+LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
+TRAITS = {
+    "flood_share": "share of water", "largest_share": "largest part of it", "irregularity": "irregularity of shape",
+    "texture": "texture of the water", "contrast": "contrast with land",
+}  # fmt: skip
+HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
+REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
+
+
+def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[str, Any] | None = None) -> Path:
+    """Write the report.
+
+    Args:
+        study: at least one model and one picture.
+        path: the file.
+        title: what the report is called.
+        footer: where the figures come from: versions, data, command.
+        log: training curves, column name to values, where a model has them.
+    """
+    write_page(path, "comparison.html", **_context(study, title, footer, log))
+    return path
+
+
+def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) -> dict[str, Any]:
+    automatic = [kind for kind in study.kinds if not kind.is_oracle] or list(study.kinds[:1])
+    oracle = [kind for kind in study.kinds if kind.is_oracle]
+    main = automatic[0]
+    pair = (study.models[0], study.models[1]) if len(study.models) > 1 else None
+    last = study.models[-1] if pair is None else pair[1]
+    change = difference(study, *pair, main, "iou") if pair else None
+    worst = sorted(study.of(study.models[0], main), key=lambda trial: trial.scores.iou)[:WORST]
+    return {
+        "title": title,
+        "subtitle": f"{len(study.pictures)} pictures, {_listed(study.models)}; prompts: {_listed(study.kinds)}",
+        "verdict": _verdict(study, main, change),
+        "pair": pair,
+        "cards": [
+            _card(study, model, main, colour) for model, colour in zip(study.models, charts.COLOURS, strict=False)
+        ],
+        "automatic": [_block(study, kind, pair) for kind in automatic],
+        "spreads": _spreads(study, automatic),
+        "sheet": _sheet(study),
+        "chosen_prompts": str(main),
+        "chosen": [_row(study, trial.name, main) for trial in _spread_out(study.of(last, main), CHOSEN)],
+        "worst": [_row(study, trial.name, main) for trial in worst],
+        "worst_text": _worst_text(study, main, pair),
+        "traits": _traits_table(study, main),
+        "scatter": charts.scatter(_traits(study), {model: _ious(study, model, main) for model in study.models}),
+        "groups": _groups(study, main),
+        "calibration": charts.calibration({model: _pooled(study, model, main) for model in study.models}),
+        "calibration_text": _calibration_text(study, main),
+        "oracle": _oracle(study, oracle) if oracle else None,
+        "curves": charts.curves(log, "minutes" if "minutes" in log else "epoch") if log else "",
+        "curves_text": f"How {last} was trained.",
+        "footer": footer,
+    }
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names))
+
+
+def _ious(study: Study, model: str, kind: PromptKind) -> NDArray[np.float64]:
+    return np.array([trial.scores.iou for trial in study.of(model, kind)])
+
+
+def _pooled(study: Study, model: str, kind: PromptKind) -> NDArray[np.int64]:
+    return np.asarray(np.sum([trial.histogram for trial in study.of(model, kind)], axis=0))
+
+
+def _verdict(study: Study, kind: PromptKind, change: Difference | None) -> str:
+    if change is None:
+        mean = np.nanmean(_ious(study, study.models[0], kind))
+        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."
+    first, second = escape(change.first), escape(change.second)
+    told = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
+    if not change.is_real:
+        return f"<b>{second}</b> and <b>{first}</b> do not differ beyond chance: {change.mean:+.3f} IoU {told}."
+    word = "better" if change.mean > 0 else "worse"
+    return (
+        f"<b>{second}</b> is {word} than <b>{first}</b> by {abs(change.mean):.3f} IoU {told}: "
+        f"higher on {change.better} pictures, lower on {change.worse}."
+    )
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _card(study: Study, model: str, kind: PromptKind, colour: str) -> dict[str, str]:
+    scored, failed = evaluation_of(study, model, kind), len(failures(study.of(model, kind)))
+    return {
+        "model": model, "colour": colour, "prompts": str(kind), "iou": _number(scored.mean("iou")),
+        "interval": _interval(scored.interval("iou")),
+        "failures": f"{failed} of {len(scored.scenes)} under {FAILURE_IOU:.2f}",
+    }  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None or not np.isfinite(value) else f"{value:.3f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "n/a" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _scored_row(study: Study, model: str, kind: PromptKind) -> dict[str, Any]:
+    scored = evaluation_of(study, model, kind)
+    cells = [{"mean": _number(scored.mean(name)), "interval": _interval(scored.interval(name))} for name in METRICS]
+    return {
+        "model": model, "prompts": str(kind), "cells": cells, "failures": len(failures(study.of(model, kind)))
+    }  # fmt: skip
+
+
+def _block(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> dict[str, Any]:
+    means = {}
+    for model in study.models:
+        scored = evaluation_of(study, model, kind)
+        means[model] = {
+            LABELS[name]: (mean, *(scored.interval(name) or (mean, mean)))
+            for name in METRICS
+            if (mean := scored.mean(name)) is not None
+        }
+    block: dict[str, Any] = {
+        "prompts": str(kind), "bars": charts.bars(means), "metrics": [LABELS[name] for name in METRICS],
+        "rows": [_scored_row(study, model, kind) for model in study.models],
+    }  # fmt: skip
+    if pair:
+        one, other = (means[model] for model in pair)
+        block["change"] = [f"{other[name][0] / one[name][0] - 1:+.1%}" if one[name][0] else "n/a" for name in one]
+        before, after = ({t.name for t in failures(study.of(model, kind))} for model in pair)
+        block["removed"] = f"{len(before - after)} of {len(before)} removed" if before else ""
+        change = difference(study, *pair, kind, "iou")
+        block["test"] = (
+            f"IoU, {pair[1]} minus {pair[0]}, picture by picture: {change.mean:+.3f} "
+            f"({change.low:+.3f} to {change.high:+.3f}), Wilcoxon p {_p(change.p_value)}."
+        )
+    return block
+
+
+def _spreads(study: Study, kinds: Sequence[PromptKind]) -> list[str]:
+    def scores(trials: Sequence[Trial]) -> dict[str, NDArray[np.float64]]:
+        return {LABELS[name]: np.array([getattr(trial.scores, name) for trial in trials]) for name in METRICS}
+
+    series = {model: scores(study.of(model, kinds[0])) for model in study.models}
+    if len(study.models) == 1:
+        series = {f"{study.models[0]}, {kind}": scores(study.of(study.models[0], kind)) for kind in kinds}
+    return [charts.histograms({LABELS[m]: {name: own[LABELS[m]] for name, own in series.items()} for m in METRICS})]
+
+
+def _spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """Some trials, evenly over the order of their scores, the best first."""
+    ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    return [ordered[i] for i in places]
+
+
+def _sheet(study: Study) -> list[dict[str, str]]:
+    places = np.unique(np.linspace(0, len(study.pictures) - 1, min(SHEET, len(study.pictures))).round().astype(int))
+    shown = []
+    for picture in (study.pictures[i] for i in places):
+        mask = np.where(picture.reference == FLOOD, 255, np.where(picture.reference == UNOBSERVED, 110, 25))
+        both = np.concatenate([_rgb(picture), np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2)], axis=1)
+        share = picture.traits.flood_share
+        shown.append({"image": jpeg(both, 2 * THUMBNAIL_SIDE), "caption": f"{picture.name}, {share:.0%} water"})
+    return shown
+
+
+def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
+    """One picture, its reference, and what every model made of it."""
+    picture = next(one for one in study.pictures if one.name == name)
+    shown = [
+        {"image": jpeg(_rgb(picture), THUMBNAIL_SIDE), "caption": name},
+        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
+    ]
+    for model in study.models:
+        trial = next(trial for trial in study.of(model, kind) if trial.name == name)
+        caption = f"{model}: IoU {trial.scores.iou:.2f}, Dice {trial.scores.dice:.2f}"
+        shown.append({"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": caption})
+    return shown
+
+
+def _rgb(picture: Picture) -> Image8:
+    return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
+
+
+def _predicted(trial: Trial) -> NDArray[np.bool_]:
+    return (trial.preview >= THRESHOLD) & (trial.preview < UNOBSERVED_CODE)
+
+
+def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
+    tinted = rgb.astype(np.float32)
+    tinted[where] = tinted[where] * (1 - strength) + np.array(colour, np.float32) * strength
+    return tinted.astype(np.uint8)
+
+
+def _with_reference(picture: Picture) -> Image8:
+    return _tinted(_rgb(picture), picture.reference == FLOOD, REFERENCE, 0.5)
+
+
+def _differing(picture: Picture, trial: Trial) -> Image8:
+    predicted, flood = _predicted(trial), picture.reference == FLOOD
+    scored = (picture.reference != UNOBSERVED) & (trial.preview < UNOBSERVED_CODE)
+    image = _tinted(_rgb(picture), predicted & flood & scored, HIT)
+    image = _tinted(image, predicted & ~flood & scored, FALSE, 0.7)
+    return _tinted(image, ~predicted & flood & scored, MISSED, 0.7)
+
+
+def _worst_text(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> str:
+    first = study.models[0]
+    before = {trial.name for trial in failures(study.of(first, kind))}
+    told = f"{first} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
+    if pair and before:
+        after = {trial.name for trial in failures(study.of(pair[1], kind))}
+        told += f"; {pair[1]} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
+        told += f" and adds {len(after - before)}" if after - before else " and adds none"
+    return told + ". Below are its worst."
+
+
+def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
+    return {label: np.array([getattr(p.traits, name) for p in study.pictures]) for name, label in TRAITS.items()}
+
+
+def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
+    """Means of what pictures are like, of the failures and of the others; the worst quarter where nothing failed."""
+    ious = _ious(study, study.models[0], kind)
+    if len(ious) < 4:
+        return None
+    failed = ious < FAILURE_IOU
+    name = f"under {FAILURE_IOU:.2f}"
+    if failed.sum() < 2:
+        failed, name = ious <= np.quantile(ious, 0.25), "worst quarter"
+    rows = []
+    for label, values in _traits(study).items():
+        correlation = _rank_correlation(values, ious)
+        cells = [f"{_mean(values[failed]):.2f}", f"{_mean(values[~failed]):.2f}", f"{correlation:+.2f}"]
+        rows.append({"name": label, "cells": cells})
+    columns = [f"{name} ({failed.sum()})", f"the others ({(~failed).sum()})", "rank correlation with IoU"]
+    return {"columns": columns, "rows": rows}
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of what is known; NaN where nothing is, as of the others where every picture failed."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    from scipy.stats import spearmanr
+
+    known = np.isfinite(one) & np.isfinite(other)
+    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+        return float("nan")
+    return float(spearmanr(one[known], other[known]).statistic)
+
+
+def _groups(study: Study, kind: PromptKind) -> list[str]:
+    """Mean IoU by share of water, and by how large its largest part is in the picture."""
+    shares = np.array([picture.traits.flood_share for picture in study.pictures])
+    parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
+    shown = []
+    for values, title in ((shares, "By share of water"), (parts, "By size of the largest water")):
+        edges = np.array([0, 0.1, 0.25, 0.5, 1.0])
+        group = np.clip(np.searchsorted(edges, values, "left") - 1, 0, 3)
+        names = [f"{low:.0%} to {high:.0%}\n({(group == i).sum()})" for i, (low, high) in enumerate(pairwise(edges))]
+        means = {}
+        for model in study.models:
+            ious = _ious(study, model, kind)
+            means[model] = np.array([ious[group == i].mean() if (group == i).any() else np.nan for i in range(4)])
+        shown.append(charts.grouped(names, means, title))
+    return shown
+
+
+def _calibration_text(study: Study, kind: PromptKind) -> str:
+    told = []
+    for model in study.models:
+        own = [trial.histogram for trial in study.of(model, kind)]
+        told.append(
+            f"{model}: expected calibration error {calibration_error(np.sum(own, axis=0)):.3f}, "
+            f"{cross_fitted_error(own):.3f} once recalibrated on other pictures"
+        )
+    return "; ".join(told) + ". On the diagonal, of the pixels given 70 per cent 70 in 100 are flooded."
+
+
+def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
+    rows = [_scored_row(study, model, kind) for kind in kinds for model in study.models]
+    series = {
+        f"{model}, {kind}" if len(study.models) > 1 else str(kind): study.of(model, kind)
+        for kind in kinds
+        for model in study.models
+    }
+    spreads = charts.histograms({
+        LABELS[metric]: {_: np.array([getattr(t.scores, metric) for t in trials]) for _, trials in series.items()}
+        for metric in METRICS
+    })  # fmt: skip
+    panels = []
+    for kind in kinds:
+        panel = [_prompted_row(study, trial) for trial in _spread_out(study.of(study.models[-1], kind), 3)]
+        what = "a box around all flood" if kind.source == "box" else f"{kind.count} point{'s' * (kind.count > 1)}"
+        text = (
+            f"{study.models[-1]} with {what}. Then the difference: grey found, red false, green missed; "
+            "“expects” is the IoU that the model's own probabilities promise."
+        )
+        panels.append({"title": f"Prompted with {kind}", "text": text, "rows": panel})
+    return {"rows": rows, "spreads": [spreads], "panels": panels}
+
+
+def _prompted_row(study: Study, trial: Trial) -> list[dict[str, str]]:
+    picture = next(one for one in study.pictures if one.name == trial.name)
+    scale = picture.rgb.shape[2] / picture.shape_hw[1]
+    overlay = _tinted(_rgb(picture), _predicted(trial), PREDICTION, 0.45)
+    return [
+        {"image": jpeg(_marked(_rgb(picture), trial.given, scale), THUMBNAIL_SIDE), "caption": trial.name},
+        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
+        {"image": jpeg(overlay, THUMBNAIL_SIDE), "caption": f"expects {expected_iou(trial.preview):.2f}"},
+        {"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": f"IoU {trial.scores.iou:.2f}"},
+    ]
+
+
+def expected_iou(codes: Codes) -> float:
+    """IoU that probabilities promise if they are right: expected hits over the expected union; 1 where none is said."""
+    probability = codes[codes < UNOBSERVED_CODE] / 100
+    flood = probability >= THRESHOLD / 100
+    union = flood.sum() + probability[~flood].sum()
+    return float(probability[flood].sum() / union) if flood.any() else 1.0
+
+
+def _marked(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
+    """Points as discs (blue on flood, orange on dry ground) and boxes as frames."""
+    image = Image.fromarray(rgb)
+    draw = ImageDraw.Draw(image)
+    for box in prompts.boxes_xyxy * scale:
+        draw.rectangle([float(v) for v in box], outline=(255, 221, 51), width=3)
+    for (x, y), label in zip((prompts.points_xy * scale).tolist(), prompts.labels, strict=True):
+        draw.ellipse(
+            (x - 6, y - 6, x + 6, y + 6), fill=(22, 104, 168) if label else (230, 120, 30), outline="white", width=2
+        )
+    return np.asarray(image)

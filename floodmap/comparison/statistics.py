@@ -1,0 +1,150 @@
+"""What a study says: scores of every model and kind of prompt with intervals, and whether differences are real."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from floodmap._runtime.files import write_whole
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.study import Study, Trial
+from floodmap.evaluation.scores import COUNTS, RATIOS, Ratio, number
+from floodmap.evaluation.summary import RESAMPLES, Evaluation
+from floodmap.masks.audit import Finding
+from floodmap.models.calibration import calibration_error, cross_fitted_error
+
+FAILURE_IOU = 0.4
+"""A picture scored below this is a failure, as in the study that floodmap reproduces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One model against another, prompted alike, picture by picture."""
+
+    first: str
+    second: str
+    prompts: str
+    metric: Ratio
+    mean: float
+    """Second minus first."""
+    low: float
+    high: float
+    """95 % interval: percentile bootstrap over pictures."""
+    p_value: float
+    """Wilcoxon's signed-rank test (1945), two-sided; 1 where no picture differs."""
+    better: int
+    worse: int
+    """Pictures on which the second scores higher, and lower."""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether interval and test both say that the difference is more than chance."""
+        return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
+
+
+def evaluation_of(study: Study, model: str, kind: PromptKind, seed: int = 0) -> Evaluation:
+    """Scores of one model and kind of prompt, with their mean, pool and intervals."""
+    return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=seed)
+
+
+def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[Difference]:
+    """Every pair of models under every kind of prompt."""
+    for kind in study.kinds:
+        for first, second in combinations(study.models, 2):
+            yield difference(study, first, second, kind, metric, seed)
+
+
+def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
+    """How one model's scores differ from another's."""
+    one, other = (np.array([getattr(t.scores, metric) for t in study.of(m, kind)]) for m in (first, second))
+    change = (other - one)[np.isfinite(other - one)]
+    if not len(change):
+        change = np.zeros(1)
+    means = np.random.default_rng(seed).choice(change, (RESAMPLES, len(change))).mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Difference(
+        first=first, second=second, prompts=str(kind), metric=metric, mean=float(change.mean()), low=float(low),
+        high=float(high), p_value=float(wilcoxon(change).pvalue) if change.any() else 1.0,
+        better=int((change > 0).sum()), worse=int((change < 0).sum()),
+    )  # fmt: skip
+
+
+def failures(trials: list[Trial]) -> list[Trial]:
+    """Those below `FAILURE_IOU`, the worst first."""
+    return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
+
+
+def summary(study: Study, seed: int = 0, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """The study as JSON types: a block a model and kind of prompt, differences of models, what is wrong with labels."""
+    blocks = []
+    for model in study.models:
+        for kind in study.kinds:
+            trials = study.of(model, kind)
+            told = evaluation_of(study, model, kind, seed).to_json()
+            histograms = [trial.histogram for trial in trials]
+            blocks.append({
+                "model": model, "prompts": str(kind), "oracle": kind.is_oracle, "pictures": len(trials),
+                "mean": told["mean"], "pooled": told["pooled"],
+                "failures": [t.name for t in failures(trials)],
+                "calibration_error": number(calibration_error(np.sum(histograms, axis=0))),
+                "calibration_error_cross_fitted": number(cross_fitted_error(histograms, seed=seed)),
+                "seconds": round(sum(trial.seconds for trial in trials), 2),
+            })  # fmt: skip
+    return {
+        "models": list(study.models), "prompts": [str(kind) for kind in study.kinds],
+        "results": blocks, "differences": [_jsonable(asdict(one)) for one in differences(study, seed=seed)],
+        "pictures": [{"name": p.name, **_jsonable(asdict(p.traits))} for p in study.pictures],
+        "findings": [asdict(finding) for finding in findings],
+    }  # fmt: skip
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def write_tables(study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = ()) -> tuple[Path, Path]:
+    """Write `scores.csv`, a row a picture, model and kind of prompt, and `summary.json`, each whole or not at all."""
+    scores, told = folder / "scores.csv", folder / "summary.json"
+    columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
+    lines = StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(columns)
+    for trial in study.trials:
+        about = (trial.name, trial.model, str(trial.prompts), int(trial.prompts.is_oracle))
+        values = [getattr(trial.scores, name) for name in columns[4:-1]]
+        writer.writerow([*about, *values, round(trial.seconds, 3)])
+    write_whole(scores, lines.getvalue())
+    write_whole(told, json.dumps(summary(study, seed, findings), indent=1, ensure_ascii=False) + "\n")
+    return scores, told
+
+
+def table(study: Study) -> str:
+    """Mean scores as text, automatic prompts first, oracle ones apart."""
+    lines = [
+        f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}"
+    ]
+    for oracle in (False, True):
+        kinds = [kind for kind in study.kinds if kind.is_oracle == oracle]
+        if kinds and oracle:
+            lines.append("oracle: prompts taken from the reference")
+        for kind in kinds:
+            for model in study.models:
+                scored = evaluation_of(study, model, kind)
+                low, high = scored.interval("iou") or (np.nan, np.nan)
+                means = [scored.mean(metric) for metric in ("iou", "dice", "precision", "recall")]
+                iou, *others = (np.nan if mean is None else mean for mean in means)
+                failed = len(failures(study.of(model, kind)))
+                rest = " ".join(f"{value:>6.3f}" for value in others)
+                lines.append(
+                    f"{model:<20} {kind!s:<10} {iou:>6.3f} {f'{low:.3f} to {high:.3f}':>15} {rest} {failed:>5}"
+                )
+    return "\n".join(lines)

@@ -1,0 +1,220 @@
+"""Models compared on labelled pictures: every model, with every kind of prompt, on every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.comparison.difficulty import Traits, measure_traits
+from floodmap.comparison.oracle import PromptKind, add_point, reference_box
+from floodmap.evaluation.counting import compare, spacing
+from floodmap.evaluation.scores import COUNTS, Scores
+from floodmap.geo.crs import is_placed
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
+from floodmap.inference.loop import segment_whole
+from floodmap.inference.prompting import Prompter, far_view, joined, make_prompter
+from floodmap.inference.proof import Proof
+from floodmap.inference.tiling import Grid
+from floodmap.masks.audit import Finding
+from floodmap.masks.labels import Labelled, read_label
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, FloodRule, Frame
+from floodmap.masks.swaps import shrunk, swapped_masks
+from floodmap.models.prompts import Prompts
+from floodmap.models.protocol import Segmenter
+from floodmap.strips.codes import THRESHOLD
+from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+
+PREVIEW_SIDE = 480
+"""Longest side of what is kept of a picture to be looked at, in pixels."""
+TILE_SIZE, OVERLAP = 1024, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """One model, prompted one way, on one picture."""
+
+    name: str
+    """Of the picture."""
+    model: str
+    prompts: PromptKind
+    given: Prompts
+    """The points and boxes, in pixels of the picture; empty for automatic prompts."""
+    scores: Scores
+    histogram: NDArray[np.int64]
+    """(101, 2): scored pixels by probability in per cent, dry and flooded in the reference."""
+    preview: Codes
+    """What the model made of the picture, shrunk to at most `PREVIEW_SIDE`, as in `floodmap.strips.codes`."""
+    seconds: float
+    """What it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """What a labelled picture shows, for people to look at and failures to be explained with."""
+
+    name: str
+    rgb: NDArray[np.uint8]
+    """(3, h, w), shrunk to at most `PREVIEW_SIDE`."""
+    reference: Codes
+    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED."""
+    shape_hw: tuple[int, int]
+    """The picture's own size."""
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Study:
+    """All pictures and all trials."""
+
+    pictures: tuple[Picture, ...]
+    trials: tuple[Trial, ...]
+    models: tuple[str, ...]
+    kinds: tuple[PromptKind, ...]
+
+    def of(self, model: str, kind: PromptKind) -> list[Trial]:
+        """The trials of one model and one kind of prompt, in the order of the pictures."""
+        return [trial for trial in self.trials if trial.model == model and trial.prompts == kind]
+
+
+def run_study(
+    labelled: Sequence[Labelled],
+    models: Sequence[Segmenter],
+    kinds: Sequence[PromptKind],
+    *,
+    rule: FloodRule,
+    clock: Callable[[], float],
+    report: Callable[[Trial], None] = lambda _: None,
+) -> Study:
+    """Run every model with every kind of prompt on every picture.
+
+    Args:
+        labelled: pictures with their masks.
+        models: loaded, of different names.
+        kinds: how each is prompted.
+        rule: what is flood in the masks.
+        clock: seconds; `time.monotonic`.
+        report: called after every trial.
+
+    Raises:
+        ModelError: a model works on none of its first windows, which are of the first pictures.
+    """
+    found: list[Trial] = []
+    pictures = []
+    proofs = [Proof() for _ in models]
+    for one in labelled:
+        with Scene.open(one.image) as scene:
+            reference, frame = read_label(one, scene, rule)
+            pictures.append(look_at(one.name, scene, reference))
+            for trial in trials(one, scene, models, kinds, proofs, reference=reference, frame=frame, clock=clock):
+                report(trial)
+                found.append(trial)
+    for proof in proofs:
+        proof.end()
+    return Study(
+        pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds)
+    )
+
+
+def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
+    """A picture shrunk, with its reference."""
+    rgb = scene.preview(PREVIEW_SIDE).rgb
+    small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))
+    return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_traits(rgb, small))
+
+
+def trials(
+    one: Labelled,
+    scene: Scene,
+    models: Sequence[Segmenter],
+    kinds: Sequence[PromptKind],
+    proofs: Sequence[Proof],
+    *,
+    reference: Codes,
+    frame: Frame,
+    clock: Callable[[], float],
+) -> Iterator[Trial]:
+    """Every model with every kind of prompt on one picture."""
+    preview_hw = scene.preview_shape(PREVIEW_SIDE)
+    for model, proof in zip(models, proofs, strict=True):
+        grid = Grid(
+            height=scene.height, width=scene.width, tile_size=TILE_SIZE, overlap=OVERLAP, multiple=model.multiple
+        )
+        for kind in kinds:
+            started = clock()
+            codes, given = _segment(scene, grid, model, kind, reference, proof)
+            yield Trial(
+                name=one.name, model=model.name, prompts=kind, given=given, seconds=clock() - started,
+                scores=_scores(one, codes, reference, frame), histogram=_histogram(codes, reference),
+                preview=shrunk(codes, preview_hw),
+            )  # fmt: skip
+
+
+def _segment(
+    scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
+) -> tuple[Codes, Prompts]:
+    """Codes of the picture, and what was prompted."""
+
+    def run(prompter: Prompter) -> Codes:
+        return segment_whole(scene, grid, model, prompter, proof=proof)
+
+    if kind.source in ("auto", "none"):
+        return run(make_prompter(scene, model, kind.source)), Prompts.none()
+    far = far_view(scene, model)
+    if kind.source == "box":
+        given = reference_box(reference)
+        return run(joined(given, far)), given
+    given = add_point(Prompts.none(), None, reference)
+    codes = run(joined(given, far))
+    for _ in range(kind.count - 1):
+        given = add_point(given, flooded(codes), reference)
+        codes = run(joined(given, far))
+    return codes, given
+
+
+def flooded(codes: Codes) -> NDArray[np.bool_]:
+    """Where codes of `floodmap.strips.codes` say flood."""
+    return (codes >= THRESHOLD) & (codes < UNOBSERVED_CODE)
+
+
+def _scores(one: Labelled, codes: Codes, reference: Codes, frame: Frame) -> Scores:
+    predicted = np.where(codes >= UNOBSERVED_CODE, UNOBSERVED, codes >= THRESHOLD).astype(np.uint8)
+
+    def part(whole: Codes) -> Callable[[Window], Codes]:
+        return lambda w: whole[w.row_off : w.row_end, w.col_off : w.col_end]
+
+    tolerance = 3 * float(np.sqrt(np.prod(spacing(frame))))
+    counts = compare(part(predicted), part(reference), frame, tolerance=tolerance)
+    placed = is_placed(frame.crs)
+    return Scores(
+        name=one.name, unobserved=counts.unobserved, tolerance=tolerance, tolerance_unit="m" if placed else "px",
+        predicted_ha=counts.predicted_m2 / 1e4 if placed else None,
+        reference_ha=counts.reference_m2 / 1e4 if placed else None, reference=str(one.label),
+        **{name: getattr(counts, name) for name in COUNTS},
+    )  # fmt: skip
+
+
+def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
+    scored = (codes < UNOBSERVED_CODE) & (reference != UNOBSERVED)
+    both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
+    return np.bincount(both, minlength=202).reshape(101, 2)
+
+
+def swapped_in(study: Study) -> list[Finding]:
+    """What the best of a study's trials without help from the reference say; nothing where there are none."""
+    kinds = [kind for kind in study.kinds if not kind.is_oracle]
+    if not kinds or not study.pictures:
+        return []
+    tried = [study.of(model, kind) for model in study.models for kind in kinds]
+    best = max(tried, key=lambda trials: float(np.nansum([trial.scores.iou for trial in trials])))
+    predicted = [flooded(trial.preview).astype(np.uint8) for trial in best]
+    pictures = study.pictures
+    return list(
+        swapped_masks(
+            [one.name for one in pictures], predicted, [one.reference for one in pictures],
+            [one.shape_hw for one in pictures],
+        )
+    )  # fmt: skip

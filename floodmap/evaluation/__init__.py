@@ -1,0 +1,1 @@
+"""How well a flood map agrees with a reference."""

@@ -1,0 +1,193 @@
+"""Two masks on one frame, counted window by window: memory does not grow with the scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from floodmap.errors import EvaluationError
+from floodmap.geo.areas import cell_areas_m2
+from floodmap.geo.crs import is_placed
+from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.geo.window import Window
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, Frame, Reader
+
+Bools = NDArray[np.bool_]
+
+_BLOCK = 2048
+"""Side of the windows, in pixels."""
+_CELL = 64
+"""Side of the cells whose pixels count as equally large, in pixels."""
+_WIDEST = 2000
+"""Largest tolerance in pixels: the margin that is read around each window."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What adds up over the windows of a scene; the names are those of `Scores`."""
+
+    tp: int = 0
+    """Pixels flooded in both."""
+    fp: int = 0
+    """Pixels flooded in the prediction alone."""
+    fn: int = 0
+    """Pixels flooded in the reference alone."""
+    tn: int = 0
+    """Pixels dry in both."""
+    unobserved: int = 0
+    """Pixels that one of them did not observe."""
+    predicted_boundary: int = 0
+    """Boundary pixels of the prediction."""
+    predicted_boundary_matched: int = 0
+    """Those near the reference's boundary."""
+    reference_boundary: int = 0
+    """Boundary pixels of the reference."""
+    reference_boundary_matched: int = 0
+    """Those near the prediction's boundary."""
+    predicted_m2: float = 0.0
+    """Predicted flood; 0 where the frame is not placed on the Earth."""
+    reference_m2: float = 0.0
+    """The reference's flood."""
+    prediction_observed: int = 0
+    """Pixels the prediction observed."""
+    reference_observed: int = 0
+    """Pixels the reference observed."""
+
+    def add(self, other: Counts) -> None:
+        """Add another window's counts."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+def spacing(frame: Frame) -> tuple[float, float]:
+    """Metres between rows and between columns at the frame's centre; 1, 1 (pixels) where it is not on the Earth."""
+    if not is_placed(frame.crs):
+        return 1.0, 1.0
+    across_down = ground_sample_distance(frame.crs, frame.transform, width=frame.width, height=frame.height)
+    if across_down is None:
+        raise EvaluationError(f"coordinates of the compared grid do not exist in {frame.crs}; is that the right CRS?")
+    return across_down[1], across_down[0]
+
+
+def compare(prediction: Reader, reference: Reader, frame: Frame, *, tolerance: float, block: int = _BLOCK) -> Counts:
+    """Count a prediction against a reference, exactly as if both were held whole.
+
+    Args:
+        prediction: reads codes of the frame's windows.
+        reference: likewise.
+        frame: the pixels to compare.
+        tolerance: distance in metres (pixels where the frame is not on the Earth) at which boundaries agree.
+        block: side of the windows, in pixels.
+
+    Raises:
+        EvaluationError: the tolerance is negative or spans too many pixels.
+    """
+    steps = spacing(frame)
+    if not 0 <= tolerance <= _WIDEST * min(steps):
+        raise EvaluationError(
+            f"a boundary tolerance of {tolerance:g} is {tolerance / min(steps):.0f} pixels; "
+            f"give one from 0 to {_WIDEST} pixels"
+        )
+    margins = [int(np.ceil(tolerance / step)) for step in steps]
+    total = Counts()
+    for window in frame.blocks(block):
+        # A boundary pixel's neighbours lie one pixel further out than the farthest pixel it can match.
+        outer = frame.padded(window, margins[0] + 2, margins[1] + 2)
+        predicted, referenced = prediction(outer), reference(outer)
+        inner = (
+            slice(window.row_off - outer.row_off, window.row_end - outer.row_off),
+            slice(window.col_off - outer.col_off, window.col_end - outer.col_off),
+        )
+        total.add(_count(predicted[inner], referenced[inner]))
+        _add_areas(total, predicted[inner], referenced[inner], frame, window)
+        _add_boundaries(total, predicted, referenced, inner, steps, tolerance)
+    return total
+
+
+def _count(predicted: Codes, referenced: Codes) -> Counts:
+    seen_p, seen_r = predicted != UNOBSERVED, referenced != UNOBSERVED
+    seen = seen_p & seen_r
+    flood_p, flood_r = seen & (predicted == FLOOD), seen & (referenced == FLOOD)
+    observed, p, r, both = (int(np.count_nonzero(part)) for part in (seen, flood_p, flood_r, flood_p & flood_r))
+    return Counts(
+        tp=both,
+        fp=p - both,
+        fn=r - both,
+        tn=observed - p - r + both,
+        unobserved=seen.size - observed,
+        prediction_observed=int(np.count_nonzero(seen_p)),
+        reference_observed=int(np.count_nonzero(seen_r)),
+    )
+
+
+def _add_areas(total: Counts, predicted: Codes, referenced: Codes, frame: Frame, window: Window) -> None:
+    if not is_placed(frame.crs):
+        return
+    rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
+    row_edges = np.append(rows, window.height) + float(window.row_off)
+    col_edges = np.append(cols, window.width) + float(window.col_off)
+    pixels = np.outer(np.diff(row_edges), np.diff(col_edges))
+    pixel_m2 = cell_areas_m2(frame.crs, frame.transform, row_edges, col_edges) / pixels
+    seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
+
+    def area(codes: Codes) -> float:
+        flood = seen & (codes == FLOOD)
+        across = np.add.reduceat(flood, cols, axis=1, dtype=np.int64)
+        return float((np.add.reduceat(across, rows, axis=0) * pixel_m2).sum())
+
+    total.predicted_m2 += area(predicted)
+    total.reference_m2 += area(referenced)
+
+
+def _add_boundaries(
+    total: Counts,
+    predicted: Codes,
+    referenced: Codes,
+    inner: tuple[slice, slice],
+    steps: tuple[float, float],
+    tolerance: float,
+) -> None:
+    seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
+    ours, theirs = boundary(seen & (predicted == FLOOD), seen), boundary(seen & (referenced == FLOOD), seen)
+    total.predicted_boundary += int(np.count_nonzero(ours[inner]))
+    total.reference_boundary += int(np.count_nonzero(theirs[inner]))
+    total.predicted_boundary_matched += _near(ours, theirs, inner, steps, tolerance)
+    total.reference_boundary_matched += _near(theirs, ours, inner, steps, tolerance)
+
+
+def boundary(flood: Bools, seen: Bools) -> Bools:
+    """Flooded pixels with a dry pixel left, right, above or below.
+
+    Where flood meets unobserved ground or the edge of the scene nobody knows of a boundary, so there is none.
+
+    Args:
+        flood: bool (height, width), flooded and observed.
+        seen: bool (height, width), observed.
+    """
+    dry = seen & ~flood
+    beside = np.zeros_like(dry)
+    beside[1:] |= dry[:-1]
+    beside[:-1] |= dry[1:]
+    beside[:, 1:] |= dry[:, :-1]
+    beside[:, :-1] |= dry[:, 1:]
+    return flood & beside
+
+
+def _near(of: Bools, to: Bools, inner: tuple[slice, slice], steps: tuple[float, float], tolerance: float) -> int:
+    """Number of pixels of one boundary, in the inner window, within the tolerance of the other."""
+    here = np.zeros_like(of)
+    here[inner] = of[inner]
+    # Pixels on both boundaries need no search. A tree costs by the length of the outlines, where a distance transform
+    # would cost by the area.
+    matched = int(np.count_nonzero(here & to))
+    here &= ~to
+    if tolerance == 0 or not here.any() or not to.any():
+        return matched
+    tree = cKDTree(np.argwhere(to) * steps)
+    # Its bound is exclusive, and 3 pixels of 0.1 m are 0.30000000000000004 m away.
+    reach = tolerance * (1 + 1e-6)
+    distances, _ = tree.query(np.argwhere(here) * steps, distance_upper_bound=reach)
+    return matched + int(np.count_nonzero(np.isfinite(distances)))

@@ -1,0 +1,124 @@
+"""Where a prediction and its reference disagree, as polygons to look at."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.errors import EvaluationError, OutputError
+from floodmap.geo.names import writable
+from floodmap.geo.window import Window
+from floodmap.masks.rules import DRY, FLOOD, Frame, Reader
+from floodmap.output import vector_files
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+LAYER = "errors"
+"""Name of the layer."""
+
+_PARTIAL = "0.gpkg"
+_STRIP = 512
+"""Rows read at a time."""
+_KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
+"""Kind of a disagreement: what the prediction says, what the reference says."""
+
+
+def disagreement(prediction: Reader, reference: Reader, frame: Frame, *, scene: str) -> GeoDataFrame:
+    """Outline the pixels that are flooded on one side alone; only the polygons are held.
+
+    Args:
+        prediction: reads codes of the frame's windows.
+        reference: likewise.
+        frame: the pixels to compare.
+        scene: its name, for the column `scene`.
+
+    Returns:
+        A polygon a row, in the frame's CRS (pixels where there is none): kind (false_positive, false_negative),
+        scene, area_m2 (geodesic; null without a CRS).
+    """
+    import geopandas
+    import pandas as pd
+
+    from floodmap.output.polygons import polygonize
+
+    parts = []
+    for kind in _KINDS:
+        strips = _strips(prediction, reference, frame, kind)
+        polygons = polygonize(
+            strips, transform=frame.transform, crs=frame.crs, threshold=50, model=None, source=scene, confidence=False
+        ).flood
+        columns = {"kind": kind, "scene": scene, "area_m2": polygons["area_m2"]}
+        parts.append(geopandas.GeoDataFrame(columns, geometry=polygons.geometry, crs=polygons.crs))
+    return geopandas.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=parts[0].crs)
+
+
+def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: datetime, overwrite: bool) -> None:
+    """Write the disagreements of all scenes as one styled layer of a GeoPackage: too much red, too little green.
+
+    It is in the scenes' CRS where they share one, else in EPSG:4326.
+
+    Args:
+        layers: of each scene.
+        path: the file, `.gpkg`.
+        date: stands in the file for the time of writing, so that equal input gives equal bytes.
+        overwrite: replace the file where it exists.
+
+    Raises:
+        EvaluationError: some scenes have a CRS and some have none.
+        OutputError: the file is not called .gpkg, exists, or cannot be written.
+    """
+    import geopandas
+    import pandas as pd
+    import pyogrio
+
+    check_target(path, overwrite=overwrite)
+    systems = [layer.crs for layer in layers]
+    if None in systems and any(system is not None for system in systems):
+        raise EvaluationError(f"{path} cannot hold scenes with a CRS and scenes without; evaluate them separately")
+    if any(system != systems[0] for system in systems):
+        layers = [layer.to_crs("EPSG:4326") for layer in layers]
+    # An empty part would turn the types of the columns to those of nothing.
+    filled = [layer for layer in layers if len(layer)] or list(layers[:1])
+    every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder:
+            with vector_files.quiet_gdal(date), writable(Path(folder)) as plain:
+                # Newer versions make QGIS 3.22 warn.
+                pyogrio.write_dataframe(
+                    every, plain / _PARTIAL, driver="GPKG", layer=LAYER, geometry_type="Polygon",
+                    dataset_options={"VERSION": "1.2"},
+                )  # fmt: skip
+                vector_files.embed_styles(plain / _PARTIAL, (LAYER,), date)
+            Path(folder, _PARTIAL).replace(path)
+    # pyogrio raises errors of many kinds.
+    except Exception as error:
+        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before the work is done.
+
+    Raises:
+        OutputError: it is not called .gpkg, its folder is missing, or it exists and `overwrite` is not set.
+    """
+    if path.suffix.lower() != ".gpkg":
+        raise OutputError(f"{path}: the errors are written as a GeoPackage; give a name that ends in .gpkg")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: its folder does not exist")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; choose another name or overwrite it")
+
+
+def _strips(prediction: Reader, reference: Reader, frame: Frame, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    predicted, referenced = _KINDS[kind]
+    for row in range(0, frame.height, _STRIP):
+        strip = Window(row, 0, min(_STRIP, frame.height - row), frame.width)
+        wrong = (prediction(strip) == predicted) & (reference(strip) == referenced)
+        yield row, np.where(wrong, 100, 0).astype(np.uint8)

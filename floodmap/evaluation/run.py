@@ -1,0 +1,236 @@
+"""How well predicted flood agrees with a reference: files or folders in, scores out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from floodmap.errors import EvaluationError, FloodmapError
+from floodmap.evaluation.counting import Counts, compare, spacing
+from floodmap.evaluation.errors_layer import check_target, disagreement, write_disagreement
+from floodmap.evaluation.scores import COUNTS, Scores
+from floodmap.evaluation.summary import Evaluation
+from floodmap.geo.crs import is_placed
+from floodmap.geo.gdal import gdal_env
+from floodmap.geo.vectors import PARQUET, is_vector
+from floodmap.masks.meanings import settle
+from floodmap.masks.pairing import RASTERS, Pair, Pairs, pair_files
+from floodmap.masks.raster import RasterMask, is_imagery
+from floodmap.masks.rules import FloodRule, Frame, Ignore, Reader
+from floodmap.masks.vector import PolygonMask, polygon_frame
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+__all__ = ["Evaluation", "Scores", "evaluate"]
+
+_log = logging.getLogger(__name__)
+
+_CACHE_BYTES = 128 * 2**20
+"""GDAL's block cache; its default is a share of the machine's memory."""
+
+
+def evaluate(
+    prediction: Path | str,
+    reference: Path | str,
+    *,
+    flood_value: float | str | Iterable[float] | None = None,
+    reference_value: float | str | Iterable[float] | None = None,
+    threshold: float | None = None,
+    ignore_values: Ignore = None,
+    tolerance_m: float | None = None,
+    resolution_m: float | None = None,
+    errors: Path | str | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> Evaluation:
+    """Score predicted flood against a reference, over the ground that both observed.
+
+    Either side is a raster of one band or a polygon file, in any CRS and on any grid, or a folder of them; folders are
+    paired by name (`x_mask.tif` with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg` ...). Pixels are those of the
+    prediction where it is a raster, else those of the reference; the other side is brought onto them by nearest
+    neighbour. Nodata, masked and transparent pixels, 255 beside 0 and 1, ground outside a raster and a layer
+    `unobserved` are left out; outside polygons it is dry. A raster without CRS is compared pixel by pixel with one of
+    the same size.
+
+    Args:
+        prediction: a file or a folder.
+        reference: a file or a folder.
+        flood_value: what is flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons.
+            None: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon.
+        reference_value: the same for the reference.
+        threshold: the prediction is a raster of probabilities, flooded from this share (0.01 to 1) up; of a folder
+            `x_probability.tif` is then taken. Where one holds per cent the threshold is scaled, and a warning says so.
+        ignore_values: values of rasters that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly
+            anybody means as dry: below 0, 255 in uint8, 1e20. "none": nodata alone. What has a meaning in the
+            prediction keeps it there: 0, what is flood, and 0 to 100 where there is a threshold.
+        tolerance_m: distance in metres within which boundaries agree, in pixels where there is no CRS.
+            None: three pixels of the scene.
+        resolution_m: pixel size where both sides are polygons, in metres (units of the files without CRS). None: 1.
+        errors: GeoPackage to write the false positives and false negatives to, styled.
+        overwrite: replace that file.
+        seed: seed of the bootstrap.
+
+    Raises:
+        EvaluationError: nothing pairs, a side is no mask, what is flood is ambiguous, or nothing overlaps. Of several
+            pairs those that fail are listed in `refused` instead, unless all do.
+        MissingCRSError: one side has a CRS and the other has none, nor the same size.
+        VectorError: polygons cannot be read.
+        OutputError: the errors cannot be written.
+    """
+    rules = (
+        _of_prediction(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
+        FloodRule.parse(reference_value, ignore=ignore_values),
+    )
+    if resolution_m is not None and not 0 < resolution_m < np.inf:
+        raise EvaluationError(f"a resolution of {resolution_m:g} m is no pixel size; give one above 0")
+    if errors is not None:
+        check_target(Path(errors), overwrite=overwrite)
+    with gdal_env(cache_bytes=_CACHE_BYTES):
+        pairs = pair_files(
+            Path(prediction), Path(reference), is_imagery=is_imagery, probabilities=threshold is not None
+        )
+        files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
+        if rules[1].ignored and all(map(_holds_polygons, files)):
+            raise EvaluationError("both sides hold polygons; values to ignore are those of rasters")
+        settled = (
+            _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
+            _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),
+        )
+        wrong: list[GeoDataFrame] = []
+        keep = None if errors is None else wrong.append
+        score = partial(_score, rules=settled, tolerance_m=tolerance_m, resolution_m=resolution_m or 1.0, keep=keep)
+        scenes, refused = _score_all(pairs, score)
+        _warn_of_absent(scenes, rules)
+        if errors is not None:
+            newest = max(pair.prediction.stat().st_mtime for pair in pairs.pairs)
+            date = datetime.fromtimestamp(newest, tz=UTC)
+            write_disagreement(wrong, Path(errors), date=date, overwrite=overwrite)
+    return Evaluation(
+        scenes=tuple(scenes),
+        unpaired_predictions=tuple(map(str, pairs.unpaired_predictions)),
+        unpaired_references=tuple(map(str, pairs.unpaired_references)),
+        refused=tuple(refused),
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """What is flood in the files of one side."""
+
+    raster: FloodRule
+    polygons: FloodRule
+
+    def on(self, mask: RasterMask | PolygonMask, frame: Frame) -> Reader:
+        return mask.on(frame, self.raster if isinstance(mask, RasterMask) else self.polygons)
+
+
+def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
+    """A prediction's rule with what is ignored but for what has a meaning there: 0 is dry, whatever a reference has."""
+
+    classes = (0.0, *(rule.values or (1.0, 255.0)))
+    ignored = tuple(
+        value
+        for value in ignoring.ignored
+        if (value not in classes if rule.threshold is None else not 0 <= value <= 100)
+    )
+    return replace(rule, ignored=ignored, careful=ignoring.careful)
+
+
+def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
+    rasters = [path for path in paths if not _holds_polygons(path)]
+    return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
+
+
+def _holds_polygons(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in PARQUET or (suffix not in RASTERS and is_vector(path))
+
+
+def _open(path: Path) -> RasterMask | PolygonMask:
+    return PolygonMask(path) if _holds_polygons(path) else RasterMask(path)
+
+
+def _score_all(pairs: Pairs, score: Callable[[Pair], Scores]) -> tuple[list[Scores], list[str]]:
+    """Score every pair; one bad file does not cost the others their scores, but it is named."""
+    scenes, refused = [], []
+    for pair in pairs.pairs:
+        try:
+            scenes.append(score(pair))
+        except FloodmapError as error:
+            if len(pairs.pairs) == 1:
+                raise
+            refused.append(f"{pair.name}: {error}")
+    if not scenes:
+        raise EvaluationError(f"none of the {len(pairs.pairs)} pairs can be compared; the first, {refused[0]}")
+    return scenes, refused
+
+
+def _score(
+    pair: Pair,
+    *,
+    rules: tuple[_Rules, _Rules],
+    tolerance_m: float | None,
+    resolution_m: float,
+    keep: Callable[[GeoDataFrame], None] | None,
+) -> Scores:
+    with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
+        if isinstance(predicted, RasterMask):
+            frame = predicted.frame
+        elif isinstance(referenced, RasterMask):
+            frame = referenced.frame
+        else:
+            frame = polygon_frame(predicted, referenced, resolution_m)
+        if isinstance(predicted, RasterMask):
+            predicted.tell_scale(rules[0].raster)
+        readers = rules[0].on(predicted, frame), rules[1].on(referenced, frame)
+        tolerance = 3 * float(np.sqrt(np.prod(spacing(frame)))) if tolerance_m is None else tolerance_m
+        counts = compare(*readers, frame, tolerance=tolerance)
+        _require_observed(counts, pair)
+        if keep is not None:
+            keep(disagreement(*readers, frame, scene=pair.name))
+    return _scores(counts, pair, tolerance, is_placed(frame.crs))
+
+
+def _scores(counts: Counts, pair: Pair, tolerance: float, placed: bool) -> Scores:
+    hectares: dict[str, Any] = {}
+    if placed:
+        hectares = {"predicted_ha": counts.predicted_m2 / 1e4, "reference_ha": counts.reference_m2 / 1e4}
+    return Scores(
+        name=pair.name,
+        unobserved=counts.unobserved,
+        tolerance=tolerance,
+        tolerance_unit="m" if placed else "px",
+        prediction=str(pair.prediction),
+        reference=str(pair.reference),
+        **{name: getattr(counts, name) for name in COUNTS},
+        **hectares,
+    )
+
+
+def _require_observed(counts: Counts, pair: Pair) -> None:
+    if not counts.prediction_observed:
+        raise EvaluationError(f"{pair.prediction} is unobserved throughout, so there is nothing to score")
+    if not counts.reference_observed:
+        raise EvaluationError(f"{pair.reference} has no observed pixel on the prediction's ground to score it against")
+    if counts.unobserved and not counts.tp + counts.fp + counts.fn + counts.tn:
+        raise EvaluationError(f"{pair.prediction} and {pair.reference} share no observed pixel")
+
+
+def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:
+    sides = (
+        (rules[0], "prediction", "--flood-value", sum(scene.tp + scene.fp for scene in scenes)),
+        (rules[1], "reference", "--reference-value", sum(scene.tp + scene.fn for scene in scenes)),
+    )
+    for rule, side, option, flood in sides:
+        if not flood and (rule.values or rule.attribute):
+            _log.warning("no %s has any flood by what %s says; is it the right value?", side, option)

@@ -1,0 +1,177 @@
+"""Scores of many scenes: their mean, their pool, the intervals of both, and how they are shown."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from floodmap.errors import OutputError
+from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
+
+RESAMPLES = 5000
+"""Bootstrap resamples behind an interval: its ends then vary by about 1/100 of its width from seed to seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores of one or many scenes, their mean and their pool, and what could not be scored."""
+
+    scenes: tuple[Scores, ...]
+    """One per scored scene, sorted by name."""
+    unpaired_predictions: tuple[str, ...] = ()
+    """Prediction files with no reference of their name."""
+    unpaired_references: tuple[str, ...] = ()
+    """Reference files with no prediction of their name."""
+    refused: tuple[str, ...] = ()
+    """One line for each pair that could not be compared: which, and why. They are in no score."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+    @property
+    def pooled(self) -> Scores:
+        """All scenes as one: counts and hectares are summed, so large scenes weigh more than small ones."""
+        sums: dict[str, Any] = {name: sum(getattr(s, name) for s in self.scenes) for name in (*COUNTS, "unobserved")}
+        for name in ("predicted_ha", "reference_ha"):
+            areas = [getattr(scene, name) for scene in self.scenes]
+            sums[name] = None if None in areas else sum(areas)
+        units = {scene.tolerance_unit for scene in self.scenes}
+        tolerances = {scene.tolerance for scene in self.scenes}
+        sums["tolerance"] = tolerances.pop() if len(tolerances) == len(units) == 1 else None
+        return Scores(name="pooled", tolerance_unit="m" if units == {"m"} else "px", **sums)
+
+    def mean(self, metric: Metric | Literal["observed_share"]) -> float | None:
+        """A score's mean over scenes, each weighing the same; None where a scene has no CRS and hence no area."""
+        values = [getattr(scene, metric) for scene in self.scenes]
+        return None if not values or None in values else float(np.mean(values))
+
+    def interval(
+        self, metric: Metric, *, pooled: bool = False, rng: np.random.Generator | None = None
+    ) -> tuple[float, float] | None:
+        """95 % interval of the mean (or of the pooled score): the percentile bootstrap (Efron 1979) over scenes.
+
+        It says how far the figure would move with other scenes of the same kind; of how good the references are it
+        knows nothing.
+
+        Args:
+            metric: which score.
+            pooled: of the pooled score instead of the mean.
+            rng: source of the resamples; one seeded with `seed` where it is None, so that intervals repeat.
+
+        Returns:
+            Lower and upper end; None for fewer than two scenes, and where a scene has no area.
+        """
+        count = len(self.scenes)
+        if count < 2 or self.mean(metric) is None:
+            return None
+        rng = np.random.default_rng(self.seed) if rng is None else rng
+        # Row i says how often resample i drew each scene, which is all that sums and means need.
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+        resampled: Floats
+        if pooled and metric != "area_error_ha":
+            resampled = ratio(metric, draws @ np.stack([scene.counts for scene in self.scenes]))
+        else:
+            resampled = draws @ np.array([getattr(scene, metric) for scene in self.scenes])
+            resampled = resampled if pooled else resampled / count
+        low, high = np.percentile(resampled, (2.5, 97.5))
+        return float(low), float(high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON types: scenes, mean and pooled (each a value and its interval), and what is missing."""
+        summary = {"mean": self._summary(pooled=False), "pooled": self._summary(pooled=True)}
+        unpaired = {"predictions": list(self.unpaired_predictions), "references": list(self.unpaired_references)}
+        return {
+            "scenes_count": len(self.scenes),
+            "scenes": [scene.to_json() for scene in self.scenes],
+            **summary,
+            "unpaired": unpaired,
+            "refused": list(self.refused),
+            "bootstrap": {"resamples": RESAMPLES, "seed": self.seed},
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Flat rows for a table: one per scene, then the mean and the pool with the ends of their intervals."""
+        rows = [{"kind": "scene", **scene.to_json()} for scene in self.scenes]
+        for kind, summary in (("mean", self._summary(pooled=False)), ("pooled", self._summary(pooled=True))):
+            row: dict[str, Any] = {"kind": kind, "name": f"{kind} of {len(self.scenes)}"}
+            row["observed_share"] = summary["observed_share"]
+            for metric in METRICS:
+                low, high = summary[metric]["interval_95"] or (None, None)
+                row |= {metric: summary[metric]["value"], f"{metric}_low": low, f"{metric}_high": high}
+            rows.append(row)
+        return rows
+
+    def _summary(self, *, pooled: bool) -> dict[str, Any]:
+        pool = self.pooled
+        summary: dict[str, Any] = {}
+        for metric in METRICS:
+            value = number(getattr(pool, metric)) if pooled else self.mean(metric)
+            interval = self.interval(metric, pooled=pooled)
+            summary[metric] = {"value": value, "interval_95": None if interval is None else list(interval)}
+        return summary | {"observed_share": pool.observed_share if pooled else self.mean("observed_share")}
+
+    def write_csv(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write `rows` to a CSV file, UTF-8 with one header line; what is undefined is empty.
+
+        Raises:
+            OutputError: the file exists and `overwrite` is not set, or it cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; choose another name or overwrite it")
+        rows = self.rows()
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+                writer.writeheader()
+                writer.writerows(rows)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def table(self) -> str:
+        """The scores as lines of text, columns aligned; ends of intervals stand below the figure they belong to."""
+        rows = self.rows() if len(self.scenes) > 1 else self.rows()[:1]
+        lines = [["scene", *_COLUMNS.values()]]
+        for row in rows:
+            lines.append([row["name"], *(_shown(column, row[column]) for column in _COLUMNS)])
+            if row["kind"] != "scene":
+                lines.append(["  95 %", *(_shown_interval(column, row) for column in _COLUMNS)])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        text = []
+        for name, *cells in lines:
+            right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+            text.append("  ".join([name.ljust(widths[0]), *right]).rstrip())
+        return "\n".join(text)
+
+
+_COLUMNS = {
+    "observed_share": "observed",
+    "iou": "IoU",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "boundary_f1": "boundary F1",
+    "area_error_ha": "area error ha",
+}
+
+
+def _shown(column: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if column == "observed_share":
+        # Rounded down: 100.0 % is said only of scenes without a single unobserved pixel.
+        return f"{np.floor(value * 1000) / 10:.1f} %"
+    return f"{value:+.3f}" if column == "area_error_ha" else f"{value:.3f}"
+
+
+def _shown_interval(column: str, row: dict[str, Any]) -> str:
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    return "" if low is None or high is None else f"{_shown(column, low)} to {_shown(column, high)}"

@@ -1,0 +1,1 @@
+"""Places on the ground: grids, windows, CRS, areas; GDAL and vector files."""

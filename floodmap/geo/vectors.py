@@ -1,0 +1,207 @@
+"""Vector files as arrays: geometries in a wanted CRS and their attribute columns, without geopandas."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+
+from floodmap.errors import VectorError
+from floodmap.geo.crs import horizontal
+from floodmap.geo.names import readable
+from floodmap.geo.turns import unrolled
+
+SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
+"""Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
+
+PARQUET = (".parquet", ".geoparquet")
+LOG = logging.getLogger(__name__)
+
+_AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+_SEGMENTS = 256
+"""Edges are cut to this fraction of the layer's extent before reprojecting: the sagitta of a curved edge falls with the
+square of its length, so 256 makes metres of a 100 km edge's bow into a thousandth of a pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Features of one layer."""
+
+    geometries: NDArray[np.object_]
+    """Shapely geometries (n,), 2-D, valid, none empty."""
+    attributes: dict[str, NDArray[Any]]
+    """Columns (n,) by field name."""
+    crs: CRS | None
+    """CRS of the geometries, x before y; None where the file has none."""
+
+    def __len__(self) -> int:
+        return len(self.geometries)
+
+
+def is_vector(path: Path | str) -> bool:
+    """Whether a file is vector data rather than imagery: by its suffix where that is plain, else by opening it."""
+    if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
+        return True
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        with readable(path) as name:
+            return any(kind is not None for _, kind in pyogrio.list_layers(name))
+    except (DataSourceError, DataLayerError, VectorError):
+        return False
+
+
+def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
+    """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or whatever else OGR reads).
+
+    Features without geometry are left out, and invalid polygons are repaired. Before a change of CRS long edges are
+    densified, so that what is straight in the file's CRS stays where it is.
+
+    Args:
+        path: the file, a .gdb folder, or a name that only GDAL knows (`/vsizip/...`, `https://...`).
+        crs: the CRS wanted: anything pyproj takes, a rasterio CRS too. None keeps the file's coordinates and CRS.
+        layer: name of the layer; by default the first one that has geometries.
+        polygons: refuse points and lines, and keep only the areal part of what a repair left.
+
+    Raises:
+        VectorError: the file is missing, unreadable, empty, without a CRS where one is wanted, of another geometry
+            type, lacks the layer, or its coordinates do not exist in the CRS wanted.
+    """
+    if Path(path).suffix.lower() in PARQUET:
+        geometries, attributes, source_crs = read_parquet(Path(path))
+    else:
+        with readable(path) as name:
+            geometries, attributes, source_crs = _read_layer(path, name, _pick_layer(path, name, layer))
+    present = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    geometries, attributes = geometries[present], {name: column[present] for name, column in attributes.items()}
+    if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
+        found = sorted({geometry.geom_type for geometry in geometries} - {"Polygon", "MultiPolygon"})
+        raise VectorError(f"{path} holds {', '.join(found)}; polygons are needed")
+    geometries = reprojected(_repair(geometries), source_crs, crs, path)
+    areal = ~shapely.is_empty(geometries)
+    geometries, attributes = geometries[areal], {name: column[areal] for name, column in attributes.items()}
+    if not len(geometries):
+        raise VectorError(f"{path} has no features with a geometry{f' in layer {layer}' if layer else ''}")
+    return Vectors(geometries=geometries, attributes=attributes, crs=source_crs if crs is None else _as_crs(crs))
+
+
+def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
+    """The layer to read of a file that pyogrio opens under a name."""
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    try:
+        layers = {str(layer): kind for layer, kind in pyogrio.list_layers(name)}
+    except DataSourceError as error:
+        raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
+    # Attribute tables, the layer_styles of QGIS among them, are layers without a geometry type.
+    names = [name for name, kind in layers.items() if kind is not None]
+    if not names:
+        raise VectorError(f"{path} has no layer with geometries")
+    if wanted is not None and wanted not in names:
+        raise VectorError(f"{path} has no layer {wanted!r}; it has {', '.join(names)}")
+    if wanted is None and len(names) > 1:
+        LOG.warning("%s has the layers %s; the first alone is used", path, ", ".join(names))
+    return names[0] if wanted is None else wanted
+
+
+def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
+    """Geometries, 2-D, columns and CRS of a GeoParquet file; through geopandas, for GDAL in wheels cannot read it.
+
+    Raises:
+        VectorError: it is missing, or none.
+    """
+    import geopandas
+    from pyarrow import ArrowInvalid
+
+    try:
+        with path.open("rb") as stream:
+            frame = geopandas.read_parquet(stream)
+    except (ValueError, ArrowInvalid, OSError) as error:
+        raise VectorError(f"{path} cannot be read as GeoParquet: {_line(error)}") from error
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
+    own = None if frame.crs is None else horizontal(frame.crs)
+    return np.asarray(frame.geometry.force_2d(), dtype=object), columns, own
+
+
+def _read_layer(
+    path: Path | str, name: str, layer: str
+) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
+    from pyogrio import raw
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+
+    try:
+        meta, _, wkb, columns = raw.read(name, layer=layer, force_2d=True)
+        geometries = np.asarray(shapely.from_wkb(wkb), dtype=object)
+    except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, shapely.GEOSException) as error:
+        raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
+    attributes = dict(zip((str(field) for field in meta["fields"]), columns, strict=True))
+    return geometries, attributes, horizontal(_as_crs(meta["crs"])) if meta["crs"] else None
+
+
+def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Make polygons valid and keep their areal part, which may be empty (a polygon collapsed to a line)."""
+    areal = np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL])
+    broken = areal & ~shapely.is_valid(geometries)
+    if not broken.any():
+        return geometries
+    repaired = geometries.copy()
+    repaired[broken] = [_areal_part(geometry) for geometry in shapely.make_valid(geometries[broken])]
+    return repaired
+
+
+def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
+    parts = shapely.get_parts(geometry)
+    while (shapely.get_type_id(parts) > int(shapely.GeometryType.POLYGON)).any():
+        parts = shapely.get_parts(parts)
+    return shapely.union_all(parts[shapely.get_type_id(parts) == int(shapely.GeometryType.POLYGON)])
+
+
+def reprojected(
+    geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path | str
+) -> NDArray[np.object_]:
+    """Geometries in a wanted CRS (None: as they are), edges cut first so that what is straight stays where it is.
+
+    Raises:
+        VectorError: they have no CRS, or do not exist in the one that is wanted.
+    """
+    if wanted is None or not len(geometries):
+        return geometries
+    target = _as_crs(wanted)
+    if source is None:
+        raise VectorError(f"{path} has no CRS; assign one with: ogr2ogr -a_srs EPSG:CODE OUT {Path(path).name}")
+    if source.equals(target, ignore_axis_order=True):
+        return geometries
+    west, south, east, north = shapely.total_bounds(geometries)
+    step = max(east - west, north - south) / _SEGMENTS
+    dense = shapely.segmentize(geometries, step) if step > 0 else geometries
+    try:
+        transformer = Transformer.from_crs(source, target, always_xy=True)
+        moved = shapely.transform(dense, transformer.transform, interleaved=False)
+    except ProjError as error:
+        raise VectorError(f"{path} cannot be brought to {target.name}: {_line(error)}") from error
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise VectorError(
+            f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
+        )
+    # Transforming can tangle a ring that was valid, by a rounding error where two edges nearly touch.
+    return _repair(unrolled(moved, target))
+
+
+def _as_crs(value: Any) -> CRS:
+    try:
+        return CRS.from_user_input(value)
+    except CRSError as error:
+        raise VectorError(f"{value!r} is not a CRS: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

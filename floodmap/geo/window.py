@@ -1,0 +1,38 @@
+"""Window: a rectangle of a raster's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """A rectangle of pixels, in the scene's working grid."""
+
+    row_off: int
+    col_off: int
+    height: int
+    width: int
+
+    @property
+    def row_end(self) -> int:
+        """First row below the window."""
+        return self.row_off + self.height
+
+    @property
+    def col_end(self) -> int:
+        """First column right of the window."""
+        return self.col_off + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the window in a (height, width) array of the whole scene."""
+        return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
+
+    def within(self, other: Window) -> Window:
+        """The same rectangle in the pixels of another window."""
+        return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
+
+    def part(self, inner: Window) -> Window:
+        """The rectangle of the scene that `inner` is in this window's pixels."""
+        return Window(self.row_off + inner.row_off, self.col_off + inner.col_off, inner.height, inner.width)

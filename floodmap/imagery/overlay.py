@@ -1,0 +1,196 @@
+"""The user's mask and area of interest: which pixels of a window they cover. Rasters or polygons, in any CRS."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window as GdalWindow
+
+from floodmap.errors import MissingCRSError, SceneError
+from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.geogrid import how_to_place
+from floodmap.geo.names import has_gdal_name, is_there
+from floodmap.geo.source_name import SourceName
+from floodmap.geo.turns import WARPING, overlaps, raster_turns, span_x, turned
+from floodmap.geo.vectors import is_vector, read_vectors
+from floodmap.geo.window import Window
+from floodmap.imagery.raster.anatomy import anatomy
+from floodmap.imagery.raster.voids import HUGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The grid of a scene, for something else to be laid over it."""
+
+    path: object
+    """The scene's name, for messages."""
+    crs: CRS | None
+    """CRS of the scene."""
+    transform: Affine
+    """Working pixel to CRS."""
+    height: int
+    """Rows of the working grid."""
+    width: int
+    """Columns of the working grid."""
+    source_shape_hw: tuple[int, int]
+    """Rows and columns of the file."""
+
+
+class Overlay(Protocol):
+    """Ground of another file, laid over a scene."""
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of a window of the working grid are covered, sampled at their centres, as (height, width)."""
+
+    def meets_scene(self) -> bool:
+        """Whether it lies over the scene at all."""
+
+
+def open_overlay(path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
+    """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
+
+    A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
+
+    Args:
+        path: of the polygons or the raster.
+        frame: the scene's grid.
+        stack: closes what is opened.
+        voids_cover: values below 0 and of more than any class (-9999, 1e20), which nobody declared as nodata, cover.
+
+    Raises:
+        MissingCRSError: the scene or the raster has no CRS, and their sizes differ.
+        SceneError, VectorError: the file cannot be read.
+    """
+    if is_vector(path):
+        if frame.crs is None:
+            raise MissingCRSError(
+                f"{frame.path} has no CRS, so {path} cannot be laid over it; {how_to_place(frame.transform)}"
+            )
+        return _Polygons(path, frame)
+    if not is_there(path):
+        raise SceneError(f"{path}: no such file")
+    return _Raster(path, frame, stack, voids_cover=voids_cover)
+
+
+class _Polygons:
+    """Polygons, kept in pixels of the working grid."""
+
+    def __init__(self, path: Path | str, frame: Frame) -> None:
+        polygons = read_vectors(path, crs=frame.crs, polygons=True).geometries
+        polygons = turned(polygons, frame.crs, span_x(frame.transform, frame.width, frame.height))
+        inverse = ~frame.transform
+
+        def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+            return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+
+        self._parts = shapely.get_parts(shapely.transform(polygons, to_pixels, interleaved=False))
+        self._tree = shapely.STRtree(self._parts)
+        self._scene = shapely.box(0, 0, frame.width, frame.height)
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Burn the polygons that meet the window."""
+        bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
+        near = self._parts[self._tree.query(shapely.box(*bounds), predicate="intersects")]
+        # Clipped first: burning costs time for every vertex, and one river may run through the whole scene. A pixel of
+        # margin keeps the cut off the pixel centres at the rim.
+        margin = (-1, -1, 1, 1)
+        clipped = shapely.clip_by_rect(near, *(edge + gap for edge, gap in zip(bounds, margin, strict=True)))
+        clipped = clipped[~shapely.is_empty(clipped)]
+        if not len(clipped):
+            return np.zeros(shape_hw, bool)
+        step = Affine.scale(window.width / shape_hw[1], window.height / shape_hw[0])
+        place = Affine.translation(window.col_off, window.row_off) @ step
+        return np.asarray(rasterize(clipped, out_shape=shape_hw, transform=place, dtype=np.uint8) > 0)
+
+    def meets_scene(self) -> bool:
+        """Whether a polygon meets the scene's rectangle."""
+        return len(self._tree.query(self._scene, predicate="intersects")) > 0
+
+
+class _Raster:
+    """Band 1 of a raster; what is neither 0 nor nodata covers."""
+
+    def __init__(self, path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool) -> None:
+        self._path, self._frame, self._voids_cover = path, frame, voids_cover
+        try:
+            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                # Of a relative path, and of text, rasterio and GDAL make addresses.
+                name = SourceName.of(path if has_gdal_name(path) else Path(path))
+                self._source = closed_by(stack, rasterio.open(name.opened))
+                made_of = anatomy(self._source, name, (1,), stack)
+        except RasterioError as error:
+            raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
+        for lost, why in made_of.lost.items():
+            raise SceneError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+        flags = self._source.mask_flag_enums[0]
+        self._masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._seen_from = 128 if made_of.lossy else 1
+        self._scale = (1.0, 1.0)
+        self._datasets: list[DatasetReader | WarpedVRT] = [self._source]
+        if frame.crs is not None and self._source.crs is not None:
+            self._datasets = [closed_by(stack, warped) for warped in self._warped()]
+        elif self._source.crs is None and self._source.shape == frame.source_shape_hw:
+            self._scale = (self._source.height / frame.height, self._source.width / frame.width)
+        elif frame.crs is None:
+            raise MissingCRSError(f"{frame.path} has no CRS, so {path} must have none and the same number of pixels")
+        else:
+            raise MissingCRSError(f"{path} has no CRS and not the size of {frame.path}; it cannot be laid over it")
+
+    def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Read the window, nearest neighbour."""
+        down, across = self._scale
+        part = GdalWindow(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
+        covered = np.zeros(shape_hw, bool)
+        for dataset in self._datasets:
+            try:
+                how = {"window": part, "out_shape": shape_hw, "resampling": Resampling.nearest}
+                values = dataset.read(1, **how)
+                seen = dataset.read_masks(1, **how) >= self._seen_from if self._masked else True
+            except RasterioError as error:
+                raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
+            # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
+            nodata = dataset.nodata
+            known = ~np.isnan(values) & (True if nodata is None else values != nodata)
+            if not self._voids_cover:
+                known &= (values >= 0) & (values < HUGE)
+            covered |= (values != 0) & known & seen
+        return covered
+
+    def meets_scene(self) -> bool:
+        """Whether the raster's rectangle meets the scene's."""
+        if self._datasets == [self._source]:
+            return True
+        frame = self._frame
+        xs, ys = zip(*(frame.transform @ (x, y) for x in (0, frame.width) for y in (0, frame.height)), strict=True)
+        bounds = transform_bounds(self._source.crs, frame.crs, *self._source.bounds)
+        return overlaps(bounds, (min(xs), min(ys), max(xs), max(ys)), frame.crs)
+
+    def _warped(self) -> list[WarpedVRT]:
+        """It on the scene's grid, once for every turn about the Earth at which some of it lies there."""
+        frame, own = self._frame, self._source
+        grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
+        grid |= {"resampling": Resampling.nearest, **WARPING}
+        alpha = ColorInterp.alpha in own.colorinterp
+        grid |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
+        spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
+        return [
+            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **grid)
+            for turn in raster_turns(own.crs, spans[0], frame.crs, spans[1]) or (0.0,)
+        ]

@@ -1,0 +1,173 @@
+"""A short name for what decides a raster's pixels and their place: a changed scene is not taken for the old one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import urllib.request
+import xml.etree.ElementTree as ET
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+from floodmap.geo.names import has_gdal_name
+from floodmap.geo.source_name import SourceName
+
+if TYPE_CHECKING:
+    from floodmap.imagery.raster.source import Source
+
+WHOLE_BYTES = 2**30
+"""Files of so many bytes together are read whole; of larger ones the date of change counts as well as pieces."""
+_EDGE_BYTES = 64 * 2**10
+_PIECE_BYTES = 4 * 2**10
+_PIECES = 256
+_HEAD_BYTES = 16 * 2**10
+"""Of a file behind a URL: a GeoTIFF's header, and of a cloud-optimized one some of the index of its blocks."""
+_TIMEOUT_S = 30
+_BESIDE = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
+"""Files beside a raster that hold statistics, or its place, which is looked at once it is known."""
+_OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
+_UNTOLD = ("Metadata", "Histograms")
+"""Parts of a VRT that decide no pixel."""
+
+
+class _Unknown(Exception):
+    """Nothing tells whether a file has changed."""
+
+
+def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
+    """SHA-256 of an open raster: its files' contents, its place and its bands; None where that cannot be had.
+
+    Of a member of an archive its checksum or bytes count, of a URL what the server says of the file and its first
+    bytes. Names, statistics and histograms do not count, nor dates, save for rasters of more than `WHOLE_BYTES`.
+
+    Args:
+        name: what the raster is called.
+        source: the raster.
+        with_overviews: smaller copies of it are read, too.
+    """
+    if source.anatomy.elsewhere:
+        return None
+    files = [file for file in source.anatomy.files if not _BESIDE.search(str(file))]
+    files = [file for file in files if with_overviews or not _OVERVIEWS.search(str(file))]
+    files = list(dict.fromkeys([name, *files]))
+    digest = hashlib.sha256(_described(source).encode())
+    whole = sum(file.path.stat().st_size for file in files if file.path and file.path.is_file()) <= WHOLE_BYTES
+    for file in files:
+        try:
+            digest.update(_content(file, whole=whole))
+        except (_Unknown, OSError, URLError, ValueError):
+            return None
+    return digest.hexdigest()
+
+
+def of_input(name: Path | str) -> str | None:
+    """SHA-256 of a mask, an area of interest or prompts: a file, a .gdb folder, or a name that only GDAL knows.
+
+    None where nothing tells whether it has changed.
+    """
+    source = SourceName.of(name if has_gdal_name(name) else Path(name))
+    digest = hashlib.sha256()
+    try:
+        for part in [source] if source.path is None else map(SourceName.of, _parts(source.path)):
+            digest.update(_content(part, whole=True))
+    except (_Unknown, OSError, URLError, ValueError):
+        return None
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that hold features or pixels."""
+    if path.is_dir():  # a .gdb folder; readers put locks into it
+        return sorted(part for part in path.iterdir() if part.suffix != ".lock")
+    beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+
+
+def _described(source: Source) -> str:
+    """What was read of a raster's place and of its bands, wherever that is written."""
+    palette = None if source.palette is None else source.palette.tolist()
+    crs = None if source.crs is None else source.crs.to_wkt()
+    dataset = source.dataset
+    shape = (dataset.height, dataset.width, dataset.count)
+    return repr((shape, str(source.dtype), crs, tuple(source.transform)[:6], source.nodata, source.has_mask, palette))
+
+
+def _content(name: SourceName, *, whole: bool) -> bytes:
+    if name.path is not None:
+        return _of_path(name.path, whole=whole)
+    if name.given.startswith("<"):
+        return _of_vrt(name.given.encode())
+    if name.is_remote:
+        return _of_url(str(name.opened))
+    if name.container is None:
+        raise _Unknown
+    file, inside = name.container
+    return _of_member(file, inside, whole=whole)
+
+
+def _of_path(path: Path, *, whole: bool) -> bytes:
+    if path.is_dir():  # a raster or layers in a folder: .zarr, .gdb
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        return b"".join(str(file.relative_to(path)).encode() + _of_path(file, whole=whole) for file in inside)
+    if not path.is_file():
+        return b"missing"
+    if path.suffix.lower() == ".vrt":
+        return _of_vrt(path.read_bytes())
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if whole or size <= _PIECES * _PIECE_BYTES:
+            return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256(f"{size} {path.stat().st_mtime_ns}".encode())
+        digest.update(file.read(_EDGE_BYTES))
+        for number in range(1, _PIECES):
+            file.seek(size * number // _PIECES)
+            digest.update(file.read(_PIECE_BYTES))
+        file.seek(size - _EDGE_BYTES)
+        digest.update(file.read(_EDGE_BYTES))
+    return digest.digest()
+
+
+def _of_vrt(text: bytes) -> bytes:
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError:
+        return hashlib.sha256(text).digest()
+    for parent in [*root.iter()]:
+        for child in [child for child in parent if child.tag in _UNTOLD]:
+            parent.remove(child)
+    return hashlib.sha256(ET.tostring(root)).digest()
+
+
+def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
+    """A member of an archive, or a part of a file that holds several rasters."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            known = {info.filename: info for info in archive.infolist()}
+        if info := known.get(inside):
+            return f"{info.CRC} {info.file_size}".encode()
+    elif inside and tarfile.is_tarfile(file):
+        with tarfile.open(file) as tar:
+            found = [member for member in tar if member.name.removeprefix("./") == inside and member.isfile()]
+            if found and (stream := tar.extractfile(found[-1])):
+                return hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
+    return inside.encode() + _of_path(file, whole=whole)
+
+
+def _of_url(opened: str) -> bytes:
+    """What a server says of a file, and its first bytes."""
+    url = re.search(r"https?://.*", opened)
+    if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
+        raise _Unknown
+    address, inside = url[0], ""
+    if archive := re.match(r"/vsi(?:zip|tar|gzip)/+vsicurl/(.*?\.(?:zip|tgz|tar|tar\.gz|gz))(?:/|$)(.*)", opened):
+        address, inside = archive[1], archive[2]
+    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{_HEAD_BYTES - 1}"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        told = [answer.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Range", "Content-Length")]
+        head: bytes = answer.read(_HEAD_BYTES)
+    if not told[0] and not told[1]:
+        raise _Unknown  # a picture can change behind a header that does not
+    return repr((told[0], told[1], told[2].rpartition("/")[2] or told[3], inside)).encode() + head

@@ -1,0 +1,70 @@
+"""Where a raster lies, by its own account: CRS and transform, or ground control points."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+from affine import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from floodmap.errors import SceneError
+from floodmap.geo.crs import flat
+from floodmap.geo.gdal import closed_by, gdal_reason
+from floodmap.geo.geogrid import UNPLACED, ground_sample_distance
+
+LOG = logging.getLogger(__name__)
+
+
+def warped_by_gcps(
+    dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: object
+) -> DatasetReader | WarpedVRT:
+    """A dataset placed by ground control points alone, resampled onto a north-up grid in the points' CRS."""
+    points, points_crs = dataset.gcps
+    crs = crs or points_crs
+    if not points or not dataset.transform.is_identity or not crs:
+        return dataset
+    how = Resampling.nearest if palette else Resampling.bilinear
+    bare = ColorInterp.alpha not in dataset.colorinterp
+    try:
+        return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        raise SceneError(
+            f"{path} cannot be placed by its {len(points)} control points: {gdal_reason(error)}"
+        ) from error
+
+
+def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> tuple[CRS | None, Affine]:
+    """CRS (without heights) and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
+
+    Raises:
+        SceneError: the CRS given, or the file's own, cannot be that of its coordinates.
+    """
+    crs, transform = flat(given or dataset.crs), dataset.transform
+    if transform.is_identity or transform == UNPLACED:
+        if given is not None:
+            raise SceneError(
+                f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
+            )
+        if dataset.rpcs is not None:
+            LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
+        return None, UNPLACED
+    if not crs:
+        return None, transform
+    if not (crs.is_projected or crs.is_geographic):
+        LOG.warning(
+            "%s has a CRS that is not on the Earth (%s); assign one with --crs",
+            path,
+            " ".join(crs.to_wkt().split())[:60],
+        )
+        return None, transform
+    gsd = ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height)
+    if transform.is_degenerate or gsd is None:
+        x, y = transform @ (dataset.width / 2, dataset.height / 2)
+        raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
+    return crs, transform

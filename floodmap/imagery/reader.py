@@ -1,0 +1,339 @@
+"""Stored values of any part of a raster at any size, and which of them are none: the step below `Scene`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as GdalWindow
+from scipy import ndimage
+
+from floodmap.errors import SceneError
+from floodmap.geo.gdal import gdal_env, gdal_reason
+from floodmap.geo.source_name import SourceName
+from floodmap.geo.vrt import Rect
+from floodmap.geo.window import Window
+from floodmap.imagery.means import Samples, area_means, block_means, block_sums
+from floodmap.imagery.raster.source import Source
+from floodmap.imagery.raster.voids import may_be_colour
+from floodmap.strips import codes
+
+_PIECE_BYTES = 2**21
+"""Of the file, averaged in one go: what fits into a CPU's cache."""
+_PIECES = 16
+_EIGHT = np.ones((3, 3), bool)
+
+Bools = NDArray[np.bool_]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """Values of a window, and what the raster itself says of them."""
+
+    values: NDArray[Any]
+    """(bands, height, width) as stored, near infrared last; a palette is expanded to RGB."""
+    hidden: Bools | None = None
+    """(height, width); alpha 0 or masked in the file. None: nowhere."""
+    empty: Bools | None = None
+    """(height, width); nodata value, void, NaN or infinity, or never written. None: nowhere."""
+    failed: Bools | None = None
+    """(height, width); could not be read. None: nowhere."""
+    complete: Bools | None = None
+    """(height, width); all pixels of the file that were averaged here were looked at, and are nothing of that kind.
+    None: that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads windows of a working grid laid over a raster; reads take turns, so that any thread may."""
+
+    path: SourceName
+    """The raster's name, for messages."""
+    source: Source
+    """The open raster."""
+    height: int
+    """Rows of the working grid."""
+    width: int
+    """Columns of the working grid."""
+    lock: Lock
+    """Held while GDAL reads: a dataset serves one thread at a time."""
+    overviews: bool = True
+    """Whether smaller copies of the raster in or beside the file may be read in its place."""
+
+    @property
+    def has_overviews(self) -> bool:
+        """Whether reading it smaller takes less time."""
+        return self.overviews and bool(self.source.dataset.overviews(self.source.bands.rgb[0]))
+
+    @property
+    def whole(self) -> Window:
+        """The window that is the scene."""
+        return Window(0, 0, self.height, self.width)
+
+    def shape_within(self, max_side: int) -> tuple[int, int]:
+        """Rows and columns of the scene made smaller, never larger, to fit a square."""
+        scale = max(1.0, max(self.height, self.width) / max_side)
+        return max(1, round(self.height / scale)), max(1, round(self.width / scale))
+
+    def spread(self, *, count: int, side: int) -> list[Window]:
+        """Square windows at `count` by `count` places spread over the scene, from edge to edge."""
+        height, width = min(side, self.height), min(side, self.width)
+        rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
+        cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
+        return [Window(int(row), int(col), height, width) for row in rows for col in cols]
+
+    def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
+        """Read a window of the working grid, averaged down to `shape_hw` where that or the grid is coarser.
+
+        Raises:
+            SceneError: the file is damaged there.
+        """
+        # GDAL averages band after band: what does not fit its cache as a whole would be decoded once for each.
+        across, down = (self.source.dataset.width / self.width, self.source.dataset.height / self.height)
+        source_bytes = window.height * down * window.width * across * self.source.depth * self.source.dtype.itemsize
+        count = min(shape_hw[0], math.ceil(2 * source_bytes / self.source.cache_bytes))
+        if count <= 1 or (shape_hw == (window.height, window.width) and across == down == 1):
+            return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
+        return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
+
+    def survey(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
+        """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole."""
+        with suppress(SceneError):
+            return self.read(window, shape_hw)
+        return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
+
+    def _assemble(
+        self, window: Window, shape_hw: tuple[int, int], pieces: Iterator[tuple[slice, slice]], *, tolerant: bool
+    ) -> Pixels:
+        down, across = window.height / shape_hw[0], window.width / shape_hw[1]
+        failed, hidden, empty, complete = (np.zeros(shape_hw, bool) for _ in range(4))
+        values = np.zeros((self.source.depth, *shape_hw), self.source.dtype)
+        for rows, cols in pieces:
+            place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
+            piece_hw = (rows.stop - rows.start, cols.stop - cols.start)
+            try:
+                piece = self._read(*place, piece_hw[0] * down, piece_hw[1] * across, piece_hw)
+            except SceneError:
+                if not tolerant:
+                    raise
+                failed[rows, cols] = True
+                continue
+            values[:, rows, cols] = piece.values
+            failed[rows, cols] = False if piece.failed is None else piece.failed
+            hidden[rows, cols] = False if piece.hidden is None else piece.hidden
+            empty[rows, cols] = False if piece.empty is None else piece.empty
+            complete[rows, cols] = False if piece.complete is None else piece.complete
+        flags = failed if failed.any() else None
+        return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
+
+    def check(self) -> None:
+        """Raise if none of a few places spread over the scene can be read.
+
+        Raises:
+            SceneError: so it is.
+        """
+        error: SceneError | None = None
+        for window in self.spread(count=3, side=4):
+            try:
+                self.read(window, (window.height, window.width))
+                return
+            except SceneError as caught:
+                error = error or caught
+        if error is not None:
+            raise error
+
+    def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
+        """Read a rectangle of the working grid, in fractions of its pixels where need be."""
+        source = self.source
+        down, across = source.dataset.height / self.height, source.dataset.width / self.width
+        part = GdalWindow(col * across, row * down, width * across, height * down)
+        native = shape_hw == (part.height, part.width)
+        try:
+            with self.lock, gdal_env(cache_bytes=source.cache_bytes):
+                read = self._averaged(part, shape_hw) or self._stored(part, shape_hw, native)
+                hidden = self._hidden(part, shape_hw)
+        except RasterioError as error:
+            place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
+            raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
+        empty = _either(
+            _empty(read.values, read.nearest, source.nodata),
+            source.voids.find(read.values, native=native, name=self.path),
+        )
+        values, complete = read.values, read.complete
+        if source.scale is not None:
+            values = source.scale[values]
+        if source.palette is not None:
+            colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
+            values, hidden = colours[:3], _either(hidden, colours[3] == 0)
+        return self._without_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
+
+    def _without_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
+        """The same with what the file has no pixels for."""
+        if self.source.gaps is None:
+            return pixels
+        rect = Rect(part.col_off, part.row_off, part.width, part.height)
+        found = self.source.gaps.within(rect, (pixels.values.shape[1], pixels.values.shape[2]))
+        if found is None:
+            return pixels
+        # Of a pixel beside a gap some of what lies beneath may be missing.
+        near = ndimage.binary_dilation(found > 0, _EIGHT)
+        complete = None if pixels.complete is None else pixels.complete & ~near
+        failed = found == codes.FAILED
+        return replace(
+            pixels, empty=_either(pixels.empty, found == codes.NODATA), complete=complete,
+            failed=_either(pixels.failed, failed) if failed.any() else pixels.failed,
+        )  # fmt: skip
+
+    def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> _Values:
+        """Values as GDAL reads them, averaged where they are to be smaller."""
+        bands, source = self.source.bands, self.source
+        if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
+            return self._shrunk(part, shape_hw)
+        values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
+        # Masks and nodata are not averaged: one source pixel stands for each.
+        nearest = values[: len(bands.rgb)]
+        if source.nodata is not None and not native:
+            nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
+        return _Values(values, nearest)
+
+    def _bands(
+        self, bands: tuple[int, ...], part: GdalWindow, shape_hw: tuple[int, int], resampling: Resampling
+    ) -> NDArray[Any]:
+        how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
+        return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
+
+    def _shrunk(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values:
+        """Means of the pixels themselves, whatever overviews there are."""
+        source, bands = self.source, self.source.bands
+        outer = _outer(part, source.dataset)
+        values = self._bands(bands.shown, outer, (outer.height, outer.width), Resampling.nearest)
+        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
+        if source.palette is not None:
+            return _Values(values[:, rows.middles][:, :, cols.middles], nearest)
+        empty = _either(
+            _empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
+        )
+        return _Values(area_means(values, empty, rows, cols), nearest)
+
+    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values | None:
+        """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
+
+        None where GDAL has to be asked.
+
+        GDAL takes three times as long; but it knows masks, and overviews save reading. For it a pixel of which one band
+        happens to be the nodata value is none in that band.
+        """
+        source, bands = self.source, self.source.bands
+        factor = round(part.height / shape_hw[0])
+        fits = (part.height, part.width) == (shape_hw[0] * factor, shape_hw[1] * factor)
+        if factor not in (2, 4) or not fits or part.row_off % 1 or part.col_off % 1:
+            return None
+        if source.dtype != np.uint8 or source.palette is not None or source.has_mask or bands.alpha is not None:
+            return None
+        if self.has_overviews:
+            return None
+        means = np.empty((len(bands.shown), *shape_hw), np.uint8)
+        middle = np.empty((len(bands.rgb), *shape_hw), np.uint8)
+        complete = np.ones(shape_hw, bool)
+        step = max(1, _PIECE_BYTES // (len(means) * factor * int(part.width)))
+        for top in range(0, shape_hw[0], step):
+            rows = min(step, shape_hw[0] - top)
+            piece = GdalWindow(part.col_off, part.row_off + top * factor, part.width, rows * factor)
+            values = source.dataset.read(list(bands.shown), window=piece)
+            at = slice(factor // 2, None, factor)
+            middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
+            empty = _empty(values[:0], values[: len(bands.rgb)], source.nodata)
+            n_empty = block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
+            means[:, top : top + rows] = block_means(values, factor, n_empty, source.nodata or 0)
+            if n_empty is not None:
+                complete[top : top + rows] = n_empty[0] == 0
+        return _Values(means, middle, complete)
+
+    def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
+        if self.source.palette is not None:
+            return Resampling.nearest
+        return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
+
+    def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
+        dataset, bands, hidden = self.source.dataset, self.source.bands, None
+        if bands.alpha is not None:
+            alpha = self._flags(part, shape_hw, partial(dataset.read, bands.alpha))
+            hidden = np.asarray(alpha < self.source.opaque_from)
+        if self.source.has_mask:
+            masked = self._flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
+            hidden = _either(hidden, np.asarray(masked))
+        return hidden
+
+    def _flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
+        """A band of which one pixel stands for several."""
+        if self.overviews or shape_hw == (part.height, part.width):
+            return np.asarray(read(window=part, out_shape=shape_hw))
+        outer = _outer(part, self.source.dataset)
+        flags = read(window=outer)
+        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        return np.asarray(flags[rows.middles][:, cols.middles])
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What was read, before it is told what of it is nothing."""
+
+    values: NDArray[Any]
+    """(bands, height, width)."""
+    nearest: NDArray[Any]
+    """Of the colours, the pixel in the middle of each that was averaged."""
+    complete: Bools | None = None
+    """See `Pixels`."""
+
+
+def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
+    """The whole pixels of a raster that a rectangle of it touches."""
+    top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
+    bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
+    right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
+    return GdalWindow(left, top, max(1, right - left), max(1, bottom - top))
+
+
+def _either(one: Bools | None, other: Bools | None) -> Bools | None:
+    """Where any of two flags is set; None: nowhere."""
+    return other if one is None else one if other is None else np.asarray(one | other)
+
+
+def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
+    """Pixels whose colours all are nodata, or any of whose values is no number, or nodata that can be no colour."""
+    empty: Bools | None = None
+    if nodata is not None:
+        value = nearest.dtype.type(nodata)
+        if not may_be_colour(nodata):
+            empty = np.asarray((nearest == value).any(axis=0))
+        else:
+            empty = np.asarray(nearest[0] == value)
+            if empty.any():  # most pictures hold none
+                empty &= (nearest[1:] == value).all(axis=0)
+    if values.dtype.kind == "f":
+        infinite = ~np.isfinite(values).all(axis=0)
+        empty = infinite if empty is None else empty | infinite
+    return empty
+
+
+def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an array into at most so many rows and columns of pieces."""
+    rows = np.unique(np.linspace(0, shape_hw[0], down + 1).astype(int)).tolist()
+    cols = np.unique(np.linspace(0, shape_hw[1], across + 1).astype(int)).tolist()
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(cols):
+            yield slice(top, bottom), slice(left, right)

@@ -1,0 +1,140 @@
+"""The mosaic: overlapping windows blended into finished strips of codes, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.geo.window import Window
+from floodmap.inference.tiling import Grid
+from floodmap.strips.codes import FAILED
+from floodmap.strips.strip import Packed, Shelf, Strip, _blocks, block_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Scene columns of one row of windows, not all of them final yet."""
+
+    percent: NDArray[np.float32]
+    reason: NDArray[np.uint8]
+
+    @classmethod
+    def blank(cls, height: int, width: int) -> _Band:
+        return cls(np.zeros((height, width), np.float32), np.zeros((height, width), np.uint8))
+
+    def part(self, index: tuple[slice, slice]) -> _Band:
+        return _Band(self.percent[index], self.reason[index])
+
+    def copy(self) -> _Band:
+        return _Band(self.percent.copy(), self.reason.copy())
+
+    def add(self, other: _Band, index: tuple[slice, slice]) -> None:
+        """Put another band on top of a part of this one: per cents add up, a reason outlasts none."""
+        self.percent[index] += other.percent
+        np.maximum(self.reason[index], other.reason, out=self.reason[index])
+
+    def put(self, other: _Band, columns: slice) -> None:
+        """Replace the topmost rows of some columns."""
+        rows = other.reason.shape[0]
+        self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
+
+
+def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Where weights are not 1: at either end."""
+    whole = np.flatnonzero(weights == 1)
+    first, last = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (len(weights), len(weights))
+    return slice(0, first), slice(last, len(weights))
+
+
+class Mosaic:
+    """Blends the windows of a grid, which come row by row and from left to right, into strips.
+
+    Only what later windows still overlap is kept as floating point: the width of one window across, and the rows that
+    reach into the next row of windows. The rest is rounded to codes at once, so memory hardly grows with the scene.
+
+    Args:
+        grid: where the windows lie.
+        first_row: the row of windows to begin with; strips whose windows were not all seen must be dropped by the
+            caller (see `first_row_for`).
+    """
+
+    def __init__(self, grid: Grid, first_row: int = 0) -> None:
+        self.grid = grid
+        self._row = first_row
+        self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
+        strips = [end - first for first, end in map(grid.strip, range(len(grid.row_offsets)))]
+        # What a row of windows hands down takes the place of what it was handed, column by column.
+        self._carry = _Band.blank(grid.shape_hw[0] - min(strips[:-1], default=grid.shape_hw[0]), grid.width)
+        self._handed = 0
+        self._columns_done, self._right = 0, _Band.blank(0, 0)
+        self._step = block_rows(grid.width)
+        self._begin_row()
+
+    @staticmethod
+    def first_row_for(grid: Grid, strip: int) -> int:
+        """The first row of windows that reaches into a strip: work on an unfinished strip begins there."""
+        top, height = grid.row_offsets[strip], grid.shape_hw[0]
+        return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
+
+    def add(self, window: Window, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> Strip | None:
+        """Blend in the next window.
+
+        Args:
+            window: the next one in the grid's order.
+            probability: 0 to 1, (height, width); None where the window has none: observed ground becomes `failed`.
+            reason: why a pixel is unobserved, 0 where it is observed, (height, width).
+
+        Returns:
+            The finished strip after the last window of a row, else None.
+        """
+        if self._columns_done == len(self.grid.col_offsets):
+            self._begin_row()
+        col = self._columns_done
+        band = self._weighted(col, probability, reason)
+        band.add(self._right, np.s_[:, : self._right.reason.shape[1]])
+        self._columns_done += 1
+        is_last = self._columns_done == len(self.grid.col_offsets)
+        done = window.width if is_last else self.grid.col_offsets[col + 1] - window.col_off
+        self._close(band.part(np.s_[:, :done]), window.col_off)
+        self._right = band.part(np.s_[:, done:]).copy()  # not a view, which would keep the whole window
+        return self._end_row() if is_last else None
+
+    def _begin_row(self) -> None:
+        first, end = self.grid.strip(self._row)
+        height = self.grid.shape_hw[0]
+        self._strip_height = end - first
+        self._pieces: list[tuple[int, tuple[Packed, ...]]] = []
+        self._shelf = Shelf(self._strip_height * self.grid.width)
+        self._right, self._columns_done = _Band.blank(height, 0), 0
+
+    def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
+        if probability is None:
+            return _Band(np.zeros(reason.shape, np.float32), np.where(reason == 0, np.uint8(FAILED), reason))
+        weighted = np.multiply(probability, np.float32(100.0), dtype=np.float32)
+        down, across = self._row_weights[self._row], self._col_weights[col]
+        for rows in _borders(down):
+            weighted[rows] *= down[rows, None]
+        for cols in _borders(across):
+            weighted[:, cols] *= across[cols]
+        return _Band(weighted, reason.copy())
+
+    def _close(self, band: _Band, left: int) -> None:
+        """Columns no further window of this row touches: blend with the row above, keep what the row below overlaps."""
+        columns = slice(left, left + band.reason.shape[1])
+        band.add(self._carry.part(np.s_[: self._handed, columns]), np.s_[: self._handed, :])
+        rows = self._strip_height
+        self._carry.put(band.part(np.s_[rows:, :]), columns)
+        done = band.part(np.s_[:rows, :])
+        # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
+        codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
+        if done.reason.any():
+            np.copyto(codes, done.reason, where=done.reason > 0)
+        self._pieces.append((codes.shape[1], tuple(map(self._shelf.put, _blocks(codes, self._step)))))
+
+    def _end_row(self) -> Strip:
+        strip = Strip(self.grid.row_offsets[self._row], self._strip_height, self._step, tuple(self._pieces))
+        self._handed = self.grid.shape_hw[0] - self._strip_height
+        self._row += 1
+        return strip

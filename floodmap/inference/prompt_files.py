@@ -1,0 +1,113 @@
+"""Prompts that a person drew, read from vector files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+
+from floodmap.errors import PromptError
+from floodmap.geo.names import readable
+from floodmap.geo.turns import span_x, turned
+from floodmap.geo.vectors import PARQUET, read_vectors
+from floodmap.geo.window import Window
+from floodmap.models.prompts import Prompts
+
+_WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false": 0}
+
+
+def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, height: int) -> Prompts:
+    """Read prompts drawn by a person: points with a `label` field, and polygons whose bounds are boxes.
+
+    Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. What lies outside the scene is
+    left out, boxes are clipped.
+
+    Args:
+        path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS; see `read_vectors`.
+        transform: pixel to CRS of the scene.
+        crs: the scene's CRS; None for a scene without one, and then the file's coordinates are taken as the
+            transform's.
+        width: scene columns.
+        height: scene rows.
+
+    Returns:
+        Prompts in scene pixels.
+
+    Raises:
+        VectorError: the file cannot be read.
+        PromptError: a point has no usable label, a geometry is neither points nor polygons, or all lie outside.
+    """
+    points: list[NDArray[np.float64]] = []
+    labels: list[int] = []
+    boxes: list[NDArray[np.float64]] = []
+    span, count = span_x(transform, width, height), 0
+    for layer in _filled_layers(path):
+        vectors = read_vectors(path, crs=crs, layer=layer)
+        column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
+        for index, geometry in enumerate(vectors.geometries):
+            count += int(shapely.get_num_geometries(geometry))
+            near = turned(shapely.get_parts(geometry), crs, span)
+            parts = [_to_pixels(part, transform) for part in near]
+            if geometry.geom_type in ("Point", "MultiPoint"):
+                points += parts
+                labels += [_parse_label(path, column, index)] * len(parts)
+            elif geometry.geom_type in ("Polygon", "MultiPolygon"):
+                boxes += [np.concatenate([xy.min(axis=0), xy.max(axis=0)]) for xy in parts]
+            else:
+                raise PromptError(f"{path} holds a {geometry.geom_type}; prompts are points and polygons")
+    scene = Prompts(
+        points_xy=np.reshape(points, (-1, 2)).astype(np.float32),
+        labels=np.array(labels, np.int64),
+        boxes_xyxy=np.reshape(boxes, (-1, 4)).astype(np.float32),
+    )
+    inside = scene.within(Window(0, 0, height, width))
+    if not len(inside.points_xy) and not len(inside.boxes_xyxy):
+        raise PromptError(f"{path}: none of its {count} prompts lies inside the scene; is its CRS right?")
+    return inside
+
+
+def _filled_layers(path: Path | str) -> list[str | None]:
+    """Layers that have features; the default one where none has, for `read_vectors` to say what is wrong."""
+    if Path(path).suffix.lower() in PARQUET:
+        return [None]
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        with readable(path) as name:
+            layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
+            if len(layers) > 1:
+                layers = [
+                    layer for layer in layers
+                    if pyogrio.read_info(name, layer=layer, force_feature_count=True)["features"]
+                ]  # fmt: skip
+    except (DataLayerError, DataSourceError):
+        layers = []
+    return [*layers] or [None]
+
+
+def _to_pixels(geometry: shapely.Geometry, transform: Affine) -> NDArray[np.float64]:
+    """Vertices (n, 2) in pixels."""
+    inverse, xy = ~transform, shapely.get_coordinates(geometry)
+    return np.stack(
+        [
+            inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c,
+            inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f,
+        ],
+        axis=1,
+    )
+
+
+def _parse_label(path: Path | str, column: NDArray[Any] | None, index: int) -> int:
+    if column is None:
+        raise PromptError(f"{path} has no field named label; give every point one: 1 or flood, 0 or dry")
+    value = column[index]
+    # Numbers come as text, integers, or floats where a layer mixes points with polygons, which have no label.
+    word = str(int(value)) if isinstance(value, (float, np.floating)) and value in (0, 1) else str(value)
+    if word.strip().lower() not in _WORDS:
+        raise PromptError(f"{path}: label {value} of feature {index} is not understood; give 1 or flood, 0 or dry")
+    return _WORDS[word.strip().lower()]

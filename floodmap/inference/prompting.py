@@ -1,0 +1,92 @@
+"""Builds the prompts of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
+from floodmap.imagery.tile import Tile
+from floodmap.inference.coarse_pass import COARSE_FACTOR, COARSE_WISHED, CoarseMap, Observed, coarse_pass, crop_coarse
+from floodmap.inference.likelihood import likelihood
+from floodmap.inference.prompt_files import read_prompts
+from floodmap.inference.selection import unsure_parts
+from floodmap.models.prompts import Prompts, pick_prompts
+from floodmap.models.protocol import Segmenter
+
+LIKELIHOOD_SIDE = 2048
+"""Longest side of the picture the unsupervised likelihood is made of, in pixels."""
+Prompter = Callable[[Tile], Prompts]
+
+
+def make_prompter(
+    scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exhaustive: bool = True
+) -> Prompter:
+    """What tells the model where to look, window by window; `exhaustive`: see `coarse_pass`."""
+    if wanted == "none":
+        return unprompted
+    if wanted not in ("auto", "none"):
+        given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
+        return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
+    if segmenter.knows_floods:
+        return far_view(scene, segmenter, exhaustive=exhaustive)
+    preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
+    likely = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
+    return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
+
+
+def uses_infrared(scene: Scene, segmenter: Segmenter, wanted: Path | str) -> bool:
+    """Whether near infrared has a part in the results: it makes the likelihood that prompts models of no floods."""
+    return scene.nir_band is not None and wanted == "auto" and not segmenter.knows_floods
+
+
+def unprompted(_: Tile) -> Prompts:
+    """No prompt for any window."""
+    return Prompts.none()
+
+
+def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> Prompter:
+    """A coarse pass as a mask prompt: nothing for models that do not know floods, and for scenes too small for one."""
+    side = max(scene.height, scene.width)
+    if not segmenter.knows_floods or side < COARSE_WISHED:
+        return unprompted
+    return FarView(scene, *coarse_pass(scene, segmenter, exhaustive=exhaustive))
+
+
+@dataclass(frozen=True, slots=True)
+class FarView:
+    """What a coarse pass says of a scene."""
+
+    scene: Scene
+    coarse: CoarseMap
+    observed: Observed
+
+    def __call__(self, tile: Tile) -> Prompts:
+        """It as a mask prompt."""
+        return self._of(tile.window)
+
+    def settles(self, window: Window) -> NDArray[np.float32] | None:
+        """What stands of a window of the scene that need not even be read; None where it has to be.
+
+        The coarse pass is sure of it, and has seen that all of its pixels are observed.
+        """
+        down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
+        top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
+        height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
+        if not self.observed.covers(Window(top, left, height, width)):
+            return None
+        prompts = self._of(window)
+        return prompts.mask if unsure_parts(prompts, (window.height, window.width)) == [] else None
+
+    def _of(self, window: Window) -> Prompts:
+        return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
+
+
+def joined(given: Prompts, prompter: Prompter) -> Prompter:
+    """A person's points and boxes, in pixels of the scene, together with another prompter's masks."""
+    return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)

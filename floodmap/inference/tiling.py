@@ -1,0 +1,119 @@
+"""Windows over a scene: where they lie and how much each one counts in the mosaic. No I/O, no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.errors import GridError
+from floodmap.geo.window import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Overlapping windows covering a scene, row by row.
+
+    Windows of one grid have one shape. They are spread evenly, so that the last row and column neither hang over the
+    edge nor overlap their neighbours more than the others do, and they are no larger than it takes to cover the scene
+    in that many rows and columns: pixels computed twice are kept few. All but the last begin at a multiple of the
+    model's stride, where enough overlap is left: its convolutions then see the same pixels in the same cells.
+    """
+
+    height: int
+    """Scene rows, in pixels."""
+    width: int
+    """Scene columns, in pixels."""
+    tile_size: int = 1024
+    """Longest side of a window, in pixels."""
+    overlap: int = 24
+    """Pixels shared by neighbouring windows, at least."""
+    multiple: int = 32
+    """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""
+    step: int = 0
+    """And to a multiple of this, where it is not 0: scenes of many sizes then have windows of few."""
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise GridError(f"a scene of {self.width} x {self.height} pixels has nothing to cover")
+        if self.tile_size < 1 or self.tile_size % self.multiple:
+            raise GridError(f"tile size {self.tile_size} must be a positive multiple of {self.multiple}")
+        if not 0 <= self.overlap <= self.tile_size // 2:
+            raise GridError(f"overlap {self.overlap} must lie between 0 and half the tile size ({self.tile_size // 2})")
+
+    @property
+    def row_offsets(self) -> tuple[int, ...]:
+        """Top row of each row of windows."""
+        return self._offsets(self.height)
+
+    @property
+    def col_offsets(self) -> tuple[int, ...]:
+        """Left column of each column of windows."""
+        return self._offsets(self.width)
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Rows and columns of every window, in pixels."""
+        return self._side(self.height), self._side(self.width)
+
+    def row(self, index: int) -> tuple[Window, ...]:
+        """Windows of one row, from left to right."""
+        top, (height, width) = self.row_offsets[index], self.shape_hw
+        return tuple(Window(top, left, height, width) for left in self.col_offsets)
+
+    def __len__(self) -> int:
+        return len(self.row_offsets) * len(self.col_offsets)
+
+    def __iter__(self) -> Iterator[Window]:
+        for index in range(len(self.row_offsets)):
+            yield from self.row(index)
+
+    def strip(self, index: int) -> tuple[int, int]:
+        """Scene rows (first, end) that are finished once the window row `index` is done and the one above was."""
+        tops = self.row_offsets
+        end = tops[index + 1] if index + 1 < len(tops) else self.height
+        return tops[index], end
+
+    def row_weights(self) -> NDArray[np.float32]:
+        """Blend weights down the windows, (rows of windows, window height); over any scene row they sum to 1."""
+        return self._weights(self.height)
+
+    def col_weights(self) -> NDArray[np.float32]:
+        """Blend weights across the windows, (columns of windows, window width); over any scene column they sum to 1."""
+        return self._weights(self.width)
+
+    def _count(self, length: int) -> int:
+        if length <= self.tile_size:
+            return 1
+        return -(-(length - self.overlap) // (self.tile_size - self.overlap))
+
+    def _side(self, length: int) -> int:
+        count = self._count(length)
+        needed = -(-(length + (count - 1) * self.overlap) // count)
+        step = math.lcm(self.multiple, self.step or 1)
+        return min(length, self.tile_size, -(-needed // step) * step)
+
+    def _offsets(self, length: int) -> tuple[int, ...]:
+        count, side = self._count(length), self._side(length)
+        slack, furthest = length - side, side - self.overlap
+        unit = self.multiple if furthest >= 4 * self.multiple else 1
+        offsets = [0]
+        for i in range(1, count):
+            even = -(-slack * i // ((count - 1) * unit)) * unit
+            offsets.append(min(even, offsets[-1] + furthest, slack))
+        return tuple(offsets)
+
+    def _weights(self, length: int) -> NDArray[np.float32]:
+        # Full weight inside, a raised cosine over the overlap, which leaves a window's border without a step. Dividing
+        # by the sum along the axis makes the weights of any pixel add up to one, and the two axes can be treated apart
+        # because the grid is a product.
+        side, offsets = self._side(length), self._offsets(length)
+        edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1.0
+        ramp = np.sin(np.minimum(edge / (self.overlap + 1.0), 1.0) * (np.pi / 2)) ** 2
+        total = np.zeros(length)
+        for offset in offsets:
+            total[offset : offset + side] += ramp
+        return np.stack([ramp / total[o : o + side] for o in offsets]).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Flood masks of any origin, read on any grid."""

@@ -1,0 +1,111 @@
+"""Mask and probability rasters, floodmap's own or another tool's, read back as strips of codes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
+
+from floodmap.errors import SceneError
+from floodmap.geo.gdal import gdal_env, has_sidecar
+from floodmap.geo.window import Window
+from floodmap.masks.meanings import settle
+from floodmap.masks.raster import RasterMask
+from floodmap.masks.rules import FLOOD, UNOBSERVED, FloodRule, Ignore
+from floodmap.strips.codes import NODATA
+
+STRIP_PIXELS = 2**22
+"""Pixels read at once."""
+
+Codes = NDArray[np.uint8]
+Strips = Iterator[tuple[int, Codes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedRaster:
+    """A raster as codes, while it is open."""
+
+    strips: Callable[[], Strips]
+    """Reads it from top to bottom: (first row, codes uint8 (rows, width))."""
+    threshold: int
+    """Flood from this code up."""
+    is_probability: bool
+    """Whether codes below 100 are more than a yes or no."""
+    crs: CRS | None
+    """CRS of the transform."""
+    transform: Affine
+    """Pixel to CRS, any rotation."""
+    model: str | None
+    """Model that made it, where floodmap wrote it."""
+    source: str
+    """The file's name."""
+
+
+@contextmanager
+def open_codes(
+    path: Path, *, flood_value: float | str | None = None, threshold: float | None = None, ignore_values: Ignore = None
+) -> Iterator[CodedRaster]:
+    """Open a mask or probability raster; what the arguments mean and what is raised, `vectorize` says."""
+    rule = FloodRule.parse(flood_value, threshold, ignore_values)
+    with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
+        # RasterMask decides what a raster without georeference means.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        raster = RasterMask(path)
+        try:
+            with rasterio.open(path) as source:
+                yield _coded(raster, source, rule)
+        finally:
+            raster.close()
+
+
+def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedRaster:
+    path = raster.path
+    if source.crs is None and source.gcps[0]:
+        raise SceneError(f"{path} is placed by control points alone; warp it first: gdalwarp {path.name} warped.tif")
+    if rule.threshold is not None:
+        raster.tell_scale(rule)
+    rule = settle(rule, [path], "--flood-value (or --threshold, if these are probabilities)")
+    limit = 100 if rule.threshold is None else round(100 * rule.threshold)
+    read = raster.on(raster.frame, rule)
+
+    def strips() -> Strips:
+        for window in _windows(raster.frame.height, raster.frame.width):
+            classes = read(window)
+            if rule.threshold is None:
+                yield window.row_off, np.where(classes == FLOOD, np.uint8(100), classes)
+            else:
+                yield window.row_off, _codes(classes, raster.percent(window, rule), limit)
+
+    return CodedRaster(
+        strips=strips,
+        threshold=limit,
+        is_probability=rule.threshold is not None,
+        crs=raster.frame.crs,
+        transform=raster.frame.transform,
+        model=source.tags().get("MODEL"),
+        source=path.name,
+    )
+
+
+def _windows(height: int, width: int) -> Iterator[Window]:
+    """Full rows, a multiple of a tile's."""
+    rows = max(1, STRIP_PIXELS // width // 512) * 512
+    for row in range(0, height, rows):
+        yield Window(row, 0, min(rows, height - row), width)
+
+
+def _codes(classes: Codes, percent: NDArray[np.float32], limit: int) -> Codes:
+    """Codes that say flood exactly where the classes do, however the percentage is rounded."""
+    rounded = np.nan_to_num(percent).round()
+    codes = np.where(classes == FLOOD, np.maximum(rounded, limit), np.minimum(rounded, limit - 1))
+    return np.where(classes == UNOBSERVED, NODATA, codes).astype(np.uint8)

@@ -1,0 +1,288 @@
+"""Rasters of flood, read window by window as flooded, dry and unobserved pixels of any frame."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window as RasterWindow
+
+from floodmap.errors import EvaluationError, SceneError
+from floodmap.geo.crs import flat, is_placed
+from floodmap.geo.gdal import gdal_env, gdal_reason
+from floodmap.geo.source_name import SourceName
+from floodmap.geo.vrt import Rect
+from floodmap.geo.window import Window
+from floodmap.imagery.raster.anatomy import anatomy
+from floodmap.imagery.raster.gaps import Gaps
+from floodmap.masks.alignment import Absent, is_aligned, looked_up, warped
+from floodmap.masks.rules import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
+
+__all__ = ["ImageryError", "RasterMask", "is_imagery"]
+
+_MANY = 16
+"""A raster with more distinct values than this is no mask, and its values are not worth counting further."""
+
+
+PROBABILITY = "flood probability"
+"""Description of the band of rasters of probabilities that floodmap writes."""
+LOG = logging.getLogger(__name__)
+
+_PERCENT = ("%", "percent", "per cent", "pct")
+
+
+class ImageryError(EvaluationError):
+    """A raster of several bands stands where a mask is needed."""
+
+
+class RasterMask:
+    """A raster of one band, open for reading on any frame."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open = ExitStack()
+        try:
+            # QGIS and ArcGIS put the CRS of a PNG into a sidecar, which GDAL reads only with PAM enabled.
+            with warnings.catch_warnings(), gdal_env(pam=Path(f"{path}.aux.xml").exists()):
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                # Absolute, it is a file's name and nothing else.
+                self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path.absolute()))
+        except RasterioError as error:
+            raise EvaluationError(f"{path} cannot be read as a raster: {gdal_reason(error)}") from error
+        self._alpha = _alpha_band(self._dataset)
+        made_of = anatomy(self._dataset, SourceName.of(path), (1,), self._open)
+        for lost, why in made_of.lost.items():
+            self.close()
+            raise EvaluationError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+        self._lossy = made_of.lossy
+        self._absent = None if made_of.gaps is None else _absent(made_of.gaps)
+        self._scale: int | None = None
+        if np.dtype(self._dataset.dtypes[0]).kind == "c":
+            self.close()
+            raise EvaluationError(f"{path} holds complex numbers, so it is no mask")
+        bands = self._dataset.count - (self._alpha is not None)
+        if bands != 1:
+            self.close()
+            raise ImageryError(f"{path} has {bands} bands: it is imagery, not a mask; give a raster of one band")
+
+    @property
+    def frame(self) -> Frame:
+        """The raster's own pixels. A CRS without a transform, or of no place on Earth, counts as none."""
+        source = self._dataset
+        bare = source.transform.is_identity or source.transform == Affine.scale(1, -1)
+        transform = Affine.identity() if bare else source.transform
+        crs = flat(source.crs) if is_placed(source.crs) and not bare else None
+        return Frame(crs=crs, transform=transform, height=source.height, width=source.width)
+
+    @property
+    def nodata(self) -> float | None:
+        """Declared nodata value."""
+        return None if self._dataset.nodata is None else float(self._dataset.nodata)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its pixels."""
+        dtype: np.dtype[Any] = np.dtype(self._dataset.dtypes[0])
+        return dtype
+
+    def values(self) -> set[float]:
+        """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
+        found: set[float] = set()
+        for window in self.frame.blocks(2048):
+            band, valid = self._own(window)
+            found.update(float(value) for value in np.unique(band[valid])[: _MANY + 1])
+            if len(found) > _MANY:
+                break
+        return found
+
+    def on(self, frame: Frame, rule: FloodRule) -> Reader:
+        """Read it on a frame: as it is where the pixels are the same, else warped (nearest neighbour).
+
+        Raises:
+            MissingCRSError: one of both has no CRS, and their sizes differ.
+            EvaluationError: the rule does not suit this raster, or it lies elsewhere.
+        """
+        self._check(rule)
+        sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
+        absent = self._absent
+        if absent is not None:
+            LOG.warning("%s: no pixel was ever written for some ground; that is taken for unobserved", self.path)
+        own = self.frame
+        if not is_aligned(self._dataset, own, frame, self.path):
+            sources = [(one, one.count) for one in warped(self._dataset, own, frame, self.path, self._open)]
+            absent = None if absent is None else looked_up(absent, own, frame)
+        limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
+
+        def read(window: Window) -> Codes:
+            band, valid = self._read(*sources[0], window)
+            for source, alpha in sources[1:]:
+                further, there = self._read(source, alpha, window)
+                band, valid = np.where(valid, band, further), valid | there
+            if absent is not None and (gone := absent(window)) is not None:
+                valid &= ~gone
+            valid &= ~rule.hides(band)
+            if limit is None:
+                flood = among(band, rule.values)
+            else:
+                self._check_probabilities(band[valid], self.scale(rule))
+                flood = band >= limit
+            return np.where(valid, flood, UNOBSERVED).astype(np.uint8)
+
+        return read
+
+    def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
+        """Its probabilities in per cent, float32 (height, width) of its own pixels; NaN where they are unobserved."""
+        band, valid = self._own(window)
+        valid &= ~rule.hides(band)
+        self._check_probabilities(band[valid], self.scale(rule))
+        percent: NDArray[np.float32] = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
+        return percent.clip(0, 100)
+
+    @property
+    def says_percent(self) -> bool:
+        """Whether the raster itself tells that it holds per cent, as those that floodmap writes do."""
+        described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
+        return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
+
+    def scale(self, rule: FloodRule) -> int:
+        """What 1 is in a raster of probabilities: 100 where it holds per cent, else 1.
+
+        Whole numbers are per cent, and so are floats that go above 1; what the raster says goes first.
+
+        Raises:
+            SceneError: it is a mask, or cannot be told.
+        """
+        if self._scale is None:
+            self._scale = 100 if self.says_percent or rule.in_percent or self.holds_percent(rule) else 1
+        return self._scale
+
+    def tell_scale(self, rule: FloodRule) -> None:
+        """Say what becomes of a threshold that a user gave, where that is not what it was."""
+        if rule.threshold is not None and self.scale(rule) != 1:
+            limit = round(rule.threshold * self.scale(rule), 6)
+            LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
+
+    def holds_percent(self, rule: FloodRule) -> bool:
+        """Whether probabilities that do not say so are per cent.
+
+        Raises:
+            SceneError: it is a mask, or shares and one other value.
+        """
+        if self.dtype.kind != "f":
+            if self.says_percent:
+                return True
+            found = self.values() - set(rule.ignored)
+            if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
+                shown = ", ".join(f"{value:g}" for value in sorted(found))
+                raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
+            return True
+        above: set[float] = set()
+        below: set[float] = set()
+        has_shares = False
+        for window in self.frame.blocks(2048):
+            band, valid = self._own(window)
+            below.update(map(float, np.unique(band[valid & (band < -ROUNDING)])[: _MANY + 1]))
+            if len(below) > _MANY:
+                raise SceneError(f"{self.path} holds many values below 0 ({min(below):g}): these are no probabilities")
+            observed = band[valid & ~rule.hides(band)]
+            above.update(map(float, np.unique(observed[observed > 1 + ROUNDING])[:2]))
+            has_shares |= bool(((observed > 0) & (observed < 1)).any())
+            if len(above) > 1:
+                return True
+        if above and has_shares:
+            strange = above.pop()
+            raise SceneError(
+                f"{self.path} holds shares of 0 to 1, and {strange:g}; if that stands for nothing, say so in the file: "
+                f"gdal_edit.py -a_nodata {strange:g} {self.path.name}"
+            )
+        return bool(above)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
+
+    def _own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of its own pixels, and which of them are real."""
+        band, valid = self._read(self._dataset, self._alpha, window)
+        if self._absent is not None and (gone := self._absent(window)) is not None:
+            valid &= ~gone
+        return band, valid
+
+    def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        part = RasterWindow(window.col_off, window.row_off, window.width, window.height)
+        try:
+            band = source.read(1, window=part)
+            # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.
+            seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
+            valid = self._opaque(seen)
+        except RasterioError as error:
+            raise EvaluationError(f"{self.path} cannot be read: {gdal_reason(error)}; is the file complete?") from error
+        if band.dtype.kind == "f":
+            valid &= np.isfinite(band)
+        return band, valid
+
+    def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where alpha says that there is something; compression with loss frays the rim of what is transparent."""
+        half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
+        return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
+
+    def _check_probabilities(self, observed: NDArray[Any], scale: int) -> None:
+        low, high = (float(observed.min()), float(observed.max())) if len(observed) else (0.0, 0.0)
+        if low < -ROUNDING or high > scale * (1 + ROUNDING):
+            strange = low if low < -ROUNDING else high
+            raise SceneError(
+                f"{self.path} holds {strange:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
+                "bring other numbers there first (gdal_calc.py); for a mask give --flood-value instead"
+            )
+
+    def _check(self, rule: FloodRule) -> None:
+        if rule.attribute:
+            raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
+        if rule.threshold is None and not rule.values:
+            raise EvaluationError(f"nothing says which value of {self.path} is flood")
+        if self._lossy and rule.threshold is None and len(self.values()) > _MANY:
+            raise EvaluationError(
+                f"{self.path} is compressed with loss, which has blurred its classes; give the mask as PNG, or as TIFF "
+                "with DEFLATE or LZW"
+            )
+        if self.nodata in rule.values:
+            raise EvaluationError(
+                f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; where it is, undo that with: "
+                f"gdal_edit.py -unsetnodata {self.path.name}"
+            )
+
+def _absent(gaps: Gaps) -> Absent:
+    """Pixels of a window that were never written."""
+
+    def absent(window: Window) -> NDArray[np.bool_] | None:
+        rect = Rect(window.col_off, window.row_off, window.width, window.height)
+        found = gaps.within(rect, (window.height, window.width))
+        return None if found is None else np.asarray(found > 0)
+
+    return absent
+
+
+def _alpha_band(source: DatasetReader) -> int | None:
+    interpretations = source.colorinterp
+    return interpretations.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretations else None
+
+
+def is_imagery(path: Path) -> bool:
+    """Whether a raster has several bands, so that it is a picture; a file that does not open is not known to be one."""
+    try:
+        RasterMask(path).close()
+    except ImageryError:
+        return True
+    except EvaluationError:
+        return False
+    return False

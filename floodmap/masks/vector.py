@@ -1,0 +1,247 @@
+"""Polygons of flood (and of unobserved ground), read window by window as pixels of any frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+
+from floodmap.errors import EvaluationError, MissingCRSError, VectorError
+from floodmap.geo.crs import horizontal, is_placed, known_crs
+from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.geo.names import readable
+from floodmap.geo.turns import bounds_of, span_x, turned
+from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
+from floodmap.geo.window import Window
+from floodmap.masks.pairing import is_one_file
+from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+
+_VERTICES = 4096
+"""Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""
+_MOST_PIXELS = 4_000_000_000
+"""Two polygon files on a finer grid than this would take hours."""
+
+
+class PolygonMask:
+    """A polygon file: flood inside, dry outside, unobserved where a layer or file beside it says so.
+
+    As floodmap writes them: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and `x_unobserved`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._flood = (path, _flood_layer(path))
+        self._unobserved = _unobserved_beside(path)
+        own = self._read(self._flood, None)[1]
+        self.crs = own if is_placed(own) else None
+
+    def geometries(self, crs: Any) -> NDArray[np.object_]:
+        """All its polygons, unobserved ground too, in a CRS (None: its own)."""
+        return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
+
+    def on(self, frame: Frame, rule: FloodRule) -> Reader:
+        """Burn it into a frame's pixels: those whose centre a polygon holds.
+
+        Raises:
+            MissingCRSError: one of both has no CRS.
+            EvaluationError: the rule does not suit polygons, or none of them touches the frame.
+            VectorError: the file cannot be brought to the frame's CRS.
+        """
+        if (self.crs is None) != (frame.crs is None):
+            has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
+            raise MissingCRSError(f"{self.path} has {has}; assign one with: ogr2ogr -a_srs, or rio edit-info --crs")
+        flood = self._read(self._flood, frame.crs)[0]
+        unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
+        chosen = flood.geometries[_is_flood(flood, rule, self.path)]
+        span = span_x(frame.transform, frame.width, frame.height)
+        every = np.concatenate([flood.geometries, unobserved.geometries])
+        if len(every) and not len(_pieces(turned(every, frame.crs, span), frame, _VERTICES, cut=False)):
+            raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
+        layers = [
+            (_Burnt(_pieces(turned(geometries, frame.crs, span), frame, _VERTICES)), code)
+            for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
+        ]
+
+        def read(window: Window) -> Codes:
+            codes = np.full((window.height, window.width), DRY, np.uint8)
+            for burnt, code in layers:
+                burnt.burn(codes, window, code)
+            return codes
+
+        return read
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _parts(self) -> list[tuple[Path, str | None]]:
+        return [self._flood, *([self._unobserved] if self._unobserved else [])]
+
+    def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
+        """One layer in a CRS (None: its own), and its own CRS; a layer may well be empty."""
+        path, layer = part
+        if path.suffix.lower() in PARQUET:
+            return _read_parquet(path, crs)
+        import pyogrio
+
+        try:
+            with readable(path) as name:
+                about = pyogrio.read_info(name, layer=layer, force_feature_count=True)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
+        own = horizontal(known_crs(about["crs"])) if about["crs"] else None
+        if not about["features"]:
+            return _NOTHING, own
+        return read_vectors(path, crs=crs, layer=layer, polygons=True), own
+
+
+_NOTHING = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
+
+
+def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
+    """A grid over the polygons of both, in the first one's CRS, with square pixels of `resolution_m` on the ground.
+
+    Without a CRS the resolution is in the files' own units.
+
+    Raises:
+        MissingCRSError: one has a CRS and the other has none.
+        EvaluationError: neither has a polygon, or the grid would be too large.
+    """
+    if (a.crs is None) != (b.crs is None):
+        bare = a if a.crs is None else b
+        raise MissingCRSError(f"{bare.path} has no CRS and the other side has one; assign it with ogr2ogr -a_srs")
+    geometries = np.concatenate([a.geometries(None), b.geometries(a.crs)])
+    if not len(geometries):
+        raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon: there is no ground to compare them on")
+    west, south, east, north = bounds_of(geometries, a.crs)
+    crs = None if a.crs is None else CRS.from_user_input(a.crs)
+    per_row = per_col = 1.0
+    if crs is not None and is_placed(crs):
+        unit = Affine((east - west) / 1000, 0, west, 0, (south - north) / 1000, north)
+        metres = ground_sample_distance(crs, unit, width=1000, height=1000)
+        if metres is None:
+            raise EvaluationError(f"{a.path} has coordinates that do not exist in its CRS ({crs})")
+        per_col, per_row = 1000 * metres[0] / (east - west), 1000 * metres[1] / (north - south)
+    step_x, step_y = resolution_m / per_col, resolution_m / per_row
+    width, height = (max(1, int(np.ceil(size))) for size in ((east - west) / step_x, (north - south) / step_y))
+    if width * height > _MOST_PIXELS:
+        raise EvaluationError(
+            f"{a.path} and {b.path} span {width} x {height} pixels of {resolution_m:g} m; give a coarser --resolution"
+        )
+    return Frame(crs=crs, transform=Affine(step_x, 0, west, 0, -step_y, north), height=height, width=width)
+
+
+class _Burnt:
+    """Polygons in pixel coordinates, burnt into windows of their frame."""
+
+    def __init__(self, pieces: NDArray[np.object_]) -> None:
+        self._pieces = pieces
+        self._tree = shapely.STRtree(pieces)
+
+    def burn(self, codes: Codes, window: Window, code: int) -> None:
+        """Write a code over the pixels of a window whose centre lies in a polygon."""
+        box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
+        hits = np.sort(self._tree.query(box))
+        if len(hits):
+            place = Affine.translation(window.col_off, window.row_off)
+            rasterize(self._pieces[hits], out=codes, transform=place, default_value=code)
+
+
+def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
+    """Polygons that touch the frame, in its pixel coordinates, cut into pieces of few vertices."""
+    inverse = ~frame.transform
+
+    def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+
+    parts: NDArray[np.object_] = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
+    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))]
+    if not cut:
+        return touching
+    pieces = [piece for part in touching for piece in _cut(part, vertices)]
+    return np.array(pieces, dtype=object)
+
+
+def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
+    """Halve a polygon, along pixel edges where no pixel's centre lies, until each piece has few vertices."""
+    west, north, east, south = polygon.bounds
+    across = east - west >= south - north
+    middle = float(np.floor((west + east) / 2 if across else (north + south) / 2))
+    low, high = (west, east) if across else (north, south)
+    if shapely.get_num_coordinates(polygon) <= vertices or not low < middle < high or high - low < 16:
+        return [polygon]
+    first = (west, north, middle, south) if across else (west, north, east, middle)
+    second = (middle, north, east, south) if across else (west, middle, east, south)
+    try:
+        halves = shapely.intersection(polygon, [shapely.box(*first), shapely.box(*second)])
+    except shapely.GEOSException:
+        # Rounding to pixel coordinates can tangle a ring; it burns the same whole, only slower.
+        return [polygon]
+    parts = shapely.get_parts(shapely.get_parts(halves))
+    return [piece for part in parts if part.area > 0 for piece in _cut(part, vertices)]
+
+
+def _flood_layer(path: Path) -> str | None:
+    """The layer to read: `flood` if there is one, else the only one."""
+    if path.suffix.lower() in PARQUET:
+        return None
+    names = _layers(path)
+    if "flood" in names or len(names) == 1:
+        return "flood" if "flood" in names else names[0]
+    shown = ", ".join(names) or "none with geometries"
+    raise VectorError(f"{path} has several layers ({shown}) and none is called flood; keep one of them")
+
+
+def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
+    if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
+        return path, "unobserved"
+    sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
+    if path.stem.endswith("_flood") and is_one_file(sibling):
+        return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
+    return None
+
+
+def _layers(path: Path) -> list[str]:
+    import pyogrio
+
+    try:
+        with readable(path) as name:
+            return [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
+    except pyogrio.errors.DataSourceError as error:
+        raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
+
+
+def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
+    """A file of one layer, which may be empty, and its own CRS."""
+    geometries, columns, own = read_parquet(path)
+    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}
+    moved = reprojected(geometries, own, crs, path) if own is not None else geometries
+    return Vectors(geometries=moved, attributes=columns, crs=own), own
+
+
+def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
+    if rule.values or rule.threshold is not None:
+        raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
+    if not rule.attribute or not len(vectors):
+        return np.ones(len(vectors), bool)
+    if rule.attribute not in vectors.attributes:
+        has = ", ".join(vectors.attributes) or "no attribute at all"
+        raise EvaluationError(f"{path} has no attribute {rule.attribute}; it has {has}")
+    column = vectors.attributes[rule.attribute]
+    return np.array([any(_equals(value, match) for match in rule.matches) for value in column], bool)
+
+
+def _equals(value: Any, match: str) -> bool:
+    if isinstance(value, str):
+        return value == match
+    try:
+        return bool(float(value) == float(match))
+    except (TypeError, ValueError):
+        return str(value) == match

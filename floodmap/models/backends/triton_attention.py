@@ -1,0 +1,229 @@
+"""SAM's image encoder on a GPU: neither scores, nor windows, nor what fills them up is ever written to its memory.
+
+FlashAttention (Dao et al. 2022, arXiv:2205.14135) that reads SAM's windows and adds its relative positions in place;
+torch's own kernels take the positions as a mask, which is larger than all else together (`benchmarks/gpu.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT
+
+_LANES = 16
+"""Matrix units of a GPU take no smaller side."""
+
+_WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
+"""Queries worked on together, and by how many warps, and stages of loading: the fastest on an H100."""
+
+
+def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
+    """What `encoder(image)` gives, (B, 3, H, W) to (B, E, H/16, W/16), without gradients.
+
+    What the blocks add up stays in float32; the rest is at the encoder's precision, and GELU is its approximation with
+    tanh: both change less than that precision does.
+    """
+    summed = _patches(encoder, image).float()
+    if encoder.pos_embed is not None:
+        summed += encoder.pos_embed
+    added: Any = None  # what the last half block gave
+    for block in encoder.blocks:
+        added = _attention(block, _add_and_norm(summed, added, block.norm1, image.dtype))
+        added = _mlp(block, _add_and_norm(summed, added, block.norm2, image.dtype))
+    embedding: Tensor = encoder.neck((summed + added).to(image.dtype).permute(0, 3, 1, 2))
+    return embedding
+
+
+def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
+    """The patch embedding, (B, H/16, W/16, C), as the product it is: convolutions of three channels are slow."""
+    conv = encoder.patch_embed.proj
+    rows, cols = conv.kernel_size
+    patches = image.unflatten(3, (-1, cols)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
+    return nn.functional.linear(patches.flatten(3), conv.weight.flatten(1), conv.bias)
+
+
+def _mlp(block: Block, x: Tensor) -> Tensor:
+    first, last = block.mlp.lin1, block.mlp.lin2
+    hidden = torch._addmm_activation(first.bias, x.flatten(0, 2), first.weight.t(), use_gelu=True)
+    result: Tensor = last(hidden).view(x.shape)
+    return result
+
+
+def _attention(block: Block, x: Tensor) -> Tensor:
+    """(B, H, W, C) to the same."""
+    attention: Attention = block.attn
+    side = (block.window_size, block.window_size) if block.window_size else (x.shape[1], x.shape[2])
+    if not hasattr(attention, "positions"):
+        attention.positions = positions(attention.rel_pos_h, attention.rel_pos_w).to(x.dtype)
+    qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1))
+    projected: Tensor = attention.proj(attend(qkv, attention.qkv.bias, attention.positions, side))
+    return projected
+
+
+def positions(down: Tensor, across: Tensor) -> Tensor:
+    """Relative positions, (2 rows - 1, C) and (2 columns - 1, C), as `attend` wants them, (positions, C).
+
+    Their number is rounded up: rows of products with them have to begin where a GPU reads fast.
+    """
+    table = torch.cat([down, across])
+    return nn.functional.pad(table, (0, 0, 0, -len(table) % _LANES))
+
+
+def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, int]) -> Tensor:
+    """Attention within windows, with relative positions.
+
+    Args:
+        qkv: queries, keys and values of every cell, (B, H, W, 3, heads, C).
+        filling: those of cells beyond the image in windows that reach there, (3 heads C,).
+        table: the relative positions, see `positions`.
+        window_hw: rows and columns of a window; those of the image where cells see all others.
+
+    Returns:
+        (B, H, W, heads C).
+    """
+    batch, height, width, _, heads, channels = qkv.shape
+    rows, cols = window_hw
+    head = 1 << channels.bit_length() - 1  # sides of products are powers of two: 80 channels are 64 and 16
+    whole = (rows, cols) == (height, width) and cols == triton.next_power_of_2(cols) >= _LANES
+    padded = cols if whole else max(_LANES, triton.next_power_of_2(cols))
+    at_once = 1 if whole else max(_LANES, triton.next_power_of_2(rows))
+    each = qkv[:, :, :, 0].view(-1, heads, channels).transpose(0, 1)
+    places = torch.bmm(each, table.t().expand(heads, -1, -1))  # every query's products with all positions
+    out = torch.empty(batch, height, width, heads * channels, dtype=qkv.dtype, device=qkv.device)
+    windows = batch * triton.cdiv(height, rows) * triton.cdiv(width, cols)
+    queries, warps, stages = _WHOLE if whole else _WINDOWS
+    _attend[triton.cdiv(rows * cols, queries), windows * heads](
+        qkv, filling, places, out, height, width, channels**-0.5,
+        HEADS=heads, HEAD=head, TAIL=channels - head, ROWS=rows, COLS=cols, PADDED=padded, AT_ONCE=at_once,
+        LENGTH=places.shape[-1], QUERIES=queries, WHOLE=whole, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+def _add_and_norm(summed: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
+    """Add to float32 (B, H, W, C) in place; returns the sum, normalized, as `dtype`."""
+    channels = summed.shape[-1]
+    out = torch.empty(summed.shape, dtype=dtype, device=summed.device)
+    _add_norm[summed.numel() // channels,](
+        summed, summed if added is None else added, norm.weight, norm.bias, out, norm.eps,
+        CHANNELS=channels, PADDED=triton.next_power_of_2(channels), ADDS=added is not None, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _add_norm(summed, added, weight, bias, out, eps, CHANNELS: tl.constexpr, PADDED: tl.constexpr, ADDS: tl.constexpr):
+    channel = tl.arange(0, PADDED)
+    ours = channel < CHANNELS
+    at = tl.program_id(0).to(tl.int64) * CHANNELS + channel
+    x = tl.load(summed + at, mask=ours, other=0.0)
+    if ADDS:
+        x += tl.load(added + at, mask=ours, other=0.0).to(tl.float32)
+        tl.store(summed + at, x, mask=ours)
+    centred = tl.where(ours, x - tl.sum(x, 0) / CHANNELS, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / CHANNELS + eps)
+    gain = tl.load(weight + channel, mask=ours, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=ours, other=0.0).to(tl.float32)
+    tl.store(out + at, (centred * scale * gain + shift).to(out.dtype.element_ty), mask=ours)
+
+
+@triton.jit
+def _attend(
+    qkv, filling, places, out, height, width, scale,
+    HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    PADDED: tl.constexpr, AT_ONCE: tl.constexpr, LENGTH: tl.constexpr, QUERIES: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Some queries of one window and head see all of its cells, AT_ONCE rows of PADDED columns at a time.
+
+    A head's channels are HEAD and TAIL, both powers of two or the second nothing. Scores are kept before `scale`.
+    """
+    CHANNELS: tl.constexpr = HEAD + TAIL
+    CELL: tl.constexpr = 3 * HEADS * CHANNELS
+    CELLS: tl.constexpr = ROWS * COLS
+    window, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
+    windows_down, windows_across = tl.cdiv(height, ROWS), tl.cdiv(width, COLS)
+    image = (window // (windows_down * windows_across)).to(tl.int64)
+    top = window // windows_across % windows_down * ROWS
+    left = window % windows_across * COLS
+    channel, rest = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL if TAIL else 1)
+
+    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    row, col = query // COLS, query % COLS
+    ours = (query < CELLS) & (top + row < height) & (left + col < width)
+    cell = (image * height + top + row) * width + left + col
+    at = qkv + cell * CELL + head * CHANNELS
+    q = tl.load(at[:, None] + channel[None, :], mask=ours[:, None], other=0.0)
+    if TAIL:
+        q_rest = tl.load(at[:, None] + rest[None, :], mask=ours[:, None], other=0.0)
+    # Where this query's products with the relative positions of row 0 and of column 0 are.
+    cells = tl.num_programs(1).to(tl.int64) // (HEADS * windows_down * windows_across) * height * width
+    place = places + (head * cells + cell) * LENGTH
+    to_row, to_col = place + row + ROWS - 1, place + 2 * ROWS - 1 + col + COLS - 1
+
+    key = tl.arange(0, AT_ONCE * PADDED)
+    key_row, key_col = key // PADDED, key % PADDED
+    column = tl.arange(0, PADDED)
+    across = tl.load(to_col[:, None] - column[None, :], mask=ours[:, None] & (column < COLS)[None, :], other=0.0)
+    most = tl.full([QUERIES], -float("inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    seen = tl.zeros([QUERIES, HEAD], tl.float32)
+    if TAIL:
+        seen_rest = tl.zeros([QUERIES, TAIL], tl.float32)
+    if WHOLE:
+        moved = across.to(tl.float32) / scale
+    steep = scale * 1.4426950408889634  # for powers of two
+
+    for first in range(0, ROWS, AT_ONCE):
+        y, x = top + first + key_row, left + key_col
+        key_cell = (image * height + y) * width + x
+        keys = qkv + key_cell * CELL + (HEADS + head) * CHANNELS
+        values = keys + HEADS * CHANNELS
+        if WHOLE:
+            scores = moved + (tl.load(to_row - first, mask=ours, other=0.0).to(tl.float32) / scale)[:, None]
+            k = tl.load(keys[None, :] + channel[:, None])
+            v = tl.load(values[:, None] + channel[None, :])
+            if TAIL:
+                k_rest = tl.load(keys[None, :] + rest[:, None])
+                v_rest = tl.load(values[:, None] + rest[None, :])
+        else:
+            step = tl.arange(0, AT_ONCE)
+            rows = first + step
+            down = tl.load(to_row[:, None] - rows[None, :], mask=ours[:, None] & (rows < ROWS)[None, :], other=0.0)
+            # Whose row and whose column is meant: products with ones and zeros spread them over the keys.
+            scores = tl.dot(down, (step[:, None] == key_row[None, :]).to(down.dtype))
+            scores = tl.dot(across, (column[:, None] == key_col[None, :]).to(across.dtype), scores) / scale
+            inside = (key_col < COLS) & (first + key_row < ROWS) & (y < height) & (x < width)
+            fill = filling + (HEADS + head) * CHANNELS
+            k = tl.load(keys[None, :] + channel[:, None], mask=inside[None, :], other=0.0)
+            v = tl.load(values[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
+            k = tl.where(inside[None, :], k, tl.load(fill + channel)[:, None])
+            v = tl.where(inside[:, None], v, tl.load(fill + HEADS * CHANNELS + channel)[None, :])
+            if TAIL:
+                k_rest = tl.load(keys[None, :] + rest[:, None], mask=inside[None, :], other=0.0)
+                v_rest = tl.load(values[:, None] + rest[None, :], mask=inside[:, None], other=0.0)
+                k_rest = tl.where(inside[None, :], k_rest, tl.load(fill + rest)[:, None])
+                v_rest = tl.where(inside[:, None], v_rest, tl.load(fill + HEADS * CHANNELS + rest)[None, :])
+        scores = tl.dot(q, k, scores)
+        if TAIL:
+            scores = tl.dot(q_rest, k_rest, scores)
+        if not WHOLE:
+            scores = tl.where(((key_col < COLS) & (first + key_row < ROWS))[None, :], scores, -float("inf"))
+        new_most = tl.maximum(most, tl.max(scores, 1))
+        share = tl.exp2((scores - new_most[:, None]) * steep)
+        less = tl.exp2((most - new_most) * steep)
+        total = total * less + tl.sum(share, 1)
+        share = share.to(q.dtype)
+        seen = tl.dot(share, v, seen * less[:, None])
+        if TAIL:
+            seen_rest = tl.dot(share, v_rest, seen_rest * less[:, None])
+        most = new_most
+
+    to = out + cell * (HEADS * CHANNELS) + head * CHANNELS
+    tl.store(to[:, None] + channel[None, :], (seen / total[:, None]).to(out.dtype.element_ty), mask=ours[:, None])
+    if TAIL:
+        tl.store(to[:, None] + rest[None, :], (seen_rest / total[:, None]).to(out.dtype.element_ty), mask=ours[:, None])

@@ -1,0 +1,223 @@
+"""Large files over unreliable networks: resumed, checked, never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from floodmap._runtime.sizes import in_bytes
+from floodmap.errors import DownloadError, ModelError
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there and the bytes there will be (None where the server does not say)."""
+
+_CHUNK = 1 << 18
+
+
+class _CutError(Exception):
+    """The connection broke off; another attempt may go on from there."""
+
+
+class _UnreachableError(_CutError):
+    """There was no connection at all."""
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hexadecimal.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str,
+    progress: Progress | None = None,
+    retries: int = 4,
+    backoff_s: float = 1.0,
+    timeout_s: float = 30.0,
+) -> None:
+    """Fetch a file whose hash is known.
+
+    The bytes go to `<target>.part`, which stays when the download breaks off, so that the next call, or the next try of
+    this one, asks for the rest alone. Several processes may ask for one target: one fetches it, the others wait.
+
+    Args:
+        url: http, https or file.
+        target: where the file will be, complete and checked; its folder exists.
+        sha256: of the whole file, hexadecimal.
+        progress: see `Progress`.
+        retries: attempts in a row that may break off without bringing the file any further.
+        backoff_s: pause before the first retry, in seconds; it doubles with each.
+        timeout_s: longest silence of the server, in seconds.
+
+    Raises:
+        DownloadError: no network, no such file there, or what came has another hash (it is deleted).
+        ModelError: the file cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with _lock(target):
+        if target.is_file() and sha256_of(target) == sha256:
+            return
+        resumed = part.exists()
+        _transfer(url, part, progress, retries, backoff_s, timeout_s)
+        received = sha256_of(part)
+        if received != sha256 and resumed:
+            # What an earlier run left was not the beginning of this file.
+            part.unlink()
+            _transfer(url, part, progress, retries, backoff_s, timeout_s)
+            received = sha256_of(part)
+        if received != sha256:
+            part.unlink()
+            raise DownloadError(f"{url} sent a file with the wrong SHA-256 ({received}); it was deleted")
+        part.replace(target)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    lock = filelock.FileLock(f"{target}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        logger.warning("another process is fetching %s; waiting for it", target.name)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        # NotImplementedError: a network file system without locks.
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{target.parent} cannot be written: {reason}; set FLOODMAP_CACHE elsewhere") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _transfer(
+    url: str, part: Path, progress: Progress | None, retries: int, backoff_s: float, timeout_s: float
+) -> None:
+    """Bring the part file to its full length, over as many connections as it takes."""
+    furthest, failures, reached = _size(part), 0, False
+    while True:
+        try:
+            return _receive(url, part, progress, timeout_s)
+        except _CutError as error:
+            # A server that ignores ranges starts over each time: only getting further than ever counts.
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            # Someone without a network should learn so at once.
+            reached = reached or not isinstance(error, _UnreachableError)
+            if failures > retries or not reached:
+                raise DownloadError(f"{url} cannot be fetched: {error}") from error
+            logger.info("%s: %s; trying again", url, error)
+            time.sleep(backoff_s * 2 ** max(failures - 1, 0))
+
+
+def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
+    """Ask once for what is missing and append it."""
+    start = _size(part)
+    headers = {"User-Agent": "floodmap"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            start, total = _extent(response, part, start)
+            _append(response, part, start, total, progress)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:
+            # Nothing is missing, or the part is longer than the file: the hash will tell.
+            return
+        if error.code == 429 or error.code >= 500:
+            raise _CutError(f"the server answered {error.code} {error.reason}") from error
+        raise DownloadError(f"{url} cannot be fetched: the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _UnreachableError(str(error.reason)) from error
+    except ValueError as error:
+        raise DownloadError(f"{url} is no address: {error}; is FLOODMAP_MODEL_URL right?") from error
+    except (http.client.HTTPException, OSError) as error:
+        raise _CutError(str(error) or type(error).__name__) from error
+
+
+def _extent(response: http.client.HTTPResponse, part: Path, start: int) -> tuple[int, int | None]:
+    """Where in the file the answer begins, and the length of the whole file."""
+    length = response.headers.get("Content-Length")
+    if response.status != 206:
+        return 0, int(length) if length else None
+    matched = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not matched or int(matched[1]) != start:
+        part.unlink(missing_ok=True)
+        raise _CutError("the server sent another range than it was asked for")
+    return start, None if matched[2] == "*" else int(matched[2])
+
+
+def _append(
+    response: http.client.HTTPResponse, part: Path, start: int, total: int | None, progress: Progress | None
+) -> None:
+    done = start
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise _full(part, total - start, free)
+    with _opened(part, "ab" if start else "wb") as write:
+        # read1 hands over what has arrived; read would lose up to a chunk when the connection breaks.
+        while chunk := response.read1(_CHUNK):
+            write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    if total is not None and done < total:
+        # http.client does not tell the end of a file from a connection cut short unless the whole body is read at once.
+        raise _CutError(f"the connection broke off after {done} of {total} bytes")
+
+
+@contextmanager
+def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes to the file; whatever the file system refuses becomes a ModelError."""
+
+    def refused(error: OSError) -> ModelError:
+        return ModelError(f"{part} cannot be written: {error.strerror or error}; free some space or set FLOODMAP_CACHE")
+
+    try:
+        file = part.open(mode, buffering=0)
+    except OSError as error:
+        raise refused(error) from error
+
+    def write(chunk: bytes) -> None:
+        view = memoryview(chunk)
+        try:
+            while view:
+                view = view[file.write(view) :]
+        except OSError as error:
+            raise refused(error) from error
+
+    with file:
+        yield write
+
+
+def _full(part: Path, needed: int, free: int) -> ModelError:
+    return ModelError(
+        f"{part.name} needs {in_bytes(needed)} more and {part.parent} has {in_bytes(free)} left; "
+        "free some space or set FLOODMAP_CACHE to a folder on another disk"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,116 @@
+"""Models loaded from their files onto a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from floodmap._runtime.forks import refuse_lost_gpu
+from floodmap.errors import ModelError
+from floodmap.models.calibration import Calibration
+from floodmap.models.digest import check_seal
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.registry import ResolvedModel
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.models.sam.meta_sam import Sam, build_sam
+from floodmap.models.sam.vit import VIT
+from floodmap.models.sam_segmenter import SamSegmenter
+
+_DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
+
+
+def load_segmenter(
+    model: ResolvedModel, device: str = "auto", precision: str = "auto"
+) -> FloodSegmenter | SamSegmenter:
+    """Load a model's weights and make it ready to run; on a CPU with as many threads as torch has by now.
+
+    Args:
+        model: weights on this disk.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto`, `float32` or `bfloat16`.
+
+    Raises:
+        ModelError: the file is damaged or holds another architecture, or the device is not there.
+    """
+    chosen = pick_device(device)
+    dtype = pick_dtype(chosen, precision)
+    if model.path.suffix == ".safetensors":
+        return FloodSegmenter(model, *_load_trained(model.path), chosen, dtype)
+    return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of that name, or the best there is for `auto`."""
+    if wanted == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        refuse_lost_gpu()
+        return torch.device("cuda")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"device {wanted!r} is not available here ({str(error).splitlines()[0]}); use --device cpu"
+        ) from error
+    return device
+
+
+def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _has_bf16_instructions() -> bool:
+    # oneDNN also accepts bfloat16 where it only emulates it (AVX-512 without BF16), more slowly than float32.
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        check_seal(path, stored, header)
+        network = _network(path, header, {name: tensor.float() for name, tensor in stored.items()})
+        calibration = Calibration(**json.loads(header.get("calibration", "{}")))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error
+    return network, calibration
+
+
+def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor]) -> FloodSam | Sam:
+    architecture = header.get("architecture", "not named")
+    if architecture in VIT:
+        return build_sam(state)
+    if architecture != "flood_sam":
+        known = ", ".join(["flood_sam", *VIT])
+        raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
+    network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
+    # Weights of versions before it lack the maps of points; untrained, these add nothing.
+    untrained = {name: value for name, value in network.state_dict().items() if name.startswith("point_maps.")}
+    network.load_state_dict({**untrained, **state})
+    return network
+
+
+def _load_sam(path: Path) -> Sam:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return build_sam(state)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
+        raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

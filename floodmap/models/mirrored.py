@@ -1,0 +1,66 @@
+"""Windows seen twice, once in a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from floodmap.imagery.tile import Tile
+from floodmap.models.prompts import Prompts
+
+if TYPE_CHECKING:
+    from floodmap.models.flood_segmenter import FloodSegmenter
+    from floodmap.models.protocol import Segmenter
+    from floodmap.models.sam_segmenter import SamSegmenter
+
+
+def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+    """The mean of what a model makes of tiles and of their mirror images, (height, width) each."""
+    if isinstance(segmenter, Flipped):
+        return segmenter.predict(tiles, prompts)
+    moved = [_moved(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
+    found = segmenter.predict([*tiles, *map(mirrored, tiles)], [*prompts, *moved])
+    pairs = zip(found[: len(tiles)], found[len(tiles) :], strict=True)
+    return [np.asarray((seen + turned[:, ::-1]) / 2, np.float32) for seen, turned in pairs]
+
+
+class Flipped:
+    """A model whose say of a window is the mean of what it makes of the window and of its mirror image.
+
+    Args:
+        segmenter: the model.
+    """
+
+    def __init__(self, segmenter: FloodSegmenter | SamSegmenter) -> None:
+        self.segmenter = segmenter
+        self.name, self.sha256 = segmenter.name, segmenter.sha256
+        self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
+        self.offloads = segmenter.offloads
+        self.any_size = segmenter.any_size
+        self.best_batch_size = segmenter.best_batch_size
+        self.runs_on = f"{segmenter.runs_on}, flips"
+
+    def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+        """Flood probability of every pixel; see `protocol.Segmenter`."""
+        return seen_twice(self.segmenter, tiles, prompts)
+
+
+def mirrored(tile: Tile) -> Tile:
+    """A tile's mirror image, left and right exchanged."""
+    nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
+    rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
+    return replace(tile, rgb=rgb, reason=reason, nir=nir)
+
+
+def _moved(prompts: Prompts, width: int) -> Prompts:
+    left, top, right, bottom = prompts.boxes_xyxy.T
+    return replace(
+        prompts,
+        points_xy=prompts.points_xy * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32),
+        boxes_xyxy=np.stack([width - right, top, width - left, bottom], axis=1),
+        mask=None if prompts.mask is None else np.ascontiguousarray(prompts.mask[:, ::-1]),
+    )

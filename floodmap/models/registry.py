@@ -1,0 +1,294 @@
+"""The models floodmap knows: where each one's file lies or comes from, and whether it is the right one. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from floodmap.errors import DownloadError, ModelError
+from floodmap.models.download import Progress, download, sha256_of
+
+WEIGHTS = Path(str(resources.files("floodmap"))) / "weights"
+"""Folder of the models that ship inside the package."""
+BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+"""Where Meta publishes SAM's checkpoints; FLOODMAP_MODEL_URL names a mirror."""
+ALIASES = {"pretrained": "sam_vit_b"}
+SUFFIXES = (".safetensors", ".pth")
+
+State = Literal["ok", "damaged", "absent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model with a name."""
+
+    name: str
+    """What `--model` takes."""
+    file: str
+    """Name of its file."""
+    architecture: str
+    """What the weights fit: `vit_b`, `vit_l`, `vit_h` (Meta's SAM) or `flood_sam` (floodmap's own)."""
+    sha256: str
+    """SHA-256 of the file, lower-case hexadecimal."""
+    size_mb: float
+    """Size of the file, in units of 1,000,000 bytes."""
+    shipped: bool = False
+    """Whether it is part of the package; otherwise it is fetched on first use."""
+    licence: str = "Apache-2.0"
+    """SPDX identifier."""
+    description: str = ""
+    """One line for the user."""
+
+    @property
+    def url(self) -> str | None:
+        """Where the file is fetched from; None where it ships."""
+        base = os.environ.get("FLOODMAP_MODEL_URL") or BASE_URL
+        return None if self.shipped else f"{base.rstrip('/')}/{self.file}"
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or will be once it is fetched."""
+        return (WEIGHTS if self.shipped else cache_dir()) / self.file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedModel:
+    """Weights on this disk."""
+
+    path: Path
+    """The file, .safetensors or .pth."""
+    name: str
+    """The model's name, or the file's stem where floodmap does not know it."""
+    architecture: str | None
+    """As in `Model`; None where the file does not say and its tensors must tell."""
+    sha256: str
+    """SHA-256 of the file."""
+
+
+def cache_dir() -> Path:
+    """Folder of fetched models: FLOODMAP_CACHE, or the user's cache folder on this system. Not created here."""
+    if named := os.environ.get("FLOODMAP_CACHE"):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("floodmap", appauthor=False))
+
+
+def registry() -> dict[str, Model]:
+    """All models by name, the shipped one first (left out where the package was built without it)."""
+    models = {model.name: model for model in _SAM}
+    card = model_card()
+    if not card:
+        return models
+    file = WEIGHTS / "finetuned.safetensors"
+    finetuned = Model(
+        name="finetuned", file=file.name, architecture=card.get("architecture", "flood_sam"), sha256=card["sha256"],
+        size_mb=file.stat().st_size / 1e6 if file.exists() else 0.0, shipped=True,
+        licence=card.get("licence", "Apache-2.0"),
+        description="SAM with a small encoder, trained on floods and on dry ground; ships with floodmap",
+    )  # fmt: skip
+    return {finetuned.name: finetuned} | models
+
+
+_SAM = (
+    Model(
+        name="sam_vit_b", file="sam_vit_b_01ec64.pth", architecture="vit_b", size_mb=375,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        description="Meta's SAM, ViT-B, not trained on floods; also called pretrained",
+    ),
+    Model(
+        name="sam_vit_l", file="sam_vit_l_0b3195.pth", architecture="vit_l", size_mb=1250,
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        description="Meta's SAM, ViT-L, not trained on floods",
+    ),
+    Model(
+        name="sam_vit_h", file="sam_vit_h_4b8939.pth", architecture="vit_h", size_mb=2560,
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        description="Meta's SAM, ViT-H, not trained on floods",
+    ),
+)  # fmt: skip
+
+
+def model_card() -> dict[str, Any]:
+    """What `weights/finetuned.json` says of the shipped model: its `sha256` and how it was trained; {} if not there."""
+    path = WEIGHTS / "finetuned.json"
+    if not path.is_file():
+        return {}
+    try:
+        card: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
+            raise ValueError("sha256 is not a hash")
+        return card
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}); reinstall floodmap") from error
+
+
+def find(name: str) -> Model:
+    """The model of that name or alias.
+
+    Raises:
+        ModelError: there is none.
+    """
+    models = registry()
+    key = ALIASES.get(name, name)
+    if key in models:
+        return models[key]
+    if key == "finetuned":
+        raise ModelError(f"the shipped model is missing from {WEIGHTS}; reinstall floodmap")
+    raise ModelError(f"no model is named {name!r}; choose from {_names(models)}, or name a file")
+
+
+def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedModel:
+    """Turn a model's name or file into weights on this disk, fetched if need be and checked.
+
+    Args:
+        model: a name or alias, or the path of a .safetensors or .pth file; names come first.
+        progress: told how a download goes on; see `floodmap.models.download.Progress`.
+
+    Raises:
+        ModelError: unknown name, missing or damaged file, or no network to fetch it from.
+    """
+    name = str(model)
+    models = registry()
+    if ALIASES.get(name, name) not in models and name != "finetuned" and _means_file(name):
+        return _resolve_file(Path(name), models)
+    known = find(name)
+    state = verify(known)
+    if state == "absent" and not known.shipped:
+        fetch(known, progress=progress)
+    elif state != "ok":
+        raise ModelError(f"{known.path} is {state}; {_repair(known)}")
+    return ResolvedModel(path=known.path, name=known.name, architecture=known.architecture, sha256=known.sha256)
+
+
+def _means_file(name: str) -> bool:
+    path = Path(name)
+    return name != "" and (path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1)
+
+
+def _resolve_file(path: Path, models: dict[str, Model]) -> ResolvedModel:
+    if not path.is_file():
+        hints = [f"; to fetch it: --model {model.name}" for model in models.values() if model.file == path.name]
+        raise ModelError(f"{path} is not a file{hints[0] if hints else ''}")
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"{path} is no model: its name must end in {' or '.join(SUFFIXES)}")
+    sha256 = sha256_of(path)
+    for known in models.values():
+        if known.sha256 == sha256:
+            return ResolvedModel(path=path, name=known.name, architecture=known.architecture, sha256=sha256)
+    architecture = read_metadata(path).get("architecture") if path.suffix == ".safetensors" else None
+    return ResolvedModel(path=path, name=path.stem, architecture=architecture, sha256=sha256)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, read without its tensors.
+
+    Raises:
+        ModelError: the file is not in the safetensors format.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size - 8:
+                raise ValueError("it is cut short")
+            header = json.loads(file.read(length))
+            metadata = header.get("__metadata__", {})
+            return {str(key): str(value) for key, value in metadata.items()}
+    except (OSError, ValueError, AttributeError, struct.error) as error:
+        raise ModelError(f"{path} is no safetensors file, or a damaged one: {error}") from error
+
+
+def fetch(model: Model, *, progress: Progress | None = None) -> Path:
+    """Download a model into the cache, going on where an earlier attempt broke off, and check it.
+
+    Raises:
+        ModelError: it cannot be fetched or written; the message says how to bring the file by hand.
+    """
+    if model.url is None:
+        raise ModelError(f"{model.name} ships with floodmap and is not fetched; if it is damaged, reinstall floodmap")
+    _make_cache(model.path.parent)
+    try:
+        download(model.url, model.path, sha256=model.sha256, progress=progress)
+    except DownloadError as error:
+        remedy = f"get that file elsewhere (SHA-256 {model.sha256}) and run: floodmap models add {model.file}"
+        raise ModelError(f"{model.name} ({model.file}): {error}; {remedy}") from error
+    return model.path
+
+
+def add(file: Path) -> tuple[Model, Path]:
+    """Take a file that was brought by hand into the cache.
+
+    Args:
+        file: any name; its SHA-256 tells which model it is. It is copied and stays where it is.
+
+    Returns:
+        The model and where its file lies now.
+
+    Raises:
+        ModelError: it is no file, no model that floodmap knows, or the cache cannot be written.
+    """
+    if not file.is_file():
+        raise ModelError(f"{file} is not a file")
+    models = registry()
+    sha256 = sha256_of(file)
+    model = next((known for known in models.values() if known.sha256 == sha256), None)
+    if model is None:
+        own = f"; a model of your own needs no adding: --model {file}" if file.suffix in SUFFIXES else ""
+        raise ModelError(
+            f"{file} has SHA-256 {sha256}, which is none of {_names(models)}: it is damaged or another file{own}"
+        )
+    if verify(model) != "ok":
+        _copy(file, model)
+    return model, model.path
+
+
+def _copy(file: Path, model: Model) -> None:
+    _make_cache(model.path.parent)
+    copy = model.path.with_name(f".{model.file}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(file, copy)
+        if sha256_of(copy) != model.sha256:
+            raise ModelError(f"{file} changed while it was copied; try again")
+        copy.replace(model.path)
+    except OSError as error:
+        raise ModelError(
+            f"{file} cannot be copied to {model.path.parent}: {error.strerror or error}; "
+            "free some space there or set FLOODMAP_CACHE to another folder"
+        ) from error
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def verify(model: Model) -> State:
+    """Hash the model's file again.
+
+    Returns:
+        "ok", "damaged" (another hash than it should have) or "absent".
+    """
+    if not model.path.is_file():
+        return "absent"
+    return "ok" if sha256_of(model.path) == model.sha256 else "damaged"
+
+
+def _repair(model: Model) -> str:
+    return "reinstall floodmap" if model.shipped else f"fetch it again with: floodmap models pull {model.name}"
+
+
+def _make_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"the cache {folder} cannot be created: {error.strerror or error}; set FLOODMAP_CACHE to another folder"
+        ) from error
+
+
+def _names(models: dict[str, Model]) -> str:
+    return ", ".join([*models, *ALIASES])

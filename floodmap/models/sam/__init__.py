@@ -1,0 +1,1 @@
+"""The networks: Segment Anything, whole and small."""

@@ -1,0 +1,182 @@
+"""Segment Anything as Meta built it, from the `segment-anything` package."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from floodmap.errors import ModelError
+from floodmap.models.sam.common import FRAME, STRIDE, Encoded, normalized
+from floodmap.models.sam.decoder import Decoder, PointEncoder
+from floodmap.models.sam.modeling import ImageEncoderViT, TwoWayTransformer
+from floodmap.models.sam.vit import VIT, vit_encoder
+
+log = logging.getLogger(__name__)
+
+
+class Sam(nn.Module):
+    """Meta's SAM with its own image encoder, which sees every tile stretched to a frame of 1024 x 1024 pixels."""
+
+    def __init__(self, image_encoder: ImageEncoderViT) -> None:
+        super().__init__()
+        cells = FRAME // STRIDE
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PointEncoder(
+            embed_dim=256, image_embedding_size=(cells, cells), input_image_size=(FRAME, FRAME), mask_in_chans=16
+        )
+        self.mask_decoder = Decoder(
+            transformer_dim=256,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
+        )
+        self.recomputes = False
+        """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
+        self._kernels_fail = False
+
+    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
+        """Tiles to embeddings (B, 256, 64, 64).
+
+        Args:
+            rgb: (B, 3, H, W), 0 to 255. The longer side is stretched to 1024; the package's own resizing of tensors
+                reads the wrong axes on images that are not square, so it is done here.
+            valid: bool (B, H, W); other pixels are blanked.
+        """
+        image = normalized(rgb, valid, torch.float32)
+        height, width = rgb.shape[-2:]
+        framed_hw = _framed((height, width))
+        if framed_hw != (height, width):
+            image = F.interpolate(image, framed_hw, mode="bilinear", align_corners=False, antialias=True)
+        image = F.pad(image, (0, FRAME - framed_hw[1], 0, FRAME - framed_hw[0]))
+        return Encoded(self._embed(image.to(self.image_encoder.neck[0].weight.dtype)), None, (height, width))
+
+    def _embed(self, image: Tensor) -> Tensor:
+        encoder = self.image_encoder
+        if not self.recomputes:
+            return self._embed_fused(image) if _takes_kernels(encoder) else encoder(image)
+        x = encoder.patch_embed(image) + encoder.pos_embed
+        for block in encoder.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+        return encoder.neck(x.permute(0, 3, 1, 2))
+
+    def _embed_fused(self, image: Tensor) -> Tensor:
+        from floodmap.models.backends import triton_attention
+
+        if not self._kernels_fail:
+            try:
+                return triton_attention.embed(self.image_encoder, image)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # Triton raises what its own compiler and the system's give
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning("attention runs at about half speed, as its kernels cannot be compiled here (%s)", reason)
+                self._kernels_fail = True
+        return self.image_encoder(image)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        offset_xy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `FloodSam.decode`, once trained for floods.
+
+        Returns:
+            Logits (B, h, w), four pixels of the frame to a side, and the predicted IoU (B,).
+        """
+        height, width = encoded.shape_hw
+        scale = FRAME / max(height, width)
+        framed_h, framed_w = _framed((height, width))
+        if points is not None:
+            points = ((points[0] + 0.5) * scale - 0.5, points[1])
+        if boxes is not None:
+            boxes = (boxes + 0.5) * scale - 0.5
+        if masks is not None:
+            masks = F.interpolate(masks, (framed_h // 4, framed_w // 4), mode="bilinear", align_corners=False)
+            masks = F.pad(masks, (0, FRAME // 4 - masks.shape[-1], 0, FRAME // 4 - masks.shape[-2]), value=-6.0)
+        embedding = encoded.embedding
+        dtype, batch = self.mask_decoder.iou_token.weight.dtype, len(embedding)
+        sparse, dense = self.prompt_encoder(points, boxes, masks)
+        logits, iou = self.mask_decoder(
+            image_embeddings=embedding.to(dtype),
+            image_pe=self.prompt_encoder.get_dense_pe().to(dtype),
+            sparse_prompt_embeddings=sparse.to(dtype).expand(batch, -1, -1),
+            dense_prompt_embeddings=dense.to(dtype),
+            multimask_output=False,
+        )
+        return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
+
+    def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, 256, 256) of prompt sets of any kinds, each of an image of its own.
+
+        One point alone is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643,
+        section 3); otherwise its single mask is taken.
+
+        Args:
+            embedding: (N, 256, 64, 64).
+            xy: points and corners of boxes in the frame, (N, T, 2).
+            labels: of what kind they are, see `PointEncoder`; -2 where there is none. A set without a box holds one -1,
+                as the package adds it.
+        """
+        encoder, decoder = self.prompt_encoder, self.mask_decoder
+        dtype = decoder.iou_token.weight.dtype
+        masks, iou, _ = decoder.decode(
+            embedding.to(dtype),
+            encoder.get_dense_pe().to(dtype),
+            encoder._embed_points(xy, labels, pad=False).to(dtype),
+            encoder.no_mask_embed.weight.view(1, -1, 1, 1).to(dtype),
+            absent=labels == -2,
+        )
+        alone = (labels >= 0).sum(dim=1) == 1
+        best = torch.where(alone, 1 + iou[:, 1:].argmax(dim=1), 0)
+        return masks[torch.arange(len(masks), device=masks.device), best]
+
+
+def _takes_kernels(encoder: ImageEncoderViT) -> bool:
+    """Whether an encoder is where, and as, `triton_attention` needs it: on an NVIDIA GPU, at half precision."""
+    weight = encoder.patch_embed.proj.weight
+    there = weight.is_cuda and torch.version.cuda is not None and find_spec("triton") is not None
+    return there and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+
+
+def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:
+    """A tile's size once its longer side is stretched to the frame."""
+    height, width = (max(4, round(side * FRAME / max(shape_hw))) for side in shape_hw)
+    return height, width
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> str:
+    """Which of `VIT` a state dict is of; that shows in the patch embedding.
+
+    Raises:
+        ModelError: of none.
+    """
+    patch = state.get("image_encoder.patch_embed.proj.weight")
+    for name, shape in VIT.items():
+        if patch is not None and patch.shape[0] == shape.embed_dim:
+            return name
+    raise ModelError("not a checkpoint of SAM ViT-B, ViT-L or ViT-H; choose another --model")
+
+
+def build_sam(state: Mapping[str, Tensor]) -> Sam:
+    """SAM from an official state dict.
+
+    Raises:
+        ModelError: the state dict is not one of SAM's.
+    """
+    shape = VIT[architecture_of(state)]
+    with torch.device("meta"):
+        network = Sam(vit_encoder(shape))
+    weights = {name: tensor.float() for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ModelError("the checkpoint does not fit SAM: " + " ".join(str(error).split())[:200]) from error
+    return network

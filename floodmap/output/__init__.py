@@ -1,0 +1,1 @@
+"""From strips of codes to rasters, polygons and reports."""

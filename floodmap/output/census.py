@@ -1,0 +1,140 @@
+"""Pixels and ground of each code in a scene, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from floodmap.geo.areas import cell_areas_m2
+from floodmap.geo.crs import is_placed
+from floodmap.strips.codes import OUTSIDE, REASONS, UNOBSERVED
+
+_CELL = 256
+
+Strips = Iterable[tuple[int, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """Pixels and ground of each code in a scene."""
+
+    pixels: NDArray[np.int64]
+    """(256,), by code."""
+    ground_m2: NDArray[np.float64] | None
+    """(256,), by code; geodesic. None where the scene has no place on the Earth."""
+    threshold: int
+    """Flood from this code up."""
+
+    @property
+    def flood_pixels(self) -> int:
+        """Pixels of flood."""
+        return int(self.pixels[self.threshold : UNOBSERVED].sum())
+
+    @property
+    def observed_pixels(self) -> int:
+        """Pixels of flood and dry ground."""
+        return int(self.pixels[:UNOBSERVED].sum())
+
+    @property
+    def unobserved_pixels(self) -> dict[str, int]:
+        """By reason; ground outside the area of interest is not among them."""
+        return {name: int(self.pixels[code]) for code, name in REASONS.items() if code != OUTSIDE and self.pixels[code]}
+
+    @property
+    def flood_m2(self) -> float | None:
+        """Ground under water."""
+        return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : UNOBSERVED].sum())
+
+    @property
+    def observed_m2(self) -> float | None:
+        """Ground that was seen."""
+        return None if self.ground_m2 is None else float(self.ground_m2[:UNOBSERVED].sum())
+
+    @property
+    def observed_share(self) -> float:
+        """Of the pixels inside the area of interest; 1 where there are none."""
+        wanted = self.observed_pixels + sum(self.unobserved_pixels.values())
+        return self.observed_pixels / wanted if wanted else 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Areas and pixel counts, as the JSON report holds them."""
+        hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
+        return {
+            "flood_area_m2": _rounded(self.flood_m2),
+            "flood_area_ha": _rounded(hectares, 4),
+            "observed_area_m2": _rounded(self.observed_m2),
+            "observed_share": round(self.observed_share, 6),
+            "flood_share_of_observed": round(self.flood_pixels / max(self.observed_pixels, 1), 6),
+            "pixels": {
+                "flood": self.flood_pixels,
+                "dry": self.observed_pixels - self.flood_pixels,
+                "unobserved": self.unobserved_pixels,
+                "outside": int(self.pixels[OUTSIDE]),
+            },
+        }
+
+
+def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) -> Census:
+    """Count every pixel of a scene, and its ground where that can be measured.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom.
+        crs: of the scene, or None.
+        transform: pixel to CRS.
+        threshold: flood from this code up.
+    """
+    tally = Tally(crs=crs, transform=transform, threshold=threshold)
+    for _ in tally.watch(strips):
+        pass
+    return tally.census()
+
+
+class Tally:
+    """Counts strips on their way to somebody else; arguments as of `take_census`."""
+
+    def __init__(self, *, crs: Any, transform: Affine, threshold: int) -> None:
+        self._crs, self._transform, self._threshold, self._placed = crs, transform, threshold, is_placed(crs)
+        self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
+
+    def watch(self, strips: Strips) -> Strips:
+        """The same strips, each counted before it goes on."""
+        for first, codes in strips:
+            for top in range(0, len(codes), _CELL):
+                self._add(first + top, codes[top : top + _CELL])
+            yield first, codes
+
+    def census(self) -> Census:
+        """What was counted so far."""
+        ground_m2 = self._ground_m2.copy() if self._placed else None
+        return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
+
+    def _add(self, first: int, codes: NDArray[np.uint8]) -> None:
+        edges = np.append(np.arange(0, codes.shape[1], _CELL), codes.shape[1])
+        counts = _per_cell(codes, edges)
+        self._pixels += counts.sum(axis=0)
+        if self._placed:
+            rows = np.array([first, first + len(codes)], float)
+            cells = cell_areas_m2(self._crs, self._transform, rows, edges.astype(float))[0]
+            self._ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
+
+
+def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of each code between two edges: (cells, 256)."""
+    # Run by run: most pixels have their neighbour's code.
+    begins = np.empty(codes.shape, bool)
+    np.not_equal(codes[:, 1:], codes[:, :-1], out=begins[:, 1:])
+    begins[:, edges[:-1]] = True
+    first = np.flatnonzero(begins)
+    cell = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    key = cell[first % codes.shape[1]] * 256 + codes.ravel()[first]
+    counts = np.bincount(key, np.diff(first, append=codes.size), minlength=256 * (len(edges) - 1))
+    return counts.astype(np.int64).reshape(-1, 256)
+
+
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)

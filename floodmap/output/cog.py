@@ -1,0 +1,261 @@
+"""Strips of codes to cloud-optimized GeoTIFFs: the mask and the probability raster, with overviews that agree."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from floodmap._runtime.forks import threads
+from floodmap.errors import OutputError
+from floodmap.geo.names import writable
+
+BLOCK_SIZE = 512
+"""Side of a COG's tiles; a raster that fits in one has no overviews."""
+UNOBSERVED = 255
+"""Nodata value of both rasters."""
+CACHE_BYTES = 32 * 2**20
+"""GDAL's block cache while writing."""
+STEP_COLUMNS = 4096
+"""Columns of a band whose overviews are made in one go, which takes some 15 bytes a pixel; a power of two."""
+KINDS = ("mask", "probability")
+
+Codes = NDArray[np.uint8]
+Strips = Iterable[tuple[int, Codes]]
+
+
+def write_rasters(
+    strips: Strips,
+    out_dir: Path,
+    name: str,
+    *,
+    width: int,
+    height: int,
+    crs: CRS | None,
+    transform: Affine,
+    threshold: int,
+    tags: Mapping[str, str],
+    overwrite: bool = False,
+    scratch: Path | None = None,
+) -> tuple[Path, Path]:
+    """Write `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, into `out_dir`.
+
+    Both are tiled COGs of uint8 with nodata 255 (unobserved). The mask is 1 where the probability is at least the
+    threshold and 0 elsewhere; the probability is in per cent, 0 to 100. Every overview pixel sums up the
+    full-resolution pixels beneath it: the mask has the most frequent of the three values, where unobserved wins every
+    tie and flood wins over dry, so a pixel of which half or more is unobserved is unobserved; the probability is the
+    mean of the observed pixels, and is unobserved exactly where the mask is. The bytes depend on the input alone.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; read once.
+        out_dir: folder, made where it is missing.
+        name: how the file names begin.
+        width: scene columns, in pixels.
+        height: scene rows, in pixels.
+        crs: None writes none.
+        transform: pixel to CRS; the identity writes no georeference.
+        threshold: per cent; codes from here to 100 are flood.
+        tags: GDAL metadata of both files.
+        overwrite: replace files that exist.
+        scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
+
+    Raises:
+        OutputError: a file exists already, the strips do not cover the scene, or the disk refuses.
+    """
+    targets = [out_dir / f"{name}_{kind}{suffix}" for kind in KINDS for suffix in (".tif", ".qml")]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists already; choose another folder or overwrite it")
+    profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=scratch or out_dir))
+        try:
+            with (
+                writable(work_dir, however_long=True) as plain,
+                rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES),
+                warnings.catch_warnings(),
+            ):
+                # A scene without georeference is a supported input, and its reader has said so.
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                _write_levels(strips, plain, threshold, profile)
+                for kind in KINDS:
+                    _assemble(plain, kind, tags)
+                    style = files("floodmap.output").joinpath("styles", f"{kind}.qml").read_bytes()
+                    (plain / f"{kind}.qml").write_bytes(style)
+            for target in targets:
+                (work_dir / (target.name.removeprefix(f"{name}_"))).replace(target)
+        finally:
+            shutil.rmtree(work_dir, ignore_errors=True)
+    except (RasterioError, OSError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {out_dir / name}_*.tif: {error}") from error
+    return targets[0], targets[2]
+
+
+def overview_levels(width: int, height: int) -> int:
+    """How many overviews a raster has: halved until it fits in one tile."""
+    return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
+
+
+def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mapping[str, Any]) -> None:
+    """Write each level of both rasters as a plain GeoTIFF `KIND_LEVEL.tif`; level 0 alone is georeferenced."""
+    width, height = profile["width"], profile["height"]
+    levels = overview_levels(width, height)
+    with ExitStack() as stack:
+        outputs = []
+        for level in range(levels + 1):
+            grid = {**(profile if level == 0 else {}), "width": _shrunk(width, level), "height": _shrunk(height, level)}
+            outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in KINDS])
+        step = max(BLOCK_SIZE, 1 << levels)
+        for row_off, band in _bands(strips, step, width, height):
+            for col_off in range(0, width, max(step, STEP_COLUMNS)):
+                codes = band[:, col_off : col_off + max(step, STEP_COLUMNS)]
+                for level, pair in enumerate(_pyramid(codes, threshold, levels)):
+                    rows, cols = pair[0].shape
+                    window = Window(col_off >> level, row_off >> level, cols, rows)
+                    for output, values in zip(outputs[level], pair, strict=True):
+                        output.write(values, 1, window=window)
+
+
+def _create(path: Path, grid: Mapping[str, Any]) -> Any:
+    # PackBits costs a third of DEFLATE at its fastest, and keeps the temporary files below the scene's size.
+    return rasterio.open(
+        path, "w", driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=BLOCK_SIZE, blockysize=BLOCK_SIZE,
+        compress="PACKBITS", bigtiff="IF_SAFER", **grid,
+    )  # fmt: skip
+
+
+def _shrunk(length: int, level: int) -> int:
+    return -(-length // (1 << level))
+
+
+def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
+    """Cut strips anew into bands of `rows` rows each (the last may be shorter), checking that they cover the scene."""
+    band, filled, expected = np.empty((rows, width), np.uint8), 0, 0
+    for row_off, codes in strips:
+        if row_off != expected or codes.ndim != 2 or codes.shape[1] != width:
+            raise OutputError(f"strip of shape {codes.shape} at row {row_off} does not follow row {expected}")
+        expected += len(codes)
+        taken = 0
+        while taken < len(codes):
+            step = min(rows - filled, len(codes) - taken)
+            band[filled : filled + step] = codes[taken : taken + step]
+            filled, taken = filled + step, taken + step
+            if filled == rows:
+                yield expected - len(codes) + taken - rows, band
+                filled = 0
+    if expected != height:
+        raise OutputError(f"strips cover {expected} rows of a scene of {height}")
+    if filled:
+        yield height - filled, band[:filled]
+
+
+def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
+    """Mask and probability at every level, level 0 first; first row and column lie on multiples of 2**levels."""
+    hidden = codes > 100
+    flood = codes >= threshold
+    height, width = codes.shape
+    if not hidden.any():
+        yield flood.view(np.uint8), codes
+        sums: list[NDArray[Any]] = [flood.view(np.uint8), codes]
+    else:
+        flood &= ~hidden
+        yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)
+        sums = [flood.view(np.uint8), codes * ~hidden, hidden.view(np.uint8)]
+    for level in range(1, levels + 1):
+        # At level 1 counts are at most 4; sums of probabilities 100 * 4**4 < 2**16 at level 4, 100 * 4**12 < 2**32.
+        wide: Any = np.uint16 if level <= 4 else np.uint32
+        narrow: Any = np.uint8 if level == 1 else wide
+        sums = [_halved(values, dtype) for values, dtype in zip(sums, (narrow, wide, narrow), strict=False)]
+        n_flood, total, *others = sums
+        if not (others or height % (1 << level) or width % (1 << level)):  # every pixel has as many beneath it
+            half = 1 << 2 * level - 1
+            yield (n_flood >= half).view(np.uint8), ((total + wide(half)) >> 2 * level).astype(np.uint8)
+            continue
+        n_observed = np.multiply.outer(_footprint(height, level), _footprint(width, level))
+        if others:
+            n_observed = n_observed - others[0]
+        n_dry = n_observed - n_flood
+        mask = (n_flood >= n_dry).view(np.uint8)
+        mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
+        if others:
+            n_hidden = others[0]
+            hidden = (n_hidden > 0) & (n_hidden >= n_flood) & (n_hidden >= n_dry)
+            mask, mean = _covered(mask, hidden), _covered(mean, hidden)
+        yield mask, mean
+
+
+def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
+    """The values, and 255 where they are hidden: every bit set, several times faster than a choice."""
+    return values | -hidden.view(np.uint8)
+
+
+def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Sums over 2 x 2 pixels, of bytes up to 127 each; an odd last row or column stands alone."""
+    if values.dtype != np.uint8:
+        rows = values[0::2].astype(dtype)
+        rows[: len(values) // 2] += values[1::2]
+        sums = rows[:, 0::2].copy()
+        sums[:, : values.shape[1] // 2] += rows[:, 1::2]
+        return sums
+    rows = np.zeros((-(-len(values) // 2), values.shape[1] + values.shape[1] % 2), np.uint8)
+    rows[:, : values.shape[1]] = values[0::2]
+    rows[: len(values) // 2, : values.shape[1]] += values[1::2]
+    pairs = rows.view(np.uint16)  # several times faster than every second byte
+    return np.asarray(((pairs & 255) + (pairs >> 8)).astype(dtype))
+
+
+def _footprint(length: int, level: int) -> NDArray[Any]:
+    """How many full-resolution pixels lie beneath each overview pixel along one axis."""
+    edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
+    return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
+
+
+def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
+    """Join the levels of one raster to the COG `KIND.tif`.
+
+    GDAL's own overviews will not do: MODE picks freely among ties, AVERAGE leaves nodata only where everything is, so
+    mask and probability would disagree, and each level would be made from the one before. The COG driver copies the
+    overviews of its source, and a VRT can name any file as one. It also keeps memory low: opened for writing, the
+    driver holds the whole scene.
+    """
+    vrt_path = work_dir / f"{kind}.vrt"
+    with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:
+        base.nodata = UNOBSERVED
+        base.update_tags(**tags)
+        base.set_band_description(1, f"flood {kind}")
+        if kind == "probability":
+            base.units = ("%",)
+    rasterio.shutil.copy(work_dir / f"{kind}_0.tif", vrt_path, driver="VRT")
+    # As text: GDAL writes tags with control characters in them as they are, which is no XML to anybody else.
+    before, end, after = vrt_path.read_bytes().rpartition(b"</VRTRasterBand>")
+    if not end:
+        raise OutputError(f"GDAL wrote no band into {vrt_path}")
+    overviews = [
+        f'<Overview><SourceFilename relativeToVRT="1">{kind}_{level}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</Overview>"
+        for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif"))))
+    ]
+    vrt_path.write_bytes(b"".join((before, *(overview.encode() for overview in overviews), end, after)))
+    # Level 6 takes four times as long and makes the probability a tenth smaller.
+    rasterio.shutil.copy(
+        vrt_path, work_dir / f"{kind}.tif", driver="COG", overviews="FORCE_USE_EXISTING", blocksize=BLOCK_SIZE,
+        compress="DEFLATE", level=3, predictor="STANDARD" if kind == "probability" else "NO", bigtiff="IF_SAFER",
+        num_threads=threads(2),
+    )  # fmt: skip

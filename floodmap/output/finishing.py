@@ -1,0 +1,133 @@
+"""A scene's strips to its results: rasters, layers, and last the JSON report that vouches for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from affine import Affine
+from rasterio.crs import CRS
+
+from floodmap._runtime.memory import give_back
+from floodmap.output.census import Tally
+from floodmap.output.cog import write_rasters
+from floodmap.output.results import FloodMap, result_paths, write_report
+from floodmap.strips.journal import Strips
+
+log = logging.getLogger(__name__)
+
+Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finishing:
+    """What is to be made of a scene's strips; all of it can be sent to another process."""
+
+    source: str
+    """Name of the scene's file."""
+    width: int
+    height: int
+    crs: CRS | None
+    transform: Affine
+    date: datetime
+    """When the picture was taken."""
+    out: Path
+    name: str
+    """How the results' names begin."""
+    threshold: int
+    """Per cent; codes from here to 100 are flood."""
+    min_area_m2: float
+    simplify_m: float
+    formats: tuple[Format, ...]
+    report: bool
+    """Whether an HTML report is to come."""
+    settings: Mapping[str, Any]
+    """Everything the results depend on, for the JSON report."""
+    started: float
+    """When the run began, in seconds since the epoch."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know before the results are trusted, a line each."""
+
+    def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
+        """Write the results of all strips.
+
+        Args:
+            strips: of the whole scene.
+            at_once: outline what reaches the last row without waiting for the rasters, which takes more memory.
+        """
+        place: dict[str, Any] = {"crs": self.crs, "transform": self.transform}
+        versions, model = self.settings["versions"], self.settings["model"]["name"]
+        tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
+        tally = Tally(threshold=self.threshold, **place)
+
+        # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is
+        # outlined when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
+        def strips_and_rasters() -> Iterator[tuple[int, Any]]:
+            yield from tally.watch(strips.strips())
+            if not at_once:
+                rasters.result()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
+            rasters = executor.submit(
+                write_rasters, strips.strips(), self.out, self.name, width=self.width, height=self.height,
+                threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch, **place,
+            )  # fmt: skip
+            # Which takes as long as some of the rasters: they are made meanwhile.
+            from floodmap.output.polygons import polygonize
+            from floodmap.output.vector_files import write_layers
+
+            layers = polygonize(
+                strips_and_rasters(), threshold=self.threshold, min_area_m2=self.min_area_m2,
+                simplify_m=self.simplify_m, model=model, source=self.source, **place,
+            )  # fmt: skip
+            mask, probability = rasters.result()
+        paths = write_layers(
+            layers.flood, layers.unobserved, self.out, self.name, self.formats, date=self.date, overwrite=True,
+            scratch=strips.scratch,
+        )  # fmt: skip
+        n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
+        del layers
+        give_back()
+        written = result_paths(self.out, self.name, self.formats, sheet=self.report)
+        for stale in set(result_paths(self.out, self.name, get_args(Format), sheet=True)) - set(written):
+            if stale.exists():
+                log.warning("%s is left from an earlier run and does not go with the new results", stale)
+        summary = {
+            "name": self.name,
+            **tally.census().as_json(),
+            "polygons": {"flood": n_flood, "unobserved": n_unobserved},
+            **count_windows(strips.notes()),
+            "warnings": list(self.warnings),
+            **self.settings,
+            "run": {
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.time() - self.started, 2),
+            },
+        }
+        report = self.out / f"{self.name}.json"
+        write_report(report, summary)
+        return FloodMap(
+            name=self.name, mask=mask, probability=probability, layers=tuple(paths), report=report, summary=summary
+        )
+
+
+def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Windows run, skipped, foregone and failed in all strips, as the JSON report holds them."""
+    notes = list(notes)
+    # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
+    failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
+    return {
+        "windows": {
+            "run": sum(note["run"] for note in notes),
+            "skipped": sum(note["skipped"] for note in notes),
+            "foregone": sum(note["foregone"] for note in notes),
+            "failed": list(failed.values()),
+        },
+        "pixels_processed": sum(note["pixels"] for note in notes),
+    }

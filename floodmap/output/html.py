@@ -1,0 +1,110 @@
+"""HTML pages that open offline, all of one make: templates, charts as inline SVG, pictures as data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from floodmap._runtime.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#22303c", "#d5dbe1"
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
+    "axes.axisbelow": True, "axes.titlesize": 9.5, "axes.titleweight": "bold", "figure.constrained_layout.use": True,
+    "svg.hashsalt": "floodmap", "text.parse_math": False,
+}  # fmt: skip
+
+Image8 = NDArray[np.uint8]
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Write a page, whole or not at all; what the template does not mark as safe is escaped.
+
+    Args:
+        path: the file.
+        template: a file of `templates/`.
+        context: what the template names.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    pages = Environment(loader=PackageLoader("floodmap.output"), autoescape=True, trim_blocks=True)
+    write_whole(path, pages.get_template(template).render(**context))
+
+
+@contextmanager
+def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
+    """A figure, in inches, and its axes from left to right."""
+    # Without pyplot: it would choose a window system, and keep every figure.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=(width, height))
+        axes = drawn.subplots(1, columns, squeeze=False)[0]
+        yield drawn, axes
+
+
+def svg_of(drawn: Figure) -> str:
+    """A figure as an `<svg>` that takes the width it is given."""
+    text = io.StringIO()
+    with warnings.catch_warnings():
+        # Names may have signs that its font lacks; the browser has others, for they are written as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        drawn.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart"', svg, count=1)
+
+
+def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
+    """A picture as a `data:` address.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        side: its longest side is made this short.
+        max_bytes: coarser, where it would be larger than this.
+    """
+    picture = Image.fromarray(rgb)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    for quality in (82, 70, 55, 40, 25):
+        out = io.BytesIO()
+        picture.save(out, "JPEG", quality=quality, optimize=True)
+        if max_bytes is None or out.tell() <= max_bytes:
+            break
+    return _data("image/jpeg", out)
+
+
+def png(indices: Image8, colours: Sequence[tuple[int, int, int, int]]) -> str:
+    """A picture of few colours as a `data:` address.
+
+    Args:
+        indices: uint8 (height, width), into `colours`.
+        colours: red, green, blue, opacity, each 0 to 255.
+    """
+    picture = Image.fromarray(indices)
+    picture.putpalette([part for colour in colours for part in colour[:3]])
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True, transparency=bytes(colour[3] for colour in colours))
+    return _data("image/png", out)
+
+
+def _data(kind: str, content: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

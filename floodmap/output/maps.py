@@ -1,0 +1,268 @@
+"""A scene and its results as small maps: flood, photograph, probability, with a scale bar and an arrow to the north."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Geod, Transformer
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
+
+from floodmap.geo.gdal import gdal_env
+from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.imagery.tile import Tile
+from floodmap.output.cog import UNOBSERVED
+from floodmap.output.html import Image8, jpeg, png
+from floodmap.output.results import FloodMap
+from floodmap.strips.codes import FAILED, NODATA, OUTSIDE
+
+SIDE = 1200
+"""Longest side of the pictures, in pixels: what fits beside the others into a page of 2 MB, however noisy."""
+PROBABILITY_SIDE = 600
+PHOTOGRAPH_BYTES = 600_000
+LONG = 1000.0
+"""Longest side of a map in its own units, those of the scale bar, the arrow and the numbers."""
+NUMBER_SPACING = 36.0
+"""Numbers nearer to each other than this would hide each other; half of it is kept from the edge."""
+
+FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
+OVERLAY = (
+    (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
+    (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
+)  # fmt: skip
+"""Nothing; flood and its shore, as the styles for QGIS have them; unobserved; failed; outside the area of interest."""
+KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
+"""What each of them means."""
+RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
+"""Colours of probabilities in per cent, as in the style for QGIS."""
+HATCH = 9
+"""Pixels from one stripe to the next."""
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleBar:
+    """A length on the ground."""
+
+    length: float
+    """In units of the map."""
+    text: str
+    """The same in metres or kilometres."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Atlas:
+    """Maps of one scene, all of the same frame, as a template needs them."""
+
+    width: float
+    """In units of the map, of which the longer side has `LONG`."""
+    height: float
+    photograph: str
+    """The scene, as a `data:` address."""
+    overlay: str
+    """Flood and what was not observed, to lie over it."""
+    probability: str
+    """Probability, and what was not observed."""
+    shown: frozenset[str]
+    """Which of flood, unobserved, failed and outside are to be seen."""
+    scale_bar: ScaleBar | None
+    """None without a place on the ground."""
+    north_deg: float | None
+    """Where north is at the centre, clockwise from up; None without a place on the ground."""
+    numbers: tuple[tuple[int, float, float], ...]
+    """Numbers of places, each with its position from the top left."""
+
+
+def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> Atlas:
+    """Draw the maps of a scene.
+
+    Args:
+        flood_map: its results; read decimated.
+        picture: a preview of the scene.
+        places_xy: places to number from 1, in the scene's CRS; left out where they would hide others.
+    """
+    shape_hw = picture.reason.shape
+    with open_result(flood_map.mask) as dataset:
+        frame = Frame(crs=dataset.crs, transform=dataset.transform, width=dataset.width, height=dataset.height)
+        mask = _shrunk(dataset, (shape_hw[0], shape_hw[1]))
+    failed = _failed(flood_map.summary, frame, mask)
+    overlay = _overlay(mask, picture.reason, failed)
+    with open_result(flood_map.probability) as dataset:
+        scale = min(1.0, PROBABILITY_SIDE / max(shape_hw))
+        probability = _shrunk(dataset, (max(1, round(shape_hw[0] * scale)), max(1, round(shape_hw[1] * scale))))
+    photograph = np.where(np.isin(picture.reason, (NODATA, FAILED)), np.uint8(235), picture.rgb).transpose(1, 2, 0)
+    width, height = frame.size
+    return Atlas(
+        width=width,
+        height=height,
+        photograph=jpeg(frame.upright(photograph), SIDE, PHOTOGRAPH_BYTES),
+        overlay=png(frame.upright(overlay), OVERLAY),
+        probability=png(frame.upright(_hatched_probability(probability)), _ramp()),
+        shown=frozenset(KINDS[index] for index in np.unique(overlay)),
+        scale_bar=frame.scale_bar,
+        north_deg=frame.north_deg,
+        numbers=tuple(
+            _apart((number, *frame.inside(*frame.place(x, y))) for number, (x, y) in enumerate(places_xy, 1))
+        ),
+    )
+
+
+@contextmanager
+def open_result(path: Path) -> Iterator[DatasetReader]:
+    """Open a raster of a run; one without georeference is no reason for a warning."""
+    with gdal_env(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path.absolute()) as dataset:
+            yield dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How a raster lies on a map: its pixels stretched until the ground's squares are square, never mirrored."""
+
+    crs: Any
+    transform: Affine
+    """Pixel to CRS."""
+    width: int
+    height: int
+
+    @cached_property
+    def _steps(self) -> tuple[float, float]:
+        """How far one column and one row lead, in metres, or else in units of the transform."""
+        a, b, _, d, e, _ = self.transform[:6]
+        steps = self.crs and ground_sample_distance(self.crs, self.transform, width=self.width, height=self.height)
+        return steps or (math.hypot(a, d), math.hypot(b, e))
+
+    @cached_property
+    def _unit(self) -> float:
+        """Units of the map per step."""
+        return LONG / max(self.width * self._steps[0], self.height * self._steps[1])
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height, in units of the map; what is thinner than a line is drawn as one."""
+        return max(2.0, self.width * self._steps[0] * self._unit), max(2.0, self.height * self._steps[1] * self._unit)
+
+    @property
+    def _mirrored(self) -> bool:
+        return bool(self.transform.determinant > 0)
+
+    def upright(self, pixels: Image8) -> Image8:
+        """Pixels (height, width, ...) in the order of the map: a south-up raster would be a mirror image."""
+        return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """From the CRS to units of the map, from the top left."""
+        col, row = ~self.transform @ (x, y)
+        down = self.height - row if self._mirrored else row
+        return col * self._steps[0] * self._unit, down * self._steps[1] * self._unit
+
+    def inside(self, x: float, y: float) -> tuple[float, float]:
+        """A place on the map, or the nearest that is not at its edge."""
+        width, height = self.size
+        margin_x, margin_y = (min(NUMBER_SPACING / 2, side / 2) for side in (width, height))
+        return min(max(x, margin_x), width - margin_x), min(max(y, margin_y), height - margin_y)
+
+    @cached_property
+    def scale_bar(self) -> ScaleBar | None:
+        """The longest round length that takes no more than three tenths of the longer side."""
+        if self.crs is None:
+            return None
+        longest = 0.3 * LONG / self._unit
+        power = 10.0 ** math.floor(math.log10(longest))
+        length = next(step * power for step in (5, 2, 1) if step * power <= longest)
+        text = f"{length / 1000:,g} km" if length >= 1000 else f"{length:g} m"
+        return ScaleBar(length=length * self._unit, text=text)
+
+    @cached_property
+    def north_deg(self) -> float | None:
+        """Where north is at the centre, in degrees clockwise from up."""
+        if self.crs is None:
+            return None
+        to_lonlat = Transformer.from_crs(self.crs.to_wkt(), "EPSG:4326", always_xy=True)
+        lon, lat = to_lonlat.transform(*(self.transform @ (self.width / 2, self.height / 2)))
+        away = 0.01 * LONG / self._unit
+        points = [to_lonlat.transform(*Geod(ellps="WGS84").fwd(lon, lat, bearing, away)[:2], direction="INVERSE")
+                  for bearing in (180.0, 0.0)]  # fmt: skip
+        (left, top), (right, bottom) = (self.place(*point) for point in points)
+        return round(math.degrees(math.atan2(right - left, top - bottom)), 1)
+
+
+def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
+    """A whole raster of results, from its overviews."""
+    return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
+
+
+def _failed(summary: Mapping[str, Any], frame: Frame, mask: Image8) -> Bools:
+    """Pixels of the windows that failed, as far as no other window saw their ground."""
+    failed = np.zeros(mask.shape, bool)
+    down, across = mask.shape[0] / frame.height, mask.shape[1] / frame.width
+    for window in (one["window"] for one in summary["windows"]["failed"]):
+        top, left = math.floor(window["row_off"] * down), math.floor(window["col_off"] * across)
+        bottom = math.ceil((window["row_off"] + window["height"]) * down)
+        right = math.ceil((window["col_off"] + window["width"]) * across)
+        failed[top:bottom, left:right] = True
+    return np.asarray(failed & (mask == UNOBSERVED))
+
+
+def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
+    flood, unobserved = mask == 1, mask == UNOBSERVED
+    outside = unobserved & (reason == OUTSIDE)
+    failed = np.asarray(failed & np.isin(reason, (0, FAILED)))
+    stripe = _stripes(mask.shape)
+    overlay = np.where(flood, FILL, 0).astype(np.uint8)
+    overlay[flood & _next_to(~flood & ~unobserved)] = SHORE
+    overlay[unobserved] = np.where(stripe, GREY_STRIPE, GREY)[unobserved]
+    overlay[failed] = np.where(stripe, WARM_STRIPE, WARM)[failed]
+    overlay[outside] = PALE
+    return overlay
+
+
+def _stripes(shape: tuple[int, ...]) -> Bools:
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray((rows + cols) % HATCH < 2)
+
+
+def _next_to(there: Bools) -> Bools:
+    """Pixels with a neighbour of a kind above, below, left or right."""
+    near = np.zeros_like(there)
+    near[1:] |= there[:-1]
+    near[:-1] |= there[1:]
+    near[:, 1:] |= there[:, :-1]
+    near[:, :-1] |= there[:, 1:]
+    return near
+
+
+def _hatched_probability(probability: Image8) -> Image8:
+    stripe = np.where(_stripes(probability.shape), np.uint8(102), np.uint8(101))
+    return np.where(probability > 100, stripe, probability)
+
+
+def _ramp() -> list[tuple[int, int, int, int]]:
+    """Colours of 0 to 100 per cent, then of unobserved ground and its stripes."""
+    at = [percent for percent, _ in RAMP]
+    parts = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in RAMP])
+    mixed = np.stack([np.interp(np.arange(101), at, parts[:, i]) for i in range(3)], axis=1).round().astype(int)
+    return [*((int(r), int(g), int(b), 255) for r, g, b in mixed), OVERLAY[GREY], OVERLAY[GREY_STRIPE]]
+
+
+def _apart(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
+    """Numbers that do not hide one that came before."""
+    kept: list[tuple[float, float]] = []
+    for number, x, y in numbers:
+        if all(math.hypot(x - a, y - b) >= NUMBER_SPACING for a, b in kept):
+            kept.append((x, y))
+            yield number, round(x, 1), round(y, 1)

@@ -1,0 +1,243 @@
+"""Codes to polygons with geodesic areas, strip by strip; masks and probability rasters of any origin too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from floodmap.errors import MissingCRSError
+from floodmap.geo.areas import equal_area, measure
+from floodmap.geo.crs import is_placed, known_crs
+from floodmap.masks.as_codes import open_codes
+from floodmap.masks.rules import Ignore
+from floodmap.output.simplify import simplified
+from floodmap.output.tracing import FLOOD, Components, trace
+from floodmap.strips.codes import REASONS
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+Strips = Iterable[tuple[int, NDArray[np.uint8]]]
+Geometries = NDArray[np.object_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polygons:
+    """The two vector layers of one scene, in its CRS."""
+
+    flood: GeoDataFrame
+    """A Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min (both
+    0 to 1), model, source. Perimeters count holes too, as QGIS and shapely do."""
+    unobserved: GeoDataFrame
+    """A Polygon a row: id, reason, area_m2, perimeter_m."""
+
+
+def polygonize(
+    strips: Strips | Callable[[], Strips],
+    *,
+    transform: Affine,
+    crs: CRS | None,
+    threshold: int,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+    model: str | None,
+    source: str | None,
+    confidence: bool = True,
+) -> Polygons:
+    """Outline flooded and unobserved ground, without a cut where one strip meets the next.
+
+    Polygons are the 4-connected components of pixels; rasterized back, they are the mask. Those below the minimum area
+    go before the rest is simplified; unobserved ground always stays, since left out it would look dry.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
+        transform: pixel to CRS, any rotation.
+        crs: None, or one of no place on Earth: areas are null, and options in metres are refused.
+        threshold: per cent; codes from here to 100 are flood.
+        min_area_m2: smaller flood polygons are dropped; geodesic.
+        simplify_m: about the size in metres of what disappears from outlines (Visvalingam and Whyatt's effective area
+            is its square; not a distance). Flood and unobserved ground keep their common border.
+        model: name of the model, for the `model` column.
+        source: name of the scene, for the `source` column.
+        confidence: False leaves the confidence null, where codes are no probabilities.
+
+    Raises:
+        MissingCRSError: an option in metres without a CRS.
+    """
+    if not is_placed(crs) and (min_area_m2 or simplify_m):
+        raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
+    place = partial(_place, transform)
+    found = _Found(transform, crs, min_area_m2, measured=not simplify_m)
+    for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
+        found.add(components)
+    components, area, perimeter = found.joined()
+    del found
+    if simplify_m and len(components.outline):
+        pixel_m2 = _pixel_m2(components.outline, transform, crs)
+        if math.isnan(pixel_m2):
+            raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+        tolerance = simplify_m / math.sqrt(pixel_m2)
+        outlines, components = [components.outline], replace(components, outline=_NOTHING)
+        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # kept nowhere else
+        area, perimeter = measure(components.outline, crs, place)
+    columns = {"area_m2": area, "perimeter_m": perimeter}
+    flood = components.kind == FLOOD
+    mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
+    confidences = {"confidence_mean": mean.round(4), "confidence_min": components.code_min / 100}
+    if not confidence:
+        confidences = {key: np.full(len(mean), np.nan) for key in confidences}
+    reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
+    placed = np.asarray(shapely.transform(components.outline, place), object)
+    return Polygons(
+        flood=_frame({**columns, **confidences}, placed, flood, crs, {"model": model, "source": source}),
+        unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, crs, {}),
+    )
+
+
+def vectorize(
+    path: str | Path,
+    *,
+    flood_value: float | str | None = None,
+    threshold: float | None = None,
+    ignore_values: Ignore = None,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+) -> GeoDataFrame:
+    """Flood polygons of a mask or probability raster, floodmap's own or another tool's.
+
+    Args:
+        path: a raster of one band that GDAL reads.
+        flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 of 0 and 1, 255 of 0 and 255.
+        threshold: the raster holds probabilities, flooded from this share (0.01 to 1) up. Where it holds per cent
+            (whole numbers, floats above 1, or it says so) the threshold is scaled, and a warning says so. None: 0.5 in
+            a probability raster that floodmap wrote, else a mask.
+        ignore_values: values that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly anybody means
+            as dry: below 0, 255 in uint8, 1e20. "none": nodata alone.
+        min_area_m2: smaller polygons are dropped; geodesic square metres.
+        simplify_m: about the size in metres of what disappears from outlines.
+
+    Returns:
+        One row per polygon in the raster's CRS (`Polygons.flood`); empty, with its CRS, where nothing is flooded.
+
+    Raises:
+        SceneError: it holds no probabilities, or is placed by control points alone.
+        EvaluationError: it cannot be read, nothing says what is flood, or the threshold is no share.
+        MissingCRSError: an option in metres without a CRS.
+    """
+    return vectorize_layers(
+        path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
+        simplify_m=simplify_m,
+    ).flood  # fmt: skip
+
+
+def vectorize_layers(
+    path: str | Path,
+    *,
+    flood_value: float | str | None = None,
+    threshold: float | None = None,
+    ignore_values: Ignore = None,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+) -> Polygons:
+    """As `vectorize`, with the unobserved ground (nodata, transparent, 255) as well."""
+    path = Path(path)
+    with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
+        return polygonize(
+            raster.strips,
+            transform=raster.transform,
+            crs=raster.crs,
+            threshold=raster.threshold,
+            min_area_m2=min_area_m2,
+            simplify_m=simplify_m,
+            model=raster.model,
+            source=raster.source,
+            confidence=raster.is_probability,
+        )
+
+
+class _Found:
+    """Components that are kept, with their measures; unless all are to be `measured`, those of the small ones only."""
+
+    def __init__(self, transform: Affine, crs: CRS | None, min_area_m2: float, *, measured: bool) -> None:
+        self._transform, self._crs, self._min_area_m2, self._measured = transform, crs, min_area_m2, measured
+        self._parts: list[tuple[Components, Floats, Floats]] = []
+
+    def add(self, components: Components) -> None:
+        outline, place = components.outline, partial(_place, self._transform)
+        area, perimeter = np.full((2, len(outline)), np.nan)
+        small = np.ones(len(outline), bool)
+        if not self._measured and len(outline):
+            # Pixels of one strip are never four times as large as others.
+            pixel_m2 = _pixel_m2(outline, self._transform, self._crs)
+            small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
+        area[small], perimeter[small] = measure(outline[small], self._crs, place)
+        # An area that is not known (NaN) is not below the minimum.
+        kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
+        self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
+
+    def joined(self) -> tuple[Components, Floats, Floats]:
+        """All of them, from the top of the scene down."""
+        parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
+        names = Components.__slots__
+        joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
+        order = np.argsort(joined.first)
+        area, perimeter = (np.concatenate([part[index] for part in parts])[order] for index in (1, 2))
+        return _chosen(joined, order), area, perimeter
+
+
+_NOTHING = np.empty(0, object)
+_NO_COMPONENTS = Components(
+    kind=np.empty(0, np.uint8), outline=_NOTHING,
+    **{name: np.empty(0, np.int64) for name in ("first", "n_pixels", "code_sum", "code_min")},
+)  # fmt: skip
+
+
+def _chosen(components: Components, index: NDArray[Any]) -> Components:
+    return Components(**{name: getattr(components, name)[index] for name in Components.__slots__})
+
+
+def _frame(
+    columns: dict[str, NDArray[Any]],
+    placed: Geometries,
+    chosen: NDArray[np.bool_],
+    crs: CRS | None,
+    constants: dict[str, str | None],
+) -> GeoDataFrame:
+    import geopandas
+    import pandas as pd
+
+    n_rows = int(chosen.sum())
+    texts = {key: pd.array([value] * n_rows, dtype=object) for key, value in constants.items()}
+    data = {"id": np.arange(1, n_rows + 1), **{key: values[chosen] for key, values in columns.items()}, **texts}
+    return geopandas.GeoDataFrame(data, geometry=placed[chosen], crs=None if crs is None else known_crs(crs))
+
+
+def _place(transform: Affine, xy: Floats) -> Floats:
+    """Pixels (n, 2) to the CRS, as Affine multiplies, term by term: corners equal rasterio's to the last bit."""
+    a, b, c, d, e, f = transform[:6]
+    x, y = xy[:, 0], xy[:, 1]
+    return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
+
+
+def _pixel_m2(outline: Geometries, transform: Affine, crs: CRS | None) -> float:
+    """Square metres of a pixel in the middle of some outlines; NaN where the CRS does not reach."""
+    if not is_placed(crs):
+        return math.nan
+    west, north, east, south = shapely.total_bounds(outline)
+    col, row = (west + east) / 2, (north + south) / 2
+    if (plane := equal_area(known_crs(crs), *(transform * (col, row)))) is None:
+        return math.nan
+    ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+    pixel_m2 = abs(np.linalg.det(ground[1:] - ground[0]))
+    return pixel_m2 if math.isfinite(pixel_m2) else math.nan

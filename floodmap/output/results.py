@@ -1,0 +1,188 @@
+"""What a run leaves behind: rasters, polygons and a JSON report, all of it or nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from floodmap._runtime.changes import changes
+from floodmap._runtime.files import write_whole
+from floodmap._runtime.sizes import in_bytes
+from floodmap.errors import OutputError, writing
+from floodmap.geo.names import readable
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+BYTES_PER_PIXEL = 0.8
+"""Disk a run takes at its worst moment: strips, uncompressed levels and finished rasters side by side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloodMap:
+    """The results of one scene, on disk."""
+
+    name: str
+    """The scene's name, which every file's name begins with."""
+    mask: Path
+    """uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
+    probability: Path
+    """uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
+    layers: tuple[Path, ...]
+    """Vector files."""
+    report: Path
+    """The JSON file."""
+    summary: dict[str, Any]
+    """What the JSON file holds."""
+    sheet: Path | None = None
+    """The HTML report, where it was asked for."""
+
+    @property
+    def failed_windows(self) -> int:
+        """Windows that could not be read or segmented; their ground is unobserved."""
+        return len(self.summary["windows"]["failed"])
+
+    def polygons(self) -> GeoDataFrame:
+        """Flood polygons in the scene's CRS; as written, so after `min_area_m2` and `simplify_m`."""
+        import geopandas
+
+        path = self.layers[0]
+        if path.suffix == ".parquet":
+            with path.open("rb") as stream:
+                return geopandas.read_parquet(stream)
+        with readable(path) as name:
+            return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
+
+
+def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
+    """Every file a run may write, the `.qml` beside the rasters left out.
+
+    Args:
+        out: folder of the results.
+        name: how their names begin.
+        formats: vector formats.
+        sheet: with the HTML report, which comes last.
+    """
+    rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
+    vectors = []
+    for one in formats:
+        layers = [""] if one == "gpkg" else ["_flood", "_unobserved"]
+        vectors += [out / f"{name}{layer}.{one}" for layer in layers]
+    return [*rasters, *vectors, *([sheet_path(out, name)] if sheet else [])]
+
+
+def sheet_path(out: Path, name: str) -> Path:
+    """Where a scene's HTML report goes."""
+    return out / f"{name}_report.html"
+
+
+def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None = None) -> None:
+    """Raise OutputError if a result is there already.
+
+    Args:
+        results: all that a run writes, the JSON report third.
+        resumed: the run's settings, where it was to go on with what is there; the error says what differs.
+    """
+    for path in results:
+        if path.exists():
+            why = "" if resumed is None else f" and cannot be gone on with ({_otherwise(results, resumed)})"
+            raise OutputError(
+                f"{path} exists already{why}; replace it with --overwrite, or choose another output folder"
+            )
+
+
+def _otherwise(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """Why results that are there are not those of a run with these settings."""
+    summary = _summary(results[2])
+    if summary is None:
+        return f"{results[2].name}, which says how it was made, is missing or damaged"
+    if differing := changes({key: summary.get(key) for key in settings}, settings):
+        return "; ".join(differing)
+    return f"{', '.join(path.name for path in results if not path.exists())} is missing beside it"
+
+
+def _summary(report: Path) -> dict[str, Any] | None:
+    """What a JSON report holds; None where it is not there, or none."""
+    try:
+        summary = json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def refuse_long_names(results: Iterable[Path]) -> None:
+    """Raise OutputError if a result's name is longer than file systems take: 255 bytes, on all usual ones."""
+    for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
+        if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
+            raise OutputError(f"{path.parent}: the name {path.name} is too long for a file; rename the scene")
+
+
+def _is_too_long(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG  # some disks take less than 255 bytes
+    return False
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[None]:
+    """Make the folder for results; where nothing comes to lie in it, it goes again."""
+    made = not out.exists()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+
+
+def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
+    """Raise OutputError if a result would replace what the run reads: `x_mask.tif` may be the user's own."""
+    for path in results:
+        for given in inputs:
+            if path.exists() and os.path.exists(given) and path.samefile(given):
+                raise OutputError(f"{path} is read by this run and would be replaced; choose another output folder")
+
+
+def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
+    """The results of an earlier run with the same settings, if it was finished."""
+    wanted = result_paths(out, name, formats)
+    mask, probability, report, *layers = wanted
+    if not all(path.exists() for path in wanted):
+        return None
+    summary = _summary(report)
+    if summary is None or changes({key: summary.get(key) for key in settings}, settings):
+        return None
+    return FloodMap(
+        name=name, mask=mask, probability=probability, layers=tuple(layers), report=report, summary=summary
+    )  # fmt: skip
+
+
+def is_newer(path: Path, other: Path) -> bool:
+    """Whether a file is there and not older than another: an older one goes with results that were replaced."""
+    return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
+
+
+def check_disk(out: Path, pixels: int) -> None:
+    """Raise OutputError if the disk of an (existing) folder is too full for a scene of so many pixels."""
+    needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
+    if free < needed:
+        raise OutputError(
+            f"{out}: {in_bytes(needed)} of disk are needed and {in_bytes(free)} are free; make room, or "
+            "choose another output folder"
+        )
+
+
+def write_report(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the JSON file, whole or not at all."""
+    write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -1,0 +1,336 @@
+"""The results of one scene on one HTML page that opens offline: how much, where, how certain, and what was not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from floodmap.imagery.tile import Tile
+from floodmap.output.census import Census, take_census
+from floodmap.output.html import INK, figure, svg_of, write_page
+from floodmap.output.maps import RAMP, SIDE, draw_atlas, open_result
+from floodmap.output.results import FloodMap
+
+__all__ = ["SIDE", "write_sheet"]
+
+LARGEST = 10
+"""Polygons that are listed, and numbered on the map."""
+TOLD = 5
+"""Failed windows that are told one by one."""
+THRESHOLDS = (30, 50, 70)
+"""Per cent; the area is given at each, and at the run's own."""
+STRIP_ROWS = 512
+"""A row of the raster's tiles."""
+WATER, LAND = "#1668a8", "#9aa4ad"
+REASONS = {
+    "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
+    "mask": "under the mask that was given", "failed": "could not be read or segmented",
+}  # fmt: skip
+
+
+class Largest(NamedTuple):
+    """The largest polygons, as rows of a table, and where to number them."""
+
+    rows: list[dict[str, str]]
+    places_xy: list[tuple[float, float]]
+    """Points inside them, in the scene's CRS."""
+    largest: str
+    """The area of the first; nothing where there is none."""
+
+
+def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
+    """Write the report of a scene.
+
+    Results are read in strips or decimated, so memory does not grow with the scene, save for the polygons.
+
+    Args:
+        flood_map: finished results.
+        picture: the scene's `preview`, of at most `SIDE` pixels a side.
+        path: the file.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    summary = flood_map.summary
+    census = _census(flood_map)
+    largest = _largest(flood_map)
+    atlas = draw_atlas(flood_map, picture, largest.places_xy)
+    write_page(
+        path,
+        "sheet.html",
+        title=flood_map.name,
+        subtitle=_subtitle(summary),
+        verdict=_verdict(summary),
+        warnings=summary.get("warnings", []),
+        cards=_cards(summary, largest),
+        failed=_failed(summary),
+        atlas=atlas,
+        ramp=", ".join(f"{colour} {percent}%" for percent, colour in RAMP),
+        certainty=_certainty(summary, census) if census.observed_pixels else None,
+        largest=largest.rows,
+        placed=summary["source"]["crs"] is not None,
+        left_out=_left_out(summary),
+        unobserved=_unobserved(summary),
+        settings=_settings(summary),
+        origin=_origin(summary),
+        footer=_footer(flood_map),
+    )
+    return path
+
+
+def _census(flood_map: FloodMap) -> Census:
+    with open_result(flood_map.probability) as dataset:
+
+        def strips() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+            for row in range(0, dataset.height, STRIP_ROWS):
+                window = Window(0, row, dataset.width, min(STRIP_ROWS, dataset.height - row))
+                yield row, dataset.read(1, window=window)
+
+        threshold = _percent(flood_map.summary)
+        return take_census(strips(), crs=dataset.crs, transform=dataset.transform, threshold=threshold)
+
+
+def _percent(summary: dict[str, Any]) -> int:
+    return max(1, round(float(summary["settings"]["threshold"]) * 100))
+
+
+def _largest(flood_map: FloodMap) -> Largest:
+    """The largest polygons, by area on the ground, or in pixels where there is none."""
+    from floodmap.output.vector_files import SHAPEFILE_FIELDS
+
+    with open_result(flood_map.mask) as dataset:
+        crs, transform = dataset.crs, dataset.transform
+    flood = flood_map.polygons().rename(columns={short: full for full, short in SHAPEFILE_FIELDS.items()})
+    areas = flood["area_m2"] if crs else flood.area / abs(transform.determinant)
+    flood = flood.assign(size=areas).nlargest(LARGEST, "size")
+    inside = flood.geometry.representative_point()
+    if crs:
+        at, inside = inside.to_crs(4326), inside.to_crs(crs)
+        where = [(f"{point.x:.5f}", f"{point.y:.5f}") for point in at]
+    else:
+        pixels = (~transform @ (point.x, point.y) for point in inside)
+        where = [(f"{col:,.0f}", f"{row:,.0f}") for col, row in pixels]
+    sizes = [_area(size) if crs else _pixels(size) for size in flood["size"]]
+    rows = [
+        {"area": area, "confidence": _share(mean), "x": x, "y": y}
+        for area, mean, (x, y) in zip(sizes, flood["confidence_mean"], where, strict=True)
+    ]
+    return Largest(rows, [(point.x, point.y) for point in inside], sizes[0] if sizes else "")
+
+
+def _area(m2: float) -> str:
+    """Square metres where there are few, square kilometres where there are many."""
+    if m2 < 1000:
+        return f"{m2:,.1f} m²"
+    return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
+
+
+def _pixels(count: float) -> str:
+    return f"{count:,.0f} px"
+
+
+def _share(value: float) -> str:
+    """Per cent; what is not nought or all does not look so."""
+    if 0 < value < 0.001:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
+
+
+def _flooded(summary: dict[str, Any]) -> str:
+    m2 = summary["flood_area_m2"]
+    return _pixels(summary["pixels"]["flood"]) if m2 is None else _area(m2)
+
+
+def _observed(summary: dict[str, Any]) -> int:
+    return int(summary["pixels"]["flood"] + summary["pixels"]["dry"])
+
+
+def _subtitle(summary: dict[str, Any]) -> str:
+    source = summary["source"]
+    parts = [f"Flood map of {source['name']}", f"{source['width']:,} x {source['height']:,} pixels"]
+    if source["gsd_m"] is not None:
+        parts[-1] += f" of {source['gsd_m']:.3g} m"
+    return ", ".join([*parts, source["crs"] or "no CRS, so figures are in pixels"])
+
+
+def _verdict(summary: dict[str, Any]) -> dict[str, str]:
+    """What was found, in a sentence that begins with the figure, and what that leaves open."""
+    if not _observed(summary):
+        return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
+    share = _share(summary["flood_share_of_observed"])
+    told = {
+        "figure": _flooded(summary),
+        "rest": f" of flood water: {share} of the ground that was observed.",
+        "open": "",
+    }
+    if not summary["pixels"]["flood"]:
+        told |= {"figure": "No flood water", "rest": " was found on the ground that was observed."}
+    if summary["observed_share"] < 1:
+        told["open"] = f"{_share(1 - summary['observed_share'])} of the scene was not observed and may be wet or dry."
+    return told
+
+
+def _cards(summary: dict[str, Any], largest: Largest) -> list[dict[str, str]]:
+    m2, count = summary["flood_area_m2"], summary["polygons"]["flood"]
+    observed_m2, observed = summary["observed_area_m2"], _observed(summary)
+    seen = _pixels(observed) if observed_m2 is None else _area(observed_m2)
+    share = _share(summary["flood_share_of_observed"]) if observed else "n/a"
+    first = "number 1 on the map" if count else "there is no polygon"
+    rows = (
+        ("Flooded area", _flooded(summary), "no CRS, so no area" if m2 is None else f"{m2:,.0f} m²", WATER),
+        ("Share flooded", share, "of the observed ground", WATER),
+        ("Observed", _share(summary["observed_share"]), f"of the scene: {seen}", LAND),
+        ("Flooded places", f"{count:,}", "polygons", LAND),
+        ("The largest", largest.largest or "n/a", first, LAND),
+    )
+    return [dict(zip(("name", "figure", "told", "colour"), row, strict=True)) for row in rows]
+
+
+def _failed(summary: dict[str, Any]) -> dict[str, Any] | None:
+    failed = summary["windows"]["failed"]
+    if not failed:
+        return None
+    told = [
+        "column {col_off:,}, row {row_off:,}, {width:,} x {height:,} pixels".format(**one["window"]) + f": {one['why']}"
+        for one in failed[:TOLD]
+    ]
+    return {"count": len(failed), "told": told, "more": max(0, len(failed) - TOLD)}
+
+
+def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
+    low, high = THRESHOLDS[0], THRESHOLDS[-1]
+    most, least = _at(summary, census, low)["area"], _at(summary, census, high)["area"]
+    between = int(census.pixels[low:high].sum()) / census.observed_pixels
+    rows = [
+        {"threshold": f"{percent / 100:.2f}", "own": percent == census.threshold, **_at(summary, census, percent)}
+        for percent in sorted({*THRESHOLDS, census.threshold})
+    ]
+    return {
+        "text": f"Called flood from a probability of {low / 100:g} up it would be {most}, from {high / 100:g} up "
+        f"{least}; {_share(between)} of the observed ground lies between, where the model is undecided.",
+        "rows": rows, "histogram": _histogram(census), "curve": _curve(census),
+    }  # fmt: skip
+
+
+def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]:
+    """Flood from some per cent up: area, share of the observed ground, and difference from what is reported."""
+    pixels = int(census.pixels[percent:101].sum())
+    change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
+    if percent == census.threshold:
+        return {"area": _flooded(summary), "share": _share(summary["flood_share_of_observed"]), "change": ""}
+    area = _pixels(pixels) if census.ground_m2 is None else _area(float(census.ground_m2[percent:101].sum()))
+    return {"area": area, "share": _share(pixels / census.observed_pixels), "change": change}
+
+
+def _histogram(census: Census) -> str:
+    """Observed ground by probability, in steps of 5 per cent: dry and flooded."""
+    percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
+    with figure(4.6, 2.7) as (drawn, (axis,)):
+        bottom = np.zeros(20)
+        for colour, name, chosen in (
+            (LAND, "dry", percent < census.threshold),
+            (WATER, "flood", percent >= census.threshold),
+        ):
+            heights = np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]
+            axis.bar(np.arange(2.5, 100, 5), heights, 4.4, bottom, color=colour, label=name)
+            bottom += heights
+        axis.set(title="Observed ground by probability", xlabel="flood probability (%)", ylabel="share of ground (%)",
+                 xlim=(0, 100))  # fmt: skip
+        axis.grid(axis="x", visible=False)
+        axis.legend(frameon=False, fontsize=8, loc="upper center")
+        return svg_of(drawn)
+
+
+def _curve(census: Census) -> str:
+    """Flooded area over the threshold; the run's own is marked."""
+    amounts, unit = (census.pixels, "pixels") if census.ground_m2 is None else (census.ground_m2, "m²")
+    if amounts[THRESHOLDS[0] : 101].sum() >= 1000:
+        amounts, unit = (amounts / 1000, "thousand pixels") if unit == "pixels" else (amounts / 1e4, "ha")
+    area = amounts[:101][::-1].cumsum()[::-1]
+    at = np.arange(5, 96)
+    with figure(4.6, 2.7) as (drawn, (axis,)):
+        axis.plot(at, area[at], color=WATER, linewidth=1.6)
+        axis.axvline(census.threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+        marked = np.array(THRESHOLDS)
+        axis.plot(marked, area[marked], "o", color=WATER, markersize=5)
+        for x in marked:
+            axis.annotate(f"{area[x]:,.3g}", (x, area[x]), (4, 5), textcoords="offset points", fontsize=8)
+        axis.set(title="Flooded area by threshold", xlabel="threshold (%)", ylabel=unit, xlim=(0, 100))
+        axis.set_ylim(0, max(float(area[at].max()) * 1.12, 1e-9))
+        return svg_of(drawn)
+
+
+def _left_out(summary: dict[str, Any]) -> str:
+    least = summary["settings"]["min_area_m2"]
+    return (
+        f"Polygons of less than {_area(least)} are left out; their ground counts in the flooded area." if least else ""
+    )
+
+
+def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Ground that was not observed, by reason."""
+    pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
+    wanted = _observed(summary) + sum(pixels["unobserved"].values())
+    rows = [(REASONS[reason], count, _share(count / wanted)) for reason, count in pixels["unobserved"].items()]
+    if pixels["outside"]:
+        rows.append(("outside the area of interest", pixels["outside"], "not counted"))
+    return [
+        {"reason": reason, "pixels": f"{count:,}", "share": share,
+         "area": "" if gsd_m is None else f"about {_area(count * gsd_m**2)}"}
+        for reason, count, share in rows
+    ]  # fmt: skip
+
+
+def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    chosen, windows = summary["settings"], summary["windows"]
+    scene = chosen["scene"]
+    least, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
+    optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
+    ran = (
+        f"{windows['run']:,} run, {windows['foregone']:,} clear from afar, {windows['skipped']:,} with nothing to see, "
+        f"{len(windows['failed']):,} failed"
+    )
+    return [
+        ("Model", f"{summary['model']['name']}, {summary['model']['runs_on']}"),
+        ("Prompts", str(chosen["prompts"])),
+        ("Flood from a probability of", f"{chosen['threshold']:g}"),
+        ("Smallest polygon", _area(least) if least else "every one"),
+        ("Outlines simplified by", f"{tolerance:.3g} m" if tolerance else "nothing"),
+        ("Resolution", f"{resolution:g} m" if resolution else "the scene's own"),
+        ("Bands", _bands(summary["source"])),
+        ("Black and white borders", "looked for" if scene["collar"] == "auto" else "not looked for"),
+        *((label, str(scene[key])) for label, key in optional.items() if scene[key] is not None),
+        ("Windows", f"up to {chosen['tile_size']:,} pixels, overlapping by {chosen['overlap']:,}; {ran}"),
+    ]
+
+
+def _bands(source: dict[str, Any]) -> str:
+    infrared = source.get("near_infrared", {"band": None})
+    told = "used for prompts" if infrared.get("used") else "not used by this model"
+    more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {told}"
+    return ", ".join(map(str, source["bands"])) + more
+
+
+def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    source, run = summary["source"], summary["run"]
+    return [
+        ("Scene", source["name"]),
+        ("Its date", f"{source['date'][:10]} (of the picture if the file says so, else of the file)"),
+        ("Its fingerprint (SHA-256)", source["fingerprint"]),
+        ("Weights (SHA-256)", summary["model"]["sha256"]),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in summary["versions"].items())),
+        ("Finished", f"{run['finished'].replace('T', ' ')}, after {run['seconds']:,.0f} s"),
+    ]
+
+
+def _footer(flood_map: FloodMap) -> str:
+    files = (*flood_map.layers, flood_map.mask, flood_map.probability, flood_map.report)
+    return (
+        f"Made by floodmap {flood_map.summary['versions']['floodmap']}, from the files beside it: "
+        f"{', '.join(path.name for path in files)}."
+    )

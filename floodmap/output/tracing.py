@@ -1,0 +1,326 @@
+"""Outlines of connected components of a raster, followed from strip to strip without a cut.
+
+`rasterio.features.shapes` wants the whole raster, and what it keeps until the end does not shrink. Here the raster
+passes by in bands of rows. Only the corners of components that reach the last row are kept; a component that ends is
+handed out as a polygon. All work on pixels is a handful of array comparisons; the rest is done on runs and edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, depth_first_order
+
+from floodmap.strips.codes import FAILED, OUTSIDE, UNOBSERVED
+
+FLOOD = 1
+"""Kind of flooded pixels. The kind of unobserved pixels is their code; 0 is neither."""
+BAND_PIXELS = 2**20
+"""Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """Some 4-connected components of pixels of one kind; all arrays have one length."""
+
+    kind: Codes
+    """`FLOOD`, or the code of unobserved pixels."""
+    first: Ints
+    """Where the first pixel lies, row by row; gives components an order that does not depend on the strips."""
+    n_pixels: Ints
+    """How many pixels."""
+    code_sum: Ints
+    """Sum of their codes."""
+    code_min: Ints
+    """Least of their codes."""
+    outline: NDArray[np.object_]
+    """shapely Polygons in (column, row) of pixel corners; the shell starts at its topmost, leftmost corner."""
+
+
+def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = False) -> Iterator[Components]:
+    """Outline the components of flooded pixels and of each reason for being unobserved, as they end.
+
+    Args:
+        strips: (first row, codes uint8 (rows, width)) from top to bottom.
+        threshold: per cent; codes from here to 100 are flood.
+        noded: keep vertices where three kinds meet, also on a straight edge, so that neighbours share all vertices.
+    """
+    tracer: _Tracer | None = None
+    for _, codes in strips:
+        width = codes.shape[1]
+        if tracer is None:
+            tracer = _Tracer(width, threshold, noded)
+        rows = max(1, BAND_PIXELS // (width + 1))
+        for row in range(0, len(codes), rows):
+            yield tracer.add(codes[row : row + rows])
+    if tracer is not None:
+        # Below the last row lies nothing, so every component ends there.
+        yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
+
+
+_LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
+"""A first vertex (row * stride + column), the way from there to the last, and the kind of the pixels on the right.
+
+Packed, for of a large component there are millions.
+"""
+Lines = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Edges:
+    """Straight stretches of outlines, with their component on the left as seen on the screen."""
+
+    line: Lines
+    """(n,) of `_LINE`."""
+    pixel: Ints
+    """(n,): a pixel on the left."""
+
+
+class _Tracer:
+    """The state between two bands: the last row, and what is known of the components that reach it."""
+
+    def __init__(self, width: int, threshold: int, noded: bool) -> None:
+        self._stride = width + 1
+        self._threshold = threshold
+        self._noded = noded
+        self._above = np.full(width, OUTSIDE, np.uint8)
+        self._n_rows = 0
+        self._last: Ints = np.empty(0, np.int64)
+        """Component of each run of the last row."""
+        self._open = _no_statistics()
+        self._parts: list[list[Lines]] = []
+        """Edges of each open component, in as many pieces as they came."""
+
+    def add(self, codes: Codes) -> Components:
+        """Take the next rows; return the components that end above the last of them."""
+        stride, n_open = self._stride, len(self._parts)
+        padded, kinds = self._block(codes)
+        # One more column of nothing makes rows one long line, in which no run can pass a row's end.
+        change = np.flatnonzero(kinds[1:] != kinds[:-1])
+        starts, ends = change[kinds[1:][change] != 0], change[kinds[:-1][change] != 0]
+        carried = int(np.searchsorted(starts, stride))
+        label = self._connect(kinds[1:], starts, carried)
+        n_labels = int(label.max(initial=-1)) + 1
+
+        is_open = np.zeros(n_labels, bool)
+        last = label[np.searchsorted(starts, len(kinds) - 1 - stride) : len(starts)]
+        is_open[last] = True
+        # Every component is known by its position among the open or among the ended ones.
+        number = np.where(is_open, np.cumsum(is_open), np.cumsum(~is_open)) - 1
+
+        base = (self._n_rows - 1) * stride
+        runs = _run_statistics(padded[1:], kinds[1:], starts[carried:], ends[carried:], base)
+        owners = np.concatenate([label[len(starts) :], label[carried : len(starts)]])
+        statistics = _merged({key: np.concatenate([self._open[key], runs[key]]) for key in runs}, owners, n_labels)
+
+        edges = _edges(kinds, stride, change)
+        owner = label[np.searchsorted(starts, edges.pixel, "right") - 1]
+        edges.line["first"] += base
+        ended = [(edges.line[~is_open[owner]], number[owner[~is_open[owner]]])]
+        parts: list[list[Lines]] = [[] for _ in range(int(is_open.sum()))]
+        for index, component in enumerate(label[len(starts) :][:n_open]):
+            if is_open[component]:
+                parts[number[component]] += self._parts[index]
+            else:
+                ended += [(part, np.full(len(part), number[component])) for part in self._parts[index]]
+        for component, part in _grouped(edges.line[is_open[owner]], owner[is_open[owner]]):
+            parts[number[component]].append(part)
+
+        self._above, self._n_rows = codes[-1].copy(), self._n_rows + len(codes)
+        self._last, self._parts = number[last], parts
+        self._open = {key: values[is_open] for key, values in statistics.items()}
+        done = {key: values[~is_open] for key, values in statistics.items()}
+        outline = assembled(*_rings(ended, stride, self._noded))
+        return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
+
+    def _block(self, codes: Codes) -> tuple[Codes, Codes]:
+        """Codes and kinds of the last row and the new ones as one line, with a column of nothing after each row."""
+        padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
+        body = padded[1:].reshape(-1, self._stride)
+        body[0, :-1], body[1:, :-1] = self._above, codes
+        kinds = (padded >= self._threshold).view(np.uint8)
+        if max(self._above.max(), codes.max()) < UNOBSERVED:
+            kinds[0] = 0
+            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # of nothing, as all that is unobserved is here
+        else:
+            kinds = kinds * (padded < UNOBSERVED) | padded * (padded >= FAILED)
+        return padded, kinds
+
+    def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
+        """Component of each run, then of each open component: runs of one kind that touch from row to row."""
+        stride, n_runs = self._stride, len(starts)
+        # Where two runs overlap, one of them starts: look up and down from every start.
+        up = np.flatnonzero((starts >= stride) & (kinds[starts - stride] == kinds[starts]))
+        inner = starts[: np.searchsorted(starts, len(kinds) - stride)]
+        down = np.flatnonzero(kinds[inner + stride] == kinds[inner])
+        touched = np.concatenate([starts[up] - stride, starts[down] + stride])
+        one = np.concatenate([up, down, np.arange(carried)])
+        other = np.concatenate([np.searchsorted(starts, touched, "right") - 1, n_runs + self._last])
+        size = n_runs + len(self._parts)
+        graph = coo_array((np.ones(len(one), np.uint8), (one, other)), shape=(size, size))
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def _no_statistics() -> dict[str, Ints]:
+    return {key: np.empty(0, np.int64) for key in ("kind", "first", "n_pixels", "code_sum", "code_min")}
+
+
+def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
+    """What `Components` says of each run."""
+    if not len(starts):
+        return _no_statistics()
+    # reduceat takes alternately what is in a run and what is between two.
+    cuts = np.stack([starts, ends], axis=1).ravel()
+    return {
+        "kind": kinds[starts].astype(np.int64),
+        "first": starts + base,
+        "n_pixels": ends - starts,
+        "code_sum": np.add.reduceat(codes, cuts, dtype=np.uint32)[::2].astype(np.int64),
+        "code_min": np.minimum.reduceat(codes, cuts)[::2].astype(np.int64),
+    }
+
+
+def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
+    """Statistics of components from those of their parts."""
+    merged = {key: np.zeros(n_owners, np.int64) for key in parts}
+    merged["kind"][owner] = parts["kind"]
+    for key in ("n_pixels", "code_sum"):
+        merged[key] = np.bincount(owner, parts[key], n_owners).astype(np.int64)
+    for key in ("first", "code_min"):
+        merged[key].fill(np.iinfo(np.int64).max)
+        np.minimum.at(merged[key], owner, parts[key])
+    return merged
+
+
+def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
+    """Edges of a block whose first row has been looked at before, cut where the kind on either side changes.
+
+    Args:
+        padded: kinds as one line, with one more in front.
+        stride: pixels in a row, with the empty one.
+        change: where a pixel's left neighbour is of another kind.
+    """
+    kinds = padded[1:]
+    across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride
+    above, below = kinds[across - stride], kinds[across]
+    from_left = (padded[across] == below) & (padded[across - stride] == above)
+    to_right = (kinds[across + 1] == below) & (kinds[across + 1 - stride] == above)
+    left, right = across[~from_left], across[~to_right] + 1
+
+    down = change[np.searchsorted(change, stride) :]
+    west, east = padded[down], kinds[down]
+    higher = np.maximum(down - stride, stride)
+    from_above = (kinds[higher] == east) & (padded[higher] == west) & (higher == down - stride)
+    lower = np.minimum(down + stride, len(kinds) - 1)
+    to_below = (kinds[lower] == east) & (padded[lower] == west) & (lower == down + stride)
+    top, bottom = (_by_column(down[~inside], stride) for inside in (from_above, to_below))
+    bottom = bottom + stride
+
+    sides = [
+        (left, right, left - stride, left),
+        (right, left, left, left - stride),
+        (bottom, top, top - 1, top),
+        (top, bottom, top, top - 1),
+    ]
+    lines, pixels = [], []
+    for first, end, pixel, beyond in sides:
+        used = padded[pixel + 1] != 0
+        line = np.empty(np.count_nonzero(used), _LINE)
+        line["first"], line["step"], line["beyond"] = first[used], (end - first)[used], padded[beyond[used] + 1]
+        lines.append(line)
+        pixels.append(pixel[used])
+    return _Edges(line=np.concatenate(lines), pixel=np.concatenate(pixels))
+
+
+def _by_column(position: Ints, stride: int) -> Ints:
+    return position[np.argsort(position % stride, kind="stable")]
+
+
+def _grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
+    """Edges of each owner."""
+    if len(owner):
+        order = np.argsort(owner, kind="stable")
+        owners, begins = np.unique(owner[order], return_index=True)
+        yield from zip(owners.tolist(), np.split(lines[order], begins[1:]), strict=True)
+
+
+def _rings(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
+    """Join edges to rings, those of one owner after those of another, as `assembled` takes them.
+
+    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: rings then
+    touch themselves nowhere, which makes the polygons valid.
+
+    Args:
+        parts: edges, and the owner of each. Emptied, so that they do not lie there twice.
+    """
+    lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts.clear()
+    if len(lines) == 0:
+        return np.empty((0, 2), np.int32), owner, owner
+    east, south, west, north = np.arange(4, dtype=np.uint8)
+    first, step, beyond = lines["first"], lines["step"], lines["beyond"]
+    sideways = np.abs(step) < stride
+    heading = np.where(sideways, np.where(step > 0, east, west), np.where(step > 0, south, north))
+    low, span = first.min(), np.ptp(first) + 1
+    order = np.argsort(((owner * span + first - low) << 2) + (heading + 3) % 4, kind="stable")
+    first, step, beyond, owner, heading = (values[order] for values in (first, step, beyond, owner, heading))
+    del lines, order
+    arrives = ((owner * span + first + step - low) << 2) + heading
+    before = np.argsort(arrives, kind="stable").astype(np.int32)
+    del arrives, step
+
+    along, sizes = _cycles(before)
+    begins = np.cumsum(sizes) - sizes
+    # A ring begins at its first vertex, which is a corner, and of a component's rings its shell begins first.
+    rings_of = np.bincount(owner[along[begins]])
+    previous = before[along]
+    kept = heading[along] != heading[previous]
+    if noded:
+        kept |= beyond[along] != beyond[previous]
+    vertices_yx = np.stack(np.divmod(first[along[kept]], stride), axis=1).astype(np.int32)
+    return vertices_yx[:, ::-1], np.add.reduceat(kept, begins, dtype=np.int64), rings_of
+
+
+def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """Cycles of a permutation, of which the inverse is given, each from its least member, and their sizes."""
+    n_edges = len(before)
+    every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
+    path = np.empty_like(before)
+    path[before] = every[:-1]
+    _, cycle = connected_components(csr_array((ones, path, every), shape=(n_edges, n_edges)), directed=False)
+    _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
+    by_head = np.argsort(heads)
+    heads, sizes = heads[by_head], sizes[by_head]
+    # Opened at their heads and strung together, the cycles are one path, which scipy follows in compiled code.
+    path[before[heads]] = np.append(heads[1:], heads[:1])
+    graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
+    order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
+    return np.asarray(order, np.int64), sizes
+
+
+def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
+    """Polygons from open rings: each ring gets its first vertex again at its end.
+
+    Args:
+        vertices_xy: (n, 2), ring by ring.
+        ring_sizes: vertices of each ring.
+        rings_of: rings of each polygon, the shell first.
+    """
+    ends = np.cumsum(ring_sizes)
+    closing = ends + np.arange(len(ends))
+    is_closing = np.zeros(len(vertices_xy) + len(ends), bool)
+    is_closing[closing] = True
+    closed = np.empty((len(is_closing), 2))
+    closed[~is_closing], closed[closing] = vertices_xy, vertices_xy[ends - ring_sizes]
+    ring_offsets, polygon_offsets = (np.concatenate([[0], n]) for n in (closing + 1, np.cumsum(rings_of)))
+    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, closed, (ring_offsets, polygon_offsets))
+    return np.asarray(polygons, object)

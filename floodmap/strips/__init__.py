@@ -1,0 +1,1 @@
+"""Codes of a scene in strips of rows, in memory and on disk."""

@@ -1,0 +1,90 @@
+"""Strips: finished rows of a scene, packed by LZ4, several times faster than zlib and as small, to a fifth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+_CODEC = pyarrow.Codec("lz4_raw")
+
+Packed = bytes | memoryview
+BLOCK_PIXELS = 2**21
+"""Pixels of a strip that are unpacked in one go."""
+
+
+def packed(codes: NDArray[np.uint8]) -> bytes:
+    """Codes of any shape, row by row."""
+    small: bytes = _CODEC.compress(np.ascontiguousarray(codes).data, asbytes=True)
+    return small
+
+
+class Shelf:
+    """Packed codes kept one after another in memory of their own.
+
+    Thousands of small pieces among what a model takes and leaves would keep the holes between them from being used.
+
+    Args:
+        room: bytes; only what is used of it is taken.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._memory, self._used = mmap(-1, max(room, 1)), 0
+
+    def put(self, small: bytes) -> Packed:
+        """The same as it lies there, or itself where there is no room."""
+        first, self._used = self._used, self._used + len(small)
+        if self._used > len(self._memory):
+            return small
+        self._memory[first : self._used] = small
+        return memoryview(self._memory)[first : self._used]
+
+
+def unpacked(small: Packed, width: int, height: int) -> NDArray[np.uint8]:
+    """The codes again, (height, width); not to be written to."""
+    return np.frombuffer(_CODEC.decompress(small, width * height, asbytes=True), np.uint8).reshape(height, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Finished rows of a scene, packed: at a hundred thousand columns they would take more than the model does."""
+
+    row_off: int
+    """First scene row."""
+    height: int
+    """How many rows."""
+    step: int
+    """Rows of a block; the last may have fewer."""
+    pieces: tuple[tuple[int, tuple[Packed, ...]], ...]
+    """From left to right: how many columns, and their codes, block by block from the top."""
+
+    @classmethod
+    def of(cls, row_off: int, codes: NDArray[np.uint8]) -> Strip:
+        """From codes (rows, scene width)."""
+        step = block_rows(codes.shape[1])
+        return cls(row_off, len(codes), step, ((codes.shape[1], tuple(_blocks(codes, step))),))
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """(rows, scene width); what the values mean stands in `floodmap.strips.codes`."""
+        return np.concatenate(list(self.blocks()))
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """Codes (rows, scene width), some rows at a time."""
+        for number, row in enumerate(range(0, self.height, self.step)):
+            rows = min(self.step, self.height - row)
+            yield np.concatenate([unpacked(blocks[number], columns, rows) for columns, blocks in self.pieces], axis=1)
+
+
+def block_rows(width: int) -> int:
+    """Rows of a block of a scene with so many columns."""
+    return max(1, BLOCK_PIXELS // width)
+
+
+def _blocks(codes: NDArray[np.uint8], step: int) -> Iterator[bytes]:
+    for row in range(0, len(codes), step):
+        yield packed(codes[row : row + step])

@@ -1,0 +1,1 @@
+"""Synthetic flood scenes with an exact reference."""

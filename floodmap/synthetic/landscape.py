@@ -1,0 +1,288 @@
+"""The landscape of a synthetic scene: hashed noise, what the seed decides, macro cells and the block drawn on.
+
+Distances are metres from the top-left corner of the scene, x to the east, y to the south.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from floodmap.synthetic.scene import SyntheticScene
+
+BLOCK = 512
+PAD = 8
+_LATTICE = 8
+SIDE = BLOCK + 2 * PAD
+_MACRO_M = 260.0
+_REACH_M = 32.0
+_WATERS = np.array([(156, 128, 94), (138, 116, 84), (120, 118, 96), (104, 112, 94), (74, 80, 72), (168, 148, 116)])
+_Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
+
+
+def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
+    """Hash integer lattice points to float32 in [0, 1)."""
+    bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
+    bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
+    bits ^= np.uint32(salt & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits ^= bits >> np.uint32(shift)
+        bits *= np.uint32(factor)
+    bits ^= bits >> np.uint32(16)
+    return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: float, salt: int) -> np.ndarray:
+    """Fractal value noise at points, about unit variance; octaves are rotated so that no lattice direction shows."""
+    total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape))
+    amplitude, power = 1.0, 0.0
+    for octave in range(octaves):
+        x, y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
+        u, v = x / spacing, y / spacing
+        ix, iy = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+        u, v = u - ix, v - iy
+        u, v = u * u * u * (u * (6 * u - 15) + 10), v * v * v * (v * (6 * v - 15) + 10)
+        near, far = (
+            uniform(ix, iy + step, salt + octave) * (1 - u) + uniform(ix + 1, iy + step, salt + octave) * u
+            for step in (0, 1)
+        )
+        total += amplitude * (near * (1 - v) + far * v - 0.5)
+        power += amplitude * amplitude
+        spacing, amplitude = spacing / 2, amplitude * gain
+    total *= 4.5 / np.sqrt(power)
+    return total
+
+
+def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
+    """Cubic B-spline weights (positions, lattice points), sparse, and the index of the first lattice point."""
+    index = np.floor(positions).astype(np.int64)
+    t = positions - index
+    taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    columns = index[:, None] - index[0] + np.arange(4)
+    starts = np.arange(len(t) + 1) * 4
+    return int(index[0]) - 1, csr_array((taps.astype(np.float32).ravel(), columns.ravel(), starts))
+
+
+def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
+    """Apply spline weights along both axes; four taps a pixel, and unlike BLAS the same sums on any machine."""
+    wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)
+    pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
+    return pixels
+
+
+_UPSAMPLE = _spline(np.arange(SIDE) / _LATTICE)[1]
+
+
+def upsample(lattice: np.ndarray) -> np.ndarray:
+    """Interpolate a field on the block's lattice to its pixels, float32 (side, side)."""
+    return _resample(lattice, _UPSAMPLE, _UPSAMPLE)
+
+
+def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Attributes by index, as float32 so that no plane of pixels is widened."""
+    return table.astype(np.float32).take(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the seed decides once for a scene."""
+
+    seed: int
+    gsd_m: float
+    level_m: float
+    sun_xy: tuple[float, float]
+    """Shadow of a point one metre high, in metres."""
+    water: np.ndarray
+    """float (2, 3): the two colours that turbidity mixes."""
+    clarity_m: float
+    glint: float
+    covers: np.ndarray
+    """Cumulative shares of the ground covers."""
+    tint: np.ndarray
+    village: float
+    wood: float
+    asphalt: float
+    track: float
+    leaf: np.ndarray
+    haze: float
+    contrast: float
+    saturation: float
+    balance: np.ndarray
+    noise: float
+    blur: float
+
+    def salt(self, name: str) -> int:
+        """A seed for one noise field of this scene."""
+        return crc32(f"{self.seed}/{name}".encode())
+
+    def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Natural ground height at points."""
+        bend_x = fractal(x, y, 420.0, 2, 0.5, self.salt("bend x"))
+        bend_y = fractal(x, y, 420.0, 2, 0.5, self.salt("bend y"))
+        return 2.2 * fractal(x + 60 * bend_x, y + 60 * bend_y, 700.0, 8, 0.52, self.salt("terrain"))
+
+
+@lru_cache(maxsize=16)
+def decide_look(scene: SyntheticScene) -> Look:
+    rng = np.random.default_rng([scene.seed, 2])
+    azimuth, cotangent = rng.uniform(0, 2 * np.pi), 1 / np.tan(np.radians(rng.uniform(33, 62)))
+    water = _WATERS[rng.integers(len(_WATERS))] * rng.uniform(0.85, 1.1) + rng.normal(0, 3, 3)
+    shares = rng.dirichlet([1.5, 1.2, 1.2, 1.0, 1.4, 1.4, 0.8, 2.0, 1.2])
+    draft = Look(
+        seed=scene.seed,
+        gsd_m=scene.gsd_m,
+        level_m=0.0,
+        sun_xy=(np.sin(azimuth) * cotangent, np.cos(azimuth) * cotangent),
+        water=np.stack([water, water * rng.uniform(0.8, 0.95) + rng.normal(0, 3, 3)]),
+        clarity_m=rng.uniform(0.04, 0.16),
+        glint=max(0.0, rng.uniform(-0.4, 1.0)),
+        covers=np.cumsum(shares),
+        tint=rng.normal(1.0, 0.04, 3) * rng.uniform(0.85, 1.08),
+        village=rng.uniform(-0.2, 0.9),
+        wood=rng.uniform(0.5, 1.8),
+        asphalt=rng.uniform(0.15, 0.5),
+        track=rng.uniform(0.5, 0.9),
+        leaf=np.array([66, 86, 46]) * rng.uniform(0.75, 1.15) + rng.normal(0, 5, 3),
+        haze=rng.uniform(0.0, 0.22),
+        contrast=rng.uniform(0.85, 1.15),
+        saturation=rng.uniform(0.6, 1.0),
+        balance=rng.normal(1.0, 0.02, 3),
+        noise=rng.uniform(1.0, 3.5),
+        blur=rng.uniform(0.08, 0.2),
+    )
+    x = np.linspace(0, scene.width * scene.gsd_m, 96)
+    y = np.linspace(0, scene.height * scene.gsd_m, 96)
+    level = np.quantile(draft.terrain_m(x[None, :], y[:, None]), rng.uniform(0.25, 0.64))
+    return Look(**{**draft.__dict__, "level_m": float(level)})
+
+
+class _Sites:
+    """The landscape at points: warped position, height above the water, nearest macro cells, densities."""
+
+    def __init__(self, look: Look, x: np.ndarray, y: np.ndarray) -> None:
+        self.look = look
+        self.x = x + 14 * fractal(x, y, 160.0, 2, 0.4, look.salt("warp x"))
+        self.y = y + 14 * fractal(x, y, 160.0, 2, 0.4, look.salt("warp y"))
+        self.dry_m = look.terrain_m(x, y) - look.level_m
+        self.village = fractal(x, y, 420.0, 3, 0.5, look.salt("village")) - look.village
+        self.wood = fractal(x, y, 200.0, 4, 0.55, look.salt("wood")) - look.wood
+        low = np.floor(np.array([self.x.min(), self.y.min()]) / _MACRO_M).astype(int) - 2
+        high = np.floor(np.array([self.x.max(), self.y.max()]) / _MACRO_M).astype(int) + 3
+        ix, iy = (a.ravel() for a in np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1])))
+        self.key = np.stack([ix, iy])
+        self.seed_x = (ix + 0.15 + 0.7 * uniform(ix, iy, look.salt("macro x"))) * _MACRO_M
+        self.seed_y = (iy + 0.15 + 0.7 * uniform(ix, iy, look.salt("macro y"))) * _MACRO_M
+        square = (self.x.ravel() - self.seed_x[:, None]) ** 2 + (self.y.ravel() - self.seed_y[:, None]) ** 2
+        every = np.arange(square.shape[1])
+        self.first = square.argmin(0)
+        nearest = square[self.first, every]
+        square[self.first, every] = np.inf
+        self.second = square.argmin(0)
+        pairs = _Pairs(self, self.first, self.second)
+        self.edge_m = (square[self.second, every] - nearest) / (2 * pairs.length_m)
+        self.pairs = pairs
+
+
+class _Pairs:
+    """Attributes of the border between two macro cells, the same from either side."""
+
+    def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
+        look, key = sites.look, sites.key
+        dx, dy = sites.seed_x[second] - sites.seed_x[first], sites.seed_y[second] - sites.seed_y[first]
+        self.length_m = np.hypot(dx, dy) + 1e-6
+        sign = np.where((dx > 0) | ((dx == 0) & (dy > 0)), 1.0, -1.0) / self.length_m
+        self.along_x, self.along_y = -dy * sign, dx * sign
+        total = key[:, first] + key[:, second]
+        dice = uniform(total[0], total[1], look.salt("road"))
+        self.half_m = np.where(dice < look.asphalt, 3.1, np.where(dice < look.track, 1.7, 0.0))
+        self.asphalt = dice < look.asphalt
+        self.bank_m = np.where(self.half_m > 2, 1.0, 0.4) * uniform(total[0], total[1], look.salt("bank"))
+        self.hedge = uniform(total[0], total[1], look.salt("hedge"))
+        self.side = key[0, first] * 7919 + key[1, first]
+
+
+class Canvas:
+    """One padded block while it is drawn: smooth fields, then ground, water, objects and the sensor."""
+
+    def __init__(self, look: Look, row: int, col: int) -> None:
+        self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
+        steps = (np.arange(_UPSAMPLE.shape[1]) - 1) * _LATTICE + 0.5
+        self.sites = _Sites(look, (self.col0 + steps[None, :]) * look.gsd_m, (self.row0 + steps[:, None]) * look.gsd_m)
+        self.x0, self.y0 = (self.col0 + SIDE / 2) * look.gsd_m, (self.row0 + SIDE / 2) * look.gsd_m
+        self.x_m = ((self.col0 + np.arange(SIDE) + 0.5) * look.gsd_m)[None, :]
+        self.y_m = ((self.row0 + np.arange(SIDE) + 0.5) * look.gsd_m)[:, None]
+        self.grain = self.noise(2.5, "grain")
+        self.fine = 0.75 * self.noise(0.7, "fine") + 0.65 * self.noise(0.2, "finest")
+        self.dry_m = upsample(self.sites.dry_m)
+        self.rgb = np.empty((3, SIDE, SIDE), np.float32)
+        self.shadow, self.canopy, self.hue, self.roof = np.zeros((4, SIDE, SIDE), np.float32)
+        self.roof_rgb = np.zeros((3, SIDE, SIDE), np.float32)
+        self._split()
+
+    def _split(self) -> None:
+        """Macro cells by pixel: warped local x, y; cell and border index; distance to the border in metres.
+
+        Squared distances without their common |p|^2 are linear in p, so half the difference of the two smallest
+        over the distance of their seeds is the exact distance to the border.
+        """
+        sites = self.sites
+        x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
+        cells = np.unique(np.concatenate([sites.first, sites.second]))
+        best, runner_up = np.full((2, SIDE, SIDE), np.inf, np.float32)
+        first, second = np.zeros((2, SIDE, SIDE), np.int32)
+        centres = zip(sites.seed_x[cells] - self.x0, sites.seed_y[cells] - self.y0, strict=True)
+        for index, (sx, sy) in enumerate(centres):
+            square = np.float32(sx * sx + sy * sy) - x * np.float32(2 * sx) - y * np.float32(2 * sy)
+            wins = square < best
+            places = ~wins & (square < runner_up)
+            second = np.where(wins, first, np.where(places, np.int32(index), second))
+            runner_up = np.where(wins, best, np.where(places, square, runner_up))
+            first, best = np.where(wins, np.int32(index), first), np.where(wins, square, best)
+        grid = np.meshgrid(cells, cells, indexing="ij")
+        self.x, self.y, self.cells, self.first = x, y, cells, first
+        self.pairs = _Pairs(sites, grid[0].ravel(), grid[1].ravel())
+        self.border = first * len(cells) + second
+        self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
+
+    def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
+        """Spline noise of about unit variance, float32 (side, side); `stretch` lengthens it to the east."""
+        pixels = max(spacing_m / self.look.gsd_m, 2.0)
+        first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
+        first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
+        iy, ix = first_row + np.arange(down.shape[1]), first_col + np.arange(across.shape[1])
+        lattice = (uniform(ix[None, :], iy[:, None], self.look.salt(name)) - 0.5) * 7.2
+        return _resample(lattice, down, across)
+
+    def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
+        """Low-frequency fractal noise in the warped frame, float32 (side, side)."""
+        return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
+
+    def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
+        """The pixels within `reach_m` of a segment between two points: slices, and centres in metres; None outside."""
+        gsd, row0, col0 = self.look.gsd_m, self.row0, self.col0
+        left, right = int((min(x_m) - reach_m) / gsd) - col0, int((max(x_m) + reach_m) / gsd) + 2 - col0
+        top, bottom = int((min(y_m) - reach_m) / gsd) - row0, int((max(y_m) + reach_m) / gsd) + 2 - row0
+        if left >= SIDE or top >= SIDE or right <= 0 or bottom <= 0:
+            return None
+        rows, cols = slice(max(top, 0), min(bottom, SIDE)), slice(max(left, 0), min(right, SIDE))
+        return (rows, cols), self.x_m[:, cols], self.y_m[rows]
+
+    def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
+        """One jittered point a cell, in reach of the block: its site, x, y and eight dice (8, n)."""
+        half = SIDE / 2 * self.look.gsd_m + _REACH_M
+        ix, iy = (
+            a.ravel()
+            for a in np.meshgrid(
+                np.arange(np.floor((self.x0 - half) / cell_m), np.ceil((self.x0 + half) / cell_m)),
+                np.arange(np.floor((self.y0 - half) / cell_m), np.ceil((self.y0 + half) / cell_m)),
+            )
+        )
+        dice = np.stack([uniform(ix, iy, self.look.salt(name) + n) for n in range(8)])
+        x, y = (ix + 0.1 + 0.8 * dice[0]) * cell_m, (iy + 0.1 + 0.8 * dice[1]) * cell_m
+        return _Sites(self.look, x, y), x, y, dice

@@ -1,0 +1,207 @@
+"""Synthetic aerial flood scenes with an exact reference mask, drawn window by window from a seed.
+
+Every pixel is a function of (scene, absolute position): the plane is drawn in fixed blocks, smooth fields come from
+hashed lattices and objects from hashed jittered cells, so scenes of any size stream in bounded memory. Distances are
+metres from the top-left corner of the scene, x to the east, y to the south; colours are floats on the 0-255 scale.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from floodmap.errors import FloodmapError
+from floodmap.synthetic.landscape import BLOCK, PAD, SIDE, Canvas, decide_look, fractal, uniform
+from floodmap.synthetic.painting import draw_houses, draw_trees, paint_ground, paint_objects, paint_roads, paint_water
+
+_CACHE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyntheticScene:
+    """A flooded landscape seen from the air, determined by its fields alone."""
+
+    width: int
+    """Scene columns, in pixels."""
+    height: int
+    """Scene rows, in pixels."""
+    seed: int
+    """Everything else (terrain, palette, sun, haze, water, density of objects) derives from it."""
+    gsd_m: float = 0.3
+    """Ground sample distance, in metres a pixel."""
+    collar: bool = True
+    """Whether a slightly rotated, irregular nodata collar surrounds the picture."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 1 or not self.gsd_m > 0:
+            raise FloodmapError(f"a scene of {self.width} x {self.height} pixels of {self.gsd_m} m cannot be drawn")
+        if self.seed < 0:
+            raise FloodmapError(f"seed {self.seed} must not be negative")
+
+    @property
+    def crs(self) -> CRS:
+        """UTM zone 43 north, in metres."""
+        return CRS.from_epsg(32643)
+
+    @property
+    def transform(self) -> Affine:
+        """Pixel to CRS; the origin differs by seed, on whole metres."""
+        east, north = np.random.default_rng([self.seed, 1]).integers((300_000, 900_000), (700_000, 3_000_000))
+        return Affine(self.gsd_m, 0.0, float(east), 0.0, -self.gsd_m, float(north))
+
+    def window(self, row_off: int, col_off: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a window; every window equals the same crop of the whole scene.
+
+        Returns:
+            rgb: uint8 (3, height, width); 0, 0, 0 in the collar and nowhere else.
+            mask: uint8 (height, width); 1 flooded, 0 dry (roofs and crowns included), 255 collar.
+        """
+        if not (0 <= row_off <= row_off + height <= self.height and 0 <= col_off <= col_off + width <= self.width):
+            raise FloodmapError(
+                f"window {row_off}, {col_off}, {height} x {width} leaves the scene of {self.height} x {self.width}"
+            )
+        out = np.empty((4, height, width), np.uint8)
+        for row in range(row_off // BLOCK, -(-(row_off + height) // BLOCK)):
+            for col in range(col_off // BLOCK, -(-(col_off + width) // BLOCK)):
+                top, left = max(row * BLOCK, row_off), max(col * BLOCK, col_off)
+                bottom, right = min((row + 1) * BLOCK, row_off + height), min((col + 1) * BLOCK, col_off + width)
+                out[:, top - row_off : bottom - row_off, left - col_off : right - col_off] = _block(self, row, col)[
+                    :, top - row * BLOCK : bottom - row * BLOCK, left - col * BLOCK : right - col * BLOCK
+                ]
+        return out[:3], out[3]
+
+
+def write_sample(
+    path: str | Path,
+    *,
+    width: int,
+    height: int,
+    seed: int,
+    gsd_m: float = 0.3,
+    jpeg_quality: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Path, Path]:
+    """Write a synthetic scene and its reference mask as tiled GeoTIFFs, block by block.
+
+    Args:
+        path: the RGB file; `<stem>_reference.tif` is written beside it.
+        jpeg_quality: compress the picture as JPEG of this quality, a tenth of the size, with the collar in an internal
+            mask, since JPEG would fray a nodata value; None: deflate, nodata 0.
+        progress: called with the finished share, in (0, 1].
+
+    Raises:
+        FloodmapError: a target exists and `overwrite` is False.
+    """
+    scene = SyntheticScene(width=width, height=height, seed=seed, gsd_m=gsd_m)
+    image = Path(path)
+    targets = (image, image.with_name(f"{image.stem}_reference.tif"))
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise FloodmapError(f"{target} exists already; replace it with --overwrite (in Python overwrite=True)")
+    partial = tuple(target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets)
+    try:
+        _write_blocks(scene, partial, jpeg_quality, progress)
+        for source, target in zip(partial, targets, strict=True):
+            source.replace(target)
+    finally:
+        for source in partial:
+            source.unlink(missing_ok=True)
+    return targets
+
+
+def _write_blocks(
+    scene: SyntheticScene, paths: tuple[Path, ...], jpeg_quality: int | None, progress: Callable[[float], None] | None
+) -> None:
+    profile = {
+        "driver": "GTiff", "width": scene.width, "height": scene.height, "dtype": "uint8", "crs": scene.crs,
+        "transform": scene.transform, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+        "compress": "deflate", "bigtiff": "if_safer",
+    }  # fmt: skip
+    rgb_only = {"count": 3, "nodata": 0, "photometric": "rgb", "predictor": 2}
+    if jpeg_quality is not None:
+        rgb_only = {"count": 3, "compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": jpeg_quality}
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK="YES"),
+        rasterio.open(paths[0], "w", **{**profile, **rgb_only}) as image,
+        rasterio.open(paths[1], "w", **profile, count=1, nodata=255) as reference,
+    ):
+        for row in range(0, scene.height, BLOCK):
+            rows = min(BLOCK, scene.height - row)
+            for col in range(0, scene.width, BLOCK):
+                cols = min(BLOCK, scene.width - col)
+                rgb, mask = scene.window(row, col, rows, cols)
+                window = Window(col, row, cols, rows)
+                image.write(rgb, window=window)
+                if jpeg_quality is not None:
+                    image.write_mask(mask != 255, window=window)
+                reference.write(mask, 1, window=window)
+            if progress is not None:
+                progress((row + rows) / scene.height)
+
+
+def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """True inside the picture: four edges, slightly rotated, stepped as flight strips end and a little ragged."""
+    if not scene.collar:
+        return np.ones((len(rows), len(cols)), bool)
+    rng = np.random.default_rng([scene.seed, 3])
+    depth, angle = rng.uniform(0.012, 0.03, 4), np.tan(rng.uniform(-0.02, 0.02))
+    side = min(scene.width, scene.height)
+    edges = []
+    for edge, (at, extent) in enumerate(((rows, scene.height),) * 2 + ((cols, scene.width),) * 2):
+        share, line = at / extent, np.full(len(at), edge)
+        step = 0.008 * (uniform(np.floor(share * 7.3), line, scene.seed) - 0.5)
+        ragged = 0.0015 * fractal(share * 9, line * 9.7, 1.0, 4, 0.45, scene.seed)
+        lean = (share - 0.5) * (extent / side) * angle * (1, -1, -1, 1)[edge]
+        edges.append(np.maximum(side * (depth[edge] + abs(angle) / 2 + lean + step + ragged), 1.0))
+    left, right, top, bottom = edges
+    inside: np.ndarray = (cols >= left[:, None]) & (cols < scene.width - right[:, None])
+    inside &= (rows[:, None] >= top) & (rows[:, None] < scene.height - bottom)
+    return inside
+
+
+def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+    """Haze, contrast, white balance, blur and noise: uint8 (3, side, side), never 0."""
+    look = canvas.look
+    shot = rng.standard_normal((SIDE, SIDE), np.float32) * look.noise
+    grey = canvas.rgb.mean(0) * (1 - look.saturation)
+    out = np.empty((3, SIDE, SIDE), np.uint8)
+    for channel in range(3):
+        plane = canvas.rgb[channel] * look.saturation + grey
+        for a in (plane, plane.T):
+            a[1:-1] = a[1:-1] * (1 - 2 * look.blur) + look.blur * (a[:-2] + a[2:])
+        plane = (plane - 110) * look.contrast + 110
+        plane = (plane * (1 - look.haze) + (168, 176, 186)[channel] * look.haze) * look.balance[channel]
+        plane += shot + rng.standard_normal((SIDE, SIDE), np.float32) * (0.5 * look.noise)
+        out[channel] = np.clip(plane, 1, 255)
+    return out
+
+
+@lru_cache(maxsize=8)
+def _block(scene: SyntheticScene, row: int, col: int) -> np.ndarray:
+    """Draw one block: uint8 (4, BLOCK, BLOCK), RGB and mask."""
+    canvas = Canvas(decide_look(scene), row, col)
+    paint_ground(canvas)
+    paint_roads(canvas)
+    flooded = paint_water(canvas)
+    draw_houses(canvas)
+    draw_trees(canvas)
+    paint_objects(canvas, flooded)
+    flood = flooded & (canvas.roof < 0.5) & (canvas.canopy <= 0)
+    rgb = _expose(canvas, np.random.default_rng([scene.seed, 4, row, col]))
+    core = np.s_[PAD : PAD + BLOCK]
+    block = np.concatenate([rgb[:, core, core], flood[None, core, core].astype(np.uint8)])
+    valid = _valid(scene, row * BLOCK + np.arange(BLOCK), col * BLOCK + np.arange(BLOCK))
+    block[:3, ~valid] = 0
+    block[3, ~valid] = 255
+    block.setflags(write=False)
+    return block

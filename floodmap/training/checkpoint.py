@@ -1,0 +1,139 @@
+"""A training run on disk: what it begins with, what it goes on from, and the weights it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from floodmap.models.calibration import Calibration
+from floodmap.models.digest import sealed
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.models.sam.meta_sam import Sam
+from floodmap.models.sam.vit import VIT, vit_encoder
+from floodmap.training.config import TrainConfig
+from floodmap.training.lora import adapt, merged
+
+log = logging.getLogger(__name__)
+
+Trainable = FloodSam | Sam
+
+
+@dataclass(slots=True)
+class State:
+    """How far a run is."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    """Seconds of training."""
+    best: float = -1.0
+    """Best mean IoU of validation."""
+    since_best: int = 0
+    """Checkpoints since then."""
+
+
+class Averaged:
+    """Exponential moving average of a model's weights and statistics."""
+
+    def __init__(self, model: Trainable) -> None:
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def update(self, model: Trainable, step: int, memory: int) -> None:
+        """Take in the weights after a step; `memory` in steps."""
+        decay = min(1 - 1 / memory, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def build(config: TrainConfig, init: Path | None = None) -> Trainable:
+    """A network to train: random weights, or those of a file as far as names and shapes agree."""
+    if config.architecture == "flood_sam":
+        model: Trainable = FloodSam(config.encoder).to(memory_format=torch.channels_last)
+    else:
+        model = Sam(vit_encoder(VIT[config.architecture]))
+        # What lies between the blocks of such an encoder does not fit into memory beside it.
+        model.recomputes = config.what != "decoder"
+    if init is not None:
+        _load_matching(model, init)
+    if config.what == "lora":
+        adapt(model.image_encoder, config.lora_rank)
+    elif config.what == "decoder":
+        model.image_encoder.requires_grad_(False)
+    return model
+
+
+def _load_matching(model: Trainable, path: Path) -> None:
+    own = model.state_dict()
+    loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, mmap=True)
+    given = {name: value.float() for name, value in loaded.items() if value.is_floating_point()}
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    log.info("took over %d of %d tensors from %s", len(fitting), len(own), path)
+
+
+def export(
+    state: Mapping[str, Tensor],
+    config: TrainConfig,
+    path: Path,
+    scores: Mapping[str, float],
+    calibration: Calibration,
+) -> None:
+    """Write weights as float16 safetensors with their config, and what their logits mean, in the header."""
+    whole = merged(state)
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in whole.items()}
+    header = {
+        "architecture": config.architecture, "config": json.dumps(asdict(config)), "scores": json.dumps(dict(scores)),
+        "calibration": json.dumps(calibration._asdict()),
+    }  # fmt: skip
+    temporary = path.with_suffix(".part")
+    save_file(half, temporary, metadata=sealed(half, header))
+    temporary.replace(path)
+
+
+def save(
+    path: Path,
+    model: Trainable,
+    averaged: Averaged,
+    optimizer: torch.optim.Optimizer,
+    draws: list[Tensor],
+    state: State,
+) -> None:
+    """Keep all that a run needs to go on as if it had not stopped; `draws`: states of the processes' generators."""
+    saved = {
+        "model": model.state_dict(), "averaged": averaged.state, "optimizer": optimizer.state_dict(), "draws": draws,
+        **asdict(state),
+    }  # fmt: skip
+    temporary = path.with_suffix(".part")
+    torch.save(saved, temporary)
+    temporary.replace(path)
+
+
+def restore(
+    path: Path,
+    model: Trainable,
+    averaged: Averaged,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    rank: int,
+) -> State:
+    """Bring everything to where the run was; nothing is changed where there is none."""
+    if not path.exists():
+        return State()
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(saved["model"])
+    for name, value in saved["averaged"].items():
+        averaged.state[name].copy_(value)
+    optimizer.load_state_dict(saved["optimizer"])
+    if rank < len(saved["draws"]):
+        generator.set_state(saved["draws"][rank])
+    log.info("going on from step %d", saved["step"])
+    return State(saved["step"], saved["elapsed"], saved["best"], saved["since_best"])

@@ -1,0 +1,262 @@
+"""A user's own model: from labelled imagery to weights that say what they were made of."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from floodmap.errors import LabelError, ModelError, OutputError, writing
+from floodmap.masks.audit import Audit, audit, split_labels
+from floodmap.masks.labels import find_labels
+from floodmap.masks.rules import Ignore
+from floodmap.models.digest import sealed
+from floodmap.models.loading import load_segmenter
+from floodmap.models.registry import resolve
+from floodmap.models.sam.efficientnet import EncoderConfig
+from floodmap.models.sam.meta_sam import architecture_of
+from floodmap.models.sam.vit import VIT
+from floodmap.training.config import TrainConfig
+from floodmap.training.distributed import Crew
+from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
+from floodmap.training.loop import train
+
+log = logging.getLogger(__name__)
+PAIRS_PER_STEP = 9
+"""Pairs of views in a step, on average."""
+SAM_SIZES = ((256, 1024, 1),)
+"""Sides of far and near views for Meta's encoders, which see every view stretched to 1024 pixels."""
+SAM_PAIRS = 4
+"""Pairs of these in a step, one after another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuneOptions:
+    """What a user decides about a run."""
+
+    base: str = "finetuned"
+    """Weights to begin with: a model's name or file."""
+    what: Literal["full", "lora", "decoder"] = "full"
+    """Train everything; the decoder and adapters in the encoder's attention; or the decoder and prompts alone."""
+    views: int = 8
+    """With the decoder alone: so many views of each piece are encoded once and learned from; 0 for new ones always."""
+    epochs: float = 20.0
+    """Each piece of imagery is looked at about so often."""
+    learning_rate: float = 2e-4
+    val_share: float = 0.2
+    """Share of the pictures to validate on, where the data does not say."""
+    patience: int = 8
+    """Checkpoints (half an epoch each) without gain after which training stops."""
+    flood_value: str | None = None
+    """What is flood in the masks; None: found out."""
+    ignore_values: Ignore = None
+    """What is neither flood nor dry in them, beside what they declare; see `FloodRule.parse`."""
+    strict: bool = False
+    """Refuse labels that an audit finds wrong, instead of leaving these pictures out."""
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0 or not self.learning_rate > 0 or not 0 < self.val_share < 1:
+            raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
+
+
+def fine_tune(
+    data: Path,
+    out: Path,
+    options: FineTuneOptions,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    report: Callable[[float, str], None] = lambda *_: None,
+) -> Path:
+    """Train a model on labelled imagery.
+
+    Args:
+        data: a folder that `labels.find_labels` understands.
+        out: the weights, a `.safetensors` file; beside it, while training and afterwards, a folder `NAME_run` with the
+            log, its curves and what is needed to go on.
+        options: how.
+        overwrite: replace what is there.
+        resume: go on with a run that was broken off.
+        report: told the share done and the stage.
+
+    Raises:
+        LabelError: the labels cannot be used.
+        ModelError: the base is no model of this kind.
+        OutputError: results are there already, or an unfinished run of other data or settings.
+    """
+    folder = _run_folder(out)
+    crew = Crew(options.device)
+    if crew.is_first:
+        _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
+    base = _base(options.base, options.what)
+    audited = audit(find_labels(data), flood_value=options.flood_value, ignore_values=options.ignore_values)
+    swapped = swapped_to(load_segmenter(resolve(options.base), str(crew.device)), audited.usable, audited.rule)
+    audited = replace(audited, findings=(*audited.findings, *swapped))
+    _refuse_findings(audited, data, strict=options.strict)
+    train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
+    samples = [[piece for one in side for piece in pieces(one, audited.rule)] for side in (train_on, validate_on)]
+    if not all(samples):
+        raise LabelError(f"{data} has no observed pixel that is labelled to train or to validate on")
+    config = _config(options, base, len(samples[0]), crew.size)
+    about = {
+        "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
+        "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
+        "ignored_values": list(audited.rule.ignored),
+    }  # fmt: skip
+    if overwrite and crew.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+    crew.wait()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if crew.is_first:
+        _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
+    best = train(config, sources(train_on, samples[0]), samples[1], folder, base.path, report)
+    if crew.is_first:
+        _finished(best, out, about)
+    crew.wait()
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """Weights to begin with, and what they fit."""
+
+    path: Path
+    architecture: str
+    encoder: EncoderConfig
+
+
+def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: int) -> TrainConfig:
+    """A run of so many epochs, whatever the architecture takes in one step."""
+    config = TrainConfig(
+        architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
+        settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
+        workers=_workers(options.device, n_processes),
+    )  # fmt: skip
+    pairs = PAIRS_PER_STEP
+    if base.architecture != "flood_sam":
+        config = replace(config, sizes=SAM_SIZES, size_shares=(1.0,), accumulate=SAM_PAIRS, steadiness=0.0)
+        pairs = SAM_PAIRS
+    steps = max(1, round(options.epochs * n_samples / (pairs * n_processes)))
+    cached = -(-options.views * n_samples * config.accumulate // pairs) if options.what == "decoder" else 0
+    return replace(
+        config, steps=steps, checkpoint_steps=max(1, round(steps / (2 * options.epochs))), cached_batches=cached
+    )
+
+
+def _workers(device: str, n_processes: int) -> int:
+    """Processes that draw views ahead: some where a GPU learns, on systems that fork."""
+    if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    return min(8, (os.cpu_count() or 1) // n_processes)
+
+
+def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) -> None:
+    if out.suffix != ".safetensors":
+        raise OutputError(f"{out} must end in .safetensors, as weights do")
+    if overwrite:
+        return
+    if out.exists():
+        raise OutputError(f"{out} exists already; choose another name or add --overwrite")
+    if folder.exists() and not resume:
+        raise OutputError(f"{folder} holds an unfinished run; go on with --resume, or start afresh with --overwrite")
+
+
+def _base(name: str, what: str) -> _Base:
+    path = resolve(name).path
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+            architecture = header.get("architecture", "not named")
+        else:
+            architecture = architecture_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        encoder = EncoderConfig()
+        if architecture == "flood_sam":
+            encoder = EncoderConfig.from_json(json.loads(header["config"])["encoder"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
+        raise ModelError(f"{path} cannot be trained further: {str(error).splitlines()[0]}") from error
+    if architecture not in ("flood_sam", *VIT):
+        raise ModelError(f"{path}: architecture {architecture} cannot be trained; known: flood_sam, {', '.join(VIT)}")
+    if what == "lora" and architecture == "flood_sam":
+        raise ModelError(f"{path}: its encoder has no attention to adapt; use --train decoder or --train full")
+    return _Base(path, architecture, encoder)
+
+
+def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
+    for finding in audited.findings:
+        log.warning("%s: %s: %s", finding.kind, finding.name, finding.text)
+    if strict and audited.findings:
+        raise LabelError(f"{data} has {len(audited.findings)} findings; mend them, or go on without --strict")
+    if not audited.usable:
+        raise LabelError(f"{data} has no usable picture; the first finding: {audited.findings[0].text}")
+
+
+def _refuse_other_run(path: Path, about: dict[str, Any], *, resume: bool) -> None:
+    told = json.dumps(about, indent=1, sort_keys=True)
+    if resume and path.exists() and path.read_text("utf-8") != told:
+        raise OutputError(f"{path.parent} holds a run of other data or settings; start afresh with --overwrite")
+    path.write_text(told, "utf-8")
+
+
+def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
+    """The best weights under their name, with what they were made of in the header."""
+    with safe_open(best, framework="pt") as file:
+        header = dict(file.metadata())
+    temporary, state = out.with_suffix(".part"), load_file(best)
+    with writing(out):
+        save_file(state, temporary, metadata=sealed(state, {**header, "training": json.dumps(about)}))
+        temporary.replace(out)
+    draw_curves(best.parent / "log.csv", best.parent / "curves.png")
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a training log."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def curves_of(weights: Path) -> dict[str, np.ndarray] | None:
+    """Training log of weights that `fine_tune` made, if it still lies beside them."""
+    path = _run_folder(weights) / "log.csv"
+    try:
+        return read_log(path) if path.is_file() else None
+    except (OSError, ValueError, TypeError, csv.Error):  # broken off in the middle of a line
+        return None
+
+
+def _run_folder(weights: Path) -> Path:
+    return weights.with_name(f"{weights.stem}_run")
+
+
+def draw_curves(log_file: Path, path: Path) -> None:
+    """Loss and validation of a run as a picture."""
+    from matplotlib.figure import Figure
+
+    columns = read_log(log_file)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(columns["step"], columns["loss"], color="#1668a8")
+    left.set(title="Loss", xlabel="step")
+    for name, colour in (("val_iou_none", "#7f8c9b"), ("val_iou_auto", "#1668a8")):
+        right.plot(columns["step"], columns[name], color=colour, label=name.removeprefix("val_iou_"))
+    right.set(title="Validation: mean IoU", xlabel="step")
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,92 @@
+"""Labelled pictures made ready for training: cut to samples, looked through for swapped masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from floodmap.imagery.scene import Scene
+from floodmap.inference.tiling import Grid
+from floodmap.masks.audit import PREVIEW_SIDE, Finding
+from floodmap.masks.labels import Labelled, read_label
+from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, FloodRule
+from floodmap.masks.swaps import SIDE, shrunk, swapped_masks
+from floodmap.models.prompts import Prompts
+from floodmap.models.protocol import Segmenter
+from floodmap.strips.codes import THRESHOLD
+from floodmap.training.samples import IGNORED, Sample, Source
+
+SAMPLE_SIDE = 1536
+"""Scenes are cut into pieces of about this side, in pixels."""
+
+
+def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
+    """A labelled picture or scene in pieces that fit into memory together; unobserved ground is not scored."""
+    with Scene.open(one.image) as scene:
+        reference, _ = read_label(one, scene, rule)
+        grid = Grid(height=scene.height, width=scene.width, tile_size=SAMPLE_SIDE, overlap=0, multiple=1)
+        for number, window in enumerate(grid):
+            tile = scene.read(window)
+            part = reference[window.row_off : window.row_end, window.col_off : window.col_end]
+            mask = np.where((part == UNOBSERVED) | ~tile.valid, np.uint8(IGNORED), part)
+            if (mask != IGNORED).any():
+                yield Sample(one.name if len(grid) == 1 else f"{one.name}-{number}", tile.rgb, mask)
+
+
+def sources(labelled: Sequence[Labelled], samples: Sequence[Sample]) -> list[Source]:
+    """Scenes with a place on the ground are seen from straight above; of photographs that is not known."""
+    placed = set()
+    for one in labelled:
+        with Scene.open(one.image) as scene:
+            if scene.crs is not None:
+                placed.add(one.name)
+    found = []
+    for from_above in (True, False):
+        own = [
+            sample
+            for sample in samples
+            if (sample.name.rpartition("-")[0] in placed or sample.name in placed) == from_above
+        ]
+        if own:
+            name = "scenes" if from_above else "photographs"
+            found.append(
+                Source(name=name, samples=own, share=len(own) / len(samples), from_above=from_above, plain=0.3)
+            )
+    return found
+
+
+def fingerprint_of(labelled: Sequence[Labelled]) -> str:
+    """SHA-256 of all pictures and masks, whatever their folder is called."""
+    digest = hashlib.sha256()
+    for one in labelled:
+        for path in (one.image, one.label):
+            # A file geodatabase is a folder; while somebody looks at it there are locks in it.
+            inside = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
+            for file in inside:
+                if file is not None and file.is_file() and file.suffix.lower() != ".lock":
+                    digest.update(one.name.encode())
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def swapped_to(model: Segmenter, labelled: Sequence[Labelled], rule: FloodRule) -> list[Finding]:
+    """What a model says of pictures shrunk to `audit.PREVIEW_SIDE` pixels, without prompts.
+
+    Args:
+        model: one that knows floods; others say nothing.
+        labelled: usable pictures.
+        rule: what is flood in the masks.
+    """
+    if not model.knows_floods:
+        return []
+    predicted, masks, shapes_hw = [], [], []
+    for one in labelled:
+        with Scene.open(one.image) as scene:
+            preview = scene.preview(PREVIEW_SIDE)
+            shapes_hw.append((scene.height, scene.width))
+            masks.append(shrunk(read_label(one, scene, rule)[0], (SIDE, SIDE)))
+        found = model.predict([preview], [Prompts.none()])[0] >= THRESHOLD / 100
+        predicted.append(shrunk(np.where(found & preview.valid, FLOOD, DRY).astype(np.uint8), (SIDE, SIDE)))
+    return list(swapped_masks([one.name for one in labelled], predicted, masks, shapes_hw))

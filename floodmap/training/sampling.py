@@ -1,0 +1,208 @@
+"""Random pairs of views of labelled pictures, by number: the same whoever draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from floodmap.training.augment import Light, Water
+from floodmap.training.config import TrainConfig
+from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Source, Views
+
+COARSEST_LEVEL = 3
+"""Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
+AHEAD = 4
+"""Batches that each process draws ahead."""
+
+
+class _Pyramid:
+    """A sample at halved sizes, the mask as float with its scored share beside it."""
+
+    def __init__(self, sample: Sample) -> None:
+        rgb = torch.from_numpy(sample.rgb)
+        mask = torch.from_numpy(sample.mask)
+        self.levels = [
+            torch.cat([rgb, (mask == 1).to(torch.uint8)[None] * 255, (mask != IGNORED).to(torch.uint8)[None] * 255])
+        ]
+        for _ in range(COARSEST_LEVEL):
+            last = self.levels[-1]
+            if min(last.shape[1:]) < 32:
+                break
+            self.levels.append(F.avg_pool2d(last[None].float(), 2)[0].round().to(torch.uint8))
+
+    def view(self, source_xy: Tensor, zoom: float) -> Tensor:
+        """Planes as seen at these places.
+
+        Args:
+            source_xy: (size, size, 2) in pixels of the picture, x first.
+            zoom: picture pixels per pixel of the view, about.
+
+        Returns:
+            float32 (5, size, size), 0 to 1; 0 outside the picture.
+        """
+        level = max(0, min(int(math.log2(max(zoom, 1.0)) + 0.3), len(self.levels) - 1))
+        picture = self.levels[level]
+        full = torch.tensor(self.levels[0].shape[:0:-1])
+        side = torch.tensor(picture.shape[:0:-1])
+        xy = source_xy * (side / full)
+        # Only the part in view is turned into floats.
+        first = (xy.amin(dim=(0, 1)).floor().long() - 1).clamp(min=0)
+        last = torch.minimum(xy.amax(dim=(0, 1)).ceil().long() + 2, side)
+        if bool((last <= first).any()):
+            return torch.zeros(len(picture), *source_xy.shape[:2])
+        part = picture[:, first[1] : last[1], first[0] : last[0]].float() / 255.0
+        normalised = (xy - first) / (last - first) * 2 - 1
+        return F.grid_sample(part[None], normalised[None], mode="bilinear", padding_mode="zeros", align_corners=False)[
+            0
+        ]
+
+
+class PairSampler:
+    """Draws random pairs of views: turned, zoomed, tilted and recoloured.
+
+    Args:
+        sources: what to draw from; their shares need not add up to one.
+        generator: the only source of randomness; may be exchanged between batches.
+    """
+
+    def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
+        self.sources = tuple(sources)
+        self.generator = generator or torch.Generator()
+        self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
+        self._shares = torch.tensor([float(source.share) for source in self.sources])
+        self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
+
+    def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
+        """Draw as many pairs, of views with sides of these lengths in pixels."""
+        picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
+        are_plain = [self._uniform(0, 1) < self.sources[int(pick)].plain for pick in picks]
+        drawn = (self._pair(int(p), far_size, near_size, plain) for p, plain in zip(picks, are_plain, strict=True))
+        far, near, near_xy, factors = zip(*drawn, strict=True)
+        places = [_grid(far_size).expand(count, -1, -1, -1)]
+        places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
+        shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
+        water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
+        light.leave(torch.tensor([plain and self._uniform(0, 1) < 0.5 for plain in are_plain]))
+        views = []
+        for planes, place, detail in zip((torch.stack(far), torch.stack(near)), places, (0.4, 1.0), strict=True):
+            scored = planes[:, 4] > 0.5
+            target = (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1)
+            rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail)
+            views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored))
+        return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
+
+    def _pair(self, pick: int, far_size: int, near_size: int, plain: bool) -> tuple[Tensor, Tensor, Tensor, float]:
+        source = self.sources[pick]
+        wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
+        weights = self._flooded[pick] if wet else torch.ones(len(source.samples))
+        pyramid = self._pyramids[pick][int(torch.multinomial(weights, 1, generator=self.generator))]
+        height, width = pyramid.levels[0].shape[1:]
+        if plain:
+            factor = zoom = float(PLAIN_FACTOR if source.factor[0] > 1 else 1)
+            to_source = self._right_angles(source.from_above, zoom)
+        else:
+            factor = self._uniform(*source.factor)
+            zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
+            zoom = min(zoom, source.rim * math.sqrt(height * width) / far_size)
+            to_source = self._homography(source.from_above, zoom)
+        margin = 0.4 * zoom * far_size
+        centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
+        reach = max(far_size / 2 - near_size / factor / 2, 0.0)
+        if plain:  # pixels of the views on pixels of the picture and of its shrunken level
+            centre = (centre / factor).round() * factor
+        for _ in range(16):  # until it looks at the picture, not past it, and at flood if it is to
+            near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
+            if plain:
+                near_xy = (near_xy * factor).round() / factor
+            x, y = _map(to_source, near_xy[None])[0] + centre
+            if 0 <= x < width and 0 <= y < height and (not wet or pyramid.levels[0][3, int(y), int(x)] > 0):
+                break
+        far = pyramid.view(_map(to_source, _grid(far_size)) + centre, zoom)
+        near = pyramid.view(_map(to_source, _grid(near_size) / factor + near_xy) + centre, zoom / factor)
+        return far, near, near_xy, factor
+
+    def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
+        """As `_homography`, without resampling: a square's eight symmetries, or left and right alone."""
+        signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
+        if not from_above:
+            signs[1] = 1.0
+        matrix = torch.diag(torch.cat([signs * zoom, torch.ones(1)]))
+        return matrix[[1, 0, 2]] if from_above and self._uniform(0, 1) < 0.5 else matrix
+
+    def _uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def _centre(self, length: int, margin: float) -> float:
+        return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
+
+    def _homography(self, from_above: bool, zoom: float) -> Tensor:
+        """(3, 3): pixels of the far view, from its centre, to pixels of the picture, from the view's centre there."""
+        turn = (
+            self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
+        )
+        flip_x = -1.0 if self._uniform(0, 1) < 0.5 else 1.0
+        flip_y = -1.0 if not from_above and self._uniform(0, 1) < 0.05 else 1.0
+        stretch = math.exp(self._uniform(-0.2, 0.2))
+        cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
+        matrix = torch.tensor(
+            [
+                [cos * flip_x * stretch, -sin * flip_y / stretch, 0.0],
+                [sin * flip_x * stretch, cos * flip_y / stretch, 0.0],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        if self._uniform(0, 1) < 0.3:
+            matrix[2, :2] = torch.tensor([self._uniform(-1, 1), self._uniform(-1, 1)]) * 0.002
+        return matrix
+
+
+def _grid(size: int) -> Tensor:
+    """Pixel centres of a view, (size, size, 2), x first, counted from its centre."""
+    axis = torch.arange(size) + 0.5 - size / 2
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+
+
+def _map(homography: Tensor, xy: Tensor) -> Tensor:
+    mapped = xy @ homography[:, :2].T + homography[:, 2]
+    return mapped[..., :2] / mapped[..., 2:]
+
+
+class Batches(Dataset[Pairs]):
+    """An endless sequence of random batches, and an iterator over it.
+
+    Args:
+        sampler: draws them.
+        config: says how large they are, and how many processes draw.
+        rank: of the process that learns from them; each learns from others.
+        first: number of the first that the iterator yields.
+    """
+
+    def __init__(self, sampler: PairSampler, config: TrainConfig, rank: int = 0, first: int = 0) -> None:
+        self._sampler, self._config, self._rank = sampler, config, rank
+        self._drawn = self._draw(first)
+
+    def __getitem__(self, number: int) -> Pairs:
+        """The batch of that number, always the same."""
+        generator = torch.Generator().manual_seed((self._config.seed + self._rank) * 1_000_003 + number)
+        self._sampler.generator = generator
+        size = int(torch.multinomial(torch.tensor(self._config.size_shares), 1, generator=generator))
+        far_size, near_size, pairs = self._config.sizes[size]
+        return self._sampler.batch(pairs, far_size, near_size)
+
+    def __next__(self) -> Pairs:
+        return next(self._drawn)
+
+    def _draw(self, first: int) -> Iterator[Pairs]:
+        if self._config.workers == 0:
+            yield from map(self.__getitem__, count(first))
+        else:  # forked, so that they share the pictures
+            yield from DataLoader(
+                self, batch_size=None, sampler=count(first), num_workers=self._config.workers, prefetch_factor=AHEAD,
+                multiprocessing_context="fork",
+            )  # fmt: skip

@@ -1,0 +1,79 @@
+"""How good a model in training is on pictures it never trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from floodmap.inference.coarse_pass import coarse_factor
+from floodmap.models.calibration import Histogram
+from floodmap.models.sam.common import SUREST
+from floodmap.training.checkpoint import Trainable
+from floodmap.training.samples import IGNORED, Sample
+
+
+@torch.no_grad()
+def validate(
+    model: Trainable, samples: Sequence[Sample], device: torch.device
+) -> tuple[tuple[float, float], Histogram]:
+    """Score whole pictures.
+
+    Args:
+        model: in eval mode.
+        samples: labelled pictures.
+        device: where the model is.
+
+    Returns:
+        Mean IoU with no prompt, and with the coarse pass as a prompt; counts by probability of the latter.
+    """
+    scores, histogram = torch.zeros(len(samples), 2), np.zeros((101, 2), np.int64)
+    for i, sample in enumerate(samples):
+        none, auto = sample_logits(model, sample, device)
+        scores[i] = torch.tensor([_iou(sample.mask, logits > 0) for logits in (none, auto)])
+        scored = sample.mask != IGNORED
+        percent = (auto.sigmoid().numpy()[scored] * 100).round().astype(np.int64)
+        histogram += np.bincount(percent * 2 + (sample.mask[scored] == 1), minlength=202).reshape(101, 2)
+    mean_none, mean_auto = scores.mean(dim=0).tolist()
+    return (mean_none, mean_auto), histogram
+
+
+@torch.no_grad()
+def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits of one whole picture, in one window, at its own pixels: with no prompt, and with the coarse pass as one.
+
+    Both (height, width), on the CPU.
+    """
+    rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
+    height, width = rgb.shape[-2:]
+    with torch.autocast(device.type, torch.bfloat16):
+        small = F.avg_pool2d(rgb, coarse_factor(max(height, width)), ceil_mode=True)
+        [coarse] = _whole(model, small, [None])
+        coarse = coarse.clamp(-SUREST, SUREST)
+        cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
+        pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
+        none, auto = _whole(model, rgb, [None, F.pad(cells, pad, value=-6.0)])
+    return none[0, 0].cpu(), auto[0, 0].cpu()
+
+
+def _whole(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Logits of a whole picture (1, 3, H, W) with each of these mask prompts, at its size (1, 1, H, W)."""
+    height, width = rgb.shape[-2:]
+    padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
+    valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
+    valid[:, :height, :width] = True
+    encoded = model.encode(padded.contiguous(memory_format=torch.channels_last), valid)
+    logits = [model.decode(encoded, masks=mask)[0][:, None].float() for mask in masks]
+    full = [F.interpolate(one, padded.shape[-2:], mode="bilinear", align_corners=False) for one in logits]
+    return [one[..., :height, :width] for one in full]
+
+
+def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
+    """1 where prediction and mask are both empty."""
+    said, real = flood.numpy() & (mask != IGNORED), mask == 1
+    union = int((said | real).sum())
+    return int((said & real).sum()) / union if union else 1.0
