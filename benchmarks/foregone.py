@@ -16,9 +16,10 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.imagery.scene import Scene
 from floodmap.inference import selection
-from floodmap.inference.loop import asked, segment_whole
+from floodmap.inference.loop import segment_whole
 from floodmap.inference.prompting import far_view
 from floodmap.inference.proof import Proof
+from floodmap.inference.requests import asked
 from floodmap.inference.tiling import Grid
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve

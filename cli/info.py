@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.inference.tiling import Grid
 from floodmap.output.results import BYTES_PER_PIXEL
 

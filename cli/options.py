@@ -145,7 +145,7 @@ scene_options = _stack(
         help="Polygons of the area of interest; ground outside is left out.",
     ),
 )  # fmt: skip
-"""Adds resolution_m, bands, nodata, mask, collar, crs, aoi: the fields of `floodmap.imagery.scene.SceneOptions`."""
+"""Adds resolution_m, bands, nodata, mask, collar, crs, aoi: the fields of `floodmap.imagery.options.SceneOptions`."""
 
 grid_options = _stack(
     click.option(

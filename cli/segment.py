@@ -138,7 +138,7 @@ def segment(
     # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
     files = aoi or mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
     helper = None if files or is_loaded() else Helper()
-    from floodmap.imagery.scene import SceneOptions
+    from floodmap.imagery.options import SceneOptions
     from floodmap.models.mirrored import Flipped
     from floodmap.pipeline import SegmentOptions, segment_scene
 

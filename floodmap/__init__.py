@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from floodmap.evaluation.scores import Scores
     from floodmap.evaluation.summary import Evaluation
     from floodmap.geo.window import Window
-    from floodmap.imagery.scene import Scene, SceneOptions
+    from floodmap.imagery.options import SceneOptions
+    from floodmap.imagery.scene import Scene
     from floodmap.inference.tiling import Grid
     from floodmap.output.polygons import vectorize
     from floodmap.output.results import FloodMap
@@ -43,7 +44,7 @@ _HOMES = {
     "FloodmapError": "errors",
     "Grid": "inference.tiling",
     "Scene": "imagery.scene",
-    "SceneOptions": "imagery.scene",
+    "SceneOptions": "imagery.options",
     "Scores": "evaluation.scores",
     "SegmentOptions": "pipeline",
     "Window": "geo.window",

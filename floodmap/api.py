@@ -10,7 +10,7 @@ from typing import Literal
 from floodmap.defaults import OUTPUT_FOLDER
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.scene import SceneOptions
+from floodmap.imagery.options import SceneOptions
 from floodmap.inference.loop import Progress
 from floodmap.output.finishing import Format
 from floodmap.output.results import FloodMap

@@ -19,8 +19,9 @@ from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.raster.fingerprint import of_input
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, run_windows
 from floodmap.inference.prompting import uses_infrared
@@ -148,12 +149,7 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
-            make = Finishing(
-                source=scene.path.label, width=scene.width, height=scene.height, crs=scene.crs,
-                transform=scene.transform, date=scene.date, out=out, name=name, threshold=options.threshold_percent,
-                min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
-                report=options.report, settings=settings, started=started, warnings=(*scene.remarks, *scene.unsuited),
-            )  # fmt: skip
+            make = _finishing(scene, out, name, options, settings, started)
             rehearse(make, journal.scratch, helper)
             beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
@@ -170,6 +166,18 @@ def segment_scene(
             flood_map = beside.result() if beside else make.run(journal)
             journal.remove()
         return flood_map if picture is None else with_sheet(flood_map, picture)
+
+
+def _finishing(
+    scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any], started: float
+) -> Finishing:
+    """What makes a scene's strips to its results."""
+    return Finishing(
+        source=scene.path.label, width=scene.width, height=scene.height, crs=scene.crs, transform=scene.transform,
+        date=scene.date, out=out, name=name, threshold=options.threshold_percent,
+        min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
+        report=options.report, settings=settings, started=started, warnings=(*scene.remarks, *scene.unsuited),
+    )  # fmt: skip
 
 
 def _done_before(
@@ -218,14 +226,14 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 def preview(scene: Scene) -> Tile:
     """What the HTML report shows of a scene."""
-    from floodmap.output.maps import SIDE
+    from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
 
 
 def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
-    from floodmap.output.scene_report import write_sheet
+    from floodmap.output.pages.scene_report import write_sheet
 
     path = sheet_path(flood_map.report.parent, flood_map.name)
     return replace(flood_map, sheet=write_sheet(flood_map, picture, path))

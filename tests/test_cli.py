@@ -254,7 +254,7 @@ def refusal(decorator: Callable[..., Any], *args: str) -> str:
 def test_scene_options_are_the_fields_of_scene_options() -> None:
     from dataclasses import fields
 
-    from floodmap.imagery.scene import SceneOptions
+    from floodmap.imagery.options import SceneOptions
 
     values = parse(options.scene_options)
     assert set(values) == {field.name for field in fields(SceneOptions)}

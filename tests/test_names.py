@@ -24,7 +24,7 @@ from floodmap.errors import OutputError, SceneError, VectorError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo import names
 from floodmap.geo.vectors import is_vector, read_vectors
-from floodmap.imagery.scene import SceneOptions
+from floodmap.imagery.options import SceneOptions
 from floodmap.inference.prompt_files import read_prompts
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run

@@ -12,7 +12,8 @@ from rasterio.enums import ColorInterp, Resampling
 from scipy import ndimage
 
 from floodmap.geo.window import Window
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 
 HW = (512, 640)
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
 from floodmap.output.results import FloodMap

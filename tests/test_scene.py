@@ -24,7 +24,8 @@ from rasterio.enums import ColorInterp, Resampling
 
 from floodmap.errors import FloodmapError, MissingCRSError, SceneError
 from floodmap.geo.window import Window
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.strips import codes
 

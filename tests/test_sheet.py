@@ -18,9 +18,9 @@ from rasterio.crs import CRS
 import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.geo.geogrid import UNPLACED
-from floodmap.imagery.scene import SceneOptions
+from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.tile import Tile
-from floodmap.output.maps import Frame
+from floodmap.output.pages.maps import Frame
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run as run_command
@@ -233,7 +233,7 @@ def test_the_command_writes_a_report_that_is_no_scene(
 
 @pytest.mark.slow
 def test_what_draws_reports_is_loaded_only_for_one() -> None:
-    loaded = "{'jinja2', 'matplotlib', 'PIL', 'floodmap.output.scene_report'} & set(sys.modules)"
+    loaded = "{'jinja2', 'matplotlib', 'PIL', 'floodmap.output.pages.scene_report'} & set(sys.modules)"
     code = f"import floodmap.pipeline, sys; print(*{loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

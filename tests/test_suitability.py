@@ -12,7 +12,8 @@ from conftest import NORTH_UP, SceneFactory, picture
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.imagery.suitability import white_share
 from floodmap_cli.main import run
 

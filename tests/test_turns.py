@@ -20,7 +20,8 @@ from scipy import ndimage
 
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.turns import bounds_of, overlaps, raster_turns, turn_of, turned, unrolled
-from floodmap.imagery.scene import Scene, SceneOptions
+from floodmap.imagery.options import SceneOptions
+from floodmap.imagery.scene import Scene
 from floodmap.inference.prompt_files import read_prompts
 
 STEP, SIDE, NORTH = 0.001, 200, 10.1

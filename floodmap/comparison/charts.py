@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.models.calibration import Histogram, by_threshold, reliability
-from floodmap.output.html import FAINT, INK, figure, svg_of
+from floodmap.output.pages.html import FAINT, INK, figure, svg_of
 
 COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
 """One a model, in order; the first is what the others are held against."""

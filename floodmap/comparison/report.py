@@ -10,17 +10,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from floodmap.comparison import charts
 from floodmap.comparison.oracle import PromptKind
-from floodmap.comparison.statistics import FAILURE_IOU, Difference, difference, evaluation_of, failures
-from floodmap.comparison.study import Picture, Study, Trial
+from floodmap.comparison.statistics import (
+    FAILURE_IOU,
+    Difference,
+    difference,
+    evaluation_of,
+    failures,
+    mean_of_known,
+    rank_correlation,
+)
+from floodmap.comparison.study import Study, Trial
+from floodmap.comparison.thumbnails import rgb_of, with_difference, with_prediction, with_prompts, with_reference
 from floodmap.evaluation.scores import Ratio
 from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
 from floodmap.models.calibration import calibration_error, cross_fitted_error
-from floodmap.models.prompts import Prompts
-from floodmap.output.html import Image8, jpeg, write_page
+from floodmap.output.pages.html import jpeg, write_page
 from floodmap.strips.codes import THRESHOLD
 from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
 
@@ -34,8 +41,6 @@ TRAITS = {
     "flood_share": "share of water", "largest_share": "largest part of it", "irregularity": "irregularity of shape",
     "texture": "texture of the water", "contrast": "contrast with land",
 }  # fmt: skip
-HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
-REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
 
 
 def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[str, Any] | None = None) -> Path:
@@ -191,7 +196,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
     shown = []
     for picture in (study.pictures[i] for i in places):
         mask = np.where(picture.reference == FLOOD, 255, np.where(picture.reference == UNOBSERVED, 110, 25))
-        both = np.concatenate([_rgb(picture), np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2)], axis=1)
+        both = np.concatenate([rgb_of(picture), np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2)], axis=1)
         share = picture.traits.flood_share
         shown.append({"image": jpeg(both, 2 * THUMBNAIL_SIDE), "caption": f"{picture.name}, {share:.0%} water"})
     return shown
@@ -201,40 +206,14 @@ def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
     """One picture, its reference, and what every model made of it."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
-        {"image": jpeg(_rgb(picture), THUMBNAIL_SIDE), "caption": name},
-        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
+        {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
+        {"image": jpeg(with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
     ]
     for model in study.models:
         trial = next(trial for trial in study.of(model, kind) if trial.name == name)
         caption = f"{model}: IoU {trial.scores.iou:.2f}, Dice {trial.scores.dice:.2f}"
-        shown.append({"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": caption})
+        shown.append({"image": jpeg(with_difference(picture, trial), THUMBNAIL_SIDE), "caption": caption})
     return shown
-
-
-def _rgb(picture: Picture) -> Image8:
-    return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
-
-
-def _predicted(trial: Trial) -> NDArray[np.bool_]:
-    return (trial.preview >= THRESHOLD) & (trial.preview < UNOBSERVED_CODE)
-
-
-def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
-    tinted = rgb.astype(np.float32)
-    tinted[where] = tinted[where] * (1 - strength) + np.array(colour, np.float32) * strength
-    return tinted.astype(np.uint8)
-
-
-def _with_reference(picture: Picture) -> Image8:
-    return _tinted(_rgb(picture), picture.reference == FLOOD, REFERENCE, 0.5)
-
-
-def _differing(picture: Picture, trial: Trial) -> Image8:
-    predicted, flood = _predicted(trial), picture.reference == FLOOD
-    scored = (picture.reference != UNOBSERVED) & (trial.preview < UNOBSERVED_CODE)
-    image = _tinted(_rgb(picture), predicted & flood & scored, HIT)
-    image = _tinted(image, predicted & ~flood & scored, FALSE, 0.7)
-    return _tinted(image, ~predicted & flood & scored, MISSED, 0.7)
 
 
 def _worst_text(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> str:
@@ -263,26 +242,11 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
         failed, name = ious <= np.quantile(ious, 0.25), "worst quarter"
     rows = []
     for label, values in _traits(study).items():
-        correlation = _rank_correlation(values, ious)
-        cells = [f"{_mean(values[failed]):.2f}", f"{_mean(values[~failed]):.2f}", f"{correlation:+.2f}"]
+        correlation = rank_correlation(values, ious)
+        cells = [f"{mean_of_known(values[failed]):.2f}", f"{mean_of_known(values[~failed]):.2f}", f"{correlation:+.2f}"]
         rows.append({"name": label, "cells": cells})
     columns = [f"{name} ({failed.sum()})", f"the others ({(~failed).sum()})", "rank correlation with IoU"]
     return {"columns": columns, "rows": rows}
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    """Of what is known; NaN where nothing is, as of the others where every picture failed."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    from scipy.stats import spearmanr
-
-    known = np.isfinite(one) & np.isfinite(other)
-    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
-        return float("nan")
-    return float(spearmanr(one[known], other[known]).statistic)
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
@@ -339,12 +303,12 @@ def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
 def _prompted_row(study: Study, trial: Trial) -> list[dict[str, str]]:
     picture = next(one for one in study.pictures if one.name == trial.name)
     scale = picture.rgb.shape[2] / picture.shape_hw[1]
-    overlay = _tinted(_rgb(picture), _predicted(trial), PREDICTION, 0.45)
+    overlay = with_prediction(picture, trial)
     return [
-        {"image": jpeg(_marked(_rgb(picture), trial.given, scale), THUMBNAIL_SIDE), "caption": trial.name},
-        {"image": jpeg(_with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
+        {"image": jpeg(with_prompts(rgb_of(picture), trial.given, scale), THUMBNAIL_SIDE), "caption": trial.name},
+        {"image": jpeg(with_reference(picture), THUMBNAIL_SIDE), "caption": "reference"},
         {"image": jpeg(overlay, THUMBNAIL_SIDE), "caption": f"expects {expected_iou(trial.preview):.2f}"},
-        {"image": jpeg(_differing(picture, trial), THUMBNAIL_SIDE), "caption": f"IoU {trial.scores.iou:.2f}"},
+        {"image": jpeg(with_difference(picture, trial), THUMBNAIL_SIDE), "caption": f"IoU {trial.scores.iou:.2f}"},
     ]
 
 
@@ -354,16 +318,3 @@ def expected_iou(codes: Codes) -> float:
     flood = probability >= THRESHOLD / 100
     union = flood.sum() + probability[~flood].sum()
     return float(probability[flood].sum() / union) if flood.any() else 1.0
-
-
-def _marked(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
-    """Points as discs (blue on flood, orange on dry ground) and boxes as frames."""
-    image = Image.fromarray(rgb)
-    draw = ImageDraw.Draw(image)
-    for box in prompts.boxes_xyxy * scale:
-        draw.rectangle([float(v) for v in box], outline=(255, 221, 51), width=3)
-    for (x, y), label in zip((prompts.points_xy * scale).tolist(), prompts.labels, strict=True):
-        draw.ellipse(
-            (x - 6, y - 6, x + 6, y + 6), fill=(22, 104, 168) if label else (230, 120, 30), outline="white", width=2
-        )
-    return np.asarray(image)

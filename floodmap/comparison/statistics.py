@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from floodmap._runtime.files import write_whole
@@ -148,3 +149,19 @@ def table(study: Study) -> str:
                     f"{model:<20} {kind!s:<10} {iou:>6.3f} {f'{low:.3f} to {high:.3f}':>15} {rest} {failed:>5}"
                 )
     return "\n".join(lines)
+
+
+def mean_of_known(values: NDArray[np.float64]) -> float:
+    """Mean of what is known; NaN where nothing is, as of the others where every picture failed."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's, of the pairs that are known; NaN where there is nothing to correlate."""
+    from scipy.stats import spearmanr
+
+    known = np.isfinite(one) & np.isfinite(other)
+    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+        return float("nan")
+    return float(spearmanr(one[known], other[known]).statistic)

@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from floodmap.errors import SceneError
 from floodmap.geo.window import Window
-from floodmap.imagery.reader import Pixels, Reader
+from floodmap.imagery.pixels import Pixels
+from floodmap.imagery.reader import Reader
 
 _OWN = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
 """Formats that are read smaller without a copy of the picture."""

@@ -24,8 +24,8 @@ from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.means import Samples, area_means, block_means, block_sums
+from floodmap.imagery.pixels import Pixels, Values, either, find_empty
 from floodmap.imagery.raster.source import Source
-from floodmap.imagery.raster.voids import may_be_colour
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
@@ -35,23 +35,6 @@ _EIGHT = np.ones((3, 3), bool)
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pixels:
-    """Values of a window, and what the raster itself says of them."""
-
-    values: NDArray[Any]
-    """(bands, height, width) as stored, near infrared last; a palette is expanded to RGB."""
-    hidden: Bools | None = None
-    """(height, width); alpha 0 or masked in the file. None: nowhere."""
-    empty: Bools | None = None
-    """(height, width); nodata value, void, NaN or infinity, or never written. None: nowhere."""
-    failed: Bools | None = None
-    """(height, width); could not be read. None: nowhere."""
-    complete: Bools | None = None
-    """(height, width); all pixels of the file that were averaged here were looked at, and are nothing of that kind.
-    None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +149,8 @@ class Reader:
         except RasterioError as error:
             place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
-        empty = _either(
-            _empty(read.values, read.nearest, source.nodata),
+        empty = either(
+            find_empty(read.values, read.nearest, source.nodata),
             source.voids.find(read.values, native=native, name=self.path),
         )
         values, complete = read.values, read.complete
@@ -175,7 +158,7 @@ class Reader:
             values = source.scale[values]
         if source.palette is not None:
             colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
-            values, hidden = colours[:3], _either(hidden, colours[3] == 0)
+            values, hidden = colours[:3], either(hidden, colours[3] == 0)
         return self._without_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
 
     def _without_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
@@ -191,11 +174,11 @@ class Reader:
         complete = None if pixels.complete is None else pixels.complete & ~near
         failed = found == codes.FAILED
         return replace(
-            pixels, empty=_either(pixels.empty, found == codes.NODATA), complete=complete,
-            failed=_either(pixels.failed, failed) if failed.any() else pixels.failed,
+            pixels, empty=either(pixels.empty, found == codes.NODATA), complete=complete,
+            failed=either(pixels.failed, failed) if failed.any() else pixels.failed,
         )  # fmt: skip
 
-    def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> _Values:
+    def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> Values:
         """Values as GDAL reads them, averaged where they are to be smaller."""
         bands, source = self.source.bands, self.source
         if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
@@ -205,7 +188,7 @@ class Reader:
         nearest = values[: len(bands.rgb)]
         if source.nodata is not None and not native:
             nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
-        return _Values(values, nearest)
+        return Values(values, nearest)
 
     def _bands(
         self, bands: tuple[int, ...], part: GdalWindow, shape_hw: tuple[int, int], resampling: Resampling
@@ -213,7 +196,7 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
-    def _shrunk(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values:
+    def _shrunk(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
         """Means of the pixels themselves, whatever overviews there are."""
         source, bands = self.source, self.source.bands
         outer = _outer(part, source.dataset)
@@ -222,13 +205,13 @@ class Reader:
         cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
         if source.palette is not None:
-            return _Values(values[:, rows.middles][:, :, cols.middles], nearest)
-        empty = _either(
-            _empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
+            return Values(values[:, rows.middles][:, :, cols.middles], nearest)
+        empty = either(
+            find_empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
         )
-        return _Values(area_means(values, empty, rows, cols), nearest)
+        return Values(area_means(values, empty, rows, cols), nearest)
 
-    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> _Values | None:
+    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
 
         None where GDAL has to be asked.
@@ -255,12 +238,12 @@ class Reader:
             values = source.dataset.read(list(bands.shown), window=piece)
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
-            empty = _empty(values[:0], values[: len(bands.rgb)], source.nodata)
+            empty = find_empty(values[:0], values[: len(bands.rgb)], source.nodata)
             n_empty = block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
             means[:, top : top + rows] = block_means(values, factor, n_empty, source.nodata or 0)
             if n_empty is not None:
                 complete[top : top + rows] = n_empty[0] == 0
-        return _Values(means, middle, complete)
+        return Values(means, middle, complete)
 
     def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
         if self.source.palette is not None:
@@ -274,7 +257,7 @@ class Reader:
             hidden = np.asarray(alpha < self.source.opaque_from)
         if self.source.has_mask:
             masked = self._flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
-            hidden = _either(hidden, np.asarray(masked))
+            hidden = either(hidden, np.asarray(masked))
         return hidden
 
     def _flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
@@ -288,46 +271,12 @@ class Reader:
         return np.asarray(flags[rows.middles][:, cols.middles])
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """What was read, before it is told what of it is nothing."""
-
-    values: NDArray[Any]
-    """(bands, height, width)."""
-    nearest: NDArray[Any]
-    """Of the colours, the pixel in the middle of each that was averaged."""
-    complete: Bools | None = None
-    """See `Pixels`."""
-
-
 def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
     """The whole pixels of a raster that a rectangle of it touches."""
     top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
     bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
     right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
     return GdalWindow(left, top, max(1, right - left), max(1, bottom - top))
-
-
-def _either(one: Bools | None, other: Bools | None) -> Bools | None:
-    """Where any of two flags is set; None: nowhere."""
-    return other if one is None else one if other is None else np.asarray(one | other)
-
-
-def _empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
-    """Pixels whose colours all are nodata, or any of whose values is no number, or nodata that can be no colour."""
-    empty: Bools | None = None
-    if nodata is not None:
-        value = nearest.dtype.type(nodata)
-        if not may_be_colour(nodata):
-            empty = np.asarray((nearest == value).any(axis=0))
-        else:
-            empty = np.asarray(nearest[0] == value)
-            if empty.any():  # most pictures hold none
-                empty &= (nearest[1:] == value).all(axis=0)
-    if values.dtype.kind == "f":
-        infinite = ~np.isfinite(values).all(axis=0)
-        empty = infinite if empty is None else empty | infinite
-    return empty
 
 
 def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:

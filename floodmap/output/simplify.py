@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from floodmap._runtime.memory import give_back
-from floodmap.output.tracing import assembled
+from floodmap.output.rings import assembled
 
 LEAST_HOLLOW = 1.5
 """Square pixels of the smallest triangle that can hold a corner of a pixel."""

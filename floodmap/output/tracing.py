@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components, depth_first_order
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_of_edges
 from floodmap.strips.codes import FAILED, OUTSIDE, UNOBSERVED
 
 FLOOD = 1
@@ -24,7 +23,6 @@ FLOOD = 1
 BAND_PIXELS = 2**20
 """Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
 
-Ints = NDArray[np.int64]
 Codes = NDArray[np.uint8]
 
 
@@ -67,20 +65,12 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
         yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
 
 
-_LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
-"""A first vertex (row * stride + column), the way from there to the last, and the kind of the pixels on the right.
-
-Packed, for of a large component there are millions.
-"""
-Lines = NDArray[np.void]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
     """Straight stretches of outlines, with their component on the left as seen on the screen."""
 
     line: Lines
-    """(n,) of `_LINE`."""
+    """(n,) of `LINE`."""
     pixel: Ints
     """(n,): a pixel on the left."""
 
@@ -132,14 +122,14 @@ class _Tracer:
                 parts[number[component]] += self._parts[index]
             else:
                 ended += [(part, np.full(len(part), number[component])) for part in self._parts[index]]
-        for component, part in _grouped(edges.line[is_open[owner]], owner[is_open[owner]]):
+        for component, part in grouped(edges.line[is_open[owner]], owner[is_open[owner]]):
             parts[number[component]].append(part)
 
         self._above, self._n_rows = codes[-1].copy(), self._n_rows + len(codes)
         self._last, self._parts = number[last], parts
         self._open = {key: values[is_open] for key, values in statistics.items()}
         done = {key: values[~is_open] for key, values in statistics.items()}
-        outline = assembled(*_rings(ended, stride, self._noded))
+        outline = assembled(*rings_of_edges(ended, stride, self._noded))
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
@@ -234,7 +224,7 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     lines, pixels = [], []
     for first, end, pixel, beyond in sides:
         used = padded[pixel + 1] != 0
-        line = np.empty(np.count_nonzero(used), _LINE)
+        line = np.empty(np.count_nonzero(used), LINE)
         line["first"], line["step"], line["beyond"] = first[used], (end - first)[used], padded[beyond[used] + 1]
         lines.append(line)
         pixels.append(pixel[used])
@@ -243,84 +233,3 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
 
 def _by_column(position: Ints, stride: int) -> Ints:
     return position[np.argsort(position % stride, kind="stable")]
-
-
-def _grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
-    """Edges of each owner."""
-    if len(owner):
-        order = np.argsort(owner, kind="stable")
-        owners, begins = np.unique(owner[order], return_index=True)
-        yield from zip(owners.tolist(), np.split(lines[order], begins[1:]), strict=True)
-
-
-def _rings(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
-    """Join edges to rings, those of one owner after those of another, as `assembled` takes them.
-
-    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: rings then
-    touch themselves nowhere, which makes the polygons valid.
-
-    Args:
-        parts: edges, and the owner of each. Emptied, so that they do not lie there twice.
-    """
-    lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
-    parts.clear()
-    if len(lines) == 0:
-        return np.empty((0, 2), np.int32), owner, owner
-    east, south, west, north = np.arange(4, dtype=np.uint8)
-    first, step, beyond = lines["first"], lines["step"], lines["beyond"]
-    sideways = np.abs(step) < stride
-    heading = np.where(sideways, np.where(step > 0, east, west), np.where(step > 0, south, north))
-    low, span = first.min(), np.ptp(first) + 1
-    order = np.argsort(((owner * span + first - low) << 2) + (heading + 3) % 4, kind="stable")
-    first, step, beyond, owner, heading = (values[order] for values in (first, step, beyond, owner, heading))
-    del lines, order
-    arrives = ((owner * span + first + step - low) << 2) + heading
-    before = np.argsort(arrives, kind="stable").astype(np.int32)
-    del arrives, step
-
-    along, sizes = _cycles(before)
-    begins = np.cumsum(sizes) - sizes
-    # A ring begins at its first vertex, which is a corner, and of a component's rings its shell begins first.
-    rings_of = np.bincount(owner[along[begins]])
-    previous = before[along]
-    kept = heading[along] != heading[previous]
-    if noded:
-        kept |= beyond[along] != beyond[previous]
-    vertices_yx = np.stack(np.divmod(first[along[kept]], stride), axis=1).astype(np.int32)
-    return vertices_yx[:, ::-1], np.add.reduceat(kept, begins, dtype=np.int64), rings_of
-
-
-def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Cycles of a permutation, of which the inverse is given, each from its least member, and their sizes."""
-    n_edges = len(before)
-    every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
-    path = np.empty_like(before)
-    path[before] = every[:-1]
-    _, cycle = connected_components(csr_array((ones, path, every), shape=(n_edges, n_edges)), directed=False)
-    _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
-    by_head = np.argsort(heads)
-    heads, sizes = heads[by_head], sizes[by_head]
-    # Opened at their heads and strung together, the cycles are one path, which scipy follows in compiled code.
-    path[before[heads]] = np.append(heads[1:], heads[:1])
-    graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
-    order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
-    return np.asarray(order, np.int64), sizes
-
-
-def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
-    """Polygons from open rings: each ring gets its first vertex again at its end.
-
-    Args:
-        vertices_xy: (n, 2), ring by ring.
-        ring_sizes: vertices of each ring.
-        rings_of: rings of each polygon, the shell first.
-    """
-    ends = np.cumsum(ring_sizes)
-    closing = ends + np.arange(len(ends))
-    is_closing = np.zeros(len(vertices_xy) + len(ends), bool)
-    is_closing[closing] = True
-    closed = np.empty((len(is_closing), 2))
-    closed[~is_closing], closed[closing] = vertices_xy, vertices_xy[ends - ring_sizes]
-    ring_offsets, polygon_offsets = (np.concatenate([[0], n]) for n in (closing + 1, np.cumsum(rings_of)))
-    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, closed, (ring_offsets, polygon_offsets))
-    return np.asarray(polygons, object)

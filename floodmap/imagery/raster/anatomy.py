@@ -19,6 +19,8 @@ from floodmap.imagery.raster.gaps import AnyGaps, Gaps, Placed, block_gaps, mosa
 
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _SERVICES = ("WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMosaic", "PostGISRaster", "GTI", "DAAS")
+_NAMED = 3
+"""Lost members of a mosaic that are named for each window."""
 _DEEPEST = 8
 """Mosaics of mosaics are followed so far; one that holds itself would never end."""
 
@@ -39,6 +41,12 @@ class Anatomy:
     """Members that cannot be read, and why."""
     mended: str | None = None
     """Name of the mosaic without them, in memory: GDAL reads a member that it could not open as 0."""
+
+    @property
+    def lost_names(self) -> str:
+        """Members that cannot be read, in words: the first few."""
+        more = f", and {len(self.lost) - _NAMED} more" if len(self.lost) > _NAMED else ""
+        return f"{', '.join(map(str, [*self.lost][:_NAMED]))}{more}"
 
 
 def anatomy(dataset: DatasetReader, name: SourceName, bands: Sequence[int], stack: ExitStack) -> Anatomy:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +22,16 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
-from floodmap.geo.gdal import CACHE_BYTES, closed_by, forget_error, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.anatomy import Anatomy, anatomy
 from floodmap.imagery.raster.bands import BandChoice, choose_bands
 from floodmap.imagery.raster.gaps import Gaps
 from floodmap.imagery.raster.place import find_georeference, warped_by_gcps
+from floodmap.imagery.raster.values import alpha_is_infrared, least_opaque, nodata_of, palette_of, sample_of, scale_of
 from floodmap.imagery.raster.voids import Voids, find_voids, text_of
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ LOG = logging.getLogger(__name__)
 _CACHE_ROWS = 1100
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
-_PALETTE_ALPHA = 3
+_DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _CARELESS = ("GTiff", "VRT", "HFA", "COG")
 """Formats whose fourth band may be called alpha by default; of others it is alpha."""
 
@@ -141,7 +142,7 @@ def open_source(
         if raw.driver == "JPEG" and name.path is not None:
             _refuse_truncated_jpeg(name.path)
         kinds = list(raw.colorinterp)
-        infrared = bands is None and raw.driver in _CARELESS and _alpha_is_infrared(raw)
+        infrared = bands is None and raw.driver in _CARELESS and alpha_is_infrared(raw)
         if infrared:
             kinds[3] = ColorInterp.undefined
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
@@ -149,14 +150,14 @@ def open_source(
         if made_of.mended is not None:
             raw = closed_by(stack, rasterio.open(made_of.mended))
         dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.shown))
-        palette = _palette(raw, choice)
-        value = _nodata(raw, choice, nodata, dtype, name)
+        palette = palette_of(raw, choice)
+        value = nodata_of(raw, choice, nodata, dtype, name)
         looked_for = nodata is None and dtype != np.uint8
-        voids = find_voids(_sample(raw, choice.shown), value) if looked_for else Voids()
+        voids = find_voids(sample_of(raw, choice.shown), value) if looked_for else Voids()
         if voids.values and (value is None or not math.isfinite(value)):
             value = voids.values[0]
-        scale = _scale(raw, choice, dtype)
-        opaque_from = _opaque_from(raw, choice.alpha, lossy=made_of.lossy)
+        scale = scale_of(raw, choice, dtype)
+        opaque_from = least_opaque(raw, choice.alpha, lossy=made_of.lossy)
         dataset = _amended(raw, stack, choice, value)
         dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
         if isinstance(dataset, WarpedVRT):
@@ -215,15 +216,16 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
     return dataset
 
 
-def _sample(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
-    """Values of some places, (bands, n), as stored; what cannot be read is left out."""
-    found = []
-    for part in _spread(dataset.height, dataset.width, count=8, side=128):
+def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
+    """When a picture was taken, as the file says, else when the file was last changed; in UTC."""
+    tags = dataset.tags()
+    for tag in _DATE_TAGS:
         try:
-            found.append(dataset.read(list(bands), window=part).reshape(len(bands), -1))
-        except RasterioError:
-            forget_error(dataset)
-    return np.concatenate(found, axis=1) if found else np.empty((len(bands), 0), dataset.dtypes[bands[0] - 1])
+            return datetime.strptime(tags.get(tag, ""), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    file = name.container
+    return datetime.fromtimestamp(file[0].stat().st_mtime if file and file[0].exists() else 0, UTC)
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
@@ -240,85 +242,6 @@ def _refuse_truncated_jpeg(path: Path) -> None:
         if "Premature end" in gdal_reason(error):
             raise SceneError(f"{path} is damaged: the file ends before its picture does") from error
         LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
-
-
-def _opaque_from(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """The least alpha of what is seen: all that is not transparent; after a lossy compression half of opaque."""
-    if alpha is None or alpha > dataset.count:  # of a warped raster, which GDAL makes
-        return 1
-    kind = np.dtype(dataset.dtypes[alpha - 1])
-    if not lossy:
-        return 1 if kind.kind in "iu" else float(np.finfo(np.float32).tiny)
-    sample = _sample(dataset, (alpha,))
-    top = float(sample.max(initial=0))
-    # Files of 16 bits may hold an alpha of 0 to 255: what most opaque pixels hold is opaque.
-    opaque = float(np.median(sample[sample > top / 2])) if top > 0 else 255.0
-    return max(1.0, opaque / 2)
-
-
-def _scale(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
-    bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
-    if dtype != np.uint8 or choice.palette or bits >= 8:
-        return None
-    most = 2**bits - 1
-    scale: NDArray[np.uint8] = np.rint(np.minimum(np.arange(256), most) * (255 / most)).astype(np.uint8)
-    return scale
-
-
-def _alpha_is_infrared(dataset: DatasetReader) -> bool:
-    """Whether the fourth band of four says alpha but holds a picture.
-
-    GDAL marks the fourth of four 8-bit bands as alpha unless told otherwise, so RGB and near infrared written without
-    care reads as RGBA; and near infrared is 0 on deep water, which would become nodata.
-    """
-    if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
-        return False
-    try:
-        parts = _spread(dataset.height, dataset.width)
-        sample = np.concatenate([dataset.read(4, window=part).ravel() for part in parts])
-    except RasterioError:
-        forget_error(dataset)
-        return False
-    top = float(sample.max(initial=0))
-    between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # what loss makes of 0 and of opaque is no picture
-    return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
-
-
-def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
-    rows = np.linspace(0, max(height - side, 0), count).astype(int)
-    cols = np.linspace(0, max(width - side, 0), count).astype(int)
-    return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
-
-
-def _palette(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
-    if not choice.palette:
-        return None
-    entries = dataset.colormap(choice.rgb[0])
-    table = np.zeros((max(entries, default=0) + 1, _PALETTE_ALPHA + 1), np.uint8)
-    table[list(entries)] = list(entries.values())
-    return table
-
-
-def _nodata(
-    dataset: DatasetReader,
-    choice: BandChoice,
-    given: float | Literal["none"] | None,
-    dtype: np.dtype[Any],
-    name: SourceName,
-) -> float | None:
-    """The nodata value if a pixel can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241."""
-    if given == "none":
-        return None
-    value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given
-    if value is None or dtype.kind == "f":
-        return value
-    limits = np.iinfo(dtype)
-    if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
-        return value
-    if given is not None:
-        held = f"{dtype}, {limits.min} to {limits.max}"
-        raise SceneError(f"nodata {given:g} cannot occur in {name}, whose values are {held}")
-    return None
 
 
 def _amended(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:

@@ -12,8 +12,9 @@ from rasterio.windows import Window
 
 from floodmap.imagery.tile import Tile
 from floodmap.output.census import Census, take_census
-from floodmap.output.html import INK, figure, svg_of, write_page
-from floodmap.output.maps import RAMP, SIDE, draw_atlas, open_result
+from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
+from floodmap.output.pages.html import write_page
+from floodmap.output.pages.maps import RAMP, SIDE, draw_atlas, open_result
 from floodmap.output.results import FloodMap
 
 __all__ = ["SIDE", "write_sheet"]
@@ -22,11 +23,8 @@ LARGEST = 10
 """Polygons that are listed, and numbered on the map."""
 TOLD = 5
 """Failed windows that are told one by one."""
-THRESHOLDS = (30, 50, 70)
-"""Per cent; the area is given at each, and at the run's own."""
 STRIP_ROWS = 512
 """A row of the raster's tiles."""
-WATER, LAND = "#1668a8", "#9aa4ad"
 REASONS = {
     "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
     "mask": "under the mask that was given", "failed": "could not be read or segmented",
@@ -213,7 +211,7 @@ def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
     return {
         "text": f"Called flood from a probability of {low / 100:g} up it would be {most}, from {high / 100:g} up "
         f"{least}; {_share(between)} of the observed ground lies between, where the model is undecided.",
-        "rows": rows, "histogram": _histogram(census), "curve": _curve(census),
+        "rows": rows, "histogram": histogram(census), "curve": curve(census),
     }  # fmt: skip
 
 
@@ -225,44 +223,6 @@ def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]
         return {"area": _flooded(summary), "share": _share(summary["flood_share_of_observed"]), "change": ""}
     area = _pixels(pixels) if census.ground_m2 is None else _area(float(census.ground_m2[percent:101].sum()))
     return {"area": area, "share": _share(pixels / census.observed_pixels), "change": change}
-
-
-def _histogram(census: Census) -> str:
-    """Observed ground by probability, in steps of 5 per cent: dry and flooded."""
-    percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
-    with figure(4.6, 2.7) as (drawn, (axis,)):
-        bottom = np.zeros(20)
-        for colour, name, chosen in (
-            (LAND, "dry", percent < census.threshold),
-            (WATER, "flood", percent >= census.threshold),
-        ):
-            heights = np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]
-            axis.bar(np.arange(2.5, 100, 5), heights, 4.4, bottom, color=colour, label=name)
-            bottom += heights
-        axis.set(title="Observed ground by probability", xlabel="flood probability (%)", ylabel="share of ground (%)",
-                 xlim=(0, 100))  # fmt: skip
-        axis.grid(axis="x", visible=False)
-        axis.legend(frameon=False, fontsize=8, loc="upper center")
-        return svg_of(drawn)
-
-
-def _curve(census: Census) -> str:
-    """Flooded area over the threshold; the run's own is marked."""
-    amounts, unit = (census.pixels, "pixels") if census.ground_m2 is None else (census.ground_m2, "m²")
-    if amounts[THRESHOLDS[0] : 101].sum() >= 1000:
-        amounts, unit = (amounts / 1000, "thousand pixels") if unit == "pixels" else (amounts / 1e4, "ha")
-    area = amounts[:101][::-1].cumsum()[::-1]
-    at = np.arange(5, 96)
-    with figure(4.6, 2.7) as (drawn, (axis,)):
-        axis.plot(at, area[at], color=WATER, linewidth=1.6)
-        axis.axvline(census.threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        marked = np.array(THRESHOLDS)
-        axis.plot(marked, area[marked], "o", color=WATER, markersize=5)
-        for x in marked:
-            axis.annotate(f"{area[x]:,.3g}", (x, area[x]), (4, 5), textcoords="offset points", fontsize=8)
-        axis.set(title="Flooded area by threshold", xlabel="threshold (%)", ylabel=unit, xlim=(0, 100))
-        axis.set_ylim(0, max(float(area[at].max()) * 1.12, 1e-9))
-        return svg_of(drawn)
 
 
 def _left_out(summary: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import ground_sample_distance
 from floodmap.imagery.tile import Tile
 from floodmap.output.cog import UNOBSERVED
-from floodmap.output.html import Image8, jpeg, png
+from floodmap.output.pages.html import Image8, jpeg, png
 from floodmap.output.results import FloodMap
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE
 

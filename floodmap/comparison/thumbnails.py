@@ -1,0 +1,64 @@
+"""Pictures of a study made small: with their reference, with what was predicted, and with what differs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from floodmap.comparison.study import Picture, Trial
+from floodmap.masks.rules import FLOOD, UNOBSERVED
+from floodmap.models.prompts import Prompts
+from floodmap.output.pages.html import Image8
+from floodmap.strips.codes import THRESHOLD
+from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+
+HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
+REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
+
+
+def rgb_of(picture: Picture) -> Image8:
+    """The picture itself, (height, width, 3)."""
+    return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
+
+
+def _predicted(trial: Trial) -> NDArray[np.bool_]:
+    return (trial.preview >= THRESHOLD) & (trial.preview < UNOBSERVED_CODE)
+
+
+def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
+    tinted = rgb.astype(np.float32)
+    tinted[where] = tinted[where] * (1 - strength) + np.array(colour, np.float32) * strength
+    return tinted.astype(np.uint8)
+
+
+def with_reference(picture: Picture) -> Image8:
+    """Its reference over it."""
+    return _tinted(rgb_of(picture), picture.reference == FLOOD, REFERENCE, 0.5)
+
+
+def with_prediction(picture: Picture, trial: Trial) -> Image8:
+    """What a model predicted over it."""
+    return _tinted(rgb_of(picture), _predicted(trial), PREDICTION, 0.45)
+
+
+def with_difference(picture: Picture, trial: Trial) -> Image8:
+    """What a model found, imagined and missed, over it."""
+    predicted, flood = _predicted(trial), picture.reference == FLOOD
+    scored = (picture.reference != UNOBSERVED) & (trial.preview < UNOBSERVED_CODE)
+    image = _tinted(rgb_of(picture), predicted & flood & scored, HIT)
+    image = _tinted(image, predicted & ~flood & scored, FALSE, 0.7)
+    return _tinted(image, ~predicted & flood & scored, MISSED, 0.7)
+
+
+def with_prompts(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
+    """Points as discs (blue on flood, orange on dry ground) and boxes as frames."""
+    image = Image.fromarray(rgb)
+    draw = ImageDraw.Draw(image)
+    for box in prompts.boxes_xyxy * scale:
+        draw.rectangle([float(v) for v in box], outline=(255, 221, 51), width=3)
+    for (x, y), label in zip((prompts.points_xy * scale).tolist(), prompts.labels, strict=True):
+        draw.ellipse(
+            (x - 6, y - 6, x + 6, y + 6), fill=(22, 104, 168) if label else (230, 120, 30), outline="white", width=2
+        )
+    return np.asarray(image)

@@ -1,0 +1,112 @@
+"""What the stored values of a raster mean: its palette, nodata, alpha, and values of few bits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window as GdalWindow
+
+from floodmap.errors import SceneError
+from floodmap.geo.gdal import forget_error
+from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.bands import BandChoice
+
+_PALETTE_ALPHA = 3
+
+
+def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
+    """Values of some places, (bands, n), as stored; what cannot be read is left out."""
+    found = []
+    for part in _spread(dataset.height, dataset.width, count=8, side=128):
+        try:
+            found.append(dataset.read(list(bands), window=part).reshape(len(bands), -1))
+        except RasterioError:
+            forget_error(dataset)
+    return np.concatenate(found, axis=1) if found else np.empty((len(bands), 0), dataset.dtypes[bands[0] - 1])
+
+
+def least_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
+    """The least alpha of what is seen: all that is not transparent; after a lossy compression half of opaque."""
+    if alpha is None or alpha > dataset.count:  # of a warped raster, which GDAL makes
+        return 1
+    kind = np.dtype(dataset.dtypes[alpha - 1])
+    if not lossy:
+        return 1 if kind.kind in "iu" else float(np.finfo(np.float32).tiny)
+    sample = sample_of(dataset, (alpha,))
+    top = float(sample.max(initial=0))
+    # Files of 16 bits may hold an alpha of 0 to 255: what most opaque pixels hold is opaque.
+    opaque = float(np.median(sample[sample > top / 2])) if top > 0 else 255.0
+    return max(1.0, opaque / 2)
+
+
+def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
+    """What stored values of fewer than 8 bits are of 255, (256,); None where they have 8 bits, or more."""
+    bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if dtype != np.uint8 or choice.palette or bits >= 8:
+        return None
+    most = 2**bits - 1
+    scale: NDArray[np.uint8] = np.rint(np.minimum(np.arange(256), most) * (255 / most)).astype(np.uint8)
+    return scale
+
+
+def alpha_is_infrared(dataset: DatasetReader) -> bool:
+    """Whether the fourth band of four says alpha but holds a picture.
+
+    GDAL marks the fourth of four 8-bit bands as alpha unless told otherwise, so RGB and near infrared written without
+    care reads as RGBA; and near infrared is 0 on deep water, which would become nodata.
+    """
+    if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
+        return False
+    try:
+        parts = _spread(dataset.height, dataset.width)
+        sample = np.concatenate([dataset.read(4, window=part).ravel() for part in parts])
+    except RasterioError:
+        forget_error(dataset)
+        return False
+    top = float(sample.max(initial=0))
+    between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # what loss makes of 0 and of opaque is no picture
+    return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
+
+
+def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
+    rows = np.linspace(0, max(height - side, 0), count).astype(int)
+    cols = np.linspace(0, max(width - side, 0), count).astype(int)
+    return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
+
+
+def palette_of(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
+    """The colour table (entries, 4), RGBA; None where colours are stored as they are."""
+    if not choice.palette:
+        return None
+    entries = dataset.colormap(choice.rgb[0])
+    table = np.zeros((max(entries, default=0) + 1, _PALETTE_ALPHA + 1), np.uint8)
+    table[list(entries)] = list(entries.values())
+    return table
+
+
+def nodata_of(
+    dataset: DatasetReader,
+    choice: BandChoice,
+    given: float | Literal["none"] | None,
+    dtype: np.dtype[Any],
+    name: SourceName,
+) -> float | None:
+    """The nodata value if a pixel can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241."""
+    if given == "none":
+        return None
+    value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given
+    if value is None or dtype.kind == "f":
+        return value
+    limits = np.iinfo(dtype)
+    if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
+        return value
+    if given is not None:
+        held = f"{dtype}, {limits.min} to {limits.max}"
+        raise SceneError(f"nodata {given:g} cannot occur in {name}, whose values are {held}")
+    return None
