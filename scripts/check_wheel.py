@@ -25,7 +25,7 @@ MAX_WEIGHTS_BYTES = 25_000_000
 def expected(root: Path) -> set[str]:
     """Every module, weight, style and template of the working tree, by its name inside the wheel."""
     names = set(REQUIRED)
-    for folder, package in (("floodmap", "floodmap"), ("cli", "floodmap_cli")):
+    for folder, package in (("floodmap", "floodmap"), ("cli/floodmap_cli", "floodmap_cli")):
         names |= {f"{package}/{path.relative_to(root / folder).as_posix()}" for path in (root / folder).rglob("*.py")}
     for folder in ("weights", "output/styles", "output/templates"):
         names |= {f"floodmap/{folder}/{path.name}" for path in (root / "floodmap" / folder).iterdir()}
