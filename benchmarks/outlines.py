@@ -21,6 +21,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 from throughput import peak_bytes
 
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.polygons import polygonize
 
 SIDE = 10_000
@@ -48,8 +49,9 @@ def measure(side: int) -> None:
     """Print seconds, bytes, polygons and vertices of one size."""
     one = pattern()
     before, begun = peak_bytes_now(), time.perf_counter()
+    grid = GeoGrid(CRS.from_epsg(32633), Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000), (side, side))
     layers = polygonize(
-        strips(one, side // SIDE), transform=Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000), crs=CRS.from_epsg(32633),
+        strips(one, side // SIDE), grid=grid,
         threshold=50, min_area_m2=2.25, simplify_m=0.3, model=None, source=None,
     )  # fmt: skip
     seconds = time.perf_counter() - begun

@@ -173,10 +173,10 @@ def _finishing(
 ) -> Finishing:
     """What makes a scene's strips to its results."""
     return Finishing(
-        source=scene.path.label, width=scene.width, height=scene.height, crs=scene.crs, transform=scene.transform,
-        date=scene.date, out=out, name=name, threshold=options.threshold_percent,
-        min_area_m2=options.min_area_m2 or 0.0, simplify_m=options.simplify_m or 0.0, formats=options.formats,
-        report=options.report, settings=settings, started=started, warnings=(*scene.remarks, *scene.unsuited),
+        source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
+        threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
+        simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
+        started=started, warnings=(*scene.remarks, *scene.unsuited),
     )  # fmt: skip
 
 

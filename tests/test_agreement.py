@@ -24,7 +24,7 @@ from floodmap.evaluation.counting import boundary, compare
 from floodmap.evaluation.run import evaluate
 from floodmap.evaluation.scores import RATIOS, Scores
 from floodmap.evaluation.summary import Evaluation
-from floodmap.masks.rules import Frame
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.models.calibration import by_threshold, calibration_error
 
 Mask = NDArray[np.uint8]
@@ -181,7 +181,7 @@ def test_the_hausdorff_distance_is_the_least_tolerance_at_which_all_of_both_boun
     rng = np.random.default_rng(2)
     for _ in range(12):
         one, other = (random_mask(rng, (40, 50), "blobs") % 255 for _ in range(2))
-        frame = Frame(crs=None, transform=Affine.identity(), height=40, width=50)
+        frame = GeoGrid(None, Affine.identity(), (40, 50))
         whole = np.ones((40, 50), bool)
         distance = hausdorff_distance(boundary(one == 1, whole), boundary(other == 1, whole))
         for tolerance, all_match in ((distance, True), (distance * (1 - 1e-3), False)):

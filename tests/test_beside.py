@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from affine import Affine
 from conftest import HANGS, SceneFactory
 from fakes import FakeSegmenter
 from test_pipeline import digests, run
 
 from floodmap import pipeline
 from floodmap.errors import OutputError
+from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.finishing import Finishing
 from floodmap.output.worker import Beside
@@ -144,7 +144,7 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
 @pytest.mark.slow
 def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
     finishing = Finishing(
-        source="scene.tif", width=8, height=8, crs=None, transform=Affine.identity(), date=datetime.now(UTC),
+        source="scene.tif", grid=GeoGrid(None, UNPLACED, (8, 8)), date=datetime.now(UTC),
         out=tmp_path, name="scene", threshold=50, min_area_m2=0.0, simplify_m=0.0, formats=("gpkg",), report=False,
         settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}}, started=0.0,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 import floodmap.output.cog
 from floodmap.errors import OutputError
+from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.output.cog import overview_levels, write_rasters
 
 UTM = CRS.from_epsg(32643)
@@ -30,9 +31,8 @@ Codes = NDArray[np.uint8]
 
 def written(codes: Codes, out_dir: Path, *, step: int = 300, **options: Any) -> tuple[Path, Path]:
     strips = [(row, codes[row : row + step]) for row in range(0, len(codes), step)]
-    defaults = {"crs": UTM, "transform": HALF_METRE, "threshold": 50, "tags": {}}
-    height, width = codes.shape
-    return write_rasters(strips, out_dir, "s", width=width, height=height, **{**defaults, **options})
+    grid = GeoGrid(options.pop("crs", UTM), options.pop("transform", HALF_METRE), codes.shape)
+    return write_rasters(strips, out_dir, "s", grid=grid, **{"threshold": 50, "tags": {}, **options})
 
 
 def scene(shape_hw: tuple[int, int], seed: int = 0) -> Codes:
@@ -182,8 +182,7 @@ def test_existing_rasters_are_refused_and_replaced_on_request(tmp_path: Path) ->
 def test_strips_that_do_not_cover_the_scene_leave_nothing_behind(tmp_path: Path, height: int) -> None:
     strips = [(0, np.zeros((4, 4), np.uint8))]
     with pytest.raises(OutputError, match="rows"):
-        write_rasters(strips, tmp_path, "s", width=4, height=height, crs=None, transform=Affine.identity(),
-                      threshold=50, tags={})  # fmt: skip
+        write_rasters(strips, tmp_path, "s", grid=GeoGrid(None, UNPLACED, (height, 4)), threshold=50, tags={})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,8 +192,7 @@ def test_an_error_among_the_strips_passes_and_leaves_nothing_behind(tmp_path: Pa
         raise KeyError("window")
 
     with pytest.raises(KeyError):
-        write_rasters(strips(), tmp_path, "s", width=4, height=8, crs=None, transform=Affine.identity(),
-                      threshold=50, tags={})  # fmt: skip
+        write_rasters(strips(), tmp_path, "s", grid=GeoGrid(None, UNPLACED, (8, 4)), threshold=50, tags={})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,11 +33,12 @@ from floodmap.evaluation.run import evaluate
 from floodmap.evaluation.scores import Scores
 from floodmap.evaluation.summary import Evaluation
 from floodmap.geo.areas import cell_areas_m2
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.masks.pairing import pair_files
 from floodmap.masks.raster import RasterMask
-from floodmap.masks.rules import FloodRule, Frame
-from floodmap.masks.vector import PolygonMask, _cut, polygon_frame
+from floodmap.masks.rules import FloodRule
+from floodmap.masks.vector import PolygonMask, _cut, polygon_grid
 
 UTM = "EPSG:32643"
 GRID = from_origin(500_000, 3_000_000, 0.5, 0.5)
@@ -158,7 +159,7 @@ def test_counts_by_blocks_equal_those_of_whole_arrays(
     # LAEA keeps distances at its centre, so that pixels of such steps are such steps on the ground.
     crs = CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84")
     transform = Affine(across, 0, -across * shape[1] / 2, 0, -down, down * shape[0] / 2)
-    frame = Frame(crs=crs, transform=transform, height=shape[0], width=shape[1])
+    frame = GeoGrid(crs, transform, shape)
     counts = compare(array_reader(p), array_reader(r), frame, tolerance=tolerance, block=block)
     seen = p != 255
     assert (counts.tp, counts.fp, counts.fn, counts.tn) == confusion(p[seen], r[seen])
@@ -171,7 +172,7 @@ def test_counts_by_blocks_equal_those_of_whole_arrays(
 def test_a_boundary_at_exactly_the_tolerance_matches() -> None:
     p, r = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
     p[:, :8], r[:, :11] = 1, 1
-    frame = Frame(crs=None, transform=Affine.identity(), height=20, width=20)
+    frame = GeoGrid(None, Affine.identity(), (20, 20))
     for tolerance, matched in ((3, 20), (2.9, 0), (0, 0)):
         counts = compare(array_reader(p), array_reader(r), frame, tolerance=tolerance)
         assert of_boundary(counts) == (20, matched, 20, matched)
@@ -509,7 +510,7 @@ def test_ground_without_pixels_is_unobserved_on_any_grid(tmp_path: Path, turn: i
     mask._absent = lambda window: gone[window.slices] if gone[window.slices].any() else None
     rule = FloodRule(values=(1.0,))
     for transform, (down, right) in zip(frames, ((0, 0), (4, -7)), strict=True):
-        frame = Frame(crs=CRS.from_epsg(4326), transform=transform, height=60, width=70)
+        frame = GeoGrid(CRS.from_epsg(4326), transform, (60, 70))
         codes = mask.on(frame, rule)(Window(10, 0, 50, 70))
         lacking = np.roll(gone, (-down, -right), (0, 1))[10:]
         real = np.pad(np.ones((60, 70), bool), 8)[8 + down :, 8 + right :][10:60, :70]
@@ -676,7 +677,7 @@ def test_polygons_burn_like_rasterio_burns_them(tmp_path: Path, angle: float) ->
     prediction = write(tmp_path / "p.tif", blobs(1), transform=transform)
     path = polygons(tmp_path / "r.gpkg", discs)
     expected = rasterize(discs, out_shape=(60, 70), transform=transform)
-    frame = RasterMask(prediction).frame
+    frame = RasterMask(prediction).grid
     read = PolygonMask(path).on(frame, FloodRule())
     for block in (13, 64):
         got = np.zeros((60, 70), np.uint8)
@@ -772,7 +773,7 @@ def test_two_polygon_files_are_compared_on_a_grid_of_metres(tmp_path: Path, crs:
     )
     with pytest.raises(EvaluationError, match="coarser"):
         evaluate(a, b, resolution_m=1e-4)
-    assert polygon_frame(PolygonMask(a), PolygonMask(b), 1.0).crs == CRS.from_user_input(crs)
+    assert polygon_grid(PolygonMask(a), PolygonMask(b), 1.0).crs == CRS.from_user_input(crs)
 
 
 def test_folders_pair_by_name_and_list_the_rest(tmp_path: Path) -> None:

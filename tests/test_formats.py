@@ -21,6 +21,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError, OutputError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.polygons import Polygons, polygonize
 from floodmap.output.vector_files import FORMATS, style, write_file, write_layers
 
@@ -31,7 +32,8 @@ CODES = np.array([[90, 90, 0, 255], [90, 0, 0, 255], [0, 0, 70, 252]], np.uint8)
 
 def layers_of(codes: np.ndarray = CODES, crs: CRS | None = UTM, **options: Any) -> Polygons:
     transform = Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)
-    defaults = {"transform": transform, "crs": crs, "threshold": 50, "model": "finetuned", "source": "Überflug.tif"}
+    grid = GeoGrid(crs, options.pop("transform", transform), codes.shape)
+    defaults = {"grid": grid, "threshold": 50, "model": "finetuned", "source": "Überflug.tif"}
     return polygonize([(0, codes)], **{**defaults, **options})
 
 

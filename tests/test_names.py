@@ -23,6 +23,7 @@ from floodmap.comparison.charts import histograms
 from floodmap.errors import OutputError, SceneError, VectorError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo import names
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.vectors import is_vector, read_vectors
 from floodmap.imagery.options import SceneOptions
 from floodmap.inference.prompt_files import read_prompts
@@ -203,7 +204,7 @@ def test_an_area_of_interest_in_an_archive_is_read_and_resumed_with_while_it_is_
 def test_prompts_of_any_name_are_read_themselves(tmp_path: Path) -> None:
     path = write(tmp_path / "a!b.gpkg", shapely.Point(WEST + 5, NORTH - 5), label=1)
     write(tmp_path / "b.gpkg", shapely.Point(WEST + 9, NORTH - 9), label=0)
-    prompts = read_prompts(path, transform=NORTH_UP, crs=UTM, width=64, height=48)
+    prompts = read_prompts(path, GeoGrid(UTM, NORTH_UP, (48, 64)))
     assert prompts.labels.tolist() == [1] and prompts.points_xy.tolist() == [[10, 10]]
 
 

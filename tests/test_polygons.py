@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 
 import floodmap.output.tracing
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, SceneError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.polygons import Polygons, polygonize, vectorize, vectorize_layers
 from floodmap.output.simplify import simplified
 from floodmap.output.tracing import trace
@@ -46,8 +47,9 @@ def strips_of(codes: NDArray[np.uint8], cuts: list[int] | None = None) -> list[t
 
 
 def polygons_of(codes: NDArray[np.uint8], cuts: list[int] | None = None, **options: Any) -> Polygons:
-    defaults = {"transform": HALF_METRE, "crs": UTM, "threshold": 50, "model": "m", "source": "s.tif"}
-    return polygonize(strips_of(codes, cuts), **{**defaults, **options})
+    grid = GeoGrid(options.pop("crs", UTM), options.pop("transform", HALF_METRE), codes.shape)
+    defaults = {"threshold": 50, "model": "m", "source": "s.tif"}
+    return polygonize(strips_of(codes, cuts), grid=grid, **{**defaults, **options})
 
 
 def kinds(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from skimage.color import rgb2lab
 from skimage.transform import resize
 
 from floodmap.errors import PromptError, VectorError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.inference.likelihood import _enlarge, _shrink, _to_lab, likelihood
 from floodmap.inference.prompt_files import read_prompts
@@ -282,7 +283,7 @@ def test_points_and_boxes_come_back_in_scene_pixels_from_any_crs(
         crs,
         label=["flood", "dry", None],
     )
-    prompts = read_prompts(path, transform=transform, crs="EPSG:32633", width=100, height=80)
+    prompts = read_prompts(path, GeoGrid("EPSG:32633", transform, (80, 100)))
     assert np.allclose(prompts.points_xy, [[5.5, 7.5], [90, 70]], atol=0.02)
     assert prompts.labels.tolist() == [1, 0]
     assert np.allclose(prompts.boxes_xyxy, [[10, 20, 40, 60]], atol=0.02)
@@ -294,7 +295,7 @@ def test_points_and_boxes_come_back_in_scene_pixels_from_any_crs(
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
 def test_labels_are_understood_as_numbers_words_and_booleans(tmp_path: Path, labels: list[Any], suffix: str) -> None:
     path = write(tmp_path / f"p.{suffix}", on_ground(NORTH_UP, (1, 1), (2, 2)), "EPSG:4326", Label=labels)
-    prompts = read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+    prompts = read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
     assert prompts.labels.tolist() == [1, 0]
 
 
@@ -305,7 +306,7 @@ def test_numeric_labels_beside_boxes_without_one_are_understood(tmp_path: Path) 
         None,
         label=[1, None],
     )
-    prompts = read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+    prompts = read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
     assert prompts.labels.tolist() == [1] and prompts.boxes_xyxy.tolist() == [[2, 2, 6, 8]]
 
 
@@ -314,7 +315,7 @@ def test_points_and_boxes_may_lie_in_two_layers_and_an_empty_one_is_passed_over(
     write(path, [], None, layer="sketch", label=[])
     write(path, on_ground(NORTH_UP, (1, 1)), None, layer="points", label=[0])
     write(path, [box(500_001, 4_999_996, 500_003, 4_999_999)], None, layer="boxes")
-    prompts = read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+    prompts = read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
     assert prompts.labels.tolist() == [0] and prompts.boxes_xyxy.tolist() == [[2, 2, 6, 8]]
 
 
@@ -322,20 +323,20 @@ def test_multipart_geometries_are_prompts_of_their_own(tmp_path: Path) -> None:
     points = MultiPoint(on_ground(NORTH_UP, (1, 1), (2, 2)))
     boxes = MultiPolygon([box(500_000, 4_999_999, 500_001, 5_000_000), box(500_002, 4_999_997, 500_003, 4_999_998)])
     path = write(tmp_path / "p.gpkg", [points, boxes], None, label=["dry", None])
-    prompts = read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+    prompts = read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
     assert prompts.labels.tolist() == [0, 0]
     assert prompts.boxes_xyxy.tolist() == [[0, 0, 2, 2], [4, 4, 6, 6]]
 
 
 def test_prompts_outside_the_scene_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "p.gpkg", on_ground(NORTH_UP, (1, 1), (-1, 1), (1, 9)), None, label=[1, 0, 0])
-    assert read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9).labels.tolist() == [1]
+    assert read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9))).labels.tolist() == [1]
 
 
 def test_prompts_that_all_lie_outside_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "p.gpkg", on_ground(NORTH_UP, (100, 1)), None, label=[1])
     with pytest.raises(PromptError, match=r"p\.gpkg: none of its 1 prompts"):
-        read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+        read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_files_that_cannot_prompt_are_refused_in_one_line(
 ) -> None:
     path = write(tmp_path / "p.gpkg", [geometry], None, **columns)
     with pytest.raises(PromptError, match=message) as caught:
-        read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+        read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
     assert "p.gpkg" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -361,14 +362,14 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     empty.write_text(json.dumps({"type": "FeatureCollection", "features": []}))
     for path in (tmp_path / "none.gpkg", empty):
         with pytest.raises(VectorError, match=path.name):
-            read_prompts(path, transform=NORTH_UP, crs="EPSG:32633", width=9, height=9)
+            read_prompts(path, GeoGrid("EPSG:32633", NORTH_UP, (9, 9)))
 
 
 def test_without_a_crs_coordinates_are_those_of_the_transform(tmp_path: Path) -> None:
     path = tmp_path / "p.geojson"
     feature = {"type": "Feature", "properties": {"label": 1}, "geometry": {"type": "Point", "coordinates": [3.5, 4.5]}}
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
-    prompts = read_prompts(path, transform=Affine.identity(), crs=None, width=9, height=9)
+    prompts = read_prompts(path, GeoGrid(None, Affine.identity(), (9, 9)))
     assert prompts.points_xy.tolist() == [[3.5, 4.5]]
 
 

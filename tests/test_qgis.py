@@ -14,6 +14,7 @@ from affine import Affine
 from conftest import HANGS
 from rasterio.crs import CRS
 
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.cog import write_rasters
 from floodmap.output.polygons import polygonize
 from floodmap.output.vector_files import write_layers
@@ -81,11 +82,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip(f"{PYTHON} has no PyQGIS (Debian: apt-get install --no-install-recommends qgis)")
     folder = tmp_path_factory.mktemp("qgis")
     codes = np.repeat(np.array([[95, 2, 255]], np.uint8), 300, axis=1).repeat(600, axis=0)
-    place: dict[str, Any] = {"crs": CRS.from_epsg(32643), "transform": Affine(0.5, 0, 5e5, 0, -0.5, 3e6)}
-    layers = polygonize([(0, codes)], threshold=50, model="m", source="s.tif", **place)
+    grid = GeoGrid(CRS.from_epsg(32643), Affine(0.5, 0, 5e5, 0, -0.5, 3e6), (600, 900))
+    layers = polygonize([(0, codes)], threshold=50, model="m", source="s.tif", grid=grid)
     date = datetime(2024, 1, 1, tzinfo=UTC)
     write_layers(layers.flood, layers.unobserved, folder, "s", ("gpkg", "shp"), date=date)
-    write_rasters([(0, codes)], folder, "s", width=900, height=600, threshold=50, tags={}, **place)
+    write_rasters([(0, codes)], folder, "s", threshold=50, tags={}, grid=grid)
     names = {
         "flood": "s.gpkg|layername=flood", "unobserved": "s.gpkg|layername=unobserved", "shp": "s_flood.shp",
         "mask": "s_mask.tif", "probability": "s_probability.tif",

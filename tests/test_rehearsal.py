@@ -23,6 +23,7 @@ from pyproj import CRS
 import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.evaluation.run import evaluate
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output import cog, rehearsal, vector_files
 from floodmap.output.finishing import Finishing
 from floodmap.pipeline import SegmentOptions, segment_scene
@@ -41,7 +42,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
 
 def finishing(out: Path, **changed: object) -> Finishing:
     made = Finishing(
-        source="scene.tif", width=500, height=300, crs=rasterio.CRS.from_string(UTM), transform=NORTH_UP,
+        source="scene.tif", grid=GeoGrid(rasterio.CRS.from_string(UTM), NORTH_UP, (300, 500)),
         date=datetime(2024, 5, 6), out=out, name="scene", threshold=50, min_area_m2=6.0, simplify_m=0.5,
         formats=("gpkg",), report=False, started=0.0,
         settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}},
@@ -116,8 +117,9 @@ def test_another_process_says_what_cannot_be_written(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None
 ) -> None:
     nowhere = rasterio.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    made = finishing(tmp_path / "out", grid=GeoGrid(nowhere, NORTH_UP, (300, 500)), formats=("geojson",))
     with pytest.raises(OutputError, match=r"out/scene_flood\.geojson: .*before any window"):
-        rehearsal.rehearse(finishing(tmp_path / "out", crs=nowhere, formats=("geojson",)), tmp_path, helper)
+        rehearsal.rehearse(made, tmp_path, helper)
 
 
 def test_where_the_other_process_is_gone_it_is_done_here(

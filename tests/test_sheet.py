@@ -17,10 +17,10 @@ from rasterio.crs import CRS
 
 import floodmap_cli.segment as command
 from floodmap.errors import OutputError
-from floodmap.geo.geogrid import UNPLACED
+from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.tile import Tile
-from floodmap.output.pages.maps import Frame
+from floodmap.output.pages.maps import MapFrame
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run as run_command
@@ -200,7 +200,7 @@ def test_odd_shapes_and_places_get_a_report(
 @pytest.mark.parametrize(("transform", "turned"), [(SOUTH_UP, 0), (ROTATED, 30), (GEOGRAPHIC, 0)])
 def test_north_the_scale_and_places_are_right(transform: object, turned: float) -> None:
     crs = CRS.from_epsg(4326 if transform is GEOGRAPHIC else 32633)
-    frame = Frame(crs=crs, transform=transform, width=2000, height=1000)
+    frame = MapFrame(GeoGrid(crs, transform, (1000, 2000)))
     assert frame.north_deg == pytest.approx(turned, abs=0.2)
     gsd_x = 1e-5 * 111_320 * np.cos(np.radians(47)) if transform is GEOGRAPHIC else 0.5
     bar = frame.scale_bar
@@ -213,7 +213,7 @@ def test_north_the_scale_and_places_are_right(transform: object, turned: float) 
 
 
 def test_a_frame_without_place_has_neither_scale_nor_north() -> None:
-    frame = Frame(crs=None, transform=UNPLACED, width=20, height=40)
+    frame = MapFrame(GeoGrid(None, UNPLACED, (40, 20)))
     assert frame.size == (500, 1000) and frame.scale_bar is None and frame.north_deg is None
     assert frame.place(10, -20) == (250, 500)
 

@@ -176,8 +176,7 @@ def test_prompts_are_found_on_both_sides(tmp_path: Path, scenes: dict[str, Path]
     path = tmp_path / "points.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     with Scene.open(scenes[where]) as scene:
-        place = {"transform": scene.transform, "crs": scene.crs, "width": scene.width, "height": scene.height}
-        points = read_prompts(path, **place).points_xy
+        points = read_prompts(path, scene.grid).points_xy
         lon, _ = Transformer.from_crs(scene.crs, "EPSG:4326", always_xy=True).transform(*(scene.transform @ points.T))
     assert sorted((np.asarray(lon) % 360).round(3).tolist()) == [179.95, 180.05]
 

@@ -12,7 +12,7 @@ from floodmap.comparison.difficulty import Traits, measure_traits
 from floodmap.comparison.oracle import PromptKind, add_point, reference_box
 from floodmap.evaluation.counting import compare, spacing
 from floodmap.evaluation.scores import COUNTS, Scores
-from floodmap.geo.crs import is_placed
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import segment_whole
@@ -21,7 +21,7 @@ from floodmap.inference.proof import Proof
 from floodmap.inference.tiling import Grid
 from floodmap.masks.audit import Finding
 from floodmap.masks.labels import Labelled, read_label
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, FloodRule, Frame
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, FloodRule
 from floodmap.masks.swaps import shrunk, swapped_masks
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
@@ -107,9 +107,9 @@ def run_study(
     proofs = [Proof() for _ in models]
     for one in labelled:
         with Scene.open(one.image) as scene:
-            reference, frame = read_label(one, scene, rule)
+            reference, grid = read_label(one, scene, rule)
             pictures.append(look_at(one.name, scene, reference))
-            for trial in trials(one, scene, models, kinds, proofs, reference=reference, frame=frame, clock=clock):
+            for trial in trials(one, scene, models, kinds, proofs, reference=reference, grid=grid, clock=clock):
                 report(trial)
                 found.append(trial)
     for proof in proofs:
@@ -134,32 +134,32 @@ def trials(
     proofs: Sequence[Proof],
     *,
     reference: Codes,
-    frame: Frame,
+    grid: GeoGrid,
     clock: Callable[[], float],
 ) -> Iterator[Trial]:
     """Every model with every kind of prompt on one picture."""
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
-        grid = Grid(
+        windows = Grid(
             height=scene.height, width=scene.width, tile_size=TILE_SIZE, overlap=OVERLAP, multiple=model.multiple
         )
         for kind in kinds:
             started = clock()
-            codes, given = _segment(scene, grid, model, kind, reference, proof)
+            codes, given = _segment(scene, windows, model, kind, reference, proof)
             yield Trial(
                 name=one.name, model=model.name, prompts=kind, given=given, seconds=clock() - started,
-                scores=_scores(one, codes, reference, frame), histogram=_histogram(codes, reference),
+                scores=_scores(one, codes, reference, grid), histogram=_histogram(codes, reference),
                 preview=shrunk(codes, preview_hw),
             )  # fmt: skip
 
 
 def _segment(
-    scene: Scene, grid: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
+    scene: Scene, windows: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
 ) -> tuple[Codes, Prompts]:
     """Codes of the picture, and what was prompted."""
 
     def run(prompter: Prompter) -> Codes:
-        return segment_whole(scene, grid, model, prompter, proof=proof)
+        return segment_whole(scene, windows, model, prompter, proof=proof)
 
     if kind.source in ("auto", "none"):
         return run(make_prompter(scene, model, kind.source)), Prompts.none()
@@ -180,15 +180,15 @@ def flooded(codes: Codes) -> NDArray[np.bool_]:
     return (codes >= THRESHOLD) & (codes < UNOBSERVED_CODE)
 
 
-def _scores(one: Labelled, codes: Codes, reference: Codes, frame: Frame) -> Scores:
+def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Scores:
     predicted = np.where(codes >= UNOBSERVED_CODE, UNOBSERVED, codes >= THRESHOLD).astype(np.uint8)
 
     def part(whole: Codes) -> Callable[[Window], Codes]:
         return lambda w: whole[w.row_off : w.row_end, w.col_off : w.col_end]
 
-    tolerance = 3 * float(np.sqrt(np.prod(spacing(frame))))
-    counts = compare(part(predicted), part(reference), frame, tolerance=tolerance)
-    placed = is_placed(frame.crs)
+    tolerance = 3 * float(np.sqrt(np.prod(spacing(grid))))
+    counts = compare(part(predicted), part(reference), grid, tolerance=tolerance)
+    placed = grid.is_on_earth
     return Scores(
         name=one.name, unobserved=counts.unobserved, tolerance=tolerance, tolerance_unit="m" if placed else "px",
         predicted_ha=counts.predicted_m2 / 1e4 if placed else None,

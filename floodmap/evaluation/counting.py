@@ -1,4 +1,4 @@
-"""Two masks on one frame, counted window by window: memory does not grow with the scene."""
+"""Two masks on one grid, counted window by window: memory does not grow with the scene."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from floodmap.errors import EvaluationError
-from floodmap.geo.areas import cell_areas_m2
-from floodmap.geo.crs import is_placed
-from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, Frame, Reader
+from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, Reader
 
 Bools = NDArray[np.bool_]
 
@@ -48,7 +46,7 @@ class Counts:
     reference_boundary_matched: int = 0
     """Those near the prediction's boundary."""
     predicted_m2: float = 0.0
-    """Predicted flood; 0 where the frame is not placed on the Earth."""
+    """Predicted flood; 0 where the grid is not placed on the Earth."""
     reference_m2: float = 0.0
     """The reference's flood."""
     prediction_observed: int = 0
@@ -62,30 +60,29 @@ class Counts:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-def spacing(frame: Frame) -> tuple[float, float]:
+def spacing(grid: GeoGrid) -> tuple[float, float]:
     """Metres between rows and between columns at the frame's centre; 1, 1 (pixels) where it is not on the Earth."""
-    if not is_placed(frame.crs):
+    if not grid.is_on_earth:
         return 1.0, 1.0
-    across_down = ground_sample_distance(frame.crs, frame.transform, width=frame.width, height=frame.height)
-    if across_down is None:
-        raise EvaluationError(f"coordinates of the compared grid do not exist in {frame.crs}; is that the right CRS?")
-    return across_down[1], across_down[0]
+    if grid.steps_m is None:
+        raise EvaluationError(f"coordinates of the compared grid do not exist in {grid.crs}; is that the right CRS?")
+    return grid.steps_m[1], grid.steps_m[0]
 
 
-def compare(prediction: Reader, reference: Reader, frame: Frame, *, tolerance: float, block: int = _BLOCK) -> Counts:
+def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: float, block: int = _BLOCK) -> Counts:
     """Count a prediction against a reference, exactly as if both were held whole.
 
     Args:
         prediction: reads codes of the frame's windows.
         reference: likewise.
-        frame: the pixels to compare.
-        tolerance: distance in metres (pixels where the frame is not on the Earth) at which boundaries agree.
+        grid: the pixels to compare.
+        tolerance: distance in metres (pixels where the grid is not on the Earth) at which boundaries agree.
         block: side of the windows, in pixels.
 
     Raises:
         EvaluationError: the tolerance is negative or spans too many pixels.
     """
-    steps = spacing(frame)
+    steps = spacing(grid)
     if not 0 <= tolerance <= _WIDEST * min(steps):
         raise EvaluationError(
             f"a boundary tolerance of {tolerance:g} is {tolerance / min(steps):.0f} pixels; "
@@ -93,16 +90,16 @@ def compare(prediction: Reader, reference: Reader, frame: Frame, *, tolerance: f
         )
     margins = [int(np.ceil(tolerance / step)) for step in steps]
     total = Counts()
-    for window in frame.blocks(block):
+    for window in grid.blocks(block):
         # A boundary pixel's neighbours lie one pixel further out than the farthest pixel it can match.
-        outer = frame.padded(window, margins[0] + 2, margins[1] + 2)
+        outer = grid.padded(window, margins[0] + 2, margins[1] + 2)
         predicted, referenced = prediction(outer), reference(outer)
         inner = (
             slice(window.row_off - outer.row_off, window.row_end - outer.row_off),
             slice(window.col_off - outer.col_off, window.col_end - outer.col_off),
         )
         total.add(_count(predicted[inner], referenced[inner]))
-        _add_areas(total, predicted[inner], referenced[inner], frame, window)
+        _add_areas(total, predicted[inner], referenced[inner], grid, window)
         _add_boundaries(total, predicted, referenced, inner, steps, tolerance)
     return total
 
@@ -123,14 +120,14 @@ def _count(predicted: Codes, referenced: Codes) -> Counts:
     )
 
 
-def _add_areas(total: Counts, predicted: Codes, referenced: Codes, frame: Frame, window: Window) -> None:
-    if not is_placed(frame.crs):
+def _add_areas(total: Counts, predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> None:
+    if not grid.is_on_earth:
         return
     rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
     row_edges = np.append(rows, window.height) + float(window.row_off)
     col_edges = np.append(cols, window.width) + float(window.col_off)
     pixels = np.outer(np.diff(row_edges), np.diff(col_edges))
-    pixel_m2 = cell_areas_m2(frame.crs, frame.transform, row_edges, col_edges) / pixels
+    pixel_m2 = grid.cell_areas_m2(row_edges, col_edges) / pixels
     seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
 
     def area(codes: Codes) -> float:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.errors import EvaluationError, OutputError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 from floodmap.geo.window import Window
-from floodmap.masks.rules import DRY, FLOOD, Frame, Reader
+from floodmap.masks.rules import DRY, FLOOD, Reader
 from floodmap.output import vector_files
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
 """Kind of a disagreement: what the prediction says, what the reference says."""
 
 
-def disagreement(prediction: Reader, reference: Reader, frame: Frame, *, scene: str) -> GeoDataFrame:
+def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene: str) -> GeoDataFrame:
     """Outline the pixels that are flooded on one side alone; only the polygons are held.
 
     Args:
         prediction: reads codes of the frame's windows.
         reference: likewise.
-        frame: the pixels to compare.
+        grid: the pixels to compare.
         scene: its name, for the column `scene`.
 
     Returns:
@@ -50,9 +51,9 @@ def disagreement(prediction: Reader, reference: Reader, frame: Frame, *, scene: 
 
     parts = []
     for kind in _KINDS:
-        strips = _strips(prediction, reference, frame, kind)
+        strips = _strips(prediction, reference, grid, kind)
         polygons = polygonize(
-            strips, transform=frame.transform, crs=frame.crs, threshold=50, model=None, source=scene, confidence=False
+            strips, grid=grid, threshold=50, model=None, source=scene, confidence=False
         ).flood
         columns = {"kind": kind, "scene": scene, "area_m2": polygons["area_m2"]}
         parts.append(geopandas.GeoDataFrame(columns, geometry=polygons.geometry, crs=polygons.crs))
@@ -116,9 +117,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists already; choose another name or overwrite it")
 
 
-def _strips(prediction: Reader, reference: Reader, frame: Frame, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     predicted, referenced = _KINDS[kind]
-    for row in range(0, frame.height, _STRIP):
-        strip = Window(row, 0, min(_STRIP, frame.height - row), frame.width)
+    for row in range(0, grid.height, _STRIP):
+        strip = Window(row, 0, min(_STRIP, grid.height - row), grid.width)
         wrong = (prediction(strip) == predicted) & (reference(strip) == referenced)
         yield row, np.where(wrong, 100, 0).astype(np.uint8)

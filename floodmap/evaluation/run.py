@@ -18,14 +18,14 @@ from floodmap.evaluation.counting import Counts, compare, spacing
 from floodmap.evaluation.errors_layer import check_target, disagreement, write_disagreement
 from floodmap.evaluation.scores import COUNTS, Scores
 from floodmap.evaluation.summary import Evaluation
-from floodmap.geo.crs import is_placed
 from floodmap.geo.gdal import gdal_env
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.vectors import PARQUET, is_vector
 from floodmap.masks.meanings import settle
 from floodmap.masks.pairing import RASTERS, Pair, Pairs, pair_files
 from floodmap.masks.raster import RasterMask, is_imagery
-from floodmap.masks.rules import FloodRule, Frame, Ignore, Reader
-from floodmap.masks.vector import PolygonMask, polygon_frame
+from floodmap.masks.rules import FloodRule, Ignore, Reader
+from floodmap.masks.vector import PolygonMask, polygon_grid
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -130,8 +130,8 @@ class _Rules:
     raster: FloodRule
     polygons: FloodRule
 
-    def on(self, mask: RasterMask | PolygonMask, frame: Frame) -> Reader:
-        return mask.on(frame, self.raster if isinstance(mask, RasterMask) else self.polygons)
+    def on(self, mask: RasterMask | PolygonMask, grid: GeoGrid) -> Reader:
+        return mask.on(grid, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
 def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
@@ -185,20 +185,20 @@ def _score(
 ) -> Scores:
     with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
         if isinstance(predicted, RasterMask):
-            frame = predicted.frame
+            grid = predicted.grid
         elif isinstance(referenced, RasterMask):
-            frame = referenced.frame
+            grid = referenced.grid
         else:
-            frame = polygon_frame(predicted, referenced, resolution_m)
+            grid = polygon_grid(predicted, referenced, resolution_m)
         if isinstance(predicted, RasterMask):
             predicted.tell_scale(rules[0].raster)
-        readers = rules[0].on(predicted, frame), rules[1].on(referenced, frame)
-        tolerance = 3 * float(np.sqrt(np.prod(spacing(frame)))) if tolerance_m is None else tolerance_m
-        counts = compare(*readers, frame, tolerance=tolerance)
+        readers = rules[0].on(predicted, grid), rules[1].on(referenced, grid)
+        tolerance = 3 * float(np.sqrt(np.prod(spacing(grid)))) if tolerance_m is None else tolerance_m
+        counts = compare(*readers, grid, tolerance=tolerance)
         _require_observed(counts, pair)
         if keep is not None:
-            keep(disagreement(*readers, frame, scene=pair.name))
-    return _scores(counts, pair, tolerance, is_placed(frame.crs))
+            keep(disagreement(*readers, grid, scene=pair.name))
+    return _scores(counts, pair, tolerance, grid.is_on_earth)
 
 
 def _scores(counts: Counts, pair: Pair, tolerance: float, placed: bool) -> Scores:

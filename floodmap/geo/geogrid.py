@@ -1,17 +1,26 @@
-"""Where a raster lies on the ground, and how large its pixels are there."""
+"""GeoGrid: pixels and where they lie on the ground."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj import Geod, Transformer
 from pyproj.exceptions import CRSError as ProjCRSError
 from pyproj.exceptions import ProjError
-from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError, SceneError
+from floodmap.geo.areas import cell_areas_m2
+from floodmap.geo.crs import is_placed
+from floodmap.geo.turns import span_x
+from floodmap.geo.window import Window
+
+Floats = NDArray[np.float64]
 
 _LARGEST_UPSAMPLING = 4
 
@@ -25,66 +34,134 @@ def how_to_place(transform: Affine) -> str:
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkingGrid:
-    """The pixels a scene is worked on in: the file's own, or those of the resolution asked for."""
+@dataclass(frozen=True)
+class GeoGrid:
+    """The pixels of a raster, and where they lie."""
 
-    height: int
-    """Rows."""
-    width: int
-    """Columns."""
+    crs: Any
+    """A `rasterio.crs.CRS`, or whatever else pyproj takes for one; None: coordinates mean nothing on the ground."""
     transform: Affine
-    """Pixel to CRS."""
-    gsd_m: float | None
-    """Mean ground sample distance at the centre, in geodesic metres; None without a CRS."""
-    source_gsd_m: float | None
-    """The same of the file."""
+    """Pixel to CRS, any rotation; `UNPLACED` where there is neither CRS nor transform."""
+    shape_hw: tuple[int, int]
+    """Rows and columns."""
 
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.shape_hw[0]
 
-def lay_grid(
-    crs: CRS | None, transform: Affine, *, shape_hw: tuple[int, int], resolution_m: float | None, path: object
-) -> WorkingGrid:
-    """Lay a grid of (nearly) `resolution_m` over a raster, exactly as large as the raster; None keeps its own.
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.shape_hw[1]
 
-    Raises:
-        MissingCRSError: metres mean nothing on the raster.
-        SceneError: the grid would have no pixels, or far more than the raster.
-    """
-    rows, cols = height, width = shape_hw
-    gsd = None if crs is None else ground_sample_distance(crs, transform, width=cols, height=rows)
-    if resolution_m is not None:
-        if gsd is None:
-            raise MissingCRSError(
-                f"{path} has no CRS, so it has no {resolution_m:g} m pixels; {how_to_place(transform)}"
-            )
-        height, width = (round(n * step / resolution_m) for n, step in ((rows, gsd[1]), (cols, gsd[0])))
+    @property
+    def whole(self) -> Window:
+        """The window of all pixels."""
+        return Window(0, 0, *self.shape_hw)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing places it: no CRS, and no transform but a picture's own."""
+        return self.crs is None and (self.transform == UNPLACED or self.transform.is_identity)
+
+    @property
+    def is_on_earth(self) -> bool:
+        """Whether its coordinates lie on the Earth."""
+        return is_placed(self.crs)
+
+    @cached_property
+    def steps_m(self) -> tuple[float, float] | None:
+        """Metres on the ground of one step along the columns and one along the rows, geodesic, at the grid's centre.
+
+        None without a CRS, and where the centre does not exist on the ground: the CRS is not that of the coordinates.
+        """
+        if self.crs is None:
+            return None
+        x, y = self.width / 2, self.height / 2
+        corners = [self.transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
+        try:
+            to_lonlat = Transformer.from_crs(_text(self.crs), "EPSG:4326", always_xy=True)
+            xs, ys = np.transpose(corners)
+            lon, lat = to_lonlat.transform(xs, ys, errcheck=True)
+            _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+        except (ProjError, ProjCRSError, ValueError):
+            return None
+        sensible = np.all(np.abs(lat) <= 90) and np.all(np.isfinite(distance)) and np.all(distance > 0)
+        return (float(distance[0]), float(distance[1])) if sensible else None
+
+    @cached_property
+    def gsd_m(self) -> float | None:
+        """Mean ground sample distance at the centre, in geodesic metres; None where there is none (see `steps_m`)."""
+        return None if self.steps_m is None else float((self.steps_m[0] * self.steps_m[1]) ** 0.5)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north, in the CRS; the grid may be rotated."""
+        xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
+        return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
+
+    @property
+    def span_x(self) -> tuple[float, float]:
+        """Least and largest x of its corners, in the CRS."""
+        return span_x(self.transform, self.width, self.height)
+
+    def to_crs(self, xy: Floats) -> Floats:
+        """Pixels (n, 2), column first, to the CRS, as Affine multiplies: corners equal rasterio's to the last bit."""
+        return _multiplied(self.transform, xy)
+
+    def to_pixels(self, xy: Floats) -> Floats:
+        """Places (n, 2) in the CRS to pixels, column first."""
+        return _multiplied(~self.transform, xy)
+
+    def cell_areas_m2(self, row_edges: Floats, col_edges: Floats) -> Floats:
+        """Square metres between lattice lines of pixel rows and columns; see `areas.cell_areas_m2`."""
+        return cell_areas_m2(self.crs, self.transform, row_edges, col_edges)
+
+    def blocks(self, side: int) -> Iterator[Window]:
+        """Windows of at most side x side pixels that cover the grid once, row by row."""
+        for row in range(0, self.height, side):
+            for col in range(0, self.width, side):
+                yield Window(row, col, min(side, self.height - row), min(side, self.width - col))
+
+    def padded(self, window: Window, rows: int, cols: int) -> Window:
+        """The window with a margin on all sides, cut at the grid."""
+        top, left = max(window.row_off - rows, 0), max(window.col_off - cols, 0)
+        bottom, right = min(window.row_end + rows, self.height), min(window.col_end + cols, self.width)
+        return Window(top, left, bottom - top, right - left)
+
+    def resampled(self, resolution_m: float | None, path: object) -> GeoGrid:
+        """A grid of (nearly) `resolution_m` over the same ground, exactly as large; None keeps it as it is.
+
+        Args:
+            resolution_m: side of a pixel on the ground, in metres.
+            path: of the raster, for messages.
+
+        Raises:
+            MissingCRSError: metres mean nothing on it.
+            SceneError: the grid would have no pixels, or far more than this one.
+        """
+        if resolution_m is None:
+            return self
+        if self.steps_m is None:
+            how = how_to_place(self.transform)
+            raise MissingCRSError(f"{path} has no CRS, so it has no {resolution_m:g} m pixels; {how}")
+        across, down = self.steps_m
+        height, width = round(self.height * down / resolution_m), round(self.width * across / resolution_m)
         if min(height, width) < 1:
             raise SceneError(f"{path} is smaller than one pixel of {resolution_m:g} m; choose a finer --resolution")
-        if max(gsd) / resolution_m > _LARGEST_UPSAMPLING:
-            raise SceneError(f"{path} has pixels of {max(gsd):.3g} m; --resolution {resolution_m:g} invents detail")
-    across, down = cols / width, rows / height
-    return WorkingGrid(
-        height=height,
-        width=width,
-        transform=transform @ Affine.scale(across, down),
-        gsd_m=None if gsd is None else float((gsd[0] * across * gsd[1] * down) ** 0.5),
-        source_gsd_m=None if gsd is None else float((gsd[0] * gsd[1]) ** 0.5),
-    )
+        if max(self.steps_m) / resolution_m > _LARGEST_UPSAMPLING:
+            coarse = max(self.steps_m)
+            raise SceneError(f"{path} has pixels of {coarse:.3g} m; --resolution {resolution_m:g} invents detail")
+        scale = Affine.scale(self.width / width, self.height / height)
+        return GeoGrid(self.crs, self.transform @ scale, (height, width))
 
 
-def ground_sample_distance(crs: CRS, transform: Affine, *, width: int, height: int) -> tuple[float, float] | None:
-    """Metres on the ground of one step along the columns and one along the rows, geodesic, at the raster's centre.
+def _text(crs: Any) -> Any:
+    return crs.to_wkt() if hasattr(crs, "to_wkt") else crs
 
-    None where the centre does not exist on the ground: the CRS is not that of the coordinates.
-    """
-    x, y = width / 2, height / 2
-    corners = [transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
-    try:
-        to_lonlat = Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True)
-        xs, ys = np.transpose(corners)
-        lon, lat = to_lonlat.transform(xs, ys, errcheck=True)
-        _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-    except (ProjError, ProjCRSError, ValueError):
-        return None
-    sensible = np.all(np.abs(lat) <= 90) and np.all(np.isfinite(distance)) and np.all(distance > 0)
-    return (float(distance[0]), float(distance[1])) if sensible else None
+
+def _multiplied(transform: Affine, xy: Floats) -> Floats:
+    a, b, c, d, e, f = transform[:6]
+    x, y = xy[:, 0], xy[:, 1]
+    return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)

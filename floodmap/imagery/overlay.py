@@ -13,7 +13,6 @@ import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
@@ -24,7 +23,7 @@ from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
-from floodmap.geo.geogrid import how_to_place
+from floodmap.geo.geogrid import GeoGrid, how_to_place
 from floodmap.geo.names import has_gdal_name, is_there
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.turns import WARPING, overlaps, raster_turns, span_x, turned
@@ -34,20 +33,14 @@ from floodmap.imagery.raster.anatomy import anatomy
 from floodmap.imagery.raster.voids import HUGE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """The grid of a scene, for something else to be laid over it."""
+@dataclass(frozen=True, slots=True)
+class Beneath:
+    """A scene, for something else to be laid over it."""
 
     path: object
-    """The scene's name, for messages."""
-    crs: CRS | None
-    """CRS of the scene."""
-    transform: Affine
-    """Working pixel to CRS."""
-    height: int
-    """Rows of the working grid."""
-    width: int
-    """Columns of the working grid."""
+    """Its name, for messages."""
+    grid: GeoGrid
+    """The working grid."""
     source_shape_hw: tuple[int, int]
     """Rows and columns of the file."""
 
@@ -62,14 +55,14 @@ class Overlay(Protocol):
         """Whether it lies over the scene at all."""
 
 
-def open_overlay(path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
+def open_overlay(path: Path | str, scene: Beneath, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
     """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
 
     A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
 
     Args:
         path: of the polygons or the raster.
-        frame: the scene's grid.
+        scene: what it is laid over.
         stack: closes what is opened.
         voids_cover: values below 0 and of more than any class (-9999, 1e20), which nobody declared as nodata, cover.
 
@@ -78,30 +71,30 @@ def open_overlay(path: Path | str, frame: Frame, stack: ExitStack, *, voids_cove
         SceneError, VectorError: the file cannot be read.
     """
     if is_vector(path):
-        if frame.crs is None:
+        if scene.grid.crs is None:
             raise MissingCRSError(
-                f"{frame.path} has no CRS, so {path} cannot be laid over it; {how_to_place(frame.transform)}"
+                f"{scene.path} has no CRS, so {path} cannot be laid over it; {how_to_place(scene.grid.transform)}"
             )
-        return _Polygons(path, frame)
+        return _Polygons(path, scene)
     if not is_there(path):
         raise SceneError(f"{path}: no such file")
-    return _Raster(path, frame, stack, voids_cover=voids_cover)
+    return _Raster(path, scene, stack, voids_cover=voids_cover)
 
 
 class _Polygons:
     """Polygons, kept in pixels of the working grid."""
 
-    def __init__(self, path: Path | str, frame: Frame) -> None:
-        polygons = read_vectors(path, crs=frame.crs, polygons=True).geometries
-        polygons = turned(polygons, frame.crs, span_x(frame.transform, frame.width, frame.height))
-        inverse = ~frame.transform
+    def __init__(self, path: Path | str, scene: Beneath) -> None:
+        polygons = read_vectors(path, crs=scene.grid.crs, polygons=True).geometries
+        polygons = turned(polygons, scene.grid.crs, scene.grid.span_x)
+        inverse = ~scene.grid.transform
 
         def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
             return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
         self._parts = shapely.get_parts(shapely.transform(polygons, to_pixels, interleaved=False))
         self._tree = shapely.STRtree(self._parts)
-        self._scene = shapely.box(0, 0, frame.width, frame.height)
+        self._scene = shapely.box(0, 0, scene.grid.width, scene.grid.height)
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Burn the polygons that meet the window."""
@@ -126,8 +119,8 @@ class _Polygons:
 class _Raster:
     """Band 1 of a raster; what is neither 0 nor nodata covers."""
 
-    def __init__(self, path: Path | str, frame: Frame, stack: ExitStack, *, voids_cover: bool) -> None:
-        self._path, self._frame, self._voids_cover = path, frame, voids_cover
+    def __init__(self, path: Path | str, scene: Beneath, stack: ExitStack, *, voids_cover: bool) -> None:
+        self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
         try:
             with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -144,14 +137,14 @@ class _Raster:
         self._seen_from = 128 if made_of.lossy else 1
         self._scale = (1.0, 1.0)
         self._datasets: list[DatasetReader | WarpedVRT] = [self._source]
-        if frame.crs is not None and self._source.crs is not None:
+        if scene.grid.crs is not None and self._source.crs is not None:
             self._datasets = [closed_by(stack, warped) for warped in self._warped()]
-        elif self._source.crs is None and self._source.shape == frame.source_shape_hw:
-            self._scale = (self._source.height / frame.height, self._source.width / frame.width)
-        elif frame.crs is None:
-            raise MissingCRSError(f"{frame.path} has no CRS, so {path} must have none and the same number of pixels")
+        elif self._source.crs is None and self._source.shape == scene.source_shape_hw:
+            self._scale = (self._source.height / scene.grid.height, self._source.width / scene.grid.width)
+        elif scene.grid.crs is None:
+            raise MissingCRSError(f"{scene.path} has no CRS, so {path} must have none and the same number of pixels")
         else:
-            raise MissingCRSError(f"{path} has no CRS and not the size of {frame.path}; it cannot be laid over it")
+            raise MissingCRSError(f"{path} has no CRS and not the size of {scene.path}; it cannot be laid over it")
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Read the window, nearest neighbour."""
@@ -177,20 +170,18 @@ class _Raster:
         """Whether the raster's rectangle meets the scene's."""
         if self._datasets == [self._source]:
             return True
-        frame = self._frame
-        xs, ys = zip(*(frame.transform @ (x, y) for x in (0, frame.width) for y in (0, frame.height)), strict=True)
-        bounds = transform_bounds(self._source.crs, frame.crs, *self._source.bounds)
-        return overlaps(bounds, (min(xs), min(ys), max(xs), max(ys)), frame.crs)
+        bounds = transform_bounds(self._source.crs, self._grid.crs, *self._source.bounds)
+        return overlaps(bounds, self._grid.bounds, self._grid.crs)
 
     def _warped(self) -> list[WarpedVRT]:
         """It on the scene's grid, once for every turn about the Earth at which some of it lies there."""
-        frame, own = self._frame, self._source
-        grid = {"crs": frame.crs, "transform": frame.transform, "width": frame.width, "height": frame.height}
-        grid |= {"resampling": Resampling.nearest, **WARPING}
+        grid, own = self._grid, self._source
+        how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
+        how |= {"resampling": Resampling.nearest, **WARPING}
         alpha = ColorInterp.alpha in own.colorinterp
-        grid |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
-        spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
+        how |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
+        own_x = span_x(own.transform, own.width, own.height)
         return [
-            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **grid)
-            for turn in raster_turns(own.crs, spans[0], frame.crs, spans[1]) or (0.0,)
+            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **how)
+            for turn in raster_turns(own.crs, own_x, grid.crs, grid.span_x) or (0.0,)
         ]

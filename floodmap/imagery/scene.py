@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from floodmap.errors import SceneError
 from floodmap.geo.gdal import gdal_env
-from floodmap.geo.geogrid import lay_grid
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
 from floodmap.imagery.options import SceneOptions
-from floodmap.imagery.overlay import Frame, Overlay, open_overlay
+from floodmap.imagery.overlay import Beneath, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels
 from floodmap.imagery.raster.fingerprint import fingerprint
@@ -56,6 +56,10 @@ class Scene:
     """What the raster is called."""
     options: SceneOptions
     """How it was opened."""
+    grid: GeoGrid
+    """The working grid."""
+    source_gsd_m: float | None
+    """Mean ground sample distance of the file's own pixels, in metres; None without a CRS."""
     collar: Collar | None
     """Borders found."""
     remarks: tuple[str, ...]
@@ -88,10 +92,8 @@ class Scene:
             self._source = open_source(
                 path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs, threads=threads
             )  # fmt: skip
-            self._grid = lay_grid(
-                self._source.crs, self._source.transform, shape_hw=self.source_shape_hw,
-                resolution_m=options.resolution_m, path=path,
-            )  # fmt: skip
+            own = GeoGrid(self._source.crs, self._source.transform, self.source_shape_hw)
+            self.grid, self.source_gsd_m = own.resampled(options.resolution_m, path), own.gsd_m
             self._reader = Reader(
                 path=path, source=self._source, height=self.height, width=self.width, lock=self._lock,
                 overviews=not self._source.own_means,
@@ -146,27 +148,22 @@ class Scene:
     @property
     def transform(self) -> Affine:
         """Working pixel to CRS; without a CRS, the file's transform all the same, or `geogrid.UNPLACED`."""
-        return self._grid.transform
+        return self.grid.transform
 
     @property
     def width(self) -> int:
         """Columns of the working grid."""
-        return self._grid.width
+        return self.grid.width
 
     @property
     def height(self) -> int:
         """Rows of the working grid."""
-        return self._grid.height
+        return self.grid.height
 
     @property
     def gsd_m(self) -> float | None:
         """Mean ground sample distance of the working grid at its centre, in geodesic metres; None without a CRS."""
-        return self._grid.gsd_m
-
-    @property
-    def source_gsd_m(self) -> float | None:
-        """The same of the file's own pixels."""
-        return self._grid.source_gsd_m
+        return self.grid.gsd_m
 
     @property
     def crs(self) -> Any:
@@ -282,13 +279,10 @@ class Scene:
         return float((reasons == 0).sum() / wanted) if wanted else 0.0
 
     def _open_overlay(self, path: Path | str | None, *, voids_cover: bool) -> Overlay | None:
-        frame = Frame(
-            path=self.path, crs=self.crs, transform=self.transform, height=self.height, width=self.width,
-            source_shape_hw=self.source_shape_hw,
-        )  # fmt: skip
         if path is None:
             return None
-        return open_overlay(local_or_gdal(path), frame, self._stack, voids_cover=voids_cover)
+        beneath = Beneath(self.path, self.grid, self.source_shape_hw)
+        return open_overlay(local_or_gdal(path), beneath, self._stack, voids_cover=voids_cover)
 
     @property
     def _shown(self) -> int:

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.errors import PromptError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import readable
-from floodmap.geo.turns import span_x, turned
+from floodmap.geo.turns import turned
 from floodmap.geo.vectors import PARQUET, read_vectors
-from floodmap.geo.window import Window
 from floodmap.models.prompts import Prompts
 
 _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false": 0}
 
 
-def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, height: int) -> Prompts:
+def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     """Read prompts drawn by a person: points with a `label` field, and polygons whose bounds are boxes.
 
     Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. What lies outside the scene is
@@ -28,11 +27,7 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
 
     Args:
         path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS; see `read_vectors`.
-        transform: pixel to CRS of the scene.
-        crs: the scene's CRS; None for a scene without one, and then the file's coordinates are taken as the
-            transform's.
-        width: scene columns.
-        height: scene rows.
+        grid: the scene's pixels; without a CRS the file's coordinates are taken as its transform's.
 
     Returns:
         Prompts in scene pixels.
@@ -44,14 +39,14 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
     points: list[NDArray[np.float64]] = []
     labels: list[int] = []
     boxes: list[NDArray[np.float64]] = []
-    span, count = span_x(transform, width, height), 0
+    span, count = grid.span_x, 0
     for layer in _filled_layers(path):
-        vectors = read_vectors(path, crs=crs, layer=layer)
+        vectors = read_vectors(path, crs=grid.crs, layer=layer)
         column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
         for index, geometry in enumerate(vectors.geometries):
             count += int(shapely.get_num_geometries(geometry))
-            near = turned(shapely.get_parts(geometry), crs, span)
-            parts = [_to_pixels(part, transform) for part in near]
+            near = turned(shapely.get_parts(geometry), grid.crs, span)
+            parts = [grid.to_pixels(shapely.get_coordinates(part)) for part in near]
             if geometry.geom_type in ("Point", "MultiPoint"):
                 points += parts
                 labels += [_parse_label(path, column, index)] * len(parts)
@@ -64,7 +59,7 @@ def read_prompts(path: Path | str, *, transform: Affine, crs: Any, width: int, h
         labels=np.array(labels, np.int64),
         boxes_xyxy=np.reshape(boxes, (-1, 4)).astype(np.float32),
     )
-    inside = scene.within(Window(0, 0, height, width))
+    inside = scene.within(grid.whole)
     if not len(inside.points_xy) and not len(inside.boxes_xyxy):
         raise PromptError(f"{path}: none of its {count} prompts lies inside the scene; is its CRS right?")
     return inside
@@ -88,18 +83,6 @@ def _filled_layers(path: Path | str) -> list[str | None]:
     except (DataLayerError, DataSourceError):
         layers = []
     return [*layers] or [None]
-
-
-def _to_pixels(geometry: shapely.Geometry, transform: Affine) -> NDArray[np.float64]:
-    """Vertices (n, 2) in pixels."""
-    inverse, xy = ~transform, shapely.get_coordinates(geometry)
-    return np.stack(
-        [
-            inverse.a * xy[:, 0] + inverse.b * xy[:, 1] + inverse.c,
-            inverse.d * xy[:, 0] + inverse.e * xy[:, 1] + inverse.f,
-        ],
-        axis=1,
-    )
 
 
 def _parse_label(path: Path | str, column: NDArray[Any] | None, index: int) -> int:

@@ -31,7 +31,7 @@ def make_prompter(
     if wanted == "none":
         return unprompted
     if wanted not in ("auto", "none"):
-        given = read_prompts(wanted, transform=scene.transform, crs=scene.crs, width=scene.width, height=scene.height)
+        given = read_prompts(wanted, scene.grid)
         return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
     if segmenter.knows_floods:
         return far_view(scene, segmenter, exhaustive=exhaustive)

@@ -1,4 +1,4 @@
-"""How the pixels of a raster lie on those of a frame: one by one, or warped, at either end of the world."""
+"""How the pixels of a raster lie on those of a grid: one by one, or warped, at either end of the world."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from rasterio.warp import transform_bounds
 
 from floodmap.errors import EvaluationError, MissingCRSError
 from floodmap.geo.gdal import gdal_reason
-from floodmap.geo.turns import WARPING, overlaps, raster_turns, span_x, turn_of
+from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.turns import WARPING, overlaps, raster_turns, turn_of
 from floodmap.geo.window import Window
-from floodmap.masks.rules import Frame
 
 Absent = Callable[[Window], NDArray[np.bool_] | None]
 """Window of a raster in, which of its pixels (height, width) it has nothing for out: blocks never written, members of a
 mosaic that are missing. None: it has them all."""
 
 
-def is_aligned(dataset: DatasetReader, own: Frame, frame: Frame, path: Path) -> bool:
-    """Whether the pixels of a frame are a raster's own.
+def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) -> bool:
+    """Whether the pixels of a grid are a raster's own.
 
     Raises:
         MissingCRSError: one of both has no CRS, and their sizes differ.
     """
-    same_size = (own.height, own.width) == (frame.height, frame.width)
-    placed = [side.crs is not None or not side.transform.is_identity for side in (own, frame)]
+    same_size = own.shape_hw == grid.shape_hw
+    placed = [not side.is_bare for side in (own, grid)]
     if same_size and not all(placed):
         return True
-    if (own.crs is None) != (frame.crs is None) or not all(placed):
-        if same_size and _same_pixels(own, frame):
+    if (own.crs is None) != (grid.crs is None) or not all(placed):
+        if same_size and _same_pixels(own, grid):
             return True
         if dataset.gcps[0]:
             raise MissingCRSError(
@@ -48,22 +48,22 @@ def is_aligned(dataset: DatasetReader, own: Frame, frame: Frame, path: Path) -> 
                 f"warp it first: gdalwarp {path.name} warped.tif"
             )
         raise MissingCRSError(
-            f"{path} ({own.width} x {own.height} pixels) and the other side ({frame.width} x {frame.height}) "
+            f"{path} ({own.width} x {own.height} pixels) and the other side ({grid.width} x {grid.height}) "
             "cannot be laid over each other: without a CRS on both, they must have the same pixels; "
             "assign one with: rio edit-info --crs EPSG:CODE FILE"
         )
-    return same_size and own.crs == frame.crs and _same_pixels(own, frame)
+    return same_size and own.crs == grid.crs and _same_pixels(own, grid)
 
 
-def warped(dataset: DatasetReader, own: Frame, frame: Frame, path: Path, stack: ExitStack) -> list[WarpedVRT]:
-    """A raster laid over a frame (nearest neighbour), once for every turn about the Earth at which it lies there.
+def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stack: ExitStack) -> list[WarpedVRT]:
+    """A raster laid over a grid (nearest neighbour), once for every turn about the Earth at which it lies there.
 
     The last band of each is alpha.
 
     Args:
         dataset: the raster.
         own: its pixels.
-        frame: those to read it on.
+        grid: those to read it on.
         path: of the raster, for messages.
         stack: closes what is returned.
 
@@ -72,9 +72,8 @@ def warped(dataset: DatasetReader, own: Frame, frame: Frame, path: Path, stack: 
     """
     # Two world files without any CRS share a plane; GDAL wants it named, and between equal names projects nothing.
     plane = CRS.from_epsg(3857)
-    _require_overlap(own, frame, frame.crs or plane, path)
-    spans = [span_x(side.transform, side.width, side.height) for side in (own, frame)]
-    turns = raster_turns(own.crs, spans[0], frame.crs, spans[1])
+    _require_overlap(own, grid, grid.crs or plane, path)
+    turns = raster_turns(own.crs, own.span_x, grid.crs, grid.span_x)
     try:
         return [
             stack.enter_context(
@@ -82,10 +81,10 @@ def warped(dataset: DatasetReader, own: Frame, frame: Frame, path: Path, stack: 
                     dataset,
                     src_crs=own.crs or plane,
                     src_transform=Affine.translation(turn, 0) @ own.transform,
-                    crs=frame.crs or plane,
-                    transform=frame.transform,
-                    width=frame.width,
-                    height=frame.height,
+                    crs=grid.crs or plane,
+                    transform=grid.transform,
+                    width=grid.width,
+                    height=grid.height,
                     resampling=Resampling.nearest,
                     tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
                     add_alpha=ColorInterp.alpha not in dataset.colorinterp,
@@ -98,16 +97,16 @@ def warped(dataset: DatasetReader, own: Frame, frame: Frame, path: Path, stack: 
         raise EvaluationError(f"{path} cannot be warped to the other side's grid: {gdal_reason(error)}") from error
 
 
-def looked_up(absent: Absent, own: Frame, frame: Frame) -> Absent:
-    """What a raster has nothing for, as seen from the pixels of another frame."""
+def looked_up(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
+    """What a raster has nothing for, as seen from the pixels of another grid."""
     to_own = None
-    if own.crs is not None and frame.crs is not None and own.crs != frame.crs:
-        to_own = Transformer.from_crs(frame.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
+    if own.crs is not None and grid.crs is not None and own.crs != grid.crs:
+        to_own = Transformer.from_crs(grid.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
     turn, middle = turn_of(own.crs), own.transform @ (own.width / 2, own.height / 2)
 
     def read(window: Window) -> NDArray[np.bool_] | None:
         rows, cols = np.mgrid[window.row_off : window.row_end, window.col_off : window.col_end] + 0.5
-        x, y = frame.transform @ (cols, rows)
+        x, y = grid.transform @ (cols, rows)
         x, y = (x, y) if to_own is None else to_own.transform(x, y)
         if turn is not None:
             x = x + turn * np.round((middle[0] - x) / turn)
@@ -127,15 +126,15 @@ def looked_up(absent: Absent, own: Frame, frame: Frame) -> Absent:
     return read
 
 
-def _require_overlap(own: Frame, frame: Frame, crs: CRS, path: Path) -> None:
+def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
     try:
-        bounds = transform_bounds(own.crs or crs, crs, *_bounds(own))
+        bounds = transform_bounds(own.crs or crs, crs, *own.bounds)
     except (RasterioError, CPLE_BaseError) as error:
         raise EvaluationError(f"{path} cannot be brought to the other side's CRS: {gdal_reason(error)}") from error
     if not np.isfinite(bounds).all():
         raise EvaluationError(f"{path} lies where the other side's CRS ({crs}) does not reach; is each right?")
-    other = _bounds(frame)
-    if not overlaps(bounds, other, frame.crs):
+    other = grid.bounds
+    if not overlaps(bounds, other, grid.crs):
         raise EvaluationError(
             f"{path} does not overlap the other side: in that one's CRS it spans "
             f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, "
@@ -143,14 +142,7 @@ def _require_overlap(own: Frame, frame: Frame, crs: CRS, path: Path) -> None:
         )
 
 
-def _bounds(frame: Frame) -> tuple[float, float, float, float]:
-    """West, south, east and north of a frame, which may be rotated."""
-    corners = [frame.transform @ (col, row) for col in (0, frame.width) for row in (0, frame.height)]
-    xs, ys = zip(*corners, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _same_pixels(a: Frame, b: Frame) -> bool:
+def _same_pixels(a: GeoGrid, b: GeoGrid) -> bool:
     """Whether two frames of one size agree to 1/100 of a pixel at every corner."""
     across = ~b.transform @ a.transform
     corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))

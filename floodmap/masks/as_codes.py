@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
 from floodmap.errors import SceneError
 from floodmap.geo.gdal import gdal_env, has_sidecar
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.masks.meanings import settle
 from floodmap.masks.raster import RasterMask
@@ -41,10 +40,8 @@ class CodedRaster:
     """Flood from this code up."""
     is_probability: bool
     """Whether codes below 100 are more than a yes or no."""
-    crs: CRS | None
-    """CRS of the transform."""
-    transform: Affine
-    """Pixel to CRS, any rotation."""
+    grid: GeoGrid
+    """Its pixels."""
     model: str | None
     """Model that made it, where floodmap wrote it."""
     source: str
@@ -76,10 +73,10 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
         raster.tell_scale(rule)
     rule = settle(rule, [path], "--flood-value (or --threshold, if these are probabilities)")
     limit = 100 if rule.threshold is None else round(100 * rule.threshold)
-    read = raster.on(raster.frame, rule)
+    read = raster.on(raster.grid, rule)
 
     def strips() -> Strips:
-        for window in _windows(raster.frame.height, raster.frame.width):
+        for window in _windows(raster.grid.height, raster.grid.width):
             classes = read(window)
             if rule.threshold is None:
                 yield window.row_off, np.where(classes == FLOOD, np.uint8(100), classes)
@@ -90,8 +87,7 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
         strips=strips,
         threshold=limit,
         is_probability=rule.threshold is not None,
-        crs=raster.frame.crs,
-        transform=raster.frame.transform,
+        grid=raster.grid,
         model=source.tags().get("MODEL"),
         source=path.name,
     )

@@ -201,9 +201,9 @@ def _misfit(
     if one.label is None:
         return None
     with closing(RasterMask(one.label)) as mask, gdal_env():
-        frame, values = mask.frame, set() if is_given else shown_classes(mask, rule)
-    if frame.crs is None and (frame.height, frame.width) != (scene.height, scene.width):
-        sizes = f"{frame.width} x {frame.height} pixels, the picture {scene.width} x {scene.height}"
+        grid, values = mask.grid, set() if is_given else shown_classes(mask, rule)
+    if grid.crs is None and (grid.height, grid.width) != (scene.height, scene.width):
+        sizes = f"{grid.width} x {grid.height} pixels, the picture {scene.width} x {scene.height}"
         return finding("size", f"{one.label.name} has {sizes}: is it another picture's mask, or resized?")
     foreign = values - {0.0, *rule.values, float(UNOBSERVED)}
     if foreign:

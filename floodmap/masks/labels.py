@@ -12,11 +12,11 @@ from typing import Literal, get_args
 
 from floodmap.errors import LabelError
 from floodmap.geo.gdal import gdal_env
-from floodmap.geo.window import Window
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.scene import Scene
 from floodmap.masks.pairing import RASTERS, VECTORS, is_one_file, reference_name
 from floodmap.masks.raster import RasterMask
-from floodmap.masks.rules import Codes, FloodRule, Frame
+from floodmap.masks.rules import Codes, FloodRule
 from floodmap.masks.vector import PolygonMask
 
 Split = Literal["train", "val", "test"]
@@ -95,7 +95,7 @@ def find_labels(folder: Path) -> Labels:
     return Labels(folder=folder, labelled=tuple(sorted(found, key=lambda one: one.name)), strays=tuple(sorted(strays)))
 
 
-def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Frame]:
+def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, GeoGrid]:
     """A picture's mask on its own pixels, uint8 of FLOOD, DRY and UNOBSERVED, and these pixels.
 
     Args:
@@ -109,14 +109,14 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Fra
     """
     if one.label is None:
         raise ValueError(f"{one.name} has no mask; audit the labels first")
-    frame = Frame(crs=scene.crs, transform=scene.transform, height=scene.height, width=scene.width)
+    grid = scene.grid
     mask = PolygonMask(one.label) if one.has_polygons else RasterMask(one.label)
     rule = replace(rule, values=()) if one.has_polygons else replace(rule, attribute="", matches=())
     with closing(mask), gdal_env():
-        if isinstance(mask, RasterMask) and mask.frame.crs is None:
-            frame = mask.frame  # pixel by pixel
-        codes = mask.on(frame, rule)(Window(0, 0, frame.height, frame.width))
-    return codes, frame
+        if isinstance(mask, RasterMask) and mask.grid.crs is None:
+            grid = mask.grid  # pixel by pixel
+        codes = mask.on(grid, rule)(grid.whole)
+    return codes, grid
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Rasters of flood, read window by window as flooded, dry and unobserved pixels of any frame."""
+"""Rasters of flood, read window by window as flooded, dry and unobserved pixels of any grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -20,13 +19,14 @@ from rasterio.windows import Window as RasterWindow
 from floodmap.errors import EvaluationError, SceneError
 from floodmap.geo.crs import flat, is_placed
 from floodmap.geo.gdal import gdal_env, gdal_reason
+from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy
 from floodmap.imagery.raster.gaps import Gaps
 from floodmap.masks.alignment import Absent, is_aligned, looked_up, warped
-from floodmap.masks.rules import ROUNDING, UNOBSERVED, Codes, FloodRule, Frame, Reader, among
+from floodmap.masks.rules import ROUNDING, UNOBSERVED, Codes, FloodRule, Reader, among
 
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
@@ -46,7 +46,7 @@ class ImageryError(EvaluationError):
 
 
 class RasterMask:
-    """A raster of one band, open for reading on any frame."""
+    """A raster of one band, open for reading on any grid."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,13 +76,12 @@ class RasterMask:
             raise ImageryError(f"{path} has {bands} bands: it is imagery, not a mask; give a raster of one band")
 
     @property
-    def frame(self) -> Frame:
+    def grid(self) -> GeoGrid:
         """The raster's own pixels. A CRS without a transform, or of no place on Earth, counts as none."""
         source = self._dataset
-        bare = source.transform.is_identity or source.transform == Affine.scale(1, -1)
-        transform = Affine.identity() if bare else source.transform
+        bare = source.transform.is_identity or source.transform == UNPLACED
         crs = flat(source.crs) if is_placed(source.crs) and not bare else None
-        return Frame(crs=crs, transform=transform, height=source.height, width=source.width)
+        return GeoGrid(crs, UNPLACED if bare else source.transform, source.shape)
 
     @property
     def nodata(self) -> float | None:
@@ -98,15 +97,15 @@ class RasterMask:
     def values(self) -> set[float]:
         """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
         found: set[float] = set()
-        for window in self.frame.blocks(2048):
+        for window in self.grid.blocks(2048):
             band, valid = self._own(window)
             found.update(float(value) for value in np.unique(band[valid])[: _MANY + 1])
             if len(found) > _MANY:
                 break
         return found
 
-    def on(self, frame: Frame, rule: FloodRule) -> Reader:
-        """Read it on a frame: as it is where the pixels are the same, else warped (nearest neighbour).
+    def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
+        """Read it on a grid: as it is where the pixels are the same, else warped (nearest neighbour).
 
         Raises:
             MissingCRSError: one of both has no CRS, and their sizes differ.
@@ -117,10 +116,10 @@ class RasterMask:
         absent = self._absent
         if absent is not None:
             LOG.warning("%s: no pixel was ever written for some ground; that is taken for unobserved", self.path)
-        own = self.frame
-        if not is_aligned(self._dataset, own, frame, self.path):
-            sources = [(one, one.count) for one in warped(self._dataset, own, frame, self.path, self._open)]
-            absent = None if absent is None else looked_up(absent, own, frame)
+        own = self.grid
+        if not is_aligned(self._dataset, own, grid, self.path):
+            sources = [(one, one.count) for one in warped(self._dataset, own, grid, self.path, self._open)]
+            absent = None if absent is None else looked_up(absent, own, grid)
         limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
@@ -189,7 +188,7 @@ class RasterMask:
         above: set[float] = set()
         below: set[float] = set()
         has_shares = False
-        for window in self.frame.blocks(2048):
+        for window in self.grid.blocks(2048):
             band, valid = self._own(window)
             below.update(map(float, np.unique(band[valid & (band < -ROUNDING)])[: _MANY + 1]))
             if len(below) > _MANY:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from floodmap.errors import EvaluationError
 from floodmap.geo.window import Window
@@ -18,33 +16,7 @@ DRY, FLOOD, UNOBSERVED = 0, 1, 255
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]
-"""Window of a frame in, uint8 (height, width) of DRY, FLOOD and UNOBSERVED out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """The pixels on which two masks are compared."""
-
-    crs: CRS | None
-    """CRS of the transform; None: coordinates mean nothing on the ground."""
-    transform: Affine
-    """Pixel to CRS, any rotation."""
-    height: int
-    """Rows."""
-    width: int
-    """Columns."""
-
-    def blocks(self, side: int) -> Iterator[Window]:
-        """Windows of at most side x side pixels that cover the frame once, row by row."""
-        for row in range(0, self.height, side):
-            for col in range(0, self.width, side):
-                yield Window(row, col, min(side, self.height - row), min(side, self.width - col))
-
-    def padded(self, window: Window, rows: int, cols: int) -> Window:
-        """The window with a margin on all sides, cut at the frame."""
-        top, left = max(window.row_off - rows, 0), max(window.col_off - cols, 0)
-        bottom, right = min(window.row_end + rows, self.height), min(window.col_end + cols, self.width)
-        return Window(top, left, bottom - top, right - left)
+"""Window of a grid in, uint8 (height, width) of DRY, FLOOD and UNOBSERVED out."""
 
 
 Ignore = float | str | Iterable[float | str] | None

@@ -1,4 +1,4 @@
-"""Polygons of flood (and of unobserved ground), read window by window as pixels of any frame."""
+"""Polygons of flood (and of unobserved ground), read window by window as pixels of any grid."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rasterio.features import rasterize
 
 from floodmap.errors import EvaluationError, MissingCRSError, VectorError
 from floodmap.geo.crs import horizontal, is_placed, known_crs
-from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import readable
-from floodmap.geo.turns import bounds_of, span_x, turned
+from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
 from floodmap.geo.window import Window
 from floodmap.masks.pairing import is_one_file
-from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Frame, Reader
+from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Reader
 
 _VERTICES = 4096
 """Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""
@@ -46,26 +46,26 @@ class PolygonMask:
         """All its polygons, unobserved ground too, in a CRS (None: its own)."""
         return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
-    def on(self, frame: Frame, rule: FloodRule) -> Reader:
+    def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
         """Burn it into a frame's pixels: those whose centre a polygon holds.
 
         Raises:
             MissingCRSError: one of both has no CRS.
-            EvaluationError: the rule does not suit polygons, or none of them touches the frame.
+            EvaluationError: the rule does not suit polygons, or none of them touches the grid.
             VectorError: the file cannot be brought to the frame's CRS.
         """
-        if (self.crs is None) != (frame.crs is None):
+        if (self.crs is None) != (grid.crs is None):
             has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
             raise MissingCRSError(f"{self.path} has {has}; assign one with: ogr2ogr -a_srs, or rio edit-info --crs")
-        flood = self._read(self._flood, frame.crs)[0]
-        unobserved = self._read(self._unobserved, frame.crs)[0] if self._unobserved else _NOTHING
+        flood = self._read(self._flood, grid.crs)[0]
+        unobserved = self._read(self._unobserved, grid.crs)[0] if self._unobserved else _NOTHING
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
-        span = span_x(frame.transform, frame.width, frame.height)
+        span = grid.span_x
         every = np.concatenate([flood.geometries, unobserved.geometries])
-        if len(every) and not len(_pieces(turned(every, frame.crs, span), frame, _VERTICES, cut=False)):
+        if len(every) and not len(_pieces(turned(every, grid.crs, span), grid, _VERTICES, cut=False)):
             raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
         layers = [
-            (_Burnt(_pieces(turned(geometries, frame.crs, span), frame, _VERTICES)), code)
+            (_Burnt(_pieces(turned(geometries, grid.crs, span), grid, _VERTICES)), code)
             for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
         ]
 
@@ -104,7 +104,7 @@ class PolygonMask:
 _NOTHING = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
 
 
-def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
+def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid:
     """A grid over the polygons of both, in the first one's CRS, with square pixels of `resolution_m` on the ground.
 
     Without a CRS the resolution is in the files' own units.
@@ -124,7 +124,7 @@ def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
     per_row = per_col = 1.0
     if crs is not None and is_placed(crs):
         unit = Affine((east - west) / 1000, 0, west, 0, (south - north) / 1000, north)
-        metres = ground_sample_distance(crs, unit, width=1000, height=1000)
+        metres = GeoGrid(crs, unit, (1000, 1000)).steps_m
         if metres is None:
             raise EvaluationError(f"{a.path} has coordinates that do not exist in its CRS ({crs})")
         per_col, per_row = 1000 * metres[0] / (east - west), 1000 * metres[1] / (north - south)
@@ -134,11 +134,11 @@ def polygon_frame(a: PolygonMask, b: PolygonMask, resolution_m: float) -> Frame:
         raise EvaluationError(
             f"{a.path} and {b.path} span {width} x {height} pixels of {resolution_m:g} m; give a coarser --resolution"
         )
-    return Frame(crs=crs, transform=Affine(step_x, 0, west, 0, -step_y, north), height=height, width=width)
+    return GeoGrid(crs, Affine(step_x, 0, west, 0, -step_y, north), (height, width))
 
 
 class _Burnt:
-    """Polygons in pixel coordinates, burnt into windows of their frame."""
+    """Polygons in pixel coordinates, burnt into windows of their grid."""
 
     def __init__(self, pieces: NDArray[np.object_]) -> None:
         self._pieces = pieces
@@ -153,15 +153,15 @@ class _Burnt:
             rasterize(self._pieces[hits], out=codes, transform=place, default_value=code)
 
 
-def _pieces(geometries: NDArray[np.object_], frame: Frame, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
-    """Polygons that touch the frame, in its pixel coordinates, cut into pieces of few vertices."""
-    inverse = ~frame.transform
+def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
+    """Polygons that touch the grid, in its pixel coordinates, cut into pieces of few vertices."""
+    inverse = ~grid.transform
 
     def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
     parts: NDArray[np.object_] = shapely.get_parts(shapely.transform(geometries, to_pixels, interleaved=False))
-    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, frame.width, frame.height))]
+    touching: NDArray[np.object_] = parts[shapely.intersects(parts, shapely.box(0, 0, grid.width, grid.height))]
     if not cut:
         return touching
     pieces = [piece for part in touching for piece in _cut(part, vertices)]

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
-from floodmap.geo.areas import cell_areas_m2
-from floodmap.geo.crs import is_placed
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import OUTSIDE, REASONS, UNOBSERVED
 
 _CELL = 256
@@ -79,16 +77,15 @@ class Census:
         }
 
 
-def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) -> Census:
+def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
     """Count every pixel of a scene, and its ground where that can be measured.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom.
-        crs: of the scene, or None.
-        transform: pixel to CRS.
+        grid: the scene's pixels.
         threshold: flood from this code up.
     """
-    tally = Tally(crs=crs, transform=transform, threshold=threshold)
+    tally = Tally(grid, threshold=threshold)
     for _ in tally.watch(strips):
         pass
     return tally.census()
@@ -97,8 +94,8 @@ def take_census(strips: Strips, *, crs: Any, transform: Affine, threshold: int) 
 class Tally:
     """Counts strips on their way to somebody else; arguments as of `take_census`."""
 
-    def __init__(self, *, crs: Any, transform: Affine, threshold: int) -> None:
-        self._crs, self._transform, self._threshold, self._placed = crs, transform, threshold, is_placed(crs)
+    def __init__(self, grid: GeoGrid, *, threshold: int) -> None:
+        self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def watch(self, strips: Strips) -> Strips:
@@ -119,7 +116,7 @@ class Tally:
         self._pixels += counts.sum(axis=0)
         if self._placed:
             rows = np.array([first, first + len(codes)], float)
-            cells = cell_areas_m2(self._crs, self._transform, rows, edges.astype(float))[0]
+            cells = self._grid.cell_areas_m2(rows, edges.astype(float))[0]
             self._ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
 
 

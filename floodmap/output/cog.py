@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from floodmap._runtime.forks import threads
 from floodmap.errors import OutputError
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 
 BLOCK_SIZE = 512
@@ -43,10 +42,7 @@ def write_rasters(
     out_dir: Path,
     name: str,
     *,
-    width: int,
-    height: int,
-    crs: CRS | None,
-    transform: Affine,
+    grid: GeoGrid,
     threshold: int,
     tags: Mapping[str, str],
     overwrite: bool = False,
@@ -64,10 +60,7 @@ def write_rasters(
         strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; read once.
         out_dir: folder, made where it is missing.
         name: how the file names begin.
-        width: scene columns, in pixels.
-        height: scene rows, in pixels.
-        crs: None writes none.
-        transform: pixel to CRS; the identity writes no georeference.
+        grid: the scene's pixels; the identity as its transform writes no georeference.
         threshold: per cent; codes from here to 100 are flood.
         tags: GDAL metadata of both files.
         overwrite: replace files that exist.
@@ -80,7 +73,8 @@ def write_rasters(
     for target in targets:
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another folder or overwrite it")
-    profile = {"width": width, "height": height, "crs": crs, "transform": None if transform.is_identity else transform}
+    transform = None if grid.transform.is_identity else grid.transform
+    profile = {"width": grid.width, "height": grid.height, "crs": grid.crs, "transform": transform}
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         work_dir = Path(tempfile.mkdtemp(prefix=".rasters-", dir=scratch or out_dir))

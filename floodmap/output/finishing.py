@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from affine import Affine
-from rasterio.crs import CRS
-
 from floodmap._runtime.memory import give_back
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.census import Tally
 from floodmap.output.cog import write_rasters
 from floodmap.output.results import FloodMap, result_paths, write_report
@@ -31,10 +29,8 @@ class Finishing:
 
     source: str
     """Name of the scene's file."""
-    width: int
-    height: int
-    crs: CRS | None
-    transform: Affine
+    grid: GeoGrid
+    """The scene's pixels."""
     date: datetime
     """When the picture was taken."""
     out: Path
@@ -61,10 +57,9 @@ class Finishing:
             strips: of the whole scene.
             at_once: outline what reaches the last row without waiting for the rasters, which takes more memory.
         """
-        place: dict[str, Any] = {"crs": self.crs, "transform": self.transform}
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
-        tally = Tally(threshold=self.threshold, **place)
+        tally = Tally(self.grid, threshold=self.threshold)
 
         # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is
         # outlined when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
@@ -75,16 +70,16 @@ class Finishing:
 
         with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
             rasters = executor.submit(
-                write_rasters, strips.strips(), self.out, self.name, width=self.width, height=self.height,
-                threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch, **place,
+                write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
+                threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
             )  # fmt: skip
             # Which takes as long as some of the rasters: they are made meanwhile.
             from floodmap.output.polygons import polygonize
             from floodmap.output.vector_files import write_layers
 
             layers = polygonize(
-                strips_and_rasters(), threshold=self.threshold, min_area_m2=self.min_area_m2,
-                simplify_m=self.simplify_m, model=model, source=self.source, **place,
+                strips_and_rasters(), grid=self.grid, threshold=self.threshold, min_area_m2=self.min_area_m2,
+                simplify_m=self.simplify_m, model=model, source=self.source,
             )  # fmt: skip
             mask, probability = rasters.result()
         paths = write_layers(

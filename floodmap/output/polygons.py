@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError
 from floodmap.geo.areas import equal_area, measure
-from floodmap.geo.crs import is_placed, known_crs
+from floodmap.geo.crs import known_crs
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
 from floodmap.output.simplify import simplified
@@ -46,8 +45,7 @@ class Polygons:
 def polygonize(
     strips: Strips | Callable[[], Strips],
     *,
-    transform: Affine,
-    crs: CRS | None,
+    grid: GeoGrid,
     threshold: int,
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
@@ -62,8 +60,8 @@ def polygonize(
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
-        transform: pixel to CRS, any rotation.
-        crs: None, or one of no place on Earth: areas are null, and options in metres are refused.
+        grid: the scene's pixels; without a CRS, or with one of no place on Earth, areas are null, and options in metres
+            are refused.
         threshold: per cent; codes from here to 100 are flood.
         min_area_m2: smaller flood polygons are dropped; geodesic.
         simplify_m: about the size in metres of what disappears from outlines (Visvalingam and Whyatt's effective area
@@ -75,22 +73,21 @@ def polygonize(
     Raises:
         MissingCRSError: an option in metres without a CRS.
     """
-    if not is_placed(crs) and (min_area_m2 or simplify_m):
+    if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
-    place = partial(_place, transform)
-    found = _Found(transform, crs, min_area_m2, measured=not simplify_m)
+    found = _Found(grid, min_area_m2, measured=not simplify_m)
     for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
         found.add(components)
     components, area, perimeter = found.joined()
     del found
     if simplify_m and len(components.outline):
-        pixel_m2 = _pixel_m2(components.outline, transform, crs)
+        pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
             raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
         components = replace(components, outline=simplified(outlines.pop(), tolerance))  # kept nowhere else
-        area, perimeter = measure(components.outline, crs, place)
+        area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
     mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
@@ -98,10 +95,10 @@ def polygonize(
     if not confidence:
         confidences = {key: np.full(len(mean), np.nan) for key in confidences}
     reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
-    placed = np.asarray(shapely.transform(components.outline, place), object)
+    placed = np.asarray(shapely.transform(components.outline, grid.to_crs), object)
     return Polygons(
-        flood=_frame({**columns, **confidences}, placed, flood, crs, {"model": model, "source": source}),
-        unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, crs, {}),
+        flood=_frame({**columns, **confidences}, placed, flood, grid.crs, {"model": model, "source": source}),
+        unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, grid.crs, {}),
     )
 
 
@@ -155,8 +152,7 @@ def vectorize_layers(
     with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
         return polygonize(
             raster.strips,
-            transform=raster.transform,
-            crs=raster.crs,
+            grid=raster.grid,
             threshold=raster.threshold,
             min_area_m2=min_area_m2,
             simplify_m=simplify_m,
@@ -169,19 +165,19 @@ def vectorize_layers(
 class _Found:
     """Components that are kept, with their measures; unless all are to be `measured`, those of the small ones only."""
 
-    def __init__(self, transform: Affine, crs: CRS | None, min_area_m2: float, *, measured: bool) -> None:
-        self._transform, self._crs, self._min_area_m2, self._measured = transform, crs, min_area_m2, measured
+    def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
+        self._grid, self._min_area_m2, self._measured = grid, min_area_m2, measured
         self._parts: list[tuple[Components, Floats, Floats]] = []
 
     def add(self, components: Components) -> None:
-        outline, place = components.outline, partial(_place, self._transform)
+        outline = components.outline
         area, perimeter = np.full((2, len(outline)), np.nan)
         small = np.ones(len(outline), bool)
         if not self._measured and len(outline):
             # Pixels of one strip are never four times as large as others.
-            pixel_m2 = _pixel_m2(outline, self._transform, self._crs)
+            pixel_m2 = _pixel_m2(outline, self._grid)
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
-        area[small], perimeter[small] = measure(outline[small], self._crs, place)
+        area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
         # An area that is not known (NaN) is not below the minimum.
         kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
         self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
@@ -223,21 +219,14 @@ def _frame(
     return geopandas.GeoDataFrame(data, geometry=placed[chosen], crs=None if crs is None else known_crs(crs))
 
 
-def _place(transform: Affine, xy: Floats) -> Floats:
-    """Pixels (n, 2) to the CRS, as Affine multiplies, term by term: corners equal rasterio's to the last bit."""
-    a, b, c, d, e, f = transform[:6]
-    x, y = xy[:, 0], xy[:, 1]
-    return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
-
-
-def _pixel_m2(outline: Geometries, transform: Affine, crs: CRS | None) -> float:
+def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
     """Square metres of a pixel in the middle of some outlines; NaN where the CRS does not reach."""
-    if not is_placed(crs):
+    if not grid.is_on_earth:
         return math.nan
     west, north, east, south = shapely.total_bounds(outline)
     col, row = (west + east) / 2, (north + south) / 2
-    if (plane := equal_area(known_crs(crs), *(transform * (col, row)))) is None:
+    if (plane := equal_area(known_crs(grid.crs), *(grid.transform * (col, row)))) is None:
         return math.nan
-    ground = plane(np.array([transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+    ground = plane(np.array([grid.transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
     pixel_m2 = abs(np.linalg.det(ground[1:] - ground[0]))
     return pixel_m2 if math.isfinite(pixel_m2) else math.nan

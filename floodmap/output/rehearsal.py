@@ -28,6 +28,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.errors import FloodmapError, OutputError, writing
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import NODATA
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def perform(finishing: Finishing, scratch: Path) -> None:
     """As `rehearse`, in this process."""
     from floodmap.output.placing import refuse_misplaced
 
-    across, down = finishing.width, finishing.height / 2
+    grid = finishing.grid
+    across, down = grid.width, grid.height / 2
     with (
         writing(finishing.out),
         tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder,
@@ -66,14 +68,14 @@ def perform(finishing: Finishing, scratch: Path) -> None:
     ):
         warnings.simplefilter("ignore")  # the run itself will say it
         small = replace(
-            finishing, width=1, height=2, transform=finishing.transform @ Affine.scale(across, down),
+            finishing, grid=GeoGrid(grid.crs, grid.transform @ Affine.scale(across, down), (2, 1)),
             out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
         )  # fmt: skip
         try:
             written = small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
-            centre = finishing.transform @ (across / 2, down), finishing.transform @ (across / 2 + 1, down + 1)
+            centre = grid.transform @ (across / 2, down), grid.transform @ (across / 2 + 1, down + 1)
             for path in (written.mask, *written.layers):
-                refuse_misplaced(path, finishing.crs, *centre)
+                refuse_misplaced(path, grid.crs, *centre)
         except FloodmapError as error:
             why = str(error).replace(folder, str(finishing.out))
             raise OutputError(

@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 from floodmap.errors import SceneError
 from floodmap.geo.crs import flat
 from floodmap.geo.gdal import closed_by, gdal_reason
-from floodmap.geo.geogrid import UNPLACED, ground_sample_distance
+from floodmap.geo.geogrid import UNPLACED, GeoGrid
 
 LOG = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, pat
             " ".join(crs.to_wkt().split())[:60],
         )
         return None, transform
-    gsd = ground_sample_distance(crs, transform, width=dataset.width, height=dataset.height)
-    if transform.is_degenerate or gsd is None:
+    if transform.is_degenerate or GeoGrid(crs, transform, (dataset.height, dataset.width)).steps_m is None:
         x, y = transform @ (dataset.width / 2, dataset.height / 2)
         raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
     return crs, transform

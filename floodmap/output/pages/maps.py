@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
 from rasterio.enums import Resampling
@@ -21,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
 from floodmap.geo.gdal import gdal_env
-from floodmap.geo.geogrid import ground_sample_distance
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.cog import UNOBSERVED
 from floodmap.output.pages.html import Image8, jpeg, png
@@ -96,7 +95,7 @@ def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[flo
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask) as dataset:
-        frame = Frame(crs=dataset.crs, transform=dataset.transform, width=dataset.width, height=dataset.height)
+        frame = MapFrame(GeoGrid(dataset.crs, dataset.transform, dataset.shape))
         mask = _shrunk(dataset, (shape_hw[0], shape_hw[1]))
     failed = _failed(flood_map.summary, frame, mask)
     overlay = _overlay(mask, picture.reason, failed)
@@ -129,36 +128,32 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
             yield dataset
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+@dataclass(frozen=True)
+class MapFrame:
     """How a raster lies on a map: its pixels stretched until the ground's squares are square, never mirrored."""
 
-    crs: Any
-    transform: Affine
-    """Pixel to CRS."""
-    width: int
-    height: int
+    grid: GeoGrid
 
     @cached_property
     def _steps(self) -> tuple[float, float]:
         """How far one column and one row lead, in metres, or else in units of the transform."""
-        a, b, _, d, e, _ = self.transform[:6]
-        steps = self.crs and ground_sample_distance(self.crs, self.transform, width=self.width, height=self.height)
-        return steps or (math.hypot(a, d), math.hypot(b, e))
+        a, b, _, d, e, _ = self.grid.transform[:6]
+        return self.grid.steps_m or (math.hypot(a, d), math.hypot(b, e))
 
     @cached_property
     def _unit(self) -> float:
         """Units of the map per step."""
-        return LONG / max(self.width * self._steps[0], self.height * self._steps[1])
+        return LONG / max(self.grid.width * self._steps[0], self.grid.height * self._steps[1])
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height, in units of the map; what is thinner than a line is drawn as one."""
-        return max(2.0, self.width * self._steps[0] * self._unit), max(2.0, self.height * self._steps[1] * self._unit)
+        width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
+        return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
     @property
     def _mirrored(self) -> bool:
-        return bool(self.transform.determinant > 0)
+        return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
         """Pixels (height, width, ...) in the order of the map: a south-up raster would be a mirror image."""
@@ -166,8 +161,8 @@ class Frame:
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """From the CRS to units of the map, from the top left."""
-        col, row = ~self.transform @ (x, y)
-        down = self.height - row if self._mirrored else row
+        col, row = ~self.grid.transform @ (x, y)
+        down = self.grid.height - row if self._mirrored else row
         return col * self._steps[0] * self._unit, down * self._steps[1] * self._unit
 
     def inside(self, x: float, y: float) -> tuple[float, float]:
@@ -179,7 +174,7 @@ class Frame:
     @cached_property
     def scale_bar(self) -> ScaleBar | None:
         """The longest round length that takes no more than three tenths of the longer side."""
-        if self.crs is None:
+        if self.grid.crs is None:
             return None
         longest = 0.3 * LONG / self._unit
         power = 10.0 ** math.floor(math.log10(longest))
@@ -190,10 +185,10 @@ class Frame:
     @cached_property
     def north_deg(self) -> float | None:
         """Where north is at the centre, in degrees clockwise from up."""
-        if self.crs is None:
+        if self.grid.crs is None:
             return None
-        to_lonlat = Transformer.from_crs(self.crs.to_wkt(), "EPSG:4326", always_xy=True)
-        lon, lat = to_lonlat.transform(*(self.transform @ (self.width / 2, self.height / 2)))
+        to_lonlat = Transformer.from_crs(self.grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+        lon, lat = to_lonlat.transform(*(self.grid.transform @ (self.grid.width / 2, self.grid.height / 2)))
         away = 0.01 * LONG / self._unit
         points = [to_lonlat.transform(*Geod(ellps="WGS84").fwd(lon, lat, bearing, away)[:2], direction="INVERSE")
                   for bearing in (180.0, 0.0)]  # fmt: skip
@@ -206,10 +201,10 @@ def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
     return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
 
 
-def _failed(summary: Mapping[str, Any], frame: Frame, mask: Image8) -> Bools:
+def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
     """Pixels of the windows that failed, as far as no other window saw their ground."""
     failed = np.zeros(mask.shape, bool)
-    down, across = mask.shape[0] / frame.height, mask.shape[1] / frame.width
+    down, across = mask.shape[0] / frame.grid.height, mask.shape[1] / frame.grid.width
     for window in (one["window"] for one in summary["windows"]["failed"]):
         top, left = math.floor(window["row_off"] * down), math.floor(window["col_off"] * across)
         bottom = math.ceil((window["row_off"] + window["height"]) * down)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.census import Census, take_census
 from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
@@ -90,7 +91,7 @@ def _census(flood_map: FloodMap) -> Census:
                 yield row, dataset.read(1, window=window)
 
         threshold = _percent(flood_map.summary)
-        return take_census(strips(), crs=dataset.crs, transform=dataset.transform, threshold=threshold)
+        return take_census(strips(), GeoGrid(dataset.crs, dataset.transform, dataset.shape), threshold=threshold)
 
 
 def _percent(summary: dict[str, Any]) -> int:
