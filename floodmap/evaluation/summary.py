@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from floodmap.errors import OutputError
+from floodmap._runtime.files import atomic_path
+from floodmap.errors import OutputError, writing
 from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
 
 RESAMPLES = 5000
@@ -124,16 +124,10 @@ class Evaluation:
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; choose another name or overwrite it")
         rows = self.rows()
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-                writer.writeheader()
-                writer.writerows(rows)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        with writing(path), atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def table(self) -> str:
         """The scores as lines of text, columns aligned; ends of intervals stand below the figure they belong to."""

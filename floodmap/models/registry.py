@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from floodmap._runtime.files import atomic_path
 from floodmap.errors import DownloadError, ModelError
 from floodmap.models.download import Progress, download, sha256_of
 
@@ -251,19 +252,16 @@ def add(file: Path) -> tuple[Model, Path]:
 
 def _copy(file: Path, model: Model) -> None:
     _make_cache(model.path.parent)
-    copy = model.path.with_name(f".{model.file}.{os.getpid()}.tmp")
     try:
-        shutil.copyfile(file, copy)
-        if sha256_of(copy) != model.sha256:
-            raise ModelError(f"{file} changed while it was copied; try again")
-        copy.replace(model.path)
+        with atomic_path(model.path) as copy:
+            shutil.copyfile(file, copy)
+            if sha256_of(copy) != model.sha256:
+                raise ModelError(f"{file} changed while it was copied; try again")
     except OSError as error:
         raise ModelError(
             f"{file} cannot be copied to {model.path.parent}: {error.strerror or error}; "
             "free some space there or set FLOODMAP_CACHE to another folder"
         ) from error
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def verify(model: Model) -> State:

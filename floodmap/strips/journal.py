@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap._runtime.changes import changes
+from floodmap._runtime.files import atomic_path
 from floodmap.errors import OutputError, writing
 from floodmap.strips.strip import Packed, Strip
 
@@ -234,9 +235,7 @@ def _difference(found: str, wanted: str) -> str:
 
 
 def _write(path: Path, *content: Packed) -> None:
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
+    with atomic_path(path) as partial, partial.open("wb") as file:
         file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)

@@ -7,7 +7,6 @@ metres from the top-left corner of the scene, x to the east, y to the south; col
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from floodmap._runtime.files import atomic_path
 from floodmap.errors import FloodmapError
 from floodmap.synthetic.landscape import BLOCK, PAD, SIDE, Canvas, decide_look, fractal, uniform
 from floodmap.synthetic.painting import draw_houses, draw_trees, paint_ground, paint_objects, paint_roads, paint_water
@@ -108,14 +108,8 @@ def write_sample(
     for target in targets:
         if target.exists() and not overwrite:
             raise FloodmapError(f"{target} exists already; replace it with --overwrite (in Python overwrite=True)")
-    partial = tuple(target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets)
-    try:
-        _write_blocks(scene, partial, jpeg_quality, progress)
-        for source, target in zip(partial, targets, strict=True):
-            source.replace(target)
-    finally:
-        for source in partial:
-            source.unlink(missing_ok=True)
+    with atomic_path(image) as picture, atomic_path(targets[1]) as reference:
+        _write_blocks(scene, (picture, reference), jpeg_quality, progress)
     return targets
 
 

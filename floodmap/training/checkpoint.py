@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from floodmap._runtime.files import atomic_path
 from floodmap.models.calibration import Calibration
 from floodmap.models.digest import sealed
 from floodmap.models.sam.flood_sam import FloodSam
@@ -94,9 +95,8 @@ def export(
         "architecture": config.architecture, "config": json.dumps(asdict(config)), "scores": json.dumps(dict(scores)),
         "calibration": json.dumps(calibration._asdict()),
     }  # fmt: skip
-    temporary = path.with_suffix(".part")
-    save_file(half, temporary, metadata=sealed(half, header))
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        save_file(half, partial, metadata=sealed(half, header))
 
 
 def save(
@@ -112,9 +112,8 @@ def save(
         "model": model.state_dict(), "averaged": averaged.state, "optimizer": optimizer.state_dict(), "draws": draws,
         **asdict(state),
     }  # fmt: skip
-    temporary = path.with_suffix(".part")
-    torch.save(saved, temporary)
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        torch.save(saved, partial)
 
 
 def restore(

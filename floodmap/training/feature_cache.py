@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from floodmap._runtime.files import atomic_path
 from floodmap.models.sam.common import STRIDE, Encoded
 from floodmap.training.samples import Pairs, Views
 from floodmap.training.simulated_prompts import cells_of, coarse_prompt
@@ -110,6 +111,5 @@ def _write(path: Path, batch: Batch) -> None:
     half = {
         name: (x.to(torch.bfloat16) if x.is_floating_point() else x).contiguous().cpu() for name, x in planes.items()
     }
-    temporary = path.with_suffix(".part")
-    save_file(half, temporary)
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        save_file(half, partial)

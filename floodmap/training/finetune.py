@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from floodmap._runtime.files import atomic_path, write_whole
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
 from floodmap.masks.labels import find_labels
@@ -212,17 +213,16 @@ def _refuse_other_run(path: Path, about: dict[str, Any], *, resume: bool) -> Non
     told = json.dumps(about, indent=1, sort_keys=True)
     if resume and path.exists() and path.read_text("utf-8") != told:
         raise OutputError(f"{path.parent} holds a run of other data or settings; start afresh with --overwrite")
-    path.write_text(told, "utf-8")
+    write_whole(path, told)
 
 
 def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
     """The best weights under their name, with what they were made of in the header."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
-    temporary, state = out.with_suffix(".part"), load_file(best)
-    with writing(out):
-        save_file(state, temporary, metadata=sealed(state, {**header, "training": json.dumps(about)}))
-        temporary.replace(out)
+    state = load_file(best)
+    with writing(out), atomic_path(out) as partial:
+        save_file(state, partial, metadata=sealed(state, {**header, "training": json.dumps(about)}))
     draw_curves(best.parent / "log.csv", best.parent / "curves.png")
 
 
