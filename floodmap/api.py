@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from floodmap.defaults import OUTPUT_FOLDER
+from floodmap.defaults import FORMAT, MODEL, OUTPUT_FOLDER, OVERLAP, THRESHOLD, TILE_SIZE
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.options import SceneOptions
@@ -21,7 +21,7 @@ def segment(
     source: str | os.PathLike[str],
     *,
     out: str | Path = OUTPUT_FOLDER,
-    model: str | Path = "finetuned",
+    model: str | Path = MODEL,
     prompts: str | Path = "auto",
     resolution_m: float | None = None,
     bands: tuple[int, ...] | None = None,
@@ -30,12 +30,12 @@ def segment(
     aoi: str | Path | None = None,
     crs: str | None = None,
     collar: Literal["auto", "off"] = "auto",
-    tile_size: int = 1024,
-    overlap: int = 24,
-    threshold: float = 0.5,
+    tile_size: int = TILE_SIZE,
+    overlap: int = OVERLAP,
+    threshold: float = THRESHOLD,
     min_area_m2: float | None = None,
     simplify_m: float | None = None,
-    formats: tuple[Format, ...] = ("gpkg",),
+    formats: tuple[Format, ...] = (FORMAT,),
     device: str = "auto",
     flips: bool = False,
     batch_size: int | None = None,

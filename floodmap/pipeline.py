@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
+from floodmap.defaults import FORMAT, OVERLAP, THRESHOLD, TILE_SIZE
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
@@ -58,17 +59,17 @@ class SegmentOptions:
     """How the raster is read."""
     prompts: Path | str = "auto"
     """`auto`: from a coarse pass; `none`; or a vector file with points and boxes."""
-    tile_size: int = 1024
+    tile_size: int = TILE_SIZE
     """Longest side of a window, in pixels."""
-    overlap: int = 24
+    overlap: int = OVERLAP
     """Pixels shared by neighbouring windows."""
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     """Flood where the probability is at least this."""
     min_area_m2: float | None = None
     """Smaller polygons are dropped; None: 25 pixels' worth where the scene has a CRS."""
     simplify_m: float | None = None
     """Tolerance of the outlines, in metres; None: one pixel where the scene has a CRS."""
-    formats: tuple[Format, ...] = ("gpkg",)
+    formats: tuple[Format, ...] = (FORMAT,)
     """Vector formats to write."""
     batch_size: int = 1
     """Windows at a time."""

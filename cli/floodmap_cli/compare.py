@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from floodmap.defaults import MODEL, OUTPUT_FOLDER
 from floodmap.errors import LabelError, OutputError, PromptError, writing
 
 from .options import device_option, flips_option, ignore_option, json_option, overwrite_option, verbosity_options
@@ -24,7 +25,7 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--models",
-    default="finetuned",
+    default=MODEL,
     show_default=True,
     metavar="LIST",
     help="Names (see: floodmap models list) or files, separated by commas.",
@@ -41,7 +42,7 @@ RESULTS = ("summary.json", "scores.csv", "report.html")
     "-o",
     "--output",
     "out",
-    default="floodmap_output",
+    default=OUTPUT_FOLDER,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",

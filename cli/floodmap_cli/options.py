@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from floodmap.defaults import FORMAT, MODEL, OVERLAP, TILE_SIZE
 from floodmap.errors import FloodmapError
 from floodmap.geo.names import has_gdal_name
 
@@ -149,18 +150,18 @@ scene_options = _stack(
 
 grid_options = _stack(
     click.option(
-        "--tile-size", type=click.IntRange(min=32), default=1024, show_default=True, metavar="PIXELS",
+        "--tile-size", type=click.IntRange(min=32), default=TILE_SIZE, show_default=True, metavar="PIXELS",
         help="Longest side of a window; a multiple of 32.",
     ),
     click.option(
-        "--overlap", type=click.IntRange(min=0), default=24, show_default=True, metavar="PIXELS",
+        "--overlap", type=click.IntRange(min=0), default=OVERLAP, show_default=True, metavar="PIXELS",
         help="Pixels that neighbouring windows share, at least.",
     ),
 )  # fmt: skip
 """Adds tile_size and overlap: fields of `floodmap.inference.tiling.Grid`."""
 
 model_option = click.option(
-    "--model", default="finetuned", show_default=True, metavar="NAME|FILE",
+    "--model", default=MODEL, show_default=True, metavar="NAME|FILE",
     help="A model's name (see: floodmap models list) or a .safetensors or .pth file.",
 )  # fmt: skip
 """Adds model."""
@@ -177,7 +178,7 @@ device_option = click.option(
 """Adds device."""
 
 format_option = click.option(
-    "--format", "formats", default="gpkg", show_default=True, metavar="LIST", callback=_formats,
+    "--format", "formats", default=FORMAT, show_default=True, metavar="LIST", callback=_formats,
     help=f"Vector formats to write, separated by commas: {', '.join(FORMATS)}.",
 )  # fmt: skip
 """Adds formats, a tuple of names out of FORMATS."""

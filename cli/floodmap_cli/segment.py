@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from floodmap.defaults import OUTPUT_FOLDER
+from floodmap.defaults import OUTPUT_FOLDER, THRESHOLD
 from floodmap.errors import FloodmapError
 
 from .inputs import find_scenes
@@ -76,7 +76,7 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
 @click.option(
     "--threshold",
     type=float,
-    default=0.5,
+    default=THRESHOLD,
     show_default=True,
     callback=share,
     help="Flood where the probability is at least this, from 0.01 to 1.",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from floodmap.defaults import MODEL
+
 from .options import device_option, ignore_option, overwrite_option, positive, verbosity_options
 from .progress import progress_bar
 
@@ -23,7 +25,7 @@ from .progress import progress_bar
     help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.  "
     "[default: named after DATA, in the current folder]",
 )
-@click.option("--base", default="finetuned", show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
+@click.option("--base", default=MODEL, show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
 @click.option(
     "--train",
     "what",

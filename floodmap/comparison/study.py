@@ -30,7 +30,6 @@ from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
 
 PREVIEW_SIDE = 480
 """Longest side of what is kept of a picture to be looked at, in pixels."""
-TILE_SIZE, OVERLAP = 1024, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,7 +140,7 @@ def trials(
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
         windows = Grid(
-            height=scene.height, width=scene.width, tile_size=TILE_SIZE, overlap=OVERLAP, multiple=model.multiple
+            height=scene.height, width=scene.width, multiple=model.multiple
         )
         for kind in kinds:
             started = clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +29,12 @@ class Window:
     def slices(self) -> tuple[slice, slice]:
         """Index of the window in a (height, width) array of the whole scene."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
+
+    def to_rasterio(self, down: float = 1, across: float = 1) -> Any:
+        """As `rasterio.windows.Window`; of a raster with so many times the rows and columns."""
+        from rasterio.windows import Window as RasterioWindow
+
+        return RasterioWindow(self.col_off * across, self.row_off * down, self.width * across, self.height * down)
 
     def within(self, other: Window) -> Window:
         """The same rectangle in the pixels of another window."""

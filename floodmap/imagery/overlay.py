@@ -19,7 +19,6 @@ from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
-from rasterio.windows import Window as GdalWindow
 
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
@@ -149,7 +148,7 @@ class _Raster:
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Read the window, nearest neighbour."""
         down, across = self._scale
-        part = GdalWindow(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
+        part = window.to_rasterio(down, across)
         covered = np.zeros(shape_hw, bool)
         for dataset in self._datasets:
             try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap.defaults import OVERLAP, TILE_SIZE
 from floodmap.errors import GridError
 from floodmap.geo.window import Window
 
@@ -27,9 +28,9 @@ class Grid:
     """Scene rows, in pixels."""
     width: int
     """Scene columns, in pixels."""
-    tile_size: int = 1024
+    tile_size: int = TILE_SIZE
     """Longest side of a window, in pixels."""
-    overlap: int = 24
+    overlap: int = OVERLAP
     """Pixels shared by neighbouring windows, at least."""
     multiple: int = 32
     """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.windows import Window as RasterWindow
 
 from floodmap.errors import EvaluationError, SceneError
 from floodmap.geo.crs import flat, is_placed
@@ -218,7 +217,7 @@ class RasterMask:
         return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        part = RasterWindow(window.col_off, window.row_off, window.width, window.height)
+        part = window.to_rasterio()
         try:
             band = source.read(1, window=part)
             # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.

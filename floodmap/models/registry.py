@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from floodmap._runtime.files import atomic_path
+from floodmap.defaults import MODEL
 from floodmap.errors import DownloadError, ModelError
 from floodmap.models.download import Progress, download, sha256_of
 
@@ -90,7 +91,7 @@ def registry() -> dict[str, Model]:
         return models
     file = WEIGHTS / "finetuned.safetensors"
     finetuned = Model(
-        name="finetuned", file=file.name, architecture=card.get("architecture", "flood_sam"), sha256=card["sha256"],
+        name=MODEL, file=file.name, architecture=card.get("architecture", "flood_sam"), sha256=card["sha256"],
         size_mb=file.stat().st_size / 1e6 if file.exists() else 0.0, shipped=True,
         licence=card.get("licence", "Apache-2.0"),
         description="SAM with a small encoder, trained on floods and on dry ground; ships with floodmap",
@@ -141,7 +142,7 @@ def find(name: str) -> Model:
     key = ALIASES.get(name, name)
     if key in models:
         return models[key]
-    if key == "finetuned":
+    if key == MODEL:
         raise ModelError(f"the shipped model is missing from {WEIGHTS}; reinstall floodmap")
     raise ModelError(f"no model is named {name!r}; choose from {_names(models)}, or name a file")
 
@@ -158,7 +159,7 @@ def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedM
     """
     name = str(model)
     models = registry()
-    if ALIASES.get(name, name) not in models and name != "finetuned" and _means_file(name):
+    if ALIASES.get(name, name) not in models and name != MODEL and _means_file(name):
         return _resolve_file(Path(name), models)
     known = find(name)
     state = verify(known)

@@ -16,12 +16,12 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
 
 from floodmap._runtime.forks import threads
 from floodmap.errors import OutputError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
+from floodmap.geo.window import Window
 
 BLOCK_SIZE = 512
 """Side of a COG's tiles; a raster that fits in one has no overviews."""
@@ -122,7 +122,7 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
                 codes = band[:, col_off : col_off + max(step, STEP_COLUMNS)]
                 for level, pair in enumerate(_pyramid(codes, threshold, levels)):
                     rows, cols = pair[0].shape
-                    window = Window(col_off >> level, row_off >> level, cols, rows)
+                    window = Window(row_off >> level, col_off >> level, rows, cols).to_rasterio()
                     for output, values in zip(outputs[level], pair, strict=True):
                         output.write(values, 1, window=window)
 

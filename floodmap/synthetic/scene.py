@@ -16,10 +16,10 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.windows import Window
 
 from floodmap._runtime.files import atomic_path
 from floodmap.errors import FloodmapError
+from floodmap.geo.window import Window
 from floodmap.synthetic.landscape import BLOCK, PAD, SIDE, Canvas, decide_look, fractal, uniform
 from floodmap.synthetic.painting import draw_houses, draw_trees, paint_ground, paint_objects, paint_roads, paint_water
 
@@ -134,7 +134,7 @@ def _write_blocks(
             for col in range(0, scene.width, BLOCK):
                 cols = min(BLOCK, scene.width - col)
                 rgb, mask = scene.window(row, col, rows, cols)
-                window = Window(col, row, cols, rows)
+                window = Window(row, col, rows, cols).to_rasterio()
                 image.write(rgb, window=window)
                 if jpeg_quality is not None:
                     image.write_mask(mask != 255, window=window)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from floodmap._runtime.files import atomic_path, write_whole
+from floodmap.defaults import MODEL
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
 from floodmap.masks.labels import find_labels
@@ -47,7 +48,7 @@ SAM_PAIRS = 4
 class FineTuneOptions:
     """What a user decides about a run."""
 
-    base: str = "finetuned"
+    base: str = MODEL
     """Weights to begin with: a model's name or file."""
     what: Literal["full", "lora", "decoder"] = "full"
     """Train everything; the decoder and adapters in the encoder's attention; or the decoder and prompts alone."""

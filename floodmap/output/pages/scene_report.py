@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
 from floodmap.output.census import Census, take_census
 from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
@@ -87,7 +87,7 @@ def _census(flood_map: FloodMap) -> Census:
 
         def strips() -> Iterator[tuple[int, NDArray[np.uint8]]]:
             for row in range(0, dataset.height, STRIP_ROWS):
-                window = Window(0, row, dataset.width, min(STRIP_ROWS, dataset.height - row))
+                window = Window(row, 0, min(STRIP_ROWS, dataset.height - row), dataset.width).to_rasterio()
                 yield row, dataset.read(1, window=window)
 
         threshold = _percent(flood_map.summary)
