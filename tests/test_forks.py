@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import floodmap
 from floodmap.errors import FloodmapError
-from floodmap.models import resolve
+from floodmap.models.registry import resolve
 from floodmap.pipeline import SegmentOptions, segment_scene
-from floodmap.segmenter import load_segmenter
+from floodmap.models.loading import load_segmenter
 
 scene, out = Path(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(2)  # on one core, too

@@ -10,7 +10,7 @@ import pytest
 from floodmap._runtime import memory
 
 _ASK = """
-from floodmap.memory import be_sparing, freed_memory_kept
+from floodmap._runtime.memory import be_sparing, freed_memory_kept
 be_sparing()
 import sys
 print("torch" in sys.modules or "numpy" in sys.modules)
@@ -28,7 +28,7 @@ def test_a_sparing_process_still_does_its_sums() -> None:
 
 _FREE = """
 from pathlib import Path
-from floodmap.memory import be_sparing, freed_memory_kept
+from floodmap._runtime.memory import be_sparing, freed_memory_kept
 be_sparing()
 import numpy
 

@@ -153,3 +153,16 @@ def test_small_scenes_have_no_coarse_pass(make_scene: SceneFactory) -> None:
     with Scene.open(make_scene(pixels=ramp(256, 511))) as scene:
         assert make_prompter(scene, segmenter, "auto")(scene.read(Window(0, 0, 64, 64))).mask is None
     assert segmenter.tiles == []
+
+
+def test_a_coarse_map_lies_where_the_scene_does(make_scene: SceneFactory) -> None:
+    """Its values are those of a ramp over the scene, sampled at places that are worked out here."""
+    with Scene.open(make_scene(shape_hw=(400, 800))) as scene:
+        down, across = np.mgrid[:100, :200] + 0.5
+        ramp = (0.001 * across / 200 * 800 + 0.0002 * down / 100 * 400).astype(np.float32)
+        window = Window(37, 101, 120, 200)
+        found = crop_coarse(ramp, window, scene)
+        rows = window.row_off + (np.arange(found.shape[0]) + 0.5) * window.height / found.shape[0]
+        cols = window.col_off + (np.arange(found.shape[1]) + 0.5) * window.width / found.shape[1]
+        assert found.shape == (30, 50)
+        assert np.abs(found - (0.001 * cols + 0.0002 * rows[:, None])).max() < 1e-5

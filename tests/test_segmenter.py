@@ -20,11 +20,12 @@ from floodmap.models.flood_segmenter import FloodSegmenter, mask_logits, seen_to
 from floodmap.models.loading import load_segmenter, pick_device
 from floodmap.models.prompts import Prompts
 from floodmap.models.registry import ResolvedModel
+from floodmap.models.sam.common import Encoded
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 from floodmap.models.sam.vit import VitShape, vit_encoder
-from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets
+from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets, tokens
 
 TINY = EncoderConfig(stem=16, widths=(16, 16, 16, 16, 16, 16, 32), depths=(1, 1, 1, 1, 1, 1, 1), embed_dim=64)
 
@@ -277,3 +278,24 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> No
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="--device cpu"):
         pick_device("cuda:99")
+
+
+def test_points_and_boxes_are_moved_from_corners_to_the_centres_of_pixels(
+    segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle of pixel (3, 5) is (3.5, 5.5) in `Prompts`, which count from the image's corner, and (3, 5) in SAM."""
+    heard = []
+
+    def decode(encoded: Encoded, *, points: Any, boxes: Any, masks: Any) -> tuple[torch.Tensor, None]:
+        heard.append((points[0].tolist(), points[1].tolist(), boxes.tolist()))
+        return torch.zeros(1, 32, 32), None
+
+    monkeypatch.setattr(segmenter.network, "decode", decode)
+    prompts = Prompts(
+        points_xy=np.array([[3.5, 5.5]], np.float32), labels=np.array([1]),
+        boxes_xyxy=np.array([[0.5, 1.5, 30.5, 40.5]], np.float32),
+    )  # fmt: skip
+    segmenter.predict([make_tile((64, 64))], [prompts])
+    assert heard[0] == ([[[3, 5]]], [[1]], [[0, 1, 30, 40]])
+    placed, kinds = tokens([prompts], scale=2.0)
+    assert placed.tolist() == [[[6.5, 10.5], [0.5, 2.5], [60.5, 80.5]]] and kinds.tolist() == [[1, 2, 3]]

@@ -126,3 +126,17 @@ def test_windows_begin_at_multiples_of_the_stride_but_for_the_last() -> None:
 def test_impossible_grids_are_refused(settings_: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"\d"):
         Grid(**{"height": 100, "width": 100, **settings_})
+
+
+def test_where_windows_disagree_one_fades_into_the_other() -> None:
+    grid = Grid(height=16, width=52, tile_size=32, overlap=12, multiple=4)
+    assert grid.col_offsets == (0, 20)
+    mosaic, reason = Mosaic(grid), np.zeros((16, 32), np.uint8)
+    left, right = grid.row(0)
+    assert mosaic.add(left, np.zeros((16, 32), np.float32), reason) is None
+    strip = mosaic.add(right, np.ones((16, 32), np.float32), reason)
+    assert strip is not None
+    # A raised cosine over the twelve columns that both have, from the outer border of each to its inside.
+    fade = np.sin(np.arange(1, 13) / 13 * np.pi / 2) ** 2
+    expected = np.concatenate([np.zeros(20), fade, np.ones(20)]) * 100
+    assert np.abs(strip.codes - expected).max() <= 0.51

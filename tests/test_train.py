@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import build
 from floodmap.training.config import TrainConfig
-from floodmap.training.lesson import Lesson, set_training
-from floodmap.training.loop import schedule, train
+from floodmap.training.distributed import Crew
+from floodmap.training.lesson import Lesson, set_training, train_step
+from floodmap.training.loop import make_optimizer, schedule, train
 from floodmap.training.loss import draw_stretch, flood_loss
 from floodmap.training.sampling import Batches, PairSampler
 from floodmap.training.simulated_prompts import (
@@ -286,3 +287,90 @@ def test_parts_of_encoded_views_lie_elsewhere_each_time_but_are_as_large(tmp_pat
 def test_the_learning_rate_rises_then_falls() -> None:
     rates = [schedule(i / 100, warmup=0.03) for i in range(101)]
     assert rates.index(max(rates)) == 3 and rates[-1] < 0.02 and rates[0] > 0
+
+
+def test_the_learning_rate_of_every_step_is_the_schedule_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+
+    def step(lesson: Lesson, optimizer: torch.optim.Optimizer, crew: object) -> float:
+        rates.append([group["lr"] / group["rate"] for group in optimizer.param_groups])
+        return 0.0
+
+    monkeypatch.setattr(floodmap.training.loop, "train_step", step)
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: ((0.5, 0.5), np.ones((101, 2), np.int64)))
+    source = make_source(side=128)
+    config = replace(CONFIG, steps=10, learning_rate=1e-3, warmup=0.2)
+    train(config, [source], source.samples, tmp_path)
+    assert [rate[0] for rate in rates] == pytest.approx([1e-3 * schedule(i / 10, 0.2) for i in range(10)])
+    assert all(one == pytest.approx(rate[0]) for rate in rates for one in rate) and len({r[0] for r in rates}) == 10
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model, config = FloodSam(CONFIG.encoder), replace(CONFIG, weight_decay=0.05)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decays = {names[id(p)]: group["weight_decay"] for group in make_optimizer(model, config).param_groups
+              for p in group["params"]}  # fmt: skip
+    assert len(decays) == len(names)
+    flat = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+    assert {name for name, decay in decays.items() if decay == 0} == flat and any("bias" in name for name in flat)
+    assert {decay for name, decay in decays.items() if name not in flat} == {0.05}
+
+
+def test_the_loss_is_cross_entropy_and_dice_and_the_error_of_the_expected_iou() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 16, 16, generator=generator)
+    target, iou = torch.zeros(2, 64, 64), torch.tensor([0.3, 0.8])
+    target[0, :, 24:] = 1  # the other picture is dry
+    scored = torch.ones(2, 64, 64, dtype=torch.bool)
+    truth, p = target[:, ::4, ::4].double().numpy(), 1 / (1 + np.exp(-logits.double().numpy()))
+    cross = -(truth * np.log(p) + (1 - truth) * np.log(1 - p))
+    dice = 1 - (2 * (p * truth)[0].sum() + 1) / ((p + truth)[0].sum() + 1)  # of the flooded one alone
+    hit, union = ((p > 0.5) & (truth > 0.5)).sum(axis=(1, 2)), ((p > 0.5) | (truth > 0.5)).sum(axis=(1, 2))
+    error = ((iou.numpy() - hit / union) ** 2).mean()
+    for dry_weight in (1.0, 3.0):
+        weighted = (cross[0].sum() + dry_weight * cross[1].sum()) / cross.size
+        found = float(flood_loss(logits, iou, target, scored, dry_weight))
+        assert found == pytest.approx(weighted + dice + 0.05 * error, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_dry_pictures_and_what_is_unsteady_count_as_much_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(side=128)
+    heard = []
+
+    def loss(*args: object) -> torch.Tensor:
+        heard.append(args[4])
+        return flood_loss(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(floodmap.training.lesson, "flood_loss", loss)
+    monkeypatch.setattr(floodmap.training.lesson, "unsteadiness", lambda *_: torch.tensor(0.25))
+    losses = []
+    for steadiness in (0.0, 1e-9, 8.0):  # the least above nothing, so that the same is drawn
+        config = replace(
+            CONFIG, steadiness=steadiness, dry_weight=2.5, prompt_shares=(1.0, 0.0, 0.0, 0.0), sizes=((64, 64, 2),),
+            size_shares=(1.0,),
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model, chance = build(config).eval(), torch.Generator().manual_seed(0)
+        lesson = Lesson(model, config, Batches(PairSampler([source]), config), chance, torch.device("cpu"))
+        losses.append(sum(lesson.teach() for _ in range(6)))
+    assert set(heard) == {2.5}
+    steadied = (losses[2] - losses[1]) / (8.0 * 0.25 / 2)  # of the near views, which count half
+    assert steadied == pytest.approx(round(steadied), abs=0.02) and 1 <= round(steadied) <= 5
+
+
+@pytest.mark.slow
+def test_a_small_network_learns_four_views_by_heart(tmp_path: Path) -> None:
+    source = make_source(side=128)
+    config = replace(
+        CONFIG, steps=60, learning_rate=3e-3, sizes=((64, 64, 2),), size_shares=(1.0,), what="full",
+        prompt_shares=(1.0, 0.0, 0.0, 0.0), ema_steps=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, chance = build(config), torch.Generator().manual_seed(0)
+    four = Batches(PairSampler([source]), config)
+    lesson = Lesson(model, config, cycle([four[0], four[1]]), chance, torch.device("cpu"))  # type: ignore[arg-type]
+    optimizer, crew = make_optimizer(model, config), Crew("cpu")
+    set_training(model, settled=False)
+    losses = [train_step(lesson, optimizer, crew) for _ in range(config.steps)]
+    assert np.mean(losses[-4:]) < 0.35 * np.mean(losses[:4])
