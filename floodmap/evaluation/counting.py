@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from floodmap.errors import EvaluationError
+from floodmap.evaluation.scores import Confusion
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, Reader
@@ -23,28 +24,10 @@ _WIDEST = 2000
 """Largest tolerance in pixels: the margin that is read around each window."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Counts:
-    """What adds up over the windows of a scene; the names are those of `Scores`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts(Confusion):
+    """What adds up over the windows of a scene."""
 
-    tp: int = 0
-    """Pixels flooded in both."""
-    fp: int = 0
-    """Pixels flooded in the prediction alone."""
-    fn: int = 0
-    """Pixels flooded in the reference alone."""
-    tn: int = 0
-    """Pixels dry in both."""
-    unobserved: int = 0
-    """Pixels that one of them did not observe."""
-    predicted_boundary: int = 0
-    """Boundary pixels of the prediction."""
-    predicted_boundary_matched: int = 0
-    """Those near the reference's boundary."""
-    reference_boundary: int = 0
-    """Boundary pixels of the reference."""
-    reference_boundary_matched: int = 0
-    """Those near the prediction's boundary."""
     predicted_m2: float = 0.0
     """Predicted flood; 0 where the grid is not placed on the Earth."""
     reference_m2: float = 0.0
@@ -54,10 +37,9 @@ class Counts:
     reference_observed: int = 0
     """Pixels the reference observed."""
 
-    def add(self, other: Counts) -> None:
-        """Add another window's counts."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+    def __add__(self, other: Counts) -> Counts:
+        """Those of both."""
+        return Counts(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def spacing(grid: GeoGrid) -> tuple[float, float]:
@@ -98,13 +80,13 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
             slice(window.row_off - outer.row_off, window.row_end - outer.row_off),
             slice(window.col_off - outer.col_off, window.col_end - outer.col_off),
         )
-        total.add(_count(predicted[inner], referenced[inner]))
-        _add_areas(total, predicted[inner], referenced[inner], grid, window)
-        _add_boundaries(total, predicted, referenced, inner, steps, tolerance)
+        total += _pixels(predicted[inner], referenced[inner])
+        total += _areas(predicted[inner], referenced[inner], grid, window)
+        total += _boundaries(predicted, referenced, inner, steps, tolerance)
     return total
 
 
-def _count(predicted: Codes, referenced: Codes) -> Counts:
+def _pixels(predicted: Codes, referenced: Codes) -> Counts:
     seen_p, seen_r = predicted != UNOBSERVED, referenced != UNOBSERVED
     seen = seen_p & seen_r
     flood_p, flood_r = seen & (predicted == FLOOD), seen & (referenced == FLOOD)
@@ -120,9 +102,9 @@ def _count(predicted: Codes, referenced: Codes) -> Counts:
     )
 
 
-def _add_areas(total: Counts, predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> None:
+def _areas(predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> Counts:
     if not grid.is_on_earth:
-        return
+        return Counts()
     rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
     row_edges = np.append(rows, window.height) + float(window.row_off)
     col_edges = np.append(cols, window.width) + float(window.col_off)
@@ -135,24 +117,24 @@ def _add_areas(total: Counts, predicted: Codes, referenced: Codes, grid: GeoGrid
         across = np.add.reduceat(flood, cols, axis=1, dtype=np.int64)
         return float((np.add.reduceat(across, rows, axis=0) * pixel_m2).sum())
 
-    total.predicted_m2 += area(predicted)
-    total.reference_m2 += area(referenced)
+    return Counts(predicted_m2=area(predicted), reference_m2=area(referenced))
 
 
-def _add_boundaries(
-    total: Counts,
+def _boundaries(
     predicted: Codes,
     referenced: Codes,
     inner: tuple[slice, slice],
     steps: tuple[float, float],
     tolerance: float,
-) -> None:
+) -> Counts:
     seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
     ours, theirs = boundary(seen & (predicted == FLOOD), seen), boundary(seen & (referenced == FLOOD), seen)
-    total.predicted_boundary += int(np.count_nonzero(ours[inner]))
-    total.reference_boundary += int(np.count_nonzero(theirs[inner]))
-    total.predicted_boundary_matched += _near(ours, theirs, inner, steps, tolerance)
-    total.reference_boundary_matched += _near(theirs, ours, inner, steps, tolerance)
+    return Counts(
+        predicted_boundary=int(np.count_nonzero(ours[inner])),
+        reference_boundary=int(np.count_nonzero(theirs[inner])),
+        predicted_boundary_matched=_near(ours, theirs, inner, steps, tolerance),
+        reference_boundary_matched=_near(theirs, ours, inner, steps, tolerance),
+    )
 
 
 def boundary(flood: Bools, seen: Bools) -> Bools:

@@ -80,18 +80,16 @@ def number(value: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """How a prediction agrees with a reference, over the ground both of them observed."""
+class Confusion:
+    """Pixels of two masks, counted by what each of them says."""
 
-    name: str
-    """Name of the scene."""
-    tp: int
+    tp: int = 0
     """Pixels flooded in both."""
-    fp: int
+    fp: int = 0
     """Pixels flooded in the prediction alone."""
-    fn: int
+    fn: int = 0
     """Pixels flooded in the reference alone."""
-    tn: int
+    tn: int = 0
     """Pixels dry in both."""
     unobserved: int = 0
     """Pixels left out: unobserved in the prediction, in the reference, or outside either."""
@@ -103,6 +101,14 @@ class Scores:
     """Boundary pixels of the reference."""
     reference_boundary_matched: int = 0
     """Those of them within the tolerance of a boundary pixel of the prediction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores(Confusion):
+    """How a prediction agrees with a reference, over the ground both of them observed."""
+
+    name: str
+    """Name of the scene."""
     predicted_ha: float | None = None
     """Predicted flood on jointly observed ground, geodesic hectares; None without a CRS."""
     reference_ha: float | None = None
