@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,90 +12,41 @@ from torch.nn import functional as F
 from floodmap.models.sam.efficientnet import ConvNorm, Skips
 from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAttention, TwoWayTransformer
 
-FEW = 8
-"""Tokens of an image up to which all heads are worked out as one."""
-FEW_ROWS = 64
-"""Rows of a product that float32 takes no longer for."""
-_CELLS = 512
-"""Cells that are added up at a time: MKL takes 8 MB for sums of thousands."""
 STRIP_ROWS = 32
 """Rows of the decoder's last step that are worked on together on a CPU, at a quarter of the resolution."""
 STRIP_CELLS = 2**13
 """Cells of it, of small images: as many as in so many rows of a large one."""
 
 
-class TokenLinear(nn.Linear):
-    """A linear layer that does with few rows as oneDNN does, to the bit, but without a kernel of their own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As torch's."""
-        if not (_is_cpu(x) and x.dtype == torch.bfloat16 and x.numel() <= FEW_ROWS * self.in_features):
-            return super().forward(x)
-        bias = None if self.bias is None else self.bias.float()
-        return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
-
-
-class TokenAttention(TwoWayAttention):
-    """The package's attention between tokens and cells, blind for tokens that only fill a batch up."""
-
-    absent: Tensor | None = None
-    """Keys that are not there, bool (B, tokens)."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As the package's."""
-        if torch.is_grad_enabled():
-            return super().forward(q, k, v)
-        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        if _is_cpu(q) and self.absent is None and min(q.shape[1], k.shape[1]) <= FEW:
-            seen = attend_few(q, k, v, self.num_heads)
-        else:
-            q, k, v = (self._separate_heads(one, self.num_heads) for one in (q, k, v))
-            there = None if self.absent is None else ~self.absent[:, None, None]
-            seen = self._recombine_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=there))
-        return self.out_proj(seen)
-
-
-def attend_few(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention where queries or keys are few: each once a head, blank but for it, so that all heads are one product.
+class TokenAttention(nn.Module):
+    """The package's attention between tokens and cells, blind for tokens that only fill a batch up.
 
     Args:
-        q: queries (B, N, C), heads side by side.
-        k: keys (B, M, C).
-        v: values (B, M, C).
-        heads: how many there are.
-
-    Returns:
-        (B, N, C), in the precision of `q`, worked out in float32.
+        attention: whose layers it takes.
     """
-    (count, channels), dtype = q.shape[1:], q.dtype
-    own = torch.eye(heads).repeat_interleave(channels // heads, dim=1)  # (heads, C)
-    q, k, v = q.float() * (channels // heads) ** -0.5, k.float(), v.float()
-    if k.shape[1] <= FEW:
-        scores = torch.bmm(q, _by_heads(k, own).transpose(1, 2)).view(len(q), count, -1, heads)
-        shares = scores.softmax(dim=2).flatten(2)
-        return torch.bmm(shares, _by_heads(v, own)).to(dtype)
-    scores = torch.bmm(k, _by_heads(q, own).transpose(1, 2))
-    shares = scores.transpose(1, 2).contiguous().softmax(dim=-1)
-    return (_summed(shares, v).view(len(q), count, heads, channels) * own).sum(dim=2).to(dtype)
 
+    absent: Tensor | None = None
+    """Keys that are not there, bool (B, tokens); not with gradients."""
 
-def _by_heads(tokens: Tensor, own: Tensor) -> Tensor:
-    """Tokens (B, N, C) once for every head, (B, N heads, C)."""
-    return (tokens[:, :, None] * own).flatten(1, 2)
+    def __init__(self, attention: TwoWayAttention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
+        self.out_proj = attention.out_proj
 
-
-def _summed(shares: Tensor, v: Tensor) -> Tensor:
-    """Shares (B, R, M) of values (B, M, C), (B, R, C)."""
-    batch, rows, cells = shares.shape
-    if beyond := -cells % _CELLS:
-        shares, v = F.pad(shares, (0, beyond)), F.pad(v, (0, 0, 0, beyond))
-    shares = shares.view(batch, rows, -1, _CELLS).transpose(1, 2).flatten(0, 1)
-    parts = torch.bmm(shares, v.reshape(-1, _CELLS, v.shape[2]))
-    return parts.view(batch, -1, rows, v.shape[2]).sum(dim=1)
-
-
-def _is_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries (B, N, C), keys and values (B, M, C) to (B, N, C)."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        if torch.is_grad_enabled():  # as the package does it: on a CPU gradients of torch's own take longer
+            seen = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1) @ v
+        else:
+            there = None if self.absent is None else ~self.absent[:, None, None]
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=there)
+        projected: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        return projected
 
 
 class PointEncoder(PromptEncoder):
@@ -103,9 +55,27 @@ class PointEncoder(PromptEncoder):
     Kinds are the package's labels, 0 dry, 1 flood and -1 none, and 2 and 3, a box's first and last corner.
     """
 
-    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
-        if pad:
-            points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+    def forward(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As the package's: embeddings of points (B, N, 2) with labels and of boxes (B, 4), and of masks."""
+        sparse = []
+        if points is not None:
+            xy, labels = points
+            if boxes is None:
+                xy, labels = F.pad(xy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+            sparse.append(self.embed(xy, labels))
+        if boxes is not None:
+            corners = boxes.reshape(-1, 2, 2)
+            sparse.append(self.embed(corners, torch.tensor([2, 3], device=boxes.device).expand(len(corners), -1)))
+        embedded = torch.cat(sparse, dim=1) if sparse else self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
+        if masks is not None:
+            return embedded, self.mask_downscaling(masks)
+        dense = self.no_mask_embed.weight.view(1, -1, 1, 1).expand(-1, -1, *self.image_embedding_size)
+        return embedded, dense
+
+    def embed(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Embeddings (B, N, E) of places (B, N, 2) in the frame, of kinds (B, N)."""
         placed = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
         kinds = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
         embedded: Tensor = placed * (labels >= 0)[..., None] + kinds[labels.clamp(min=-1) + 1]
@@ -120,12 +90,10 @@ class Decoder(MaskDecoder):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        for module in self.transformer.modules():
-            if isinstance(module, TwoWayAttention):
-                module.__class__ = TokenAttention
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.__class__ = TokenLinear
+        for module in list(self.transformer.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, TwoWayAttention):
+                    setattr(module, name, TokenAttention(child))
 
     def predict_masks(
         self,

@@ -146,8 +146,9 @@ class FloodSam(nn.Module):
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
         x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-        coords = (grid + offset_xy[:, None, None]) / FRAME
-        return self.prompt_encoder.pe_layer._pe_encoding(coords).permute(0, 3, 1, 2).to(embedding.dtype)
+        places = (grid + offset_xy[:, None, None]).flatten(1, 2)
+        encoded = self.prompt_encoder.pe_layer.forward_with_coords(places, (FRAME, FRAME))
+        return encoded.transpose(1, 2).unflatten(2, (height, width)).to(embedding.dtype)
 
 
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class Sam(nn.Module):
         masks, iou, _ = decoder.decode(
             embedding.to(dtype),
             encoder.get_dense_pe().to(dtype),
-            encoder._embed_points(xy, labels, pad=False).to(dtype),
+            encoder.embed(xy, labels).to(dtype),
             encoder.no_mask_embed.weight.view(1, -1, 1, 1).to(dtype),
             absent=labels == -2,
         )

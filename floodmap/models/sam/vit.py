@@ -16,8 +16,17 @@ SCORES_BYTES = 2**24
 """Scores, or what is added to them, worked out at a time."""
 
 
-class CachedBlock(Block):
-    """The package's block, its weights and its results; what is filled up to whole windows is not multiplied."""
+class CachedBlock(nn.Module):
+    """The package's block, its weights and its results; what is filled up to whole windows is not multiplied.
+
+    Args:
+        block: whose layers it takes.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attn, self.window_size = CachedAttention(block.attn), block.window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
@@ -26,8 +35,18 @@ class CachedBlock(Block):
         return seen
 
 
-class CachedAttention(Attention):
-    """The package's attention with relative positions, its weights and its results."""
+class CachedAttention(nn.Module):
+    """The package's attention with relative positions, its weights and its results.
+
+    Args:
+        attention: whose layers it takes.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.num_heads, self.scale = attention.num_heads, attention.scale
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor, side: int = 0) -> Tensor:
         """(B, H, W, C) to the same; in windows of this side, or over the whole."""
@@ -67,8 +86,7 @@ class CachedAttention(Attention):
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
     """Exchange every block and its attention, in place; their parameters stay."""
-    for block in encoder.blocks:
-        block.__class__, block.attn.__class__ = CachedBlock, CachedAttention
+    encoder.blocks = nn.ModuleList(CachedBlock(block) for block in encoder.blocks)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
