@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from segment_anything.modeling.common import MLPBlock
@@ -58,3 +60,51 @@ def test_without_the_calls_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPat
     block = MLPBlock(embedding_dim=8, mlp_dim=16)
     pack_linears(block)
     assert isinstance(block.lin1, nn.Linear) and isinstance(block.act, nn.GELU)
+
+
+def raising(*_: object) -> torch.Tensor:
+    raise RuntimeError("no such operator")
+
+
+REAL = {name: getattr(onednn, name) for name in ("_CONVOLUTION", "_LINEAR", "_PACK")}
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is distrusted before, nor after."""
+    monkeypatch.setattr(onednn, "_distrusted", {})
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("_CONVOLUTION", raising), ("_CONVOLUTION", lambda x, *_: x),
+     ("_CONVOLUTION", lambda *a: REAL["_CONVOLUTION"](*a) + 0.5), ("_LINEAR", raising),
+     ("_LINEAR", lambda *a: REAL["_LINEAR"](*a) * 1.5), ("_LINEAR", lambda *a: REAL["_LINEAR"](*a) * float("nan")),
+     ("_PACK", raising), ("_PACK", lambda weight, rows: REAL["_PACK"](weight * 2, rows))],
+)  # fmt: skip
+def test_a_call_that_fails_or_gives_something_else_is_not_used_and_a_line_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, call: Any, dtype: torch.dtype
+) -> None:
+    if not REAL[name]:
+        pytest.skip("this torch has no such call, or this is no x86")
+    monkeypatch.setattr(onednn, name, call)
+    for _ in range(2):
+        onednn.check(dtype)
+    assert len(caplog.records) == 1 and "more slowly" in caplog.text
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(8, 8, 3, padding=1).to(dtype), torch.randn(1, 8, 20, 20).to(dtype)
+    block, y = MLPBlock(embedding_dim=8, mlp_dim=16).to(dtype), torch.randn(1, 5, 7, 8).to(dtype)
+    with torch.inference_mode():
+        expected = block(y)
+        pack_linears(block)
+        torch.testing.assert_close(conv_relu6(conv, x), nn.functional.relu6(conv(x)), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(block(y), expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_calls_that_work_are_used(caplog: pytest.LogCaptureFixture, dtype: torch.dtype) -> None:
+    onednn.check(dtype)
+    assert not caplog.records and not onednn._distrusted

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
 
+try:  # what GDAL said, where rasterio does not make an error of its own of it; it has no public name
+    from rasterio._err import CPLE_BaseError
+except ImportError:
+    CPLE_BaseError = RasterioError
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises where GDAL fails."""
 CACHE_BYTES = 64 * 2**20
 """Bytes of decoded blocks GDAL keeps, where nothing asks for more."""
 

@@ -10,7 +10,6 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
@@ -19,7 +18,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from floodmap.errors import EvaluationError, MissingCRSError
-from floodmap.geo.gdal import gdal_reason
+from floodmap.geo.gdal import GDAL_ERRORS, gdal_reason
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.turns import WARPING, overlaps, raster_turns, turn_of
 from floodmap.geo.window import Window
@@ -129,7 +128,7 @@ def looked_up(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
 def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
     try:
         bounds = transform_bounds(own.crs or crs, crs, *own.bounds)
-    except (RasterioError, CPLE_BaseError) as error:
+    except GDAL_ERRORS as error:
         raise EvaluationError(f"{path} cannot be brought to the other side's CRS: {gdal_reason(error)}") from error
     if not np.isfinite(bounds).all():
         raise EvaluationError(f"{path} lies where the other side's CRS ({crs}) does not reach; is each right?")

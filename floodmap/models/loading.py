@@ -12,6 +12,7 @@ from torch import Tensor
 
 from floodmap._runtime.forks import refuse_lost_gpu
 from floodmap.errors import ModelError
+from floodmap.models.backends.onednn import check, multiplies_bfloat16
 from floodmap.models.calibration import Calibration
 from floodmap.models.digest import check_seal
 from floodmap.models.flood_segmenter import FloodSegmenter
@@ -40,6 +41,8 @@ def load_segmenter(
     """
     chosen = pick_device(device)
     dtype = pick_dtype(chosen, precision)
+    if chosen.type == "cpu":
+        check(dtype)
     if model.path.suffix == ".safetensors":
         return FloodSegmenter(model, *_load_trained(model.path), chosen, dtype)
     return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
@@ -69,14 +72,8 @@ def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions()
+        native = device.type == "cpu" and multiplies_bfloat16()
     return torch.bfloat16 if native else torch.float32
-
-
-def _has_bf16_instructions() -> bool:
-    # oneDNN also accepts bfloat16 where it only emulates it (AVX-512 without BF16), more slowly than float32.
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
 
 
 def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration]:

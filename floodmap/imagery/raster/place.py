@@ -6,16 +6,14 @@ import logging
 from contextlib import ExitStack
 
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from floodmap.errors import SceneError
 from floodmap.geo.crs import flat
-from floodmap.geo.gdal import closed_by, gdal_reason
+from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_reason
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +31,7 @@ def warped_by_gcps(
     bare = ColorInterp.alpha not in dataset.colorinterp
     try:
         return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
-    except (RasterioError, CPLE_BaseError, ValueError) as error:
+    except (*GDAL_ERRORS, ValueError) as error:
         raise SceneError(
             f"{path} cannot be placed by its {len(points)} control points: {gdal_reason(error)}"
         ) from error

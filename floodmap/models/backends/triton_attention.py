@@ -18,6 +18,8 @@ from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT
 _LANES = 16
 """Matrix units of a GPU take no smaller side."""
 
+_CLOSE = 0.03
+"""How far results may lie from those of plain layers, of their norm: bfloat16, and another GELU."""
 _WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
 """Queries worked on together, and by how many warps, and stages of loading: the fastest on an H100."""
 
@@ -37,6 +39,22 @@ def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
         added = _mlp(block, _add_and_norm(summed, added, block.norm2, image.dtype))
     embedding: Tensor = encoder.neck((summed + added).to(image.dtype).permute(0, 3, 1, 2))
     return embedding
+
+
+@torch.inference_mode()
+def check(encoder: ImageEncoderViT) -> str:
+    """Why an encoder's blocks differ from what they are step by step: nothing where they do not, by a small image."""
+    block = encoder.blocks[0]
+    x = torch.randn(1, 14, 14, block.norm1.normalized_shape[0], device=block.attn.qkv.weight.device)
+    x = x.to(block.attn.qkv.weight.dtype)
+    for name, found, expected in (
+        ("attention", _attention(block, x), block.attn(x, block.window_size)),
+        ("perceptron", _mlp(block, x), block.mlp(x)),
+    ):
+        far = float((found.float() - expected.float()).norm() / expected.float().norm())
+        if not far <= _CLOSE:
+            return f"its {name} is {far:.1g} off"
+    return ""
 
 
 def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:

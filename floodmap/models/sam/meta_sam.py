@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Sam(nn.Module):
         )
         self.recomputes = False
         """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
-        self._kernels_fail = False
+        self._kernels: Literal["unchecked", "checked", "fail"] = "unchecked"
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Tiles to embeddings (B, 256, 64, 64).
@@ -66,15 +67,19 @@ class Sam(nn.Module):
     def _embed_fused(self, image: Tensor) -> Tensor:
         from floodmap.models.backends import triton_attention
 
-        if not self._kernels_fail:
-            try:
+        if self._kernels == "fail":
+            return self.image_encoder(image)
+        try:
+            reason = triton_attention.check(self.image_encoder) if self._kernels == "unchecked" else ""
+            if not reason:
+                self._kernels = "checked"
                 return triton_attention.embed(self.image_encoder, image)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # Triton raises what its own compiler and the system's give
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("attention runs at about half speed, as its kernels cannot be compiled here (%s)", reason)
-                self._kernels_fail = True
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton raises what its own compiler and the system's give
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        log.warning("attention runs at about half speed, as its kernels do not work here (%s)", reason)
+        self._kernels = "fail"
         return self.image_encoder(image)
 
     def decode(
