@@ -151,6 +151,32 @@ def _add_norm(summed, added, weight, bias, out, eps, CHANNELS: tl.constexpr, PAD
 
 
 @triton.jit
+def _loaded(at, inside, fill, WHOLE: tl.constexpr):
+    """What lies at addresses inside the image, and what fills up the rest; WHOLE: there is no rest."""
+    return tl.load(at) if WHOLE else tl.where(inside, tl.load(at, mask=inside, other=0.0), tl.load(fill))
+
+
+@triton.jit
+def _placed(to_row, across, ours, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
+    """Products of queries with the relative positions of the keys of a window, (QUERIES, keys)."""
+    step = tl.arange(0, AT_ONCE)
+    rows = first + step
+    down = tl.load(to_row[:, None] - rows[None, :], mask=ours[:, None] & (rows < ROWS)[None, :], other=0.0)
+    # Whose row and whose column is meant: products with ones and zeros spread them over the keys.
+    scores = tl.dot(down, (step[:, None] == key_row[None, :]).to(down.dtype))
+    return tl.dot(across, (column[:, None] == key_col[None, :]).to(across.dtype), scores)
+
+
+@triton.jit
+def _asking(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
+    """Rows and columns of queries in their window, which of them are in it and in the image, and their cells there."""
+    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    row, col = query // COLS, query % COLS
+    ours = (query < ROWS * COLS) & (top + row < height) & (left + col < width)
+    return row, col, ours, (image * height + top + row) * width + left + col
+
+
+@triton.jit
 def _attend(
     qkv, filling, places, out, height, width, scale,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -159,87 +185,58 @@ def _attend(
     """Some queries of one window and head see all of its cells, AT_ONCE rows of PADDED columns at a time.
 
     A head's channels are HEAD and TAIL, both powers of two or the second nothing. Scores are kept before `scale`.
+    `place`: where a query's products with the relative positions are; `to_row`, `to_col`: those of row and column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS
-    CELLS: tl.constexpr = ROWS * COLS
     window, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     windows_down, windows_across = tl.cdiv(height, ROWS), tl.cdiv(width, COLS)
     image = (window // (windows_down * windows_across)).to(tl.int64)
-    top = window // windows_across % windows_down * ROWS
-    left = window % windows_across * COLS
+    top, left = window // windows_across % windows_down * ROWS, window % windows_across * COLS
     channel, rest = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL if TAIL else 1)
-
-    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
-    row, col = query // COLS, query % COLS
-    ours = (query < CELLS) & (top + row < height) & (left + col < width)
-    cell = (image * height + top + row) * width + left + col
+    row, col, ours, cell = _asking(image, top, left, height, width, ROWS, COLS, QUERIES)
     at = qkv + cell * CELL + head * CHANNELS
     q = tl.load(at[:, None] + channel[None, :], mask=ours[:, None], other=0.0)
-    if TAIL:
-        q_rest = tl.load(at[:, None] + rest[None, :], mask=ours[:, None], other=0.0)
-    # Where this query's products with the relative positions of row 0 and of column 0 are.
     cells = tl.num_programs(1).to(tl.int64) // (HEADS * windows_down * windows_across) * height * width
     place = places + (head * cells + cell) * LENGTH
     to_row, to_col = place + row + ROWS - 1, place + 2 * ROWS - 1 + col + COLS - 1
-
-    key = tl.arange(0, AT_ONCE * PADDED)
+    key, column = tl.arange(0, AT_ONCE * PADDED), tl.arange(0, PADDED)
     key_row, key_col = key // PADDED, key % PADDED
-    column = tl.arange(0, PADDED)
     across = tl.load(to_col[:, None] - column[None, :], mask=ours[:, None] & (column < COLS)[None, :], other=0.0)
-    most = tl.full([QUERIES], -float("inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
+    most, total = tl.full([QUERIES], -float("inf"), tl.float32), tl.zeros([QUERIES], tl.float32)
     seen = tl.zeros([QUERIES, HEAD], tl.float32)
     if TAIL:
+        q_rest = tl.load(at[:, None] + rest[None, :], mask=ours[:, None], other=0.0)
         seen_rest = tl.zeros([QUERIES, TAIL], tl.float32)
     if WHOLE:
         moved = across.to(tl.float32) / scale
     steep = scale * 1.4426950408889634  # for powers of two
-
     for first in range(0, ROWS, AT_ONCE):
         y, x = top + first + key_row, left + key_col
-        key_cell = (image * height + y) * width + x
-        keys = qkv + key_cell * CELL + (HEADS + head) * CHANNELS
-        values = keys + HEADS * CHANNELS
+        there = (key_col < COLS) & (first + key_row < ROWS)
+        inside = there & (y < height) & (x < width)
+        keys = qkv + ((image * height + y) * width + x) * CELL + (HEADS + head) * CHANNELS
+        values, fill, more = keys + HEADS * CHANNELS, filling + (HEADS + head) * CHANNELS, HEADS * CHANNELS
         if WHOLE:
             scores = moved + (tl.load(to_row - first, mask=ours, other=0.0).to(tl.float32) / scale)[:, None]
-            k = tl.load(keys[None, :] + channel[:, None])
-            v = tl.load(values[:, None] + channel[None, :])
-            if TAIL:
-                k_rest = tl.load(keys[None, :] + rest[:, None])
-                v_rest = tl.load(values[:, None] + rest[None, :])
         else:
-            step = tl.arange(0, AT_ONCE)
-            rows = first + step
-            down = tl.load(to_row[:, None] - rows[None, :], mask=ours[:, None] & (rows < ROWS)[None, :], other=0.0)
-            # Whose row and whose column is meant: products with ones and zeros spread them over the keys.
-            scores = tl.dot(down, (step[:, None] == key_row[None, :]).to(down.dtype))
-            scores = tl.dot(across, (column[:, None] == key_col[None, :]).to(across.dtype), scores) / scale
-            inside = (key_col < COLS) & (first + key_row < ROWS) & (y < height) & (x < width)
-            fill = filling + (HEADS + head) * CHANNELS
-            k = tl.load(keys[None, :] + channel[:, None], mask=inside[None, :], other=0.0)
-            v = tl.load(values[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
-            k = tl.where(inside[None, :], k, tl.load(fill + channel)[:, None])
-            v = tl.where(inside[:, None], v, tl.load(fill + HEADS * CHANNELS + channel)[None, :])
-            if TAIL:
-                k_rest = tl.load(keys[None, :] + rest[:, None], mask=inside[None, :], other=0.0)
-                v_rest = tl.load(values[:, None] + rest[None, :], mask=inside[:, None], other=0.0)
-                k_rest = tl.where(inside[None, :], k_rest, tl.load(fill + rest)[:, None])
-                v_rest = tl.where(inside[:, None], v_rest, tl.load(fill + HEADS * CHANNELS + rest)[None, :])
+            scores = _placed(to_row, across, ours, first, key_row, key_col, column, ROWS, AT_ONCE) / scale
+        k = _loaded(keys[None, :] + channel[:, None], inside[None, :], (fill + channel)[:, None], WHOLE)
+        v = _loaded(values[:, None] + channel[None, :], inside[:, None], (fill + more + channel)[None, :], WHOLE)
+        if TAIL:
+            k_rest = _loaded(keys[None, :] + rest[:, None], inside[None, :], (fill + rest)[:, None], WHOLE)
+            v_rest = _loaded(values[:, None] + rest[None, :], inside[:, None], (fill + more + rest)[None, :], WHOLE)
         scores = tl.dot(q, k, scores)
         if TAIL:
             scores = tl.dot(q_rest, k_rest, scores)
         if not WHOLE:
-            scores = tl.where(((key_col < COLS) & (first + key_row < ROWS))[None, :], scores, -float("inf"))
+            scores = tl.where(there[None, :], scores, -float("inf"))
         new_most = tl.maximum(most, tl.max(scores, 1))
-        share = tl.exp2((scores - new_most[:, None]) * steep)
-        less = tl.exp2((most - new_most) * steep)
-        total = total * less + tl.sum(share, 1)
-        share = share.to(q.dtype)
-        seen = tl.dot(share, v, seen * less[:, None])
+        share, less = tl.exp2((scores - new_most[:, None]) * steep), tl.exp2((most - new_most) * steep)
+        most, total = new_most, total * less + tl.sum(share, 1)
+        seen = tl.dot(share.to(q.dtype), v, seen * less[:, None])
         if TAIL:
-            seen_rest = tl.dot(share, v_rest, seen_rest * less[:, None])
-        most = new_most
+            seen_rest = tl.dot(share.to(q.dtype), v_rest, seen_rest * less[:, None])
 
     to = out + cell * (HEADS * CHANNELS) + head * CHANNELS
     tl.store(to[:, None] + channel[None, :], (seen / total[:, None]).to(out.dtype.element_ty), mask=ours[:, None])
