@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -21,8 +24,11 @@ from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
-from floodmap.output.results import FloodMap
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.output.finishing import Finishing
+from floodmap.output.results import FloodMap, finished_before
+from floodmap.pipeline import SegmentOptions, segment_scene, work_folder
+from floodmap.strips.journal import Entry, Journal, has_strips
+from floodmap.strips.strip import Strip
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none"}
 EXACT = {**SMALL, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -192,6 +198,80 @@ def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_p
     again = FakeSegmenter()
     result = run(scene, tmp_path / "out", again, resume=True)
     assert again.tiles == [] and result.summary["windows"]["run"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["picture", "model"])
+def test_what_was_made_of_another_picture_or_by_another_model_is_not_gone_on_with(
+    make_scene: SceneFactory, tmp_path: Path, other: str
+) -> None:
+    def interrupt(tile: Tile) -> None:
+        if tile.window.row_off > 60:
+            raise KeyboardInterrupt
+
+    scene = make_scene(shape_hw=(200, 60))
+    run(scene, tmp_path / "finished")
+    with pytest.raises(KeyboardInterrupt):
+        run(scene, tmp_path / "unfinished", FakeSegmenter(interrupt))
+    model, dates = FakeSegmenter(), (scene.stat().st_atime_ns, scene.stat().st_mtime_ns)
+    if other == "model":
+        model.sha256 = "1" * 64
+    else:
+        with rasterio.open(scene, "r+") as dataset:
+            dataset.write(dataset.read(1) ^ (np.indices((200, 60)).sum(axis=0) == 111), 1)
+        os.utime(scene, ns=dates)
+    before = digests(tmp_path / "finished")
+    for out in ("finished", "unfinished"):
+        with pytest.raises(OutputError, match=r"model|changed"):
+            run(scene, tmp_path / out, model, resume=True)
+    assert not model.tiles and digests(tmp_path / "finished") == before
+    assert has_strips(work_folder(tmp_path / "unfinished", "scene"))
+
+
+@pytest.mark.slow
+def test_every_setting_and_version_counts_where_a_run_is_to_be_gone_on_with(
+    make_scene: SceneFactory, tmp_path: Path
+) -> None:
+    def leaves(part: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        for key, value in part.items():
+            yield from leaves(value, (*above, key)) if isinstance(value, dict) and value else [(*above, key)]
+
+    scene = make_scene(shape_hw=(60, 60))
+    result = run(scene, tmp_path / "out")
+    stored = json.loads(result.report.read_text())
+    settings = {part: stored[part] for part in ("source", "model", "settings", "versions")}
+    with Journal(tmp_path / "work", settings, resume=False) as journal:
+        journal.append(0, Entry(Strip.of(0, np.zeros((4, 8), np.uint8)), {}))
+    found = list(leaves(settings))
+    assert len(found) > 30 and ("source", "fingerprint") in found and ("model", "sha256") in found
+    for *above, key in found:
+        changed = copy.deepcopy(settings)
+        part = changed
+        for name in above:
+            part = part[name]
+        part[key] = "something else"
+        assert finished_before(tmp_path / "out", "scene", ("gpkg",), changed) is None, key
+        with pytest.raises(OutputError):
+            Journal(tmp_path / "work", changed, resume=True)
+    assert finished_before(tmp_path / "out", "scene", ("gpkg",), settings) is not None
+
+
+@pytest.mark.slow
+def test_no_report_vouches_for_results_that_are_being_replaced(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, out = make_scene(shape_hw=(60, 60)), tmp_path / "out"
+    run(scene, out)
+    made, seen = Finishing.run, []
+
+    def watched(self: Finishing, *args: Any, **kwargs: Any) -> FloodMap:
+        if self.out == out:
+            seen.append((out / "scene.json").exists())
+        return made(self, *args, **kwargs)
+
+    monkeypatch.setattr(Finishing, "run", watched)
+    run(scene, out, overwrite=True)
+    assert seen == [False] and (out / "scene.json").exists()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from floodmap.geo.window import Window
 from floodmap.inference.tiling import Grid
 from floodmap.strips.codes import FAILED
-from floodmap.strips.strip import Packed, Shelf, Strip, _blocks, block_rows
+from floodmap.strips.strip import Strip, block_rows, pack_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,7 @@ class Mosaic:
         first, end = self.grid.strip(self._row)
         height = self.grid.shape_hw[0]
         self._strip_height = end - first
-        self._pieces: list[tuple[int, tuple[Packed, ...]]] = []
-        self._shelf = Shelf(self._strip_height * self.grid.width)
+        self._pieces: list[tuple[int, tuple[bytes, ...]]] = []
         self._right, self._columns_done = _Band.blank(height, 0), 0
 
     def _weighted(self, col: int, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> _Band:
@@ -131,7 +130,7 @@ class Mosaic:
         codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
         if done.reason.any():
             np.copyto(codes, done.reason, where=done.reason > 0)
-        self._pieces.append((codes.shape[1], tuple(map(self._shelf.put, _blocks(codes, self._step)))))
+        self._pieces.append((codes.shape[1], tuple(pack_blocks(codes, self._step))))
 
     def _end_row(self) -> Strip:
         strip = Strip(self.grid.row_offsets[self._row], self._strip_height, self._step, tuple(self._pieces))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from floodmap._runtime.changes import changes
 from floodmap._runtime.files import atomic_path
 from floodmap.errors import OutputError, writing
-from floodmap.strips.strip import Packed, Strip
+from floodmap.strips.strip import Strip
 
 _DIGEST = 16
 _KIND = b"LZ4 blocks"
@@ -220,7 +220,7 @@ _CHANGED = "{}: the unfinished run cannot be resumed ({}); start afresh with --o
 _UNFINISHED = "{}: holds an unfinished run; go on with --resume, or start afresh with --overwrite"
 
 
-def _digest(*parts: Packed) -> bytes:
+def _digest(*parts: bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=_DIGEST, person=_KIND)
     for part in parts:
         digest.update(part)
@@ -234,7 +234,7 @@ def _difference(found: str, wanted: str) -> str:
         return "the settings"
 
 
-def _write(path: Path, *content: Packed) -> None:
+def _write(path: Path, *content: bytes) -> None:
     with atomic_path(path) as partial, partial.open("wb") as file:
         file.writelines(content)
         file.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 
 import numpy as np
 import pyarrow
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 _CODEC = pyarrow.Codec("lz4_raw")
 
-Packed = bytes | memoryview
 BLOCK_PIXELS = 2**21
 """Pixels of a strip that are unpacked in one go."""
 
@@ -23,28 +21,7 @@ def packed(codes: NDArray[np.uint8]) -> bytes:
     return small
 
 
-class Shelf:
-    """Packed codes kept one after another in memory of their own.
-
-    Thousands of small pieces among what a model takes and leaves would keep the holes between them from being used.
-
-    Args:
-        room: bytes; only what is used of it is taken.
-    """
-
-    def __init__(self, room: int) -> None:
-        self._memory, self._used = mmap(-1, max(room, 1)), 0
-
-    def put(self, small: bytes) -> Packed:
-        """The same as it lies there, or itself where there is no room."""
-        first, self._used = self._used, self._used + len(small)
-        if self._used > len(self._memory):
-            return small
-        self._memory[first : self._used] = small
-        return memoryview(self._memory)[first : self._used]
-
-
-def unpacked(small: Packed, width: int, height: int) -> NDArray[np.uint8]:
+def unpacked(small: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The codes again, (height, width); not to be written to."""
     return np.frombuffer(_CODEC.decompress(small, width * height, asbytes=True), np.uint8).reshape(height, width)
 
@@ -59,14 +36,14 @@ class Strip:
     """How many rows."""
     step: int
     """Rows of a block; the last may have fewer."""
-    pieces: tuple[tuple[int, tuple[Packed, ...]], ...]
+    pieces: tuple[tuple[int, tuple[bytes, ...]], ...]
     """From left to right: how many columns, and their codes, block by block from the top."""
 
     @classmethod
     def of(cls, row_off: int, codes: NDArray[np.uint8]) -> Strip:
         """From codes (rows, scene width)."""
         step = block_rows(codes.shape[1])
-        return cls(row_off, len(codes), step, ((codes.shape[1], tuple(_blocks(codes, step))),))
+        return cls(row_off, len(codes), step, ((codes.shape[1], tuple(pack_blocks(codes, step))),))
 
     @property
     def codes(self) -> NDArray[np.uint8]:
@@ -85,6 +62,7 @@ def block_rows(width: int) -> int:
     return max(1, BLOCK_PIXELS // width)
 
 
-def _blocks(codes: NDArray[np.uint8], step: int) -> Iterator[bytes]:
+def pack_blocks(codes: NDArray[np.uint8], step: int) -> Iterator[bytes]:
+    """Codes (rows, columns), packed so many rows at a time."""
     for row in range(0, len(codes), step):
         yield packed(codes[row : row + step])
