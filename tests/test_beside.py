@@ -130,9 +130,9 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
 
     def kill() -> None:
-        assert begun[0]._hear() == ("begun", None)
-        os.kill(begun[0]._process.pid, signal.SIGKILL)
-        begun[0]._hear = iter([("begun", None), None]).__next__
+        assert begun[0].process.hear() == ("begun", None)
+        os.kill(begun[0].process.popen.pid, signal.SIGKILL)
+        begun[0].process.hear = iter([("begun", None), None]).__next__
 
     with pytest.raises(OutputError, match="--resume"):
         run(scene, out, Offloading(at_window(7, kill)))
@@ -150,9 +150,9 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
     )  # fmt: skip
     with Journal(tmp_path / "work", {}, resume=False) as journal:
         beside = Beside(finishing, journal)
-        assert beside._hear() == ("begun", None)
-        beside._process.stdin.close()  # as the system does when a process is killed
-        assert beside._process.wait(timeout=HANGS) == 1
+        assert beside.process.hear() == ("begun", None)
+        beside.process.popen.stdin.close()  # as the system does when a process is killed
+        assert beside.process.popen.wait(timeout=HANGS) == 1
         beside.__exit__()
 
 

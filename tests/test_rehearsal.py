@@ -24,7 +24,7 @@ import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.output import cog, rehearsal, vector_files
+from floodmap.output import cog, helpers, rehearsal, vector_files
 from floodmap.output.finishing import Finishing
 from floodmap.pipeline import SegmentOptions, segment_scene
 from floodmap_cli.main import run
@@ -127,18 +127,18 @@ def test_where_the_other_process_is_gone_it_is_done_here(
 ) -> None:
     done = []
     monkeypatch.setattr(rehearsal, "perform", lambda *_: done.append(1))
-    assert helper._process is not None
-    helper._process.kill()
-    helper._process.wait()
+    assert helper.process.popen is not None
+    helper.process.popen.kill()
+    helper.process.popen.wait()
     rehearsal.rehearse(finishing(tmp_path / "out"), tmp_path, helper)
     rehearsal.rehearse(finishing(tmp_path / "out"), tmp_path, helper)
-    monkeypatch.setattr(rehearsal.subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("none")))
+    monkeypatch.setattr(helpers.subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("none")))
     rehearsal.rehearse(finishing(tmp_path / "out"), tmp_path, rehearsal.Helper())
     assert len(done) == 3
 
 
 def test_a_process_that_nobody_asks_ends_with_its_command() -> None:
-    script = "from floodmap.output.rehearsal import Helper; print(Helper()._process.pid)"
+    script = "from floodmap.output.rehearsal import Helper; print(Helper().process.popen.pid)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for _ in range(600):
         if not Path(f"/proc/{done.stdout.strip()}").exists():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from affine import Affine
+from rasterio.crs import CRS
 
 from floodmap._runtime.memory import give_back
 from floodmap.geo.geogrid import GeoGrid
@@ -25,7 +29,7 @@ Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finishing:
-    """What is to be made of a scene's strips; all of it can be sent to another process."""
+    """What is to be made of a scene's strips."""
 
     source: str
     """Name of the scene's file."""
@@ -49,6 +53,26 @@ class Finishing:
     """When the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
     """What a user should know before the results are trusted, a line each."""
+
+    def to_json(self) -> str:
+        """All of it as text, for `from_json` in another process."""
+        grid = {"crs": self.grid.crs and self.grid.crs.to_wkt(), "transform": [*self.grid.transform][:6]}
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        grid["shape_hw"] = self.grid.shape_hw
+        return json.dumps({**kept, "grid": grid, "date": self.date.isoformat(), "out": str(self.out)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Finishing:
+        """From what `to_json` gave."""
+        kept = json.loads(text)
+        grid = kept["grid"]
+        crs = CRS.from_wkt(grid["crs"]) if grid["crs"] else None
+        changed = {
+            "grid": GeoGrid(crs, Affine(*grid["transform"]), tuple(grid["shape_hw"])), "out": Path(kept["out"]),
+            "date": datetime.fromisoformat(kept["date"]), "formats": tuple(kept["formats"]),
+            "warnings": tuple(kept["warnings"]),
+        }  # fmt: skip
+        return cls(**{**kept, **changed})
 
     def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
         """Write the results of all strips.

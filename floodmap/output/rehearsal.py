@@ -9,16 +9,13 @@ the first window.
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
-import pickle
-import signal
-import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 
 from floodmap.errors import FloodmapError, OutputError, writing
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.output.helpers import Process, answering, described, error_of
 from floodmap.strips.codes import NODATA
 
 if TYPE_CHECKING:
@@ -106,13 +104,7 @@ class Helper:
     """
 
     def __init__(self) -> None:
-        # As multiprocessing's `spawn` does it, but without running the user's script again.
-        program = f"import sys; sys.path[:] = {sys.path!r}; from floodmap.output.rehearsal import serve; serve()"
-        self._process: subprocess.Popen[bytes] | None = None
-        with suppress(OSError, ValueError):
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+        self.process = Process(__name__)
         atexit.register(self.dismiss)
 
     def ask(self, finishing: Finishing, scratch: Path) -> bool:
@@ -121,47 +113,41 @@ class Helper:
         Raises:
             FloodmapError: what went wrong.
         """
-        answer: BaseException | bool = False
-        if self._process is not None and self._process.stdin and self._process.stdout:
-            with suppress(OSError, EOFError, pickle.UnpicklingError):
-                pickle.dump((finishing, scratch.absolute()), self._process.stdin)
-                self._process.stdin.flush()
-                answer = pickle.load(self._process.stdout)
+        self.process.say([finishing.to_json(), str(scratch.absolute())])
+        kind, what = self.process.hear() or ("ended", [])
         self.dismiss()
-        if isinstance(answer, FloodmapError):
-            raise answer
-        return answer is True
+        if kind == "error":
+            raise error_of(what)
+        return kind == "done"
 
     def dismiss(self) -> None:
         """End the process, if there is one."""
         atexit.unregister(self.dismiss)
-        if self._process is not None:
-            process, self._process = self._process, None
-            with suppress(OSError), process:
-                process.kill()
+        self.process.end()
 
 
-def serve() -> None:
+def main() -> None:
     """Be the other process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever began this one is told, and ends it
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    say = answering()
     logging.getLogger("floodmap").addHandler(logging.NullHandler())
     logging.getLogger("floodmap").propagate = False
     import geopandas  # noqa: F401 (takes a second, which is at hand now)
 
-    from floodmap.output import finishing, placing, polygons  # noqa: F401
+    from floodmap.output import placing, polygons, vector_files  # noqa: F401
+    from floodmap.output.finishing import Finishing
 
-    answer: BaseException | bool = True
-    try:
-        perform(*pickle.load(sys.stdin.buffer))
-    except EOFError:  # nobody wants it
-        os._exit(0)
-    except FloodmapError as error:
-        answer = OutputError(str(error))
-    except BaseException:
-        answer = False  # it is tried again where a traceback is of use
-    with suppress(OSError):
-        answers.write(pickle.dumps(answer))
-        answers.flush()
+    if line := sys.stdin.readline():  # or nobody wants it
+        try:
+            task, scratch = json.loads(line)
+            perform(Finishing.from_json(task), Path(scratch))
+        except FloodmapError as error:
+            say("error", described(error))
+        except BaseException as error:
+            say("failed", described(error))  # it is tried again where a traceback is of use
+        else:
+            say("done", None)
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

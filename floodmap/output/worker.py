@@ -1,31 +1,32 @@
 """Results made in a process of their own while windows are computed.
 
 Outlines and rasters take as much of Python's lock as reading and blending windows: in one process they held up what
-keeps a GPU busy (`benchmarks/gpu.py`).
+keeps a GPU busy (`benchmarks/gpu.py`). The process follows the journal: `python -m floodmap.output.worker WORK`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-import signal
-import subprocess
 import sys
 import threading
-from contextlib import suppress
-from typing import IO, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from floodmap._runtime.files import write_whole
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.errors import OutputError
 from floodmap.output.finishing import Finishing
-from floodmap.output.results import FloodMap
+from floodmap.output.helpers import Process, answering, described, error_of
+from floodmap.output.results import FloodMap, finished_before
 from floodmap.strips.journal import Journal, Strips
 
 log = logging.getLogger(__name__)
 
 _END = -1
 """Sent when no further strip will come."""
+_TASK = "finishing.json"
 
 
 class Beside:
@@ -36,26 +37,17 @@ class Beside:
 
     def __init__(self, finishing: Finishing, journal: Journal) -> None:
         self._finishing, self._journal = finishing, journal
-        # As multiprocessing's `spawn` does it, but without running the user's script again.
-        program = f"import sys; sys.path[:] = {sys.path!r}; from floodmap.output.worker import serve; serve()"
-        self._process: subprocess.Popen[bytes] | None = None
-        with suppress(OSError):
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        self._say((finishing, journal.folder, logging.getLogger("floodmap").getEffectiveLevel()))
-        journal.told = self._say
+        write_whole(journal.scratch / _TASK, finishing.to_json())
+        level = logging.getLogger("floodmap").getEffectiveLevel()
+        self.process = Process(__name__, str(journal.folder.absolute()), str(journal.scratch.absolute()), str(level))
+        journal.told = self.process.say
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._journal.told = lambda _: None
-        if self._process is None:
-            return
-        # Before the journal's folder is given to somebody else: results half made are in it.
-        with suppress(OSError), self._process:
-            self._process.kill()
+        self.process.end()  # before the journal's folder is given to somebody else: results half made are in it
 
     def result(self) -> FloodMap:
         """The results, once all strips are in the journal.
@@ -63,48 +55,31 @@ class Beside:
         Raises:
             FloodmapError: what went wrong there.
         """
-        self._say(_END)
-        begun = False
-        while (heard := self._hear()) is not None:
+        self.process.say(_END)
+        begun, made = False, self._finishing
+        while (heard := self.process.hear()) is not None:
             kind, what = heard
-            if kind == "begun":
-                begun = True
-            elif kind == "log":
-                logging.getLogger(what.name).handle(what)
+            begun = True
+            if kind == "log":
+                name, level, message = what
+                logging.getLogger(name).log(level, "%s", message)
             elif kind == "error":
-                raise what
-            else:
-                result: FloodMap = what
-                return result
+                raise error_of(what)
+            elif kind == "done" and (done := finished_before(made.out, made.name, made.formats, made.settings)):
+                return done
         if begun:
             raise OutputError(
-                f"{self._finishing.out}: what makes the results was ended; if memory ran out, make room; go on with "
-                "--resume"
+                f"{made.out}: what makes the results was ended; if memory ran out, make room; go on with --resume"
             )
         log.debug("no process could be begun for the results")
-        return self._finishing.run(self._journal)
-
-    def _say(self, what: Any) -> None:
-        if self._process and self._process.stdin:
-            with suppress(OSError):  # that it is gone shows when results are asked for
-                pickle.dump(what, self._process.stdin)
-                self._process.stdin.flush()
-
-    def _hear(self) -> tuple[str, Any] | None:
-        if self._process is None or self._process.stdout is None:
-            return None
-        try:
-            heard: tuple[str, Any] = pickle.load(self._process.stdout)
-        except (EOFError, pickle.UnpicklingError):
-            return None
-        return heard
+        return made.run(self._journal)
 
 
 class _Followed:
-    """How many strips there are by now, as the other process says."""
+    """How many strips there are by now, as the other process says, a line each time."""
 
-    def __init__(self, told: IO[bytes]) -> None:
-        self._told, self._changed, self._count, self._ended = told, threading.Condition(), 0, False
+    def __init__(self) -> None:
+        self._changed, self._count, self._ended = threading.Condition(), 0, False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def comes(self, index: int) -> bool:
@@ -114,62 +89,45 @@ class _Followed:
             return index < self._count
 
     def _listen(self) -> None:
-        while True:
-            try:
-                count = pickle.load(self._told)
-            except (EOFError, OSError, pickle.UnpicklingError):
-                os._exit(1)  # nobody is there to use results; another run may begin in the same folder
+        for line in sys.stdin:
             with self._changed:
-                self._count, self._ended = max(self._count, count), self._ended or count == _END
+                self._count, self._ended = max(self._count, int(line)), self._ended or int(line) == _END
                 self._changed.notify_all()
+        os._exit(1)  # nobody is there to use results; another run may begin in the same folder
 
 
 class _Passing(logging.Handler):
     """Hands log records on."""
 
-    def __init__(self, say: Any) -> None:
+    def __init__(self, say: Callable[[str, Any], None]) -> None:
         super().__init__()
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = record.getMessage(), None
-        self._say("log", record)
+        self._say("log", [record.name, record.levelno, record.getMessage()])
 
 
-def serve() -> None:
+def main(folder: str, scratch: str, level: str) -> None:
     """Be the other process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever began this one is told, and ends it
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
-    turn = threading.Lock()
-
-    def say(kind: str, what: Any = None) -> None:
-        with turn, suppress(OSError):
-            answers.write(pickle.dumps((kind, what)))
-            answers.flush()
-
-    finishing, folder, level = pickle.load(sys.stdin.buffer)
-    say("begun")
+    say = answering()
+    say("begun", None)
     own = logging.getLogger("floodmap")
-    own.setLevel(level)
+    own.setLevel(int(level))
     own.addHandler(_Passing(say))
     own.propagate = False
-    followed = _Followed(sys.stdin.buffer)
+    followed = _Followed()
     import geopandas  # noqa: F401 (takes a second, which is at hand now)
 
     try:
+        made = Finishing.from_json(Path(scratch, _TASK).read_text("utf-8"))
         with freed_memory_kept():
-            result = finishing.run(Strips(folder, followed.comes), at_once=True)
+            made.run(Strips(Path(folder), followed.comes), at_once=True)
     except BaseException as error:
-        say("error", _sendable(error))
+        say("error", described(error))
     else:
-        say("result", result)
+        say("done", None)
     os._exit(0)  # a thread waits for what will not come, and Python would wait for it
 
 
-def _sendable(error: BaseException) -> BaseException:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # classes may say how they are pickled, and may be wrong
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+if __name__ == "__main__":
+    main(*sys.argv[1:])
