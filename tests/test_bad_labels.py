@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from test_labels import picture
 from test_train import CONFIG
 
-import floodmap.models.flood_segmenter
+import floodmap.models.loading
 import floodmap.training.finetune
 from floodmap.errors import ModelError
 from floodmap.masks.audit import audit
@@ -473,7 +473,7 @@ def test_compare_and_train_warn_of_swapped_masks(
     tmp_path: Path, mine: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = pools(tmp_path / "set", {"a": 0, "b": 2, "c": 1, "d": 3})
-    for module in (floodmap.models.flood_segmenter, floodmap.training.finetune):
+    for module in (floodmap.models.loading, floodmap.training.finetune):
         monkeypatch.setattr(module, "load_segmenter", lambda *_: FakeSegmenter())
     out = tmp_path / "out"
     assert run(command("compare", data, out, base)) == 0

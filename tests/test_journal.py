@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import floodmap.inference.mosaic
+import floodmap.strips.strip
 from floodmap.errors import OutputError
 from floodmap.strips.journal import Entry, Journal, Strips
 from floodmap.strips.strip import Strip
@@ -18,7 +18,7 @@ def entry(row_off: int, value: int) -> Entry:
 
 
 def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floodmap.inference.mosaic, "BLOCK_PIXELS", 11)  # two rows
+    monkeypatch.setattr(floodmap.strips.strip, "BLOCK_PIXELS", 11)  # two rows
     codes = np.random.default_rng(0).integers(0, 256, (3, 5)).astype(np.uint8)
     with Journal(tmp_path / "work", {"a": 1}, resume=False) as journal:
         journal.append(0, entry(0, 7))

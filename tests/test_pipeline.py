@@ -242,7 +242,8 @@ def test_every_setting_and_version_counts_where_a_run_is_to_be_gone_on_with(
     settings = {part: stored[part] for part in ("source", "model", "settings", "versions")}
     with Journal(tmp_path / "work", settings, resume=False) as journal:
         journal.append(0, Entry(Strip.of(0, np.zeros((4, 8), np.uint8)), {}))
-    found = list(leaves(settings))
+    # What is done with near infrared follows from bands, prompts and the model.
+    found = [path for path in leaves(settings) if "near_infrared" not in path]
     assert len(found) > 30 and ("source", "fingerprint") in found and ("model", "sha256") in found
     for *above, key in found:
         changed = copy.deepcopy(settings)

@@ -25,8 +25,8 @@ class CachedBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attn, self.window_size = CachedAttention(block.attn), block.window_size
+        self.norm1, self.attn = block.norm1, CachedAttention(block.attn)
+        self.norm2, self.mlp, self.window_size = block.norm2, block.mlp, block.window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
