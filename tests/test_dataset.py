@@ -103,6 +103,7 @@ def test_plain_views_are_the_pictures_own_pixels(factor: tuple[float, float], fr
     assert min(changed) < 0.1 and max(changed) > 1
 
 
+@pytest.mark.slow
 def test_near_views_can_be_sought_at_flood() -> None:
     pond = np.zeros((600, 600), np.uint8)
     pond[100:500, 100:350] = 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import HANGS, SceneFactory
 
 from floodmap._runtime import memory
 
@@ -52,3 +55,42 @@ print(resident() < full - 50_000)
 def test_what_is_freed_is_kept_for_the_next_window_and_handed_back_after_the_last() -> None:
     done = subprocess.run([sys.executable, "-c", _FREE], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_sparing_process_says_so_to_torch_and_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Libc:
+        def __init__(self) -> None:
+            self.told: list[tuple[int, int]] = []
+
+        def mallopt(self, parameter: int, value: int) -> None:
+            self.told.append((parameter, value))
+
+    libc = Libc()
+    names = ("THP_MEM_ALLOC_ENABLE", "LRU_CACHE_CAPACITY", "MKL_DISABLE_FAST_MM")
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    monkeypatch.setattr(memory, "_has_huge_pages", lambda: True)
+    with monkeypatch.context() as patch:
+        for name in names:  # so that they are taken back
+            patch.setenv(name, "")
+            patch.delenv(name)
+        memory.be_sparing()
+        assert [os.environ[name] for name in names] == ["1"] * 3
+    assert libc.told == [(-8, 1)]  # M_ARENA_MAX of malloc.h: one heap for all threads
+
+
+@pytest.mark.slow
+def test_the_command_is_sparing_before_it_loads_torch(make_scene: SceneFactory, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from floodmap._runtime import memory\n"
+        "own = memory.be_sparing\n"
+        "def watched():\n"
+        "    print('sparing', 'torch' in sys.modules, 'numpy' in sys.modules)\n"
+        "    own()\n"
+        "memory.be_sparing = watched\n"
+        "from floodmap_cli.main import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "segment", str(make_scene()), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS)
+    assert done.stdout.splitlines()[0] == "sparing False False"

@@ -137,6 +137,7 @@ def test_where_the_other_process_is_gone_it_is_done_here(
     assert len(done) == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_nobody_asks_ends_with_its_command() -> None:
     script = "from floodmap.output.rehearsal import Helper; print(Helper().process.popen.pid)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -77,6 +77,7 @@ def test_a_state_dict_of_another_network_is_refused() -> None:
         build_sam({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5, 7])
 def test_depthwise_gradients_are_those_of_a_plain_convolution(size: int, stride: int) -> None:
@@ -173,6 +174,7 @@ def test_a_block_by_strips_is_the_same_block(
     assert block._by_strips.call_args.args[1] == 5 // stride
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -189,6 +191,7 @@ def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest
         torch.testing.assert_close(by_images, apart, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_theirs() -> None:
     torch.manual_seed(0)
@@ -209,6 +212,7 @@ def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_t
     assert not torch.allclose(network.decode_corrected(encoded, ground, corrected, points), seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1024, 96), (832, 64), (288, 160), (32, 32)])
 def test_rows_worked_on_together_on_a_cpu_are_as_if_all_were(
     shape_hw: tuple[int, int],

@@ -58,7 +58,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Callback: refuse what is no share from 0.01 to 1, with what to write for per cent."""
     if value is not None:
-        from floodmap.masks.rules import check_threshold
+        from floodmap.defaults import check_threshold
 
         try:
             check_threshold(value)

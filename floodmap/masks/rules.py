@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from floodmap.defaults import check_threshold
 from floodmap.errors import EvaluationError
 from floodmap.geo.window import Window
 
@@ -128,17 +129,6 @@ def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
         elif float(value).is_integer():  # compared as it is, an array of bytes would be converted to float64
             found |= band == int(value)
     return found
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse what is no share from 0.01 to 1.
-
-    Raises:
-        EvaluationError: with what to write instead.
-    """
-    if not 0.01 <= threshold <= 1:
-        instead = f"; for {threshold:g} per cent write {threshold / 100:g}" if 1 < threshold <= 100 else ""
-        raise EvaluationError(f"threshold {threshold:g} is not a share from 0.01 to 1{instead}")
 
 
 def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
