@@ -384,7 +384,8 @@ def test_models_info_describes_a_file(cache: Path, tmp_path: Path, capsys) -> No
 
 
 def test_sample_passes_its_options_to_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    synthetic = pytest.importorskip("floodmap.synthetic.scene")
+    from floodmap.synthetic import scene as synthetic
+
     calls: list[tuple[Any, dict[str, Any]]] = []
 
     def write_sample(path: Path, **settings: Any) -> tuple[Path, Path]:

@@ -91,8 +91,9 @@ def test_points_are_believed_whatever_the_network_makes_of_them() -> None:
 
 
 def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts() -> None:
-    process = pytest.importorskip("sklearn.gaussian_process")
-    kernels = pytest.importorskip("sklearn.gaussian_process.kernels")
+    from sklearn import gaussian_process as process
+    from sklearn.gaussian_process import kernels
+
     embedding, features = make_ground()
     embedding = embedding[0, :, :1, :1].expand(-1, 8, 12)  # the same everywhere: nothing is interpolated
     features = F.avg_pool2d(features, 2)[0]

@@ -430,9 +430,8 @@ def test_a_file_of_ones_own_is_named_by_its_stem_and_described_by_its_metadata(t
 
 
 def test_read_metadata_agrees_with_the_safetensors_package(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("safetensors.numpy")
     import numpy as np
-    from safetensors import safe_open
+    from safetensors import numpy, safe_open
 
     path = tmp_path / "x.safetensors"
     numpy.save_file({"a": np.zeros(3, np.float32)}, path, metadata={"über": "ß"})

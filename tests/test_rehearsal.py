@@ -197,8 +197,9 @@ def test_a_format_that_cannot_hold_the_crs_is_refused_before_the_first_window(
 
 
 def test_areas_with_heights_are_laid_over_scenes_without(make_scene: SceneFactory, tmp_path: Path) -> None:
-    geopandas = pytest.importorskip("geopandas")
-    shapely = pytest.importorskip("shapely")
+    import geopandas
+    import shapely
+
     box = shapely.force_3d(shapely.box(NORTH_UP.c, NORTH_UP.f - 5, NORTH_UP.c + 5, NORTH_UP.f), 12.0)
     frame = geopandas.GeoDataFrame({"n": [1]}, geometry=[box], crs=CRS("EPSG:32633+5773"))
     frame.to_file(tmp_path / "area.gpkg", driver="GPKG")
