@@ -45,3 +45,32 @@ def test_kernels_equal_the_package(channels: int, cells: int) -> None:
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert float(ran.stdout) < 2e-3  # of float16; the interpreter knows no bfloat16
+
+
+CHECK = """
+import torch
+from segment_anything.modeling import ImageEncoderViT
+
+from floodmap.models.backends import triton_attention
+from floodmap.models.sam.vit import use_cached_attention
+
+torch.manual_seed(0)
+encoder = ImageEncoderViT(
+    img_size=256, embed_dim=128, depth=1, num_heads=2, out_chans=16, use_rel_pos=True, window_size=14,
+).eval().half()
+use_cached_attention(encoder)
+print(repr(triton_attention.check(encoder)))
+torch._addmm_activation = lambda bias, x, weight, use_gelu: torch.nn.functional.gelu(torch.addmm(bias, x, weight)) + 1
+print(repr(triton_attention.check(encoder)))
+triton_attention.attend = lambda qkv, *_: torch.zeros_like(qkv[..., 0, :, :].flatten(3))
+print(repr(triton_attention.check(encoder)))
+"""
+
+
+@pytest.mark.slow
+def test_kernels_and_calls_that_give_something_else_are_found_when_a_model_is_loaded() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ran = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    right, perceptron, attention = ran.stdout.splitlines()
+    assert right == "''" and "perceptron" in perceptron and "attention" in attention
