@@ -53,8 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="finetuned")
-    parser.add_argument("--dry", type=float, nargs="+", default=[selection.DRY])
-    parser.add_argument("--flood", type=float, nargs="+", default=[selection.FLOOD])
+    parser.add_argument("--dry", type=float, nargs="+", default=[selection.SURELY_DRY])
+    parser.add_argument("--flood", type=float, nargs="+", default=[selection.SURELY_FLOOD])
     options = parser.parse_args()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     segmenter = load_segmenter(resolve(options.model))
@@ -68,7 +68,7 @@ def main() -> None:
                 prompter = far_view(scene, segmenter)
                 grid = Grid(height=scene.height, width=scene.width)
                 row = [iou(segment_whole(scene, grid, segmenter, prompter, proof=Proof()), mask)]
-                for selection.DRY, selection.FLOOD in rules:
+                for selection.SURELY_DRY, selection.SURELY_FLOOD in rules:
                     prompter = far_view(scene, segmenter, exhaustive=False)
                     ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
                     seen = sum(asked(prompter, (scene.read(w), ""), exhaustive=False).pixels for w in grid)

@@ -108,3 +108,12 @@ def test_a_call_that_fails_or_gives_something_else_is_not_used_and_a_line_says_s
 def test_calls_that_work_are_used(caplog: pytest.LogCaptureFixture, dtype: torch.dtype) -> None:
     onednn.check(dtype)
     assert not caplog.records and not onednn._distrusted
+
+
+@pytest.mark.usefixtures("trusting")
+def test_where_torch_does_not_tell_of_bfloat16_models_run_in_float32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", raising)
+    assert not onednn.multiplies_bfloat16() and not onednn.multiplies_bfloat16()
+    assert len(caplog.records) == 1 and "float32" in caplog.text

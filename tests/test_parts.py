@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from floodmap.geo.window import Window
-from floodmap.inference.selection import DRY, FLOOD, put, standing, unsure_parts
+from floodmap.inference.selection import SURELY_DRY, SURELY_FLOOD, put, standing, unsure_parts
 from floodmap.models.prompts import Prompts
 
 MARGIN = 16
@@ -64,7 +64,7 @@ def test_everything_unsure_is_seen_with_its_margin(seed: int) -> None:
     mask = np.zeros(shape_hw)
     for _ in range(rng.integers(1, 5)):
         row, col = rng.integers(0, shape_hw)
-        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(DRY, FLOOD)
+        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(SURELY_DRY, SURELY_FLOOD)
     parts = unsure_parts(prompts_of(mask), (height, width))
     if parts is None:
         return

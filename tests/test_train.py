@@ -15,7 +15,6 @@ from test_dataset import make_source
 
 import floodmap.training.loop
 from floodmap.comparison.oracle import add_point
-from floodmap.masks.rules import FLOOD
 from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.loading import load_segmenter
 from floodmap.models.prompts import Prompts
@@ -23,6 +22,7 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.common import SUREST
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.flood_sam import FloodSam
+from floodmap.strips.codes import FLOOD
 from floodmap.training.checkpoint import build
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import Crew

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from floodmap.evaluation.counting import boundary
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.masks.rules import Codes
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

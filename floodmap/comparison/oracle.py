@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from floodmap.errors import PromptError
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.masks.rules import Codes
 from floodmap.models.prompts import Prompts
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 Bools = NDArray[np.bool_]
 

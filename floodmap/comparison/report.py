@@ -25,11 +25,10 @@ from floodmap.comparison.statistics import (
 from floodmap.comparison.study import Study, Trial
 from floodmap.comparison.thumbnails import rgb_of, with_difference, with_prediction, with_prompts, with_reference
 from floodmap.evaluation.scores import Ratio
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.masks.rules import Codes
 from floodmap.models.calibration import calibration_error, cross_fitted_error
 from floodmap.output.pages.html import jpeg, write_page
-from floodmap.strips.codes import THRESHOLD
-from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report: 300 pictures must stay below 10 MB, so few are shown, and small."""
@@ -314,7 +313,7 @@ def _prompted_row(study: Study, trial: Trial) -> list[dict[str, str]]:
 
 def expected_iou(codes: Codes) -> float:
     """IoU that probabilities promise if they are right: expected hits over the expected union; 1 where none is said."""
-    probability = codes[codes < UNOBSERVED_CODE] / 100
+    probability = codes[codes < FIRST_REASON] / 100
     flood = probability >= THRESHOLD / 100
     union = flood.sum() + probability[~flood].sum()
     return float(probability[flood].sum() / union) if flood.any() else 1.0

@@ -21,12 +21,11 @@ from floodmap.inference.proof import Proof
 from floodmap.inference.tiling import Grid
 from floodmap.masks.audit import Finding
 from floodmap.masks.labels import Labelled, read_label
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, FloodRule
+from floodmap.masks.rules import Codes, FloodRule
 from floodmap.masks.swaps import shrunk, swapped_masks
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
-from floodmap.strips.codes import THRESHOLD
-from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 PREVIEW_SIDE = 480
 """Longest side of what is kept of a picture to be looked at, in pixels."""
@@ -176,11 +175,11 @@ def _segment(
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:
     """Where codes of `floodmap.strips.codes` say flood."""
-    return (codes >= THRESHOLD) & (codes < UNOBSERVED_CODE)
+    return (codes >= THRESHOLD) & (codes < FIRST_REASON)
 
 
 def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Scores:
-    predicted = np.where(codes >= UNOBSERVED_CODE, UNOBSERVED, codes >= THRESHOLD).astype(np.uint8)
+    predicted = np.where(codes >= FIRST_REASON, UNOBSERVED, codes >= THRESHOLD).astype(np.uint8)
 
     def part(whole: Codes) -> Callable[[Window], Codes]:
         return lambda w: whole[w.row_off : w.row_end, w.col_off : w.col_end]
@@ -197,7 +196,7 @@ def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Sco
 
 
 def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
-    scored = (codes < UNOBSERVED_CODE) & (reference != UNOBSERVED)
+    scored = (codes < FIRST_REASON) & (reference != UNOBSERVED)
     both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
     return np.bincount(both, minlength=202).reshape(101, 2)
 

@@ -7,11 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from floodmap.comparison.study import Picture, Trial
-from floodmap.masks.rules import FLOOD, UNOBSERVED
 from floodmap.models.prompts import Prompts
 from floodmap.output.pages.html import Image8
-from floodmap.strips.codes import THRESHOLD
-from floodmap.strips.codes import UNOBSERVED as UNOBSERVED_CODE
+from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
 REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
@@ -23,7 +21,7 @@ def rgb_of(picture: Picture) -> Image8:
 
 
 def _predicted(trial: Trial) -> NDArray[np.bool_]:
-    return (trial.preview >= THRESHOLD) & (trial.preview < UNOBSERVED_CODE)
+    return (trial.preview >= THRESHOLD) & (trial.preview < FIRST_REASON)
 
 
 def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
@@ -45,7 +43,7 @@ def with_prediction(picture: Picture, trial: Trial) -> Image8:
 def with_difference(picture: Picture, trial: Trial) -> Image8:
     """What a model found, imagined and missed, over it."""
     predicted, flood = _predicted(trial), picture.reference == FLOOD
-    scored = (picture.reference != UNOBSERVED) & (trial.preview < UNOBSERVED_CODE)
+    scored = (picture.reference != UNOBSERVED) & (trial.preview < FIRST_REASON)
     image = _tinted(rgb_of(picture), predicted & flood & scored, HIT)
     image = _tinted(image, predicted & ~flood & scored, FALSE, 0.7)
     return _tinted(image, ~predicted & flood & scored, MISSED, 0.7)

@@ -12,7 +12,8 @@ from floodmap.errors import EvaluationError
 from floodmap.evaluation.scores import Confusion
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes, Reader
+from floodmap.masks.rules import Codes, Reader
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 Bools = NDArray[np.bool_]
 

@@ -15,8 +15,9 @@ from floodmap.errors import EvaluationError, OutputError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 from floodmap.geo.window import Window
-from floodmap.masks.rules import DRY, FLOOD, Reader
+from floodmap.masks.rules import Reader
 from floodmap.output import vector_files
+from floodmap.strips.codes import DRY, FLOOD
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

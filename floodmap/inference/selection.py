@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from floodmap.geo.window import Window
 from floodmap.models.prompts import Prompts
 
-DRY, FLOOD = 0.15, 0.75
+SURELY_DRY, SURELY_FLOOD = 0.15, 0.75
 """The coarse pass is sure of ground that it gives less, or more: dry ground is to be surer, where a stream may hide."""
 _CELL = 16
 """Pixels a side of the squares that are sure or not."""
@@ -44,7 +44,7 @@ def unsure_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window] | 
     mask = prompts.mask
     if mask is None or prompts.bounded or len(prompts.points_xy):
         return None
-    unsure = (mask >= DRY) & (mask <= FLOOD)
+    unsure = (mask >= SURELY_DRY) & (mask <= SURELY_FLOOD)
     for axis, side in enumerate(shape_hw):
         unsure = _by_cells(unsure, axis, side)
     unsure = np.pad(unsure, [(0, -cells % _STEP) for cells in unsure.shape])

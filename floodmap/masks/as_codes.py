@@ -20,8 +20,8 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.masks.meanings import settle
 from floodmap.masks.raster import RasterMask
-from floodmap.masks.rules import FLOOD, UNOBSERVED, FloodRule, Ignore
-from floodmap.strips.codes import NODATA
+from floodmap.masks.rules import FloodRule, Ignore
+from floodmap.strips.codes import FLOOD, NODATA, UNOBSERVED
 
 STRIP_PIXELS = 2**22
 """Pixels read at once."""

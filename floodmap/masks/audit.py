@@ -22,8 +22,9 @@ from floodmap.imagery.tile import Tile
 from floodmap.masks.labels import Labelled, Labels, read_label
 from floodmap.masks.meanings import settle, shown_classes
 from floodmap.masks.raster import RasterMask
-from floodmap.masks.rules import FLOOD, UNOBSERVED, FloodRule, Ignore
+from floodmap.masks.rules import FloodRule, Ignore
 from floodmap.strips import codes
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 Kind = Literal[
     "missing mask", "stray mask", "unreadable", "size", "values", "empty", "full", "unscored", "duplicate", "swapped"

@@ -11,7 +11,8 @@ import numpy as np
 
 from floodmap.errors import EvaluationError, FloodmapError
 from floodmap.masks.raster import RasterMask
-from floodmap.masks.rules import UNOBSERVED, FloodRule
+from floodmap.masks.rules import FloodRule
+from floodmap.strips.codes import UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:

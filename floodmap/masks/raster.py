@@ -25,7 +25,8 @@ from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy
 from floodmap.imagery.raster.gaps import Gaps
 from floodmap.masks.alignment import Absent, is_aligned, looked_up, warped
-from floodmap.masks.rules import ROUNDING, UNOBSERVED, Codes, FloodRule, Reader, among
+from floodmap.masks.rules import ROUNDING, Codes, FloodRule, Reader, among
+from floodmap.strips.codes import UNOBSERVED
 
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from floodmap.defaults import check_threshold
 from floodmap.errors import EvaluationError
 from floodmap.geo.window import Window
-
-DRY, FLOOD, UNOBSERVED = 0, 1, 255
+from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]

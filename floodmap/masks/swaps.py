@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.masks.audit import Finding
-from floodmap.masks.rules import FLOOD, UNOBSERVED, Codes
+from floodmap.masks.rules import Codes
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

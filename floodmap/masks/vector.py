@@ -21,7 +21,8 @@ from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
 from floodmap.geo.window import Window
 from floodmap.masks.pairing import is_one_file
-from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, Codes, FloodRule, Reader
+from floodmap.masks.rules import Codes, FloodRule, Reader
+from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
 _VERTICES = 4096
 """Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.strips.codes import OUTSIDE, REASONS, UNOBSERVED
+from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
 
 _CELL = 256
 
@@ -31,12 +31,12 @@ class Census:
     @property
     def flood_pixels(self) -> int:
         """Pixels of flood."""
-        return int(self.pixels[self.threshold : UNOBSERVED].sum())
+        return int(self.pixels[self.threshold : FIRST_REASON].sum())
 
     @property
     def observed_pixels(self) -> int:
         """Pixels of flood and dry ground."""
-        return int(self.pixels[:UNOBSERVED].sum())
+        return int(self.pixels[:FIRST_REASON].sum())
 
     @property
     def unobserved_pixels(self) -> dict[str, int]:
@@ -46,12 +46,12 @@ class Census:
     @property
     def flood_m2(self) -> float | None:
         """Ground under water."""
-        return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : UNOBSERVED].sum())
+        return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : FIRST_REASON].sum())
 
     @property
     def observed_m2(self) -> float | None:
         """Ground that was seen."""
-        return None if self.ground_m2 is None else float(self.ground_m2[:UNOBSERVED].sum())
+        return None if self.ground_m2 is None else float(self.ground_m2[:FIRST_REASON].sum())
 
     @property
     def observed_share(self) -> float:

@@ -22,10 +22,10 @@ from floodmap.errors import OutputError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 from floodmap.geo.window import Window
+from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
 """Side of a COG's tiles; a raster that fits in one has no overviews."""
-UNOBSERVED = 255
 """Nodata value of both rasters."""
 CACHE_BYTES = 32 * 2**20
 """GDAL's block cache while writing."""

@@ -20,8 +20,8 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
 from floodmap.output.simplify import simplified
-from floodmap.output.tracing import FLOOD, Components, trace
-from floodmap.strips.codes import REASONS
+from floodmap.output.tracing import Components, trace
+from floodmap.strips.codes import FLOOD, REASONS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -16,10 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_of_edges
-from floodmap.strips.codes import FAILED, OUTSIDE, UNOBSERVED
+from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
-FLOOD = 1
-"""Kind of flooded pixels. The kind of unobserved pixels is their code; 0 is neither."""
 BAND_PIXELS = 2**20
 """Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
 
@@ -31,7 +29,7 @@ class Components:
     """Some 4-connected components of pixels of one kind; all arrays have one length."""
 
     kind: Codes
-    """`FLOOD`, or the code of unobserved pixels."""
+    """`FLOOD`, or the code of unobserved pixels; 0 is neither."""
     first: Ints
     """Where the first pixel lies, row by row; gives components an order that does not depend on the strips."""
     n_pixels: Ints
@@ -138,11 +136,11 @@ class _Tracer:
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
         kinds = (padded >= self._threshold).view(np.uint8)
-        if max(self._above.max(), codes.max()) < UNOBSERVED:
+        if max(self._above.max(), codes.max()) < FIRST_REASON:
             kinds[0] = 0
             kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # of nothing, as all that is unobserved is here
         else:
-            kinds = kinds * (padded < UNOBSERVED) | padded * (padded >= FAILED)
+            kinds = kinds * (padded < FIRST_REASON) | padded * (padded >= FAILED)
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:

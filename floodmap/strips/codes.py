@@ -1,4 +1,4 @@
-"""What one uint8 per pixel says: to 100 the flood probability in per cent, from `UNOBSERVED` up why there is none."""
+"""What one uint8 per pixel says: to 100 the flood probability in per cent, from `FIRST_REASON` up why there is none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Final
 
 THRESHOLD: Final = 50
 """Per cent from which a pixel counts as flood, where nothing else is asked for."""
-UNOBSERVED: Final = 250
-"""Codes from here up are not probabilities; the mask and the probability raster write 255 for all of them."""
+FIRST_REASON: Final = 250
+"""Codes from here up are reasons for having no probability; rasters write `UNOBSERVED` for all of them."""
+DRY: Final = 0
+FLOOD: Final = 1
+UNOBSERVED: Final = 255
+"""What a mask says of a pixel, floodmap's own and, as it is read, any other."""
 OUTSIDE: Final = 251
 """Outside the area of interest: unobserved, and in no layer."""
 FAILED: Final = 252

@@ -11,11 +11,11 @@ from floodmap.imagery.scene import Scene
 from floodmap.inference.tiling import Grid
 from floodmap.masks.audit import PREVIEW_SIDE, Finding
 from floodmap.masks.labels import Labelled, read_label
-from floodmap.masks.rules import DRY, FLOOD, UNOBSERVED, FloodRule
+from floodmap.masks.rules import FloodRule
 from floodmap.masks.swaps import SIDE, shrunk, swapped_masks
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
-from floodmap.strips.codes import THRESHOLD
+from floodmap.strips.codes import DRY, FLOOD, THRESHOLD, UNOBSERVED
 from floodmap.training.samples import IGNORED, Sample, Source
 
 SAMPLE_SIDE = 1536

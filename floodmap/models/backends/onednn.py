@@ -137,5 +137,9 @@ def multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 by instructions of its own: oneDNN also takes it where it emulates it."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
-    except (AttributeError, RuntimeError):
+    except Exception as error:  # whatever an undocumented call raises
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        if _distrusted.get("bfloat16") != why:
+            log.warning("models run in float32: torch does not tell whether this CPU multiplies bfloat16 (%s)", why)
+        _distrusted["bfloat16"] = why
         return False

@@ -22,10 +22,9 @@ from rasterio.io import DatasetReader
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.tile import Tile
-from floodmap.output.cog import UNOBSERVED
 from floodmap.output.pages.html import Image8, jpeg, png
 from floodmap.output.results import FloodMap
-from floodmap.strips.codes import FAILED, NODATA, OUTSIDE
+from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
 """Longest side of the pictures, in pixels: what fits beside the others into a page of 2 MB, however noisy."""
