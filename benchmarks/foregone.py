@@ -15,11 +15,11 @@ import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.imagery.scene import Scene
-from floodmap.inference import selection
+from floodmap.inference import parts
 from floodmap.inference.loop import segment_whole
 from floodmap.inference.prompting import far_view
 from floodmap.inference.proof import Proof
-from floodmap.inference.requests import asked
+from floodmap.inference.selection import Selection
 from floodmap.inference.tiling import Grid
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
@@ -53,8 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="finetuned")
-    parser.add_argument("--dry", type=float, nargs="+", default=[selection.SURELY_DRY])
-    parser.add_argument("--flood", type=float, nargs="+", default=[selection.SURELY_FLOOD])
+    parser.add_argument("--dry", type=float, nargs="+", default=[parts.SURELY_DRY])
+    parser.add_argument("--flood", type=float, nargs="+", default=[parts.SURELY_FLOOD])
     options = parser.parse_args()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     segmenter = load_segmenter(resolve(options.model))
@@ -68,10 +68,11 @@ def main() -> None:
                 prompter = far_view(scene, segmenter)
                 grid = Grid(height=scene.height, width=scene.width)
                 row = [iou(segment_whole(scene, grid, segmenter, prompter, proof=Proof()), mask)]
-                for selection.SURELY_DRY, selection.SURELY_FLOOD in rules:
+                for parts.SURELY_DRY, parts.SURELY_FLOOD in rules:
                     prompter = far_view(scene, segmenter, exhaustive=False)
                     ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
-                    seen = sum(asked(prompter, (scene.read(w), ""), exhaustive=False).pixels for w in grid)
+                    plan = Selection(scene, prompter, exhaustive=False).plan
+                    seen = sum(plan(window).pixels for window in grid)
                     windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
                     row += [iou(ruled, mask) - row[0], seen / windows]
             results.setdefault(kind, []).append(row)

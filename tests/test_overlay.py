@@ -31,9 +31,7 @@ def covered(scene: Path, *, mask: Path | None = None, aoi: Path | None = None) -
 
 @pytest.mark.parametrize("shift", [0, 4])
 @pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "void", "nan"])
-def test_what_a_raster_does_not_tell_is_no_area_of_interest(
-    kind: str, shift: int, make_scene: SceneFactory
-) -> None:
+def test_what_a_raster_does_not_tell_is_no_area_of_interest(kind: str, shift: int, make_scene: SceneFactory) -> None:
     ones = np.ones((1, *HW), np.uint8)
     halves = {
         "nodata": {"pixels": np.where(HALF, ones, 7), "nodata": 7},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from floodmap.geo.window import Window
-from floodmap.inference.selection import SURELY_DRY, SURELY_FLOOD, put, standing, unsure_parts
+from floodmap.inference.parts import SURELY_DRY, SURELY_FLOOD, blend_in, coarse_probability, unsure_parts
 from floodmap.models.prompts import Prompts
 
 MARGIN = 16
@@ -86,12 +86,12 @@ def _holds(part: Window, y: float, x: float, height: int, width: int) -> bool:
 
 
 def test_parts_fade_into_what_stands_except_at_the_border_of_the_window() -> None:
-    ground = standing(np.zeros((8, 8), np.float32), (512, 512))
+    ground = coarse_probability(np.zeros((8, 8), np.float32), (512, 512))
     assert ground.shape == (512, 512)
-    put(Window(0, 128, 256, 256), np.ones((256, 256), np.float32), ground)
+    blend_in(Window(0, 128, 256, 256), np.ones((256, 256), np.float32), ground)
     assert (ground[:240, 144:368] == 1).all() and (ground[256:] == 0).all() and (ground[:, :128] == 0).all()
     assert (ground[0, 144:368] == 1).all()
     fading = ground[100, 128:144]
     assert (np.diff(fading) > 0).all() and 0 < fading[0] < 0.01 and fading[-1] > 0.99
-    put(Window(0, 0, 512, 512), np.full((512, 512), 0.25, np.float32), ground)
+    blend_in(Window(0, 0, 512, 512), np.full((512, 512), 0.25, np.float32), ground)
     np.testing.assert_allclose(ground, 0.25)

@@ -388,7 +388,7 @@ def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
     settings = {"prompts": "auto", "tile_size": 256, "overlap": 0, "scene": SceneOptions(**options)}
     some = run(scene, tmp_path / "out", **settings)
     assert fewest <= len(reads) <= most
-    monkeypatch.setattr("floodmap.inference.prompting.FarView.settles", lambda *_: None)
+    monkeypatch.setattr("floodmap.inference.prompting.FarView.is_observed", lambda *_: False)
     every = run(scene, tmp_path / "every", **settings)
     assert digests(tmp_path / "out") == digests(tmp_path / "every")
     assert some.summary["windows"] == every.summary["windows"] and some.summary["pixels"] == every.summary["pixels"]

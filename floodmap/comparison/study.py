@@ -138,9 +138,7 @@ def trials(
     """Every model with every kind of prompt on one picture."""
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
-        windows = Grid(
-            height=scene.height, width=scene.width, multiple=model.multiple
-        )
+        windows = Grid(height=scene.height, width=scene.width, multiple=model.multiple)
         for kind in kinds:
             started = clock()
             codes, given = _segment(scene, windows, model, kind, reference, proof)

@@ -53,9 +53,7 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
     parts = []
     for kind in _KINDS:
         strips = _strips(prediction, reference, grid, kind)
-        polygons = polygonize(
-            strips, grid=grid, threshold=50, model=None, source=scene, confidence=False
-        ).flood
+        polygons = polygonize(strips, grid=grid, threshold=50, model=None, source=scene, confidence=False).flood
         columns = {"kind": kind, "scene": scene, "area_m2": polygons["area_m2"]}
         parts.append(geopandas.GeoDataFrame(columns, geometry=polygons.geometry, crs=polygons.crs))
     return geopandas.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=parts[0].crs)

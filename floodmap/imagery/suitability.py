@@ -18,9 +18,7 @@ _REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
 """Largest value of reflectances, in fractions and in ten-thousandths, and what of 1 snow and cloud reflect at least."""
 
 
-def unsuited(
-    name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]
-) -> Iterator[str]:
+def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]) -> Iterator[str]:
     """What the models cannot be trusted with in a scene, a line each.
 
     Args:

@@ -21,8 +21,8 @@ from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.mosaic import Mosaic
+from floodmap.inference.parts import blend_in, unsure_parts
 from floodmap.inference.proof import NO_NUMBER, Failure, useless
-from floodmap.inference.selection import put, unsure_parts
 from floodmap.inference.tiling import Grid
 from floodmap.models.mirrored import mirrored, seen_twice
 from floodmap.models.prompts import Prompts
@@ -218,7 +218,7 @@ def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Fl
         if part is None:
             seen[number] = mean
         else:
-            put(part, mean, seen[number])
+            blend_in(part, mean, seen[number])
     return seen
 
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from floodmap._runtime.memory import give_back
 from floodmap._runtime.prefetch import ahead
-from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
-from floodmap.imagery.tile import Tile
 from floodmap.inference.mosaic import Mosaic
-from floodmap.inference.prompting import FarView, Prompter, make_prompter
-from floodmap.inference.proof import NO_NUMBER, Failure, Proof
-from floodmap.inference.requests import Asked, Found, asked, read
+from floodmap.inference.prediction import WindowResult, no_notes, predict
+from floodmap.inference.prompting import Prompter, make_prompter
+from floodmap.inference.proof import Proof
+from floodmap.inference.selection import Selection, WindowPlan
 from floodmap.inference.tiling import Grid
-from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
 from floodmap.strips.journal import Entry, Journal
 
@@ -74,13 +71,13 @@ def run_windows(
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
     give_back()  # windows of the coarse pass are of another size
     done = given_back = first * columns
-    row, notes, record = first, _no_notes(), _Record(scene.path, journal)
+    row, notes, record = first, no_notes(), _Record(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
-    ask = partial(_ask, scene, prompter, whole=exhaustive or not segmenter.any_size)
+    selection = Selection(scene, prompter, exhaustive=exhaustive or not segmenter.any_size)
     with ExitStack() as stack:
         readers = _READERS if segmenter.offloads else 1
-        told = stack.enter_context(closing(ahead(ask, windows, count=batch_size + readers, threads=readers)))
-        todo = batches(told, columns, batch_size)
+        plans = ahead(selection.plan, windows, count=batch_size + readers, threads=readers)
+        todo = batches(stack.enter_context(closing(plans)), columns, batch_size)
         # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
         at_work = 3 if segmenter.offloads else 2  # a GPU has one more in store
         predicted = ahead(partial(predict, segmenter), todo, count=at_work, threads=at_work)
@@ -99,24 +96,16 @@ def run_windows(
                 continue
             if row >= begun:
                 record.append(row, Entry(strip, notes))
-                notes = _no_notes()
+                notes = no_notes()
             else:
                 # A row of a finished strip, computed once more for the part that reaches below: it was counted
                 # then, but what fails now is missing there.
-                notes = {**_no_notes(), "failed": notes["failed"]}
+                notes = {**no_notes(), "failed": notes["failed"]}
             strip, row = None, row + 1
             if done - given_back >= _GIVE_BACK:
                 give_back()
                 given_back = done
     record.end()
-
-
-def _ask(scene: Scene, prompter: Prompter, window: Window, *, whole: bool) -> Asked:
-    """A window, read and prompted unless the coarse pass settles it; `whole`: none is settled or seen in part."""
-    settled = prompter.settles(window) if isinstance(prompter, FarView) and not whole else None
-    if settled is not None:
-        return Asked(window, np.broadcast_to(np.uint8(0), (window.height, window.width)), "", standing=settled)
-    return asked(prompter, read(scene, window), exhaustive=whole)
 
 
 class _Record:
@@ -129,9 +118,9 @@ class _Record:
     def __init__(self, path: object, journal: Journal) -> None:
         self._path, self._journal, self._proof = path, journal, Proof()
         self._strips: list[tuple[int, Entry]] = []
-        self._failed: list[Found] = []
+        self._failed: list[WindowResult] = []
 
-    def see(self, found: Found) -> None:
+    def see(self, found: WindowResult) -> None:
         """Take in a window, in their order."""
         if found.reached:
             self._proof.see(self._path, found.window, found.failure)
@@ -158,16 +147,16 @@ class _Record:
             self._journal.append(*self._strips.pop(0))
 
 
-def _warn(found: Found) -> None:
-    in_part = found.unread and (found.reached or found.standing is not None) and not found.failure
+def _warn(found: WindowResult) -> None:
+    in_part = found.unread and (found.reached or found.coarse is not None) and not found.failure
     what = "could be read in part, and the rest is unobserved" if in_part else "failed and is unobserved"
     log.warning("window at column %d, row %d %s: %s", found.window.col_off, found.window.row_off, what, found.why)
 
 
-def batches(windows: Iterable[Asked], columns: int, size: int) -> Iterator[list[Asked]]:
+def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[list[WindowPlan]]:
     """Windows of one row, with as much to be seen as in `size` of them, or a few times as many."""
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
-        batch: list[Asked] = []
+        batch: list[WindowPlan] = []
         for _, one in row:
             if len(batch) == _WAITING * size or sum(other.pixels for other in (*batch, one)) > size * one.reason.size:
                 yield batch
@@ -185,10 +174,10 @@ def segment_whole(
     Args:
         proof: takes in the scene's windows; `end` it when no more scenes come.
     """
-    mosaic = Mosaic(grid)
+    mosaic, selection = Mosaic(grid), Selection(scene, prompter, exhaustive=exhaustive)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for found in predict(segmenter, [asked(prompter, read(scene, window), exhaustive=exhaustive)])[0]:
+        for found in predict(segmenter, [selection.plan(window)])[0]:
             if found.reached:
                 proof.see(scene.path, found.window, found.failure)
             if found.why:
@@ -196,54 +185,3 @@ def segment_whole(
             if strip := mosaic.add(found.window, found.probability(), found.reason):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes
-
-
-def predict(segmenter: Segmenter, batch: Sequence[Asked]) -> tuple[list[Found], dict[str, Any]]:
-    """What is found of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
-    results = iter(_attempt(segmenter, [pair for one in batch for pair in one.seen]))
-    found = [_found(one, list(islice(results, len(one.seen)))) for one in batch]
-    return found, _noted(batch, found)
-
-
-def _found(one: Asked, results: Sequence[NDArray[np.float32] | Failure]) -> Found:
-    """What there is of a window once the model has seen what it was to see."""
-    reached = bool(one.seen)
-    for result in results:
-        if isinstance(result, Failure):
-            return Found(one.window, one.reason, unread=one.unread, reached=reached, failure=result)
-    parts = [tile.window.within(one.window) for tile, _ in one.seen]
-    pieces = [(part, cast("NDArray[np.float32]", result)) for part, result in zip(parts, results, strict=True)]
-    return Found(one.window, one.reason, pieces, one.standing, unread=one.unread, reached=reached)
-
-
-def _noted(batch: Sequence[Asked], found: Sequence[Found]) -> dict[str, Any]:
-    """Counts of windows, and those that failed, in whole or in part: the latter are among those run, too."""
-    notes = _no_notes()
-    for one, its in zip(batch, found, strict=True):
-        if its.why:
-            notes["failed"].append({"window": asdict(one.window), "why": its.why})
-        if its.failure or (its.unread and not its.reached and its.standing is None):
-            continue
-        notes["run" if its.reached else "skipped" if its.standing is None else "foregone"] += 1
-        notes["pixels"] += one.pixels
-    return notes
-
-
-def _attempt(segmenter: Segmenter, wanted: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
-    """Each tile's probabilities, or why it has none; a batch that fails is halved: memory may do for the halves."""
-    if not wanted:
-        return []
-    try:
-        probabilities = segmenter.predict(*zip(*wanted, strict=True))
-    except (RuntimeError, MemoryError) as error:
-        if len(wanted) == 1:
-            return [Failure.of(error)]
-        middle = len(wanted) // 2
-    else:
-        return [one if np.isfinite(one).all() else Failure(NO_NUMBER) for one in probabilities]
-    # Outside the handler: the error's traceback holds on to the memory that ran out.
-    return _attempt(segmenter, wanted[:middle]) + _attempt(segmenter, wanted[middle:])
-
-
-def _no_notes() -> dict[str, Any]:
-    return {"run": 0, "skipped": 0, "foregone": 0, "failed": [], "pixels": 0}

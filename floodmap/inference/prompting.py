@@ -6,16 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import COARSE_FACTOR, COARSE_WISHED, CoarseMap, Observed, coarse_pass, crop_coarse
 from floodmap.inference.likelihood import likelihood
 from floodmap.inference.prompt_files import read_prompts
-from floodmap.inference.selection import unsure_parts
 from floodmap.models.prompts import Prompts, pick_prompts
 from floodmap.models.protocol import Segmenter
 
@@ -24,9 +20,7 @@ LIKELIHOOD_SIDE = 2048
 Prompter = Callable[[Tile], Prompts]
 
 
-def make_prompter(
-    scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exhaustive: bool = True
-) -> Prompter:
+def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exhaustive: bool = True) -> Prompter:
     """What tells the model where to look, window by window; `exhaustive`: see `coarse_pass`."""
     if wanted == "none":
         return unprompted
@@ -68,23 +62,18 @@ class FarView:
 
     def __call__(self, tile: Tile) -> Prompts:
         """It as a mask prompt."""
-        return self._of(tile.window)
+        return self.prompts(tile.window)
 
-    def settles(self, window: Window) -> NDArray[np.float32] | None:
-        """What stands of a window of the scene that need not even be read; None where it has to be.
+    def prompts(self, window: Window) -> Prompts:
+        """It as the mask prompt of a window of the scene, which need not be read."""
+        return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
-        The coarse pass is sure of it, and has seen that all of its pixels are observed.
-        """
+    def is_observed(self, window: Window) -> bool:
+        """Whether the coarse pass has seen that all pixels of a window are observed."""
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
         height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
-        if not self.observed.covers(Window(top, left, height, width)):
-            return None
-        prompts = self._of(window)
-        return prompts.mask if unsure_parts(prompts, (window.height, window.width)) == [] else None
-
-    def _of(self, window: Window) -> Prompts:
-        return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
+        return self.observed.covers(Window(top, left, height, width))
 
 
 def joined(given: Prompts, prompter: Prompter) -> Prompter:

@@ -43,8 +43,7 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
             return True
         if dataset.gcps[0]:
             raise MissingCRSError(
-                f"{path} is placed by control points alone; "
-                f"warp it first: gdalwarp {path.name} warped.tif"
+                f"{path} is placed by control points alone; warp it first: gdalwarp {path.name} warped.tif"
             )
         raise MissingCRSError(
             f"{path} ({own.width} x {own.height} pixels) and the other side ({grid.width} x {grid.height}) "

@@ -260,6 +260,7 @@ class RasterMask:
                 f"gdal_edit.py -unsetnodata {self.path.name}"
             )
 
+
 def _absent(gaps: Gaps) -> Absent:
     """Pixels of a window that were never written."""
 

@@ -90,9 +90,7 @@ class _Surgeon:
         for mask in vrt.masks:
             if mask.name in lost:
                 raise SceneError(f"{name}: its mask {mask.name} cannot be read ({lost[mask.name]}); bring it back")
-        whole = {
-            name: found for name, found in looked.items() if not isinstance(found, str) and name not in lost
-        }
+        whole = {name: found for name, found in looked.items() if not isinstance(found, str) and name not in lost}
         inner = [member.anatomy for member in whole.values()]
         mended = {name: member.anatomy.mended for name, member in whole.items() if member.anatomy.mended}
         return Anatomy(
