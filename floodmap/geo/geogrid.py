@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from affine import Affine
@@ -17,7 +17,6 @@ from pyproj.exceptions import ProjError
 from floodmap.errors import MissingCRSError, SceneError
 from floodmap.geo.areas import cell_areas_m2
 from floodmap.geo.crs import is_placed
-from floodmap.geo.turns import span_x
 from floodmap.geo.window import Window
 
 Floats = NDArray[np.float64]
@@ -34,6 +33,14 @@ def how_to_place(transform: Affine) -> str:
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
 
+class Raster(Protocol):
+    """What an open raster says of its pixels, as rasterio's datasets do."""
+
+    crs: Any
+    transform: Affine
+    shape: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class GeoGrid:
     """The pixels of a raster, and where they lie."""
@@ -44,6 +51,11 @@ class GeoGrid:
     """Pixel to CRS, any rotation; `UNPLACED` where there is neither CRS nor transform."""
     shape_hw: tuple[int, int]
     """Rows and columns."""
+
+    @classmethod
+    def of(cls, raster: Raster) -> GeoGrid:
+        """The grid of an open raster, by its own account."""
+        return cls(raster.crs, raster.transform, raster.shape)
 
     @property
     def height(self) -> int:
@@ -104,7 +116,8 @@ class GeoGrid:
     @property
     def span_x(self) -> tuple[float, float]:
         """Least and largest x of its corners, in the CRS."""
-        return span_x(self.transform, self.width, self.height)
+        xs = [(self.transform @ (col, row))[0] for col in (0, self.width) for row in (0, self.height)]
+        return min(xs), max(xs)
 
     def to_crs(self, xy: Floats) -> Floats:
         """Pixels (n, 2), column first, to the CRS, as Affine multiplies: corners equal rasterio's to the last bit."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
@@ -27,12 +26,6 @@ window need, and just beside a leap that is less than what lies between these po
 def turn_of(crs: Any) -> float | None:
     """How far along x a whole turn leads: 360 where it is in degrees; None where it does not lead back, as in UTM."""
     return None if crs is None else _turn(crs.to_wkt() if hasattr(crs, "to_wkt") else CRS.from_user_input(crs).to_wkt())
-
-
-def span_x(transform: Affine, width: int, height: int) -> tuple[float, float]:
-    """Least and largest x of a raster's corners, in its CRS."""
-    xs = [(transform @ (col, row))[0] for col in (0, width) for row in (0, height)]
-    return min(xs), max(xs)
 
 
 def raster_turns(

@@ -25,7 +25,7 @@ from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.geo.geogrid import GeoGrid, how_to_place
 from floodmap.geo.names import has_gdal_name, is_there
 from floodmap.geo.source_name import SourceName
-from floodmap.geo.turns import WARPING, overlaps, raster_turns, span_x, turned
+from floodmap.geo.turns import WARPING, overlaps, raster_turns, turned
 from floodmap.geo.vectors import is_vector, read_vectors
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy
@@ -179,8 +179,7 @@ class _Raster:
         how |= {"resampling": Resampling.nearest, **WARPING}
         alpha = ColorInterp.alpha in own.colorinterp
         how |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
-        own_x = span_x(own.transform, own.width, own.height)
+        turns = raster_turns(own.crs, GeoGrid.of(own).span_x, grid.crs, grid.span_x)
         return [
-            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **how)
-            for turn in raster_turns(own.crs, own_x, grid.crs, grid.span_x) or (0.0,)
+            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **how) for turn in turns or (0.0,)
         ]

@@ -92,7 +92,7 @@ class Scene:
             self._source = open_source(
                 path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs, threads=threads
             )  # fmt: skip
-            own = GeoGrid(self._source.crs, self._source.transform, self.source_shape_hw)
+            own = self._source.grid
             self.grid, self.source_gsd_m = own.resampled(options.resolution_m, path), own.gsd_m
             self._reader = Reader(
                 path=path, source=self._source, height=self.height, width=self.width, lock=self._lock,
@@ -168,7 +168,7 @@ class Scene:
     @property
     def crs(self) -> Any:
         """The `rasterio.crs.CRS`, or None where the scene has no place on the ground."""
-        return self._source.crs
+        return self._source.grid.crs
 
     @property
     def bands(self) -> tuple[int, ...]:

@@ -89,10 +89,9 @@ def _parts(path: Path) -> list[Path]:
 def _described(source: Source) -> str:
     """What was read of a raster's place and of its bands, wherever that is written."""
     palette = None if source.palette is None else source.palette.tolist()
-    crs = None if source.crs is None else source.crs.to_wkt()
-    dataset = source.dataset
-    shape = (dataset.height, dataset.width, dataset.count)
-    return repr((shape, str(source.dtype), crs, tuple(source.transform)[:6], source.nodata, source.has_mask, palette))
+    crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
+    shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
+    return repr((shape, str(source.dtype), crs, place, source.nodata, source.has_mask, palette))
 
 
 def _content(name: SourceName, *, whole: bool) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
@@ -37,31 +37,33 @@ def warped_by_gcps(
         ) from error
 
 
-def find_georeference(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> tuple[CRS | None, Affine]:
-    """CRS (without heights) and transform of a raster; (None, `UNPLACED`) where it has no place on the ground.
+def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
+    """A raster's pixels and where they lie, its CRS without heights; `UNPLACED` where it has no place on the ground.
 
     Raises:
         SceneError: the CRS given, or the file's own, cannot be that of its coordinates.
     """
-    crs, transform = flat(given or dataset.crs), dataset.transform
-    if transform.is_identity or transform == UNPLACED:
+    grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
+    if grid.transform.is_identity or grid.transform == UNPLACED:
         if given is not None:
             raise SceneError(
                 f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
             )
         if dataset.rpcs is not None:
             LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
-        return None, UNPLACED
-    if not crs:
-        return None, transform
-    if not (crs.is_projected or crs.is_geographic):
+        return replace(grid, crs=None, transform=UNPLACED)
+    if not grid.crs:
+        return replace(grid, crs=None)
+    if not (grid.crs.is_projected or grid.crs.is_geographic):
         LOG.warning(
             "%s has a CRS that is not on the Earth (%s); assign one with --crs",
             path,
-            " ".join(crs.to_wkt().split())[:60],
+            " ".join(grid.crs.to_wkt().split())[:60],
         )
-        return None, transform
-    if transform.is_degenerate or GeoGrid(crs, transform, (dataset.height, dataset.width)).steps_m is None:
-        x, y = transform @ (dataset.width / 2, dataset.height / 2)
-        raise SceneError(f"{path} lies at {x:g}, {y:g}, which does not exist in {crs}; give the right one with --crs")
-    return crs, transform
+        return replace(grid, crs=None)
+    if grid.transform.is_degenerate or grid.steps_m is None:
+        x, y = grid.transform @ (grid.width / 2, grid.height / 2)
+        raise SceneError(
+            f"{path} lies at {x:g}, {y:g}, which does not exist in {grid.crs}; give the right one with --crs"
+        )
+    return grid

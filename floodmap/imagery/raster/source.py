@@ -15,9 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
@@ -26,11 +24,12 @@ from rasterio.vrt import WarpedVRT
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
 from floodmap.geo.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.anatomy import Anatomy, anatomy
 from floodmap.imagery.raster.bands import BandChoice, choose_bands
 from floodmap.imagery.raster.gaps import Gaps
-from floodmap.imagery.raster.place import find_georeference, warped_by_gcps
+from floodmap.imagery.raster.place import find_grid, warped_by_gcps
 from floodmap.imagery.raster.values import alpha_is_infrared, least_opaque, nodata_of, palette_of, sample_of, scale_of
 from floodmap.imagery.raster.voids import Voids, find_voids, text_of
 
@@ -52,10 +51,8 @@ class Source:
     """What is read from: the file, or a virtual dataset over it."""
     bands: BandChoice
     """Which bands are read."""
-    crs: CRS | None
-    """CRS of the raster; None for pixel coordinates."""
-    transform: Affine
-    """Pixel to CRS; `geogrid.UNPLACED` where the file has neither CRS nor transform."""
+    grid: GeoGrid
+    """Its pixels, and where they lie by its own account."""
     nodata: float | None
     """Value of pixels that hold nothing, where the dtype can hold it."""
     dtype: np.dtype[Any]
@@ -167,10 +164,10 @@ def open_source(
                     f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
                 )
             choice = choice if choice.alpha is not None else replace(choice, alpha=dataset.count)
-        found_crs, transform = find_georeference(dataset, given, name)
+        grid = find_grid(dataset, given, name)
         flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
-        dataset=dataset, bands=choice, crs=found_crs, transform=transform, nodata=value, dtype=dtype, palette=palette,
+        dataset=dataset, bands=choice, grid=grid, nodata=value, dtype=dtype, palette=palette,
         has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=made_of,
         own_means=infrared, opaque_from=opaque_from, scale=scale,
         remarks=tuple(_remarks(name, choice, voids, made_of, scale)),

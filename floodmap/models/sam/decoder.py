@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from floodmap.models.sam.efficientnet import ConvNorm, Skips
 from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAttention, TwoWayTransformer
+from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
 """Rows of the decoder's last step that are worked on together on a CPU, at a quarter of the resolution."""
@@ -197,11 +198,7 @@ class SkipDecoder(Decoder):
         return refined.add_(features).relu_()
 
     def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
-        """The same as from all features at once, which take half the memory of a window.
-
-        A strip is wrong within a row of its border, of the quarter; each is as high as the others, for oneDNN's sake.
-        """
-        rows, high = quarter.shape[2], STRIP_ROWS + 2
+        """The same as from all features at once, which take half the memory of a window."""
         masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
         if len(quarter) > 1 and quarter[0, 0].numel() <= STRIP_CELLS:
             together = STRIP_CELLS // quarter[0, 0].numel()
@@ -209,13 +206,12 @@ class SkipDecoder(Decoder):
                 some = slice(first, first + together)
                 masks[some] = _read_off(self._half(quarter[some], skip[some]), weights[some])
             return masks
-        for top in range(0, rows, STRIP_ROWS):
-            first = max(0, min(top - 1, rows - high))
-            strip = slice(first, first + high), slice(2 * first, 2 * (first + high))
-            features = self._half(quarter[:, :, strip[0]], skip[:, :, strip[1]])
-            inner = slice(2 * (top - first), 2 * (top - first + STRIP_ROWS))
-            masks[:, :, 2 * top : 2 * (top + STRIP_ROWS)] = _read_off(features, weights)[:, :, inner]
-        return masks
+
+        def strip(first: int, end: int) -> Tensor:
+            return _read_off(self._half(quarter[:, :, first // 2 : end // 2], skip[:, :, first:end]), weights)
+
+        # A strip is wrong within a row of the quarter of its border.
+        return by_row_strips(strip, masks, rows=2 * STRIP_ROWS, halo=2)
 
 
 def _read_off(features: Tensor, weights: Tensor) -> Tensor:

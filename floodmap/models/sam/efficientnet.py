@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from floodmap.models.backends.onednn import conv_relu6
+from floodmap.models.sam.strips import by_row_strips
 
 Skips = tuple[Tensor, Tensor, Tensor]
 """Features of the encoder at strides 8, 4 and 2."""
@@ -127,17 +128,18 @@ class InvertedResidual(nn.Module):
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
-        # One piece of memory: strips kept apart until all are done would leave holes of all sizes behind.
+
+        def strip(first: int, end: int) -> Tensor:
+            top, low = first * stride - pad, (end - 1) * stride + 1 + pad
+            wide = self._widened(x[:, :, max(top, 0) : low])
+            if top < 0 or low > height:
+                wide = F.pad(wide, (0, 0, max(-top, 0), max(low - height, 0)))
+            narrow: Tensor = self.project(conv_relu6(conv, wide, padding=(0, pad)))
+            return narrow
+
         shape = (len(x), self.project.out_channels, bottom, right)
         narrow = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        for top in range(0, bottom, rows):
-            first = top * stride - pad
-            end = min(top + rows, bottom) * stride - stride + 1 + pad
-            wide = self._widened(x[:, :, max(first, 0) : end])
-            if first < 0 or end > height:
-                wide = F.pad(wide, (0, 0, max(-first, 0), max(end - height, 0)))
-            narrow[:, :, top : top + rows] = self.project(conv_relu6(conv, wide, padding=(0, pad)))
-        return narrow
+        return by_row_strips(strip, narrow, rows=rows, halo=0)
 
 
 class Depthwise(nn.Conv2d):
@@ -256,11 +258,8 @@ class PyramidEncoder(nn.Module):
         return embedding, (skip8, skip4, skip2)
 
     def _begun(self, x: Tensor) -> Tensor:
-        """The stem and the first stage, at stride 2; on a CPU some rows at a time, for the same reason.
-
-        A strip is wrong within a row of its border for every block; each is as high as the others, for oneDNN's sake.
-        """
-        halo, rows, cols = self.config.depths[0], x.shape[2] // 2, x.shape[3] // 2
+        """The stem and the first stage, at stride 2; on a CPU some rows at a time, for the same reason."""
+        rows, cols = x.shape[2] // 2, x.shape[3] // 2
         together = max(1, STRIP_CELLS // (rows * cols))
         by_images, by_rows = together < len(x), rows > 3 * STRIP_ROWS
         if x.device.type != "cpu" or torch.is_grad_enabled() or not (by_images or by_rows):
@@ -272,14 +271,15 @@ class PyramidEncoder(nn.Module):
             for number in range(0, len(x), together):
                 begun[number : number + together] = self._begun(x[number : number + together])
             return begun
-        high = STRIP_ROWS + 2 * halo
-        for top in range(0, rows, STRIP_ROWS):
-            start = max(0, min(top - halo, rows - high))
-            strip = x[:, :, max(2 * start - 1, 0) : 2 * (start + high)]
-            strip = F.pad(strip, (0, 0, 1, 0)) if start == 0 else strip
-            strip = self.stages[0](conv_relu6(self.stem, strip, padding=(0, 1)))
-            begun[:, :, top : top + STRIP_ROWS] = strip[:, :, top - start : top - start + STRIP_ROWS]
-        return begun
+
+        def strip(first: int, end: int) -> Tensor:
+            seen = x[:, :, max(2 * first - 1, 0) : 2 * end]
+            seen = F.pad(seen, (0, 0, 1, 0)) if first == 0 else seen
+            features: Tensor = self.stages[0](conv_relu6(self.stem, seen, padding=(0, 1)))
+            return features
+
+        # A block is wrong within a row of a strip's border.
+        return by_row_strips(strip, begun, rows=STRIP_ROWS, halo=self.config.depths[0])
 
 
 def fuse(module: nn.Module) -> None:

@@ -94,7 +94,7 @@ def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[flo
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask) as dataset:
-        frame = MapFrame(GeoGrid(dataset.crs, dataset.transform, dataset.shape))
+        frame = MapFrame(GeoGrid.of(dataset))
         mask = _shrunk(dataset, (shape_hw[0], shape_hw[1]))
     failed = _failed(flood_map.summary, frame, mask)
     overlay = _overlay(mask, picture.reason, failed)

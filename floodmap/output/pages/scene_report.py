@@ -91,7 +91,7 @@ def _census(flood_map: FloodMap) -> Census:
                 yield row, dataset.read(1, window=window)
 
         threshold = _percent(flood_map.summary)
-        return take_census(strips(), GeoGrid(dataset.crs, dataset.transform, dataset.shape), threshold=threshold)
+        return take_census(strips(), GeoGrid.of(dataset), threshold=threshold)
 
 
 def _percent(summary: dict[str, Any]) -> int:
