@@ -22,7 +22,8 @@ from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
 from floodmap.models.sam_segmenter import SamSegmenter
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
 from floodmap.synthetic.scene import write_sample
 
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")

@@ -39,7 +39,8 @@ from floodmap.models.sam.common import FRAME
 from floodmap.models.sam.meta_sam import build_sam
 from floodmap.models.sam.vit import VIT
 from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
 from floodmap.synthetic.scene import write_sample
 
 PAINTED = 3000

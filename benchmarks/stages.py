@@ -29,7 +29,8 @@ from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.mosaic import Mosaic
 from floodmap.models.prompts import Prompts
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
 from floodmap.strips.journal import Journal
 
 STAGES: list[tuple[str, Any, str]] = [

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from floodmap.evaluation.scores import Scores
     from floodmap.evaluation.summary import Evaluation
     from floodmap.geo.window import Window
-    from floodmap.imagery.options import SceneOptions
     from floodmap.imagery.scene import Scene
     from floodmap.inference.tiling import Grid
+    from floodmap.options import SceneOptions, SegmentOptions
     from floodmap.output.polygons import vectorize
     from floodmap.output.results import FloodMap
-    from floodmap.pipeline import SegmentOptions
 
     __version__: str
 
@@ -44,9 +43,9 @@ _HOMES = {
     "FloodmapError": "errors",
     "Grid": "inference.tiling",
     "Scene": "imagery.scene",
-    "SceneOptions": "imagery.options",
+    "SceneOptions": "options",
     "Scores": "evaluation.scores",
-    "SegmentOptions": "pipeline",
+    "SegmentOptions": "options",
     "Window": "geo.window",
     "evaluate": "evaluation.run",
     "segment": "api",

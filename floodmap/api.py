@@ -7,14 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from floodmap.defaults import FORMAT, MODEL, OUTPUT_FOLDER, OVERLAP, THRESHOLD, TILE_SIZE
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.options import SceneOptions
 from floodmap.inference.loop import Progress
-from floodmap.output.finishing import Format
+from floodmap.options import (
+    FORMAT,
+    MODEL,
+    OUTPUT_FOLDER,
+    OVERLAP,
+    THRESHOLD,
+    TILE_SIZE,
+    Format,
+    SceneOptions,
+    SegmentOptions,
+)
 from floodmap.output.results import FloodMap
-from floodmap.pipeline import SegmentOptions, refuse_other_run, segment_scene
+from floodmap.pipeline import refuse_other_run, segment_scene
 
 
 def segment(

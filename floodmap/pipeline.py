@@ -8,19 +8,17 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
-from floodmap.defaults import FORMAT, OVERLAP, THRESHOLD, TILE_SIZE
-from floodmap.errors import FloodmapError, MissingCRSError, OutputError, writing
+from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
@@ -28,7 +26,8 @@ from floodmap.inference.loop import Progress, run_windows
 from floodmap.inference.prompting import uses_infrared
 from floodmap.inference.tiling import Grid
 from floodmap.models.protocol import Segmenter
-from floodmap.output.finishing import Finishing, Format
+from floodmap.options import SegmentOptions
+from floodmap.output.finishing import Finishing
 from floodmap.output.rehearsal import Helper, rehearse
 from floodmap.output.results import (
     FloodMap,
@@ -49,60 +48,6 @@ log = logging.getLogger(__name__)
 
 _DECOMPRESSING = 4
 """Threads that decompress a scene where the model leaves them cores."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentOptions:
-    """Settings of a run; those that decide the results are stored with them."""
-
-    scene: SceneOptions = field(default_factory=SceneOptions)
-    """How the raster is read."""
-    prompts: Path | str = "auto"
-    """`auto`: from a coarse pass; `none`; or a vector file with points and boxes."""
-    tile_size: int = TILE_SIZE
-    """Longest side of a window, in pixels."""
-    overlap: int = OVERLAP
-    """Pixels shared by neighbouring windows."""
-    threshold: float = THRESHOLD
-    """Flood where the probability is at least this."""
-    min_area_m2: float | None = None
-    """Smaller polygons are dropped; None: 25 pixels' worth where the scene has a CRS."""
-    simplify_m: float | None = None
-    """Tolerance of the outlines, in metres; None: one pixel where the scene has a CRS."""
-    formats: tuple[Format, ...] = (FORMAT,)
-    """Vector formats to write."""
-    batch_size: int = 1
-    """Windows at a time."""
-    exhaustive: bool = False
-    """Look from near, too, at ground of which the coarse pass is sure."""
-    overwrite: bool = False
-    """Replace results, and discard unfinished work that `resume` cannot go on with."""
-    resume: bool = False
-    """Go on with unfinished work, leave results made with these settings alone; begin where there are neither."""
-    report: bool = False
-    """Write the results on one HTML page as well."""
-
-    def __post_init__(self) -> None:
-        if not 0.01 <= self.threshold <= 1.0:
-            raise FloodmapError(f"threshold {self.threshold} must lie between 0.01 and 1")
-        if self.batch_size < 1:
-            raise FloodmapError(f"batch size {self.batch_size} must be at least 1")
-        if not self.formats or not set(self.formats) <= set(get_args(Format)):
-            raise FloodmapError(f"formats {self.formats} must be some of {', '.join(get_args(Format))}")
-        for option, value in (("min_area_m2", self.min_area_m2), ("simplify_m", self.simplify_m)):
-            if value is not None and not 0 <= value < math.inf:
-                raise FloodmapError(f"{option} {value} must be 0 or more")
-
-    @property
-    def threshold_percent(self) -> int:
-        """The threshold as a code."""
-        return max(1, round(self.threshold * 100))
-
-    @property
-    def files(self) -> dict[str, Path | str]:
-        """What a run reads beside the scene, by option: files, .gdb folders, names that only GDAL knows."""
-        given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
-        return {option: path for option, path in given.items() if path not in (None, "auto", "none")}
 
 
 def segment_scene(

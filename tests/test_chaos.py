@@ -66,7 +66,8 @@ def work(seconds: float) -> None:
 
 def segment(scene: Path, out: Path, killed_after: float, answer: Connection) -> None:
     """Segment, unless killed after so many seconds of processor time; answer how many it took."""
-    from floodmap.pipeline import SegmentOptions, segment_scene
+    from floodmap.options import SegmentOptions
+    from floodmap.pipeline import segment_scene
 
     # The system ends a process that leaves SIGPROF alone, as it does with SIGKILL.
     signal.setitimer(signal.ITIMER_PROF, killed_after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ import pytest
 from click.testing import CliRunner
 from conftest import HANGS
 
+import floodmap
 from floodmap.errors import OutputError, SceneError
 from floodmap.inference.tiling import Grid
 from floodmap.models import registry as models
+from floodmap.options import SceneOptions, SegmentOptions
+from floodmap.training.options import FineTuneOptions
 from floodmap_cli import main as frame
 from floodmap_cli import options
 from floodmap_cli.log import StderrHandler, configure_logging
@@ -251,25 +256,37 @@ def refusal(decorator: Callable[..., Any], *args: str) -> str:
     return error.value.format_message()
 
 
-def test_scene_options_are_the_fields_of_scene_options() -> None:
-    from dataclasses import fields
-
-    from floodmap.imagery.options import SceneOptions
-
-    values = parse(options.scene_options)
-    assert set(values) == {field.name for field in fields(SceneOptions)}
-    assert SceneOptions(**values) == SceneOptions()
+scene_options, format_option = options.options_of(SceneOptions), options.options_of(SegmentOptions, "formats")
 
 
-def test_grid_options_default_to_the_grid_s_own() -> None:
+@pytest.mark.parametrize("kind", [SceneOptions, SegmentOptions, FineTuneOptions])
+def test_options_of_fields_default_to_what_the_fields_do(kind: type) -> None:
+    values = {name: value for name, value in parse(options.options_of(kind)).items() if value is not None}
+    assert kind(**values) == kind()
+    assert {"SceneOptions": 0, "SegmentOptions": 8, "FineTuneOptions": 9}[kind.__name__] <= len(values)
+
+
+@pytest.mark.parametrize("kind", [SceneOptions, SegmentOptions])
+def test_python_and_the_command_line_have_the_same_defaults(kind: type) -> None:
+    parameters = inspect.signature(floodmap.segment).parameters
+    for field in fields(kind):
+        if field.name == "scene":
+            continue
+        default = None if field.metadata["shown"] else field.default
+        assert parameters[field.name].default == default, field.name
+
+
+def test_windows_of_a_grid_default_to_those_of_a_run() -> None:
     grid = Grid(width=1, height=1)
-    assert parse(options.grid_options) == {"tile_size": grid.tile_size, "overlap": grid.overlap}
+    assert parse(options.options_of(SegmentOptions, "tile_size", "overlap")) == {
+        "tile_size": grid.tile_size, "overlap": grid.overlap,
+    }  # fmt: skip
 
 
 def test_scene_options_are_parsed(tmp_path: Path) -> None:
     (tmp_path / "å.gpkg").touch()
     args = ["--bands", " 4,3 ,2", "--nodata", "nan", "--resolution", "0.5", "--aoi", str(tmp_path / "å.gpkg")]
-    values = parse(options.scene_options, *args, "--collar", "off", "--crs", "EPSG:32643")
+    values = parse(scene_options, *args, "--collar", "off", "--crs", "EPSG:32643")
     assert values["bands"] == (4, 3, 2)
     assert values["nodata"] != values["nodata"]
     assert values["resolution_m"] == 0.5
@@ -279,27 +296,27 @@ def test_scene_options_are_parsed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0,1,2", "a", "1,,2", "", "-1", "1.5", "1;2", "²"])
 def test_bands_that_are_none_are_refused(value: str) -> None:
-    assert "band numbers" in refusal(options.scene_options, f"--bands={value}")
+    assert "band numbers" in refusal(scene_options, f"--bands={value}")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_resolution_must_be_a_positive_number(value: str) -> None:
-    assert "number above 0" in refusal(options.scene_options, f"--resolution={value}")
+    assert "number above 0" in refusal(scene_options, f"--resolution={value}")
 
 
 def test_files_that_are_not_there_are_wrong_usage(tmp_path: Path) -> None:
     for option in ("--mask", "--aoi"):
-        assert "none.gpkg" in refusal(options.scene_options, option, str(tmp_path / "none.gpkg"))
-        assert "directory" in refusal(options.scene_options, option, str(tmp_path))
+        assert "none.gpkg" in refusal(scene_options, option, str(tmp_path / "none.gpkg"))
+        assert "directory" in refusal(scene_options, option, str(tmp_path))
 
 
 def test_formats_are_split_checked_and_kept_in_order() -> None:
-    assert parse(options.format_option) == {"formats": ("gpkg",)}
-    assert parse(options.format_option, "--format", "SHP, .gpkg,shp") == {"formats": ("shp", "gpkg")}
-    message = refusal(options.format_option, "--format", "gpkg,kml")
+    assert parse(format_option) == {"formats": ("gpkg",)}
+    assert parse(format_option, "--format", "SHP, .gpkg,shp") == {"formats": ("shp", "gpkg")}
+    message = refusal(format_option, "--format", "gpkg,kml")
     assert "kml is no format" in message
     assert all(name in message for name in options.FORMATS)
-    assert "choose from" in refusal(options.format_option, "--format", ",")
+    assert "choose from" in refusal(format_option, "--format", ",")
 
 
 @pytest.mark.parametrize("value", ["auto", "cpu", "mps", "cuda", "cuda:1"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from floodmap.geo.window import Window
 from floodmap.imagery import borders
 from floodmap.imagery.borders import find_collar
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 SHAPE_HW = (240, 320)

@@ -22,7 +22,8 @@ import torch
 import floodmap
 from floodmap.errors import FloodmapError
 from floodmap.models.registry import resolve
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
 from floodmap.models.loading import load_segmenter
 
 scene, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -17,8 +17,8 @@ from rasterio.windows import Window as RasterWindow
 from floodmap.errors import EvaluationError, SceneError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.window import Window
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 from floodmap.output.polygons import vectorize_layers
 from floodmap.strips import codes
 

@@ -25,9 +25,9 @@ from floodmap.evaluation.run import evaluate
 from floodmap.geo import names
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.vectors import is_vector, read_vectors
-from floodmap.imagery.options import SceneOptions
 from floodmap.inference.prompt_files import read_prompts
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SceneOptions, SegmentOptions
+from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run
 
 ODD = [

@@ -14,9 +14,9 @@ from conftest import NORTH_UP, UTM, SceneFactory, picture
 
 from floodmap.errors import SceneError
 from floodmap.geo.window import Window
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 HW = (60, 80)

@@ -12,8 +12,8 @@ from rasterio.enums import ColorInterp, Resampling
 from scipy import ndimage
 
 from floodmap.geo.window import Window
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 
 HW = (512, 640)
 

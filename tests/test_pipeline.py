@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from floodmap.errors import FloodmapError, MissingCRSError, OutputError
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
+from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.results import FloodMap, finished_before
-from floodmap.pipeline import SegmentOptions, segment_scene, work_folder
+from floodmap.pipeline import segment_scene, work_folder
 from floodmap.strips.journal import Entry, Journal, has_strips
 from floodmap.strips.strip import Strip
 
@@ -151,7 +151,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from fakes import FakeSegmenter
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
 left = int(sys.argv[4])
 def before(tile):
     global left

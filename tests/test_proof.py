@@ -22,8 +22,9 @@ from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.proof import Failure, Proof
 from floodmap.models.prompts import Prompts
+from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.pipeline import segment_scene
 from floodmap.strips.codes import FAILED
 
 SMALL = {"tile_size": 64, "overlap": 0, "prompts": "none"}

@@ -24,9 +24,10 @@ import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.options import SegmentOptions
 from floodmap.output import cog, helpers, rehearsal, vector_files
 from floodmap.output.finishing import Finishing
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run
 
 EVERY = ("gpkg", "shp", "geojson", "fgb", "parquet")

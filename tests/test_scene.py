@@ -24,9 +24,9 @@ from rasterio.enums import ColorInterp, Resampling
 
 from floodmap.errors import FloodmapError, MissingCRSError, SceneError
 from floodmap.geo.window import Window
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
+from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 SHARED = Path(__file__).parents[2] / "shared" / "scenes"

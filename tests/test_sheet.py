@@ -18,11 +18,11 @@ from rasterio.crs import CRS
 import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.tile import Tile
+from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.pages.maps import MapFrame
 from floodmap.output.results import FloodMap
-from floodmap.pipeline import SegmentOptions, segment_scene
+from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run as run_command
 
 SMALL = {"tile_size": 64, "overlap": 8, "prompts": "none", "min_area_m2": 0.0, "simplify_m": 0.0, "report": True}

@@ -12,9 +12,9 @@ from conftest import NORTH_UP, SceneFactory, picture
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.suitability import white_share
+from floodmap.options import SceneOptions
 from floodmap_cli.main import run
 
 HW = (96, 128)

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.turns import bounds_of, overlaps, raster_turns, turn_of, turned, unrolled
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompt_files import read_prompts
+from floodmap.options import SceneOptions
 
 STEP, SIDE, NORTH = 0.001, 200, 10.1
 UTM = {180: "EPSG:32660", 174: "EPSG:32659"}

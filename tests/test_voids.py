@@ -8,9 +8,9 @@ from conftest import SceneFactory, picture
 from scipy import ndimage
 
 from floodmap.geo.window import Window
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.raster.voids import find_voids
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 HW = (200, 300)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from floodmap.defaults import MODEL, OUTPUT_FOLDER
 from floodmap.errors import LabelError, OutputError, PromptError, writing
+from floodmap.options import MODEL, OUTPUT_FOLDER
 
 from .options import device_option, flips_option, ignore_option, json_option, overwrite_option, verbosity_options
 

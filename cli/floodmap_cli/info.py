@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.scene import Scene
 from floodmap.inference.tiling import Grid
+from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import BYTES_PER_PIXEL
 
-from .options import grid_options, json_option, scene_options, verbosity_options
+from .options import json_option, options_of, verbosity_options
 
 log = logging.getLogger("floodmap")
 
@@ -31,8 +31,8 @@ STARTUP_SECONDS = 4
 
 @click.command("info")
 @click.argument("scenes", nargs=-1, required=True, metavar="SCENE...", type=str)
-@scene_options
-@grid_options
+@options_of(SceneOptions)
+@options_of(SegmentOptions, "tile_size", "overlap")
 @json_option
 @verbosity_options
 def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:

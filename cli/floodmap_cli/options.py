@@ -1,7 +1,6 @@
 """Options that several commands share, with the checks that make a wrong value a usage error (exit 2).
 
-Parameter names are those of the library's dataclasses, so that a command can pass them on: what `scene_options` adds
-is what `SceneOptions` takes, what `grid_options` adds is what `Grid` takes.
+Most are made of the fields of the library's dataclasses (`options_of`), and bear their names: a command passes them on.
 """
 
 from __future__ import annotations
@@ -10,19 +9,17 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from floodmap.defaults import FORMAT, MODEL, OVERLAP, TILE_SIZE
 from floodmap.errors import FloodmapError
 from floodmap.geo.names import has_gdal_name
+from floodmap.options import FORMATS, MODEL, check_threshold
 
 from .log import configure_logging
-
-FORMATS = ("gpkg", "shp", "geojson", "fgb", "parquet")
-"""Vector formats floodmap writes."""
 
 Command = Callable[..., Any]
 
@@ -58,8 +55,6 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Callback: refuse what is no share from 0.01 to 1, with what to write for per cent."""
     if value is not None:
-        from floodmap.defaults import check_threshold
-
         try:
             check_threshold(value)
         except FloodmapError as error:
@@ -104,6 +99,16 @@ def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     return tuple(dict.fromkeys(names))
 
 
+def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Path | None:
+    return value if value in ("auto", "none") else dataset(ctx, param, value)
+
+
+def _part(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not a share above 0 and below 1")
+    return value
+
+
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", value):
         raise click.BadParameter(f"{value!r} is no device; choose from auto, cpu, cuda, cuda:N, mps")
@@ -115,50 +120,41 @@ def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
-scene_options = _stack(
-    click.option(
-        "--resolution", "resolution_m", type=float, metavar="METRES", callback=positive,
-        help="Work at this ground sample distance instead of the scene's own pixels.",
-    ),
-    click.option(
-        "--bands", metavar="R,G,B[,NIR]", callback=_bands,
-        help='Bands to use, counted from 1, such as "4,3,2".  [default: by colour interpretation]',
-    ),
-    click.option(
-        "--nodata", metavar="VALUE|none", callback=_nodata,
-        help="Value of pixels that hold nothing, instead of the file's own and of such as -9999 that are found; none: "
-        "every pixel is ground.",
-    ),
-    click.option(
-        "--mask", metavar="FILE", callback=dataset,
-        help="Raster or polygons to leave unobserved: cloud, say.",
-    ),
-    click.option(
-        "--collar", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
-        help="Find untagged black or white borders and leave them unobserved.",
-    ),
-    click.option(
-        "--crs", metavar="CRS",
-        help="CRS of the scene, such as EPSG:32643, where the file has none or a wrong one.",
-    ),
-    click.option(
-        "--aoi", metavar="FILE", callback=dataset,
-        help="Polygons of the area of interest; ground outside is left out.",
-    ),
-)  # fmt: skip
-"""Adds resolution_m, bands, nodata, mask, collar, crs, aoi: the fields of `floodmap.imagery.options.SceneOptions`."""
+_CHECKS = {
+    "resolution_m": positive, "bands": _bands, "nodata": _nodata, "mask": dataset, "aoi": dataset, "prompts": _prompts,
+    "threshold": share, "min_area_m2": not_negative, "simplify_m": not_negative, "formats": _formats,
+    "epochs": positive, "learning_rate": positive, "val_share": _part,
+}  # fmt: skip
+"""What looks at an option's value, by the name of its field."""
 
-grid_options = _stack(
-    click.option(
-        "--tile-size", type=click.IntRange(min=32), default=TILE_SIZE, show_default=True, metavar="PIXELS",
-        help="Longest side of a window; a multiple of 32.",
-    ),
-    click.option(
-        "--overlap", type=click.IntRange(min=0), default=OVERLAP, show_default=True, metavar="PIXELS",
-        help="Pixels that neighbouring windows share, at least.",
-    ),
-)  # fmt: skip
-"""Adds tile_size and overlap: fields of `floodmap.inference.tiling.Grid`."""
+
+def options_of(fields_of: type, *names: str) -> Callable[[Command], Command]:
+    """Options made of a dataclass's fields (see `floodmap.options.option`): those named, else all; in their order."""
+    hints = get_type_hints(fields_of)
+    chosen = [one for one in fields(fields_of) if one.metadata and (not names or one.name in names)]
+    return _stack(*(_option(one, hints[one.name]) for one in chosen))
+
+
+def _option(one: Field[Any], hint: Any) -> Callable[[Command], Command]:
+    said, check = one.metadata, _CHECKS.get(one.name)
+    flag = said["flag"] or "--" + re.sub("_m2?$", "", one.name).replace("_", "-")
+    if hint is bool:
+        return click.option(flag, one.name, is_flag=True, help=said["help"])
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
+    settings: dict[str, Any] = {"type": kinds[0] if kinds[0] in (int, float) and check is not _nodata else str}
+    if get_origin(hint) is Literal:
+        settings["type"] = click.Choice(get_args(hint))
+    elif said["least"] is not None:
+        settings["type"] = click.IntRange(min=said["least"])
+    default = ",".join(one.default) if isinstance(one.default, tuple) else one.default
+    shown = f"  [default: {said['shown']}]" if said["shown"] else ""
+    if said["shown"]:
+        default = None
+    return click.option(
+        flag, one.name, default=default, show_default=default is not None, metavar=said["metavar"], callback=check,
+        help=said["help"] + shown, **settings,
+    )  # fmt: skip
+
 
 model_option = click.option(
     "--model", default=MODEL, show_default=True, metavar="NAME|FILE",
@@ -176,12 +172,6 @@ device_option = click.option(
     help="auto, cpu, cuda, cuda:N or mps.",
 )  # fmt: skip
 """Adds device."""
-
-format_option = click.option(
-    "--format", "formats", default=FORMAT, show_default=True, metavar="LIST", callback=_formats,
-    help=f"Vector formats to write, separated by commas: {', '.join(FORMATS)}.",
-)  # fmt: skip
-"""Adds formats, a tuple of names out of FORMATS."""
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
 """Adds overwrite."""

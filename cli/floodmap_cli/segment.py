@@ -8,29 +8,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from floodmap.defaults import OUTPUT_FOLDER, THRESHOLD
 from floodmap.errors import FloodmapError
+from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
 from .inputs import find_scenes
-from .options import (
-    dataset,
-    device_option,
-    flips_option,
-    format_option,
-    grid_options,
-    json_option,
-    model_option,
-    not_negative,
-    overwrite_option,
-    scene_options,
-    share,
-    verbosity_options,
-)
+from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
 from .progress import scene_bar
 
 if TYPE_CHECKING:
@@ -41,12 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("floodmap")
 
 REFUSED, FAILED_WINDOWS = 1, 3
-
-
-def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Path | None:
-    if value in ("auto", "none"):
-        return value
-    return dataset(ctx, param, value)
 
 
 @click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
@@ -62,60 +44,19 @@ def _prompts(ctx: click.Context, param: click.Parameter, value: str) -> str | Pa
     help="Folder for the results; made if it is not there.",
 )
 @model_option
-@click.option(
-    "--prompts",
-    default="auto",
-    show_default=True,
-    metavar="auto|none|FILE",
-    callback=_prompts,
-    help="What tells the model where to look: a coarse pass (auto), nothing, or a coarse pass and a vector file with "
-    "points that correct the result (field `label`: 1 flood, 0 dry) and boxes around all flood.",
+@options_of(SegmentOptions, "prompts")
+@options_of(SceneOptions)
+@options_of(
+    SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
 )
-@scene_options
-@grid_options
-@click.option(
-    "--threshold",
-    type=float,
-    default=THRESHOLD,
-    show_default=True,
-    callback=share,
-    help="Flood where the probability is at least this, from 0.01 to 1.",
-)
-@click.option(
-    "--min-area",
-    "min_area_m2",
-    type=float,
-    metavar="M2",
-    callback=not_negative,
-    help="Drop smaller polygons.  [default: 25 pixels]",
-)
-@click.option(
-    "--simplify",
-    "simplify_m",
-    type=float,
-    metavar="METRES",
-    callback=not_negative,
-    help="Tolerance of the outlines; 0 follows every pixel.  [default: 1 pixel]",
-)
-@format_option
-@click.option("--report", is_flag=True, help="Write NAME_report.html too: the results on one page that opens offline.")
 @device_option
 @flips_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Windows at a time.  [default: 1 on a CPU, 8 on a GPU]")
-@click.option(
-    "--exhaustive", is_flag=True, help="Look from near, too, at ground that the coarse pass is sure is dry, or flooded."
-)
-@overwrite_option
-@click.option(
-    "--resume", is_flag=True, help="Go on where an interrupted run stopped; begin where there is nothing to go on with."
-)
+@options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
 @json_option
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
-    batch_size: int | None,
-    resolution_m: float | None, bands: tuple[int, ...] | None, nodata: float | None, collar: Any,
-    crs: str | None, mask: Path | str | None, aoi: Path | str | None, **settings: Any,
+    batch_size: int | None, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
 
@@ -136,15 +77,12 @@ def segment(
     from floodmap.output.rehearsal import Helper, is_loaded
 
     # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
-    files = aoi or mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
+    looks = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
+    files = looks.aoi or looks.mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
     helper = None if files or is_loaded() else Helper()
-    from floodmap.imagery.options import SceneOptions
     from floodmap.models.mirrored import Flipped
-    from floodmap.pipeline import SegmentOptions, segment_scene
+    from floodmap.pipeline import segment_scene
 
-    looks = SceneOptions(
-        resolution_m=resolution_m, bands=bands, nodata=nodata, mask=mask, aoi=aoi, crs=crs, collar=collar
-    )  # fmt: skip
     found = find_scenes(scenes, out)
     free = list(_not_busy(found, out))
     if not free:

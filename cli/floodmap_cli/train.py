@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from floodmap.defaults import MODEL
+from floodmap.training.options import FineTuneOptions
 
-from .options import device_option, ignore_option, overwrite_option, positive, verbosity_options
+from .options import device_option, ignore_option, options_of, overwrite_option, verbosity_options
 from .progress import progress_bar
 
 
@@ -25,36 +25,9 @@ from .progress import progress_bar
     help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.  "
     "[default: named after DATA, in the current folder]",
 )
-@click.option("--base", default=MODEL, show_default=True, metavar="NAME|FILE", help="Weights to begin with.")
-@click.option(
-    "--train",
-    "what",
-    type=click.Choice(["full", "lora", "decoder"]),
-    default="full",
-    show_default=True,
-    help="Train everything; the decoder and adapters in a SAM encoder; or the decoder alone: fast, for few pictures.",
-)
-@click.option("--epochs", type=float, default=20.0, show_default=True, callback=positive, help="Looks at each picture.")
-@click.option("--learning-rate", type=float, default=2e-4, show_default=True, callback=positive)
-@click.option(
-    "--val-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.2,
-    show_default=True,
-    help="Share of the pictures to validate on, where the data does not say.",
-)
-@click.option(
-    "--views",
-    type=click.IntRange(min=0),
-    default=8,
-    show_default=True,
-    help="With --train decoder: views of each picture to encode once and learn from; 0: new ones always.",
-)
-@click.option("--patience", type=click.IntRange(min=1), default=8, show_default=True, help="Half epochs without gain.")
-@click.option("--flood-value", metavar="VALUE", help="Flood in the masks; the rest is dry.  [default: found out]")
+@options_of(FineTuneOptions, "base", "what", "epochs", "learning_rate", "val_share", "views", "patience", "flood_value")
 @ignore_option
-@click.option("--strict", is_flag=True, help="Stop if anything is wrong with the labels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@options_of(FineTuneOptions, "strict", "seed")
 @device_option
 @overwrite_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
@@ -75,7 +48,7 @@ def train(
     from floodmap.models.loading import pick_device
     from floodmap.models.registry import read_metadata
     from floodmap.training.distributed import Crew
-    from floodmap.training.finetune import FineTuneOptions, fine_tune
+    from floodmap.training.finetune import fine_tune
 
     out = out or Path(f"{data.resolve().name or 'mine'}.safetensors")
     options = FineTuneOptions(device=str(pick_device(device)), **settings)

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from floodmap.errors import OutputError
+from floodmap.options import FORMATS
 
-from .options import FORMATS, ignore_option, json_option, not_negative, overwrite_option, share
+from .options import ignore_option, json_option, not_negative, overwrite_option, share
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:

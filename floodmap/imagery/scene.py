@@ -24,7 +24,6 @@ from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
-from floodmap.imagery.options import SceneOptions
 from floodmap.imagery.overlay import Beneath, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels
@@ -36,6 +35,7 @@ from floodmap.imagery.stretch import Stretch
 from floodmap.imagery.suitability import unsuited
 from floodmap.imagery.survey import SAMPLE_SIDE, SAMPLES, SURVEY_SIDE, collar_of, glance, stretch_of
 from floodmap.imagery.tile import Tile
+from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 LOG = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.defaults import OVERLAP, TILE_SIZE
 from floodmap.errors import GridError
 from floodmap.geo.window import Window
+from floodmap.options import OVERLAP, TILE_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.defaults import check_threshold
 from floodmap.errors import EvaluationError
 from floodmap.geo.window import Window
+from floodmap.options import check_threshold
 from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from floodmap._runtime.files import atomic_path
-from floodmap.defaults import MODEL
 from floodmap.errors import DownloadError, ModelError
 from floodmap.models.download import Progress, download, sha256_of
+from floodmap.options import MODEL
 
 WEIGHTS = Path(str(resources.files("floodmap"))) / "weights"
 """Folder of the models that ship inside the package."""

@@ -10,21 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from affine import Affine
 from rasterio.crs import CRS
 
 from floodmap._runtime.memory import give_back
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.options import FORMATS, Format
 from floodmap.output.census import Tally
 from floodmap.output.cog import write_rasters
 from floodmap.output.results import FloodMap, result_paths, write_report
 from floodmap.strips.journal import Strips
 
 log = logging.getLogger(__name__)
-
-Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +113,7 @@ class Finishing:
         del layers
         give_back()
         written = result_paths(self.out, self.name, self.formats, sheet=self.report)
-        for stale in set(result_paths(self.out, self.name, get_args(Format), sheet=True)) - set(written):
+        for stale in set(result_paths(self.out, self.name, FORMATS, sheet=True)) - set(written):
             if stale.exists():
                 log.warning("%s is left from an earlier run and does not go with the new results", stale)
         summary = {

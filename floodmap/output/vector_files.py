@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floodmap.errors import MissingCRSError, OutputError
 from floodmap.geo.names import writable
+from floodmap.options import FORMATS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-FORMATS = ("gpkg", "shp", "geojson", "fgb", "parquet")
-"""Suffixes of the formats; in a GeoPackage both layers share a file, in the others each has its own."""
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
 """Names for those that exceed a Shapefile's 10 characters."""

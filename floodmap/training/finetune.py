@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from floodmap._runtime.files import atomic_path, write_whole
-from floodmap.defaults import MODEL
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
 from floodmap.masks.labels import find_labels
-from floodmap.masks.rules import Ignore
 from floodmap.models.digest import sealed
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
@@ -34,6 +32,7 @@ from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import Crew
 from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
 from floodmap.training.loop import train
+from floodmap.training.options import FineTuneOptions
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
@@ -42,37 +41,6 @@ SAM_SIZES = ((256, 1024, 1),)
 """Sides of far and near views for Meta's encoders, which see every view stretched to 1024 pixels."""
 SAM_PAIRS = 4
 """Pairs of these in a step, one after another."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FineTuneOptions:
-    """What a user decides about a run."""
-
-    base: str = MODEL
-    """Weights to begin with: a model's name or file."""
-    what: Literal["full", "lora", "decoder"] = "full"
-    """Train everything; the decoder and adapters in the encoder's attention; or the decoder and prompts alone."""
-    views: int = 8
-    """With the decoder alone: so many views of each piece are encoded once and learned from; 0 for new ones always."""
-    epochs: float = 20.0
-    """Each piece of imagery is looked at about so often."""
-    learning_rate: float = 2e-4
-    val_share: float = 0.2
-    """Share of the pictures to validate on, where the data does not say."""
-    patience: int = 8
-    """Checkpoints (half an epoch each) without gain after which training stops."""
-    flood_value: str | None = None
-    """What is flood in the masks; None: found out."""
-    ignore_values: Ignore = None
-    """What is neither flood nor dry in them, beside what they declare; see `FloodRule.parse`."""
-    strict: bool = False
-    """Refuse labels that an audit finds wrong, instead of leaving these pictures out."""
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.epochs > 0 or not self.learning_rate > 0 or not 0 < self.val_share < 1:
-            raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
 
 
 def fine_tune(

@@ -1,0 +1,142 @@
+"""What users decide about a scene and a run: each option with its default, its check and its help, written here once.
+
+The command line makes its options of these fields (`field.metadata`); `floodmap.segment` has the same defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from floodmap.errors import EvaluationError, FloodmapError
+
+Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
+"""Vector formats floodmap writes, by suffix; in a GeoPackage both layers share a file, else each has its own."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+OUTPUT_FOLDER = "floodmap_output"
+"""Results go into this folder in the current one."""
+MODEL = "finetuned"
+"""The shipped model."""
+TILE_SIZE = 1024
+"""Longest side of a window, in pixels."""
+OVERLAP = 24
+"""Pixels shared by neighbouring windows."""
+THRESHOLD = 0.5
+"""Flood where the probability is at least this."""
+FORMAT: Format = "gpkg"
+"""The vector format that is written."""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    metavar: str | None = None,
+    shown: str | None = None,
+    least: int | None = None,
+) -> Any:
+    """A field that is an option of the command line as well.
+
+    Args:
+        default: its value where nothing is said.
+        help: what it does, in a sentence or two; for Python's users, too.
+        flag: its name there; by default the field's, without the unit at its end: `min_area_m2` is `--min-area`.
+        metavar: what its value is called there.
+        shown: what stands there for a default of None.
+        least: the smallest whole number it takes.
+    """
+    return field(
+        default=default, metadata={"help": help, "flag": flag, "metavar": metavar, "shown": shown, "least": least}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneOptions:
+    """How to look at a raster, where its own metadata is not to decide."""
+
+    resolution_m: float | None = option(
+        None, "Work at this ground sample distance, in metres, instead of the scene's own pixels.", metavar="METRES"
+    )
+    bands: tuple[int, ...] | None = option(
+        None, 'Bands to use, counted from 1, such as "4,3,2"; one band is grey.',
+        metavar="R,G,B[,NIR]", shown="by colour interpretation",
+    )  # fmt: skip
+    nodata: float | Literal["none"] | None = option(
+        None, "Value of pixels that hold nothing, instead of the file's own and of such as -9999 that are found; none: "
+        "every pixel is ground.", metavar="VALUE|none",
+    )  # fmt: skip
+    mask: Path | str | None = option(None, "Raster or polygons to leave unobserved: cloud, say.", metavar="FILE")
+    collar: Literal["auto", "off"] = option("auto", "Find untagged black or white borders and leave them unobserved.")
+    crs: str | None = option(
+        None, "CRS of the scene, such as EPSG:32643, where the file has none or a wrong one.", metavar="CRS"
+    )
+    aoi: Path | str | None = option(
+        None, "Polygons of the area of interest; ground outside is left out.", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """Settings of a run; those that decide the results are stored with them."""
+
+    scene: SceneOptions = field(default_factory=SceneOptions)
+    """How the raster is read."""
+    prompts: Path | str = option(
+        "auto", "What tells the model where to look: a coarse pass (auto), nothing, or a coarse pass and a vector file "
+        "with points that correct the result (field `label`: 1 flood, 0 dry) and boxes around all flood.",
+        metavar="auto|none|FILE",
+    )  # fmt: skip
+    tile_size: int = option(TILE_SIZE, "Longest side of a window; a multiple of 32.", metavar="PIXELS", least=32)
+    overlap: int = option(OVERLAP, "Pixels that neighbouring windows share, at least.", metavar="PIXELS", least=0)
+    threshold: float = option(THRESHOLD, "Flood where the probability is at least this, from 0.01 to 1.")
+    min_area_m2: float | None = option(
+        None, "Drop smaller polygons, in square metres.", metavar="M2", shown="25 pixels"
+    )
+    simplify_m: float | None = option(
+        None, "Tolerance of the outlines, in metres; 0 follows every pixel.", metavar="METRES", shown="1 pixel"
+    )
+    formats: tuple[Format, ...] = option(
+        (FORMAT,), f"Vector formats to write, separated by commas: {', '.join(FORMATS)}.", flag="--format",
+        metavar="LIST",
+    )  # fmt: skip
+    report: bool = option(False, "Write NAME_report.html too: the results on one page that opens offline.")
+    batch_size: int = option(1, "Windows at a time.", shown="1 on a CPU, 8 on a GPU", least=1)
+    exhaustive: bool = option(False, "Look from near, too, at ground that the coarse pass is sure is dry, or flooded.")
+    overwrite: bool = option(False, "Replace results that are there already, and unfinished work.")
+    resume: bool = option(False, "Go on where an interrupted run stopped; begin where there is nothing to go on with.")
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if self.batch_size < 1:
+            raise FloodmapError(f"batch size {self.batch_size} must be at least 1")
+        if not self.formats or not set(self.formats) <= set(FORMATS):
+            raise FloodmapError(f"formats {self.formats} must be some of {', '.join(FORMATS)}")
+        for name, value in (("min_area_m2", self.min_area_m2), ("simplify_m", self.simplify_m)):
+            if value is not None and not 0 <= value < math.inf:
+                raise FloodmapError(f"{name} {value} must be 0 or more")
+
+    @property
+    def threshold_percent(self) -> int:
+        """The threshold as a code."""
+        return max(1, round(self.threshold * 100))
+
+    @property
+    def files(self) -> dict[str, Path | str]:
+        """What a run reads beside the scene, by option: files, .gdb folders, names that only GDAL knows."""
+        given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
+        return {name: path for name, path in given.items() if path not in (None, "auto", "none")}
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse what is no share from 0.01 to 1.
+
+    Raises:
+        EvaluationError: with what to write instead.
+    """
+    if not 0.01 <= threshold <= 1:
+        instead = f"; for {threshold:g} per cent write {threshold / 100:g}" if 1 < threshold <= 100 else ""
+        raise EvaluationError(f"threshold {threshold:g} is not a share from 0.01 to 1{instead}")
