@@ -25,8 +25,7 @@ import floodmap
 from floodmap.errors import OutputError, SceneError
 from floodmap.inference.tiling import Grid
 from floodmap.models import registry as models
-from floodmap.options import SceneOptions, SegmentOptions
-from floodmap.training.options import FineTuneOptions
+from floodmap.options import FineTuneOptions, SceneOptions, SegmentOptions
 from floodmap_cli import main as frame
 from floodmap_cli import options
 from floodmap_cli.log import StderrHandler, configure_logging

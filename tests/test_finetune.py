@@ -31,11 +31,11 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 from floodmap.models.sam.vit import VIT, VitShape, vit_encoder
+from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
 from floodmap.training.finetune import curves_of, fine_tune
 from floodmap.training.labelled import fingerprint_of, pieces, sources
 from floodmap.training.loop import train
-from floodmap.training.options import FineTuneOptions
 
 
 @pytest.fixture(scope="module")

@@ -1,39 +1,62 @@
-"""What a GPU is told once and told again; a stand-in plays what was recorded where there is no GPU."""
+"""CUDA graphs; where there is no GPU, a stand-in for torch's captures the operations and runs them again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from floodmap.models.backends import cuda_graphs
 from floodmap.models.backends.cuda_graphs import Replayer
 
 
-class Recording:
-    """A graph that runs the function again, into the same result, as a GPU does."""
+class Capture(TorchDispatchMode):
+    """Keeps every operation, its inputs and its result, as a GPU does while it captures."""
 
-    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> None:
-        self.again = lambda: function(*inputs)
-        self.result = self.again().clone()
-        self.played = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Tensor]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.operations.append((operation, args, kwargs or {}, result))
+        return result
+
+
+class Graph:
+    """A CUDA graph on a CPU: the operations that were captured, run again on the same memory."""
+
+    def __init__(self) -> None:
+        self.capture, self.replays = Capture(), 0
+
+    def capture_begin(self, *, pool: Any, capture_error_mode: str) -> None:
+        assert (pool, capture_error_mode) == ("pool", "thread_local")  # other threads go on meanwhile
+        self.capture.__enter__()
+
+    def capture_end(self) -> None:
+        self.capture.__exit__(None, None, None)
 
     def replay(self) -> None:
-        self.played += 1
-        self.result.copy_(self.again())
+        self.replays += 1
+        for operation, args, kwargs, result in self.capture.operations:
+            result.copy_(operation(*args, **kwargs))
+
+
+class Stream:
+    def wait_stream(self, other: Stream) -> None:
+        assert isinstance(other, Stream)
 
 
 @pytest.fixture
 def replayer(monkeypatch: pytest.MonkeyPatch) -> Replayer:
-    def record(self: Replayer, function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> Any:
-        kept = tuple(None if one is None else one.clone() for one in inputs)
-        recording = Recording(function, kept)
-        return cuda_graphs._Recorded(recording, kept, recording.result)
-
-    monkeypatch.setattr(Replayer, "_record", record)
+    for name, value in {
+        "CUDAGraph": Graph, "Stream": Stream, "current_stream": Stream, "stream": nullcontext,
+        "graph_pool_handle": lambda: "pool", "empty_cache": lambda: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
     made = Replayer(torch.device("cpu"))
     made._records = True
     return made
@@ -47,7 +70,7 @@ def test_what_is_replayed_is_what_would_be_computed(replayer: Replayer) -> None:
     results = [replayer.run(scaled, torch.full((3,), float(i)), torch.tensor(10.0)) for i in range(6)]
     assert [float(result[0]) for result in results] == [0, 10, 20, 30, 40, 50]  # none overwritten by a later one
     (recorded,) = replayer._recorded.values()
-    assert recorded.graph.played == 4
+    assert recorded.graph.replays == 4
 
 
 def test_every_kind_of_inputs_is_recorded_apart(replayer: Replayer) -> None:
@@ -59,11 +82,37 @@ def test_every_kind_of_inputs_is_recorded_apart(replayer: Replayer) -> None:
 
 
 def test_what_cannot_be_recorded_is_run(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(Replayer, "_record", refuse)
+    monkeypatch.setattr(Graph, "capture_begin", refuse)
     assert [replayer.run(scaled, torch.ones(1), None).item() for _ in range(5)] == [2] * 5
+    assert not replayer._recorded
+
+
+def test_a_capture_ends_where_its_function_fails(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Tensor] = []
+    ended: list[Graph] = []
+    end = Graph.capture_end
+    monkeypatch.setattr(Graph, "capture_end", lambda graph: (end(graph), ended.append(graph)))
+
+    def fails_at_the_third(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) == 3:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return x * 2
+
+    assert [replayer.run(fails_at_the_third, torch.ones(1)).item() for _ in range(4)] == [2] * 4
+    assert len(ended) == 1 and not replayer._recorded
+
+
+def test_a_layer_is_replayed_with_what_it_is_given_last(replayer: Replayer) -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.LayerNorm(8))
+    with torch.inference_mode():
+        for _ in range(6):
+            x = torch.randn(4, 8)
+            assert torch.equal(replayer.run(layer.forward, x), layer(x))
+    assert len(replayer._recorded) == 1
 
 
 def test_a_cpu_is_told_every_time() -> None:

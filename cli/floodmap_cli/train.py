@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from floodmap.training.options import FineTuneOptions
+from floodmap.options import FineTuneOptions
 
 from .options import device_option, ignore_option, options_of, overwrite_option, verbosity_options
 from .progress import progress_bar

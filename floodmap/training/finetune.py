@@ -28,11 +28,11 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.meta_sam import architecture_of
 from floodmap.models.sam.vit import VIT
+from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import Crew
 from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
 from floodmap.training.loop import train
-from floodmap.training.options import FineTuneOptions
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
