@@ -29,7 +29,7 @@ demo: $(VENV)/.package
 	@echo "Open $(OUT)/$(NAME).gpkg over $(SCENE) in QGIS."
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST)
 
 quick: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 $(PYTEST)
