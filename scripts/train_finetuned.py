@@ -1,140 +1,29 @@
 """Train the model that ships: `python scripts/train_finetuned.py DATA --out runs/finetuned`.
 
-DATA holds flood-area/, dubai-water/ and ucmerced/ as docs/model-card.md describes them. Kept out: the val split of
-flood-area, tile 5 of dubai-water, and every third file of the dry ucmerced classes.
+DATA holds flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/ (docs/model-card.md); `shares.csv`
+says how often each source is drawn. Kept out: the val rows of nadir, labelled and flood-area, tile 5 of dubai-water,
+and every third file of the dry ucmerced classes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from training_data import SHARES, flood_area, sources
 
 from floodmap.models.sam.common import PIXEL_MEAN, PIXEL_STD
 from floodmap.models.sam.efficientnet import EncoderConfig, PyramidEncoder
-from floodmap.synthetic.scene import SyntheticScene
 from floodmap.training.config import TrainConfig
 from floodmap.training.loop import train
-from floodmap.training.samples import Sample, Source, read_mask, read_rgb
 
-WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
-SYNTHETIC_SEEDS = range(1000, 1120)
-WET_MASKS = Path(__file__).with_name("wet_masks.npz")
-"""By name of the picture, uint8: 1 water, 0 none, 255 not scored; drawn for floodmap, see docs/model-card.md."""
-WRONG_MASKS = ("1010", "2018")
-"""Training pictures of flood-area that are left out: a town under water is dry there, and another picture's mask."""
-DARK_WATER = ("2023", "2025", "2033", "2048", "3000", "3005", "3041", "3045")
-"""Training pictures of flood-area that are seen five times as often: few show dark water."""
 LARGE_VIEWS = ((192, 384, 5), (256, 512, 3), (256, 640, 2))
 """For points, which correct whole scenes, and fewer of them, for each is corrected several times."""
-
-
-def flood_area(folder: Path, split: str) -> list[Sample]:
-    with (folder / "splits.csv").open() as file:
-        names = [row["name"] for row in csv.DictReader(file) if row["split"] == split]
-    return [
-        Sample(name, read_rgb(folder / "images" / f"{name}.jpg"), read_mask(folder / "masks" / f"{name}.png"))
-        for name in names
-    ]
-
-
-def dubai_water(folder: Path) -> list[Sample]:
-    paths = sorted(path for path in (folder / "images").glob("*.jpg") if not path.name.startswith("tile5_"))
-    return [Sample(p.stem, read_rgb(p), read_mask(folder / "masks" / f"{p.stem}.png")) for p in paths]
-
-
-def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Pictures of the seventeen dry classes: those to train on, and every third by name, kept out."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in WET_CLASSES)
-    files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
-    return [path for i, path in enumerate(files) if i % 3], files[::3]
-
-
-def ucmerced_dry(folder: Path) -> list[Sample]:
-    """Dry tiles, each by itself."""
-    return [_dry(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
-
-
-def ucmerced_wet(folder: Path) -> list[Sample]:
-    """Rivers, harbours and beaches, with the masks that lie beside this script."""
-    with np.load(WET_MASKS) as masks:
-        paths = [folder / name.rstrip("0123456789") / f"{name}.jpg" for name in masks.files]
-        return [Sample(path.stem, read_rgb(path), masks[path.stem]) for path in paths]
-
-
-def patchworks(dry: Sequence[Sample], flooded: Sequence[Sample], count: int = 150, per_side: int = 3) -> list[Sample]:
-    """Larger pictures put together of tiles, one in three of them from flooded pictures.
-
-    Of dry tiles alone, patchwork itself could tell a network that ground is dry.
-    """
-    rng, side, samples = np.random.default_rng(0), 256, []
-    for number in range(count):
-        rgb = np.zeros((3, per_side * side, per_side * side), np.uint8)
-        mask = np.zeros(rgb.shape[1:], np.uint8)
-        for row, col in np.ndindex(per_side, per_side):
-            source = _any(flooded if rng.random() < 1 / 3 else dry, rng)
-            top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in source.mask.shape)
-            place = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
-            part = np.s_[top : top + side, left : left + side]
-            rgb[:, *place] = _squared(source.rgb[:, *part], side)
-            mask[place] = _squared(source.mask[None, *part], side)[0]
-        samples.append(Sample(f"patchwork-{number}", rgb, mask))
-    return samples
-
-
-def _any(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
-    return samples[int(rng.integers(len(samples)))]
-
-
-def _dry(rgb: np.ndarray, name: str) -> Sample:
-    return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8))
-
-
-def _squared(planes: np.ndarray, side: int) -> np.ndarray:
-    """Where a tile lacks some rows or columns, its last ones are repeated."""
-    missing = [(0, side - length) for length in planes.shape[1:]]
-    return np.pad(planes, [(0, 0), *missing], mode="edge")
-
-
-def synthetic(side: int = 1536) -> list[Sample]:
-    samples = []
-    for seed in SYNTHETIC_SEEDS:
-        scene = SyntheticScene(width=side, height=side, seed=seed)
-        samples.append(Sample(f"synthetic-{seed}", *scene.window(0, 0, side, side)))
-    return samples
-
-
-def sources(data: Path, shares: Sequence[float]) -> list[Source]:
-    floods, dubai, dry, wet = (
-        flood_area(data / "flood-area", "train"),
-        dubai_water(data / "dubai-water"),
-        ucmerced_dry(data / "ucmerced"),
-        ucmerced_wet(data / "ucmerced"),
-    )
-    floods = [one for one in floods if one.name not in WRONG_MASKS]
-    floods += 4 * [one for one in floods if one.name in DARK_WATER]
-    mixed = patchworks(dry, [*floods, *dubai, *wet])
-    return [
-        Source(name="flood-area", samples=floods, share=shares[0], from_above=False, plain=0.35, repainted=0.65),
-        Source(
-            name="dubai-water", samples=dubai, share=shares[1], from_above=True, plain=0.3, wet=0.6, repainted=0.6
-        ),
-        Source(name="ucmerced", samples=dry, share=shares[2], from_above=True, factor=(1.0, 1.6), plain=0.5),
-        Source(
-            name="ucmerced wet", samples=wet, share=shares[3], from_above=True, factor=(1.0, 1.6), plain=0.5,
-            repainted=0.3,
-        ),
-        Source(name="patchworks", samples=mixed, share=shares[4], from_above=True),
-        Source(name="synthetic", samples=synthetic(), share=shares[5], from_above=True, plain=0.6, repainted=0.1),
-    ]  # fmt: skip
 
 
 def imagenet_encoder(path: Path) -> dict[str, Tensor]:
@@ -179,7 +68,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=TrainConfig().minutes)
     parser.add_argument("--steps", type=int, help="length of the run in steps, instead of minutes")
     parser.add_argument("--checkpoint-steps", type=int, default=TrainConfig().checkpoint_steps)
-    parser.add_argument("--shares", type=float, nargs=6, default=(0.28, 0.22, 0.18, 0.13, 0.03, 0.16))
+    parser.add_argument("--shares", type=Path, default=SHARES, help="table of sources: see training_data.sources")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=TrainConfig().learning_rate)
     parser.add_argument("--settled", type=float, default=TrainConfig().settled)
@@ -216,7 +105,7 @@ def main() -> None:
     sizes = tuple((far, near, options.times * pairs) for far, near, pairs in sizes)
     train(
         replace(config, sizes=sizes),
-        sources(options.data, tuple(options.shares)),
+        sources(options.data, options.shares),
         flood_area(options.data / "flood-area", "val"),
         options.out,
         first_weights(options.out, options.encoder, options.init),

@@ -60,6 +60,8 @@ class Sample:
     """(3, height, width)."""
     mask: NDArray[np.uint8]
     """(height, width): 1 flood, 0 dry, 255 not scored."""
+    place: str = ""
+    """Where it was taken. Places are drawn alike, however many pictures there are of each; "": one by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

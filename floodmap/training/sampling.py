@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -76,6 +77,7 @@ class PairSampler:
         self.generator = generator or torch.Generator()
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
         self._shares = torch.tensor([float(source.share) for source in self.sources])
+        self._weights = [_by_place(source.samples) for source in self.sources]
         self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
@@ -100,7 +102,7 @@ class PairSampler:
     def _pair(self, pick: int, far_size: int, near_size: int, plain: bool) -> tuple[Tensor, Tensor, Tensor, float]:
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
-        weights = self._flooded[pick] if wet else torch.ones(len(source.samples))
+        weights = self._weights[pick] * (self._flooded[pick] if wet else 1)
         pyramid = self._pyramids[pick][int(torch.multinomial(weights, 1, generator=self.generator))]
         height, width = pyramid.levels[0].shape[1:]
         if plain:
@@ -160,6 +162,12 @@ class PairSampler:
         if self._uniform(0, 1) < 0.3:
             matrix[2, :2] = torch.tensor([self._uniform(-1, 1), self._uniform(-1, 1)]) * 0.002
         return matrix
+
+
+def _by_place(samples: Sequence[Sample]) -> Tensor:
+    """How often each is drawn: every place as often as any other."""
+    count = Counter(sample.place for sample in samples if sample.place)
+    return torch.tensor([1.0 / count.get(sample.place, 1) for sample in samples])
 
 
 def _grid(size: int) -> Tensor:

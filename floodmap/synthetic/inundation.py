@@ -1,0 +1,222 @@
+"""Floods painted on pictures of dry ground seen from above; roofs, trees and cars stay dry.
+
+Water stands where a smooth random surface lies below a level. Shallow water lets the ground through, ground beside it
+is wet and dark, shadows stay, and what stands out of the water hides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+IGNORED = 255
+"""Mask value of pixels of which nobody can say whether they are flooded."""
+_FAINT, _PLAIN = 0.12, 0.4
+"""Share of the water's own colour below which a pixel passes for dry, and from which on it is flooded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Water:
+    """How the water of one flood looks; lengths in metres on the ground."""
+
+    colours: NDArray[np.float64]
+    """(2, 3), 0 to 1: two colours that flow into each other."""
+    clarity_m: float
+    """Depth at which a third of the ground's light comes through."""
+    ripple: float
+    """Height of ripples, as a share of the brightness."""
+    ripple_m: float
+    """Their length."""
+    sky: NDArray[np.float64]
+    """(3,), 0 to 1: colour of the sky in it."""
+    mirrored: float
+    """How much of the sky it shows at most, 0 to 1."""
+    glint: float
+    """Share of the water that glitters in the sun, 0 to 1."""
+    shadow: float
+    """How dark shadows of what stands beside it are on it, 0 to 1."""
+    wet: float
+    """Brightness of wet ground beside that of dry, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """A picture of dry ground, straight down."""
+
+    rgb: NDArray[np.uint8]
+    """(3, height, width)."""
+    stands: Bools
+    """(height, width): roofs, trees, cars: what water does not cover."""
+    unknown: Bools
+    """(height, width): pixels of which nobody knows what they are: they may be painted over, and are not scored."""
+    low: Bools
+    """(height, width): ground that is flooded first, such as roads."""
+    gsd_m: float
+    """Metres a pixel."""
+
+
+def draw_water(rng: np.random.Generator) -> Water:
+    """Water as it stands after rain and rivers: muddy, dark, green, grey, or bright with sky."""
+    kind = rng.choice(["mud", "tea", "olive", "grey", "black", "any"], p=[0.32, 0.2, 0.13, 0.13, 0.1, 0.12])
+    low, high = {
+        "mud": ((0.42, 0.33, 0.24), (0.76, 0.63, 0.47)), "tea": ((0.12, 0.09, 0.07), (0.34, 0.25, 0.17)),
+        "olive": ((0.15, 0.17, 0.09), (0.42, 0.44, 0.28)), "grey": ((0.25, 0.26, 0.25), (0.62, 0.63, 0.62)),
+        "black": ((0.04, 0.05, 0.05), (0.16, 0.17, 0.17)), "any": ((0.08, 0.08, 0.08), (0.6, 0.6, 0.6)),
+    }[str(kind)]  # fmt: skip
+    first = np.array(low) + rng.random() * (np.array(high) - np.array(low))
+    first = first * np.exp(rng.normal(0, 0.16 if kind == "any" else 0.05, 3))
+    second = first * np.exp(rng.normal(0, 0.18) + rng.normal(0, 0.05, 3))
+    return Water(
+        colours=np.clip([first, second], 0.01, 0.95), clarity_m=float(np.exp(rng.uniform(-3.4, -0.8))),
+        ripple=float(rng.uniform(0, 0.28) ** 2), ripple_m=float(np.exp(rng.uniform(-1.2, 1.4))),
+        sky=rng.uniform(0.45, 0.9) * np.exp(np.array([-0.12, -0.03, 0.08]) * rng.uniform(0, 1.3)),
+        mirrored=float(rng.uniform(0.1, 0.75)) if rng.random() < 0.45 else 0.0,
+        glint=float(rng.uniform(0.02, 0.3)) if rng.random() < 0.15 else 0.0,
+        shadow=float(rng.uniform(0.1, 0.65)), wet=float(rng.uniform(0.55, 0.9)),
+    )  # fmt: skip
+
+
+def flood(
+    ground: Ground, water: Water, rng: np.random.Generator, share: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Flood a share of the open ground of a picture.
+
+    Args:
+        ground: what is flooded.
+        water: what with.
+        rng: where the water stands, and its waves.
+        share: of the open ground, 0 to 1.
+
+    Returns:
+        The picture, uint8 (3, height, width), and its mask, (height, width): 1 flood, 0 dry, 255 not scored.
+    """
+    shape, gsd = ground.stands.shape, ground.gsd_m
+    rgb: Floats = ground.rgb.astype(np.float32) / np.float32(255)
+    open_ground = ~(ground.stands | ground.unknown)
+    hides = ground.stands | ground.unknown if rng.random() < 0.5 else ground.stands
+    depth_m = _depths(ground, open_ground, share, rng)
+    opaque = 1 - np.exp(-np.maximum(depth_m, 0) / water.clarity_m)
+    light = _light(rgb, open_ground)
+    shade = 1 - water.shadow * _shadows(rgb, ground.stands, gsd)
+    surface = _surface(water, shape, gsd, rng) * light * shade
+    dark = 1 - (1 - water.wet) * np.clip(1 + depth_m / rng.uniform(0.05, 0.4), 0, 1) ** 0.5
+    flooded = surface * opaque + rgb * dark * (1 - opaque)
+    cover = ndimage.gaussian_filter(hides.astype(np.float32), 0.6)
+    painted = flooded + (rgb - flooded) * np.clip(cover * 1.4, 0, 1)
+    painted += rng.normal(0, rng.uniform(0.0, 0.012), shape).astype(np.float32) * (opaque > _FAINT)
+    mask = np.where(opaque >= _PLAIN, 1, np.where(opaque >= _FAINT, IGNORED, 0)).astype(np.uint8)
+    mask[ground.stands] = 0
+    rim = ndimage.binary_dilation(ground.stands) & ~ndimage.binary_erosion(ground.stands) & (opaque >= _FAINT)
+    mask[rim | ground.unknown] = IGNORED
+    return (np.clip(painted, 0, 1) * 255).round().astype(np.uint8), mask
+
+
+def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
+    """Smooth noise of about unit variance, (height, width); `across`: how many times as wide as high its cells are."""
+    height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
+    cells = rng.standard_normal((height, width)).astype(np.float32)
+    large = Image.fromarray(cells).resize((shape_hw[1], shape_hw[0]), Image.Resampling.BICUBIC)
+    result = np.asarray(large, np.float32)
+    return result / max(float(result.std()), 1e-6)
+
+
+def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
+    """Cars and other small things that are brighter or of another colour than what lies around them."""
+    picture = rgb.astype(np.float32) / 255
+    around = np.stack([ndimage.uniform_filter(plane, max(3, round(5 / gsd_m))) for plane in picture])
+    apart = picture - around
+    odd = (apart.mean(axis=0) > 0.16) | (np.ptp(apart, axis=0) > 0.16)
+    few = ndimage.binary_opening(odd, iterations=max(1, round(0.3 / gsd_m)))
+    return np.asarray(ndimage.binary_dilation(few, iterations=max(1, round(0.3 / gsd_m))))
+
+
+def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
+    """Trees and bushes, by colour and texture: greenish and uneven; crop rows among them."""
+    picture = rgb.astype(np.float32) / 255
+    green = picture[1] - np.maximum(picture[0], picture[2]) * 0.98
+    grey = picture.mean(axis=0)
+    side = max(3, round(1.5 / gsd_m))
+    mean = ndimage.uniform_filter(grey, side)
+    uneven = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, side) - mean**2, 0)) / (mean + 0.05)
+    crowns = (ndimage.uniform_filter(green, side) > 0.01) & ((uneven > 0.16) | (mean < 0.25))
+    rounds = max(1, round(0.4 / gsd_m))
+    return np.asarray(ndimage.binary_closing(ndimage.binary_opening(crowns, iterations=rounds), iterations=rounds))
+
+
+def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator) -> Floats:
+    """Metres of water above the ground; below 0 where there is none."""
+    shape, gsd = ground.stands.shape, ground.gsd_m
+    broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
+    height = noise(shape, broad, rng) + rng.uniform(0.05, 0.4) * noise(shape, broad / 5, rng)
+    height += rng.uniform(0.0, 0.12) * noise(shape, max(4.0, broad / 20), rng)
+    height += rng.uniform(0.0, 0.05) * noise(shape, max(3.0, broad / 60), rng)
+    bright = ndimage.gaussian_filter(ground.rgb.mean(axis=0, dtype=np.float32), max(1.5, 1.5 / gsd))
+    # Lawns lie above paving, or below.
+    height += rng.normal(0, 0.3) * (bright - bright.mean()) / max(float(bright.std()), 1.0)
+    height -= rng.uniform(0.0, 1.2) * ndimage.gaussian_filter(ground.low.astype(np.float32), 1.0 / gsd)
+    height *= np.float32(np.exp(rng.uniform(-1.2, 0.6)))
+    level = float(np.quantile(height[open_ground], share)) if open_ground.any() else float(height.min()) - 1
+    return np.asarray(level - height, np.float32)
+
+
+def _light(rgb: Floats, open_ground: Bools) -> Floats:
+    """Of the picture, (3, 1, 1), about 1: water is as bright as the day, and some of its cast is the camera's."""
+    median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
+    day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
+    return np.asarray(day * np.ones((3, 1, 1)), np.float32)
+
+
+def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
+    """How deep in shadow the open ground lies, (height, width), 0 to 1."""
+    grey = rgb.mean(axis=0)
+    known = (~stands).astype(np.float32)
+    side = max(5, round(14 / gsd))
+    around = ndimage.uniform_filter(grey * known, side) / np.maximum(ndimage.uniform_filter(known, side), 0.05)
+    dark = np.clip((0.62 - ndimage.gaussian_filter(grey, 0.3 / gsd) / np.maximum(around, 0.02)) / 0.3, 0, 1)
+    return np.asarray(ndimage.gaussian_filter(dark, 0.3 / gsd), np.float32)
+
+
+def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator) -> Floats:
+    """The water's own colour, (3, height, width), 0 to 1."""
+    mixture = 1 / (1 + np.exp(-2 * noise(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
+    first, second = water.colours.astype(np.float32)[:, :, None, None]
+    surface = first + (second - first) * mixture
+    if water.mirrored:
+        seen = water.mirrored / (1 + np.exp(-3 * noise(shape, max(16.0, rng.uniform(15, 120) / gsd), rng)))
+        surface = surface + (water.sky.astype(np.float32)[:, None, None] - surface) * seen
+    fine = water.ripple * min(1.0, water.ripple_m / (2 * gsd))
+    surface = surface * (1 + fine * noise(shape, max(1.5, water.ripple_m / gsd), rng, across=rng.uniform(1, 5)))
+    if water.glint:
+        where = noise(shape, max(16.0, rng.uniform(10, 40) / gsd), rng) > 1.2
+        sparks = ndimage.gaussian_filter((rng.random(shape) < water.glint) * where.astype(np.float32), 0.7)
+        surface = surface + sparks * 1.6
+    return np.asarray(surface, np.float32)
+
+
+def coarser(
+    rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A picture and its mask by means of factor x factor pixels; pixels that are neither mostly are not scored."""
+    height, width = (side // factor * factor for side in mask.shape)
+    blocks = (height // factor, factor, width // factor, factor)
+    small = rgb[:, :height, :width].reshape(3, *blocks).mean(axis=(2, 4)).round().astype(np.uint8)
+    wet, dry = ((mask[:height, :width] == code).reshape(blocks).mean(axis=(1, 3)) for code in (1, 0))
+    return small, np.where(wet > 0.6, 1, np.where(dry > 0.6, 0, IGNORED)).astype(np.uint8)
+
+
+def patchwork(
+    tiles: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], per_side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pictures and masks of one size side by side, per_side x per_side of them."""
+    rows = [tiles[first : first + per_side] for first in range(0, per_side**2, per_side)]
+    rgb = np.concatenate([np.concatenate([tile[0] for tile in row], axis=2) for row in rows], axis=1)
+    mask = np.concatenate([np.concatenate([tile[1] for tile in row], axis=1) for row in rows], axis=0)
+    return rgb, mask
