@@ -1,7 +1,8 @@
-"""Scores of a model on all that was kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
+"""Scores of a model on pictures kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
 
-DATA is the folder of docs/model-card.md. All of it goes through `floodmap segment` and `floodmap evaluate` as a user's
-scenes would, with automatic prompts; nothing of a reference reaches the model.
+DATA is the folder of docs/model-card.md. Every picture is segmented as a user's scene, with automatic prompts: nothing
+of a reference reaches the model, but for the two lines that are called oracle. Scores on val pictures are scores on
+what chose weights; `--final` scores what is kept out of every choice, and is for the end.
 """
 
 from __future__ import annotations
@@ -9,84 +10,201 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
+from painted_floods import paintings
+from PIL import Image
 
-import floodmap
-from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.study import run_study
+from floodmap.imagery.scene import Scene
+from floodmap.inference.loop import segment_whole
+from floodmap.inference.prompting import make_prompter
+from floodmap.inference.proof import Proof
+from floodmap.inference.tiling import Grid
+from floodmap.masks.audit import audit
+from floodmap.masks.labels import find_labels
+from floodmap.models.calibration import cross_fitted_error
 from floodmap.models.loading import load_segmenter
+from floodmap.models.protocol import Segmenter
 from floodmap.models.registry import resolve
-from floodmap.models.sam_segmenter import SamSegmenter
-from floodmap.options import SegmentOptions
-from floodmap.pipeline import segment_scene
 from floodmap.synthetic.scene import write_sample
 
+SETS = ("floods", "dubai", "dry", "synthetic", "nadir", "painted", "oracle")
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1, 11)
+FINAL = ("leeman_decatur", "coasttrain_naip")
+"""Sources of `nadir` whose val pictures are kept out of every choice."""
+SAME_PLACE = ("usgs_obx", "usgs_montereybay", "floodnet", "noaa_wetlots")
+"""Sources of which training saw another part, or another day."""
+Codes = NDArray[np.uint8]
 
 
-def segment_all(paths: Sequence[Path], out: Path, segmenter: FloodSegmenter | SamSegmenter, prompts: str) -> float:
-    """Segment pictures into a folder; returns the lowest observed share."""
-    options = SegmentOptions(prompts=prompts)
-    return min(segment_scene(path, out, segmenter, options).summary["observed_share"] for path in paths)
+@dataclass
+class Group:
+    """Pictures that are scored together."""
+
+    name: str
+    names: list[str] = field(default_factory=list)
+    histograms: list[NDArray[np.int64]] = field(default_factory=list)
+    """(101, 2) each: pixels by probability in per cent, dry and flooded in the reference."""
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, codes: Codes, mask: Codes) -> None:
+        """Take in a picture: codes, and its mask of 1 flood, 0 dry, 255 not scored."""
+        known = (codes <= 100) & (mask <= 1)
+        counts = np.bincount(codes[known].astype(np.int64) * 2 + mask[known], minlength=202)
+        self.names.append(name)
+        self.histograms.append(counts.reshape(101, 2))
+
+    def ious(self) -> list[float]:
+        """Of each picture with flood in it."""
+        return [iou(one) for one in self.histograms if one[:, 1].any()]
+
+    def row(self) -> dict[str, float | int | str]:
+        """What is printed."""
+        total, ious = np.sum(self.histograms, axis=0), self.ious()
+        row: dict[str, float | int | str] = {"set": self.name, "pictures": len(self.histograms)}
+        if ious:
+            row |= {"mean IoU": float(np.mean(ious)), "pooled IoU": iou(total), "lowest": min(ious)}
+            row |= {"under 0.40": sum(one < 0.4 for one in ious)}
+        return row | {"false flood %": 100 * float(total[50:, 0].sum() / max(total[:, 0].sum(), 1))} | self.extra
 
 
-def evaluated(
-    name: str, paths: Sequence[Path], masks: Path, work: Path, model: object, prompts: str
-) -> dict[str, object]:
-    """Scores of labelled pictures."""
-    out = work / name
-    observed = segment_all(paths, out, model, prompts)
-    references = work / f"{name}_references"
-    references.mkdir()
-    for path in paths:
-        shutil.copy(masks / f"{path.stem}.png", references / f"{path.stem}.png")
-    result = floodmap.evaluate(out, references)
-    ious = [scene.iou for scene in result.scenes]
-    return {
-        "images": len(ious), "mean IoU": result.mean("iou"), "pooled IoU": result.pooled.iou,
-        "mean Dice": result.mean("dice"),
-        "under 0.40": sum(iou < 0.4 for iou in ious), "lowest IoU": min(ious), "observed": observed,
-    }  # fmt: skip
+def iou(histogram: NDArray[np.int64]) -> float:
+    """Intersection over union at 50 per cent."""
+    hit, false, missed = histogram[50:, 1].sum(), histogram[50:, 0].sum(), histogram[:50, 1].sum()
+    return float(hit / max(hit + false + missed, 1))
 
 
-def false_flood(paths: Sequence[Path], out: Path, model: object, prompts: str) -> dict[str, object]:
-    """Share of the pixels of dry pictures that are called flooded."""
-    observed = segment_all(paths, out, model, prompts)
-    flooded = total = 0
-    for path in sorted(out.glob("*_mask.tif")):
-        with rasterio.open(path) as dataset:
-            mask = dataset.read(1)
-        flooded += int((mask == 1).sum())
-        total += int((mask != 255).sum())
-    return {"images": len(paths), "false flood %": 100 * flooded / total, "observed": observed}
+def segmented(path: Path, model: Segmenter, prompts: str = "auto") -> Codes:
+    """Codes of a picture, (height, width), as `floodmap segment` has them."""
+    with Scene.open(path) as scene:
+        grid, proof = Grid(height=scene.height, width=scene.width, multiple=model.multiple), Proof()
+        prompter = make_prompter(scene, model, prompts, exhaustive=False)
+        return segment_whole(scene, grid, model, prompter, exhaustive=not model.any_size, proof=proof)
 
 
-def dry_kept_out(folder: Path) -> list[Path]:
+def read(path: Path) -> Codes:
+    """A mask, (height, width)."""
+    return np.asarray(Image.open(path))
+
+
+def flood_area(data: Path) -> Iterator[tuple[str, Path, Codes]]:
+    folder = data / "flood-area"
+    with (folder / "splits.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "val":
+                name = row["name"]
+                yield "flood-area", folder / "images" / f"{name}.jpg", read(folder / "masks" / f"{name}.png")
+
+
+def dubai(data: Path) -> Iterator[tuple[str, Path, Codes]]:
+    folder = data / "dubai-water"
+    for path in sorted((folder / "images").glob("tile5_*.jpg")):
+        yield "dubai-water tile 5", path, read(folder / "masks" / f"{path.stem}.png")
+
+
+def ucmerced(data: Path) -> Iterator[tuple[str, Path, Codes]]:
     """Every third file, sorted by name, of the dry classes."""
-    classes = [path for path in folder.iterdir() if path.is_dir() and path.name not in WET_CLASSES]
-    return sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)[::3]
+    classes = [path for path in (data / "ucmerced").iterdir() if path.is_dir() and path.name not in WET_CLASSES]
+    files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
+    for path in files[::3]:
+        yield "ucmerced dry", path, np.zeros((256, 256), np.uint8)
 
 
-def synthetic_scores(work: Path, model: object, prompts: str, side: int = 1536) -> dict[str, object]:
-    """Scores of synthetic scenes of seeds that training never saw."""
-    folder = work / "synthetic_scenes"
-    folder.mkdir()
-    paths = [write_sample(folder / f"s{seed}.tif", width=side, height=side, seed=seed)[0] for seed in SYNTHETIC_SEEDS]
-    segment_all(paths, work / "synthetic", model, prompts)
-    result = floodmap.evaluate(work / "synthetic", folder)
-    ious = [scene.iou for scene in result.scenes]
-    return {
-        "images": len(ious),
-        "mean IoU": float(np.mean(ious)),
-        "pooled IoU": result.pooled.iou,
-        "lowest IoU": min(ious),
-    }
+def nadir(data: Path, *, final: bool) -> Iterator[tuple[str, Path, Codes]]:
+    """Val pictures by source, and the dry ones of each apart."""
+    with (data / "nadir" / "index.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "val" and (row["source"] in FINAL) == final]
+    for row in sorted(rows, key=lambda row: row["source"]):
+        path, source = data / "nadir" / row["file"], row["source"]
+        mask = read(data / "nadir" / row["mask"]) if row["mask"] else None
+        if mask is None:
+            with Image.open(path) as picture:
+                mask = np.zeros(picture.size[::-1], np.uint8)
+        kind = "water" if (mask == 1).any() else "dry"
+        yield f"{source} {kind}{' (same place)' if source in SAME_PLACE else ''}", path, mask
+
+
+def synthetic(data: Path, side: int = 1536) -> Iterator[tuple[str, Path, Codes]]:
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SYNTHETIC_SEEDS:
+            scene, reference = write_sample(Path(folder) / f"s{seed}.tif", width=side, height=side, seed=seed)
+            with rasterio.open(reference) as dataset:
+                yield "synthetic", scene, dataset.read(1)
+
+
+def scored(pictures: Iterable[tuple[str, Path, Codes]], model: Segmenter, prompts: str) -> list[Group]:
+    """Groups of pictures by name, in their order."""
+    groups: dict[str, Group] = {}
+    for name, path, mask in pictures:
+        groups.setdefault(name, Group(name)).add(path.stem, segmented(path, model, prompts), mask)
+    return list(groups.values())
+
+
+def painted(data: Path, model: Segmenter, prompts: str, *, final: bool) -> list[Group]:
+    """Painted floods, by colour, and the same pictures dry."""
+    title = "painted, final" if final else "painted"
+    whole, dry = Group(title), Group(f"{title}: dry")
+    colours: dict[str, Group] = {}
+    standing = on_standing = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        for one in paintings(data / "labelled", final=final):
+            Image.fromarray(one.rgb.transpose(1, 2, 0)).save(path)
+            codes = segmented(path, model, prompts)
+            colour = colours.setdefault(one.colour, Group(f"{title}: {one.colour}"))
+            for group in (whole, colour):
+                group.add(one.name, codes, one.mask)
+            stands = one.stands & ~one.ground.unknown
+            standing += int(stands.sum())
+            on_standing += int(((codes >= 50) & (codes <= 100) & stands).sum())
+            Image.fromarray(one.ground.rgb.transpose(1, 2, 0)).save(path)
+            dry.add(one.name, segmented(path, model, prompts), one.dry)
+    whole.extra["flood on roofs and trees %"] = 100 * on_standing / max(standing, 1)
+    return [whole, dry, *colours.values()]
+
+
+def oracle(data: Path, model: Segmenter) -> list[dict[str, float | int | str]]:
+    """Mean IoU on flood-area val with prompts from the reference."""
+    audited = audit(find_labels(data / "flood-area"))
+    chosen = [one for one in audited.usable if one.split == "val"]
+    kinds = [PromptKind.parse(kind) for kind in ("box", "points:8")]
+    study = run_study(chosen, [model], kinds, rule=audited.rule, clock=time.monotonic)
+    return [
+        {"set": f"flood-area, {kind} (oracle)", "pictures": len(chosen),
+         "mean IoU": float(np.mean([trial.scores.iou for trial in study.of(model.name, kind)]))}
+        for kind in kinds
+    ]  # fmt: skip
+
+
+def calibration(groups: Sequence[Group]) -> float:
+    """Cross-fitted calibration error, every group an equal share."""
+    weighed = []
+    for group in groups:
+        total = np.sum(group.histograms)
+        weighed += [one * (1e6 / max(total, 1)) for one in group.histograms]
+    return cross_fitted_error(weighed)
+
+
+def table(rows: Sequence[dict[str, float | int | str]]) -> str:
+    """Rows as text."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_text(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _text(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -94,32 +212,34 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="finetuned")
     parser.add_argument("--prompts", default="auto", choices=["auto", "none"])
-    parser.add_argument("--sets", nargs="+", default=["floods", "dubai", "dry", "synthetic"])
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--final", action="store_true", help="score what is kept out of every choice, once, at the end")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write every picture's IoU and false flood here")
     options = parser.parse_args()
-    model = load_segmenter(resolve(options.model), options.device)
-    scores: dict[str, dict[str, object]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        work, data = Path(folder), options.data
-        if "floods" in options.sets:
-            with (data / "flood-area" / "splits.csv").open() as file:
-                names = [row["name"] for row in csv.DictReader(file) if row["split"] == "val"]
-            paths = [data / "flood-area" / "images" / f"{name}.jpg" for name in names]
-            scores["flood-area val"] = evaluated(
-                "floods", paths, data / "flood-area" / "masks", work, model, options.prompts
-            )
-        if "dubai" in options.sets:
-            paths = sorted((data / "dubai-water" / "images").glob("tile5_*.jpg"))
-            scores["dubai-water tile 5"] = evaluated(
-                "dubai", paths, data / "dubai-water" / "masks", work, model, options.prompts
-            )
-        if "dry" in options.sets:
-            scores["ucmerced dry, kept out"] = false_flood(
-                dry_kept_out(data / "ucmerced"), work / "dry", model, options.prompts
-            )
-        if "synthetic" in options.sets:
-            scores["synthetic, ten seeds"] = synthetic_scores(work, model, options.prompts)
-    print(json.dumps(scores, indent=1))
+    model, data = load_segmenter(resolve(options.model), options.device), options.data
+    sets: dict[str, Callable[[], Iterator[tuple[str, Path, Codes]]]] = {
+        "floods": lambda: flood_area(data), "dubai": lambda: dubai(data), "dry": lambda: ucmerced(data),
+        "synthetic": lambda: synthetic(data), "nadir": lambda: nadir(data, final=options.final),
+    }  # fmt: skip
+    wanted = ["nadir", "painted"] if options.final else options.sets
+    groups = [group for name in wanted if name in sets for group in scored(sets[name](), model, options.prompts)]
+    if "painted" in wanted:
+        groups += painted(data, model, options.prompts, final=options.final)
+    rows = [group.row() for group in groups]
+    if "oracle" in wanted:
+        rows += oracle(data, model)
+    print(table(rows))
+    print(f"calibration error, cross-fitted, every set an equal share: {calibration(groups):.4f}")
+    if options.json:
+        pictures = {
+            group.name: {
+                name: [iou(one), float(one[50:, 0].sum() / max(one[:, 0].sum(), 1))]
+                for name, one in zip(group.names, group.histograms, strict=True)
+            }
+            for group in groups
+        }
+        options.json.write_text(json.dumps({"rows": rows, "pictures": pictures}, indent=1))
 
 
 if __name__ == "__main__":

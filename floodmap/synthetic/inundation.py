@@ -6,7 +6,7 @@ is wet and dark, shadows stay, and what stands out of the water hides it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy import ndimage
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Texture = Callable[..., Floats]
 
 IGNORED = 255
 """Mask value of pixels of which nobody can say whether they are flooded."""
@@ -84,8 +85,17 @@ def draw_water(rng: np.random.Generator) -> Water:
     )  # fmt: skip
 
 
+def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
+    """Smooth noise of about unit variance, (height, width); `across`: how many times as wide as high its cells are."""
+    height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
+    cells = rng.standard_normal((height, width)).astype(np.float32)
+    large = Image.fromarray(cells).resize((shape_hw[1], shape_hw[0]), Image.Resampling.BICUBIC)
+    result = np.asarray(large, np.float32)
+    return result / max(float(result.std()), 1e-6)
+
+
 def flood(
-    ground: Ground, water: Water, rng: np.random.Generator, share: float
+    ground: Ground, water: Water, rng: np.random.Generator, share: float, texture: Texture = noise
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Flood a share of the open ground of a picture.
 
@@ -94,6 +104,7 @@ def flood(
         water: what with.
         rng: where the water stands, and its waves.
         share: of the open ground, 0 to 1.
+        texture: of the ground's height and of the water: see `noise`.
 
     Returns:
         The picture, uint8 (3, height, width), and its mask, (height, width): 1 flood, 0 dry, 255 not scored.
@@ -102,11 +113,11 @@ def flood(
     rgb: Floats = ground.rgb.astype(np.float32) / np.float32(255)
     open_ground = ~(ground.stands | ground.unknown)
     hides = ground.stands | ground.unknown if rng.random() < 0.5 else ground.stands
-    depth_m = _depths(ground, open_ground, share, rng)
+    depth_m = _depths(ground, open_ground, share, rng, texture)
     opaque = 1 - np.exp(-np.maximum(depth_m, 0) / water.clarity_m)
     light = _light(rgb, open_ground)
     shade = 1 - water.shadow * _shadows(rgb, ground.stands, gsd)
-    surface = _surface(water, shape, gsd, rng) * light * shade
+    surface = _surface(water, shape, gsd, rng, texture) * light * shade
     dark = 1 - (1 - water.wet) * np.clip(1 + depth_m / rng.uniform(0.05, 0.4), 0, 1) ** 0.5
     flooded = surface * opaque + rgb * dark * (1 - opaque)
     cover = ndimage.gaussian_filter(hides.astype(np.float32), 0.6)
@@ -117,15 +128,6 @@ def flood(
     rim = ndimage.binary_dilation(ground.stands) & ~ndimage.binary_erosion(ground.stands) & (opaque >= _FAINT)
     mask[rim | ground.unknown] = IGNORED
     return (np.clip(painted, 0, 1) * 255).round().astype(np.uint8), mask
-
-
-def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
-    """Smooth noise of about unit variance, (height, width); `across`: how many times as wide as high its cells are."""
-    height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
-    cells = rng.standard_normal((height, width)).astype(np.float32)
-    large = Image.fromarray(cells).resize((shape_hw[1], shape_hw[0]), Image.Resampling.BICUBIC)
-    result = np.asarray(large, np.float32)
-    return result / max(float(result.std()), 1e-6)
 
 
 def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
@@ -151,13 +153,15 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
     return np.asarray(ndimage.binary_closing(ndimage.binary_opening(crowns, iterations=rounds), iterations=rounds))
 
 
-def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator) -> Floats:
+def _depths(
+    ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture
+) -> Floats:
     """Metres of water above the ground; below 0 where there is none."""
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
-    height = noise(shape, broad, rng) + rng.uniform(0.05, 0.4) * noise(shape, broad / 5, rng)
-    height += rng.uniform(0.0, 0.12) * noise(shape, max(4.0, broad / 20), rng)
-    height += rng.uniform(0.0, 0.05) * noise(shape, max(3.0, broad / 60), rng)
+    height = texture(shape, broad, rng) + rng.uniform(0.05, 0.4) * texture(shape, broad / 5, rng)
+    height += rng.uniform(0.0, 0.12) * texture(shape, max(4.0, broad / 20), rng)
+    height += rng.uniform(0.0, 0.05) * texture(shape, max(3.0, broad / 60), rng)
     bright = ndimage.gaussian_filter(ground.rgb.mean(axis=0, dtype=np.float32), max(1.5, 1.5 / gsd))
     # Lawns lie above paving, or below.
     height += rng.normal(0, 0.3) * (bright - bright.mean()) / max(float(bright.std()), 1.0)
@@ -184,18 +188,20 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
     return np.asarray(ndimage.gaussian_filter(dark, 0.3 / gsd), np.float32)
 
 
-def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator) -> Floats:
+def _surface(
+    water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture
+) -> Floats:
     """The water's own colour, (3, height, width), 0 to 1."""
-    mixture = 1 / (1 + np.exp(-2 * noise(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
+    mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]
     surface = first + (second - first) * mixture
     if water.mirrored:
-        seen = water.mirrored / (1 + np.exp(-3 * noise(shape, max(16.0, rng.uniform(15, 120) / gsd), rng)))
+        seen = water.mirrored / (1 + np.exp(-3 * texture(shape, max(16.0, rng.uniform(15, 120) / gsd), rng)))
         surface = surface + (water.sky.astype(np.float32)[:, None, None] - surface) * seen
     fine = water.ripple * min(1.0, water.ripple_m / (2 * gsd))
-    surface = surface * (1 + fine * noise(shape, max(1.5, water.ripple_m / gsd), rng, across=rng.uniform(1, 5)))
+    surface = surface * (1 + fine * texture(shape, max(1.5, water.ripple_m / gsd), rng, across=rng.uniform(1, 5)))
     if water.glint:
-        where = noise(shape, max(16.0, rng.uniform(10, 40) / gsd), rng) > 1.2
+        where = texture(shape, max(16.0, rng.uniform(10, 40) / gsd), rng) > 1.2
         sparks = ndimage.gaussian_filter((rng.random(shape) < water.glint) * where.astype(np.float32), 0.7)
         surface = surface + sparks * 1.6
     return np.asarray(surface, np.float32)
