@@ -1,6 +1,7 @@
 """Floods painted on pictures that no training saw: `python benchmarks/painted_floods.py DATA SHEET.png`.
 
-They are always the same. Colours, textures and seeds are others than training paints with. The sheet shows them beside real floods.
+They are always the same. Colours, textures and seeds are others than training paints with. The sheet shows them beside
+real floods.
 """
 
 from __future__ import annotations
