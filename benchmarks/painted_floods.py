@@ -81,11 +81,13 @@ def _water(colour: str, rng: np.random.Generator) -> Water:
 def _texture(
     shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0
 ) -> NDArray[np.float32]:
-    """Fractal noise of hashed lattice points, in the place of `inundation.noise`."""
-    salt = int(rng.integers(2**31))
-    y, x = (np.arange(side, dtype=np.float64) for side in shape_hw)
-    wavy = fractal(x[None, :] / across + 0.5, y[:, None] + 0.5, cell, 3 if cell > 8 else 1, 0.45, salt)
-    return np.asarray(wavy / max(float(wavy.std()), 1e-6), np.float32)
+    """Fractal noise of hashed lattice points, in the place of `inundation.noise`; drawn coarsely where it is smooth."""
+    salt, step = int(rng.integers(2**31)), max(1, int(cell / 12))
+    y, x = (np.arange(0, side + step, step, dtype=np.float64) for side in shape_hw)
+    wavy = fractal(x[None, :] / across, y[:, None], cell, 2 if cell > 8 else 1, 0.45, salt).astype(np.float32)
+    large = Image.fromarray(wavy).resize((len(x) * step, len(y) * step), Image.Resampling.BICUBIC)
+    result = np.asarray(large, np.float32)[: shape_hw[0], : shape_hw[1]]
+    return np.asarray(result / max(float(result.std()), 1e-6), np.float32)
 
 
 def sheet(data: Path, out: Path, side: int = 300) -> None:

@@ -33,6 +33,7 @@ def segment(
     prompts: str | Path = "auto",
     resolution_m: float | None = None,
     bands: tuple[int, ...] | None = None,
+    nir: Literal["auto", "off"] = "auto",
     nodata: float | Literal["none"] | None = None,
     mask: str | Path | None = None,
     aoi: str | Path | None = None,
@@ -64,7 +65,7 @@ def segment(
         batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
         exhaustive: look from near, too, at ground of which the coarse pass is sure.
         progress: called after every window.
-        resolution_m, bands, nodata, mask, aoi, crs, collar: see `SceneOptions`.
+        resolution_m, bands, nir, nodata, mask, aoi, crs, collar: see `SceneOptions`.
         prompts, tile_size and the others: see `SegmentOptions`.
 
     Raises:
@@ -75,7 +76,7 @@ def segment(
     from floodmap.models.registry import resolve
 
     scene = SceneOptions(
-        resolution_m=resolution_m, bands=bands, nodata=nodata, crs=crs, collar=collar,
+        resolution_m=resolution_m, bands=bands, nir=nir, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
     )  # fmt: skip
     refuse_other_run(Path(out), SourceName.of(source).stem)  # before a model is loaded for nothing

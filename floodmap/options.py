@@ -65,6 +65,9 @@ class SceneOptions:
         None, 'Bands to use, counted from 1, such as "4,3,2"; one band is grey.',
         metavar="R,G,B[,NIR]", shown="by colour interpretation",
     )  # fmt: skip
+    nir: Literal["auto", "off"] = option(
+        "auto", "Use near infrared where the scene has it: land that shines in it is dry, and dark water is found."
+    )
     nodata: float | Literal["none"] | None = option(
         None, "Value of pixels that hold nothing, instead of the file's own and of such as -9999 that are found; none: "
         "every pixel is ground.", metavar="VALUE|none",

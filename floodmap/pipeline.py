@@ -23,8 +23,8 @@ from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, run_windows
-from floodmap.inference.prompting import uses_infrared
 from floodmap.inference.tiling import Grid
+from floodmap.models.infrared import WithInfrared, with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
@@ -71,7 +71,7 @@ def segment_scene(
     refuse_other_run(out, name or source.stem)
     with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
-        options = with_defaults(_resuming(options, scene), scene)
+        options, segmenter = with_defaults(_resuming(options, scene), scene), with_infrared(segmenter, scene)
         for line in scene.unsuited:
             log.warning("%s", line)
         if scene.crs is None:
@@ -219,7 +219,7 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "transform": list(scene.transform)[:6],
             "gsd_m": scene.gsd_m,
             "bands": list(scene.bands),
-            "near_infrared": {"band": scene.nir_band, "used": uses_infrared(scene, segmenter, options.prompts)},
+            "near_infrared": {"band": scene.nir_band, "used": isinstance(segmenter, WithInfrared)},
             "nodata": scene.nodata,
             "date": scene.date.isoformat(),
         },

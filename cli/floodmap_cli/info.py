@@ -23,8 +23,8 @@ PIXEL_BYTES = 0.3
 """Memory for polygons, a pixel of the scene: of one with as many shores as the synthetic ones."""
 PIXELS_PER_SECOND = 5e6
 """Speed of the shipped model on two CPU cores."""
-NIR_USE = "only Meta's SAM is prompted by it, finetuned does not see it"
-"""Which models use near infrared."""
+NIR_USE = "used, unless --nir off"
+"""Whether near infrared is used."""
 STARTUP_SECONDS = 4
 """What imports, reading the header and finishing take, however small the scene."""
 

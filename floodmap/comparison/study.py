@@ -23,6 +23,7 @@ from floodmap.masks.audit import Finding
 from floodmap.masks.labels import Labelled, read_label
 from floodmap.masks.rules import Codes, FloodRule
 from floodmap.masks.swaps import shrunk, swapped_masks
+from floodmap.models.infrared import with_infrared
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
 from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
@@ -153,6 +154,7 @@ def _segment(
     scene: Scene, windows: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
 ) -> tuple[Codes, Prompts]:
     """Codes of the picture, and what was prompted."""
+    model = with_infrared(model, scene)
 
     def run(prompter: Prompter) -> Codes:
         return segment_whole(scene, windows, model, prompter, proof=proof)

@@ -90,7 +90,8 @@ class Scene:
         self._lock, self._stack = Lock(), ExitStack()
         try:
             self._source = open_source(
-                path, self._stack, bands=options.bands, nodata=options.nodata, crs=options.crs, threads=threads
+                path, self._stack, bands=options.bands, nir=options.nir == "auto", nodata=options.nodata,
+                crs=options.crs, threads=threads,
             )  # fmt: skip
             own = self._source.grid
             self.grid, self.source_gsd_m = own.resampled(options.resolution_m, path), own.gsd_m

@@ -34,11 +34,6 @@ def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exh
     return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
 
 
-def uses_infrared(scene: Scene, segmenter: Segmenter, wanted: Path | str) -> bool:
-    """Whether near infrared has a part in the results: it makes the likelihood that prompts models of no floods."""
-    return scene.nir_band is not None and wanted == "auto" and not segmenter.knows_floods
-
-
 def unprompted(_: Tile) -> Prompts:
     """No prompt for any window."""
     return Prompts.none()

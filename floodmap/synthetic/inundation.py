@@ -153,9 +153,7 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
     return np.asarray(ndimage.binary_closing(ndimage.binary_opening(crowns, iterations=rounds), iterations=rounds))
 
 
-def _depths(
-    ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture
-) -> Floats:
+def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
     """Metres of water above the ground; below 0 where there is none."""
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
@@ -188,9 +186,7 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
     return np.asarray(ndimage.gaussian_filter(dark, 0.3 / gsd), np.float32)
 
 
-def _surface(
-    water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture
-) -> Floats:
+def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture) -> Floats:
     """The water's own colour, (3, height, width), 0 to 1."""
     mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]

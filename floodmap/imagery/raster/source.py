@@ -115,6 +115,7 @@ def open_source(
     stack: ExitStack,
     *,
     bands: tuple[int, ...] | None,
+    nir: bool = True,
     nodata: float | Literal["none"] | None,
     crs: str | None,
     threads: int = 1,
@@ -125,6 +126,7 @@ def open_source(
         name: any raster GDAL reads.
         stack: what is opened is closed with it.
         bands: bands to use instead of those the file's metadata suggests.
+        nir: whether near infrared is read.
         nodata: nodata value instead of the file's own and of voids; `none`: every value is ground.
         crs: CRS instead of the file's own; the coordinates are not changed.
         threads: that decompress it.
@@ -143,6 +145,7 @@ def open_source(
         if infrared:
             kinds[3] = ColorInterp.undefined
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
+        choice = choice if nir else replace(choice, nir=None)
         made_of = anatomy(raw, name, choice.shown, stack)
         if made_of.mended is not None:
             raw = closed_by(stack, rasterio.open(made_of.mended))

@@ -272,7 +272,7 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _bands(source: dict[str, Any]) -> str:
     infrared = source.get("near_infrared", {"band": None})
-    told = "used for prompts" if infrared.get("used") else "not used by this model"
+    told = "used" if infrared.get("used") else "not used"
     more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {told}"
     return ", ".join(map(str, source["bands"])) + more
 
