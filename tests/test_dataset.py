@@ -148,3 +148,17 @@ def test_still_water_shows_what_stands_behind_it_upside_down() -> None:
     torch.testing.assert_close(seen[:, 31], sky[:, 0].expand(3, 8))  # above what stands there
     flooded[:16] = True
     torch.testing.assert_close(reflection(rgb, flooded, sky, 12.0)[:, 10], sky[:, 0].expand(3, 8))  # no bank in sight
+
+
+def test_places_are_drawn_alike_however_many_pictures_there_are_of_each() -> None:
+    def plain(name: str, value: int, place: str) -> Sample:
+        return Sample(name, np.full((3, 64, 64), value, np.uint8), np.zeros((64, 64), np.uint8), place)
+
+    crowd = [plain(f"town {i}", 40, "town") for i in range(30)]
+    source = Source(
+        name="two places", samples=[*crowd, plain("field", 200, "field")], share=1.0, from_above=True, plain=1.0,
+        factor=(1.0, 1.0), zoom=(1.0, 1.0),
+    )  # fmt: skip
+    rgb = torch.cat([sampler(seed, source).batch(24, 32, 32).near.rgb for seed in range(4)])
+    bright = (rgb.mean(dim=(1, 2, 3)) > 120).float().mean()
+    assert 0.35 < bright < 0.65
