@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +22,7 @@ def training_data(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def write_index(folder: Path, rows: list[dict[str, str]]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
         rgb = np.full((40, 40, 3), 90, np.uint8)
         Image.fromarray(rgb).save(folder / row["file"])
