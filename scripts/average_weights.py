@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from train_finetuned import flood_area
+from training_data import flood_area
 
 from floodmap.models.calibration import fit
 from floodmap.models.sam.efficientnet import EncoderConfig
