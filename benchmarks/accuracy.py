@@ -100,6 +100,12 @@ def read(path: Path) -> Codes:
     return np.asarray(Image.open(path))
 
 
+def dry_mask(path: Path) -> Codes:
+    """Of a picture without water."""
+    with Image.open(path) as picture:
+        return np.zeros(picture.size[::-1], np.uint8)
+
+
 def flood_area(data: Path) -> Iterator[tuple[str, Path, Codes]]:
     folder = data / "flood-area"
     with (folder / "splits.csv").open() as file:
@@ -120,7 +126,7 @@ def ucmerced(data: Path) -> Iterator[tuple[str, Path, Codes]]:
     classes = [path for path in (data / "ucmerced").iterdir() if path.is_dir() and path.name not in WET_CLASSES]
     files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
     for path in files[::3]:
-        yield "ucmerced dry", path, np.zeros((256, 256), np.uint8)
+        yield "ucmerced dry", path, dry_mask(path)
 
 
 def nadir(data: Path, *, final: bool) -> Iterator[tuple[str, Path, Codes]]:
@@ -129,10 +135,7 @@ def nadir(data: Path, *, final: bool) -> Iterator[tuple[str, Path, Codes]]:
         rows = [row for row in csv.DictReader(file) if row["split"] == "val" and (row["source"] in FINAL) == final]
     for row in sorted(rows, key=lambda row: row["source"]):
         path, source = data / "nadir" / row["file"], row["source"]
-        mask = read(data / "nadir" / row["mask"]) if row["mask"] else None
-        if mask is None:
-            with Image.open(path) as picture:
-                mask = np.zeros(picture.size[::-1], np.uint8)
+        mask = read(data / "nadir" / row["mask"]) if row["mask"] else dry_mask(path)
         kind = "water" if (mask == 1).any() else "dry"
         yield f"{source} {kind}{' (same place)' if source in SAME_PLACE else ''}", path, mask
 
