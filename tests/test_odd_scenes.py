@@ -241,7 +241,7 @@ def test_an_odd_scene_is_mapped_right_to_the_last_pixel(
     keywords, reasons = SCENES[kind]
     scene = make_scene(**{"shape_hw": HW, "folder": tmp_path / "in", **keywords})
     before = snapshot(scene.parent)
-    assert segment(scene, tmp_path / "out") == 0
+    assert segment(scene, tmp_path / "out", "--nir", "off") == 0  # infrared knows no fake model's floods
     said = capfd.readouterr()
     crs = keywords.get("crs", UTM)
     transform = keywords.get("transform", NORTH_UP) or UNPLACED
@@ -257,6 +257,17 @@ def test_an_odd_scene_is_mapped_right_to_the_last_pixel(
         assert blue[mask == 1].min() >= blue[mask == 0].max()
     elif mask.size > 300 and (mask != 255).any():
         pytest.fail("all flood or all dry: the picture was lost on the way")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in SCENES if kind.startswith("four_bands")])
+def test_an_odd_scene_is_mapped_whole_with_near_infrared(kind: str, make_scene: SceneFactory, tmp_path: Path) -> None:
+    keywords, reasons = SCENES[kind]
+    scene = make_scene(**{"shape_hw": HW, "folder": tmp_path / "in", **keywords})
+    assert segment(scene, tmp_path / "out") == 0
+    check(tmp_path / "out", scene.stem, reasons, keywords.get("crs", UTM), keywords.get("transform", NORTH_UP), HW)
+    said = json.loads((tmp_path / "out" / f"{scene.stem}.json").read_text("utf-8"))
+    assert said["source"]["near_infrared"]["used"]
 
 
 def read_blue(scene: Path, kind: str) -> Array:

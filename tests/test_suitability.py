@@ -94,11 +94,13 @@ def test_near_infrared_is_said_to_be_used_only_where_it_is(
         out = tmp_path / str(number)
         assert run(["segment", str(scene), "-o", str(out), "--report"]) == 0
         told = json.loads((out / "s.json").read_text())["source"]["near_infrared"]
-        assert told == {"band": 4, "used": not knows_floods}
-        page = (out / "s_report.html").read_text("utf-8")
-        assert ("is not used by this model" in page) == knows_floods
+        assert told == {"band": 4, "used": True}
+        assert "near infrared" in (out / "s_report.html").read_text("utf-8")
+    assert run(["segment", str(scene), "-o", str(tmp_path / "off"), "--nir", "off", "--report"]) == 0
+    told = json.loads((tmp_path / "off" / "s.json").read_text())["source"]["near_infrared"]
+    assert told == {"band": None, "used": False}
     capsys.readouterr()
     assert run(["info", str(scene)]) == 0
-    assert "only Meta's SAM" in capsys.readouterr().out
+    assert "used, unless --nir off" in capsys.readouterr().out
     assert run(["info", str(make_scene(name="rgb.tif"))]) == 0
     assert "near infrared" not in capsys.readouterr().out
