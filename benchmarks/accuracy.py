@@ -1,8 +1,9 @@
 """Scores of a model on pictures kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
 
 DATA is the folder of docs/model-card.md. Every picture is segmented as a user's scene, with automatic prompts: nothing
-of a reference reaches the model, but for the two lines that are called oracle. Scores on val pictures are scores on
-what chose weights; `--final` scores what is kept out of every choice, and is for the end.
+of a reference reaches the model, but for the two lines that are called oracle. Where the ground sample distance of a
+picture is known it is a GeoTIFF, as a user's scene, and the model is told; not with `--gsd off`. Scores on val pictures
+are scores on what chose weights; `--final` scores what is kept out of every choice, and is for the end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from painted_floods import paintings
 from PIL import Image
@@ -46,7 +48,20 @@ FINAL = ("leeman_decatur", "coasttrain_naip")
 """Sources of `nadir` whose val pictures are kept out of every choice."""
 SAME_PLACE = ("usgs_obx", "usgs_montereybay", "floodnet", "noaa_wetlots")
 """Sources of which training saw another part, or another day."""
+UCMERCED_GSD_M = 0.3048
 Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to score."""
+
+    group: str
+    path: Path
+    mask: Codes
+    """1 flood, 0 dry, 255 not scored."""
+    gsd_m: float = 0.0
+    """Metres a pixel; 0: a plain picture, or a scene that says so itself."""
 
 
 @dataclass
@@ -95,6 +110,21 @@ def segmented(path: Path, model: Segmenter, prompts: str = "auto", options: Scen
         return segment_whole(scene, grid, model, prompter, exhaustive=not model.any_size, proof=proof)
 
 
+def placed(picture: Picture, folder: Path) -> Path:
+    """The picture as a GeoTIFF with its ground sample distance, in the folder; itself where that is not known."""
+    if not picture.gsd_m:
+        return picture.path
+    rgb = np.asarray(Image.open(picture.path).convert("RGB")).transpose(2, 0, 1)
+    path, (count, height, width) = folder / "placed.tif", rgb.shape
+    transform = Affine(picture.gsd_m, 0, 500_000, 0, -picture.gsd_m, 4_000_000)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype="uint8", crs="EPSG:32616",
+        transform=transform,
+    ) as dataset:  # fmt: skip
+        dataset.write(rgb)
+    return path
+
+
 def read(path: Path) -> Codes:
     """A mask, (height, width)."""
     return np.asarray(Image.open(path))
@@ -106,30 +136,30 @@ def dry_mask(path: Path) -> Codes:
         return np.zeros(picture.size[::-1], np.uint8)
 
 
-def flood_area(data: Path) -> Iterator[tuple[str, Path, Codes]]:
+def flood_area(data: Path) -> Iterator[Picture]:
     folder = data / "flood-area"
     with (folder / "splits.csv").open() as file:
         for row in csv.DictReader(file):
             if row["split"] == "val":
                 name = row["name"]
-                yield "flood-area", folder / "images" / f"{name}.jpg", read(folder / "masks" / f"{name}.png")
+                yield Picture("flood-area", folder / "images" / f"{name}.jpg", read(folder / "masks" / f"{name}.png"))
 
 
-def dubai(data: Path) -> Iterator[tuple[str, Path, Codes]]:
+def dubai(data: Path) -> Iterator[Picture]:
     folder = data / "dubai-water"
     for path in sorted((folder / "images").glob("tile5_*.jpg")):
-        yield "dubai-water tile 5", path, read(folder / "masks" / f"{path.stem}.png")
+        yield Picture("dubai-water tile 5", path, read(folder / "masks" / f"{path.stem}.png"))
 
 
-def ucmerced(data: Path) -> Iterator[tuple[str, Path, Codes]]:
+def ucmerced(data: Path) -> Iterator[Picture]:
     """Every third file, sorted by name, of the dry classes."""
     classes = [path for path in (data / "ucmerced").iterdir() if path.is_dir() and path.name not in WET_CLASSES]
     files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
     for path in files[::3]:
-        yield "ucmerced dry", path, dry_mask(path)
+        yield Picture("ucmerced dry", path, dry_mask(path), UCMERCED_GSD_M)
 
 
-def nadir(data: Path, *, final: bool) -> Iterator[tuple[str, Path, Codes]]:
+def nadir(data: Path, *, final: bool) -> Iterator[Picture]:
     """Val pictures by source, and the dry ones of each apart."""
     with (data / "nadir" / "index.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "val" and (row["source"] in FINAL) == final]
@@ -137,26 +167,31 @@ def nadir(data: Path, *, final: bool) -> Iterator[tuple[str, Path, Codes]]:
         path, source = data / "nadir" / row["file"], row["source"]
         mask = read(data / "nadir" / row["mask"]) if row["mask"] else dry_mask(path)
         kind = "water" if (mask == 1).any() else "dry"
-        yield f"{source} {kind}{' (same place)' if source in SAME_PLACE else ''}", path, mask
+        group = f"{source} {kind}{' (same place)' if source in SAME_PLACE else ''}"
+        yield Picture(group, path, mask, float(row["gsd_m"] or 0))
 
 
-def synthetic(data: Path, side: int = 1536) -> Iterator[tuple[str, Path, Codes]]:
+def synthetic(data: Path, side: int = 1536) -> Iterator[Picture]:
     with tempfile.TemporaryDirectory() as folder:
         for seed in SYNTHETIC_SEEDS:
             scene, reference = write_sample(Path(folder) / f"s{seed}.tif", width=side, height=side, seed=seed)
             with rasterio.open(reference) as dataset:
-                yield "synthetic", scene, dataset.read(1)
+                yield Picture("synthetic", scene, dataset.read(1))
 
 
-def scored(pictures: Iterable[tuple[str, Path, Codes]], model: Segmenter, prompts: str) -> list[Group]:
-    """Groups of pictures by name, in their order."""
+def scored(pictures: Iterable[Picture], model: Segmenter, prompts: str, *, told: bool) -> list[Group]:
+    """Groups of pictures by name, in their order; `told`: the model hears of ground sample distances."""
     groups: dict[str, Group] = {}
-    for name, path, mask in pictures:
-        groups.setdefault(name, Group(name)).add(path.stem, segmented(path, model, prompts), mask)
+    with tempfile.TemporaryDirectory() as folder:
+        for one in pictures:
+            path = placed(one, Path(folder)) if told else one.path
+            groups.setdefault(one.group, Group(one.group)).add(
+                one.path.stem, segmented(path, model, prompts), one.mask
+            )  # fmt: skip
     return list(groups.values())
 
 
-def painted(data: Path, model: Segmenter, prompts: str, *, final: bool) -> list[Group]:
+def painted(data: Path, model: Segmenter, prompts: str, *, final: bool, told: bool) -> list[Group]:
     """Painted floods, by colour, and the same pictures dry."""
     title = "painted, final" if final else "painted"
     whole, dry = Group(title), Group(f"{title}: dry")
@@ -164,17 +199,21 @@ def painted(data: Path, model: Segmenter, prompts: str, *, final: bool) -> list[
     standing = on_standing = 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
+
+        def seen(rgb: NDArray[np.uint8], gsd_m: float) -> Codes:
+            Image.fromarray(rgb.transpose(1, 2, 0)).save(path)
+            scene = placed(Picture(title, path, rgb[0], gsd_m if told else 0.0), Path(folder))
+            return segmented(scene, model, prompts)
+
         for one in paintings(data / "labelled", final=final):
-            Image.fromarray(one.rgb.transpose(1, 2, 0)).save(path)
-            codes = segmented(path, model, prompts)
+            codes = seen(one.rgb, one.ground.gsd_m)
             colour = colours.setdefault(one.colour, Group(f"{title}: {one.colour}"))
             for group in (whole, colour):
                 group.add(one.name, codes, one.mask)
             stands = one.stands & ~one.ground.unknown
             standing += int(stands.sum())
             on_standing += int(((codes >= 50) & (codes <= 100) & stands).sum())
-            Image.fromarray(one.ground.rgb.transpose(1, 2, 0)).save(path)
-            dry.add(one.name, segmented(path, model, prompts), one.dry)
+            dry.add(one.name, seen(one.ground.rgb, one.ground.gsd_m), one.dry)
     whole.extra["flood on roofs and trees %"] = 100 * on_standing / max(standing, 1)
     return [whole, dry, *colours.values()]
 
@@ -248,18 +287,22 @@ def main() -> None:
     parser.add_argument("--prompts", default="auto", choices=["auto", "none"])
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--final", action="store_true", help="score what is kept out of every choice, once, at the end")
+    parser.add_argument("--gsd", choices=["auto", "off"], default="auto", help="off: the model is told no resolution")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write every picture's IoU and false flood here")
     options = parser.parse_args()
     model, data = load_segmenter(resolve(options.model), options.device), options.data
-    sets: dict[str, Callable[[], Iterator[tuple[str, Path, Codes]]]] = {
+    sets: dict[str, Callable[[], Iterator[Picture]]] = {
         "floods": lambda: flood_area(data), "dubai": lambda: dubai(data), "dry": lambda: ucmerced(data),
         "synthetic": lambda: synthetic(data), "nadir": lambda: nadir(data, final=options.final),
     }  # fmt: skip
+    told = options.gsd == "auto"
     wanted = ["nadir", "painted"] if options.final else options.sets
-    groups = [group for name in wanted if name in sets for group in scored(sets[name](), model, options.prompts)]
+    groups = [
+        group for name in wanted if name in sets for group in scored(sets[name](), model, options.prompts, told=told)
+    ]
     if "painted" in wanted:
-        groups += painted(data, model, options.prompts, final=options.final)
+        groups += painted(data, model, options.prompts, final=options.final, told=told)
     rows = [group.row() for group in groups]
     if "infrared" in wanted:
         rows += [group.row() for group in infrared(data, model)]

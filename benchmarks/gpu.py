@@ -123,7 +123,7 @@ class Watched:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         self.prompted += sum(len(prompt_sets(one)) for one in prompts)
         if len(tiles) == self.best_batch_size and len(self.asked) < KEPT:
-            self.asked.append((*dispatch.sent(tiles, self.device), list(prompts)))
+            self.asked.append((dispatch.sent(tiles, self.device), list(prompts)))
         return self.segmenter.predict(tiles, prompts)
 
     def bare_seconds(self) -> float:

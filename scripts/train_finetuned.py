@@ -87,7 +87,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = TrainConfig(
-        encoder=EncoderConfig(context=5),
+        encoder=EncoderConfig(context=5, scaled=True),
         minutes=options.minutes,
         steps=options.steps,
         checkpoint_steps=options.checkpoint_steps,

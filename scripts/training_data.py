@@ -28,6 +28,7 @@ DARK_WATER = ("2023", "2025", "2033", "2048", "3000", "3005", "3041", "3045")
 """Training pictures of flood-area that are seen five times as often: few show dark water."""
 PAINTINGS = 2
 """Floods painted on each labelled picture."""
+UCMERCED_GSD_M = 0.3048
 WATER, STANDING, ROAD = 1, (2, 3, 4), 5
 """Classes of labelled pictures."""
 FAR_FACTOR, FAR_SIDE = 4, 256
@@ -66,7 +67,8 @@ def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
     for row in read_index(folder, split):
         rgb = read_rgb(folder / row["file"])
         mask = read_mask(folder / row["mask"]) if row["mask"] else np.zeros(rgb.shape[1:], np.uint8)
-        found.setdefault(row["source"], []).append(Sample(Path(row["file"]).stem, rgb, mask, row["place"]))
+        sample = Sample(Path(row["file"]).stem, rgb, mask, row["place"], float(row["gsd_m"] or 0))
+        found.setdefault(row["source"], []).append(sample)
     return found
 
 
@@ -112,7 +114,7 @@ def ucmerced_wet(folder: Path) -> list[Sample]:
     """Rivers, harbours and beaches, with the masks that lie beside this script."""
     with np.load(WET_MASKS) as masks:
         paths = [folder / name.rstrip("0123456789") / f"{name}.jpg" for name in masks.files]
-        return [Sample(path.stem, read_rgb(path), masks[path.stem]) for path in paths]
+        return [Sample(path.stem, read_rgb(path), masks[path.stem], gsd_m=UCMERCED_GSD_M) for path in paths]
 
 
 def patchworks(data: Path, count: int = 150, per_side: int = 3, side: int = 256) -> list[Sample]:
@@ -133,7 +135,7 @@ def synthetic(side: int = 1536) -> list[Sample]:
     samples = []
     for seed in SYNTHETIC_SEEDS:
         scene = SyntheticScene(width=side, height=side, seed=seed)
-        samples.append(Sample(f"synthetic-{seed}", *scene.window(0, 0, side, side)))
+        samples.append(Sample(f"synthetic-{seed}", *scene.window(0, 0, side, side), gsd_m=scene.gsd_m))
     return samples
 
 
@@ -160,7 +162,7 @@ def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[
         share = (0.0, 0.5, 0.8, 1.0)[number // len(places) % 4]
         chosen = [_any(wet if rng.random() < share else dry, rng) for _ in range(per_side**2)]
         cut = [_cut(one, FAR_SIDE, rng) for one in chosen]
-        samples.append(Sample(f"far-{number}", *patchwork(cut, per_side), place))
+        samples.append(Sample(f"far-{number}", *patchwork(cut, per_side), place, chosen[0].gsd_m))
     return samples
 
 
@@ -191,7 +193,8 @@ def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[S
         pairs.append((ground.rgb, dry))
     if coarse:
         pairs = [coarser(*pair, FAR_FACTOR) for pair in pairs]
-    return [Sample(f"{Path(row['file']).stem}-{seed}", *pair, row["place"]) for pair in pairs]
+    gsd_m = ground.gsd_m * (FAR_FACTOR if coarse else 1)
+    return [Sample(f"{Path(row['file']).stem}-{seed}", *pair, row["place"], gsd_m) for pair in pairs]
 
 
 def _any(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
@@ -208,4 +211,4 @@ def _cut(sample: Sample, side: int, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def _dry(rgb: np.ndarray, name: str) -> Sample:
-    return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8))
+    return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8), gsd_m=UCMERCED_GSD_M)

@@ -8,7 +8,7 @@ import torch
 
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
-from floodmap.models.backends.dispatch import Dispatcher
+from floodmap.models.backends.dispatch import Dispatcher, Sent
 from floodmap.models.prompts import Prompts
 
 CPU = torch.device("cpu")
@@ -22,9 +22,9 @@ def make_tiles(*sides: int) -> list[Tile]:
     ]
 
 
-def red(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
-    assert len(rgb) == len(valid) == len(prompts)
-    return rgb[:, 0].float() * valid
+def red(pictures: Sent, prompts: Sequence[Prompts]) -> torch.Tensor:
+    assert len(pictures.rgb) == len(pictures.valid) == len(pictures.gsd_m) == len(prompts)
+    return pictures.rgb[:, 0].float() * pictures.valid
 
 
 def test_results_come_in_the_order_of_the_tiles_whatever_their_shapes() -> None:
@@ -37,11 +37,11 @@ def test_results_come_in_the_order_of_the_tiles_whatever_their_shapes() -> None:
 def test_room_is_found_by_trying_and_remembered() -> None:
     tried: list[int] = []
 
-    def cramped(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
-        tried.append(len(rgb))
-        if len(rgb) > 2:
+    def cramped(pictures: Sent, prompts: Sequence[Prompts]) -> torch.Tensor:
+        tried.append(len(pictures.rgb))
+        if len(pictures.rgb) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return red(rgb, valid, prompts)
+        return red(pictures, prompts)
 
     dispatcher = Dispatcher(CPU)
     for _ in range(2):

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
+from floodmap.models.backends.dispatch import Sent
 from floodmap.models.flood_segmenter import FloodSegmenter, mask_logits, seen_together
 from floodmap.models.loading import load_segmenter, pick_device
 from floodmap.models.prompts import Prompts
@@ -150,9 +151,9 @@ def test_what_has_points_is_seen_at_three_scales_and_the_rest_at_its_own(
     seen: list[tuple[tuple[int, ...], list[list[float]]]] = []
     own = segmenter._see
 
-    def see(rgb: torch.Tensor, valid: torch.Tensor, prompts: Sequence[Prompts]) -> torch.Tensor:
-        seen.append((tuple(rgb.shape), prompts[0].points_xy.tolist()))
-        return own(rgb, valid, prompts)
+    def see(pictures: Sent, prompts: Sequence[Prompts]) -> torch.Tensor:
+        seen.append((tuple(pictures.rgb.shape), prompts[0].points_xy.tolist()))
+        return own(pictures, prompts)
 
     monkeypatch.setattr(segmenter, "_see", see)
     tile, point = make_tile((64, 96)), Prompts(points_xy=np.array([[48.0, 20.0]]), labels=np.array([1]))

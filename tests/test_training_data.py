@@ -35,7 +35,8 @@ def write_index(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def row(name: str, source: str, split: str, mask: str = "") -> dict[str, str]:
-    return {"file": f"{name}.png", "mask": mask, "source": source, "split": split, "place": f"at {source}"}
+    about = {"split": split, "place": f"at {source}", "gsd_m": "0.2" if source == "coast" else ""}
+    return {"file": f"{name}.png", "mask": mask, "source": source} | about
 
 
 def test_a_source_is_rows_of_an_index_and_a_share_and_val_stays_out(training_data: ModuleType, tmp_path: Path) -> None:
@@ -52,6 +53,7 @@ def test_a_source_is_rows_of_an_index_and_a_share_and_val_stays_out(training_dat
     assert (coast.share, coast.wet, coast.repainted, coast.from_above) == (0.7, 0.1, 0.2, True)
     assert coast.samples[0].mask.sum() == 40 and not town.samples[0].mask.any()
     assert town.factor == (1.0, 1.6)
+    assert (coast.samples[0].gsd_m, town.samples[0].gsd_m) == (0.2, 0.0)
 
 
 def test_every_source_of_the_table_is_drawn_and_drawn_within_reason(training_data: ModuleType) -> None:

@@ -230,7 +230,7 @@ class Scene:
         rows_fit = 0 <= window.row_off < window.row_end <= self.height
         if not rows_fit or not 0 <= window.col_off < window.col_end <= self.width:
             raise SceneError(f"{window} is not inside {self.path}, which has {self.height} rows, {self.width} columns")
-        return self._tile(window, (window.height, window.width))
+        return replace(self._tile(window, (window.height, window.width)), gsd_m=self.gsd_m or 0.0)
 
     def failed(self, window: Window) -> Tile:
         """What stands for a window that cannot be read: nothing observed inside the area of interest."""
@@ -262,7 +262,7 @@ class Scene:
         height = min(window.row_end * factor, self.height) - top
         width = min(window.col_end * factor, self.width) - left
         tile = self._tile(Window(top, left, height, width), (window.height, window.width), tolerant=True)
-        return replace(tile, window=window)
+        return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def valid_share(self) -> float:
         """Observed share of the scene's pixels inside the area of interest, from 0 to 1.

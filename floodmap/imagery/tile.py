@@ -29,6 +29,8 @@ class Tile:
     A pixel stands for many, and may be observed though some of them are not."""
     failure: str = ""
     """Why a part of it could not be read, though the rest could: one line; nothing where all could."""
+    gsd_m: float = 0.0
+    """Metres a pixel; 0 where the scene has no place on the ground."""
 
     @property
     def valid(self) -> Bools:
@@ -39,4 +41,4 @@ class Tile:
         """A copy of a part of it; `inner` is in the tile's own pixels."""
         part = (..., *inner.slices)
         nir = None if self.nir is None else self.nir[part].copy()
-        return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir)
+        return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m)

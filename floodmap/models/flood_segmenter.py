@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from floodmap._runtime.forks import PerProcess, threads
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, sent, sent_array, sent_floats
+from floodmap.models.backends.dispatch import Dispatcher, Sent, sent, sent_array, sent_floats
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.calibration import UNCALIBRATED, Calibration
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
@@ -89,8 +89,8 @@ class FloodSegmenter:
             each = threads(self._threads) // min(len(todo), self.best_batch_size)
             torch.set_num_threads(max(1, each if _pixels(tiles, numbers[:1]) >= SHARED else 1))  # of this thread
             filled = numbers if len(numbers) == 1 else numbers + [numbers[-1]] * (TOGETHER - len(numbers))
-            rgb, valid = sent([tiles[number] for number in filled], self.device)
-            results = self._predict(rgb, valid, [prompts[number] for number in filled])
+            pictures = sent([tiles[number] for number in filled], self.device)
+            results = self._predict(pictures, [prompts[number] for number in filled])
             return list(results[: len(numbers)].numpy())
 
         # The largest first, so that no thread is left with much when the others are done.
@@ -101,50 +101,54 @@ class FloodSegmenter:
             torch.set_num_threads(threads(self._threads))  # new threads begin with what any thread set last
         return [found[number] for number in range(len(tiles))]
 
-    def _predict_elsewhere(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+    def _predict_elsewhere(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
         # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape; torch's own kernels take a
         # quarter more time, and none for that. What is set here is set for all threads, of which one tells a GPU.
         with torch.backends.cudnn.flags(enabled=not isinstance(self.network, FloodSam)):
-            return self._predict(rgb, valid, prompts)
+            return self._predict(pictures, prompts)
 
     @torch.inference_mode()
-    def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
-        seen = self._see(rgb, valid, prompts)
+    def _predict(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
+        seen = self._see(pictures, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
                 if len(p.points_xy):
                     one = slice(i, i + 1)
-                    others = [self._see_scaled(rgb[one], valid[one], p, scale) for scale in _scales(p, rgb.shape)]
+                    scales = _scales(p, pictures.rgb.shape)
+                    others = [self._see_scaled(pictures[one], p, scale) for scale in scales]
                     seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
         for one_seen, p in zip(seen, prompts, strict=True):
             if p.bounded:  # that boxes surround all flood a decoder would only hear of
                 one_seen.masked_fill_(sent_array(~p.bounds(one_seen.shape), self.device), 0.0)
         return seen
 
-    def _see(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
-        """Probabilities (B, H, W) of tiles (B, 3, H, W), 0 to 255, where they are valid, (B, H, W)."""
+    def _see(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
+        """Probabilities (B, H, W) of tiles, whose pictures may be floats, 0 to 255."""
         masks = [p.mask for p in prompts if p.mask is not None]
         pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
         if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
-            return self._decoded_by(partial(self._decode, prompts=prompts, shape_hw=rgb.shape[-2:]), rgb, valid)
+            decode = partial(self._decode, prompts=prompts, shape_hw=pictures.rgb.shape[-2:])
+            return self._decoded_by(decode, pictures)
         likelihood = sent_array(np.stack(masks).astype(np.float32), self.device) if masks else None
-        return self._replayer.run(self._see_unpointed, rgb, valid, likelihood)
+        return self._replayer.run(self._see_unpointed, pictures.rgb, pictures.valid, pictures.gsd_m, likelihood)
 
-    def _see_unpointed(self, rgb: Tensor, valid: Tensor, likelihood: Tensor | None) -> Tensor:
+    def _see_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
         """As `_see`, with a mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
 
         def decode(encoded: Encoded) -> Tensor:
             masks = None if likelihood is None else self._mask_logits(encoded, likelihood, rgb.shape[-2:])
             return self.network.decode(encoded, masks=masks)[0]
 
-        return self._decoded_by(decode, rgb, valid)
+        return self._decoded_by(decode, Sent(rgb, valid, gsd_m))
 
-    def _decoded_by(self, decode: Callable[[Encoded], Tensor], rgb: Tensor, valid: Tensor) -> Tensor:
+    def _decoded_by(self, decode: Callable[[Encoded], Tensor], pictures: Sent) -> Tensor:
+        rgb, valid = pictures.rgb, pictures.valid
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
-        logits = decode(self.network.encode(rgb, valid))
+        told = (pictures.gsd_m,) if isinstance(self.network, FloodSam) else ()
+        logits = decode(self.network.encode(rgb, valid, *told))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_()
@@ -153,20 +157,20 @@ class FloodSegmenter:
         height, width = encoded.shape_hw
         return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
-    def _see_scaled(self, rgb: Tensor, valid: Tensor, prompts: Prompts, scale: float) -> Tensor:
+    def _see_scaled(self, pictures: Sent, prompts: Prompts, scale: float) -> Tensor:
         """As `_see`, of one tile seen from further away (`scale` below 1) or nearer."""
-        shape_hw = rgb.shape[-2:]
+        valid, shape_hw = pictures.valid, pictures.rgb.shape[-2:]
         scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
         resized = partial(F.interpolate, size=scaled_hw, mode="bilinear", align_corners=False, antialias=True)
         share = resized(valid[:, None].float())
-        rgb = resized(rgb * valid[:, None].float()) / share.clamp(min=1e-3)
+        rgb = resized(pictures.rgb * valid[:, None].float()) / share.clamp(min=1e-3)
         y, x = (new / old for new, old in zip(scaled_hw, shape_hw, strict=True))
         prompts = replace(
             prompts,
             points_xy=prompts.points_xy * np.array([x, y], np.float32),
             boxes_xyxy=prompts.boxes_xyxy * np.array([x, y, x, y], np.float32),
         )
-        seen = self._see(rgb, share[:, 0] > 0.5, [prompts])
+        seen = self._see(Sent(rgb, share[:, 0] > 0.5, pictures.gsd_m / scale), [prompts])
         return F.interpolate(seen[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:

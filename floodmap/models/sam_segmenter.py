@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, sent_array, sent_floats
+from floodmap.models.backends.dispatch import Dispatcher, Sent, sent_array, sent_floats
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
@@ -54,9 +54,10 @@ class SamSegmenter:
         return self._dispatcher.run(self._predict, tiles, prompts)
 
     @torch.inference_mode()
-    def _predict(self, rgb: Tensor, valid: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+    def _predict(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
+        rgb = pictures.rgb
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
-        embedding = self._replayer.run(self._embed, rgb, valid)
+        embedding = self._replayer.run(self._embed, rgb, pictures.valid)
         low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
         sets = [(number, one) for number, p in enumerate(prompts) for one in prompt_sets(p)]
         for first in range(0, len(sets), SETS[-1]):

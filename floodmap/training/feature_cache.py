@@ -73,12 +73,19 @@ class Encodings:
             names = set(file.keys())
             sides, can_be_cut = file.get_slice("target").get_shape()[1:], "skip0" in names
             place = [_draw_stretch(side, generator) for side in sides] if can_be_cut else []
-            found = {name: _part(file.get_slice(name), STRIDES[name], place).to(device) for name in names}
+            found = {
+                name: _part(file.get_slice(name), STRIDES[name], place).to(device)
+                if name in STRIDES
+                else file.get_tensor(name).to(device)
+                for name in names
+            }
         target = found["target"].float() / 255
         skips = (found["skip0"], found["skip1"], found["skip2"]) if can_be_cut else None
+        ground = (found["ground0"], found["ground1"]) if "ground0" in names else None
         return Batch(
-            Encoded(found["embedding"], skips, (target.shape[-2], target.shape[-1])),
-            Views(target.new_zeros(0), target, found["scored"]), found["colours"].float(), found["coarse"].float(),
+            Encoded(found["embedding"], skips, (target.shape[-2], target.shape[-1]), ground),
+            Views(target.new_zeros(0), target, found["scored"], target.new_zeros(len(target))),
+            found["colours"].float(), found["coarse"].float(),
         )  # fmt: skip
 
 
@@ -106,8 +113,9 @@ def _write(path: Path, batch: Batch) -> None:
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,
         "target": (views.target * 255).round().to(torch.uint8),
         **{f"skip{i}": skip for i, skip in enumerate(encoded.skips or ())},
+        **{f"ground{i}": vectors for i, vectors in enumerate(encoded.ground or ())},
     }  # fmt: skip
-    planes = {name: x if x.ndim == 3 else x.permute(0, 2, 3, 1) for name, x in tensors.items()}
+    planes = {name: x if x.ndim < 4 else x.permute(0, 2, 3, 1) for name, x in tensors.items()}
     half = {
         name: (x.to(torch.bfloat16) if x.is_floating_point() else x).contiguous().cpu() for name, x in planes.items()
     }

@@ -32,7 +32,8 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
             part = reference[window.row_off : window.row_end, window.col_off : window.col_end]
             mask = np.where((part == UNOBSERVED) | ~tile.valid, np.uint8(IGNORED), part)
             if (mask != IGNORED).any():
-                yield Sample(one.name if len(grid) == 1 else f"{one.name}-{number}", tile.rgb, mask)
+                name = one.name if len(grid) == 1 else f"{one.name}-{number}"
+                yield Sample(name, tile.rgb, mask, gsd_m=tile.gsd_m)
 
 
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample]) -> list[Source]:

@@ -104,7 +104,10 @@ class Lesson:
         views = views.to(self.device)
         learns = self.config.what != "decoder" and torch.is_grad_enabled()
         with torch.autocast(self.device.type, torch.bfloat16), torch.set_grad_enabled(learns):
-            return self.model.encode(views.rgb.contiguous(memory_format=torch.channels_last), views.scored)
+            rgb = views.rgb.contiguous(memory_format=torch.channels_last)
+            if isinstance(self.model, FloodSam):
+                return self.model.encode(rgb, views.scored, views.gsd_m)
+            return self.model.encode(rgb, views.scored)
 
     def _decode_alone(self, encoded: Encoded, **prompts: Any) -> Tensor:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):

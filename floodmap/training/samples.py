@@ -30,13 +30,15 @@ class Views:
     """float32 (B, size, size): the flood share of each pixel."""
     scored: Tensor
     """bool (B, size, size)."""
+    gsd_m: Tensor
+    """float32 (B,): metres a pixel, 0 where the network is not told."""
 
     def to(self, device: torch.device) -> Views:
-        return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored)))
+        return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored, self.gsd_m)))
 
     def __getitem__(self, part: slice) -> Views:
         """Some views of the batch."""
-        return Views(self.rgb[part], self.target[part], self.scored[part])
+        return Views(self.rgb[part], self.target[part], self.scored[part], self.gsd_m[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Sample:
     """(height, width): 1 flood, 0 dry, 255 not scored."""
     place: str = ""
     """Where it was taken. Places are drawn alike, however many pictures there are of each; "": one by itself."""
+    gsd_m: float = 0.0
+    """Metres a pixel; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,10 @@ from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Sour
 
 COARSEST_LEVEL = 3
 """Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
+UNTOLD = 0.25
+"""Share of the pairs whose ground sample distance the network is not told: plain pictures from above come, too."""
+GSD_ERROR = 0.2
+"""How wrong it is told elsewhere: standard deviation of its logarithm. Those of many pictures are estimates."""
 AHEAD = 4
 """Batches that each process draws ahead."""
 
@@ -85,25 +89,38 @@ class PairSampler:
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
         are_plain = [self._uniform(0, 1) < self.sources[int(pick)].plain for pick in picks]
         drawn = (self._pair(int(p), far_size, near_size, plain) for p, plain in zip(picks, are_plain, strict=True))
-        far, near, near_xy, factors = zip(*drawn, strict=True)
+        far, near, near_xy, factors, gsds_m = zip(*drawn, strict=True)
+        near_gsd_m = self._told(torch.tensor(gsds_m))
+        told = near_gsd_m * torch.tensor(factors), near_gsd_m
         places = [_grid(far_size).expand(count, -1, -1, -1)]
         places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
         shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
         water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
         light.leave(torch.tensor([plain and self._uniform(0, 1) < 0.5 for plain in are_plain]))
         views = []
-        for planes, place, detail in zip((torch.stack(far), torch.stack(near)), places, (0.4, 1.0), strict=True):
+        both = torch.stack(far), torch.stack(near)
+        for planes, place, detail, gsd_m in zip(both, places, (0.4, 1.0), told, strict=True):
             scored = planes[:, 4] > 0.5
             target = (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1)
             rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail)
-            views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored))
+            views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored, gsd_m))
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
-    def _pair(self, pick: int, far_size: int, near_size: int, plain: bool) -> tuple[Tensor, Tensor, Tensor, float]:
+    def _told(self, gsd_m: Tensor) -> Tensor:
+        """Metres a pixel (B,) as the network is told them."""
+        dice = torch.rand(len(gsd_m), generator=self.generator)
+        error = torch.randn(len(gsd_m), generator=self.generator) * GSD_ERROR
+        return torch.where(dice < UNTOLD, 0.0, gsd_m * error.exp())
+
+    def _pair(
+        self, pick: int, far_size: int, near_size: int, plain: bool
+    ) -> tuple[Tensor, Tensor, Tensor, float, float]:
+        """The planes of a far and a near view, the near one's centre and factor, and metres a pixel of it."""
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
         weights = self._weights[pick] * (self._flooded[pick] if wet else 1)
-        pyramid = self._pyramids[pick][int(torch.multinomial(weights, 1, generator=self.generator))]
+        number = int(torch.multinomial(weights, 1, generator=self.generator))
+        pyramid, sample = self._pyramids[pick][number], source.samples[number]
         height, width = pyramid.levels[0].shape[1:]
         if plain:
             factor = zoom = float(PLAIN_FACTOR if source.factor[0] > 1 else 1)
@@ -127,7 +144,7 @@ class PairSampler:
                 break
         far = pyramid.view(_map(to_source, _grid(far_size)) + centre, zoom)
         near = pyramid.view(_map(to_source, _grid(near_size) / factor + near_xy) + centre, zoom / factor)
-        return far, near, near_xy, factor
+        return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
         """As `_homography`, without resampling: a square's eight symmetries, or left and right alone."""

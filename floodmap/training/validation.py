@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from floodmap.inference.coarse_pass import coarse_factor
 from floodmap.models.calibration import Histogram
 from floodmap.models.sam.common import SUREST
+from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import Trainable
 from floodmap.training.samples import IGNORED, Sample
 
@@ -51,22 +52,27 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
     height, width = rgb.shape[-2:]
     with torch.autocast(device.type, torch.bfloat16):
-        small = F.avg_pool2d(rgb, coarse_factor(max(height, width)), ceil_mode=True)
-        [coarse] = _whole(model, small, [None])
+        factor = coarse_factor(max(height, width))
+        small = F.avg_pool2d(rgb, factor, ceil_mode=True)
+        [coarse] = _whole(model, small, [None], factor * sample.gsd_m)
         coarse = coarse.clamp(-SUREST, SUREST)
         cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
         pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
-        none, auto = _whole(model, rgb, [None, F.pad(cells, pad, value=-6.0)])
+        none, auto = _whole(model, rgb, [None, F.pad(cells, pad, value=-6.0)], sample.gsd_m)
     return none[0, 0].cpu(), auto[0, 0].cpu()
 
 
-def _whole(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
+def _whole(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
     """Logits of a whole picture (1, 3, H, W) with each of these mask prompts, at its size (1, 1, H, W)."""
     height, width = rgb.shape[-2:]
     padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
     valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
     valid[:, :height, :width] = True
-    encoded = model.encode(padded.contiguous(memory_format=torch.channels_last), valid)
+    padded = padded.contiguous(memory_format=torch.channels_last)
+    if isinstance(model, FloodSam):
+        encoded = model.encode(padded, valid, padded.new_tensor([gsd_m]))
+    else:
+        encoded = model.encode(padded, valid)
     logits = [model.decode(encoded, masks=mask)[0][:, None].float() for mask in masks]
     full = [F.interpolate(one, padded.shape[-2:], mode="bilinear", align_corners=False) for one in logits]
     return [one[..., :height, :width] for one in full]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -19,10 +20,25 @@ from floodmap.models.prompts import Prompts
 
 log = logging.getLogger(__name__)
 
-Predict = Callable[[Tensor, Tensor, Sequence[Prompts]], Tensor]
-"""Pictures uint8 (B, 3, height, width), where they are valid, bool (B, height, width), and prompts, to results."""
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Tiles of one shape, on a device."""
+
+    rgb: Tensor
+    """uint8 (B, 3, height, width)."""
+    valid: Tensor
+    """bool (B, height, width)."""
+    gsd_m: Tensor
+    """float32 (B,): metres a pixel, 0 where unknown."""
+
+    def __getitem__(self, part: slice) -> Sent:
+        """Some of the tiles."""
+        return Sent(self.rgb[part], self.valid[part], self.gsd_m[part])
 
 
+Predict = Callable[[Sent, Sequence[Prompts]], Tensor]
+"""Tiles and their prompts to results."""
 Coming = tuple[list[int], Callable[[], NDArray[Any]]]
 """Numbers of tiles, and what waits for their results."""
 
@@ -51,7 +67,7 @@ class Dispatcher:
             refuse_lost_gpu()
         coming: list[Coming] = []
         for numbers in _alike(tiles):
-            told = predict, *sent([tiles[i] for i in numbers], self._device), numbers, prompts
+            told = predict, sent([tiles[i] for i in numbers], self._device), numbers, prompts
             if self._teller:
                 coming += self._teller.submit(self._begin, *told).result()
                 continue
@@ -62,16 +78,14 @@ class Dispatcher:
             found |= zip(numbers, wait(), strict=True)
         return [found[number] for number in range(len(tiles))]
 
-    def _begin(
-        self, predict: Predict, rgb: Tensor, valid: Tensor, numbers: list[int], prompts: Sequence[Prompts]
-    ) -> list[Coming]:
+    def _begin(self, predict: Predict, pictures: Sent, numbers: list[int], prompts: Sequence[Prompts]) -> list[Coming]:
         """As many at once as there is room for, which is found by trying."""
         coming: list[Coming] = []
         first = 0
         while first < len(numbers):
             some = slice(first, min(first + (self._room or len(numbers)), len(numbers)))
             try:
-                result = predict(rgb[some], valid[some], [prompts[i] for i in numbers[some]])
+                result = predict(pictures[some], [prompts[i] for i in numbers[some]])
             except torch.OutOfMemoryError:
                 if some.stop - first == 1:
                     raise
@@ -94,9 +108,10 @@ def _alike(tiles: Sequence[Tile]) -> list[list[int]]:
     return list(numbers.values())
 
 
-def sent(tiles: Sequence[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tiles of one shape on a device: (B, 3, height, width), and where they are valid, (B, height, width)."""
-    return _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
+def sent(tiles: Sequence[Tile], device: torch.device) -> Sent:
+    """Tiles of one shape on a device."""
+    rgb, valid = _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
+    return Sent(rgb, valid, sent_floats(np.array([tile.gsd_m for tile in tiles]), device))
 
 
 def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:

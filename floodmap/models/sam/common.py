@@ -32,11 +32,14 @@ class Encoded:
     """Detail for the decoder, where it takes any."""
     shape_hw: tuple[int, int]
     """Of the tiles, in pixels."""
+    ground: tuple[Tensor, Tensor] | None = None
+    """What their ground sample distances tell the decoder, (B, E) for its tokens and for the embedding."""
 
     def __getitem__(self, part: slice) -> Encoded:
         """Some tiles of the batch."""
         skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
-        return Encoded(self.embedding[part], skips, self.shape_hw)
+        ground = None if self.ground is None else (self.ground[0][part], self.ground[1][part])
+        return Encoded(self.embedding[part], skips, self.shape_hw, ground)
 
     def crop(self, rows: slice, cols: slice) -> Encoded:
         """The same part of every tile, in pixels, multiples of 32; of encoders that keep a tile's own size."""
@@ -47,7 +50,8 @@ class Encoded:
         if self.skips is None:
             raise ValueError("an embedding of SAM's frame cannot be cropped")
         skips = (cut(self.skips[0], 8), cut(self.skips[1], 4), cut(self.skips[2], 2))
-        return Encoded(cut(self.embedding, STRIDE), skips, (rows.stop - rows.start, cols.stop - cols.start))
+        shape_hw = rows.stop - rows.start, cols.stop - cols.start
+        return Encoded(cut(self.embedding, STRIDE), skips, shape_hw, self.ground)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Decoder(MaskDecoder):
         skips: Skips | None = None,
         absent: Tensor | None = None,
         keep: bool = True,
+        ground: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decode one prompt set per image.
 
@@ -126,6 +127,7 @@ class Decoder(MaskDecoder):
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
             absent: which of the sparse embeddings only fill the batch up, bool (B, N); not with gradients.
             keep: whether the features are wanted.
+            ground: (B, E), added to the tokens that masks are made of.
 
         Returns:
             Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks);
@@ -133,7 +135,8 @@ class Decoder(MaskDecoder):
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
-        tokens = torch.cat([tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
+        tokens = tokens.expand(batch, -1, -1) if ground is None else tokens + ground[:, None].to(tokens.dtype)
+        tokens = torch.cat([tokens, sparse_prompt_embeddings], dim=1)
         source = image_embeddings + dense_prompt_embeddings
         if absent is not None:
             absent = F.pad(absent, (tokens.shape[1] - absent.shape[1], 0), value=False)

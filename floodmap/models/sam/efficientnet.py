@@ -51,6 +51,8 @@ class EncoderConfig:
     """Channels of the embedding, and of the prompt encoder and mask decoder."""
     context: int = 0
     """Blocks that look far around at stride 32, where that costs next to nothing."""
+    scaled: bool = False
+    """Whether the network is told the ground sample distance."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
@@ -238,11 +240,12 @@ class PyramidEncoder(nn.Module):
         self.skip4 = nn.Conv2d(w4, dim // 8, 1)
         self.skip2 = nn.Conv2d(w2, dim // 8, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Skips]:
+    def forward(self, x: Tensor, around: Tensor | None = None) -> tuple[Tensor, Skips]:
         """Encode images.
 
         Args:
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
+            around: (B, E), added to what the blocks of context are shown; None: nothing.
 
         Returns:
             Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
@@ -250,9 +253,12 @@ class PyramidEncoder(nn.Module):
         features = [self._begun(x)]
         for stage in self.stages[1:]:
             features.append(stage(features[-1]))
-        coarse = F.interpolate(self.context(self.top(features[6])), scale_factor=2.0, mode="nearest")
+        top = self.top(features[6])
+        if around is not None:
+            top = top + around[:, :, None, None].to(top.dtype)
+        coarse = F.interpolate(self.context(top), scale_factor=2.0, mode="nearest")
         embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(features[4]))))
-        del features[3:], coarse
+        del features[3:], top, coarse
         # Each is let go of as soon as it can be: with what comes before them these take most of a window's memory.
         skip8, skip4, skip2 = (layer(features.pop()) for layer in (self.skip8, self.skip4, self.skip2))
         return embedding, (skip8, skip4, skip2)

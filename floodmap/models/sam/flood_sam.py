@@ -10,6 +10,7 @@ from floodmap.models.sam.common import FRAME, STRIDE, SUREST, Decoded, Encoded, 
 from floodmap.models.sam.correction import Corrector, Ground, Kriging
 from floodmap.models.sam.decoder import SkipDecoder
 from floodmap.models.sam.efficientnet import EncoderConfig, PyramidEncoder
+from floodmap.models.sam.ground import GroundScale
 from floodmap.models.sam.modeling import PromptEncoder
 
 OUTSIDE = -3.0
@@ -37,6 +38,7 @@ class FloodSam(nn.Module):
         self.point_maps = nn.Conv2d(Kriging.MAPS, dim, 1)
         nn.init.zeros_(self.point_maps.weight)  # so that weights trained without it mean the same with it
         self.point_maps.bias = nn.Parameter(torch.zeros(dim))
+        self.ground_scale = GroundScale(dim, 3) if config.scaled else None
 
     def forward(
         self,
@@ -47,6 +49,7 @@ class FloodSam(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
+        gsd_m: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Segment flood water.
 
@@ -57,16 +60,23 @@ class FloodSam(nn.Module):
             boxes: (B, 4) in tile pixels, x0 y0 x1 y1.
             masks: coarse flood logits (B, 1, H/4, W/4).
             offset_xy: where the tile lies in the frame, (B, 2) pixels; the corner if None.
+            gsd_m: metres a pixel, (B,), 0 where unknown; None: unknown.
 
         Returns:
             Flood logits (B, H/2, W/2) and the predicted IoU (B,).
         """
-        return self.decode(self.encode(rgb, valid), points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
+        encoded = self.encode(rgb, valid, gsd_m)
+        return self.decode(encoded, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
-    def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
+    def encode(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor | None = None) -> Encoded:
         """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
-        embedding, skips = self.image_encoder(normalized(rgb, valid, self.image_encoder.skip4.weight.dtype))
-        return Encoded(embedding, skips, (rgb.shape[-2], rgb.shape[-1]))
+        around = ground = None
+        if self.ground_scale is not None:
+            around, *rest = self.ground_scale(rgb.new_zeros(len(rgb)) if gsd_m is None else gsd_m)
+            ground = rest[0], rest[1]
+        image = normalized(rgb, valid, self.image_encoder.skip4.weight.dtype)
+        embedding, skips = self.image_encoder(image, around)
+        return Encoded(embedding, skips, (rgb.shape[-2], rgb.shape[-1]), ground)
 
     def decode(
         self,
@@ -106,8 +116,9 @@ class FloodSam(nn.Module):
         dense = self.prompt_encoder.mask_downscaling(F.avg_pool2d(corrected[:, None], 2).clamp(-SUREST, SUREST))
         dense = dense + self.point_maps(maps)
         token = self.prompt_encoder.not_a_point_embed.weight.to(embedding.dtype).expand(len(embedding), 1, -1)
+        tokens, dense = _with_ground(encoded, dense.to(embedding.dtype))
         logits, _, _ = self.mask_decoder.decode(
-            embedding, torch.zeros_like(embedding[:1]), token, dense.to(embedding.dtype), encoded.skips
+            embedding, torch.zeros_like(embedding[:1]), token, dense, encoded.skips, ground=tokens
         )
         return self.corrector.correct(ground.resaid(smoothed(logits.float())[:, 0]), points, roughly=True)
 
@@ -137,8 +148,10 @@ class FloodSam(nn.Module):
             if masks is None:
                 masks = torch.zeros(batch, 1, 4 * height, 4 * width, device=embedding.device)
             dense = self.prompt_encoder.mask_downscaling(masks if boxes is None else draw_boxes(masks, boxes))
-        dense = dense.to(embedding.dtype)
-        logits, iou, features = self.mask_decoder.decode(embedding, position, sparse, dense, encoded.skips, keep=keep)
+        tokens, dense = _with_ground(encoded, dense.to(embedding.dtype))
+        logits, iou, features = self.mask_decoder.decode(
+            embedding, position, sparse, dense, encoded.skips, keep=keep, ground=tokens
+        )
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
@@ -149,6 +162,14 @@ class FloodSam(nn.Module):
         places = (grid + offset_xy[:, None, None]).flatten(1, 2)
         encoded = self.prompt_encoder.pe_layer.forward_with_coords(places, (FRAME, FRAME))
         return encoded.transpose(1, 2).unflatten(2, (height, width)).to(embedding.dtype)
+
+
+def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What is added to a decoder's tokens, and what to its embedding, of prompts and of the ground's scale."""
+    if encoded.ground is None:
+        return None, dense
+    tokens, cells = encoded.ground
+    return tokens, dense + cells[:, :, None, None].to(dense.dtype)
 
 
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
