@@ -39,7 +39,7 @@ from floodmap.models.loading import load_segmenter
 from floodmap.models.protocol import Segmenter
 from floodmap.models.registry import resolve
 from floodmap.options import SceneOptions
-from floodmap.synthetic.scene import write_sample
+from floodmap.synthetic.sample import write_sample
 
 SETS = ("floods", "dubai", "dry", "synthetic", "nadir", "painted", "infrared", "oracle")
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")

@@ -23,7 +23,8 @@ from floodmap.inference.selection import Selection
 from floodmap.inference.tiling import Grid
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
-from floodmap.synthetic.scene import SyntheticScene, write_sample
+from floodmap.synthetic.sample import write_sample
+from floodmap.synthetic.scene import SyntheticScene
 from floodmap.training.samples import read_mask
 
 

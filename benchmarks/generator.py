@@ -16,7 +16,8 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 import floodmap
-from floodmap.synthetic.scene import SyntheticScene, write_sample
+from floodmap.synthetic.sample import write_sample
+from floodmap.synthetic.scene import SyntheticScene
 
 WINDOW = 1024
 

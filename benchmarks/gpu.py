@@ -41,7 +41,7 @@ from floodmap.models.sam.vit import VIT
 from floodmap.models.sam_segmenter import SamSegmenter, prompt_sets
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import segment_scene
-from floodmap.synthetic.scene import write_sample
+from floodmap.synthetic.sample import write_sample
 
 PAINTED = 3000
 """Sides of what the scene is copies of, in pixels."""

@@ -25,7 +25,7 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam_segmenter import SamSegmenter
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import segment_scene
-from floodmap.synthetic.scene import write_sample
+from floodmap.synthetic.sample import write_sample
 
 CUTS = ((1024, 24), (768, 96))
 """Tile size and overlap of the two."""

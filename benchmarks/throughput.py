@@ -20,7 +20,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from floodmap.synthetic.scene import write_sample
+from floodmap.synthetic.sample import write_sample
 
 LARGEST = 20_000
 """Sides of the largest scene that is painted, in pixels, at a megapixel a second; larger ones are copies of it."""

@@ -17,7 +17,7 @@ import torch
 from segment_anything import sam_model_registry
 from throughput import peak_bytes, tree
 
-from floodmap.synthetic.scene import write_sample
+from floodmap.synthetic.sample import write_sample
 
 FLOODMAP = [sys.executable, "-m", "floodmap_cli.main"]
 

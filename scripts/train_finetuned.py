@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from floodmap.models.sam.common import PIXEL_MEAN, PIXEL_STD
 from floodmap.models.sam.efficientnet import EncoderConfig, PyramidEncoder
 from floodmap.training.config import TrainConfig
 from floodmap.training.loop import train
+from floodmap.training.samples import Source
 
 LARGE_VIEWS = ((192, 384, 5), (256, 512, 3), (256, 640, 2))
 """For points, which correct whole scenes, and fewer of them, for each is corrected several times."""
@@ -59,7 +61,8 @@ def first_weights(folder: Path, encoder: Path | None, init: Path | None) -> Path
     return folder / "first.safetensors"
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument(
@@ -82,8 +85,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that draw views, for a GPU")
     parser.add_argument("--times", type=int, default=1, help="so many times the pairs in a step, for a GPU")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser.add_argument("--validation", type=int, help="validate on about so many pictures alone")
+    return parser.parse_args(words)
+
+
+def run(options: argparse.Namespace, pictures: Sequence[Source]) -> None:
+    """Train as the options say; `pictures`: what to draw from."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(processName)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
     config = TrainConfig(
@@ -103,13 +111,15 @@ def main() -> None:
     )
     sizes = LARGE_VIEWS if options.thorough else config.sizes
     sizes = tuple((far, near, options.times * pairs) for far, near, pairs in sizes)
-    train(
-        replace(config, sizes=sizes),
-        sources(options.data, options.shares),
-        flood_area(options.data / "flood-area", "val"),
-        options.out,
-        first_weights(options.out, options.encoder, options.init),
-    )
+    validation = flood_area(options.data / "flood-area", "val")
+    validation = validation[:: max(1, len(validation) // (options.validation or len(validation)))]
+    init = first_weights(options.out, options.encoder, options.init)
+    train(replace(config, sizes=sizes), pictures, validation, options.out, init)
+
+
+def main() -> None:
+    options = parse()
+    run(options, sources(options.data, options.shares))
 
 
 if __name__ == "__main__":

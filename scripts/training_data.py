@@ -61,6 +61,13 @@ def sources(data: Path, table: Path = SHARES) -> list[Source]:
     return found
 
 
+def shares_of(table: Path = SHARES) -> dict[str, float]:
+    """How often each source is drawn; those never drawn are left out."""
+    with table.open() as file:
+        shares = {row["source"]: float(row["share"]) for row in csv.DictReader(file)}
+    return {name: share for name, share in shares.items() if share > 0}
+
+
 def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
     """Pictures of an index by source; without a mask they are dry."""
     found: dict[str, list[Sample]] = {}

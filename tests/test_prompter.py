@@ -14,8 +14,9 @@ from floodmap.errors import OutputError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_pass import COARSE_FACTOR, CoarseMap, Observed, coarse_factor, coarse_pass, crop_coarse
+from floodmap.inference.coarse_pass import CoarseMap, Observed, coarse_pass, crop_coarse
 from floodmap.inference.prompting import make_prompter
+from floodmap.inference.scales import COARSE_FACTOR, coarse_factor
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_TILE", 64)
     monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_OVERLAP", 16)
-    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
+    monkeypatch.setattr("floodmap.inference.scales.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
     pixels = ramp(501, 803)
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
@@ -141,7 +142,7 @@ def test_what_a_person_drew_comes_on_top_of_the_far_view(make_scene: SceneFactor
 
 
 def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_SIDE", 64)
+    monkeypatch.setattr("floodmap.inference.scales.COARSE_SIDE", 64)
     seen: list[Tile] = []
     with Scene.open(make_scene(pixels=ramp(400, 800))) as scene:
         assert coarse_pass(scene, FakeSegmenter(before=seen.append))[0].shape == (31, 62)

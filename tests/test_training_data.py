@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +56,12 @@ def test_a_source_is_rows_of_an_index_and_a_share_and_val_stays_out(training_dat
     assert coast.samples[0].mask.sum() == 40 and not town.samples[0].mask.any()
     assert town.factor == (1.0, 1.6)
     assert (coast.samples[0].gsd_m, town.samples[0].gsd_m) == (0.2, 0.0)
+
+
+def test_a_machine_with_a_gpu_needs_no_gdal_to_train() -> None:
+    code = "import sys, train_finetuned; print(*{'rasterio', 'shapely', 'pyproj', 'geopandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_every_source_of_the_table_is_drawn_and_drawn_within_reason(training_data: ModuleType) -> None:

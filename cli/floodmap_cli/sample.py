@@ -38,7 +38,7 @@ def sample(
 
     The same seed and size give the same pixels on every machine. Scenes of any size are drawn in little memory.
     """
-    from floodmap.synthetic.scene import write_sample
+    from floodmap.synthetic.sample import write_sample
 
     with progress_bar(scene.name, hidden=verbosity < 0) as update:
         paths = write_sample(

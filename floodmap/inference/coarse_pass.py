@@ -23,6 +23,7 @@ from floodmap.imagery.tile import Tile
 from floodmap.inference.mosaic import Mosaic
 from floodmap.inference.parts import blend_in, unsure_parts
 from floodmap.inference.proof import NO_NUMBER, Failure, useless
+from floodmap.inference.scales import coarse_factor
 from floodmap.inference.tiling import Grid
 from floodmap.models.mirrored import mirrored, seen_twice
 from floodmap.models.prompts import Prompts
@@ -36,13 +37,6 @@ _CHUNK = 64
 
 _SQUARE = 16
 """Cells of a coarse map along the sides of squares that are known to be observed or not."""
-COARSE_FACTOR = 4
-"""The coarse pass sees the scene shrunk by this: far enough for a picture's meaning, near enough for its shorelines."""
-COARSE_WISHED = 512
-"""Longer side in pixels that a coarse pass should have: small scenes, of which thumbnails would say little and which
-take no time, are shrunk by 3 or 2 only; even smaller ones show too little from far to be worth asking."""
-COARSE_SIDE = 16_384
-"""Longest side of the coarse pass, in pixels; larger scenes are shrunk further, so that memory is bounded."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
 """Windows of the coarse pass, in its pixels, and what their sides are multiples of: those of large scenes are then as
 large as those seen from near, and oneDNN has no more kernels in memory than for these."""
@@ -226,11 +220,6 @@ def _numbers(found: Sequence[Floats]) -> list[Floats]:
     if not all(np.isfinite(one).all() for one in found):
         raise RuntimeError(NO_NUMBER)
     return list(found)
-
-
-def coarse_factor(side: int) -> int:
-    """By how much the coarse pass shrinks a scene whose longer side has so many pixels."""
-    return max(2, min(COARSE_FACTOR, side // COARSE_WISHED), -(-side // COARSE_SIDE))
 
 
 def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_pass import COARSE_FACTOR, COARSE_WISHED, CoarseMap, Observed, coarse_pass, crop_coarse
+from floodmap.inference.coarse_pass import CoarseMap, Observed, coarse_pass, crop_coarse
 from floodmap.inference.likelihood import likelihood
 from floodmap.inference.prompt_files import read_prompts
+from floodmap.inference.scales import COARSE_FACTOR, COARSE_WISHED
 from floodmap.models.prompts import Prompts, pick_prompts
 from floodmap.models.protocol import Segmenter
 

@@ -45,8 +45,8 @@ def train(
         config: the run.
         sources: labelled pictures.
         validation: pictures scored at every checkpoint (mean IoU); never trained on.
-        folder: gets `last.pt` (to go on from), `log.csv`, `tensorboard/`, `model.safetensors` (the averaged weights)
-            and `best.safetensors` (those of the best validation).
+        folder: gets `last.pt` (to go on from), `log.csv`, `tensorboard/` where tensorboardX is installed,
+            `model.safetensors` (the averaged weights) and `best.safetensors` (those of the best validation).
         init: weights to begin with, where they fit.
         report: told the share done and the stage.
 
@@ -146,8 +146,6 @@ def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimiz
 
 def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[float, float]) -> None:
     """A row of the log, as CSV and for TensorBoard."""
-    from tensorboardX import SummaryWriter
-
     minutes, loss = round(state.elapsed / 60, 2), sum(losses) / len(losses)
     row = {
         "step": state.step, "minutes": minutes, "loss": round(loss, 4), "val_iou_none": round(scores[0], 4),
@@ -160,8 +158,12 @@ def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[floa
         if fresh:
             writer.writeheader()
         writer.writerow(row)
+    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f with no prompt, %.4f auto", *row.values())
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:  # a borrowed GPU need not have it: the CSV has the same numbers
+        return
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name in ("loss", "val_iou_none", "val_iou_auto"):
             if math.isfinite(row[name]):  # before the first step there is no loss
                 board.add_scalar(name, row[name], state.step)
-    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f with no prompt, %.4f auto", *row.values())

@@ -15,9 +15,9 @@ from torch import Tensor
 IGNORED = 255
 """Mask value of pixels that are not scored: outside the picture, or unlabelled."""
 FAR_FACTORS = (3.0, 5.0)
-"""How many times coarser the far view of a pair is than the near one; `coarse_pass.COARSE_FACTOR` lies between."""
+"""How many times coarser the far view of a pair is than the near one; `scales.COARSE_FACTOR` lies between."""
 PLAIN_FACTOR = 4
-"""As `coarse_pass.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
+"""As `scales.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from floodmap.inference.coarse_pass import coarse_factor
+from floodmap.inference.scales import coarse_factor
 from floodmap.models.calibration import Histogram
 from floodmap.models.sam.common import SUREST
 from floodmap.models.sam.flood_sam import FloodSam
