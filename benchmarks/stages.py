@@ -59,6 +59,10 @@ class Known:
         """See `floodmap.models.protocol.Segmenter`."""
         return [self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)]
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:  # noqa: ARG002 (as the protocol has it)
+        """Not known."""
+        return 0.0
+
     def _one(self, tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
         if prompt.mask is None:
             return np.full(tile.reason.shape, 0.5, np.float32)

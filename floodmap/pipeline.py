@@ -23,6 +23,7 @@ from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, run_windows
+from floodmap.inference.strangeness import strange
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared, with_infrared
 from floodmap.models.protocol import Segmenter
@@ -95,7 +96,9 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
-            make = _finishing(scene, out, name, options, settings, started)
+            for line in (odd := strange(scene, segmenter)):
+                log.warning("%s", line)
+            make = _finishing(scene, out, name, options, settings, started, odd)
             rehearse(make, journal.scratch, helper)
             beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
@@ -115,14 +118,20 @@ def segment_scene(
 
 
 def _finishing(
-    scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any], started: float
+    scene: Scene,
+    out: Path,
+    name: str,
+    options: SegmentOptions,
+    settings: dict[str, Any],
+    started: float,
+    odd: tuple[str, ...],
 ) -> Finishing:
     """What makes a scene's strips to its results."""
     return Finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
         simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
-        started=started, warnings=(*scene.remarks, *scene.unsuited),
+        started=started, warnings=(*scene.remarks, *scene.unsuited, *odd),
     )  # fmt: skip
 
 

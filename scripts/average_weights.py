@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from training_data import flood_area
 
 from floodmap.models.calibration import fit
+from floodmap.models.familiarity import PREFIX
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.training.checkpoint import build, export
 from floodmap.training.config import TrainConfig
@@ -41,6 +42,7 @@ def main() -> None:
         if value.is_floating_point()
         else value
         for name, value in states[-1].items()
+        if not name.startswith(PREFIX)  # what ground they know is told anew: see familiar_ground.py
     }
     config = config_of(options.weights[-1])
     model = build(config)

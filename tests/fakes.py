@@ -30,6 +30,9 @@ class FakeSegmenter:
         self.prompts += prompts
         return np.stack([tile.rgb[2] / np.float32(255.0) for tile in tiles])
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        return 0.0
+
 
 class ConstantSegmenter(FakeSegmenter):
     """The same probability everywhere."""

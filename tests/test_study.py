@@ -29,6 +29,9 @@ class Shy:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         return np.stack([self._one(tile, asked) for tile, asked in zip(tiles, prompts, strict=True)])
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        return 0.0
+
     def _one(self, tile: Tile, asked: Prompts) -> NDArray[np.float32]:
         bright = (tile.rgb[0] > 128).astype(np.float32) * 0.9
         if not len(asked.points_xy) and not len(asked.boxes_xyxy):

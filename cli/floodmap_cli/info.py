@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cache
 from typing import Any
 
 import click
 
 from floodmap.imagery.scene import Scene
+from floodmap.inference.strangeness import strange
 from floodmap.inference.tiling import Grid
-from floodmap.options import SceneOptions, SegmentOptions
+from floodmap.models.protocol import Segmenter
+from floodmap.options import MODEL, SceneOptions, SegmentOptions
 from floodmap.output.results import BYTES_PER_PIXEL
 
 from .options import json_option, options_of, verbosity_options
@@ -53,7 +56,8 @@ def describe(
 ) -> dict[str, Any]:
     """Everything `info` reports of one scene; the memory, disk and time are estimates."""
     with Scene.open(path, options) as scene:
-        for line in scene.unsuited:
+        warnings = [*scene.unsuited, *strange(scene, shipped_model())]
+        for line in warnings:
             log.warning("%s", line)
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
         pixels = scene.height * scene.width
@@ -75,7 +79,7 @@ def describe(
             "collar": list(scene.collar.colours) if scene.collar else [],
             "valid_share": scene.valid_share(),
             "date": scene.date.isoformat(),
-            "warnings": [*scene.remarks, *scene.unsuited],
+            "warnings": [*scene.remarks, *warnings],
             "fingerprint": scene.fingerprint if with_fingerprint else None,
             "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
             "estimate": {
@@ -84,6 +88,15 @@ def describe(
                 "seconds": round(STARTUP_SECONDS + windows / PIXELS_PER_SECOND, 1),
             },
         }
+
+
+@cache
+def shipped_model() -> Segmenter:
+    """The model that ships: what it was trained on tells which scenes are strange."""
+    from floodmap.models.loading import load_segmenter
+    from floodmap.models.registry import resolve
+
+    return load_segmenter(resolve(MODEL), "cpu")
 
 
 def as_text(scene: dict[str, Any]) -> str:

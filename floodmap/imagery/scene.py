@@ -264,17 +264,18 @@ class Scene:
         tile = self._tile(Window(top, left, height, width), (window.height, window.width), tolerant=True)
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
+    def samples(self, count: int, side: int) -> list[Tile]:
+        """Square windows at `count` by `count` places from edge to edge; what cannot be read is marked as failed."""
+        windows = self._reader.spread(count=count, side=side)
+        return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
+
     def valid_share(self) -> float:
         """Observed share of the scene's pixels inside the area of interest, from 0 to 1.
 
         From all pixels of a small scene, from overviews where there are any, else from windows spread over the scene.
         """
         cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
-        if cheap:
-            tiles = [self.preview(SURVEY_SIDE)]
-        else:
-            windows = self._reader.spread(count=2 * SAMPLES, side=SAMPLE_SIDE)
-            tiles = [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
+        tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)
         reasons = np.concatenate([tile.reason.ravel() for tile in tiles])
         wanted = int((reasons != codes.OUTSIDE).sum())
         return float((reasons == 0).sum() / wanted) if wanted else 0.0

@@ -20,9 +20,10 @@ from floodmap.models.backends.cuda_graphs import Replayer
 from floodmap.models.backends.dispatch import Dispatcher, Sent, sent, sent_array, sent_floats
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.calibration import UNCALIBRATED, Calibration
+from floodmap.models.familiarity import Familiarity
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
-from floodmap.models.sam.common import FRAME, SUREST, Encoded
+from floodmap.models.sam.common import FRAME, SUREST, Encoded, normalized
 from floodmap.models.sam.efficientnet import fuse
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
@@ -49,10 +50,11 @@ class FloodSegmenter:
         model: ResolvedModel,
         network: FloodSam | Sam,
         calibration: Calibration,
+        familiarity: Familiarity | None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.name, self.sha256 = model.name, model.sha256
+        self.name, self.sha256, self.familiarity = model.name, model.sha256, familiarity
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
@@ -100,6 +102,23 @@ class FloodSegmenter:
         finally:
             torch.set_num_threads(threads(self._threads))  # new threads begin with what any thread set last
         return [found[number] for number in range(len(tiles))]
+
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        """See `protocol.Segmenter`."""
+        return 0.0 if self.familiarity is None else self.familiarity.strangeness(self.described(tiles))
+
+    def described(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
+        """What the encoder says of the colours and textures of tiles, (n, D); only the small encoder does."""
+        return np.stack(self._dispatcher.run(self._describe, tiles, [Prompts.none()] * len(tiles)))
+
+    @torch.inference_mode()
+    def _describe(self, pictures: Sent, _: Sequence[Prompts]) -> Tensor:
+        height, width = pictures.rgb.shape[-2:]
+        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        rgb, valid = F.pad(pictures.rgb, pad), F.pad(pictures.valid, pad)
+        encoder = self.network.image_encoder
+        described: Tensor = encoder.described(normalized(rgb, valid, encoder.skip4.weight.dtype))
+        return described
 
     def _predict_elsewhere(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
         # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape; torch's own kernels take a

@@ -94,6 +94,10 @@ class WithInfrared:
         found = self.segmenter.predict(tiles, prompts)
         return [self._joined(*each) for each in zip(found, tiles, prompts, strict=True)]
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        """See `protocol.Segmenter`."""
+        return self.segmenter.strangeness(tiles)
+
     def _joined(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
         if not np.isfinite(probability).all():
             return probability

@@ -15,6 +15,7 @@ from floodmap.errors import ModelError
 from floodmap.models.backends.onednn import check, multiplies_bfloat16
 from floodmap.models.calibration import Calibration
 from floodmap.models.digest import check_seal
+from floodmap.models.familiarity import PREFIX, Familiarity
 from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.registry import ResolvedModel
 from floodmap.models.sam.efficientnet import EncoderConfig
@@ -76,17 +77,19 @@ def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration]:
+def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration, Familiarity | None]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         check_seal(path, stored, header)
+        known = {name: stored.pop(name).numpy() for name in [*stored] if name.startswith(PREFIX)}
         network = _network(path, header, {name: tensor.float() for name, tensor in stored.items()})
         calibration = Calibration(**json.loads(header.get("calibration", "{}")))
+        familiarity = Familiarity.stored(known, header)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error
-    return network, calibration
+    return network, calibration, familiarity
 
 
 def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor]) -> FloodSam | Sam:

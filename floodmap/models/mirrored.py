@@ -48,6 +48,10 @@ class Flipped:
         """Flood probability of every pixel; see `protocol.Segmenter`."""
         return seen_twice(self.segmenter, tiles, prompts)
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        """See `protocol.Segmenter`."""
+        return self.segmenter.strangeness(tiles)
+
 
 def mirrored(tile: Tile) -> Tile:
     """A tile's mirror image, left and right exchanged."""

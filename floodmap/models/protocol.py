@@ -41,3 +41,7 @@ class Segmenter(Protocol):
             For each tile (height, width), 0 to 1; unobserved pixels hold any number.
         """
         ...
+
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        """How far a scene, seen in these tiles, lies from training: 1 is the limit; 0 where that is not known."""
+        ...

@@ -53,6 +53,10 @@ class SamSegmenter:
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
+        """Not known: Meta does not say what is far from eleven million pictures."""
+        return 0.0
+
     @torch.inference_mode()
     def _predict(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
         rgb = pictures.rgb

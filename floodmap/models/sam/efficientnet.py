@@ -24,6 +24,8 @@ KERNELS = (3, 3, 5, 3, 5, 5, 3)
 """Side of the depthwise kernels of each stage."""
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Of each stage's first block; the stem has stride 2, too."""
+DESCRIBING = (2, 4)
+"""Stages whose features tell what ground looks like."""
 EXPANSION = 6
 """How many times wider a block is inside, but for the first stage's, which are not."""
 
@@ -262,6 +264,17 @@ class PyramidEncoder(nn.Module):
         # Each is let go of as soon as it can be: with what comes before them these take most of a window's memory.
         skip8, skip4, skip2 = (layer(features.pop()) for layer in (self.skip8, self.skip4, self.skip2))
         return embedding, (skip8, skip4, skip2)
+
+    def described(self, x: Tensor) -> Tensor:
+        """What images as in `forward` look like, (B, D): means and deviations of features at strides 8 and 16."""
+        features = self._begun(x)
+        told = []
+        for number, stage in enumerate(self.stages[1:5], 1):
+            features = stage(features)
+            if number in DESCRIBING:
+                cells = features.float().flatten(2)
+                told += [cells.mean(dim=2), cells.std(dim=2)]
+        return torch.cat(told, dim=1)
 
     def _begun(self, x: Tensor) -> Tensor:
         """The stem and the first stage, at stride 2; on a CPU some rows at a time, for the same reason."""

@@ -1,0 +1,143 @@
+"""Strange ground: how far scenes lie from training, and that a user hears of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SceneFactory
+from fakes import FakeSegmenter
+from safetensors.torch import save_file
+from test_segmenter import TINY, make_tile, resolved
+from test_shipped import SAMPLE
+
+from floodmap.imagery.scene import Scene
+from floodmap.inference.strangeness import strange
+from floodmap.models.digest import sealed
+from floodmap.models.familiarity import KEY, NEIGHBOUR, Familiarity
+from floodmap.models.flood_segmenter import FloodSegmenter
+from floodmap.models.infrared import Infrared, WithInfrared
+from floodmap.models.loading import load_segmenter
+from floodmap.models.mirrored import Flipped
+from floodmap.models.registry import resolve
+from floodmap.models.sam.flood_sam import FloodSam
+from floodmap_cli import info, segment
+from floodmap_cli.main import run
+
+
+def views(seed: int, count: int = 60, shift: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(count, 40)) @ np.random.default_rng(9).normal(size=(40, 80)) + shift
+    return mixed.astype(np.float32)
+
+
+def test_what_lies_among_training_is_near_and_what_does_not_is_far() -> None:
+    known = Familiarity.of(views(0), np.ones(60, np.float32))
+    assert known.distances(views(0)[:NEIGHBOUR]).max() > 0  # the nearest is itself, the third is not
+    near, far = known.distances(views(1)), known.distances(views(1, shift=60.0))
+    assert far.min() > 1.5 * near.max()
+    alone = known.distances(views(1)[4:5])
+    np.testing.assert_allclose(alone, near[4:5], rtol=1e-5)
+
+
+def test_a_source_of_many_pictures_does_not_drown_another() -> None:
+    few, many = views(0, 20), views(1, 200, shift=9.0)
+    weights = np.concatenate([np.full(20, 20**-0.5), np.full(200, 200**-0.5)]).astype(np.float32)
+    known = Familiarity.of(np.concatenate([few, many]), weights)
+    equal = Familiarity.of(np.concatenate([few, many]), np.ones(220, np.float32))
+    middle = (few.mean() + many.mean()) / 2
+    assert abs(known.centre.mean() - middle) < abs(equal.centre.mean() - middle)
+
+
+def write_model(path: Path, limit: float | None) -> FloodSegmenter:
+    torch.manual_seed(0)
+    tensors = {name: value.half() for name, value in FloodSam(TINY).state_dict().items() if value.ndim}
+    header = {"architecture": "flood_sam", "config": json.dumps({"encoder": asdict(TINY)})}
+    save_file(tensors, path, metadata=sealed(tensors, header))
+    model = load_segmenter(resolved(path), "cpu", "float32")
+    assert isinstance(model, FloodSegmenter) and model.familiarity is None
+    if limit is None:
+        return model
+    seen = model.described([make_tile((64, 64), seed) for seed in range(40)])
+    known = Familiarity.of(seen, np.ones(40, np.float32))
+    tensors |= {name: torch.from_numpy(array) for name, array in known.arrays().items()}
+    header |= {KEY: json.dumps({"limit": limit})}
+    save_file(tensors, path, metadata=sealed(tensors, header))
+    model = load_segmenter(resolved(path), "cpu", "float32")
+    assert isinstance(model, FloodSegmenter)
+    return model
+
+
+def test_a_model_without_known_ground_calls_nothing_strange(tmp_path: Path) -> None:
+    assert write_model(tmp_path / "m.safetensors", None).strangeness([make_tile((64, 64))]) == 0
+
+
+def test_known_ground_lies_in_the_file_of_the_weights_and_they_still_work(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.safetensors", 2.0)
+    own, flat = make_tile((64, 64), 99), make_tile((64, 64))
+    flat.rgb[:] = 128
+    one, other = model.strangeness([own]), model.strangeness([flat])
+    assert 0 < one < other
+    assert model.strangeness([own, flat]) == pytest.approx((one + other) / 2, rel=1e-4)
+    assert model.described([make_tile((70, 50))]).shape == model.described([own]).shape
+    for wrapped in (Flipped(model), WithInfrared(model, Infrared((0, 0), (1, 1), 1, 1))):
+        assert wrapped.strangeness([own]) == one
+
+
+class Stranger(FakeSegmenter):
+    far = 1.3
+
+    def strangeness(self, tiles: object) -> float:
+        self.looked_at = len(tiles)  # type: ignore[arg-type]
+        return self.far
+
+
+def test_windows_all_over_the_scene_are_looked_at_and_what_is_not_observed_is_not(make_scene: SceneFactory) -> None:
+    model = Stranger()
+    for shape_hw, count in (((90, 130), 1), ((600, 1300), 9), ((2000, 2600), 16)):
+        with Scene.open(make_scene(shape_hw=shape_hw, name=f"{shape_hw[1]}.tif")) as scene:
+            (line,) = strange(scene, model)
+            assert model.looked_at == count and "1.3 times" in line and str(scene.path) in line
+    pixels = np.full((3, 600, 1300), 90, np.uint8)
+    pixels[:, :, :700] = 0
+    with Scene.open(make_scene(pixels=pixels, nodata=0, name="half.tif")) as scene:
+        strange(scene, model)
+        assert 0 < model.looked_at < 9
+    model.far = 0.9
+    with Scene.open(make_scene(name="usual.tif")) as scene:
+        assert strange(scene, model) == ()
+
+
+def test_a_user_hears_of_it_everywhere(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, model = make_scene(name="s.tif"), Stranger()
+    monkeypatch.setattr(segment, "_load", lambda name, device: model)
+    monkeypatch.setattr(info, "shipped_model", lambda: model)
+    assert run(["segment", str(scene), "-o", str(tmp_path / "out"), "--report"]) == 0
+    assert "unlike all that fake was trained on" in capsys.readouterr().err
+    assert any("unlike all" in line for line in json.loads((tmp_path / "out" / "s.json").read_text())["warnings"])
+    assert "unlike all" in (tmp_path / "out" / "s_report.html").read_text("utf-8")
+    assert run(["info", str(scene), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "unlike all" in said.err and "unlike all" in json.loads(said.out)[0]["warnings"][-1]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_stripes(make_scene: SceneFactory) -> None:
+    model = load_segmenter(resolve("finetuned"), "cpu")
+    with Scene.open(SAMPLE) as scene:
+        assert strange(scene, model) == ()
+    rng = np.random.default_rng(0)
+    odd = {
+        "noise": rng.integers(0, 256, (3, 512, 512), np.uint8),
+        "radar": np.repeat(rng.gamma(1, 50, (1, 512, 512)).clip(0, 255).astype(np.uint8), 3, axis=0),
+        "stripes": np.repeat((np.indices((512, 512)).sum(axis=0) // 4 % 2 * 255).astype(np.uint8)[None], 3, axis=0),
+    }
+    for name, pixels in odd.items():
+        with Scene.open(make_scene(pixels=pixels, name=f"{name}.tif")) as scene:
+            assert len(strange(scene, model)) == 1, name
