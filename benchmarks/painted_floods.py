@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from floodmap.synthetic.inundation import IGNORED, Ground, Water, flood
 from floodmap.synthetic.landscape import fractal
@@ -90,8 +90,8 @@ def _texture(
     return np.asarray(result / max(float(result.std()), 1e-6), np.float32)
 
 
-def sheet(data: Path, out: Path, side: int = 300) -> None:
-    """24 paintings, and below them eight real floods."""
+def sheet(data: Path, out: Path, side: int = 210) -> None:
+    """24 paintings in three rows, and below them eight real floods."""
     found = list(paintings(data / "labelled"))
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, 24).round().astype(int)]
     with (data / "nadir" / "index.csv").open() as file:
@@ -100,8 +100,8 @@ def sheet(data: Path, out: Path, side: int = 300) -> None:
     tiles += [Image.open(data / "nadir" / name).convert("RGB") for name in real]
     page = Image.new("RGB", (8 * side, 4 * side))
     for number, tile in enumerate(tiles):
-        page.paste(tile.resize((side, side)), (number % 8 * side, number // 8 * side))
-    page.save(out)
+        page.paste(ImageOps.fit(tile, (side, side)), (number % 8 * side, number // 8 * side))
+    page.save(out, quality=82)
 
 
 if __name__ == "__main__":

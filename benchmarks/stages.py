@@ -59,7 +59,7 @@ class Known:
         """See `floodmap.models.protocol.Segmenter`."""
         return [self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)]
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:  # noqa: ARG002 (as the protocol has it)
+    def strangeness(self, tiles: Sequence[Tile]) -> float:
         """Not known."""
         return 0.0
 
