@@ -49,7 +49,7 @@ class Known:
     """A model that looks the answer up, and is of two minds in the coarse pass, so that every window is run."""
 
     name, sha256, runs_on = "known", "0" * 64, "cpu"
-    knows_floods, multiple, any_size, offloads = True, 32, True, False
+    knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1
 
     def __init__(self, reference: Path) -> None:
         with rasterio.open(reference) as raster:  # at once, or it would share GDAL's cache with the scene

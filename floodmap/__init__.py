@@ -6,7 +6,7 @@ Names are imported when they are first used (PEP 562), so `import floodmap` cost
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from floodmap.api import segment
+    from floodmap.api import Prediction, load_model, predict, segment
     from floodmap.errors import FloodmapError
     from floodmap.evaluation.run import evaluate
     from floodmap.evaluation.scores import Scores
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from floodmap.geo.window import Window
     from floodmap.imagery.scene import Scene
     from floodmap.inference.tiling import Grid
+    from floodmap.models.prompts import Prompts
     from floodmap.options import SceneOptions, SegmentOptions
     from floodmap.output.polygons import vectorize
     from floodmap.output.results import FloodMap
@@ -25,6 +26,8 @@ __all__ = [
     "FloodMap",
     "FloodmapError",
     "Grid",
+    "Prediction",
+    "Prompts",
     "Scene",
     "SceneOptions",
     "Scores",
@@ -32,6 +35,8 @@ __all__ = [
     "Window",
     "__version__",
     "evaluate",
+    "load_model",
+    "predict",
     "segment",
     "vectorize",
 ]
@@ -42,12 +47,16 @@ _HOMES = {
     "FloodMap": "output.results",
     "FloodmapError": "errors",
     "Grid": "inference.tiling",
+    "Prediction": "api",
+    "Prompts": "models.prompts",
     "Scene": "imagery.scene",
     "SceneOptions": "options",
     "Scores": "evaluation.scores",
     "SegmentOptions": "options",
     "Window": "geo.window",
     "evaluate": "evaluation.run",
+    "load_model": "api",
+    "predict": "api",
     "segment": "api",
     "vectorize": "output.polygons",
 }

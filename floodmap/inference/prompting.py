@@ -21,12 +21,21 @@ LIKELIHOOD_SIDE = 2048
 Prompter = Callable[[Tile], Prompts]
 
 
-def make_prompter(scene: Scene, segmenter: Segmenter, wanted: Path | str, *, exhaustive: bool = True) -> Prompter:
-    """What tells the model where to look, window by window; `exhaustive`: see `coarse_pass`."""
+def make_prompter(
+    scene: Scene, segmenter: Segmenter, wanted: Path | str | Prompts, *, exhaustive: bool = True
+) -> Prompter:
+    """What tells the model where to look, window by window.
+
+    Args:
+        scene: seen whole.
+        segmenter: the model.
+        wanted: `auto`, `none`, a vector file, or prompts in pixels of the scene.
+        exhaustive: see `coarse_pass`.
+    """
     if wanted == "none":
         return unprompted
-    if wanted not in ("auto", "none"):
-        given = read_prompts(wanted, scene.grid)
+    if wanted != "auto":
+        given = wanted if isinstance(wanted, Prompts) else read_prompts(wanted, scene.grid)
         return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
     if segmenter.knows_floods:
         return far_view(scene, segmenter, exhaustive=exhaustive)

@@ -88,6 +88,7 @@ class WithInfrared:
         self.name, self.sha256, self.runs_on = segmenter.name, segmenter.sha256, segmenter.runs_on
         self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
         self.any_size, self.offloads = segmenter.any_size, segmenter.offloads
+        self.best_batch_size = segmenter.best_batch_size
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[Floats]:
         """Flood probability of every pixel; see `protocol.Segmenter`."""

@@ -25,6 +25,8 @@ class Segmenter(Protocol):
     """Window sides are multiples of this where possible."""
     any_size: bool
     """Whether it sees a part of a window as it sees the window, at the same scale and for less."""
+    best_batch_size: int
+    """Windows at a time that it works on best."""
     offloads: bool
     """Whether it works on a device of its own, and leaves this machine's cores to the rest."""
     runs_on: str
