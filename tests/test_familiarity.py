@@ -128,7 +128,7 @@ def test_a_user_hears_of_it_everywhere(
 
 
 @pytest.mark.slow
-def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_stripes(make_scene: SceneFactory) -> None:
+def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_map(make_scene: SceneFactory) -> None:
     model = load_segmenter(resolve("finetuned"), "cpu")
     with Scene.open(SAMPLE) as scene:
         assert strange(scene, model) == ()
@@ -136,8 +136,12 @@ def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_stripes
     odd = {
         "noise": rng.integers(0, 256, (3, 512, 512), np.uint8),
         "radar": np.repeat(rng.gamma(1, 50, (1, 512, 512)).clip(0, 255).astype(np.uint8), 3, axis=0),
-        "stripes": np.repeat((np.indices((512, 512)).sum(axis=0) // 4 % 2 * 255).astype(np.uint8)[None], 3, axis=0),
+        "map": np.full((3, 512, 512), 255, np.uint8),
     }
+    for number, colour in enumerate([(255, 0, 0), (0, 90, 255), (20, 20, 20)] * 8):
+        for axis in (1, 2):
+            line = np.swapaxes(odd["map"], 1, axis)[:, 21 * number + 3 * axis :][:, :2]
+            line[:] = np.array(colour)[:, None, None]
     for name, pixels in odd.items():
         with Scene.open(make_scene(pixels=pixels, name=f"{name}.tif")) as scene:
             assert len(strange(scene, model)) == 1, name
