@@ -400,7 +400,7 @@ def test_models_info_describes_a_file(cache: Path, tmp_path: Path, capsys) -> No
 
 
 def test_sample_passes_its_options_to_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    from floodmap.synthetic import scene as synthetic
+    from floodmap.synthetic import sample
 
     calls: list[tuple[Any, dict[str, Any]]] = []
 
@@ -409,7 +409,7 @@ def test_sample_passes_its_options_to_the_library(monkeypatch: pytest.MonkeyPatc
         calls.append((path, settings))
         return path, path.with_name("scene_reference.tif")
 
-    monkeypatch.setattr(synthetic, "write_sample", write_sample)
+    monkeypatch.setattr(sample, "write_sample", write_sample)
     scene = tmp_path / "scene.tif"
     assert run(["sample", str(scene), "--size", "300", "--width", "200", "--seed", "5", "--gsd", "0.1"]) == 0
     assert calls == [(scene, {"width": 200, "height": 300, "seed": 5, "gsd_m": 0.1, "overwrite": False})]

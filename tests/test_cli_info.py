@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import NORTH_UP, SceneFactory, picture
+from fakes import FakeSegmenter
 
+from floodmap_cli import info
 from floodmap_cli.main import run
 
 SNIPPET = """
@@ -68,7 +70,8 @@ def test_json_stays_json_with_a_nan_for_nodata(make_scene: SceneFactory, capsys:
 
 
 def test_what_cannot_be_read_ends_in_one_line_and_code_1(
-    make_scene: SceneFactory, capsys: pytest.CaptureFixture[str]
+    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(info, "shipped_model", FakeSegmenter)  # to which nothing is strange
     assert run(["info", str(make_scene()), "missing.tif"]) == 1
     assert capsys.readouterr().err == "floodmap: error: missing.tif: no such file\n"

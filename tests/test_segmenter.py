@@ -87,7 +87,7 @@ def test_small_tiles_are_seen_together_and_none_is_mixed_up(
     expected = [segmenter.predict([tile], [prompt])[0] for tile, prompt in zip(tiles, prompts, strict=True)]
     seen: list[int] = []
     own = segmenter._see
-    monkeypatch.setattr(segmenter, "_see", lambda rgb, *rest: seen.append(len(rgb)) or own(rgb, *rest))
+    monkeypatch.setattr(segmenter, "_see", lambda sent, *rest: seen.append(len(sent.rgb)) or own(sent, *rest))
     for one, alone in zip(segmenter.predict(tiles, prompts), expected, strict=True):
         np.testing.assert_allclose(one, alone, atol=1e-4)
     assert sorted(seen) == sorted(batches)

@@ -15,6 +15,7 @@ import floodmap_cli.segment as command
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.suitability import white_share
 from floodmap.options import SceneOptions
+from floodmap_cli import info
 from floodmap_cli.main import run
 
 HW = (96, 128)
@@ -77,6 +78,7 @@ def test_warnings_stand_in_the_json_on_the_page_and_in_info(
     for line in warnings:
         assert said.count(f"floodmap: warning: {line}") == 1 and line.replace("'", "&#39;") in page
     assert "rivers, lakes and pools" in page
+    monkeypatch.setattr(info, "shipped_model", FakeSegmenter)  # to which nothing is strange
     assert run(["info", str(scene), "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)[0]["warnings"] == warnings and all(line in captured.err for line in warnings)

@@ -46,8 +46,8 @@ def open_array(
         raise SceneError(f"valid is {valid.dtype} {valid.shape}; give bool {(height, width)}")
     if gsd_m is not None and not 0 < gsd_m < float("inf"):
         raise SceneError(f"gsd_m {gsd_m} is no size of a pixel; give metres, above 0, or None where it is not known")
-    side = gsd_m or 1.0
-    place = {"crs": CRS.from_string(_METRES) if gsd_m else None, "transform": Affine(side, 0, 0, 0, -side, side * height)}
+    side, crs = gsd_m or 1.0, CRS.from_string(_METRES) if gsd_m else None
+    place = {"crs": crs, "transform": Affine(side, 0, 0, 0, -side, side * height)}
     options = SceneOptions(
         bands=(1, 2, 3) if nir is None else (1, 2, 3, 4), collar="off", nodata="none" if valid is None else None
     )  # fmt: skip
