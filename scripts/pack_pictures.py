@@ -1,4 +1,4 @@
-"""Make training pictures small enough to travel to a GPU: `python scripts/pack_pictures.py DATA OUT --quality 70`.
+"""Make training pictures small enough to travel to a GPU: `python scripts/pack_pictures.py DATA OUT --quality 45`.
 
 OUT has the folders, names, masks and tables of DATA, and its pictures as WebP; readers tell that by the content. Of
 what is kept out of training only flood-area val is packed, for validation.
@@ -22,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--quality", type=int, default=70, help="of WebP, 0 to 100")
+    parser.add_argument("--quality", type=int, default=45, help="of WebP, 0 to 100")
     options = parser.parse_args()
     pictures, masks = map(set, zip(*pairs(options.data), strict=True))
     for path in sorted(pictures):
         with Image.open(path) as image:
-            image.convert("RGB").save(_prepared(path, options), "WEBP", quality=options.quality, method=6)
+            image.convert("RGB").save(_prepared(path, options), "WEBP", quality=options.quality)
     for path in sorted(masks - {None}):
         shutil.copyfile(path, _prepared(path, options))
     for name in TABLES:
