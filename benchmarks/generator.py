@@ -38,7 +38,7 @@ def main() -> None:
         result = floodmap.segment(
             folder / "scene.tif", out=folder / "out", model=folder / "vit_b.pth", tile_size=WINDOW
         )
-        windows = result.summary["windows"]["run"]
+        windows = result.report["windows"]["run"]
         ours = (time.perf_counter() - begun) / windows
     print(f"floodmap segment             {ours:7.1f} s a window, of {windows}, loading and all", flush=True)
     begun = time.perf_counter()

@@ -191,7 +191,7 @@ def whole(scene: Path, model: Path, out: Path) -> None:
         f"{times[last] - times[first]:.1f} s, finishing {ended - times[last]:.1f} s\n"
         f"of {last} windows one takes {steady * 1e3:.2f} ms, its encoding and decoding alone {bare * 1e3:.2f} ms: "
         f"{bare / steady:.1%} of their rate; of the whole run, with loading, {bare * last / (ended - begun):.1%}\n"
-        f"{scene.name}: {result.summary['pixels_processed'] / 1e6:.0f} megapixels processed, "
+        f"{scene.name}: {result.report['pixels_processed'] / 1e6:.0f} megapixels processed, "
         f"{segmenter.prompted} prompt sets decoded\n"
         f"ms a window in {loop._READERS} threads that read and ask, 3 that send, 1 that tells, 1 that blends: {each}"
     )

@@ -58,7 +58,7 @@ def probability(
 ) -> Path:
     """The probability raster of a scene cut this way."""
     options = SegmentOptions(tile_size=cut[0], overlap=cut[1], prompts=prompts)
-    return segment_scene(scene, out / f"{cut[0]}", segmenter, options).probability
+    return segment_scene(scene, out / f"{cut[0]}", segmenter, options).probability_path
 
 
 def counts(first: Path, second: Path) -> Counts:

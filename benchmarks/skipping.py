@@ -67,7 +67,7 @@ def main() -> None:
             for flag in seconds:
                 run = measure(path, options.side, out, [flag] if flag else [])
                 seconds[flag] += run.seconds
-        spared = run.summary["windows"]["foregone"] / sum(run.summary["windows"][kind] for kind in ("run", "foregone"))
+        spared = run.report["windows"]["foregone"] / sum(run.report["windows"][kind] for kind in ("run", "foregone"))
         every, some = (total / options.turns for total in seconds.values())
         print(
             f"{name}: {spared:.0%} of the windows not run at all; as a whole {every:.1f} s, by the rule {some:.1f} s: "

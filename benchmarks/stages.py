@@ -48,7 +48,7 @@ STAGES: list[tuple[str, Any, str]] = [
 class Known:
     """A model that looks the answer up, and is of two minds in the coarse pass, so that every window is run."""
 
-    name, sha256, runs_on = "known", "0" * 64, "cpu"
+    name, sha256, runs_on, training = "known", "0" * 64, "cpu", None
     knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1
 
     def __init__(self, reference: Path) -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     result = segment_scene(options.scene, options.folder, model, SegmentOptions(overwrite=True))
     spent["total"] = time.process_time() - begun - spent.pop("model")
     spent["other, GDAL's threads too"] = 2 * spent["total"] - spent.total()
-    with rasterio.open(result.mask) as mask:
+    with rasterio.open(result.mask_path) as mask:
         megapixels = mask.width * mask.height / 1e6
     shutil.rmtree(options.folder)
     print(f"{megapixels:.0f} megapixels, core-ms per megapixel")

@@ -144,7 +144,7 @@ def main() -> None:
     for side in options.sides:
         run = measure(scene(options.folder, side), side, options.folder / "out", options.extra)
         runs.append(run)
-        flood_share = run.summary["flood_share_of_observed"]
+        flood_share = run.report["flood_share_of_observed"]
         print(
             f"{run.side:>6} {run.seconds:>8.1f} {run.megapixels_per_second:>6.2f} "
             f"{run.peak_bytes / 1e6:>8.0f} {run.windows_peak_bytes / 1e6:>8.0f} {flood_share:>6.1%}"

@@ -6,58 +6,77 @@ Names are imported when they are first used (PEP 562), so `import floodmap` cost
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from floodmap.api import Prediction, load_model, predict, segment
+    from floodmap.api import Prediction, compare, info, load_model, predict, sample, segment, train
+    from floodmap.comparison.run import Comparison
     from floodmap.errors import FloodmapError
     from floodmap.evaluation.run import evaluate
     from floodmap.evaluation.scores import Scores
     from floodmap.evaluation.summary import Evaluation
     from floodmap.geo.window import Window
     from floodmap.imagery.scene import Scene
+    from floodmap.inference.loop import Progress
     from floodmap.inference.tiling import Grid
     from floodmap.models.prompts import Prompts
-    from floodmap.options import SceneOptions, SegmentOptions
+    from floodmap.models.training_record import TrainedModel
+    from floodmap.options import FineTuneOptions, SceneOptions, SegmentOptions
     from floodmap.output.polygons import vectorize
     from floodmap.output.results import FloodMap
 
     __version__: str
 
 __all__ = [
+    "Comparison",
     "Evaluation",
+    "FineTuneOptions",
     "FloodMap",
     "FloodmapError",
     "Grid",
     "Prediction",
+    "Progress",
     "Prompts",
     "Scene",
     "SceneOptions",
     "Scores",
     "SegmentOptions",
+    "TrainedModel",
     "Window",
     "__version__",
+    "compare",
     "evaluate",
+    "info",
     "load_model",
     "predict",
+    "sample",
     "segment",
+    "train",
     "vectorize",
 ]
 
 # No module may bear the name of a function below: importing it would put the module in the function's place.
 _HOMES = {
+    "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
+    "FineTuneOptions": "options",
     "FloodMap": "output.results",
     "FloodmapError": "errors",
     "Grid": "inference.tiling",
     "Prediction": "api",
+    "Progress": "inference.loop",
     "Prompts": "models.prompts",
     "Scene": "imagery.scene",
     "SceneOptions": "options",
     "Scores": "evaluation.scores",
     "SegmentOptions": "options",
+    "TrainedModel": "models.training_record",
     "Window": "geo.window",
+    "compare": "api",
     "evaluate": "evaluation.run",
+    "info": "api",
     "load_model": "api",
     "predict": "api",
+    "sample": "api",
     "segment": "api",
+    "train": "api",
     "vectorize": "output.polygons",
 }
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.errors import ModelError
+from floodmap.errors import ModelError, OutputError
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.arrays import open_array
+from floodmap.imagery.opened import Source, named
 from floodmap.inference.loop import Progress, segment_whole
 from floodmap.inference.prompting import make_prompter
 from floodmap.inference.proof import Proof
@@ -28,19 +29,28 @@ from floodmap.options import (
     OVERLAP,
     THRESHOLD,
     TILE_SIZE,
+    FineTuneOptions,
     Format,
     SceneOptions,
     SegmentOptions,
+    TrainSettings,
     check_threshold,
 )
-from floodmap.output.results import FloodMap
+from floodmap.output.results import FloodMap, as_probability
 from floodmap.pipeline import refuse_other_run, segment_scene
+
+if TYPE_CHECKING:
+    from floodmap.comparison.run import Comparison
+    from floodmap.comparison.study import Trial
+    from floodmap.models.training_record import TrainedModel
+    from floodmap.training.loop import Checkpoint
 
 
 def segment(
-    source: str | os.PathLike[str],
+    source: Source,
     *,
     out: str | Path = OUTPUT_FOLDER,
+    name: str | None = None,
     model: str | Path | Segmenter = MODEL,
     prompts: str | Path = "auto",
     resolution_m: float | None = None,
@@ -69,8 +79,10 @@ def segment(
     """Find flood water in one scene, as `floodmap segment` does.
 
     Args:
-        source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`.
+        source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`;
+            a dataset that rasterio has open for reading; or an xarray.DataArray with rioxarray's coordinates.
         out: folder for the results; made if it is not there.
+        name: how the files' names begin; by default the scene's own name without suffix.
         model: a name (`floodmap models list`), a file, or what `load_model` returned.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: see every window in a mirror too.
@@ -82,22 +94,26 @@ def segment(
 
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
+        TypeError: the source or the model is of another type.
     """
-    if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"source is a {type(source).__name__}; give a path or a name GDAL knows, or use predict(rgb)")
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise OutputError(f"{name!r} is no name for files; give one without folders")
+    if isinstance(source, np.ndarray):
+        raise TypeError("source is a numpy array; for a picture in memory there is predict(rgb)")
     scene = SceneOptions(
         resolution_m=resolution_m, bands=bands, nir=nir, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
     )  # fmt: skip
-    refuse_other_run(Path(out), SourceName.of(source).stem)  # before a model is loaded for nothing
-    segmenter = load_model(model, device=device, flips=flips)
-    options = SegmentOptions(
-        scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts), tile_size=tile_size,
-        overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m, formats=tuple(formats),
-        batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive, overwrite=overwrite,
-        resume=resume, report=report,
-    )  # fmt: skip
-    return segment_scene(source, Path(out), segmenter, options, progress=progress)
+    with named(source) as given:
+        refuse_other_run(Path(out), name or SourceName.of(given).stem)  # before a model is loaded for nothing
+        segmenter = load_model(model, device=device, flips=flips)
+        options = SegmentOptions(
+            scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts),
+            tile_size=tile_size, overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
+            formats=tuple(formats), batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive,
+            overwrite=overwrite, resume=resume, report=report,
+        )  # fmt: skip
+        return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress)
 
 
 class Prediction(NamedTuple):
@@ -146,10 +162,8 @@ def predict(
         prompter, proof = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive), Proof()
         codes = segment_whole(scene, grid, segmenter, prompter, exhaustive=exhaustive, proof=proof)
         proof.end()
-    unobserved = codes > 100
     flood = (codes >= max(1, round(100 * threshold))).astype(np.uint8)
-    share = codes.astype(np.float32) / 100
-    return Prediction(np.where(unobserved, np.uint8(255), flood), np.where(unobserved, np.float32("nan"), share))
+    return Prediction(np.where(codes > 100, np.uint8(255), flood), as_probability(codes))
 
 
 def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", flips: bool = False) -> Segmenter:
@@ -175,3 +189,131 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
         return model
     loaded = load_segmenter(resolve(model), device)
     return Flipped(loaded) if flips else loaded
+
+
+def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **looks: Any) -> dict[str, Any]:
+    """What floodmap sees in a scene, without segmenting it, as `floodmap info --json` says it.
+
+    Args:
+        source: as in `segment`.
+        tile_size, overlap: of windows, in pixels.
+        looks: fields of `SceneOptions`: `bands=(4, 3, 2)`, say.
+
+    Raises:
+        FloodmapError: it is no raster that can be segmented.
+    """
+    from floodmap.inspection import inspect_scene
+
+    with named(source) as given:
+        return inspect_scene(given, SceneOptions(**looks), tile_size=tile_size, overlap=overlap)
+
+
+def train(
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    **settings: Unpack[TrainSettings],
+) -> TrainedModel:
+    """Train a model on labelled imagery, as `floodmap train` does.
+
+    Args:
+        data: a folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
+        out: the weights, a `.safetensors` file; by default named after the data, in the current folder.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        overwrite: replace what is there.
+        resume: go on with a run that was broken off.
+        progress: called with the share done and the stage.
+        on_checkpoint: called with the scores of every checkpoint; the first are those of the base.
+        settings: fields of `FineTuneOptions`: `epochs=40`, say.
+
+    Raises:
+        FloodmapError: one line that says what is wrong and what to do.
+    """
+    from floodmap.models.loading import pick_device
+    from floodmap.training.finetune import fine_tune
+
+    folder = Path(data)
+    weights = Path(f"{folder.resolve().name or 'mine'}.safetensors") if out is None else Path(out)
+    return fine_tune(
+        folder, weights, FineTuneOptions(device=str(pick_device(device)), **settings), overwrite=overwrite,
+        resume=resume, report=progress or (lambda *_: None), on_checkpoint=on_checkpoint or (lambda _: None),
+    )  # fmt: skip
+
+
+def compare(
+    data: str | os.PathLike[str],
+    *,
+    models: Sequence[str | Path | Segmenter] = (MODEL,),
+    prompts: Sequence[str] = ("auto", "none"),
+    out: str | os.PathLike[str] = OUTPUT_FOLDER,
+    split: Literal["all", "train", "val", "test"] = "all",
+    flood_value: str | None = None,
+    ignore_values: tuple[str, ...] = (),
+    device: str = "auto",
+    flips: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[Trial], None] | None = None,
+) -> Comparison:
+    """Score models and kinds of prompt on labelled pictures, as `floodmap compare` does.
+
+    Args:
+        data: a folder with images/ and masks/, or with scenes beside references.
+        models: names, files, or what `load_model` returned. Those that cannot be fetched are in `missing`.
+        prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
+        out: folder for report.html, scores.csv and summary.json; made if it is not there.
+        split: which part of the data, where it says so itself.
+        flood_value, ignore_values: what is flood ("1", "1,2"), and what is neither, in the masks.
+        device, flips: of models that are given by name or file.
+        seed: of the bootstrap.
+        overwrite: replace what is there.
+        progress: called after every picture, model and kind of prompt.
+
+    Raises:
+        FloodmapError: one line that says what is wrong and what to do.
+    """
+    from floodmap.comparison.run import Contestant, compare_models, refuse_comparison, resolve_models
+
+    folder = Path(out)
+    refuse_comparison(folder, overwrite=overwrite)
+    loaded = [Contestant(load_model(one)) for one in models if not isinstance(one, str | os.PathLike)]
+    resolved, missing = resolve_models([one for one in models if isinstance(one, str | os.PathLike)])
+    named_ones = [Contestant(load_model(one.path, device=device, flips=flips), one.path) for one in resolved]
+    return compare_models(
+        Path(data), [*named_ones, *loaded], prompts, folder, missing=missing, split=split, flood_value=flood_value,
+        ignore_values=ignore_values, seed=seed, overwrite=overwrite, report=progress or (lambda _: None),
+    )  # fmt: skip
+
+
+def sample(
+    path: str | os.PathLike[str],
+    *,
+    width: int = 2048,
+    height: int = 2048,
+    seed: int = 0,
+    gsd_m: float = 0.3,
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Write a synthetic flooded scene and its reference, as `floodmap sample` does.
+
+    Args:
+        path: the scene, a GeoTIFF; the reference goes beside it, with `_reference` before the suffix.
+        width, height: in pixels.
+        seed: which landscape; the same seed and size give the same pixels on every machine.
+        gsd_m: ground sample distance, in metres.
+        overwrite: replace what is there.
+
+    Returns:
+        Paths of the scene and of its reference.
+
+    Raises:
+        FloodmapError: one of them is there already, or cannot be written.
+    """
+    from floodmap.synthetic.sample import write_sample
+
+    return write_sample(Path(path), width=width, height=height, seed=seed, gsd_m=gsd_m, overwrite=overwrite)

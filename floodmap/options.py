@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from floodmap.errors import EvaluationError, FloodmapError, LabelError
 
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 """Vector formats floodmap writes, by suffix; in a GeoPackage both layers share a file, else each has its own."""
 FORMATS: tuple[Format, ...] = get_args(Format)
+
+Augment = Literal["full", "light", "flips", "off"]
+"""How views of training pictures are changed at random."""
 
 OUTPUT_FOLDER = "floodmap_output"
 """Results go into this folder in the current one."""
@@ -150,6 +153,10 @@ class FineTuneOptions:
         8, "With --train decoder: views of each picture to encode once and learn from; 0: new ones always.", least=0
     )
     patience: int = option(8, "Half epochs without gain after which training stops.", least=1)
+    augment: Augment = option(
+        "full", "How views are changed at random: in everything (turns, zoom, tilt, light), in light and by right "
+        "angles (light), by right angles alone (flips), or not at all (off).",
+    )  # fmt: skip
     flood_value: str | None = option(None, "Flood in the masks; the rest is dry.", metavar="VALUE", shown="found out")
     ignore_values: tuple[str, ...] = ()
     """What is neither flood nor dry in the masks, beside what they declare; see `FloodRule.parse`."""
@@ -160,6 +167,23 @@ class FineTuneOptions:
     def __post_init__(self) -> None:
         if not self.epochs > 0 or not self.learning_rate > 0 or not 0 < self.val_share < 1:
             raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
+
+
+class TrainSettings(TypedDict, total=False):
+    """The fields of `FineTuneOptions`, for type checkers: each may be left out."""
+
+    base: str
+    what: Literal["full", "lora", "decoder"]
+    epochs: float
+    learning_rate: float
+    val_share: float
+    views: int
+    patience: int
+    augment: Augment
+    flood_value: str | None
+    ignore_values: tuple[str, ...]
+    strict: bool
+    seed: int
 
 
 def check_threshold(threshold: float) -> None:

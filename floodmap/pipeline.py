@@ -27,6 +27,7 @@ from floodmap.inference.strangeness import strange
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared, with_infrared
 from floodmap.models.protocol import Segmenter
+from floodmap.models.training_record import Role
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.rehearsal import Helper, rehearse
@@ -149,7 +150,7 @@ def _done_before(
     if not options.report:
         return done
     sheet = sheet_path(out, name)
-    return replace(done, sheet=sheet) if is_newer(sheet, done.report) else with_sheet(done, preview(scene))
+    return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else with_sheet(done, preview(scene))
 
 
 def work_folder(out: Path, name: str) -> Path:
@@ -190,8 +191,8 @@ def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
     from floodmap.output.pages.scene_report import write_sheet
 
-    path = sheet_path(flood_map.report.parent, flood_map.name)
-    return replace(flood_map, sheet=write_sheet(flood_map, picture, path))
+    path = sheet_path(flood_map.report_path.parent, flood_map.name)
+    return replace(flood_map, page_path=write_sheet(flood_map, picture, path))
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
@@ -232,12 +233,23 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "nodata": scene.nodata,
             "date": scene.date.isoformat(),
         },
-        "model": {"name": segmenter.name, "sha256": segmenter.sha256, "runs_on": segmenter.runs_on},
+        "model": {
+            "name": segmenter.name,
+            "sha256": segmenter.sha256,
+            "runs_on": segmenter.runs_on,
+            "seen_in_training": _seen(scene, segmenter),
+        },
         "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
         "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
     }
     described: dict[str, Any] = jsonable(about)
     return described
+
+
+def _seen(scene: Scene, segmenter: Segmenter) -> Role | None:
+    """Whether the model was trained or validated on the scene: then its score here says little of other scenes."""
+    file = scene.path.path
+    return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
 
 
 def jsonable(value: Any) -> Any:

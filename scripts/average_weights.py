@@ -47,9 +47,10 @@ def main() -> None:
     config = config_of(options.weights[-1])
     model = build(config)
     model.load_state_dict(mean)
-    scores, histogram = validate(model.eval(), flood_area(options.data / "flood-area", "val"), torch.device("cpu"))
-    export(mean, config, options.out, {"val_iou_none": scores[0], "val_iou_auto": scores[1]}, fit(histogram))
-    print(f"val IoU {scores[0]:.4f} with no prompt, {scores[1]:.4f} auto")
+    scores = validate(model.eval(), flood_area(options.data / "flood-area", "val"), torch.device("cpu"))
+    measured = {"val_iou": scores.iou, "val_iou_unprompted": scores.iou_unprompted}
+    export(mean, config, options.out, measured, fit(scores.histogram))
+    print(f"val IoU {scores.iou_unprompted:.4f} with no prompt, {scores.iou:.4f} auto")
 
 
 if __name__ == "__main__":

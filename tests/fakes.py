@@ -17,6 +17,7 @@ class FakeSegmenter:
     best_batch_size = 1
     name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
     knows_floods, multiple, any_size, offloads = True, 32, True, False
+    training = None
 
     def __init__(self, before: Callable[[Tile], None] | None = None) -> None:
         self.before = before or (lambda _: None)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from conftest import SceneFactory, picture
 from fakes import FakeSegmenter
+from PIL import Image
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 from test_shipped import SAMPLE
 
 import floodmap
+from floodmap.comparison.run import resolve_models
 from floodmap.errors import FloodmapError, ModelError, PromptError
 from floodmap.models.mirrored import Flipped
+from floodmap.options import FineTuneOptions, TrainSettings
 
 
 def test_a_loaded_model_serves_many_scenes_and_is_not_loaded_again(
@@ -24,7 +37,7 @@ def test_a_loaded_model_serves_many_scenes_and_is_not_loaded_again(
     assert floodmap.load_model(model) is model
     for name in ("a", "b"):
         result = floodmap.segment(make_scene(name=f"{name}.tif"), out=tmp_path, model=model)
-        assert result.summary["model"]["name"] == "fake" and result.mask.exists()
+        assert result.report["model"]["name"] == "fake" and result.mask_path.exists()
     with pytest.raises(ModelError, match="loaded already"):
         floodmap.segment(make_scene(name="c.tif"), out=tmp_path, model=model, flips=True)
 
@@ -37,7 +50,7 @@ def test_a_picture_in_memory_is_mapped_like_the_same_picture_in_a_file(
     result = floodmap.segment(make_scene(pixels=rgb, collar="off"), out=tmp_path / "out", model=model, collar="off")
     before = sorted(tmp_path.iterdir())
     mask, probability = floodmap.predict(rgb, model=model)
-    with rasterio.open(result.mask) as file, rasterio.open(result.probability) as shares:
+    with rasterio.open(result.mask_path) as file, rasterio.open(result.probability_path) as shares:
         np.testing.assert_array_equal(mask, file.read(1))
         np.testing.assert_allclose(probability, shares.read(1) / 100, atol=1e-6)
     assert (mask.dtype, probability.dtype) == (np.uint8, np.float32)
@@ -103,8 +116,190 @@ def test_what_is_neither_a_name_nor_a_model_is_told_what_would_be() -> None:
 def test_the_shipped_model_maps_the_sample_scene_in_memory(tmp_path: Path) -> None:
     model = floodmap.load_model("finetuned", device="cpu")
     result = floodmap.segment(SAMPLE, out=tmp_path, model=model)
-    with rasterio.open(SAMPLE) as scene, rasterio.open(result.probability) as file:
+    with rasterio.open(SAMPLE) as scene, rasterio.open(result.probability_path) as file:
         rgb, valid, expected = scene.read(), scene.dataset_mask() > 0, file.read(1)
     _, probability = floodmap.predict(rgb, valid=valid, gsd_m=0.3, model=model)
     assert np.nanmean(np.abs(probability - np.where(expected > 100, np.nan, expected / 100))) < 0.005
     assert isinstance(floodmap.load_model(device="cpu", flips=True), Flipped)
+
+
+@pytest.mark.parametrize("kind", ["rasterio", "memory", "xarray", "masked"])
+def test_open_datasets_and_arrays_are_mapped_like_the_file(make_scene: SceneFactory, tmp_path: Path, kind: str) -> None:
+    path, model = make_scene(shape_hw=(120, 150), nodata=0, name="scene.tif"), FakeSegmenter()
+    expected = floodmap.segment(path, out=tmp_path / "file", model=model)
+    with opened(path, kind) as source:
+        found = floodmap.segment(source, out=tmp_path / "object", model=model, name="other")
+        told = floodmap.info(path), floodmap.info(source)
+    assert found.mask_path.name == "other_mask.tif"
+    np.testing.assert_array_equal(found.mask(), expected.mask())
+    assert found.polygons().crs == expected.polygons().crs and found.report["pixels"] == expected.report["pixels"]
+    for key in ("size", "crs", "transform", "gsd_m", "nodata", "valid_share"):
+        assert told[0][key] == told[1][key]
+    assert not list(Path(tempfile.gettempdir()).glob("floodmap-*"))
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[Any]:
+    """A raster as an object of that kind."""
+    if kind == "rasterio":
+        with rasterio.open(path) as dataset:
+            yield dataset
+    elif kind == "memory":
+        with MemoryFile(path.read_bytes()) as file, file.open() as dataset:
+            yield dataset
+    else:
+        rioxarray = pytest.importorskip("rioxarray")
+        yield rioxarray.open_rasterio(path, masked=kind == "masked")
+
+
+def test_what_is_no_scene_is_refused_with_what_would_be_one(make_scene: SceneFactory, tmp_path: Path) -> None:
+    path, told = make_scene(), r"WarpedVRT; give a path, .* or an xarray\.DataArray"
+    with rasterio.open(path) as dataset, WarpedVRT(dataset) as warped, pytest.raises(TypeError, match=told):
+        floodmap.segment(warped, out=tmp_path / "out", model=FakeSegmenter())
+    with pytest.raises(FloodmapError, match="is closed"):
+        floodmap.info(dataset)
+    with pytest.raises(TypeError, match="source is a dict"):
+        floodmap.info({})  # type: ignore[arg-type]
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("rioxarray")
+    with pytest.raises(FloodmapError, match=r"is no raster: .*give \(band, y, x\)"):
+        floodmap.info(xarray.DataArray(np.zeros((3, 4, 5), np.uint8), dims=("a", "b", "c")))
+    with pytest.raises(FloodmapError, match="no name for files"):
+        floodmap.segment(path, out=tmp_path / "out", model=FakeSegmenter(), name="a/b")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_arrays_polygons_and_a_picture_in_a_notebook(make_scene: SceneFactory, tmp_path: Path) -> None:
+    valid = np.ones((300, 410), bool)
+    valid[:, :50] = False
+    path = make_scene(pixels=picture(3, (300, 410)), mask=valid, name="<b>.tif")
+    result = floodmap.segment(path, out=tmp_path / "out", model=FakeSegmenter())
+    mask, probability = result.mask(), result.probability()
+    with rasterio.open(result.mask_path) as file:
+        np.testing.assert_array_equal(mask, file.read(1))
+    np.testing.assert_array_equal(np.isnan(probability), mask == 255)
+    np.testing.assert_array_equal(probability[valid] >= 0.5, mask[valid] == 1)
+    html = result._repr_html_()
+    assert html.count("data:image/png;base64,") == 2 and "<b>&lt;b&gt;</b>" in html and " ha of flood" in html
+    shown = Image.open(io.BytesIO(base64.b64decode(html.split("base64,")[1].split('"')[0]))).convert("RGBA")
+    assert shown.size == (420, 307)
+    red, _, blue, opacity = np.asarray(shown).reshape(-1, 4)[::1].T.astype(int)
+    flooded = (blue - red > 60) & (opacity > 0)
+    assert flooded.mean() == pytest.approx((mask == 1).mean(), abs=0.03)
+
+
+def test_polygons_in_memory_are_scored_like_those_in_a_file(make_scene: SceneFactory, tmp_path: Path) -> None:
+    result = floodmap.segment(make_scene(shape_hw=(200, 220)), out=tmp_path / "out", model=FakeSegmenter())
+    reference = tmp_path / "reference.gpkg"
+    frame = result.polygons()
+    frame["geometry"] = frame.translate(1.0, 0.0)
+    frame.to_file(reference)
+    from_file, from_memory = (floodmap.evaluate(result.mask_path, one).scenes[0] for one in (reference, frame))
+    assert 0.3 < from_file.iou < 1 and from_memory.counts.tolist() == from_file.counts.tolist()
+    assert floodmap.evaluate(frame, frame).scenes[0].iou == 1
+    assert floodmap.evaluate(frame.to_crs(4326), result.mask_path).scenes[0].iou == pytest.approx(
+        from_file.iou, abs=0.1
+    )
+    with pytest.raises(TypeError, match=r"reference is a list; give a path or a geopandas\.GeoDataFrame"):
+        floodmap.evaluate(result.mask_path, [])  # type: ignore[arg-type]
+    two = frame.assign(second=frame.geometry)
+    with pytest.raises(FloodmapError, match="GeoDataFrame given as prediction cannot be written"):
+        floodmap.evaluate(two, frame)
+
+
+def test_a_sample_is_written_and_described(tmp_path: Path) -> None:
+    scene, reference = floodmap.sample(tmp_path / "s.tif", width=300, height=200, seed=3)
+    assert reference.name == "s_reference.tif"
+    told = floodmap.info(scene, bands=(3, 2, 1))
+    assert told["size"] == {"width": 300, "height": 200} and told["bands"] == [3, 2, 1]
+    assert len(floodmap.vectorize(reference)) > 0
+    json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_compared_and_used_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("set").mkdir()
+    for number in range(4):
+        floodmap.sample(f"set/{number}.tif", width=160, height=160, seed=number)
+    stages: list[str] = []
+    steps: list[int] = []
+    model = floodmap.train(
+        "set", epochs=0.5, val_share=0.25, augment="flips", device="cpu",
+        progress=lambda share, stage: stages.append(stage), on_checkpoint=lambda one: steps.append(one.step),
+    )  # fmt: skip
+    assert model.path == Path("set.safetensors") and stages and steps[0] == 0 and len(model.train) == 3
+    loaded = floodmap.load_model(model.path, device="cpu")
+    trials: list[str] = []
+    scores = floodmap.compare(
+        "set", models=["finetuned", loaded], prompts=["none"], out="comparison", device="cpu",
+        progress=lambda trial: trials.append(trial.name),
+    )  # fmt: skip
+    assert len(trials) == 8 and scores.page_path.exists() and "set was trained on 3 and chosen" in scores.table()
+    line = "set was trained on 3 and chosen and calibrated by 1 of these 4 pictures"
+    page = scores.page_path.read_text("utf-8")
+    assert line in scores.summary["seen"][0] and f'<p class="seen">{line}' in page
+    result = floodmap.segment("set/1.tif", out="out", model=loaded)
+    assert result.report["model"]["seen_in_training"] in ("train", "val")
+    scored = floodmap.evaluate(result.mask_path, "set/1_reference.tif")
+    assert "of these 1 pictures" in scored.table().splitlines()[0] and scored.to_json()["seen"]
+
+
+def test_a_model_that_cannot_be_fetched_is_named_and_the_others_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOODMAP_MODEL_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("FLOODMAP_CACHE", str(tmp_path / "cache"))
+    found, (line,) = resolve_models(["pretrained", "finetuned"])
+    assert [one.name for one in found] == ["finetuned"] and line.startswith("not compared: sam_vit_b")
+    with pytest.raises(ModelError, match="sam_vit_b"):
+        resolve_models(["pretrained"])
+    with pytest.raises(ModelError, match="no model is named"):
+        resolve_models(["nosuch", "finetuned"])
+
+
+def test_settings_of_training_are_those_of_the_options() -> None:
+    assert set(TrainSettings.__annotations__) == {one.name for one in fields(FineTuneOptions)} - {"device"}
+
+
+@pytest.mark.slow
+def test_a_script_that_uses_everything_passes_strict_type_checks(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    told, errors, code = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(script)])
+    assert code == 0, told + errors
+
+
+SCRIPT = """
+from pathlib import Path
+
+import numpy as np
+
+import floodmap
+
+
+def print_progress(progress: floodmap.Progress) -> None:
+    print(progress.windows_done, progress.windows_total)
+
+
+model = floodmap.load_model("finetuned", device="auto")
+for path in Path("scenes").glob("*.tif"):
+    result = floodmap.segment(path, out="results", model=model, progress=print_progress, min_area_m2=100)
+    polygons, mask, shares = result.polygons(), result.mask(), result.probability()
+    area: float = result.report["flood_area_ha"]
+    html: str = result._repr_html_()
+    evaluation = floodmap.evaluate(polygons, path.with_name("reference.gpkg"))
+    iou: float | None = evaluation.mean("iou")
+rgb = np.zeros((3, 64, 64), np.uint8)
+points = floodmap.Prompts(points_xy=np.array([[3.0, 4.0]]), labels=np.array([1]))
+flood, probability = floodmap.predict(rgb, gsd_m=0.1, model=model, prompts=points)
+trained = floodmap.train("set", out="mine.safetensors", epochs=3, augment="off")
+print(trained.path, trained.val_iou_before, trained.val_iou)
+comparison = floodmap.compare("set", models=["finetuned", trained.path], prompts=["auto", "points:8"])
+print(comparison.table(), comparison.page_path)
+print(floodmap.info("scene.tif", bands=(4, 3, 2))["gsd_m"])
+scene, reference = floodmap.sample("s.tif", width=512)
+floodmap.vectorize(reference).to_file("reference.gpkg")
+"""
+"""Everything that the command line can do."""

@@ -74,8 +74,8 @@ def test_they_are_the_same(
     monkeypatch.setattr(Finishing, "run", local_run_is_an_error)
     meanwhile = run(scene, tmp_path / "meanwhile", Offloading())
     assert digests(tmp_path / "meanwhile") == digests(tmp_path / "after")
-    assert len(begun) == 1 and meanwhile.summary["windows"] == after.summary["windows"]
-    assert meanwhile.mask == tmp_path / "meanwhile" / "scene_mask.tif"
+    assert len(begun) == 1 and meanwhile.report["windows"] == after.report["windows"]
+    assert meanwhile.mask_path == tmp_path / "meanwhile" / "scene_mask.tif"
 
 
 @pytest.mark.slow

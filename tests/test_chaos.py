@@ -136,12 +136,11 @@ def try_commands(scene: Path, out: Path, answer: Connection) -> None:
     import resource
 
     import floodmap_cli.segment as command
-    from floodmap import pipeline
-    from floodmap_cli import info
+    from floodmap import inspection, pipeline
     from floodmap_cli.main import run as main
 
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))
-    command._load, info.shipped_model = lambda model, device: FakeSegmenter(), FakeSegmenter
+    command._load, inspection.shipped_model = lambda model, device: FakeSegmenter(), FakeSegmenter
     pipeline.rehearse = lambda *_: None  # of what is written, which no damage to a scene changes
     said, before = io.StringIO(), peak_bytes()
     with redirect_stderr(said), redirect_stdout(said):

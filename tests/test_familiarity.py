@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from test_segmenter import TINY, make_tile, resolved
 from test_shipped import SAMPLE
 
+from floodmap import inspection
 from floodmap.imagery.scene import Scene
 from floodmap.inference.strangeness import strange
 from floodmap.models.digest import sealed
@@ -25,7 +26,7 @@ from floodmap.models.loading import load_segmenter
 from floodmap.models.mirrored import Flipped
 from floodmap.models.registry import resolve
 from floodmap.models.sam.flood_sam import FloodSam
-from floodmap_cli import info, segment
+from floodmap_cli import segment
 from floodmap_cli.main import run
 
 
@@ -117,7 +118,7 @@ def test_a_user_hears_of_it_everywhere(
 ) -> None:
     scene, model = make_scene(name="s.tif"), Stranger()
     monkeypatch.setattr(segment, "_load", lambda name, device: model)
-    monkeypatch.setattr(info, "shipped_model", lambda: model)
+    monkeypatch.setattr(inspection, "shipped_model", lambda: model)
     assert run(["segment", str(scene), "-o", str(tmp_path / "out"), "--report"]) == 0
     assert "unlike all that fake was trained on" in capsys.readouterr().err
     assert any("unlike all" in line for line in json.loads((tmp_path / "out" / "s.json").read_text())["warnings"])

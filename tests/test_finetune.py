@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from PIL import Image
 from rasterio.crs import CRS
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_train import CONFIG, make_source
+from test_train import CONFIG, make_source, scored
 
 import floodmap.training.finetune
 import floodmap.training.loop
@@ -31,11 +32,12 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 from floodmap.models.sam.vit import VIT, VitShape, vit_encoder
+from floodmap.models.training_record import TrainedModel, curves_of
 from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
-from floodmap.training.finetune import curves_of, fine_tune
+from floodmap.training.finetune import fine_tune
 from floodmap.training.labelled import fingerprint_of, pieces, sources
-from floodmap.training.loop import train
+from floodmap.training.loop import Checkpoint, train
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +73,25 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
 ) -> None:
     out = tmp_path / "mine.safetensors"
     options = FineTuneOptions(base=str(base), epochs=6, val_share=0.25)
-    assert fine_tune(data, out, options) == out
+    seen: list[Checkpoint] = []
+    model = fine_tune(data, out, options, on_checkpoint=seen.append)
+    assert model == TrainedModel.read(out) and model.path == out and model.run_folder.is_dir()
+    assert len(model.train) == 3 and len(model.val) == 1 and model.val_iou >= model.val_iou_before
+    assert model.val_iou_before == seen[0].val_iou and math.isnan(seen[0].loss) and seen[-1].share == 1
+    assert "min left" in str(seen[1]) and "min left" not in str(seen[-1])
+    record, (first, *_) = resolve(str(out)).training, sorted((data / "images").iterdir())
+    assert record is not None and record.role_of(first) in ("train", "val") and len(record.train) == 3
+    assert record.role_of(data / "masks" / "0.png") is None
     assert isinstance(load_segmenter(resolve(str(out)), "cpu"), FloodSegmenter)
     with safe_open(out, framework="pt") as file:
         told = json.loads(file.metadata()["training"])
     assert len(told["train"]) == 3 and len(told["val"]) == 1 and told["base"] == str(base)
     assert told["data"] == fingerprint_of(find_labels(data).labelled)
     log = curves_of(out)
-    assert log is not None and len(log["loss"]) >= 1 and (tmp_path / "mine_run" / "curves.png").stat().st_size > 1000
+    assert log is not None and len(log["loss"]) == len(seen)
+    assert {"loss", "val_loss", "train_iou", "val_iou"} < set(log) and (
+        tmp_path / "mine_run" / "curves.png"
+    ).stat().st_size > 1000
     with pytest.raises(OutputError, match="exists already"):
         fine_tune(data, out, options)
 
@@ -86,8 +99,7 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every validation is better than the last: a run that gains nothing keeps what it began with."""
     rank = count(1)
-    scores = np.ones((101, 2), np.int64)
-    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: ((0.1, next(rank) / 100), scores))
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: scored(next(rank) / 100))
 
 
 @pytest.fixture
@@ -200,7 +212,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_with_another(data: Path, ba
         fine_tune(data, out, options)
     with pytest.raises(OutputError, match="other data or settings"):
         fine_tune(data, out, replace(options, seed=5), resume=True)
-    assert fine_tune(data, out, options, resume=True) == out
+    assert fine_tune(data, out, options, resume=True).path == out
 
 
 def test_scenes_are_cut_into_pieces_and_seen_from_above(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from floodmap.models.prompts import Prompts
 class LeftBright:
     """Flood is what is bright, and the left edge besides; remembers its prompts."""
 
-    name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
+    name, sha256, runs_on, training = "fake", "0" * 64, "cpu float32", None
     knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1
 
     def __init__(self) -> None:

@@ -49,8 +49,8 @@ model = load_segmenter(resolve("finetuned"))
 def everything(number):
     one = floodmap.segment(scene, out=out / f"a{number}", formats=("gpkg", "parquet"))
     two = segment_scene(scene, out / f"b{number}", model, SegmentOptions(batch_size=2))
-    scores = floodmap.evaluate(one.mask, two.mask)
-    return one.summary["pixels"], two.summary["pixels"], len(floodmap.vectorize(one.mask)), len(scores.scenes)
+    scores = floodmap.evaluate(one.mask_path, two.mask_path)
+    return one.report["pixels"], two.report["pixels"], len(floodmap.vectorize(one.mask_path)), len(scores.scenes)
 parents = everything("parent")
 for child in forked(everything, 2):
     print(child == parents)

@@ -94,9 +94,9 @@ def test_off_it_changes_nothing_and_the_report_says_whether_it_was_used(
     for name, (path, nir) in runs.items():
         options = SegmentOptions(scene=SceneOptions(nir=nir), prompts="none")  # type: ignore[arg-type]
         result = segment_scene(path, tmp_path / name, ConstantSegmenter(0.5), options)
-        with rasterio.open(result.mask) as dataset:
+        with rasterio.open(result.mask_path) as dataset:
             masks[name] = dataset.read(1)
-        used[name] = json.loads(result.report.read_text())["source"]["near_infrared"]
+        used[name] = json.loads(result.report_path.read_text())["source"]["near_infrared"]
     assert (masks["auto"][:, :64] == 0).all() and (masks["auto"][:, 64:] == 1).all()
     assert np.array_equal(masks["off"], masks["rgb"]) and (masks["rgb"] == 1).all()
     assert used == {

@@ -155,7 +155,7 @@ def test_paths_too_long_for_sqlite_will_do(make_scene: SceneFactory, tmp_path: P
     flood_map = segment_scene(
         make_scene(), deep / "out", FakeSegmenter(), SegmentOptions(scene=SceneOptions(aoi=area), prompts="none")
     )
-    assert len(flood_map.polygons()) > 0 and flood_map.summary["pixels"]["outside"] > 0
+    assert len(flood_map.polygons()) > 0 and flood_map.report["pixels"]["outside"] > 0
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_results_of_any_name_are_read_again(formats: str, make_scene: SceneFacto
     scene = make_scene(name="a!b;c.tif")
     options = SegmentOptions(prompts="none", formats=(formats,))  # type: ignore[arg-type]
     flood_map = segment_scene(scene, tmp_path / "o!p.zip", FakeSegmenter(), options)
-    assert len(flood_map.polygons()) == flood_map.summary["polygons"]["flood"] > 0
+    assert len(flood_map.polygons()) == flood_map.report["polygons"]["flood"] > 0
 
 
 @pytest.mark.slow
@@ -259,9 +259,9 @@ def test_temporary_files_have_nowhere_to_go_where_no_folder_has_a_plain_name(
 def test_control_characters_come_through(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(name="a\x01b\ufffe.tif", shape_hw=(600, 1100))
     flood_map = segment_scene(scene, tmp_path / "out", FakeSegmenter(), SegmentOptions(prompts="none", report=True))
-    with rasterio.open(flood_map.mask) as mask:
+    with rasterio.open(flood_map.mask_path) as mask:
         assert mask.overviews(1) == [2, 4]
-    assert flood_map.polygons()["source"][0] == scene.name == flood_map.summary["source"]["name"]
+    assert flood_map.polygons()["source"][0] == scene.name == flood_map.report["source"]["name"]
 
 
 @pytest.mark.slow

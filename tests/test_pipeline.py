@@ -62,11 +62,11 @@ def test_the_rasters_hold_the_models_probability_and_polygons_rasterized_back_eq
     with rasterio.open(scene) as dataset:
         expected = np.floor(dataset.read(3) / np.float32(255) * 100 + 0.5)
         transform, crs = dataset.transform, dataset.crs
-    probability, mask = read(result.probability), read(result.mask)
+    probability, mask = read(result.probability_path), read(result.mask_path)
     assert np.abs(probability - expected).max() <= 1
     np.testing.assert_array_equal(mask, probability >= 50)
     polygons = result.polygons()
-    assert polygons.crs == crs and len(polygons) == result.summary["polygons"]["flood"] > 1
+    assert polygons.crs == crs and len(polygons) == result.report["polygons"]["flood"] > 1
     back = rasterize(polygons.geometry, out_shape=mask.shape, transform=transform)
     np.testing.assert_array_equal(back, mask)
 
@@ -75,8 +75,8 @@ def test_the_report_says_what_was_done(make_scene: SceneFactory, tmp_path: Path)
     alpha = np.full((150, 200), 255)
     alpha[:, :70] = 0
     result = run(make_scene(shape_hw=(150, 200), alpha=alpha), tmp_path / "out")
-    said = json.loads(result.report.read_text())
-    mask = read(result.mask)
+    said = json.loads(result.report_path.read_text())
+    mask = read(result.mask_path)
     assert said["pixels"] == {
         "flood": int((mask == 1).sum()), "dry": int((mask == 0).sum()), "unobserved": {"nodata": 150 * 70}, "outside": 0
     }  # fmt: skip
@@ -85,7 +85,7 @@ def test_the_report_says_what_was_done(make_scene: SceneFactory, tmp_path: Path)
     assert said["windows"]["skipped"] == 3 and said["windows"]["failed"] == []
     assert said["model"] == {"name": "fake", "sha256": "0" * 64, "runs_on": "cpu float32"}
     assert said["polygons"]["unobserved"] == 1
-    assert geopandas.read_file(result.layers[0], layer="unobserved")["reason"].tolist() == ["nodata"]
+    assert geopandas.read_file(result.layer_paths[0], layer="unobserved")["reason"].tolist() == ["nodata"]
 
 
 @pytest.mark.slow
@@ -94,14 +94,14 @@ def test_a_constant_model_gives_a_constant_map_to_the_last_pixel(
     make_scene: SceneFactory, tmp_path: Path, shape_hw: tuple[int, int]
 ) -> None:
     result = run(make_scene(shape_hw=shape_hw), tmp_path / "out", ConstantSegmenter(0.7))
-    assert np.unique(read(result.probability)).tolist() == [70]
+    assert np.unique(read(result.probability_path)).tolist() == [70]
     assert len(result.polygons()) == 1
 
 
 def test_a_scene_without_crs_is_mapped_in_pixels_without_areas(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(100, 90), crs=None, transform=None, name="photo.png", driver="PNG")
     result = run(scene, tmp_path / "out")
-    assert result.summary["flood_area_m2"] is None
+    assert result.report["flood_area_m2"] is None
     assert result.polygons().crs is None and result.polygons()["area_m2"].isna().all()
     with pytest.raises(MissingCRSError, match="--simplify"):
         run(scene, tmp_path / "other", simplify_m=1.0)
@@ -116,12 +116,12 @@ def test_a_window_that_fails_is_unobserved_and_listed_and_the_rest_is_kept(
             raise RuntimeError("no luck")
 
     result = run(make_scene(shape_hw=(60, 200)), tmp_path / "out", FakeSegmenter(fail))
-    failed = result.summary["windows"]["failed"]
+    failed = result.report["windows"]["failed"]
     assert result.failed_windows == len(failed) > 0 and "no luck" in failed[0]["why"]
     left = min(f["window"]["col_off"] for f in failed)
-    mask = read(result.mask)
+    mask = read(result.mask_path)
     assert (mask[:, left:] == 255).all() and (mask[:, :left] != 255).all()
-    assert geopandas.read_file(result.layers[0], layer="unobserved")["reason"].unique().tolist() == ["failed"]
+    assert geopandas.read_file(result.layer_paths[0], layer="unobserved")["reason"].unique().tolist() == ["failed"]
 
 
 def test_a_model_that_gives_no_number_leaves_ground_unobserved(make_scene: SceneFactory, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_model_that_gives_no_number_leaves_ground_unobserved(make_scene: Scene
             return super().predict(tiles, prompts) * np.float32(1 if tiles[0].window.col_off == 0 else np.nan)
 
     result = run(make_scene(shape_hw=(40, 128)), tmp_path / "out", Sometimes(), overlap=0)
-    mask = read(result.mask)
+    mask = read(result.mask_path)
     assert (mask[:, 64:] == 255).all() and (mask[:, :64] != 255).all() and result.failed_windows == 1
 
 
@@ -187,7 +187,7 @@ def test_killed_and_resumed_gives_the_same_bytes_and_computes_only_unfinished_ro
     unfinished = [tops[max(windows - seen, 0) // columns] for seen in (0, 1, 2)]
     left = [{t.window for t in whole.tiles if t.window.row_end > top} for top in unfinished]
     assert {t.window for t in rest.tiles} in left
-    strip = {key: value for key, value in result.summary.items() if key != "run"}
+    strip = {key: value for key, value in result.report.items() if key != "run"}
     again = json.loads((tmp_path / "whole" / "scene.json").read_text())
     assert {key: value for key, value in again.items() if key != "run"} == json.loads(json.dumps(strip, default=str))
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
@@ -198,7 +198,7 @@ def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_p
     run(scene, tmp_path / "out")
     again = FakeSegmenter()
     result = run(scene, tmp_path / "out", again, resume=True)
-    assert again.tiles == [] and result.summary["windows"]["run"] == 1
+    assert again.tiles == [] and result.report["windows"]["run"] == 1
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_every_setting_and_version_counts_where_a_run_is_to_be_gone_on_with(
 
     scene = make_scene(shape_hw=(60, 60))
     result = run(scene, tmp_path / "out")
-    stored = json.loads(result.report.read_text())
+    stored = json.loads(result.report_path.read_text())
     settings = {part: stored[part] for part in ("source", "model", "settings", "versions")}
     with Journal(tmp_path / "work", settings, resume=False) as journal:
         journal.append(0, Entry(Strip.of(0, np.zeros((4, 8), np.uint8)), {}))
@@ -302,10 +302,10 @@ def test_ground_outside_the_area_of_interest_is_in_no_layer(make_scene: SceneFac
 
     geopandas.GeoSeries([box(left, bottom, left + 25, top)], crs="EPSG:32633").to_file(aoi)
     result = run(scene, tmp_path / "out", ConstantSegmenter(1.0), scene=SceneOptions(aoi=aoi))
-    mask = read(result.mask)
+    mask = read(result.mask_path)
     assert (mask[:, :50] == 1).all() and (mask[:, 51:] == 255).all()
-    assert result.summary["observed_share"] == 1.0
-    assert len(geopandas.read_file(result.layers[0], layer="unobserved")) == 0
+    assert result.report["observed_share"] == 1.0
+    assert len(geopandas.read_file(result.layer_paths[0], layer="unobserved")) == 0
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -330,12 +330,12 @@ def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
     seen = [tile.window for tile in segmenter.tiles[2:]]  # after the coarse pass, which looks twice
     if any_size:
         assert [(one.height, one.width) for one in seen] == [(320, 320)]
-        assert some.summary["pixels_processed"] == 320 * 320 and some.summary["windows"]["foregone"] == 2
+        assert some.report["pixels_processed"] == 320 * 320 and some.report["windows"]["foregone"] == 2
     else:
-        assert len(seen) == 3 and some.summary["windows"]["foregone"] == 0
+        assert len(seen) == 3 and some.report["windows"]["foregone"] == 0
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
-    np.testing.assert_array_equal(read(some.mask), read(every.mask))
-    np.testing.assert_allclose(read(some.probability), read(every.probability), atol=1)
+    np.testing.assert_array_equal(read(some.mask_path), read(every.mask_path))
+    np.testing.assert_allclose(read(some.probability_path), read(every.probability_path), atol=1)
 
 
 @pytest.mark.slow
@@ -346,11 +346,11 @@ def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
     pixels = np.full((3, 256, 1024), 100, np.uint8)
     pixels[2, :, :500] = blue
     scene, settings = make_scene(pixels=pixels), {"tile_size": 128, "overlap": 0, "prompts": "auto"}
-    windows = run(scene, tmp_path / "out", **settings).summary["windows"]
+    windows = run(scene, tmp_path / "out", **settings).report["windows"]
     assert windows["foregone"] == spared and windows["run"] == 16 - spared
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
-    assert every.summary["windows"]["foregone"] == 0 and every.summary["windows"]["run"] == 16
-    np.testing.assert_allclose(read(tmp_path / "out" / "scene_probability.tif"), read(every.probability), atol=1)
+    assert every.report["windows"]["foregone"] == 0 and every.report["windows"]["run"] == 16
+    np.testing.assert_allclose(read(tmp_path / "out" / "scene_probability.tif"), read(every.probability_path), atol=1)
 
 
 SPECK, SEAM = np.s_[:, 300, 700], np.s_[:, :, :3]
@@ -392,6 +392,6 @@ def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
     monkeypatch.setattr("floodmap.inference.prompting.FarView.is_observed", lambda *_: False)
     every = run(scene, tmp_path / "every", **settings)
     assert digests(tmp_path / "out") == digests(tmp_path / "every")
-    assert some.summary["windows"] == every.summary["windows"] and some.summary["pixels"] == every.summary["pixels"]
+    assert some.report["windows"] == every.report["windows"] and some.report["pixels"] == every.report["pixels"]
     if black is not None:
-        assert (read(some.mask)[black[1:]] == 255).all()
+        assert (read(some.mask_path)[black[1:]] == 255).all()

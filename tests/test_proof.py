@@ -84,7 +84,7 @@ def test_where_memory_runs_out_windows_are_unobserved(
     make_scene: SceneFactory, tmp_path: Path, error: Callable[[], BaseException]
 ) -> None:
     result = run(make_scene(shape_hw=(SIDE * 2, SIDE * 3)), tmp_path / "out", failing(error))
-    assert result.failed_windows == 6 and result.summary["windows"]["run"] == 0
+    assert result.failed_windows == 6 and result.report["windows"]["run"] == 0
 
 
 @pytest.mark.slow
@@ -99,9 +99,9 @@ def test_a_model_that_works_on_one_of_its_first_windows_goes_on(
             raise RuntimeError("no luck")
 
     result = run(make_scene(shape_hw=(SIDE * 8, SIDE)), tmp_path / "out", FakeSegmenter(before))
-    assert result.failed_windows == 7 and result.summary["windows"]["run"] == 1
+    assert result.failed_windows == 7 and result.report["windows"]["run"] == 1
     assert [record.getMessage().count("no luck") for record in caplog.records] == [1] * 7
-    with rasterio.open(result.mask) as dataset:
+    with rasterio.open(result.mask_path) as dataset:
         mask = dataset.read(1)
     unobserved = (mask == 255).reshape(8, SIDE * SIDE)
     assert unobserved.all(axis=1).tolist() == unobserved.any(axis=1).tolist() == [n != working for n in range(8)]
@@ -162,7 +162,7 @@ def test_a_scene_that_cannot_be_read_is_no_failure_of_the_model(
 
     monkeypatch.setattr(Scene, "read", read)
     result = run(make_scene(shape_hw=(SIDE * 2, SIDE * 3)), tmp_path / "out", FakeSegmenter())
-    assert result.failed_windows == 6 and result.summary["windows"]["run"] == 0
+    assert result.failed_windows == 6 and result.report["windows"]["run"] == 0
 
 
 @pytest.mark.slow
@@ -231,12 +231,12 @@ def test_a_window_read_in_part_is_seen_and_listed_as_failed(
 
     monkeypatch.setattr(Scene, "read", read)
     result = run(make_scene(shape_hw=(SIDE, SIDE * 3)), tmp_path / "out", FakeSegmenter())
-    windows = json.loads(result.report.read_text())["windows"]
+    windows = json.loads(result.report_path.read_text())["windows"]
     assert windows["run"] == 3 and windows["skipped"] == 0 and result.failed_windows == 1
     assert windows["failed"] == [
         {"window": {"row_off": 0, "col_off": SIDE, "height": SIDE, "width": SIDE}, "why": "b.tif is missing"}
     ]
-    with rasterio.open(result.mask) as dataset:
+    with rasterio.open(result.mask_path) as dataset:
         mask = dataset.read(1)
     assert (mask[:, SIDE : SIDE + 10] == 255).all() and (mask == 255).sum() == SIDE * 10
     assert ["in part" in record.getMessage() for record in caplog.records] == [True]
@@ -257,7 +257,7 @@ def test_a_window_that_the_coarse_pass_settles_still_tells_what_could_not_be_rea
     monkeypatch.setattr(Scene, "read", spoiled(Scene.read))
     monkeypatch.setattr(Scene, "shrunk", spoiled(Scene.shrunk))
     result = run(make_scene(pixels=pixels), tmp_path / "out", FakeSegmenter(), prompts="auto", tile_size=512)
-    assert result.summary["windows"]["foregone"] == 2 and result.failed_windows == 2
+    assert result.report["windows"]["foregone"] == 2 and result.failed_windows == 2
 
 
 def test_what_is_alike() -> None:

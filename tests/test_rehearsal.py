@@ -167,13 +167,13 @@ def test_heights_are_dropped_from_the_crs_of_what_is_written(
         text = with_heights.to_wkt().replace("&", "&amp;").replace('"', "&quot;")
         Path(f"{scene}.aux.xml").write_text(f"<PAMDataset><SRS>{text}</SRS></PAMDataset>")
     flood_map = segment_scene(scene, tmp_path / "out", FakeSegmenter(), SegmentOptions(prompts="none", formats=EVERY))
-    with rasterio.open(flood_map.mask) as mask:
+    with rasterio.open(flood_map.mask_path) as mask:
         assert mask.crs.to_epsg() == code and len(CRS(mask.crs.to_wkt()).axis_info) == 2
-    for path in flood_map.layers[:-2]:
+    for path in flood_map.layer_paths[:-2]:
         layer = {"layer": "flood"} if path.suffix == ".gpkg" else {}
         assert len(CRS(pyogrio.read_info(path, **layer)["crs"]).axis_info) == 2
     assert len(CRS(flood_map.polygons().crs).axis_info) == 2
-    scores = evaluate(flood_map.mask, scene.parent / "out" / f"{scene.stem}.gpkg")
+    scores = evaluate(flood_map.mask_path, scene.parent / "out" / f"{scene.stem}.gpkg")
     assert scores.scenes[0].iou > 0.9
 
 

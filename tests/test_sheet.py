@@ -33,8 +33,8 @@ def run(source: Path, out: Path, segmenter: FakeSegmenter | None = None, **setti
 
 
 def page(result: FloodMap) -> str:
-    assert result.sheet is not None
-    return result.sheet.read_text("utf-8")
+    assert result.page_path is not None
+    return result.page_path.read_text("utf-8")
 
 
 def text(html: str) -> str:
@@ -48,7 +48,7 @@ def test_figures_are_those_of_the_json_file(make_scene: SceneFactory, tmp_path: 
     alpha = np.full((150, 200), 255)
     alpha[:, :70] = 0
     result = run(make_scene(shape_hw=(150, 200), alpha=alpha), tmp_path / "out")
-    said, told = json.loads(result.report.read_text()), text(page(result))
+    said, told = json.loads(result.report_path.read_text()), text(page(result))
     assert f"{said['flood_area_m2'] / 1e4:,.2f} ha of flood water" in told
     assert f"{said['flood_area_m2']:,.0f} m²" in told
     assert f"{said['flood_share_of_observed']:.1%}".replace("%", " %") in told and "65.0 % of the scene" in told
@@ -66,7 +66,7 @@ def test_the_area_at_each_threshold_is_that_of_a_run_with_it(make_scene: SceneFa
     scene = make_scene(shape_hw=(150, 200))
     told = text(page(run(scene, tmp_path / "out", threshold=0.4)))
     for threshold in (0.3, 0.4, 0.5, 0.7):
-        m2 = run(scene, tmp_path / str(threshold), threshold=threshold).summary["flood_area_m2"]
+        m2 = run(scene, tmp_path / str(threshold), threshold=threshold).report["flood_area_m2"]
         used = " (used here)" if threshold == 0.4 else ""
         area = f"{m2 / 1e4:,.2f} ha" if m2 >= 1000 else f"{m2:,.1f} m²"
         assert f"{threshold:.2f}{used} {area}" in told
@@ -92,7 +92,7 @@ def test_nothing_is_fetched_and_what_comes_from_outside_is_escaped(make_scene: S
 @pytest.mark.slow
 def test_a_scene_without_crs_is_told_in_pixels(make_scene: SceneFactory, tmp_path: Path) -> None:
     result = run(make_scene(shape_hw=(100, 90), crs=None, transform=None, name="photo.png", driver="PNG"), tmp_path)
-    html, flooded = page(result), result.summary["pixels"]["flood"]
+    html, flooded = page(result), result.report["pixels"]["flood"]
     assert f"{flooded:,} px of flood water" in text(html) and " ha" not in text(html)
     assert "<th>column</th>" in html and "longitude" not in html and ">N</text>" not in html
     sizes = result.polygons().area.nlargest(10)
@@ -145,17 +145,17 @@ def test_resume_adds_a_missing_report_computes_nothing_and_leaves_a_fresh_one(
     make_scene: SceneFactory, tmp_path: Path
 ) -> None:
     scene, out = make_scene(shape_hw=(100, 100)), tmp_path / "out"
-    assert run(scene, out, report=False).sheet is None and not list(out.glob("*.html"))
+    assert run(scene, out, report=False).page_path is None and not list(out.glob("*.html"))
     others = {p: p.read_bytes() for p in out.iterdir()}
     again = FakeSegmenter()
     added = run(scene, out, again, resume=True)
-    assert again.tiles == [] and added.sheet == out / "scene_report.html"
-    assert {p: p.read_bytes() for p in out.iterdir() if p != added.sheet} == others
+    assert again.tiles == [] and added.page_path == out / "scene_report.html"
+    assert {p: p.read_bytes() for p in out.iterdir() if p != added.page_path} == others
     html = page(added)
     assert page(run(scene, tmp_path / "once"))[:200] == html[:200]
-    added.sheet.write_text("mine")
+    added.page_path.write_text("mine")
     assert page(run(scene, out, again, resume=True)) == "mine"
-    os.utime(added.sheet, (1, 1))  # of results that have been replaced since
+    os.utime(added.page_path, (1, 1))  # of results that have been replaced since
     assert page(run(scene, out, again, resume=True)) == html and again.tiles == []
 
 
@@ -183,7 +183,7 @@ def test_a_stale_report_is_warned_of(make_scene: SceneFactory, tmp_path: Path, c
 def test_a_noisy_scene_stays_below_2_mb(make_scene: SceneFactory, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(1, 255, (3, 1500, 1500)).astype(np.uint8)
     result = run(make_scene(pixels=pixels), tmp_path / "out", tile_size=1024, min_area_m2=None, simplify_m=None)
-    assert result.sheet is not None and result.sheet.stat().st_size < 2_000_000
+    assert result.page_path is not None and result.page_path.stat().st_size < 2_000_000
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ SEEN = Path(__file__).with_name("village_probability.png")
 @pytest.mark.slow
 def test_the_shipped_model_finds_the_flood_of_the_sample_scene_as_it_did(tmp_path: Path) -> None:
     flood_map = segment(SAMPLE, out=tmp_path, device="cpu")
-    assert evaluate(flood_map.mask, REFERENCE).scenes[0].iou >= 0.90
-    with rasterio.open(flood_map.probability) as dataset:
+    assert evaluate(flood_map.mask_path, REFERENCE).scenes[0].iou >= 0.90
+    with rasterio.open(flood_map.probability_path) as dataset:
         percent = np.ma.masked_greater(dataset.read(1), 100).astype(np.float64)
     means = percent.reshape(320, 4, 320, 4).mean(axis=(1, 3))
     expected = np.ma.masked_greater(np.asarray(Image.open(SEEN)), 100).astype(np.float64)

@@ -23,7 +23,7 @@ from floodmap.models.prompts import Prompts
 class Shy:
     """Finds a bright pixel flooded where a point or box asks for it, and everywhere if nothing is asked."""
 
-    name, sha256, runs_on = "shy", "", "nowhere"
+    name, sha256, runs_on, training = "shy", "", "nowhere", None
     knows_floods, multiple, any_size, offloads = True, 1, True, False
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:

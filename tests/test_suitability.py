@@ -12,10 +12,10 @@ from conftest import NORTH_UP, SceneFactory, picture
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
+from floodmap import inspection
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.suitability import white_share
 from floodmap.options import SceneOptions
-from floodmap_cli import info
 from floodmap_cli.main import run
 
 HW = (96, 128)
@@ -78,7 +78,7 @@ def test_warnings_stand_in_the_json_on_the_page_and_in_info(
     for line in warnings:
         assert said.count(f"floodmap: warning: {line}") == 1 and line.replace("'", "&#39;") in page
     assert "rivers, lakes and pools" in page
-    monkeypatch.setattr(info, "shipped_model", FakeSegmenter)  # to which nothing is strange
+    monkeypatch.setattr(inspection, "shipped_model", FakeSegmenter)  # to which nothing is strange
     assert run(["info", str(scene), "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)[0]["warnings"] == warnings and all(line in captured.err for line in warnings)

@@ -39,6 +39,7 @@ from floodmap.training.simulated_prompts import (
     simulate_boxes,
     simulate_points,
 )
+from floodmap.training.validation import Validation
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
 CONFIG = TrainConfig(
@@ -117,15 +118,20 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     assert "mask_decoder" in changed and "image_encoder" not in changed
 
 
+def scored(iou: float) -> Validation:
+    """A validation with this mean IoU."""
+    return Validation(iou=iou, iou_unprompted=0.1, loss=1.0, histogram=np.ones((101, 2), np.int64))
+
+
 @pytest.mark.slow
 def test_training_stops_when_validation_has_stopped_gaining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
-    scores = iter([(0.5, 0.5), (0.5, 0.6), (0.5, 0.4), (0.5, 0.4), (0.9, 0.9)])
-    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
+    scores = iter([0.5, 0.9, 0.6, 0.9, 0.4, 0.9, 0.4, 0.9])  # on validation and on training pictures, by turns
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: scored(next(scores)))
     best = train(replace(CONFIG, steps=9, checkpoint_steps=1, patience=2), [source], source.samples, tmp_path)
     assert best.name == "best.safetensors"
     with safe_open(best, framework="pt") as file:
-        assert '"val_iou_auto": 0.6' in file.metadata()["scores"]
+        assert '"val_iou": 0.6' in file.metadata()["scores"]
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
 
@@ -226,8 +232,8 @@ def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
 def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
-    scores = iter([(0.5, 0.6), (0.5, 0.4), (0.5, 0.5)])
-    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: (next(scores), np.ones((101, 2), np.int64)))
+    scores = iter([0.6, 0.3, 0.4, 0.3, 0.5, 0.3])  # on validation and on training pictures, by turns
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: scored(next(scores)))
     config = replace(CONFIG, steps=2, checkpoint_steps=1, patience=5)
     best = train(config, [source], source.samples, tmp_path / "tuned", base)
     before, after = load_file(base), load_file(best)
@@ -297,7 +303,7 @@ def test_the_learning_rate_of_every_step_is_the_schedule_s(tmp_path: Path, monke
         return 0.0
 
     monkeypatch.setattr(floodmap.training.loop, "train_step", step)
-    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: ((0.5, 0.5), np.ones((101, 2), np.int64)))
+    monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: scored(0.5))
     source = make_source(side=128)
     config = replace(CONFIG, steps=10, learning_rate=1e-3, warmup=0.2)
     train(config, [source], source.samples, tmp_path)

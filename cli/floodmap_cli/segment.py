@@ -115,7 +115,7 @@ def segment(
     if results and verbosity >= 0:  # beside JSON on standard error, which is then alone on standard output
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
-        click.echo(json.dumps([result.summary for result in results], indent=2, ensure_ascii=False, default=str))
+        click.echo(json.dumps([result.report for result in results], indent=2, ensure_ascii=False, default=str))
     if worst == 0 and any(result.failed_windows for result in results):
         worst = FAILED_WINDOWS
     return worst
@@ -159,14 +159,14 @@ def _reporting(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]
 def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
     if as_json or verbosity < 0:
         return
-    summary = result.summary
+    summary = result.report
     area = summary["flood_area_ha"]
     size = (
         f"{area:,.2f} ha of flood"
         if area is not None
         else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
     )
-    files = (*result.layers[:1], *([result.sheet] if result.sheet else []))
+    files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
     windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
     failed = f"; {windows} FAILED, in whole or in part: unobserved there" if result.failed_windows else ""
     click.echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,10 @@ from .progress import progress_bar
     help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.  "
     "[default: named after DATA, in the current folder]",
 )
-@options_of(FineTuneOptions, "base", "what", "epochs", "learning_rate", "val_share", "views", "patience", "flood_value")
+@options_of(
+    FineTuneOptions, "base", "what", "epochs", "learning_rate", "val_share", "views", "patience", "augment",
+    "flood_value",
+)
 @ignore_option
 @options_of(FineTuneOptions, "strict", "seed")
 @device_option
@@ -46,19 +48,20 @@ def train(
         floodmap train landcover -o mine.safetensors --flood-value 5 --ignore-value 0
     """
     from floodmap.models.loading import pick_device
-    from floodmap.models.registry import read_metadata
     from floodmap.training.distributed import Crew
     from floodmap.training.finetune import fine_tune
 
     out = out or Path(f"{data.resolve().name or 'mine'}.safetensors")
     options = FineTuneOptions(device=str(pick_device(device)), **settings)
     with progress_bar("train", hidden=verbosity < 0) as bar:
-        path = fine_tune(
-            data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage)
-        )
+        model = fine_tune(
+            data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage),
+            on_checkpoint=lambda checkpoint: None if verbosity < 0 else click.echo(str(checkpoint), err=True),
+        )  # fmt: skip
     if not Crew(options.device).is_first:
         return
-    told = read_metadata(path)
-    scored, pictures = json.loads(told["scores"])["val_iou_auto"], len(json.loads(told["training"])["val"])
-    click.echo(f"{path}: mean IoU {scored:.3f} on {pictures} pictures it was not trained on")
-    click.echo(f"Use it: floodmap segment SCENE --model {path}")
+    click.echo(
+        f"{model.path}: mean IoU {model.val_iou:.3f}, before {model.val_iou_before:.3f}, "
+        f"on {len(model.val)} pictures it was not trained on"
+    )
+    click.echo(f"Use it: floodmap segment SCENE --model {model.path}")

@@ -114,7 +114,8 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
 def curves(log: Mapping[str, Values], x: str) -> str:
     """Training curves: losses on the left, scores on the right."""
-    names = [name for name in log if name != x and np.isfinite(log[name]).any()]
+    shown = (name for name in log if name != x and not name.endswith("unprompted"))
+    names = [name for name in shown if np.isfinite(log[name]).any()]
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]
     with figure(7.2, 2.5, 2) as (drawn, axes):
         for axis, side, title in zip(axes, sides, ("Loss", "IoU"), strict=True):

@@ -42,7 +42,15 @@ TRAITS = {
 }  # fmt: skip
 
 
-def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[str, Any] | None = None) -> Path:
+def write_html(
+    study: Study,
+    path: Path,
+    *,
+    title: str,
+    footer: str,
+    log: dict[str, Any] | None = None,
+    missing: Sequence[str] = (),
+) -> Path:
     """Write the report.
 
     Args:
@@ -51,12 +59,15 @@ def write_html(study: Study, path: Path, *, title: str, footer: str, log: dict[s
         title: what the report is called.
         footer: where the figures come from: versions, data, command.
         log: training curves, column name to values, where a model has them.
+        missing: lines on models that have no scores.
     """
-    write_page(path, "comparison.html", **_context(study, title, footer, log))
+    write_page(path, "comparison.html", **_context(study, title, footer, log, missing))
     return path
 
 
-def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) -> dict[str, Any]:
+def _context(
+    study: Study, title: str, footer: str, log: dict[str, Any] | None, missing: Sequence[str]
+) -> dict[str, Any]:
     automatic = [kind for kind in study.kinds if not kind.is_oracle] or list(study.kinds[:1])
     oracle = [kind for kind in study.kinds if kind.is_oracle]
     main = automatic[0]
@@ -67,6 +78,7 @@ def _context(study: Study, title: str, footer: str, log: dict[str, Any] | None) 
     return {
         "title": title,
         "subtitle": f"{len(study.pictures)} pictures, {_listed(study.models)}; prompts: {_listed(study.kinds)}",
+        "seen": [*study.seen(), *missing],
         "verdict": _verdict(study, main, change),
         "pair": pair,
         "cards": [

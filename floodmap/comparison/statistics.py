@@ -84,7 +84,9 @@ def failures(trials: list[Trial]) -> list[Trial]:
     return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
 
 
-def summary(study: Study, seed: int = 0, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+def summary(
+    study: Study, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
+) -> dict[str, Any]:
     """The study as JSON types: a block a model and kind of prompt, differences of models, what is wrong with labels."""
     blocks = []
     for model in study.models:
@@ -104,7 +106,8 @@ def summary(study: Study, seed: int = 0, findings: Sequence[Finding] = ()) -> di
         "models": list(study.models), "prompts": [str(kind) for kind in study.kinds],
         "results": blocks, "differences": [_jsonable(asdict(one)) for one in differences(study, seed=seed)],
         "pictures": [{"name": p.name, **_jsonable(asdict(p.traits))} for p in study.pictures],
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [asdict(finding) for finding in findings], "seen": list(study.seen()),
+        "missing": list(missing),
     }  # fmt: skip
 
 
@@ -112,7 +115,9 @@ def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
-def write_tables(study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = ()) -> tuple[Path, Path]:
+def write_tables(
+    study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
+) -> tuple[Path, Path]:
     """Write `scores.csv`, a row a picture, model and kind of prompt, and `summary.json`, each whole or not at all."""
     scores, told = folder / "scores.csv", folder / "summary.json"
     columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
@@ -124,14 +129,15 @@ def write_tables(study: Study, folder: Path, seed: int = 0, findings: Sequence[F
         values = [getattr(trial.scores, name) for name in columns[4:-1]]
         writer.writerow([*about, *values, round(trial.seconds, 3)])
     write_whole(scores, lines.getvalue())
-    write_whole(told, json.dumps(summary(study, seed, findings), indent=1, ensure_ascii=False) + "\n")
+    write_whole(told, json.dumps(summary(study, seed, findings, missing), indent=1, ensure_ascii=False) + "\n")
     return scores, told
 
 
 def table(study: Study) -> str:
     """Mean scores as text, automatic prompts first, oracle ones apart."""
     lines = [
-        f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}"
+        *study.seen(),
+        f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}",
     ]
     for oracle in (False, True):
         kinds = [kind for kind in study.kinds if kind.is_oracle == oracle]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from floodmap.masks.swaps import shrunk, swapped_masks
 from floodmap.models.infrared import with_infrared
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
+from floodmap.models.training_record import Role, seen_before
 from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 PREVIEW_SIDE = 480
@@ -73,10 +74,21 @@ class Study:
     trials: tuple[Trial, ...]
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
+    roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
+    """Which pictures a model was trained or validated on, by its name and the picture's."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """The trials of one model and one kind of prompt, in the order of the pictures."""
         return [trial for trial in self.trials if trial.model == model and trial.prompts == kind]
+
+    def seen(self) -> tuple[str, ...]:
+        """A line for each model that was trained or validated on some of the pictures."""
+        lines = []
+        for model in self.models:
+            roles = [self.roles.get((model, picture.name)) for picture in self.pictures]
+            if line := seen_before(model, roles.count("train"), roles.count("val"), len(roles)):
+                lines.append(line)
+        return tuple(lines)
 
 
 def run_study(
@@ -114,8 +126,19 @@ def run_study(
     for proof in proofs:
         proof.end()
     return Study(
-        pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds)
-    )
+        pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds),
+        roles=_roles(labelled, models),
+    )  # fmt: skip
+
+
+def _roles(labelled: Sequence[Labelled], models: Sequence[Segmenter]) -> dict[tuple[str, str], Role]:
+    roles = {
+        (model.name, one.name): model.training.role_of(one.image)
+        for model in models
+        if model.training is not None
+        for one in labelled
+    }
+    return {names: role for names, role in roles.items() if role is not None}
 
 
 def look_at(name: str, scene: Scene, reference: Codes) -> Picture:

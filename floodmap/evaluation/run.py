@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,12 +22,13 @@ from floodmap.evaluation.scores import COUNTS, Scores
 from floodmap.evaluation.summary import Evaluation
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.geo.vectors import PARQUET, is_vector
+from floodmap.geo.vectors import PARQUET, as_file, is_vector
 from floodmap.masks.meanings import settle
 from floodmap.masks.pairing import RASTERS, Pair, Pairs, pair_files
 from floodmap.masks.raster import RasterMask, is_imagery
 from floodmap.masks.rules import FloodRule, Ignore, Reader
 from floodmap.masks.vector import PolygonMask, polygon_grid
+from floodmap.models.training_record import seen_before
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -34,16 +37,18 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 
 _log = logging.getLogger(__name__)
 
+Values: TypeAlias = float | str | Iterable[float] | None
+"""What is flood, as `FloodRule.parse` takes it."""
 _CACHE_BYTES = 128 * 2**20
 """GDAL's block cache; its default is a share of the machine's memory."""
 
 
 def evaluate(
-    prediction: Path | str,
-    reference: Path | str,
+    prediction: str | os.PathLike[str] | GeoDataFrame,
+    reference: str | os.PathLike[str] | GeoDataFrame,
     *,
-    flood_value: float | str | Iterable[float] | None = None,
-    reference_value: float | str | Iterable[float] | None = None,
+    flood_value: Values = None,
+    reference_value: Values = None,
     threshold: float | None = None,
     ignore_values: Ignore = None,
     tolerance_m: float | None = None,
@@ -62,8 +67,8 @@ def evaluate(
     the same size.
 
     Args:
-        prediction: a file or a folder.
-        reference: a file or a folder.
+        prediction: a file, a folder, or a GeoDataFrame of flood polygons.
+        reference: the same.
         flood_value: what is flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons.
             None: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon.
         reference_value: the same for the reference.
@@ -86,6 +91,29 @@ def evaluate(
         VectorError: polygons cannot be read.
         OutputError: the errors cannot be written.
     """
+    with as_file(prediction, "prediction") as predicted, as_file(reference, "reference") as referenced:
+        return _evaluate_files(
+            predicted, referenced, flood_value=flood_value, reference_value=reference_value, threshold=threshold,
+            ignore_values=ignore_values, tolerance_m=tolerance_m, resolution_m=resolution_m,
+            errors=None if errors is None else Path(errors), overwrite=overwrite, seed=seed,
+        )  # fmt: skip
+
+
+def _evaluate_files(
+    prediction: Path,
+    reference: Path,
+    *,
+    flood_value: Values,
+    reference_value: Values,
+    threshold: float | None,
+    ignore_values: Ignore,
+    tolerance_m: float | None,
+    resolution_m: float | None,
+    errors: Path | None,
+    overwrite: bool,
+    seed: int,
+) -> Evaluation:
+    """As `evaluate`, of files and folders."""
     rules = (
         _of_prediction(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
         FloodRule.parse(reference_value, ignore=ignore_values),
@@ -93,11 +121,9 @@ def evaluate(
     if resolution_m is not None and not 0 < resolution_m < np.inf:
         raise EvaluationError(f"a resolution of {resolution_m:g} m is no pixel size; give one above 0")
     if errors is not None:
-        check_target(Path(errors), overwrite=overwrite)
+        check_target(errors, overwrite=overwrite)
     with gdal_env(cache_bytes=_CACHE_BYTES):
-        pairs = pair_files(
-            Path(prediction), Path(reference), is_imagery=is_imagery, probabilities=threshold is not None
-        )
+        pairs = pair_files(prediction, reference, is_imagery=is_imagery, probabilities=threshold is not None)
         files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
         if rules[1].ignored and all(map(_holds_polygons, files)):
             raise EvaluationError("both sides hold polygons; values to ignore are those of rasters")
@@ -113,12 +139,13 @@ def evaluate(
         if errors is not None:
             newest = max(pair.prediction.stat().st_mtime for pair in pairs.pairs)
             date = datetime.fromtimestamp(newest, tz=UTC)
-            write_disagreement(wrong, Path(errors), date=date, overwrite=overwrite)
+            write_disagreement(wrong, errors, date=date, overwrite=overwrite)
     return Evaluation(
         scenes=tuple(scenes),
         unpaired_predictions=tuple(map(str, pairs.unpaired_predictions)),
         unpaired_references=tuple(map(str, pairs.unpaired_references)),
         refused=tuple(refused),
+        seen=_seen(pairs.pairs),
         seed=seed,
     )
 
@@ -224,6 +251,32 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
         raise EvaluationError(f"{pair.reference} has no observed pixel on the prediction's ground to score it against")
     if counts.unobserved and not counts.tp + counts.fp + counts.fn + counts.tn:
         raise EvaluationError(f"{pair.prediction} and {pair.reference} share no observed pixel")
+
+
+def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """A line for each model that was trained or validated on some of the scenes: the JSON beside a result tells."""
+    roles: dict[str, list[str | None]] = {}
+    for pair in pairs:
+        model = _model_of(pair.prediction)
+        if model:
+            roles.setdefault(str(model.get("name")), []).append(model.get("seen_in_training"))
+    lines = (
+        seen_before(name, seen.count("train"), seen.count("val"), len(seen)) for name, seen in sorted(roles.items())
+    )
+    return tuple(line for line in lines if line)
+
+
+def _model_of(prediction: Path) -> dict[str, Any]:
+    """What floodmap's own JSON beside a result says of the model; nothing where there is none."""
+    for end in ("_mask", "_probability", ""):
+        report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
+        try:
+            model = json.loads(report.read_text("utf-8"))["model"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(model, dict):
+            return model
+    return {}
 
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:

@@ -29,6 +29,8 @@ class Evaluation:
     """Reference files with no prediction of their name."""
     refused: tuple[str, ...] = ()
     """One line for each pair that could not be compared: which, and why. They are in no score."""
+    seen: tuple[str, ...] = ()
+    """A line for each model that was trained or validated on some of the scenes."""
     seed: int = 0
     """Seed of the bootstrap."""
 
@@ -90,6 +92,7 @@ class Evaluation:
             **summary,
             "unpaired": unpaired,
             "refused": list(self.refused),
+            "seen": list(self.seen),
             "bootstrap": {"resamples": RESAMPLES, "seed": self.seed},
         }
 
@@ -138,7 +141,7 @@ class Evaluation:
             if row["kind"] != "scene":
                 lines.append(["  95 %", *(_shown_interval(column, row) for column in _COLUMNS)])
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        text = []
+        text = [*self.seen]
         for name, *cells in lines:
             right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
             text.append("  ".join([name.ljust(widths[0]), *right]).rstrip())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,33 @@ class Vectors:
 
     def __len__(self) -> int:
         return len(self.geometries)
+
+
+@contextmanager
+def as_file(given: object, name: str) -> Iterator[Path]:
+    """A path as it is; a GeoDataFrame as a GeoPackage, which goes again at the end.
+
+    Args:
+        given: either.
+        name: of the argument, for messages, and of the file.
+
+    Raises:
+        TypeError: it is neither.
+        VectorError: the frame cannot be written.
+    """
+    if isinstance(given, str | os.PathLike):
+        yield Path(given)
+        return
+    if not any(f"{one.__module__}.{one.__name__}".endswith("geodataframe.GeoDataFrame") for one in type(given).__mro__):
+        raise TypeError(f"{name} is a {type(given).__name__}; give a path or a geopandas.GeoDataFrame")
+    with tempfile.TemporaryDirectory(prefix="floodmap-") as folder:
+        path = Path(folder) / f"{name}.gpkg"
+        try:
+            given.to_file(path, layer="flood")  # type: ignore[attr-defined]
+        except Exception as error:  # GDAL's drivers and pandas raise what they like
+            reason = str(error).splitlines()[0]
+            raise VectorError(f"the GeoDataFrame given as {name} cannot be written: {reason}") from error
+        yield path
 
 
 def is_vector(path: Path | str) -> bool:

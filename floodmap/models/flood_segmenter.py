@@ -54,7 +54,7 @@ class FloodSegmenter:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.name, self.sha256, self.familiarity = model.name, model.sha256, familiarity
+        self.name, self.sha256, self.training, self.familiarity = model.name, model.sha256, model.training, familiarity
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)

@@ -86,7 +86,7 @@ class WithInfrared:
     def __init__(self, segmenter: Segmenter, infrared: Infrared) -> None:
         self.segmenter, self.infrared = segmenter, infrared
         self.name, self.sha256, self.runs_on = segmenter.name, segmenter.sha256, segmenter.runs_on
-        self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
+        self.training, self.knows_floods, self.multiple = segmenter.training, segmenter.knows_floods, segmenter.multiple
         self.any_size, self.offloads = segmenter.any_size, segmenter.offloads
         self.best_batch_size = segmenter.best_batch_size
 

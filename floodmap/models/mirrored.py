@@ -37,7 +37,7 @@ class Flipped:
 
     def __init__(self, segmenter: FloodSegmenter | SamSegmenter) -> None:
         self.segmenter = segmenter
-        self.name, self.sha256 = segmenter.name, segmenter.sha256
+        self.name, self.sha256, self.training = segmenter.name, segmenter.sha256, segmenter.training
         self.knows_floods, self.multiple = segmenter.knows_floods, segmenter.multiple
         self.offloads = segmenter.offloads
         self.any_size = segmenter.any_size

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
+from floodmap.models.training_record import TrainingRecord
 
 
 class Segmenter(Protocol):
@@ -31,6 +32,8 @@ class Segmenter(Protocol):
     """Whether it works on a device of its own, and leaves this machine's cores to the rest."""
     runs_on: str
     """Device and precision, which results depend on a little."""
+    training: TrainingRecord | None
+    """What is known of its training."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
         """Flood probability of every pixel.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from floodmap._runtime.files import atomic_path
 from floodmap.errors import DownloadError, ModelError
 from floodmap.models.download import Progress, download, sha256_of
+from floodmap.models.training_record import TrainingRecord
 from floodmap.options import MODEL
 
 WEIGHTS = Path(str(resources.files("floodmap"))) / "weights"
@@ -72,6 +73,11 @@ class ResolvedModel:
     """As in `Model`; None where the file does not say and its tensors must tell."""
     sha256: str
     """SHA-256 of the file."""
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What the file says of its training; None where it says nothing."""
+        return TrainingRecord.of(read_metadata(self.path)) if self.path.suffix == ".safetensors" else None
 
 
 def cache_dir() -> Path:

@@ -35,7 +35,7 @@ class SamSegmenter:
     any_size = False
 
     def __init__(self, model: ResolvedModel, network: Sam, device: torch.device, dtype: torch.dtype) -> None:
-        self.name, self.sha256 = model.name, model.sha256
+        self.name, self.sha256, self.training = model.name, model.sha256, model.training
         self.device, self.dtype = device, dtype
         self.best_batch_size = 8 if device.type == "cuda" else 1
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"

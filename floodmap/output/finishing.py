@@ -131,7 +131,12 @@ class Finishing:
         report = self.out / f"{self.name}.json"
         write_report(report, summary)
         return FloodMap(
-            name=self.name, mask=mask, probability=probability, layers=tuple(paths), report=report, summary=summary
+            name=self.name,
+            mask_path=mask,
+            probability_path=probability,
+            layer_paths=tuple(paths),
+            report_path=report,
+            report=summary,
         )
 
 

@@ -72,7 +72,7 @@ def perform(finishing: Finishing, scratch: Path) -> None:
         try:
             written = small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
             centre = grid.transform @ (across / 2, down), grid.transform @ (across / 2 + 1, down + 1)
-            for path in (written.mask, *written.layers):
+            for path in (written.mask_path, *written.layer_paths):
                 refuse_misplaced(path, grid.crs, *centre)
         except FloodmapError as error:
             why = str(error).replace(folder, str(finishing.out))

@@ -6,20 +6,26 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from floodmap._runtime.changes import changes
 from floodmap._runtime.files import write_whole
 from floodmap._runtime.sizes import in_bytes
 from floodmap.errors import OutputError, writing
+from floodmap.geo.gdal import gdal_env
 from floodmap.geo.names import readable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from rasterio.io import DatasetReader
 
 BYTES_PER_PIXEL = 0.8
 """Disk a run takes at its worst moment: strips, uncompressed levels and finished rasters side by side."""
@@ -27,38 +33,76 @@ BYTES_PER_PIXEL = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodMap:
-    """The results of one scene, on disk."""
+    """The results of one scene, on disk; in a notebook it shows its map."""
 
     name: str
     """The scene's name, which every file's name begins with."""
-    mask: Path
+    mask_path: Path
     """uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
-    probability: Path
+    probability_path: Path
     """uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
-    layers: tuple[Path, ...]
+    layer_paths: tuple[Path, ...]
     """Vector files."""
-    report: Path
+    report_path: Path
     """The JSON file."""
-    summary: dict[str, Any]
-    """What the JSON file holds."""
-    sheet: Path | None = None
-    """The HTML report, where it was asked for."""
+    report: dict[str, Any]
+    """What the JSON file holds: areas, counts, warnings, settings, versions."""
+    page_path: Path | None = None
+    """The HTML page, where `report=True` asked for one."""
 
     @property
     def failed_windows(self) -> int:
         """Windows that could not be read or segmented; their ground is unobserved."""
-        return len(self.summary["windows"]["failed"])
+        return len(self.report["windows"]["failed"])
 
     def polygons(self) -> GeoDataFrame:
         """Flood polygons in the scene's CRS; as written, so after `min_area_m2` and `simplify_m`."""
         import geopandas
 
-        path = self.layers[0]
+        path = self.layer_paths[0]
         if path.suffix == ".parquet":
             with path.open("rb") as stream:
                 return geopandas.read_parquet(stream)
         with readable(path) as name:
             return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
+
+    def mask(self) -> NDArray[np.uint8]:
+        """The mask in memory, uint8 (height, width): 1 flood, 0 dry, 255 unobserved."""
+        return _read(self.mask_path)
+
+    def probability(self) -> NDArray[np.float32]:
+        """The probability in memory, float32 (height, width): 0 to 1 in steps of 0.01; NaN where unobserved."""
+        return as_probability(_read(self.probability_path))
+
+    def _repr_html_(self) -> str:
+        from floodmap.output.pages.notebook import notebook_html
+
+        return notebook_html(self)
+
+
+def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Per cent as shares, float32: 0 to 1; NaN where unobserved."""
+    share = percent.astype(np.float32) / np.float32(100)
+    share[percent > 100] = np.nan
+    return share
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """A raster of results, whole."""
+    with open_result(path) as dataset:
+        return np.asarray(dataset.read(1))
+
+
+@contextmanager
+def open_result(path: Path) -> Iterator[DatasetReader]:
+    """Open a raster of a run; one without georeference is no reason for a warning."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with gdal_env(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path.absolute()) as dataset:
+            yield dataset
 
 
 def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
@@ -164,7 +208,8 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
     if summary is None or changes({key: summary.get(key) for key in settings}, settings):
         return None
     return FloodMap(
-        name=name, mask=mask, probability=probability, layers=tuple(layers), report=report, summary=summary
+        name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(layers), report_path=report,
+        report=summary,
     )  # fmt: skip
 
 

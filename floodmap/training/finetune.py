@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import multiprocessing
@@ -13,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,11 +26,12 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.meta_sam import architecture_of
 from floodmap.models.sam.vit import VIT
+from floodmap.models.training_record import TrainedModel, keys_as_json, read_log, run_folder
 from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import Crew
 from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
-from floodmap.training.loop import train
+from floodmap.training.loop import Checkpoint, train
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
@@ -41,6 +40,10 @@ SAM_SIZES = ((256, 1024, 1),)
 """Sides of far and near views for Meta's encoders, which see every view stretched to 1024 pixels."""
 SAM_PAIRS = 4
 """Pairs of these in a step, one after another."""
+CURVES = (
+    {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
+)  # fmt: skip
+"""Columns of the log that are drawn, on the left and on the right, with what they are called there."""
 
 
 def fine_tune(
@@ -51,7 +54,8 @@ def fine_tune(
     overwrite: bool = False,
     resume: bool = False,
     report: Callable[[float, str], None] = lambda *_: None,
-) -> Path:
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+) -> TrainedModel:
     """Train a model on labelled imagery.
 
     Args:
@@ -61,14 +65,15 @@ def fine_tune(
         options: how.
         overwrite: replace what is there.
         resume: go on with a run that was broken off.
-        report: told the share done and the stage.
+        report: called with the share done and the stage.
+        on_checkpoint: called with the scores of every checkpoint; the first are those of the base.
 
     Raises:
         LabelError: the labels cannot be used.
         ModelError: the base is no model of this kind.
         OutputError: results are there already, or an unfinished run of other data or settings.
     """
-    folder = _run_folder(out)
+    folder = run_folder(out)
     crew = Crew(options.device)
     if crew.is_first:
         _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
@@ -86,6 +91,7 @@ def fine_tune(
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
         "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
         "ignored_values": list(audited.rule.ignored),
+        "keys": keys_as_json([one.image for one in train_on], [one.image for one in validate_on]),
     }  # fmt: skip
     if overwrite and crew.is_first:
         shutil.rmtree(folder, ignore_errors=True)
@@ -94,11 +100,12 @@ def fine_tune(
         folder.mkdir(parents=True, exist_ok=True)
     if crew.is_first:
         _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
-    best = train(config, sources(train_on, samples[0]), samples[1], folder, base.path, report)
+    drawn_from = sources(train_on, samples[0], options.augment)
+    best = train(config, drawn_from, samples[1], folder, base.path, report, on_checkpoint)
     if crew.is_first:
         _finished(best, out, about)
     crew.wait()
-    return out
+    return TrainedModel.read(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,43 +196,24 @@ def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
     """The best weights under their name, with what they were made of in the header."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
-    state = load_file(best)
+    state, log_file = load_file(best), best.parent / "log.csv"
+    before = read_log(log_file)["val_iou"][0]  # the log begins with the base
+    header["scores"] = json.dumps({**json.loads(header["scores"]), "val_iou_before": float(before)})
     with writing(out), atomic_path(out) as partial:
         save_file(state, partial, metadata=sealed(state, {**header, "training": json.dumps(about)}))
-    draw_curves(best.parent / "log.csv", best.parent / "curves.png")
-
-
-def read_log(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a training log."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
-
-
-def curves_of(weights: Path) -> dict[str, np.ndarray] | None:
-    """Training log of weights that `fine_tune` made, if it still lies beside them."""
-    path = _run_folder(weights) / "log.csv"
-    try:
-        return read_log(path) if path.is_file() else None
-    except (OSError, ValueError, TypeError, csv.Error):  # broken off in the middle of a line
-        return None
-
-
-def _run_folder(weights: Path) -> Path:
-    return weights.with_name(f"{weights.stem}_run")
+    draw_curves(log_file, best.parent / "curves.png")
 
 
 def draw_curves(log_file: Path, path: Path) -> None:
-    """Loss and validation of a run as a picture."""
+    """Loss and IoU of training and validation as a picture."""
     from matplotlib.figure import Figure
 
     columns = read_log(log_file)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(columns["step"], columns["loss"], color="#1668a8")
-    left.set(title="Loss", xlabel="step")
-    for name, colour in (("val_iou_none", "#7f8c9b"), ("val_iou_auto", "#1668a8")):
-        right.plot(columns["step"], columns[name], color=colour, label=name.removeprefix("val_iou_"))
-    right.set(title="Validation: mean IoU", xlabel="step")
-    right.legend(frameon=False)
+    sides = zip(figure.subplots(1, 2), CURVES, ("Loss", "Mean IoU"), strict=True)
+    for axis, names, title in sides:
+        for (name, label), colour in zip(names.items(), ("#7f8c9b", "#1668a8"), strict=True):
+            axis.plot(columns["step"], columns[name], color=colour, label=label)
+        axis.set(title=title, xlabel="step")
+        axis.legend(frameon=False)
     figure.savefig(path, dpi=120)

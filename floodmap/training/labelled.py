@@ -15,6 +15,7 @@ from floodmap.masks.rules import FloodRule
 from floodmap.masks.swaps import SIDE, shrunk, swapped_masks
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
+from floodmap.options import Augment
 from floodmap.strips.codes import DRY, FLOOD, THRESHOLD, UNOBSERVED
 from floodmap.training.samples import IGNORED, Sample, Source
 
@@ -36,8 +37,14 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
                 yield Sample(name, tile.rgb, mask, gsd_m=tile.gsd_m)
 
 
-def sources(labelled: Sequence[Labelled], samples: Sequence[Sample]) -> list[Source]:
-    """Scenes with a place on the ground are seen from straight above; of photographs that is not known."""
+def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
+    """What views are drawn from: scenes with a place on the ground, seen from straight above, and photographs.
+
+    Args:
+        labelled: pictures with their masks.
+        samples: these, cut to pieces.
+        augment: how views may be changed: see `FineTuneOptions`.
+    """
     placed = set()
     for one in labelled:
         with Scene.open(one.image) as scene:
@@ -53,7 +60,14 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample]) -> list[Sou
         if own:
             name = "scenes" if from_above else "photographs"
             found.append(
-                Source(name=name, samples=own, share=len(own) / len(samples), from_above=from_above, plain=0.3)
+                Source(
+                    name=name,
+                    samples=own,
+                    share=len(own) / len(samples),
+                    from_above=from_above,
+                    augment=augment,
+                    plain=0.3,
+                )
             )
     return found
 

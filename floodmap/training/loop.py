@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -27,8 +28,46 @@ from floodmap.training.validation import validate
 
 log = logging.getLogger(__name__)
 
+JUDGED = 8
+"""Pictures at most, of those that are trained on, that are scored beside those of validation."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
 """Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """How good a model is at one moment of its training."""
+
+    step: int
+    """Steps taken."""
+    minutes: float
+    """Minutes of training."""
+    share: float
+    """Share of the run that is done, 0 to 1."""
+    loss: float
+    """Mean training loss since the last checkpoint; NaN before the first step."""
+    val_loss: float
+    """Cross-entropy plus Dice on the validation pictures."""
+    train_iou: float
+    """Mean IoU on at most `JUDGED` training pictures, seen whole as those of validation are."""
+    val_iou: float
+    """Mean IoU on the validation pictures, with the coarse pass as a prompt."""
+    val_iou_unprompted: float
+    """The same without a prompt."""
+
+    def as_row(self) -> dict[str, float]:
+        """A row of `log.csv`."""
+        row = {name: round(value, 4) for name, value in asdict(self).items() if name != "share"}
+        return {**row, "minutes": round(self.minutes, 2)}
+
+    def __str__(self) -> str:
+        """A line for people, with the time left."""
+        left = f", {self.minutes * (1 / self.share - 1):.0f} min left" if 0 < self.share < 1 else ""
+        loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}, "
+        return (
+            f"step {self.step}: {loss}validation loss {self.val_loss:.3f}, IoU {self.val_iou:.3f} on validation, "
+            f"{self.train_iou:.3f} on training pictures, {self.minutes:.1f} min{left}"
+        )
 
 
 def train(
@@ -38,6 +77,7 @@ def train(
     folder: Path,
     init: Path | None = None,
     report: Callable[[float, str], None] = lambda *_: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
 ) -> Path:
     """Train a model from scratch or from other weights, or go on from the folder's checkpoint.
 
@@ -48,7 +88,8 @@ def train(
         folder: gets `last.pt` (to go on from), `log.csv`, `tensorboard/` where tensorboardX is installed,
             `model.safetensors` (the averaged weights) and `best.safetensors` (those of the best validation).
         init: weights to begin with, where they fit.
-        report: told the share done and the stage.
+        report: called with the share done and the stage.
+        on_checkpoint: called with the scores of every checkpoint, and with those of `init` before the first step.
 
     Returns:
         Path of `model.safetensors`, or of `best.safetensors` where there is patience.
@@ -69,12 +110,14 @@ def train(
     if config.cached_batches:
         lesson.remember(folder / f"encodings-{crew.rank}", report)
     started, saved = time.monotonic() - state.elapsed, state.elapsed
-    if state.step == 0 and init is not None:  # so that no run ends below what it began with
-        scores = _judge(averaged, config, validation, folder, state, crew)
-        if crew.is_first:
-            _log(folder, state, [math.nan], scores)
+    judged = (validation, some_samples(sources))
     losses: list[float] = []
-    while (progress := config.progress(state.step, state.elapsed)) < 1 and not _is_tired(config, state):
+    if state.step == 0 and init is not None:  # so that no run ends below what it began with
+        checkpoint = _judge(averaged, config, judged, losses, folder, state, crew)
+        if crew.is_first:
+            _log(folder, checkpoint)
+            on_checkpoint(checkpoint)
+    while (progress := config.progress(state.step, state.elapsed)) < 1 and not _stops_early(config, state):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * group["rate"] * schedule(progress, config.warmup)
         set_training(model, settled=progress >= 1 - config.settled)
@@ -86,9 +129,10 @@ def train(
         report(config.progress(state.step, state.elapsed), "train")
         if ends or config.is_checkpoint(state.step, state.elapsed - saved):
             draws = crew.gathered(generator.get_state())
-            scores = _judge(averaged, config, validation, folder, state, crew)
+            checkpoint = _judge(averaged, config, judged, losses, folder, state, crew)
             if crew.is_first:
-                _log(folder, state, losses, scores)
+                _log(folder, checkpoint)
+                on_checkpoint(checkpoint)
                 save(folder / "last.pt", model, averaged, optimizer, draws, state)
             crew.wait()
             losses, saved = [], state.elapsed
@@ -99,28 +143,44 @@ def train(
 def _judge(
     averaged: Averaged,
     config: TrainConfig,
-    validation: Sequence[Sample],
+    judged: tuple[Sequence[Sample], Sequence[Sample]],
+    losses: Sequence[float],
     folder: Path,
     state: State,
     crew: Crew,
-) -> tuple[float, float]:
-    """Score the averaged weights, write them, and see whether they are the best so far."""
+) -> Checkpoint:
+    """Score the averaged weights, write them, and see whether they are the best so far.
+
+    `judged`: pictures to validate on, and some of those that are trained on.
+    """
     model = build(config).to(crew.device)
     model.load_state_dict(averaged.state)
-    scores, histogram = validate(model.eval(), validation, crew.device)
+    on_val, on_train = (validate(model.eval(), samples, crew.device) for samples in judged)
     state.since_best += 1
-    is_best = scores[1] > state.best
+    is_best = on_val.iou > state.best
     if is_best:
-        state.best, state.since_best = scores[1], 0
+        state.best, state.since_best = on_val.iou, 0
+    done = config.progress(state.step, state.elapsed)
+    checkpoint = Checkpoint(
+        step=state.step, minutes=state.elapsed / 60, share=min(done, 1.0),
+        loss=sum(losses) / len(losses) if losses else math.nan, val_loss=on_val.loss, train_iou=on_train.iou,
+        val_iou=on_val.iou, val_iou_unprompted=on_val.iou_unprompted,
+    )  # fmt: skip
     if crew.is_first:
-        measured = {"val_iou_none": scores[0], "val_iou_auto": scores[1], "steps": state.step}
-        export(averaged.state, config, folder / "model.safetensors", measured, fit(histogram))
+        measured = {"val_iou": on_val.iou, "val_iou_unprompted": on_val.iou_unprompted, "steps": state.step}
+        export(averaged.state, config, folder / "model.safetensors", measured, fit(on_val.histogram))
         if is_best:
             shutil.copyfile(folder / "model.safetensors", folder / "best.safetensors")
-    return scores
+    return checkpoint
 
 
-def _is_tired(config: TrainConfig, state: State) -> bool:
+def some_samples(sources: Sequence[Source], count: int = JUDGED) -> list[Sample]:
+    """At most so many of the pictures that are trained on, from everywhere among them."""
+    samples = [sample for source in sources for sample in source.samples]
+    return samples[:: -(-len(samples) // count)]
+
+
+def _stops_early(config: TrainConfig, state: State) -> bool:
     return config.patience is not None and state.since_best >= config.patience
 
 
@@ -144,13 +204,9 @@ def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(listed, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[float, float]) -> None:
+def _log(folder: Path, checkpoint: Checkpoint) -> None:
     """A row of the log, as CSV and for TensorBoard."""
-    minutes, loss = round(state.elapsed / 60, 2), sum(losses) / len(losses)
-    row = {
-        "step": state.step, "minutes": minutes, "loss": round(loss, 4), "val_iou_none": round(scores[0], 4),
-        "val_iou_auto": round(scores[1], 4),
-    }  # fmt: skip
+    row = checkpoint.as_row()
     path = folder / "log.csv"
     fresh = not path.exists()
     with path.open("a", newline="") as file:
@@ -158,12 +214,12 @@ def _log(folder: Path, state: State, losses: Sequence[float], scores: tuple[floa
         if fresh:
             writer.writeheader()
         writer.writerow(row)
-    log.info("step %d, %.1f min, loss %.4f, val IoU %.4f with no prompt, %.4f auto", *row.values())
+    log.info("%s", checkpoint)
     try:
         from tensorboardX import SummaryWriter
-    except ModuleNotFoundError:  # a borrowed GPU need not have it: the CSV has the same numbers
+    except ModuleNotFoundError:  # an extra: the CSV has the same numbers
         return
     with SummaryWriter(str(folder / "tensorboard")) as board:
-        for name in ("loss", "val_iou_none", "val_iou_auto"):
-            if math.isfinite(row[name]):  # before the first step there is no loss
-                board.add_scalar(name, row[name], state.step)
+        for name, value in row.items():
+            if name not in ("step", "minutes") and math.isfinite(value):  # before the first step there is no loss
+                board.add_scalar(name, value, checkpoint.step)

@@ -11,19 +11,27 @@ from floodmap.models.sam.flood_sam import FloodSam
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
-    """Cross-entropy plus Dice over scored pixels, and the error of the predicted IoU.
+    """Cross-entropy plus Dice over scored pixels (see `mask_loss`), and the error of the predicted IoU (B,)."""
+    stride = target.shape[-1] // logits.shape[-1]
+    weight, share = _shrunk(target, scored, stride)
+    with torch.no_grad():
+        sure, real = (logits > 0) & (weight > 0), (share > 0.5) & (weight > 0)
+        union = (sure | real).sum(dim=(1, 2))
+        true_iou = torch.where(union > 0, (sure & real).sum(dim=(1, 2)) / union.clamp(min=1), 1.0)
+    return mask_loss(logits, target, scored, dry_weight) + 0.05 * F.mse_loss(iou, true_iou)
+
+
+def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
+    """Cross-entropy plus Dice over scored pixels.
 
     Args:
         logits: (B, h, w) at a whole fraction of the target's resolution.
-        iou: predicted IoU (B,).
         target: flood share (B, H, W).
         scored: bool (B, H, W).
         dry_weight: factor of the cross-entropy of pictures without flood.
     """
     stride = target.shape[-1] // logits.shape[-1]
-    weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
-    target = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
-    target = target.clamp(0, 1)
+    weight, target = _shrunk(target, scored, stride)
     flooded = (target * weight).sum(dim=(1, 2)) * stride**2 > 320.0
     emphasis = weight * torch.where(flooded, 1.0, dry_weight)[:, None, None]
     cross = F.binary_cross_entropy_with_logits(logits, target, emphasis, reduction="sum") / weight.sum().clamp(min=1)
@@ -32,11 +40,14 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_
     total = ((flood + target) * weight).sum(dim=(1, 2))
     # Dice says little of a crop without flood but how small its largest mistake is: cross-entropy alone teaches those.
     dice = ((1 - (2 * hit + 1.0) / (total + 1.0)) * flooded).sum() / flooded.sum().clamp(min=1)
-    with torch.no_grad():
-        sure, real = (logits > 0) & (weight > 0), (target > 0.5) & (weight > 0)
-        union = (sure | real).sum(dim=(1, 2))
-        true_iou = torch.where(union > 0, (sure & real).sum(dim=(1, 2)) / union.clamp(min=1), 1.0)
-    return cross + dice + 0.05 * F.mse_loss(iou, true_iou)
+    return cross + dice
+
+
+def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """The scored share of cells of `stride` pixels, and the flooded share of what is scored in them."""
+    weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
+    share = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
+    return weight, share.clamp(0, 1)
 
 
 def unsteadiness(

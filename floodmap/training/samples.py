@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from floodmap.options import Augment
+
 IGNORED = 255
 """Mask value of pixels that are not scored: outside the picture, or unlabelled."""
 FAR_FACTORS = (3.0, 5.0)
@@ -90,6 +92,8 @@ class Source:
     wet: float = 0.0
     """Share of the pairs that seek flood, for sources with little of it: pictures with more are drawn more often, and
     of sixteen places in the far view the first that is flooded."""
+    augment: Augment = "full"
+    """How views are changed; but for `full`, all of them are plain."""
     repainted: float = 0.0
     """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
 

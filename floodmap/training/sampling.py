@@ -87,7 +87,11 @@ class PairSampler:
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
         """Draw as many pairs, of views with sides of these lengths in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
-        are_plain = [self._uniform(0, 1) < self.sources[int(pick)].plain for pick in picks]
+        are_plain = [
+            self._uniform(0, 1) < self.sources[int(pick)].plain or self.sources[int(pick)].augment != "full"
+            for pick in picks
+        ]
+        unlit = [self.sources[int(pick)].augment in ("flips", "off") for pick in picks]
         drawn = (self._pair(int(p), far_size, near_size, plain) for p, plain in zip(picks, are_plain, strict=True))
         far, near, near_xy, factors, gsds_m = zip(*drawn, strict=True)
         near_gsd_m = self._told(torch.tensor(gsds_m))
@@ -96,7 +100,9 @@ class PairSampler:
         places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
         shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
         water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
-        light.leave(torch.tensor([plain and self._uniform(0, 1) < 0.5 for plain in are_plain]))
+        light.leave(torch.tensor([
+            plain and (self._uniform(0, 1) < 0.5 or left) for plain, left in zip(are_plain, unlit, strict=True)
+        ]))  # fmt: skip
         views = []
         both = torch.stack(far), torch.stack(near)
         for planes, place, detail, gsd_m in zip(both, places, (0.4, 1.0), told, strict=True):
@@ -124,7 +130,7 @@ class PairSampler:
         height, width = pyramid.levels[0].shape[1:]
         if plain:
             factor = zoom = float(PLAIN_FACTOR if source.factor[0] > 1 else 1)
-            to_source = self._right_angles(source.from_above, zoom)
+            to_source = zoom_only(zoom) if source.augment == "off" else self._right_angles(source.from_above, zoom)
         else:
             factor = self._uniform(*source.factor)
             zoom = factor * math.exp(self._uniform(math.log(source.zoom[0]), math.log(source.zoom[1])))
@@ -179,6 +185,11 @@ class PairSampler:
         if self._uniform(0, 1) < 0.3:
             matrix[2, :2] = torch.tensor([self._uniform(-1, 1), self._uniform(-1, 1)]) * 0.002
         return matrix
+
+
+def zoom_only(zoom: float) -> Tensor:
+    """(3, 3): pixels of a view to those of its picture, neither turned nor mirrored."""
+    return torch.diag(torch.tensor([zoom, zoom, 1.0]))
 
 
 def _by_place(samples: Sequence[Sample]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,32 +16,43 @@ from floodmap.models.calibration import Histogram
 from floodmap.models.sam.common import SUREST
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import Trainable
+from floodmap.training.loss import mask_loss
 from floodmap.training.samples import IGNORED, Sample
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Scores of whole pictures: means over pictures."""
+
+    iou: float
+    """Mean IoU with the coarse pass as a prompt, as scenes are segmented."""
+    iou_unprompted: float
+    """Mean IoU without a prompt."""
+    loss: float
+    """Mean of cross-entropy plus Dice (`loss.mask_loss`) with the coarse pass as a prompt."""
+    histogram: Histogram
+    """Scored pixels by probability, with the coarse pass as a prompt."""
+
+
 @torch.no_grad()
-def validate(
-    model: Trainable, samples: Sequence[Sample], device: torch.device
-) -> tuple[tuple[float, float], Histogram]:
+def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) -> Validation:
     """Score whole pictures.
 
     Args:
         model: in eval mode.
         samples: labelled pictures.
         device: where the model is.
-
-    Returns:
-        Mean IoU with no prompt, and with the coarse pass as a prompt; counts by probability of the latter.
     """
-    scores, histogram = torch.zeros(len(samples), 2), np.zeros((101, 2), np.int64)
+    scores, histogram = torch.zeros(len(samples), 3), np.zeros((101, 2), np.int64)
     for i, sample in enumerate(samples):
         none, auto = sample_logits(model, sample, device)
-        scores[i] = torch.tensor([_iou(sample.mask, logits > 0) for logits in (none, auto)])
-        scored = sample.mask != IGNORED
+        scored, flood = sample.mask != IGNORED, sample.mask == 1
+        loss = mask_loss(auto[None], torch.from_numpy(flood).float()[None], torch.from_numpy(scored)[None])
+        scores[i] = torch.tensor([*(_iou(sample.mask, logits > 0) for logits in (auto, none)), float(loss)])
         percent = (auto.sigmoid().numpy()[scored] * 100).round().astype(np.int64)
-        histogram += np.bincount(percent * 2 + (sample.mask[scored] == 1), minlength=202).reshape(101, 2)
-    mean_none, mean_auto = scores.mean(dim=0).tolist()
-    return (mean_none, mean_auto), histogram
+        histogram += np.bincount(percent * 2 + flood[scored], minlength=202).reshape(101, 2)
+    iou, iou_unprompted, loss = scores.mean(dim=0).tolist()
+    return Validation(iou=iou, iou_unprompted=iou_unprompted, loss=loss, histogram=histogram)
 
 
 @torch.no_grad()

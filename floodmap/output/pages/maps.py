@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
-from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.pages.html import Image8, jpeg, png
-from floodmap.output.results import FloodMap
+from floodmap.output.results import FloodMap, open_result
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
@@ -93,12 +87,12 @@ def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[flo
         places_xy: places to number from 1, in the scene's CRS; left out where they would hide others.
     """
     shape_hw = picture.reason.shape
-    with open_result(flood_map.mask) as dataset:
+    with open_result(flood_map.mask_path) as dataset:
         frame = MapFrame(GeoGrid.of(dataset))
         mask = _shrunk(dataset, (shape_hw[0], shape_hw[1]))
-    failed = _failed(flood_map.summary, frame, mask)
+    failed = _failed(flood_map.report, frame, mask)
     overlay = _overlay(mask, picture.reason, failed)
-    with open_result(flood_map.probability) as dataset:
+    with open_result(flood_map.probability_path) as dataset:
         scale = min(1.0, PROBABILITY_SIDE / max(shape_hw))
         probability = _shrunk(dataset, (max(1, round(shape_hw[0] * scale)), max(1, round(shape_hw[1] * scale))))
     photograph = np.where(np.isin(picture.reason, (NODATA, FAILED)), np.uint8(235), picture.rgb).transpose(1, 2, 0)
@@ -118,13 +112,18 @@ def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[flo
     )
 
 
-@contextmanager
-def open_result(path: Path) -> Iterator[DatasetReader]:
-    """Open a raster of a run; one without georeference is no reason for a warning."""
-    with gdal_env(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path.absolute()) as dataset:
-            yield dataset
+def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
+    """Mask and probability of a scene, without the scene, as `data:` addresses of at most `side` pixels a side."""
+    drawn = []
+    for path in (flood_map.mask_path, flood_map.probability_path):
+        with open_result(path) as dataset:
+            frame = MapFrame(GeoGrid.of(dataset))
+            width, height = (max(1, round(length * side / LONG)) for length in frame.size)
+            drawn.append(frame.upright(_shrunk(dataset, (height, width))))
+    mask, probability = drawn
+    nowhere = np.zeros(mask.shape, np.uint8)
+    overlay = _overlay(mask, nowhere, _failed(flood_map.report, frame, mask))
+    return png(overlay, OVERLAY), png(_hatched_probability(probability), _ramp())
 
 
 @dataclass(frozen=True)

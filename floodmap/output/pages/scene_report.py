@@ -15,8 +15,8 @@ from floodmap.imagery.tile import Tile
 from floodmap.output.census import Census, take_census
 from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
 from floodmap.output.pages.html import write_page
-from floodmap.output.pages.maps import RAMP, SIDE, draw_atlas, open_result
-from floodmap.output.results import FloodMap
+from floodmap.output.pages.maps import RAMP, SIDE, draw_atlas
+from floodmap.output.results import FloodMap, open_result
 
 __all__ = ["SIDE", "write_sheet"]
 
@@ -55,7 +55,7 @@ def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
     Raises:
         OutputError: the system refuses.
     """
-    summary = flood_map.summary
+    summary = flood_map.report
     census = _census(flood_map)
     largest = _largest(flood_map)
     atlas = draw_atlas(flood_map, picture, largest.places_xy)
@@ -83,14 +83,14 @@ def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
 
 
 def _census(flood_map: FloodMap) -> Census:
-    with open_result(flood_map.probability) as dataset:
+    with open_result(flood_map.probability_path) as dataset:
 
         def strips() -> Iterator[tuple[int, NDArray[np.uint8]]]:
             for row in range(0, dataset.height, STRIP_ROWS):
                 window = Window(row, 0, min(STRIP_ROWS, dataset.height - row), dataset.width).to_rasterio()
                 yield row, dataset.read(1, window=window)
 
-        threshold = _percent(flood_map.summary)
+        threshold = _percent(flood_map.report)
         return take_census(strips(), GeoGrid.of(dataset), threshold=threshold)
 
 
@@ -102,7 +102,7 @@ def _largest(flood_map: FloodMap) -> Largest:
     """The largest polygons, by area on the ground, or in pixels where there is none."""
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
-    with open_result(flood_map.mask) as dataset:
+    with open_result(flood_map.mask_path) as dataset:
         crs, transform = dataset.crs, dataset.transform
     flood = flood_map.polygons().rename(columns={short: full for full, short in SHAPEFILE_FIELDS.items()})
     areas = flood["area_m2"] if crs else flood.area / abs(transform.determinant)
@@ -290,8 +290,8 @@ def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _footer(flood_map: FloodMap) -> str:
-    files = (*flood_map.layers, flood_map.mask, flood_map.probability, flood_map.report)
+    files = (*flood_map.layer_paths, flood_map.mask_path, flood_map.probability_path, flood_map.report_path)
     return (
-        f"Made by floodmap {flood_map.summary['versions']['floodmap']}, from the files beside it: "
+        f"Made by floodmap {flood_map.report['versions']['floodmap']}, from the files beside it: "
         f"{', '.join(path.name for path in files)}."
     )

@@ -1,0 +1,182 @@
+"""Models and kinds of prompt compared on labelled pictures: a folder in, tables and a page out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from floodmap.comparison.oracle import PromptKind
+from floodmap.comparison.statistics import summary, table, write_tables
+from floodmap.comparison.study import Study, Trial, run_study, swapped_in
+from floodmap.errors import DownloadError, LabelError, ModelError, OutputError, PromptError, writing
+from floodmap.masks.audit import Audit, Finding, audit
+from floodmap.masks.labels import Labelled, find_labels
+from floodmap.masks.rules import Ignore
+from floodmap.models.protocol import Segmenter
+from floodmap.models.training_record import curves_of
+
+if TYPE_CHECKING:
+    from floodmap.models.registry import ResolvedModel
+
+log = logging.getLogger(__name__)
+
+RESULTS = ("report.html", "scores.csv", "summary.json")
+"""What a comparison writes."""
+
+Split = Literal["all", "train", "val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Scores of every model with every kind of prompt on every picture."""
+
+    study: Study
+    """All trials."""
+    findings: tuple[Finding, ...]
+    """What is wrong with the labels."""
+    seed: int
+    """Of the bootstrap."""
+    out: Path
+    """Folder of `report.html`, `scores.csv` and `summary.json`."""
+    missing: tuple[str, ...] = ()
+    """A line for each model that could not be fetched, and so has no scores."""
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds: means with 95 % intervals, differences of models, failures, findings."""
+        return summary(self.study, self.seed, self.findings, self.missing)
+
+    @property
+    def page_path(self) -> Path:
+        """The HTML page."""
+        return self.out / "report.html"
+
+    def table(self) -> str:
+        """Mean scores as lines of text; those with prompts from the reference (oracle) apart."""
+        return "\n".join([*self.missing, table(self.study)])
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A model that is compared."""
+
+    segmenter: Segmenter
+    """The model, loaded."""
+    file: Path | None = None
+    """Its weights, beside which a training log may lie."""
+
+
+def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:
+    """Weights of models by name or file, and a line for each that cannot be fetched: no network is no reason to stop.
+
+    Raises:
+        ModelError: a name is unknown, a file damaged, or none can be fetched.
+    """
+    from floodmap.models.registry import resolve
+
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(resolve(name))
+        except ModelError as error:
+            if not isinstance(error.__cause__, DownloadError) or (not found and name == names[-1]):
+                raise
+            missing.append(f"not compared: {error}")
+    return found, missing
+
+
+def compare_models(
+    data: Path,
+    models: Sequence[Contestant],
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    missing: Sequence[str] = (),
+    split: Split = "all",
+    flood_value: str | None = None,
+    ignore_values: Ignore = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    report: Callable[[Trial], None] = lambda _: None,
+) -> Comparison:
+    """Score every model with every kind of prompt on every labelled picture.
+
+    Args:
+        data: images/ and masks/, or scenes beside references, perhaps in train/ and val/ or with a splits.csv.
+        models: of different names.
+        prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
+        out: folder for the results; made if it is not there.
+        missing: lines on models that could not be fetched, to be said in the results.
+        split: which part of the data, where it says so itself.
+        flood_value, ignore_values: what is flood, and what is neither, in the masks; see `FloodRule.parse`.
+        seed: of the bootstrap.
+        overwrite: replace what is there.
+        report: called after every trial.
+
+    Raises:
+        LabelError: no picture can be used, or two models have one name.
+        PromptError: a kind of prompt is unknown, or named twice.
+        OutputError: results are there already, or cannot be written.
+    """
+    from floodmap.comparison.report import write_html
+
+    kinds = [PromptKind.parse(kind) for kind in prompts]
+    if len(set(kinds)) < len(kinds):
+        raise PromptError(f"the prompts {','.join(prompts)} name a kind twice")
+    segmenters = [one.segmenter for one in models]
+    if doubled := sorted({one.name for one in segmenters if [o.name for o in segmenters].count(one.name) > 1}):
+        raise LabelError(f"there are two models of one name: {', '.join(doubled)}; rename a file")
+    refuse_comparison(out, overwrite=overwrite)
+    audited = audit(find_labels(data), flood_value=flood_value, ignore_values=ignore_values)
+    for finding in audited.findings:
+        log.warning("%s%s", "left out: " if finding.is_fatal else "", finding)
+    study = run_study(
+        _chosen(data, audited, split), segmenters, kinds, rule=audited.rule, clock=time.monotonic, report=report
+    )
+    swapped = swapped_in(study)
+    for finding in swapped:
+        log.warning("%s", finding)
+    findings = (*audited.findings, *swapped)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_tables(study, out, seed, findings, missing)
+    title = f"{' against '.join(study.models)} on {data.name}"
+    curves = None if models[-1].file is None else curves_of(models[-1].file)
+    footer = _footer(data, len(findings))
+    write_html(study, out / "report.html", title=title, footer=footer, log=curves, missing=missing)
+    return Comparison(study=study, findings=findings, seed=seed, out=out, missing=tuple(missing))
+
+
+def refuse_comparison(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where results are there or cannot be written, before anything is computed.
+
+    Scoring takes its time.
+    """
+    there = [name for name in RESULTS if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputError(f"{out} holds a comparison already ({there[0]}); choose another folder or add --overwrite")
+    ancestor = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+        raise OutputError(f"{out} cannot be written: {ancestor} is no folder to write to; choose another output folder")
+
+
+def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
+    chosen = [one for one in audited.usable if split in ("all", one.split)]
+    if not chosen:
+        first = f"; the first finding: {audited.findings[0].text}" if audited.findings else ""
+        raise LabelError(f"{data} has no usable picture{'' if split == 'all' else f' in {split}'}{first}")
+    return chosen
+
+
+def _footer(data: Path, n_findings: int) -> str:
+    made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
+    wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
+    return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

@@ -1,0 +1,72 @@
+"""Scenes given as Python objects, open datasets of rasterio and arrays of xarray, under names that GDAL opens."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.vrt import WarpedVRT
+
+from floodmap.errors import SceneError
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
+"""A path, a name GDAL knows, a dataset that rasterio has open for reading, or an array with rioxarray's coordinates."""
+
+ACCEPTED = "a path, a name GDAL knows, a dataset that rasterio has open for reading, or an xarray.DataArray"
+
+
+@contextmanager
+def named(source: Source) -> Iterator[str | os.PathLike[str]]:
+    """The name under which GDAL opens a scene.
+
+    Args:
+        source: see `Source`. An array of xarray is written to a GeoTIFF in the system's folder for temporary files,
+            which goes again at the end; it may be a lazy one (dask).
+
+    Raises:
+        TypeError: it is something else.
+        SceneError: the dataset is closed, or the array has no coordinates.
+    """
+    if isinstance(source, str | os.PathLike):
+        yield source
+    elif _is_array(source):
+        with tempfile.TemporaryDirectory(prefix="floodmap-") as folder:
+            yield _written(source, Path(folder))
+    elif isinstance(source, DatasetReader) and not isinstance(source, DatasetWriter | WarpedVRT):
+        if source.closed:
+            raise SceneError(f"{source.name} is closed; give it while it is open, or its name")
+        yield source.name
+    else:
+        raise TypeError(f"source is a {type(source).__name__}; give {ACCEPTED}")
+
+
+def _is_array(source: object) -> bool:
+    # By name: xarray need not be installed.
+    return any(f"{one.__module__}.{one.__name__}" == "xarray.core.dataarray.DataArray" for one in type(source).__mro__)
+
+
+def _written(array: Any, folder: Path) -> Path:
+    """An array as a GeoTIFF with its CRS, transform and nodata."""
+    try:
+        import rioxarray  # noqa: F401  gives arrays their `rio`
+        from rioxarray.exceptions import RioXarrayError
+    except ModuleNotFoundError as error:
+        raise TypeError("an xarray.DataArray needs rioxarray, which is not installed: pip install rioxarray") from error
+    path = folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', str(array.name or 'array'))}.tif"
+    try:
+        array.rio.to_raster(path, tiled=True, blockxsize=512, blockysize=512, compress="lzw", BIGTIFF="IF_SAFER")
+    except (RioXarrayError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SceneError(
+            f"the array {array.name or ''} with dimensions {array.dims} is no raster: {reason}; give (band, y, x)"
+        ) from error
+    return path

@@ -1,0 +1,89 @@
+"""What floodmap sees in a scene, and what segmenting it will take."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import Any
+
+from floodmap.imagery.scene import Scene
+from floodmap.inference.strangeness import strange
+from floodmap.inference.tiling import Grid
+from floodmap.models.protocol import Segmenter
+from floodmap.options import MODEL, OVERLAP, TILE_SIZE, SceneOptions
+from floodmap.output.results import BYTES_PER_PIXEL
+
+log = logging.getLogger(__name__)
+
+PROCESS_BYTES = 1.2e9
+"""Memory of Python, torch, and the shipped model at work on the windows of one batch."""
+PIXEL_BYTES = 0.3
+"""Memory for polygons, a pixel of the scene: of one with as many shores as the synthetic ones."""
+PIXELS_PER_SECOND = 5e6
+"""Speed of the shipped model on two CPU cores."""
+STARTUP_SECONDS = 4
+"""What imports, reading the header and finishing take, however small the scene."""
+
+
+def inspect_scene(
+    source: str | os.PathLike[str],
+    options: SceneOptions,
+    *,
+    tile_size: int = TILE_SIZE,
+    overlap: int = OVERLAP,
+    with_fingerprint: bool = True,
+) -> dict[str, Any]:
+    """What `floodmap info` says of a scene, as JSON types; memory, disk and time are estimates.
+
+    Args:
+        source: a file, or a name that GDAL knows.
+        options: how to read it.
+        tile_size, overlap: of windows, in pixels.
+        with_fingerprint: compute what tells whether the file changes; it may mean to read it whole.
+
+    Raises:
+        SceneError: it is no raster that can be segmented.
+    """
+    with Scene.open(source, options) as scene:
+        warnings = [*scene.unsuited, *strange(scene, shipped_model())]
+        for line in warnings:
+            log.warning("%s", line)
+        grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
+        pixels = scene.height * scene.width
+        windows = len(grid) * grid.shape_hw[0] * grid.shape_hw[1]
+        return {
+            "path": str(scene.path),
+            "size": {"width": scene.width, "height": scene.height},
+            "source_size": {"width": scene.source_shape_hw[1], "height": scene.source_shape_hw[0]},
+            "crs": scene.crs.to_string() if scene.crs else None,
+            "transform": list(scene.transform)[:6],
+            "gsd_m": scene.gsd_m,
+            "source_gsd_m": scene.source_gsd_m,
+            "dtype": scene.dtype,
+            "bands": list(scene.bands),
+            "nir_band": scene.nir_band,
+            "stretch": {"low": list(scene.stretch.low), "high": list(scene.stretch.high)},
+            # JSON has no NaN.
+            "nodata": scene.nodata if scene.nodata is None or scene.nodata == scene.nodata else "nan",
+            "collar": list(scene.collar.colours) if scene.collar else [],
+            "valid_share": scene.valid_share(),
+            "date": scene.date.isoformat(),
+            "warnings": [*scene.remarks, *warnings],
+            "fingerprint": scene.fingerprint if with_fingerprint else None,
+            "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
+            "estimate": {
+                "memory_bytes": int(PROCESS_BYTES + scene.cache_bytes + PIXEL_BYTES * pixels),
+                "disk_bytes": int(BYTES_PER_PIXEL * pixels),
+                "seconds": round(STARTUP_SECONDS + windows / PIXELS_PER_SECOND, 1),
+            },
+        }
+
+
+@cache
+def shipped_model() -> Segmenter:
+    """The model that ships: what it was trained on tells which scenes are strange."""
+    from floodmap.models.loading import load_segmenter
+    from floodmap.models.registry import resolve
+
+    return load_segmenter(resolve(MODEL), "cpu")
