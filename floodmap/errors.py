@@ -57,6 +57,13 @@ class OutputError(FloodmapError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class MissingPackageError(FloodmapError, ImportError):
+    """A package that only some of floodmap needs is not installed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raise OutputError where the system refuses to write a file or folder: no permission, disk full, a file there."""

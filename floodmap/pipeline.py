@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.errors import MissingCRSError, OutputError, writing
@@ -197,6 +198,8 @@ def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Options with the smallest area and the tolerance filled in; in metres they need a place on the ground."""
+    if "parquet" in options.formats:
+        require("pyarrow", "the format parquet")
     if scene.crs is None and "geojson" in options.formats:
         raise MissingCRSError(
             f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or {how_to_place(scene.transform)}"

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from floodmap._runtime.extras import require
 from floodmap.comparison.oracle import PromptKind
 from floodmap.comparison.statistics import summary, table, write_tables
 from floodmap.comparison.study import Study, Trial, run_study, swapped_in
@@ -159,7 +160,11 @@ def refuse_comparison(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where results are there or cannot be written, before anything is computed.
 
     Scoring takes its time.
+
+    Raises:
+        MissingPackageError: what draws the charts is not installed.
     """
+    require("matplotlib", "comparing models")
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not overwrite:
         raise OutputError(f"{out} holds a comparison already ({there[0]}); choose another folder or add --overwrite")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
+from floodmap._runtime.extras import require
 from floodmap.errors import VectorError
 from floodmap.geo.crs import horizontal
 from floodmap.geo.names import readable
@@ -150,6 +151,7 @@ def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any
     Raises:
         VectorError: it is missing, or none.
     """
+    require("pyarrow", f"GeoParquet ({path})")
     import geopandas
     from pyarrow import ArrowInvalid
 

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from floodmap._runtime.extras import require
 from floodmap.errors import MissingCRSError, OutputError
 from floodmap.geo.names import writable
 from floodmap.options import FORMATS
@@ -100,6 +101,8 @@ def _write_all(
         path = out_dir / file.name
         if file.suffix not in FORMATS:
             raise OutputError(f"{path}: the format must be one of {', '.join(FORMATS)}")
+        if file.suffix == "parquet":
+            require("pyarrow", "the format parquet")
         if file.suffix == "geojson" and frames["flood"].crs is None:
             raise MissingCRSError(f"{path}: GeoJSON is in WGS 84, and the raster has no CRS; write .gpkg instead")
         for part in (path.with_name(f"{path.stem}{suffix}") for suffix in (path.suffix, *PARTS.get(file.suffix, ()))):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import lz4.block
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
-
-_CODEC = pyarrow.Codec("lz4_raw")
 
 BLOCK_PIXELS = 2**21
 """Pixels of a strip that are unpacked in one go."""
@@ -17,13 +15,13 @@ BLOCK_PIXELS = 2**21
 
 def packed(codes: NDArray[np.uint8]) -> bytes:
     """Codes of any shape, row by row."""
-    small: bytes = _CODEC.compress(np.ascontiguousarray(codes).data, asbytes=True)
+    small: bytes = lz4.block.compress(np.ascontiguousarray(codes).data, store_size=False)
     return small
 
 
 def unpacked(small: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The codes again, (height, width); not to be written to."""
-    return np.frombuffer(_CODEC.decompress(small, width * height, asbytes=True), np.uint8).reshape(height, width)
+    return np.frombuffer(lz4.block.decompress(small, uncompressed_size=width * height), np.uint8).reshape(height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from floodmap.errors import ModelError
+from floodmap._runtime.extras import require
 
 
 class Crew:
@@ -18,17 +18,16 @@ class Crew:
         device: what a single process runs on.
 
     Raises:
-        ModelError: there are several and `accelerate` is not installed.
+        MissingPackageError: there are several and `accelerate` is not installed.
     """
 
     def __init__(self, device: str) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank, self.device = 0, torch.device(device)
         if self.size > 1:
-            try:
-                from accelerate import Accelerator
-            except ImportError as error:
-                raise ModelError("training in several processes needs accelerate: pip install accelerate") from error
+            require("accelerate", "training in several processes")
+            from accelerate import Accelerator
+
             self._accelerator = Accelerator(cpu=device == "cpu")
             self.rank, self.device = self._accelerator.process_index, self._accelerator.device
 

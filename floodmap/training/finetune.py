@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from floodmap._runtime.extras import require
 from floodmap._runtime.files import atomic_path, write_whole
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
@@ -73,6 +74,7 @@ def fine_tune(
         ModelError: the base is no model of this kind.
         OutputError: results are there already, or an unfinished run of other data or settings.
     """
+    require("matplotlib", "training")
     folder = run_folder(out)
     crew = Crew(options.device)
     if crew.is_first:

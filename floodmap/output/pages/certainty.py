@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from floodmap.output.census import Census
-from floodmap.output.pages.html import INK, figure, svg_of
+from floodmap.output.pages.svg import INK, Chart
 
 THRESHOLDS = (30, 50, 70)
 """Per cent; the area is given at each, and at the run's own."""
@@ -15,20 +15,21 @@ WATER, LAND = "#1668a8", "#9aa4ad"
 def histogram(census: Census) -> str:
     """Observed ground by probability, in steps of 5 per cent: dry and flooded."""
     percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
-    with figure(4.6, 2.7) as (drawn, (axis,)):
-        bottom = np.zeros(20)
-        for colour, name, chosen in (
-            (LAND, "dry", percent < census.threshold),
-            (WATER, "flood", percent >= census.threshold),
-        ):
-            heights = np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]
-            axis.bar(np.arange(2.5, 100, 5), heights, 4.4, bottom, color=colour, label=name)
-            bottom += heights
-        axis.set(title="Observed ground by probability", xlabel="flood probability (%)", ylabel="share of ground (%)",
-                 xlim=(0, 100))  # fmt: skip
-        axis.grid(axis="x", visible=False)
-        axis.legend(frameon=False, fontsize=8, loc="upper center")
-        return svg_of(drawn)
+    kinds = ((LAND, percent < census.threshold), (WATER, percent >= census.threshold))
+    stacked = [(colour, np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]) for colour, chosen in kinds]
+    highest = max(float(sum(heights for _, heights in stacked).max()), 1e-9)
+    chart = Chart(
+        title="Observed ground by probability", x_label="flood probability (%)", y_label="share of ground (%)",
+        x_range=(0, 100), y_range=(0, highest * 1.05),
+    )  # fmt: skip
+    bottom = np.zeros(20)
+    for colour, heights in stacked:
+        for number in np.flatnonzero(heights):
+            left, low = 5.0 * number, float(bottom[number])
+            chart.bar((left + 0.3, left + 4.7), (low, low + float(heights[number])), colour)
+        bottom += heights
+    chart.legend([(LAND, "dry"), (WATER, "flood")])
+    return chart.svg()
 
 
 def curve(census: Census) -> str:
@@ -37,14 +38,13 @@ def curve(census: Census) -> str:
     if amounts[THRESHOLDS[0] : 101].sum() >= 1000:
         amounts, unit = (amounts / 1000, "thousand pixels") if unit == "pixels" else (amounts / 1e4, "ha")
     area = amounts[:101][::-1].cumsum()[::-1]
-    at = np.arange(5, 96)
-    with figure(4.6, 2.7) as (drawn, (axis,)):
-        axis.plot(at, area[at], color=WATER, linewidth=1.6)
-        axis.axvline(census.threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        marked = np.array(THRESHOLDS)
-        axis.plot(marked, area[marked], "o", color=WATER, markersize=5)
-        for x in marked:
-            axis.annotate(f"{area[x]:,.3g}", (x, area[x]), (4, 5), textcoords="offset points", fontsize=8)
-        axis.set(title="Flooded area by threshold", xlabel="threshold (%)", ylabel=unit, xlim=(0, 100))
-        axis.set_ylim(0, max(float(area[at].max()) * 1.12, 1e-9))
-        return svg_of(drawn)
+    highest = max(float(area[5:96].max()) * 1.12, 1e-9)
+    chart = Chart(
+        title="Flooded area by threshold", x_label="threshold (%)", y_label=unit, x_range=(0, 100),
+        y_range=(0, highest),
+    )  # fmt: skip
+    chart.line([(float(at), float(area[at])) for at in range(5, 96)], WATER)
+    chart.line([(census.threshold, 0.0), (census.threshold, highest)], INK, dashed=True)
+    for at in THRESHOLDS:
+        chart.dot(at, float(area[at]), WATER, f"{area[at]:,.3g}")
+    return chart.svg()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from floodmap._runtime.extras import require
 from floodmap._runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 @contextmanager
 def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
     """A figure, in inches, and its axes from left to right."""
+    require("matplotlib", "a page with charts of a comparison")
     # Without pyplot: it would choose a window system, and keep every figure.
     import matplotlib as mpl
     from matplotlib.figure import Figure

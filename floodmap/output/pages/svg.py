@@ -1,0 +1,104 @@
+"""Small charts as inline SVG, without a plotting library: the report of a scene needs two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH, HEIGHT = 440.0, 250.0
+"""Size of a chart, in its own units."""
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 10.0, 26.0, 40.0
+"""Space around the axes, for numbers and titles."""
+INK, FAINT = "#22303c", "#d5dbe1"
+
+
+@dataclass(slots=True, kw_only=True)
+class Chart:
+    """One pair of axes; what is drawn first lies lowest."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    _parts: list[str] = field(default_factory=list)
+
+    def x(self, value: float) -> float:
+        """Where a value lies from the left."""
+        low, high = self.x_range
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Where a value lies from the top."""
+        low, high = self.y_range
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def bar(self, x: tuple[float, float], y: tuple[float, float], colour: str) -> None:
+        """A bar between these values."""
+        left, right, low, high = self.x(x[0]), self.x(x[1]), self.y(y[0]), self.y(y[1])
+        self._parts.append(
+            f'<rect x="{left:.1f}" y="{high:.1f}" width="{right - left:.1f}" height="{low - high:.1f}" '
+            f'fill="{colour}"/>'
+        )
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, *, dashed: bool = False) -> None:
+        """A line through these values."""
+        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        dash = ' stroke-dasharray="4 3"' if dashed else ""
+        self._parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+
+    def dot(self, x: float, y: float, colour: str, label: str) -> None:
+        """A marked value with its number beside it."""
+        self._parts.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3.5" fill="{colour}"/>')
+        self._parts.append(_text(self.x(x) + 6, self.y(y) - 6, label, size=11))
+
+    def legend(self, names: Sequence[tuple[str, str]]) -> None:
+        """Colours and what they mean, in the middle of the top."""
+        for number, (colour, name) in enumerate(names):
+            top = TOP + 6 + 16 * number
+            self._parts.append(f'<rect x="{WIDTH / 2:.1f}" y="{top:.1f}" width="10" height="10" fill="{colour}"/>')
+            self._parts.append(_text(WIDTH / 2 + 15, top + 9, name, size=11))
+
+    def svg(self) -> str:
+        """The chart as an `<svg>` that takes the width it is given."""
+        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+        grid, numbers = [], []
+        for value in ticks(*self.y_range):
+            y = self.y(value)
+            grid.append(f'<path d="M{LEFT} {y:.1f}H{right}" stroke="{FAINT}" stroke-width=".7"/>')
+            numbers.append(_text(LEFT - 6, y + 4, f"{value:,.4g}", size=11, anchor="end"))
+        for value in ticks(*self.x_range):
+            numbers.append(_text(self.x(value), bottom + 15, f"{value:,.4g}", size=11, anchor="middle"))
+        axes = f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="{INK}"/>'
+        titles = [
+            _text((LEFT + right) / 2, 14, self.title, size=12.5, anchor="middle", bold=True),
+            _text((LEFT + right) / 2, HEIGHT - 6, self.x_label, size=11.5, anchor="middle"),
+            _text(0, 0, self.y_label, size=11.5, anchor="middle",
+                  transform=f"translate(13 {(TOP + bottom) / 2:.1f}) rotate(-90)"),
+        ]  # fmt: skip
+        inside = "".join([*grid, *self._parts, axes, *numbers, *titles])
+        return (
+            f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(self.title)}" '
+            f'font-family="sans-serif" fill="{INK}">{inside}</svg>'
+        )
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """About so many round numbers within a range: steps of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= high - low)
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _text(
+    x: float, y: float, text: str, *, size: float, anchor: str = "start", bold: bool = False, transform: str = ""
+) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    turned = f' transform="{transform}"' if transform else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" stroke="none"{weight}{turned}>'
+        f"{escape(text)}</text>"
+    )
