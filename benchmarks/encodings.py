@@ -23,12 +23,12 @@ from floodmap.models.registry import resolve
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.training.checkpoint import build
 from floodmap.training.config import TrainConfig
-from floodmap.training.distributed import Crew
+from floodmap.training.distributed import ProcessGroup
 from floodmap.training.labelled import pieces, sources
-from floodmap.training.lesson import Lesson, set_training, train_step
 from floodmap.training.loop import make_optimizer
 from floodmap.training.samples import Source
 from floodmap.training.sampling import Batches, PairSampler
+from floodmap.training.trainer import Trainer, set_training, train_step
 
 PICTURES = 60
 BATCHES = 53
@@ -40,27 +40,27 @@ class Course:
     """Steps of one way to train, and the time they took; `batches` encoded beforehand, none for a running encoder."""
 
     def __init__(self, drawn: Sequence[Source], batches: int, folder: Path) -> None:
-        weights, self.crew = resolve("finetuned").path, Crew("cpu")
+        weights, self.group = resolve("finetuned").path, ProcessGroup("cpu")
         with safe_open(weights, framework="pt") as file:
             encoder = EncoderConfig.from_json(json.loads(file.metadata()["config"])["encoder"])
         config = TrainConfig(encoder=encoder, what="decoder", settled=1.0, cached_batches=batches)
         model = build(config, weights)
         generator = torch.Generator().manual_seed(0)
-        self.lesson = Lesson(model, config, Batches(PairSampler(drawn), config), generator, self.crew.device)
+        self.trainer = Trainer(model, config, Batches(PairSampler(drawn), config), generator, self.group.device)
         self.optimizer = make_optimizer(model, replace(config, learning_rate=1e-5))
         if batches:
             begun = time.monotonic()
-            self.lesson.remember(folder, lambda *_: None)
+            self.trainer.cache_features(folder, lambda *_: None)
             print(f"encoding           {(time.monotonic() - begun) / batches:.3f} s a batch")
         set_training(model, settled=True)
         self.steps, self.seconds = 0, 0.0
 
     def go_on(self, steps: int) -> None:
         """Take some steps; the first is not counted."""
-        train_step(self.lesson, self.optimizer, self.crew)
+        train_step(self.trainer, self.optimizer, self.group)
         begun = time.monotonic()
         for _ in range(steps):
-            train_step(self.lesson, self.optimizer, self.crew)
+            train_step(self.trainer, self.optimizer, self.group)
         self.seconds += time.monotonic() - begun
         self.steps += steps
 

@@ -2,7 +2,7 @@
 
 Synthetic scenes of which two fifths are a plateau are segmented by turns as a whole and by the rule: one with crops and
 trees up there, of which the coarse pass is certain, and one with the smooth bare soils, too, that look like muddy water
-from afar. What the rule loses is told by `benchmarks/foregone.py`.
+from afar. What the rule loses is told by `benchmarks/skipped_by_coarse.py`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main() -> None:
             for flag in seconds:
                 run = measure(path, options.side, out, [flag] if flag else [])
                 seconds[flag] += run.seconds
-        spared = run.report["windows"]["foregone"] / sum(run.report["windows"][kind] for kind in ("run", "foregone"))
+        spared = run.report["windows"]["skipped_by_coarse"] / sum(
+            run.report["windows"][kind] for kind in ("run", "skipped_by_coarse")
+        )
         every, some = (total / options.turns for total in seconds.values())
         print(
             f"{name}: {spared:.0%} of the windows not run at all; as a whole {every:.1f} s, by the rule {some:.1f} s: "

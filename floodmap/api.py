@@ -178,7 +178,7 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
         ModelError: there is no such model, its file is damaged, or the device is not there.
     """
     from floodmap.models.loading import load_segmenter
-    from floodmap.models.mirrored import Flipped
+    from floodmap.models.mirrored import Mirrored
     from floodmap.models.registry import resolve
 
     if not isinstance(model, str | os.PathLike):
@@ -188,7 +188,7 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
             raise ModelError(f"{model.name} is loaded already; say device and flips where it is: load_model(...)")
         return model
     loaded = load_segmenter(resolve(model), device)
-    return Flipped(loaded) if flips else loaded
+    return Mirrored(loaded) if flips else loaded
 
 
 def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **looks: Any) -> dict[str, Any]:

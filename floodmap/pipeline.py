@@ -38,13 +38,13 @@ from floodmap.output.results import (
     finished_before,
     is_newer,
     output_folder,
+    page_path_of,
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
     result_paths,
-    sheet_path,
 )
-from floodmap.output.worker import Beside
+from floodmap.output.worker import FinishingProcess
 from floodmap.strips.journal import Journal, has_strips, refuse_busy
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def segment_scene(
                 log.warning("%s", line)
             make = _finishing(scene, out, name, options, settings, started, odd)
             rehearse(make, journal.scratch, helper)
-            beside = stack.enter_context(Beside(make, journal)) if segmenter.offloads else None
+            beside = stack.enter_context(FinishingProcess(make, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
@@ -116,7 +116,7 @@ def segment_scene(
                 vouching.unlink(missing_ok=True)
             flood_map = beside.result() if beside else make.run(journal)
             journal.remove()
-        return flood_map if picture is None else with_sheet(flood_map, picture)
+        return flood_map if picture is None else with_page(flood_map, picture)
 
 
 def _finishing(
@@ -150,8 +150,8 @@ def _done_before(
         Journal(work, settings, resume=False, discard=True).remove()
     if not options.report:
         return done
-    sheet = sheet_path(out, name)
-    return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else with_sheet(done, preview(scene))
+    sheet = page_path_of(out, name)
+    return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else with_page(done, preview(scene))
 
 
 def work_folder(out: Path, name: str) -> Path:
@@ -188,12 +188,12 @@ def preview(scene: Scene) -> Tile:
     return scene.preview(SIDE)
 
 
-def with_sheet(flood_map: FloodMap, picture: Tile) -> FloodMap:
+def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
-    from floodmap.output.pages.scene_report import write_sheet
+    from floodmap.output.pages.scene_report import write_scene_report
 
-    path = sheet_path(flood_map.report_path.parent, flood_map.name)
-    return replace(flood_map, page_path=write_sheet(flood_map, picture, path))
+    path = page_path_of(flood_map.report_path.parent, flood_map.name)
+    return replace(flood_map, page_path=write_scene_report(flood_map, picture, path))
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ def config_of(path: Path) -> TrainConfig:
     """What a model was trained with."""
     with safe_open(path, framework="pt") as file:
         told = json.loads(file.metadata()["config"])
-    return TrainConfig(**{**told, "encoder": EncoderConfig.from_json(told["encoder"])})
+    known = {one.name for one in fields(TrainConfig)}  # older headers have other names for some
+    kept = {name: value for name, value in told.items() if name in known}
+    return TrainConfig(**{**kept, "encoder": EncoderConfig.from_json(told["encoder"])})
 
 
 def main() -> None:

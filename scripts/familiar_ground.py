@@ -20,7 +20,7 @@ from training_data import dry_files, dubai, flood_area, flood_area_to_train, rea
 from floodmap._runtime.files import atomic_path
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
-from floodmap.models.digest import DIGEST, sealed
+from floodmap.models.digest import DIGEST, with_digest
 from floodmap.models.familiarity import KEY, PREFIX, Familiarity
 from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.loading import load_segmenter
@@ -82,7 +82,7 @@ def store(path: Path, known: Familiarity) -> None:
     header[KEY] = json.dumps({"limit": round(known.limit, 4)})
     tensors |= {name: torch.from_numpy(array) for name, array in known.arrays().items()}
     with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata=sealed(tensors, header))
+        save_file(tensors, partial, metadata=with_digest(tensors, header))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from test_shipped import SAMPLE
 import floodmap
 from floodmap.comparison.run import resolve_models
 from floodmap.errors import FloodmapError, ModelError, PromptError
-from floodmap.models.mirrored import Flipped
+from floodmap.models.mirrored import Mirrored
 from floodmap.options import FineTuneOptions, TrainSettings
 
 
@@ -120,7 +120,7 @@ def test_the_shipped_model_maps_the_sample_scene_in_memory(tmp_path: Path) -> No
         rgb, valid, expected = scene.read(), scene.dataset_mask() > 0, file.read(1)
     _, probability = floodmap.predict(rgb, valid=valid, gsd_m=0.3, model=model)
     assert np.nanmean(np.abs(probability - np.where(expected > 100, np.nan, expected / 100))) < 0.005
-    assert isinstance(floodmap.load_model(device="cpu", flips=True), Flipped)
+    assert isinstance(floodmap.load_model(device="cpu", flips=True), Mirrored)
 
 
 @pytest.mark.parametrize("kind", ["rasterio", "memory", "xarray", "masked"])

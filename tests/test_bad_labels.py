@@ -25,7 +25,7 @@ from floodmap.masks.audit import audit
 from floodmap.masks.labels import find_labels
 from floodmap.masks.rules import FloodRule
 from floodmap.masks.swaps import MOST, swapped_masks
-from floodmap.models.digest import DIGEST, check_seal, sealed
+from floodmap.models.digest import DIGEST, check_digest, with_digest
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.config import TrainConfig
 from floodmap.training.labelled import swapped_to
@@ -58,7 +58,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {k: v.half() if v.is_floating_point() else v for k, v in FloodSam(CONFIG.encoder).state_dict().items()}
     header = {"architecture": "flood_sam", "config": json.dumps({"encoder": asdict(CONFIG.encoder)})}
     path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_file(state, path, metadata=sealed(state, header))
+    save_file(state, path, metadata=with_digest(state, header))
     return path
 
 
@@ -205,9 +205,9 @@ def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
     with safe_open(out / "w.safetensors", framework="pt") as file:
         header = file.metadata()
     state = load_file(out / "w.safetensors")
-    check_seal(out, state, header)
+    check_digest(out, state, header)
     with pytest.raises(ModelError, match="changed or damaged"):
-        check_seal(out, state, {**header, "calibration": "{}"})
+        check_digest(out, state, {**header, "calibration": "{}"})
 
 
 @pytest.mark.slow
@@ -355,9 +355,9 @@ def test_a_pth_that_is_none_is_refused(
 @pytest.mark.parametrize("changed", ["weight", "header", "name"])
 def test_a_seal_breaks_with_any_change(changed: str) -> None:
     state = {"a": torch.arange(6.0).half().reshape(2, 3), "b": torch.tensor(3), "c": torch.ones(2).bfloat16()}
-    header = sealed(state, {"config": "{}"})
-    check_seal(Path("whole"), state, header)
-    assert header[DIGEST] == sealed(dict(reversed(state.items())), {"config": "{}"})[DIGEST]
+    header = with_digest(state, {"config": "{}"})
+    check_digest(Path("whole"), state, header)
+    assert header[DIGEST] == with_digest(dict(reversed(state.items())), {"config": "{}"})[DIGEST]
     if changed == "weight":
         state["b"] = torch.tensor(4)
     elif changed == "name":
@@ -365,15 +365,15 @@ def test_a_seal_breaks_with_any_change(changed: str) -> None:
     else:
         header["config"] = "{ }"
     with pytest.raises(ModelError, match="whole was changed"):
-        check_seal(Path("whole"), state, header)
+        check_digest(Path("whole"), state, header)
 
 
 def test_without_a_seal_only_numbers_are_asked_for() -> None:
-    check_seal(Path("old"), {"a": torch.ones(2)}, {})
+    check_digest(Path("old"), {"a": torch.ones(2)}, {})
     with pytest.raises(ModelError, match="no finite numbers"):
-        check_seal(Path("old"), {"a": torch.tensor([1.0, torch.inf])}, {})
+        check_digest(Path("old"), {"a": torch.tensor([1.0, torch.inf])}, {})
     with pytest.raises(ModelError, match="diverged"):
-        sealed({"a": torch.tensor([torch.nan])}, {})
+        with_digest({"a": torch.tensor([torch.nan])}, {})
 
 
 @pytest.mark.slow

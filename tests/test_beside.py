@@ -20,7 +20,7 @@ from floodmap.errors import OutputError
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.finishing import Finishing
-from floodmap.output.worker import Beside
+from floodmap.output.worker import FinishingProcess
 from floodmap.strips.journal import Journal
 
 
@@ -31,16 +31,16 @@ class Offloading(FakeSegmenter):
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[Beside]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[FinishingProcess]:
     """The processes that were begun."""
-    found: list[Beside] = []
-    own = Beside.__enter__
+    found: list[FinishingProcess] = []
+    own = FinishingProcess.__enter__
 
-    def enter(self: Beside) -> Beside:
+    def enter(self: FinishingProcess) -> FinishingProcess:
         found.append(self)
         return own(self)
 
-    monkeypatch.setattr(Beside, "__enter__", enter)
+    monkeypatch.setattr(FinishingProcess, "__enter__", enter)
     return found
 
 
@@ -66,7 +66,7 @@ def local_run_is_an_error(*_: object, **__: object) -> None:
 
 @pytest.mark.slow
 def test_they_are_the_same(
-    make_scene: SceneFactory, tmp_path: Path, begun: list[Beside], monkeypatch: pytest.MonkeyPatch
+    make_scene: SceneFactory, tmp_path: Path, begun: list[FinishingProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_scene(shape_hw=(230, 220))
     after = run(scene, tmp_path / "after")
@@ -125,7 +125,7 @@ def test_what_is_logged_there_is_logged_here(
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
-    make_scene: SceneFactory, tmp_path: Path, begun: list[Beside]
+    make_scene: SceneFactory, tmp_path: Path, begun: list[FinishingProcess]
 ) -> None:
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
 
@@ -149,7 +149,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
         settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}}, started=0.0,
     )  # fmt: skip
     with Journal(tmp_path / "work", {}, resume=False) as journal:
-        beside = Beside(finishing, journal)
+        beside = FinishingProcess(finishing, journal)
         assert beside.process.hear() == ("begun", None)
         beside.process.popen.stdin.close()  # as the system does when a process is killed
         assert beside.process.popen.wait(timeout=HANGS) == 1

@@ -11,7 +11,7 @@ import pytest
 from conftest import NORTH_UP, SceneFactory, picture
 from fakes import FakeSegmenter
 
-from floodmap_cli import info
+from floodmap import inspection
 from floodmap_cli.main import run
 
 SNIPPET = """
@@ -72,6 +72,6 @@ def test_json_stays_json_with_a_nan_for_nodata(make_scene: SceneFactory, capsys:
 def test_what_cannot_be_read_ends_in_one_line_and_code_1(
     make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(info, "shipped_model", FakeSegmenter)  # to which nothing is strange
+    monkeypatch.setattr(inspection, "shipped_model", FakeSegmenter)  # to which nothing is strange
     assert run(["info", str(make_scene()), "missing.tif"]) == 1
     assert capsys.readouterr().err == "floodmap: error: missing.tif: no such file\n"

@@ -18,12 +18,12 @@ from test_shipped import SAMPLE
 from floodmap import inspection
 from floodmap.imagery.scene import Scene
 from floodmap.inference.strangeness import strange
-from floodmap.models.digest import sealed
+from floodmap.models.digest import with_digest
 from floodmap.models.familiarity import KEY, NEIGHBOUR, Familiarity
 from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.infrared import Infrared, WithInfrared
 from floodmap.models.loading import load_segmenter
-from floodmap.models.mirrored import Flipped
+from floodmap.models.mirrored import Mirrored
 from floodmap.models.registry import resolve
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap_cli import segment
@@ -58,7 +58,7 @@ def write_model(path: Path, limit: float | None) -> FloodSegmenter:
     torch.manual_seed(0)
     tensors = {name: value.half() for name, value in FloodSam(TINY).state_dict().items() if value.ndim}
     header = {"architecture": "flood_sam", "config": json.dumps({"encoder": asdict(TINY)})}
-    save_file(tensors, path, metadata=sealed(tensors, header))
+    save_file(tensors, path, metadata=with_digest(tensors, header))
     model = load_segmenter(resolved(path), "cpu", "float32")
     assert isinstance(model, FloodSegmenter) and model.familiarity is None
     if limit is None:
@@ -67,7 +67,7 @@ def write_model(path: Path, limit: float | None) -> FloodSegmenter:
     known = Familiarity.of(seen, np.ones(40, np.float32))
     tensors |= {name: torch.from_numpy(array) for name, array in known.arrays().items()}
     header |= {KEY: json.dumps({"limit": limit})}
-    save_file(tensors, path, metadata=sealed(tensors, header))
+    save_file(tensors, path, metadata=with_digest(tensors, header))
     model = load_segmenter(resolved(path), "cpu", "float32")
     assert isinstance(model, FloodSegmenter)
     return model
@@ -85,7 +85,7 @@ def test_known_ground_lies_in_the_file_of_the_weights_and_they_still_work(tmp_pa
     assert 0 < one < other
     assert model.strangeness([own, flat]) == pytest.approx((one + other) / 2, rel=1e-4)
     assert model.described([make_tile((70, 50))]).shape == model.described([own]).shape
-    for wrapped in (Flipped(model), WithInfrared(model, Infrared((0, 0), (1, 1), 1, 1))):
+    for wrapped in (Mirrored(model), WithInfrared(model, Infrared((0, 0), (1, 1), 1, 1))):
         assert wrapped.strangeness([own]) == one
 
 

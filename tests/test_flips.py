@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
-from floodmap.models.mirrored import Flipped
+from floodmap.models.mirrored import Mirrored
 from floodmap.models.prompts import Prompts
 
 
@@ -36,7 +36,7 @@ def test_the_mirror_image_is_turned_back_and_its_prompts_go_with_the_picture() -
         boxes_xyxy=np.array([[1, 0, 3, 4]], np.float32), mask=mask,
     )  # fmt: skip
     model = LeftBright()
-    flipped = Flipped(model)  # type: ignore[arg-type]
+    flipped = Mirrored(model)  # type: ignore[arg-type]
     (probability,) = flipped.predict([tile], [prompts])
     expected = rgb[0] / 255
     np.testing.assert_allclose(probability[:, 1:-1], expected[:, 1:-1], rtol=1e-6)

@@ -13,8 +13,8 @@ from conftest import HANGS, SceneFactory
 from floodmap._runtime import memory
 
 _ASK = """
-from floodmap._runtime.memory import be_sparing, freed_memory_kept
-be_sparing()
+from floodmap._runtime.memory import configure_low_memory, freed_memory_kept
+configure_low_memory()
 import sys
 print("torch" in sys.modules or "numpy" in sys.modules)
 with freed_memory_kept():
@@ -31,8 +31,8 @@ def test_a_sparing_process_still_does_its_sums() -> None:
 
 _FREE = """
 from pathlib import Path
-from floodmap._runtime.memory import be_sparing, freed_memory_kept
-be_sparing()
+from floodmap._runtime.memory import configure_low_memory, freed_memory_kept
+configure_low_memory()
 import numpy
 
 def resident():
@@ -73,7 +73,7 @@ def test_a_sparing_process_says_so_to_torch_and_glibc(monkeypatch: pytest.Monkey
         for name in names:  # so that they are taken back
             patch.setenv(name, "")
             patch.delenv(name)
-        memory.be_sparing()
+        memory.configure_low_memory()
         assert [os.environ[name] for name in names] == ["1"] * 3
     assert libc.told == [(-8, 1)]  # M_ARENA_MAX of malloc.h: one heap for all threads
 
@@ -83,11 +83,11 @@ def test_the_command_is_sparing_before_it_loads_torch(make_scene: SceneFactory, 
     code = (
         "import sys\n"
         "from floodmap._runtime import memory\n"
-        "own = memory.be_sparing\n"
+        "own = memory.configure_low_memory\n"
         "def watched():\n"
         "    print('sparing', 'torch' in sys.modules, 'numpy' in sys.modules)\n"
         "    own()\n"
-        "memory.be_sparing = watched\n"
+        "memory.configure_low_memory = watched\n"
         "from floodmap_cli.main import run\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )

@@ -83,7 +83,7 @@ def test_the_report_says_what_was_done(make_scene: SceneFactory, tmp_path: Path)
     assert said["flood_area_m2"] == pytest.approx((mask == 1).sum() * 0.25, rel=2e-3)
     assert said["observed_share"] == pytest.approx(130 / 200)
     assert said["windows"]["skipped"] == 3 and said["windows"]["failed"] == []
-    assert said["model"] == {"name": "fake", "sha256": "0" * 64, "runs_on": "cpu float32"}
+    assert said["model"] == {"name": "fake", "sha256": "0" * 64, "runs_on": "cpu float32", "seen_in_training": None}
     assert said["polygons"]["unobserved"] == 1
     assert geopandas.read_file(result.layer_paths[0], layer="unobserved")["reason"].tolist() == ["nodata"]
 
@@ -330,9 +330,9 @@ def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
     seen = [tile.window for tile in segmenter.tiles[2:]]  # after the coarse pass, which looks twice
     if any_size:
         assert [(one.height, one.width) for one in seen] == [(320, 320)]
-        assert some.report["pixels_processed"] == 320 * 320 and some.report["windows"]["foregone"] == 2
+        assert some.report["pixels_processed"] == 320 * 320 and some.report["windows"]["skipped_by_coarse"] == 2
     else:
-        assert len(seen) == 3 and some.report["windows"]["foregone"] == 0
+        assert len(seen) == 3 and some.report["windows"]["skipped_by_coarse"] == 0
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
     np.testing.assert_array_equal(read(some.mask_path), read(every.mask_path))
     np.testing.assert_allclose(read(some.probability_path), read(every.probability_path), atol=1)
@@ -347,9 +347,9 @@ def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
     pixels[2, :, :500] = blue
     scene, settings = make_scene(pixels=pixels), {"tile_size": 128, "overlap": 0, "prompts": "auto"}
     windows = run(scene, tmp_path / "out", **settings).report["windows"]
-    assert windows["foregone"] == spared and windows["run"] == 16 - spared
+    assert windows["skipped_by_coarse"] == spared and windows["run"] == 16 - spared
     every = run(scene, tmp_path / "every", **settings, exhaustive=True)
-    assert every.report["windows"]["foregone"] == 0 and every.report["windows"]["run"] == 16
+    assert every.report["windows"]["skipped_by_coarse"] == 0 and every.report["windows"]["run"] == 16
     np.testing.assert_allclose(read(tmp_path / "out" / "scene_probability.tif"), read(every.probability_path), atol=1)
 
 

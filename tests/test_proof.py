@@ -257,7 +257,7 @@ def test_a_window_that_the_coarse_pass_settles_still_tells_what_could_not_be_rea
     monkeypatch.setattr(Scene, "read", spoiled(Scene.read))
     monkeypatch.setattr(Scene, "shrunk", spoiled(Scene.shrunk))
     result = run(make_scene(pixels=pixels), tmp_path / "out", FakeSegmenter(), prompts="auto", tile_size=512)
-    assert result.report["windows"]["foregone"] == 2 and result.failed_windows == 2
+    assert result.report["windows"]["skipped_by_coarse"] == 2 and result.failed_windows == 2
 
 
 def test_what_is_alike() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from conftest import HANGS
 from PIL import Image
 
-from floodmap.comparison.difficulty import measure_traits
+from floodmap.comparison.difficulty import measure_difficulty
 from floodmap.comparison.oracle import PromptKind
 from floodmap.comparison.report import expected_iou, write_html
 from floodmap.comparison.study import Picture, Study, Trial
@@ -33,7 +33,9 @@ def study_of(models: tuple[str, ...], count: int = 6) -> Study:
         reference[: 5 + 5 * i] = 1
         name = f"picture <{i}>"
         pictures.append(
-            Picture(name=name, rgb=rgb, reference=reference, shape_hw=(80, 120), traits=measure_traits(rgb, reference))
+            Picture(
+                name=name, rgb=rgb, reference=reference, shape_hw=(80, 120), traits=measure_difficulty(rgb, reference)
+            )
         )
         for m, model in enumerate(models):
             for kind in KINDS:

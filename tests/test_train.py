@@ -25,20 +25,20 @@ from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.strips.codes import FLOOD
 from floodmap.training.checkpoint import build
 from floodmap.training.config import TrainConfig
-from floodmap.training.distributed import Crew
-from floodmap.training.lesson import Lesson, set_training, train_step
+from floodmap.training.distributed import ProcessGroup
 from floodmap.training.loop import make_optimizer, schedule, train
 from floodmap.training.loss import draw_stretch, flood_loss
 from floodmap.training.sampling import Batches, PairSampler
 from floodmap.training.simulated_prompts import (
     cells_of,
     deepest_points,
-    mistake,
-    overlook,
-    reinterpret,
+    drop_flood,
+    perturb_coarse,
+    relabel_region,
     simulate_boxes,
     simulate_points,
 )
+from floodmap.training.trainer import Trainer, set_training, train_step
 from floodmap.training.validation import Validation
 
 # Not smaller: with 8 channels torch 2.15 writes past its memory in the backward pass of bfloat16 convolutions on CPUs.
@@ -77,7 +77,7 @@ def test_a_run_broken_off_and_resumed_has_the_losses_of_an_uninterrupted_one(tmp
     train(config, [source], source.samples, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         calls = count()
-        step = floodmap.training.lesson.train_step
+        step = floodmap.training.trainer.train_step
 
         def breaking_off(*args: object) -> float:
             if next(calls) == 3:  # after a checkpoint, in the middle of the next
@@ -196,36 +196,36 @@ def test_one_region_of_one_colour_is_understood_otherwise() -> None:
     areas = {"water": (slice(20, 60), slice(20, 60)), "red field": (slice(64, 128), slice(0, 128))}
     seen = set()
     for seed in range(20):
-        changed = reinterpret(cells_of(rgb), target, scored, 1.0, torch.Generator().manual_seed(seed)) != target
+        changed = relabel_region(cells_of(rgb), target, scored, 1.0, torch.Generator().manual_seed(seed)) != target
         for name, (rows, cols) in areas.items():
             if changed[0, rows, cols].float().mean() > 0.8:
                 seen.add(name)
                 changed[0, max(rows.start - 4, 0) : rows.stop + 4, max(cols.start - 4, 0) : cols.stop + 4] = False
                 assert not changed.any()
     assert seen == set(areas)
-    assert torch.equal(reinterpret(cells_of(rgb), target, scored, 0.0, torch.Generator()), target)
+    assert torch.equal(relabel_region(cells_of(rgb), target, scored, 0.0, torch.Generator()), target)
 
 
 def test_coarse_masks_are_mistaken_in_places_and_no_surer_than_they_may_be() -> None:
     coarse = torch.full((40, 1, 64, 96), -6.0)
-    changed = mistake(coarse, 0.5, torch.Generator().manual_seed(0))
+    changed = perturb_coarse(coarse, 0.5, torch.Generator().manual_seed(0))
     assert changed.abs().max() <= SUREST
     touched = (changed != coarse).flatten(1).any(dim=1)
     assert 10 < touched.sum() < 30
     assert (changed[touched] > 0).any() and (changed[touched] < 0).any()
     # Wrong in regions, not speckled: neighbours differ little.
     assert changed.diff(dim=-1).abs().max() < 1.5
-    assert torch.equal(mistake(coarse, 0.0, torch.Generator()), coarse)
+    assert torch.equal(perturb_coarse(coarse, 0.0, torch.Generator()), coarse)
 
 
 def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
     coarse = torch.full((64, 1, 32, 32), 6.0)
-    changed = overlook(coarse, 0.5, torch.Generator().manual_seed(0))
+    changed = drop_flood(coarse, 0.5, torch.Generator().manual_seed(0))
     lowered = (changed < coarse).flatten(1).any(dim=1)
     assert 20 < lowered.sum() < 44
     assert (changed <= coarse).all() and changed.min() >= -9.2
     assert (changed[lowered] < 0).float().mean() > 0.85
-    assert torch.equal(overlook(coarse, 0.0, torch.Generator()), coarse)
+    assert torch.equal(drop_flood(coarse, 0.0, torch.Generator()), coarse)
 
 
 @pytest.mark.slow
@@ -281,10 +281,10 @@ def test_parts_of_encoded_views_lie_elsewhere_each_time_but_are_as_large(tmp_pat
     source = make_source(side=256)
     config = replace(CONFIG, what="decoder", cached_batches=1, sizes=((96, 128, 2),), size_shares=(1.0,))
     batches, chance = Batches(PairSampler([source]), config), torch.Generator().manual_seed(0)
-    lesson = Lesson(build(config), config, batches, chance, torch.device("cpu"))
-    lesson.remember(tmp_path, lambda *_: None)
-    assert lesson._encodings is not None
-    drawn = [lesson._encodings.draw(chance, lesson.device) for _ in range(8)]
+    trainer = Trainer(build(config), config, batches, chance, torch.device("cpu"))
+    trainer.cache_features(tmp_path, lambda *_: None)
+    assert trainer._encodings is not None
+    drawn = [trainer._encodings.draw(chance, trainer.device) for _ in range(8)]
     assert {tuple(batch.views.target.shape) for batch in drawn} == {(2, 96, 96)}
     assert {tuple(batch.encoded.embedding.shape[2:]) for batch in drawn} == {(6, 6)}
     assert any(not torch.equal(batch.coarse, drawn[0].coarse) for batch in drawn)
@@ -298,7 +298,7 @@ def test_the_learning_rate_rises_then_falls() -> None:
 def test_the_learning_rate_of_every_step_is_the_schedule_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[list[float]] = []
 
-    def step(lesson: Lesson, optimizer: torch.optim.Optimizer, crew: object) -> float:
+    def step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: object) -> float:
         rates.append([group["lr"] / group["rate"] for group in optimizer.param_groups])
         return 0.0
 
@@ -348,8 +348,8 @@ def test_dry_pictures_and_what_is_unsteady_count_as_much_as_is_asked_for(monkeyp
         heard.append(args[4])
         return flood_loss(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(floodmap.training.lesson, "flood_loss", loss)
-    monkeypatch.setattr(floodmap.training.lesson, "unsteadiness", lambda *_: torch.tensor(0.25))
+    monkeypatch.setattr(floodmap.training.trainer, "flood_loss", loss)
+    monkeypatch.setattr(floodmap.training.trainer, "unsteadiness", lambda *_: torch.tensor(0.25))
     losses = []
     for steadiness in (0.0, 1e-9, 8.0):  # the least above nothing, so that the same is drawn
         config = replace(
@@ -358,12 +358,12 @@ def test_dry_pictures_and_what_is_unsteady_count_as_much_as_is_asked_for(monkeyp
         )  # fmt: skip
         torch.manual_seed(0)
         model, chance = build(config).eval(), torch.Generator().manual_seed(0)
-        lesson = Lesson(model, config, Batches(PairSampler([source]), config), chance, torch.device("cpu"))
-        losses.append(sum(lesson.teach() for _ in range(6)))
+        trainer = Trainer(model, config, Batches(PairSampler([source]), config), chance, torch.device("cpu"))
+        losses.append(sum(trainer.step() for _ in range(6)))
     heard_of_others = len(heard)
     config = replace(config, prompt_shares=(0.0, 1.0, 0.0, 0.0))  # points, which are learned from otherwise
     model, chance = build(config), torch.Generator().manual_seed(0)
-    Lesson(model, config, Batches(PairSampler([source]), config), chance, torch.device("cpu")).teach()
+    Trainer(model, config, Batches(PairSampler([source]), config), chance, torch.device("cpu")).step()
     assert set(heard) == {2.5} and len(heard) > heard_of_others
     steadied = (losses[2] - losses[1]) / (8.0 * 0.25 / 2)  # of the near views, which count half
     assert steadied == pytest.approx(round(steadied), abs=0.02) and 1 <= round(steadied) <= 5
@@ -379,8 +379,8 @@ def test_a_small_network_learns_four_views_by_heart(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, chance = build(config), torch.Generator().manual_seed(0)
     four = Batches(PairSampler([source]), config)
-    lesson = Lesson(model, config, cycle([four[0], four[1]]), chance, torch.device("cpu"))  # type: ignore[arg-type]
-    optimizer, crew = make_optimizer(model, config), Crew("cpu")
+    trainer = Trainer(model, config, cycle([four[0], four[1]]), chance, torch.device("cpu"))  # type: ignore[arg-type]
+    optimizer, group = make_optimizer(model, config), ProcessGroup("cpu")
     set_training(model, settled=False)
-    losses = [train_step(lesson, optimizer, crew) for _ in range(config.steps)]
+    losses = [train_step(trainer, optimizer, group) for _ in range(config.steps)]
     assert np.mean(losses[-4:]) < 0.35 * np.mean(losses[:4])

@@ -77,14 +77,14 @@ def compare(
     """
     from floodmap.comparison.run import RESULTS, Contestant, compare_models, refuse_comparison, resolve_models
     from floodmap.models.loading import load_segmenter
-    from floodmap.models.mirrored import Flipped
+    from floodmap.models.mirrored import Mirrored
 
     refuse_comparison(out, overwrite=overwrite)  # before models are loaded for nothing
     resolved, missing = resolve_models([model.strip() for model in models.split(",")])
     for line in missing:
         log.warning("%s", line)
     loaded = [load_segmenter(model, device) for model in resolved]
-    used = [Flipped(one) for one in loaded] if flips else loaded
+    used = [Mirrored(one) for one in loaded] if flips else loaded
     comparison = compare_models(
         data, [Contestant(one, model.path) for one, model in zip(used, resolved, strict=True)], kinds.split(","), out,
         missing=missing, split=split, flood_value=flood_value, ignore_values=ignore_values, seed=seed,

@@ -71,16 +71,16 @@ def segment(
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails everywhere; 2 wrong usage; 3 done, but some
     windows failed, in whole or in part, and are unobserved there; 130 interrupted.
     """
-    from floodmap._runtime.memory import be_sparing
+    from floodmap._runtime.memory import configure_low_memory
 
-    be_sparing()  # before what follows brings threads with it
+    configure_low_memory()  # before what follows brings threads with it
     from floodmap.output.rehearsal import Helper, is_loaded
 
     # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
     looks = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     files = looks.aoi or looks.mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
     helper = None if files or is_loaded() else Helper()
-    from floodmap.models.mirrored import Flipped
+    from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import segment_scene
 
     found = find_scenes(scenes, out)
@@ -91,7 +91,7 @@ def segment(
         return REFUSED
     segmenter = _load(model, device)
     if flips:
-        segmenter = Flipped(segmenter)
+        segmenter = Mirrored(segmenter)
     options = SegmentOptions(scene=looks, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
     worst = 0 if len(free) == len(found) else REFUSED

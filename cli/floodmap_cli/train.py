@@ -48,7 +48,7 @@ def train(
         floodmap train landcover -o mine.safetensors --flood-value 5 --ignore-value 0
     """
     from floodmap.models.loading import pick_device
-    from floodmap.training.distributed import Crew
+    from floodmap.training.distributed import ProcessGroup
     from floodmap.training.finetune import fine_tune
 
     out = out or Path(f"{data.resolve().name or 'mine'}.safetensors")
@@ -58,7 +58,7 @@ def train(
             data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage),
             on_checkpoint=lambda checkpoint: None if verbosity < 0 else click.echo(str(checkpoint), err=True),
         )  # fmt: skip
-    if not Crew(options.device).is_first:
+    if not ProcessGroup(options.device).is_first:
         return
     click.echo(
         f"{model.path}: mean IoU {model.val_iou:.3f}, before {model.val_iou_before:.3f}, "

@@ -16,7 +16,7 @@ _LARGE = 5 << 20
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def be_sparing() -> None:
+def configure_low_memory() -> None:
     """Settle for less memory in a process that is there to segment, before it imports numpy, torch or rasterio.
 
     Its threads share one heap, where each finds what another has freed, and what is large stays out of the heap, where
@@ -63,7 +63,7 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hand what is free back to the kernel, before work that takes much memory of another kind."""
     if libc := _glibc():
         libc.malloc_trim(0)

@@ -14,7 +14,7 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
+class Difficulty:
     """Figures of one picture; NaN where it has no flood, or nothing but."""
 
     flood_share: float
@@ -29,7 +29,7 @@ class Traits:
     """Distance between the mean colours of flood and dry ground over how colours spread about them (Fisher 1936)."""
 
 
-def measure_traits(rgb: NDArray[np.uint8], reference: Codes) -> Traits:
+def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
     """Measure a picture.
 
     Args:
@@ -41,11 +41,11 @@ def measure_traits(rgb: NDArray[np.uint8], reference: Codes) -> Traits:
     n_flood, n_scored = int(flood.sum()), int(scored.sum())
     if not n_flood:
         nan = float("nan")
-        return Traits(flood_share=0.0, largest_share=nan, irregularity=nan, texture=nan, contrast=nan)
+        return Difficulty(flood_share=0.0, largest_share=nan, irregularity=nan, texture=nan, contrast=nan)
     parts = ndimage.label(flood)[0]
     grey = rgb.mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, 9) - ndimage.uniform_filter(grey, 9) ** 2, 0))
-    return Traits(
+    return Difficulty(
         flood_share=n_flood / n_scored,
         largest_share=float(np.bincount(parts[flood]).max() / n_flood),
         irregularity=float(boundary(flood, scored).sum() / (2 * np.sqrt(np.pi * n_flood))),

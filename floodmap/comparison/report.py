@@ -79,7 +79,7 @@ def _context(
         "title": title,
         "subtitle": f"{len(study.pictures)} pictures, {_listed(study.models)}; prompts: {_listed(study.kinds)}",
         "seen": [*study.seen(), *missing],
-        "verdict": _verdict(study, main, change),
+        "verdict": _headline(study, main, change),
         "pair": pair,
         "cards": [
             _card(study, model, main, colour) for model, colour in zip(study.models, charts.COLOURS, strict=False)
@@ -115,7 +115,7 @@ def _pooled(study: Study, model: str, kind: PromptKind) -> NDArray[np.int64]:
     return np.asarray(np.sum([trial.histogram for trial in study.of(model, kind)], axis=0))
 
 
-def _verdict(study: Study, kind: PromptKind, change: Difference | None) -> str:
+def _headline(study: Study, kind: PromptKind, change: Difference | None) -> str:
     if change is None:
         mean = np.nanmean(_ious(study, study.models[0], kind))
         return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.comparison.difficulty import Traits, measure_traits
+from floodmap.comparison.difficulty import Difficulty, measure_difficulty
 from floodmap.comparison.oracle import PromptKind, add_point, reference_box
 from floodmap.evaluation.counting import compare, spacing
 from floodmap.evaluation.scores import COUNTS, Scores
@@ -63,7 +63,7 @@ class Picture:
     """uint8 (h, w) of FLOOD, DRY and UNOBSERVED."""
     shape_hw: tuple[int, int]
     """The picture's own size."""
-    traits: Traits
+    traits: Difficulty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,7 +145,7 @@ def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
     """A picture shrunk, with its reference."""
     rgb = scene.preview(PREVIEW_SIDE).rgb
     small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))
-    return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_traits(rgb, small))
+    return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_difficulty(rgb, small))
 
 
 def trials(

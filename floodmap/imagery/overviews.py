@@ -68,7 +68,7 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
     except SceneError:
         return False  # what is damaged is told when windows are read
     known, hidden = _known(pixels), ~_known(seen)
-    # Beside what is not observed means differ by how that is left out.
+    # FinishingProcess what is not observed means differ by how that is left out.
     blocks = _blocks(known[None].astype(np.float64), factor)[0]
     full, none = ndimage.minimum_filter(blocks, 3) == 1, ndimage.maximum_filter(blocks, 3) == 0
     for flags, other in ((hidden, full), (~hidden, none)):

@@ -14,7 +14,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap._runtime.memory import give_back
+from floodmap._runtime.memory import trim_heap
 from floodmap._runtime.prefetch import ahead
 from floodmap.errors import OutputError
 from floodmap.geo.window import Window
@@ -25,7 +25,7 @@ from floodmap.inference.parts import blend_in, unsure_parts
 from floodmap.inference.proof import NO_NUMBER, Failure, useless
 from floodmap.inference.scales import coarse_factor
 from floodmap.inference.tiling import Grid
-from floodmap.models.mirrored import mirrored, seen_twice
+from floodmap.models.mirrored import mirrored, predict_mirrored
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
 from floodmap.strips.strip import packed, unpacked
@@ -182,7 +182,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
                     coarse.append(np.where(codes > 100, 0, codes))
-                give_back()
+                trim_heap()
     return coarse, observed
 
 
@@ -192,7 +192,7 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
 
 
 def _seen_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    return _numbers(seen_twice(segmenter, tiles, [Prompts.none()] * len(tiles)))
+    return _numbers(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
 
 
 def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap._runtime.memory import give_back
+from floodmap._runtime.memory import trim_heap
 from floodmap._runtime.prefetch import ahead
 from floodmap.imagery.scene import Scene
 from floodmap.inference.mosaic import Mosaic
@@ -69,7 +69,7 @@ def run_windows(
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
-    give_back()  # windows of the coarse pass are of another size
+    trim_heap()  # windows of the coarse pass are of another size
     done = given_back = first * columns
     row, notes, record = first, no_notes(), _Record(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
@@ -103,7 +103,7 @@ def run_windows(
                 notes = {**no_notes(), "failed": notes["failed"]}
             strip, row = None, row + 1
             if done - given_back >= _GIVE_BACK:
-                give_back()
+                trim_heap()
                 given_back = done
     record.end()
 

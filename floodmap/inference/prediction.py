@@ -53,7 +53,7 @@ class WindowResult:
 
 
 def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[WindowResult], dict[str, Any]]:
-    """Results of a batch, and notes of how many windows were run, skipped, foregone, and failed."""
+    """Results of a batch, and notes of how many windows were run, skipped, skipped_by_coarse, and failed."""
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]
     return results, _noted(batch, results)
@@ -61,7 +61,7 @@ def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[Win
 
 def no_notes() -> dict[str, Any]:
     """Notes of no window."""
-    return {"run": 0, "skipped": 0, "foregone": 0, "failed": [], "pixels": 0}
+    return {"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}
 
 
 def _result(plan: WindowPlan, predicted: Sequence[NDArray[np.float32] | Failure]) -> WindowResult:
@@ -82,7 +82,7 @@ def _noted(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict
             notes["failed"].append({"window": asdict(plan.window), "why": result.why})
         if result.failure or (result.unread and not result.reached and result.coarse is None):
             continue
-        notes["run" if result.reached else "skipped" if result.coarse is None else "foregone"] += 1
+        notes["run" if result.reached else "skipped" if result.coarse is None else "skipped_by_coarse"] += 1
         notes["pixels"] += plan.pixels
     return notes
 

@@ -16,7 +16,7 @@ DIGEST = "digest"
 """Key of the header under which it stands."""
 
 
-def sealed(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
+def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
     """The header with the digest of these tensors and of the rest of it, as they are to be written.
 
     Raises:
@@ -26,7 +26,7 @@ def sealed(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, 
     return {**header, DIGEST: digest_of(state, header)}
 
 
-def check_seal(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Refuse tensors that are not what was written.
 
     Files from before there was a digest have none, and of these it is known only that their weights are numbers.

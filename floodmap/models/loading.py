@@ -14,7 +14,7 @@ from floodmap._runtime.forks import refuse_lost_gpu
 from floodmap.errors import ModelError
 from floodmap.models.backends.onednn import check, multiplies_bfloat16
 from floodmap.models.calibration import Calibration
-from floodmap.models.digest import check_seal
+from floodmap.models.digest import check_digest
 from floodmap.models.familiarity import PREFIX, Familiarity
 from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.registry import ResolvedModel
@@ -82,7 +82,7 @@ def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration, Familiarity 
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        check_seal(path, stored, header)
+        check_digest(path, stored, header)
         known = {name: stored.pop(name).numpy() for name in [*stored] if name.startswith(PREFIX)}
         network = _network(path, header, {name: tensor.float() for name, tensor in stored.items()})
         calibration = Calibration(**json.loads(header.get("calibration", "{}")))

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from floodmap.models.sam_segmenter import SamSegmenter
 
 
-def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
+def predict_mirrored(
+    segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]
+) -> list[NDArray[np.float32]]:
     """The mean of what a model makes of tiles and of their mirror images, (height, width) each."""
-    if isinstance(segmenter, Flipped):
+    if isinstance(segmenter, Mirrored):
         return segmenter.predict(tiles, prompts)
     moved = [_moved(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
     found = segmenter.predict([*tiles, *map(mirrored, tiles)], [*prompts, *moved])
@@ -28,7 +30,7 @@ def seen_twice(segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Pr
     return [np.asarray((seen + turned[:, ::-1]) / 2, np.float32) for seen, turned in pairs]
 
 
-class Flipped:
+class Mirrored:
     """A model whose say of a window is the mean of what it makes of the window and of its mirror image.
 
     Args:
@@ -46,7 +48,7 @@ class Flipped:
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `protocol.Segmenter`."""
-        return seen_twice(self.segmenter, tiles, prompts)
+        return predict_mirrored(self.segmenter, tiles, prompts)
 
     def strangeness(self, tiles: Sequence[Tile]) -> float:
         """See `protocol.Segmenter`."""

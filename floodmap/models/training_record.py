@@ -8,12 +8,13 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from floodmap.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Role = Literal["train", "val"]
 """Trained on; or validated on, which chose among the weights and made the calibration."""
@@ -107,6 +108,8 @@ def run_folder(weights: Path) -> Path:
 
 def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
     """Columns of a training log."""
+    import numpy as np
+
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}

@@ -15,7 +15,7 @@ from typing import Any
 from affine import Affine
 from rasterio.crs import CRS
 
-from floodmap._runtime.memory import give_back
+from floodmap._runtime.memory import trim_heap
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.options import FORMATS, Format
 from floodmap.output.census import Tally
@@ -111,7 +111,7 @@ class Finishing:
         )  # fmt: skip
         n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
         del layers
-        give_back()
+        trim_heap()
         written = result_paths(self.out, self.name, self.formats, sheet=self.report)
         for stale in set(result_paths(self.out, self.name, FORMATS, sheet=True)) - set(written):
             if stale.exists():
@@ -141,7 +141,7 @@ class Finishing:
 
 
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Windows run, skipped, foregone and failed in all strips, as the JSON report holds them."""
+    """Windows run, skipped, skipped_by_coarse and failed in all strips, as the JSON report holds them."""
     notes = list(notes)
     # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
     failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
@@ -149,7 +149,7 @@ def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "windows": {
             "run": sum(note["run"] for note in notes),
             "skipped": sum(note["skipped"] for note in notes),
-            "foregone": sum(note["foregone"] for note in notes),
+            "skipped_by_coarse": sum(note["skipped_by_coarse"] for note in notes),
             "failed": list(failed.values()),
         },
         "pixels_processed": sum(note["pixels"] for note in notes),

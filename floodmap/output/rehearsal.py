@@ -94,7 +94,7 @@ class _TwoPixels:
 
     def notes(self) -> list[Mapping[str, Any]]:
         """Of a strip of no windows."""
-        return [{"run": 0, "skipped": 0, "foregone": 0, "failed": [], "pixels": 0}]
+        return [{"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}]
 
 
 class Helper:

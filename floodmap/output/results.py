@@ -119,10 +119,10 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
     for one in formats:
         layers = [""] if one == "gpkg" else ["_flood", "_unobserved"]
         vectors += [out / f"{name}{layer}.{one}" for layer in layers]
-    return [*rasters, *vectors, *([sheet_path(out, name)] if sheet else [])]
+    return [*rasters, *vectors, *([page_path_of(out, name)] if sheet else [])]
 
 
-def sheet_path(out: Path, name: str) -> Path:
+def page_path_of(out: Path, name: str) -> Path:
     """Where a scene's HTML report goes."""
     return out / f"{name}_report.html"
 

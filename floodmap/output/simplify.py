@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from floodmap._runtime.memory import give_back
+from floodmap._runtime.memory import trim_heap
 from floodmap.output.rings import assembled
 
 LEAST_HOLLOW = 1.5
@@ -39,13 +39,13 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     """
     if 2 * tolerance**2 < 1 or not len(outlines):
         return outlines
-    give_back()
+    trim_heap()
     _, closed, (ring_ends, polygon_ends) = shapely.to_ragged_array(outlines, include_z=False)
     is_corner = np.ones(len(closed), bool)
     is_corner[ring_ends[1:] - 1] = False  # a ring's last vertex is its first
     x, y = (column[is_corner].astype(np.int32) for column in closed.T)
     del closed, is_corner, outlines
-    give_back()
+    trim_heap()
     ends = np.cumsum(np.diff(ring_ends) - 1)
     border = _Border(x, y, ends)
     border.cut(twice_area=min(int(2 * tolerance**2 + 1e-6), 2))
@@ -55,9 +55,9 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     cut = assembled(corners, left, np.diff(polygon_ends))
     del corners
     if tolerance**2 >= LEAST_HOLLOW:  # with 200 bytes a vertex, it is well that only every third is left
-        give_back()
+        trim_heap()
         cut = np.asarray(shapely.coverage_simplify(cut, tolerance), object)
-    give_back()
+    trim_heap()
     return cut
 
 

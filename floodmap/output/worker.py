@@ -29,7 +29,7 @@ _END = -1
 _TASK = "finishing.json"
 
 
-class Beside:
+class FinishingProcess:
     """A process that makes results of the strips that come into a journal. A context manager: it ends with it.
 
     Where no process can be begun (a program that Python is embedded in, say), results are made when they are asked for.
@@ -42,7 +42,7 @@ class Beside:
         self.process = Process(__name__, str(journal.folder.absolute()), str(journal.scratch.absolute()), str(level))
         journal.told = self.process.say
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> FinishingProcess:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from floodmap._runtime.files import atomic_path
 from floodmap.models.calibration import Calibration
-from floodmap.models.digest import sealed
+from floodmap.models.digest import with_digest
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 from floodmap.models.sam.vit import VIT, vit_encoder
@@ -96,7 +96,7 @@ def export(
         "calibration": json.dumps(calibration._asdict()),
     }  # fmt: skip
     with atomic_path(path) as partial:
-        save_file(half, partial, metadata=sealed(half, header))
+        save_file(half, partial, metadata=with_digest(half, header))
 
 
 def save(

@@ -42,12 +42,12 @@ class TrainConfig:
     thorough: bool = False
     """Steps with points take all views, two series of points on each, and correct in full between their rounds; else
     a third of the views, one series, and kriging alone between, for speed."""
-    reinterpreted: float = 0.3
-    """Share of the views with points whose flood is understood otherwise: see `simulated_prompts.reinterpret`."""
-    mistaken: float = 0.3
-    """Share of the coarse masks that are made wrong in places: see `simulated_prompts.mistake`."""
-    overlooked: float = 0.15
-    """Share of the coarse masks in which the flood is overlooked: see `simulated_prompts.overlook`."""
+    relabelled: float = 0.3
+    """Share of the views with points whose flood is understood otherwise: see `simulated_prompts.relabel_region`."""
+    perturbed: float = 0.3
+    """Share of the coarse masks that are made wrong in places: see `simulated_prompts.perturb_coarse`."""
+    flood_dropped: float = 0.15
+    """Share of the coarse masks in which the flood is flood_dropped: see `simulated_prompts.drop_flood`."""
     joined: float = 0.75
     """How often points and boxes come on top of the coarse mask, as in use, rather than alone."""
     learning_rate: float = 1e-3

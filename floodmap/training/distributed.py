@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from floodmap._runtime.extras import require
 
 
-class Crew:
+class ProcessGroup:
     """The processes of a run; a single one unless `accelerate launch` or `torchrun` began more.
 
     Args:

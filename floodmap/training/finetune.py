@@ -21,7 +21,7 @@ from floodmap._runtime.files import atomic_path, write_whole
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
 from floodmap.masks.labels import find_labels
-from floodmap.models.digest import sealed
+from floodmap.models.digest import with_digest
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
 from floodmap.models.sam.efficientnet import EncoderConfig
@@ -30,7 +30,7 @@ from floodmap.models.sam.vit import VIT
 from floodmap.models.training_record import TrainedModel, keys_as_json, read_log, run_folder
 from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
-from floodmap.training.distributed import Crew
+from floodmap.training.distributed import ProcessGroup
 from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
 from floodmap.training.loop import Checkpoint, train
 
@@ -76,37 +76,37 @@ def fine_tune(
     """
     require("matplotlib", "training")
     folder = run_folder(out)
-    crew = Crew(options.device)
-    if crew.is_first:
+    group = ProcessGroup(options.device)
+    if group.is_first:
         _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
     base = _base(options.base, options.what)
     audited = audit(find_labels(data), flood_value=options.flood_value, ignore_values=options.ignore_values)
-    swapped = swapped_to(load_segmenter(resolve(options.base), str(crew.device)), audited.usable, audited.rule)
+    swapped = swapped_to(load_segmenter(resolve(options.base), str(group.device)), audited.usable, audited.rule)
     audited = replace(audited, findings=(*audited.findings, *swapped))
     _refuse_findings(audited, data, strict=options.strict)
     train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
     samples = [[piece for one in side for piece in pieces(one, audited.rule)] for side in (train_on, validate_on)]
     if not all(samples):
         raise LabelError(f"{data} has no observed pixel that is labelled to train or to validate on")
-    config = _config(options, base, len(samples[0]), crew.size)
+    config = _config(options, base, len(samples[0]), group.size)
     about = {
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
         "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
         "ignored_values": list(audited.rule.ignored),
         "keys": keys_as_json([one.image for one in train_on], [one.image for one in validate_on]),
     }  # fmt: skip
-    if overwrite and crew.is_first:
+    if overwrite and group.is_first:
         shutil.rmtree(folder, ignore_errors=True)
-    crew.wait()
+    group.wait()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if crew.is_first:
+    if group.is_first:
         _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
     drawn_from = sources(train_on, samples[0], options.augment)
     best = train(config, drawn_from, samples[1], folder, base.path, report, on_checkpoint)
-    if crew.is_first:
+    if group.is_first:
         _finished(best, out, about)
-    crew.wait()
+    group.wait()
     return TrainedModel.read(out)
 
 
@@ -202,7 +202,7 @@ def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
     before = read_log(log_file)["val_iou"][0]  # the log begins with the base
     header["scores"] = json.dumps({**json.loads(header["scores"]), "val_iou_before": float(before)})
     with writing(out), atomic_path(out) as partial:
-        save_file(state, partial, metadata=sealed(state, {**header, "training": json.dumps(about)}))
+        save_file(state, partial, metadata=with_digest(state, {**header, "training": json.dumps(about)}))
     draw_curves(log_file, best.parent / "curves.png")
 
 

@@ -20,10 +20,10 @@ import torch
 from floodmap.models.calibration import fit
 from floodmap.training.checkpoint import Averaged, State, Trainable, build, export, restore, save
 from floodmap.training.config import TrainConfig
-from floodmap.training.distributed import Crew
-from floodmap.training.lesson import Lesson, set_training, train_step
+from floodmap.training.distributed import ProcessGroup
 from floodmap.training.samples import Sample, Source
 from floodmap.training.sampling import Batches, PairSampler
+from floodmap.training.trainer import Trainer, set_training, train_step
 from floodmap.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -97,46 +97,46 @@ def train(
     Raises:
         ModelError: several processes were begun without what they need.
     """
-    crew = Crew(config.device)
+    group = ProcessGroup(config.device)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = build(config, None if (folder / "last.pt").exists() else init).to(crew.device)
+    model = build(config, None if (folder / "last.pt").exists() else init).to(group.device)
     averaged = Averaged(model)
     optimizer = make_optimizer(model, config)
-    generator = torch.Generator().manual_seed(config.seed + crew.rank)
-    state = restore(folder / "last.pt", model, averaged, optimizer, generator, crew.rank)
-    batches = Batches(PairSampler(sources), config, crew.rank, state.step * config.accumulate)
-    lesson = Lesson(model, config, batches, generator, crew.device)
+    generator = torch.Generator().manual_seed(config.seed + group.rank)
+    state = restore(folder / "last.pt", model, averaged, optimizer, generator, group.rank)
+    batches = Batches(PairSampler(sources), config, group.rank, state.step * config.accumulate)
+    trainer = Trainer(model, config, batches, generator, group.device)
     if config.cached_batches:
-        lesson.remember(folder / f"encodings-{crew.rank}", report)
+        trainer.cache_features(folder / f"encodings-{group.rank}", report)
     started, saved = time.monotonic() - state.elapsed, state.elapsed
     judged = (validation, some_samples(sources))
     losses: list[float] = []
     if state.step == 0 and init is not None:  # so that no run ends below what it began with
-        checkpoint = _judge(averaged, config, judged, losses, folder, state, crew)
-        if crew.is_first:
+        checkpoint = _judge(averaged, config, judged, losses, folder, state, group)
+        if group.is_first:
             _log(folder, checkpoint)
             on_checkpoint(checkpoint)
     while (progress := config.progress(state.step, state.elapsed)) < 1 and not _stops_early(config, state):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["rate"] * schedule(progress, config.warmup)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = config.learning_rate * parameters["rate"] * schedule(progress, config.warmup)
         set_training(model, settled=progress >= 1 - config.settled)
-        losses.append(train_step(lesson, optimizer, crew))
+        losses.append(train_step(trainer, optimizer, group))
         state.step += 1
         averaged.update(model, state.step, config.ema_steps)
-        state.elapsed = crew.mean(time.monotonic() - started)
+        state.elapsed = group.mean(time.monotonic() - started)
         ends = config.progress(state.step, state.elapsed) >= 1
         report(config.progress(state.step, state.elapsed), "train")
         if ends or config.is_checkpoint(state.step, state.elapsed - saved):
-            draws = crew.gathered(generator.get_state())
-            checkpoint = _judge(averaged, config, judged, losses, folder, state, crew)
-            if crew.is_first:
+            draws = group.gathered(generator.get_state())
+            checkpoint = _judge(averaged, config, judged, losses, folder, state, group)
+            if group.is_first:
                 _log(folder, checkpoint)
                 on_checkpoint(checkpoint)
                 save(folder / "last.pt", model, averaged, optimizer, draws, state)
-            crew.wait()
+            group.wait()
             losses, saved = [], state.elapsed
-    shutil.rmtree(folder / f"encodings-{crew.rank}", ignore_errors=True)
+    shutil.rmtree(folder / f"encodings-{group.rank}", ignore_errors=True)
     return folder / ("model.safetensors" if config.patience is None else "best.safetensors")
 
 
@@ -147,15 +147,15 @@ def _judge(
     losses: Sequence[float],
     folder: Path,
     state: State,
-    crew: Crew,
+    group: ProcessGroup,
 ) -> Checkpoint:
     """Score the averaged weights, write them, and see whether they are the best so far.
 
     `judged`: pictures to validate on, and some of those that are trained on.
     """
-    model = build(config).to(crew.device)
+    model = build(config).to(group.device)
     model.load_state_dict(averaged.state)
-    on_val, on_train = (validate(model.eval(), samples, crew.device) for samples in judged)
+    on_val, on_train = (validate(model.eval(), samples, group.device) for samples in judged)
     state.since_best += 1
     is_best = on_val.iou > state.best
     if is_best:
@@ -166,7 +166,7 @@ def _judge(
         loss=sum(losses) / len(losses) if losses else math.nan, val_loss=on_val.loss, train_iou=on_train.iou,
         val_iou=on_val.iou, val_iou_unprompted=on_val.iou_unprompted,
     )  # fmt: skip
-    if crew.is_first:
+    if group.is_first:
         measured = {"val_iou": on_val.iou, "val_iou_unprompted": on_val.iou_unprompted, "steps": state.step}
         export(averaged.state, config, folder / "model.safetensors", measured, fit(on_val.histogram))
         if is_best:

@@ -18,7 +18,7 @@ from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Sour
 
 COARSEST_LEVEL = 3
 """Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
-UNTOLD = 0.25
+GSD_WITHHELD = 0.25
 """Share of the pairs whose ground sample distance the network is not told: plain pictures from above come, too."""
 GSD_ERROR = 0.2
 """How wrong it is told elsewhere: standard deviation of its logarithm. Those of many pictures are estimates."""
@@ -116,7 +116,7 @@ class PairSampler:
         """Metres a pixel (B,) as the network is told them."""
         dice = torch.rand(len(gsd_m), generator=self.generator)
         error = torch.randn(len(gsd_m), generator=self.generator) * GSD_ERROR
-        return torch.where(dice < UNTOLD, 0.0, gsd_m * error.exp())
+        return torch.where(dice < GSD_WITHHELD, 0.0, gsd_m * error.exp())
 
     def _pair(
         self, pick: int, far_size: int, near_size: int, plain: bool

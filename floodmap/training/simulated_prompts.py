@@ -28,7 +28,7 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
     return F.grid_sample(full, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def mistake(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Coarse masks that are wrong in some places of some views, as on pictures that a model was not trained on.
 
     On those it was trained on the coarse pass is hardly ever wrong, and the near view would learn to believe it.
@@ -49,8 +49,8 @@ def mistake(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return (coarse + field).clamp(-SUREST, SUREST)
 
 
-def overlook(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Coarse masks that have overlooked the flood of some views, as they do dark water between houses from far.
+def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Coarse masks that have flood_dropped the flood of some views, as they do dark water between houses from far.
 
     Args:
         coarse: mask prompts (B, 1, h, w), logits.
@@ -68,7 +68,7 @@ def overlook(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor
     return torch.where(chosen, torch.minimum(coarse, ceiling.clamp(min=-SUREST)), coarse)
 
 
-def reinterpret(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """What somebody might call flood instead: in some views a stretch of water is none, or dry ground of one colour is.
 
     On pictures it was trained on a model is hardly ever wrong, so it would learn to overhear points there: they have to

@@ -189,7 +189,7 @@ class Ground:
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             return cls(logits, cells_of(logits), embedding, fine, looks_of(embedding, fine))
 
-    def resaid(self, logits: Tensor) -> Ground:
+    def with_logits(self, logits: Tensor) -> Ground:
         """The same ground with other logits; gradients flow to these."""
         return replace(self, logits=logits, cells=cells_of(logits))
 

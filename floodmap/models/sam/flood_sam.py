@@ -120,7 +120,7 @@ class FloodSam(nn.Module):
         logits, _, _ = self.mask_decoder.decode(
             embedding, torch.zeros_like(embedding[:1]), token, dense, encoded.skips, ground=tokens
         )
-        return self.corrector.correct(ground.resaid(smoothed(logits.float())[:, 0]), points, roughly=True)
+        return self.corrector.correct(ground.with_logits(smoothed(logits.float())[:, 0]), points, roughly=True)
 
     def decode_unpointed(
         self,

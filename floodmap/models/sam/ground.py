@@ -10,7 +10,7 @@ from torch import Tensor, nn
 FINEST, COARSEST = 0.01, 20.48
 """Sizes of a pixel, in metres, beyond which all are alike."""
 OCTAVES = round(math.log2(COARSEST / FINEST)) + 1
-LOUDNESS = 4.0
+RATE = 4.0
 """How fast it is learned, beside all else."""
 
 
@@ -36,5 +36,5 @@ class GroundScale(nn.Module):
         octaves = torch.arange(OCTAVES, device=gsd_m.device)
         known = (gsd_m > 0).float()[:, None]
         near = (1 - (place[:, None] - octaves).abs()).clamp(min=0)
-        mixed = LOUDNESS * torch.cat([near * known, 1 - known], dim=1) @ self.weight.float()
+        mixed = RATE * torch.cat([near * known, 1 - known], dim=1) @ self.weight.float()
         return mixed.chunk(self.count, dim=1)

@@ -17,7 +17,7 @@ def histogram(census: Census) -> str:
     percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
     kinds = ((LAND, percent < census.threshold), (WATER, percent >= census.threshold))
     stacked = [(colour, np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]) for colour, chosen in kinds]
-    highest = max(float(sum(heights for _, heights in stacked).max()), 1e-9)
+    highest = max(float(np.sum([heights for _, heights in stacked], axis=0).max()), 1e-9)
     chart = Chart(
         title="Observed ground by probability", x_label="flood probability (%)", y_label="share of ground (%)",
         x_range=(0, 100), y_range=(0, highest * 1.05),

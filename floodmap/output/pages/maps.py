@@ -56,7 +56,7 @@ class ScaleBar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Atlas:
+class SceneMaps:
     """Maps of one scene, all of the same frame, as a template needs them."""
 
     width: float
@@ -78,7 +78,7 @@ class Atlas:
     """Numbers of places, each with its position from the top left."""
 
 
-def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> Atlas:
+def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
     """Draw the maps of a scene.
 
     Args:
@@ -97,7 +97,7 @@ def draw_atlas(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[flo
         probability = _shrunk(dataset, (max(1, round(shape_hw[0] * scale)), max(1, round(shape_hw[1] * scale))))
     photograph = np.where(np.isin(picture.reason, (NODATA, FAILED)), np.uint8(235), picture.rgb).transpose(1, 2, 0)
     width, height = frame.size
-    return Atlas(
+    return SceneMaps(
         width=width,
         height=height,
         photograph=jpeg(frame.upright(photograph), SIDE, PHOTOGRAPH_BYTES),

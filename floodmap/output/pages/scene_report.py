@@ -15,10 +15,10 @@ from floodmap.imagery.tile import Tile
 from floodmap.output.census import Census, take_census
 from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
 from floodmap.output.pages.html import write_page
-from floodmap.output.pages.maps import RAMP, SIDE, draw_atlas
+from floodmap.output.pages.maps import RAMP, SIDE, draw_maps
 from floodmap.output.results import FloodMap, open_result
 
-__all__ = ["SIDE", "write_sheet"]
+__all__ = ["SIDE", "write_scene_report"]
 
 LARGEST = 10
 """Polygons that are listed, and numbered on the map."""
@@ -42,7 +42,7 @@ class Largest(NamedTuple):
     """The area of the first; nothing where there is none."""
 
 
-def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
+def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
     """Write the report of a scene.
 
     Results are read in strips or decimated, so memory does not grow with the scene, save for the polygons.
@@ -58,13 +58,13 @@ def write_sheet(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
     summary = flood_map.report
     census = _census(flood_map)
     largest = _largest(flood_map)
-    atlas = draw_atlas(flood_map, picture, largest.places_xy)
+    atlas = draw_maps(flood_map, picture, largest.places_xy)
     write_page(
         path,
-        "sheet.html",
+        "scene_report.html",
         title=flood_map.name,
         subtitle=_subtitle(summary),
-        verdict=_verdict(summary),
+        verdict=_headline(summary),
         warnings=summary.get("warnings", []),
         cards=_cards(summary, largest),
         failed=_failed(summary),
@@ -157,7 +157,7 @@ def _subtitle(summary: dict[str, Any]) -> str:
     return ", ".join([*parts, source["crs"] or "no CRS, so figures are in pixels"])
 
 
-def _verdict(summary: dict[str, Any]) -> dict[str, str]:
+def _headline(summary: dict[str, Any]) -> dict[str, str]:
     """What was found, in a sentence that begins with the figure, and what that leaves open."""
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
@@ -253,7 +253,8 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
     least, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
     optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
     ran = (
-        f"{windows['run']:,} run, {windows['foregone']:,} clear from afar, {windows['skipped']:,} with nothing to see, "
+        f"{windows['run']:,} run, {windows['skipped_by_coarse']:,} clear from afar, "
+        f"{windows['skipped']:,} with nothing to see, "
         f"{len(windows['failed']):,} failed"
     )
     return [

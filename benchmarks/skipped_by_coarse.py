@@ -1,4 +1,4 @@
-"""What it costs to see only what the coarse pass is unsure of: `python benchmarks/foregone.py DATA [--model FILE]`.
+"""IoU lost by skipping ground of which the coarse pass is certain: `python benchmarks/skipped_by_coarse.py DATA`.
 
 Everything labelled that was kept out, segmented as a whole and by the rule, which large scenes are under as well.
 """

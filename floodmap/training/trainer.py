@@ -15,7 +15,7 @@ from floodmap.models.sam.correction import Ground
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import Trainable
 from floodmap.training.config import PROMPT_KINDS, TrainConfig
-from floodmap.training.distributed import Crew
+from floodmap.training.distributed import ProcessGroup
 from floodmap.training.feature_cache import Encodings
 from floodmap.training.loss import flood_loss, unsteadiness
 from floodmap.training.samples import Views
@@ -24,9 +24,9 @@ from floodmap.training.simulated_prompts import (
     cells_of,
     coarse_prompt,
     deepest_points,
-    mistake,
-    overlook,
-    reinterpret,
+    drop_flood,
+    perturb_coarse,
+    relabel_region,
     simulate_boxes,
     simulate_points,
 )
@@ -43,17 +43,17 @@ def set_training(model: Trainable, *, settled: bool) -> None:
                 module.eval()
 
 
-def train_step(lesson: Lesson, optimizer: torch.optim.Optimizer, crew: Crew) -> float:
+def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> float:
     """One step of the optimizer; returns the loss."""
     optimizer.zero_grad(set_to_none=True)
-    loss = sum(lesson.teach() for _ in range(lesson.config.accumulate)) / lesson.config.accumulate
-    crew.average_gradients(lesson.model)
-    torch.nn.utils.clip_grad_norm_(lesson.model.parameters(), 1.0)
+    loss = sum(trainer.step() for _ in range(trainer.config.accumulate)) / trainer.config.accumulate
+    group.average_gradients(trainer.model)
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
     optimizer.step()
     return loss
 
 
-class Lesson:
+class Trainer:
     """What a model is shown and asked.
 
     Args:
@@ -75,7 +75,7 @@ class Lesson:
         self.model, self.config, self.batches, self.generator, self.device = model, config, batches, generator, device
         self._encodings: Encodings | None = None
 
-    def remember(self, folder: Path, report: Callable[[float, str], None]) -> None:
+    def cache_features(self, folder: Path, report: Callable[[float, str], None]) -> None:
         """Encode batches once, on disk, to learn from these alone; the encoder is frozen."""
         set_training(self.model, settled=True)
         with torch.no_grad():
@@ -84,7 +84,7 @@ class Lesson:
                 lambda share: report(share, "encode"),
             )  # fmt: skip
 
-    def teach(self) -> float:
+    def step(self) -> float:
         """Add the gradients of one batch with one kind of prompt for the near views; returns the loss."""
         kind = PROMPT_KINDS[_draw(self.config.prompt_shares, self.generator)]
         if self._encodings is not None:
@@ -122,7 +122,9 @@ class Lesson:
         has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), chance) == 1)
         prompts: dict[str, Any] = {}
         if has_mask:
-            prompts["masks"] = overlook(mistake(coarse, config.mistaken, chance), config.overlooked, chance)
+            prompts["masks"] = drop_flood(
+                perturb_coarse(coarse, config.perturbed, chance), config.flood_dropped, chance
+            )
         if kind == "box":
             prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
         if kind != "points":
@@ -178,9 +180,9 @@ class Lesson:
         return points
 
     def _understood(self, views: Views, colours: Tensor) -> Views:
-        """Views with another notion of flood in some of them; see `simulated_prompts.reinterpret`."""
-        share = self.config.reinterpreted
-        return replace(views, target=reinterpret(colours, views.target, views.scored, share, self.generator))
+        """Views with another notion of flood in some of them; see `simulated_prompts.relabel_region`."""
+        share = self.config.relabelled
+        return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
         return 1 + _draw((1.0, 1.0, 1.0, 1.0), self.generator)
