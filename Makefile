@@ -9,14 +9,16 @@ NAME := $(basename $(notdir $(SCENE)))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test quick lint types wheel check clean
+.PHONY: help demo test quick lint types docs wheel wheelhouse check clean
 
 help:
 	@echo "make demo    install into $(VENV), segment the scene in sample_tiles/ and score the result"
 	@echo "make test    install into $(VENV) and run the tests"
 	@echo "make quick   the same without what is slow: under a minute, while you edit"
 	@echo "make lint    check style and imports          make types   check types"
+	@echo "make docs    build the documents into site/, strictly"
 	@echo "make wheel   build dist/*.whl     make check   all of that, as CI does"
+	@echo "make wheelhouse   a folder of wheels to install from on a machine without a network"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.package
@@ -37,26 +39,38 @@ quick: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+	@if [ -x $(BIN)/hadolint ]; then echo hadolint Dockerfile; $(BIN)/hadolint Dockerfile; fi
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --site-dir site
+
+# For this platform and this version of Python. The wheels of torch are those that pip finds: with graphics cards in mind
+# on Linux (3 GB). make wheelhouse PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" takes smaller ones.
+wheelhouse: $(VENV)/.venv
+	rm -rf wheelhouse
+	$(BIN)/python -m pip wheel --disable-pip-version-check --wheel-dir wheelhouse $(PIP_OPTIONS) .
+	@echo "On the other machine: pip install --no-index --find-links wheelhouse floodmap"
 
 wheel: $(VENV)/.dev
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python scripts/check_wheel.py dist/*.whl
 
-check: test lint types wheel
+check: test lint types docs wheel
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist site wheelhouse *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # A stamp per extra: nothing is installed again until pyproject.toml changes. The package itself is installed editable.
 $(VENV)/.package: pyproject.toml | $(VENV)/.venv
 	$(BIN)/python -m pip install --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.venv
+$(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/.venv
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
 	@touch $(VENV)/.package $@
 
