@@ -1,9 +1,9 @@
 """Scores of a model on pictures kept out of its training: `python benchmarks/accuracy.py DATA [--model FILE]`.
 
-DATA is the folder of docs/model-card.md. Every picture is segmented as a user's scene, with automatic prompts: nothing
-of a reference reaches the model, but for the two lines that are called oracle. Where the ground sample distance of a
-picture is known it is a GeoTIFF, as a user's scene, and the model is told; not with `--gsd off`. Scores on val pictures
-are scores on what chose weights; `--final` scores what is kept out of every choice, and is for the end.
+DATA is the folder described in docs/model-card.md. Every picture is segmented as a user's scene, with automatic
+prompts; only the two lines called oracle use the reference. Where the ground sample distance of a picture is known, the
+picture becomes a GeoTIFF, so that the model gets it; `--gsd off` withholds it. The weights were chosen by scores on val
+pictures. `--final` scores the pictures that are kept out of every choice: once, at the end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
+from likelihood import otsu
 from numpy.typing import NDArray
 from painted_floods import paintings
 from PIL import Image
@@ -47,7 +49,7 @@ SYNTHETIC_SEEDS = range(1, 11)
 FINAL = ("leeman_decatur", "coasttrain_naip")
 """Sources of `nadir` whose val pictures are kept out of every choice."""
 SAME_PLACE = ("usgs_obx", "usgs_montereybay", "floodnet", "noaa_wetlots")
-"""Sources of which training saw another part, or another day."""
+"""Sources of which another part, or another day, is in the training data."""
 UCMERCED_GSD_M = 0.3048
 Codes = NDArray[np.uint8]
 
@@ -61,7 +63,7 @@ class Picture:
     mask: Codes
     """1 flood, 0 dry, 255 not scored."""
     gsd_m: float = 0.0
-    """Metres a pixel; 0: a plain picture, or a scene that says so itself."""
+    """Ground sample distance in metres; 0: not known, or stored in the file."""
 
 
 @dataclass
@@ -71,22 +73,22 @@ class Group:
     name: str
     names: list[str] = field(default_factory=list)
     histograms: list[NDArray[np.int64]] = field(default_factory=list)
-    """(101, 2) each: pixels by probability in per cent, dry and flooded in the reference."""
+    """int64 (101, 2) each: scored pixels by probability in per cent and by reference (dry, flooded)."""
     extra: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, codes: Codes, mask: Codes) -> None:
-        """Take in a picture: codes, and its mask of 1 flood, 0 dry, 255 not scored."""
-        known = (codes <= 100) & (mask <= 1)
-        counts = np.bincount(codes[known].astype(np.int64) * 2 + mask[known], minlength=202)
+        """Add a picture: predicted codes, and its mask (1 flood, 0 dry, 255 not scored)."""
+        scored_pixels = (codes <= 100) & (mask <= 1)
+        counts = np.bincount(codes[scored_pixels].astype(np.int64) * 2 + mask[scored_pixels], minlength=202)
         self.names.append(name)
         self.histograms.append(counts.reshape(101, 2))
 
     def ious(self) -> list[float]:
-        """Of each picture with flood in it."""
+        """IoU of each picture with flood in its mask."""
         return [iou(one) for one in self.histograms if one[:, 1].any()]
 
     def row(self) -> dict[str, float | int | str]:
-        """What is printed."""
+        """Row of the printed table."""
         total, ious = np.sum(self.histograms, axis=0), self.ious()
         row: dict[str, float | int | str] = {"set": self.name, "pictures": len(self.histograms)}
         if ious:
@@ -102,7 +104,7 @@ def iou(histogram: NDArray[np.int64]) -> float:
 
 
 def segmented(path: Path, model: Segmenter, prompts: str = "auto", options: SceneOptions | None = None) -> Codes:
-    """Codes of a picture, (height, width), as `floodmap segment` has them."""
+    """Segment a picture as `floodmap segment` does; returns its codes (height, width)."""
     with Scene.open(path, options) as scene:
         grid, proof = Grid(height=scene.height, width=scene.width, multiple=model.multiple), Proof()
         model = with_infrared(model, scene)
@@ -111,7 +113,7 @@ def segmented(path: Path, model: Segmenter, prompts: str = "auto", options: Scen
 
 
 def placed(picture: Picture, folder: Path) -> Path:
-    """The picture as a GeoTIFF with its ground sample distance, in the folder; itself where that is not known."""
+    """Write the picture as a GeoTIFF with its ground sample distance; returns the original where that is not known."""
     if not picture.gsd_m:
         return picture.path
     rgb = np.asarray(Image.open(picture.path).convert("RGB")).transpose(2, 0, 1)
@@ -126,17 +128,18 @@ def placed(picture: Picture, folder: Path) -> Path:
 
 
 def read(path: Path) -> Codes:
-    """A mask, (height, width)."""
+    """Read a mask, (height, width)."""
     return np.asarray(Image.open(path))
 
 
 def dry_mask(path: Path) -> Codes:
-    """Of a picture without water."""
+    """The mask of a picture without water, all 0."""
     with Image.open(path) as picture:
         return np.zeros(picture.size[::-1], np.uint8)
 
 
 def flood_area(data: Path) -> Iterator[Picture]:
+    """Val pictures of flood-area."""
     folder = data / "flood-area"
     with (folder / "splits.csv").open() as file:
         for row in csv.DictReader(file):
@@ -146,13 +149,14 @@ def flood_area(data: Path) -> Iterator[Picture]:
 
 
 def dubai(data: Path) -> Iterator[Picture]:
+    """Tile 5 of dubai-water."""
     folder = data / "dubai-water"
     for path in sorted((folder / "images").glob("tile5_*.jpg")):
         yield Picture("dubai-water tile 5", path, read(folder / "masks" / f"{path.stem}.png"))
 
 
 def ucmerced(data: Path) -> Iterator[Picture]:
-    """Every third file, sorted by name, of the dry classes."""
+    """Every third file, by name, of the dry classes of ucmerced."""
     classes = [path for path in (data / "ucmerced").iterdir() if path.is_dir() and path.name not in WET_CLASSES]
     files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
     for path in files[::3]:
@@ -160,7 +164,7 @@ def ucmerced(data: Path) -> Iterator[Picture]:
 
 
 def nadir(data: Path, *, final: bool) -> Iterator[Picture]:
-    """Val pictures by source, and the dry ones of each apart."""
+    """Val pictures of nadir in groups by source, dry ones in groups of their own."""
     with (data / "nadir" / "index.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "val" and (row["source"] in FINAL) == final]
     for row in sorted(rows, key=lambda row: row["source"]):
@@ -172,6 +176,7 @@ def nadir(data: Path, *, final: bool) -> Iterator[Picture]:
 
 
 def synthetic(data: Path, side: int = 1536) -> Iterator[Picture]:
+    """One synthetic scene for each of `SYNTHETIC_SEEDS`."""
     with tempfile.TemporaryDirectory() as folder:
         for seed in SYNTHETIC_SEEDS:
             scene, reference = write_sample(Path(folder) / f"s{seed}.tif", width=side, height=side, seed=seed)
@@ -179,20 +184,20 @@ def synthetic(data: Path, side: int = 1536) -> Iterator[Picture]:
                 yield Picture("synthetic", scene, dataset.read(1))
 
 
-def scored(pictures: Iterable[Picture], model: Segmenter, prompts: str, *, told: bool) -> list[Group]:
-    """Groups of pictures by name, in their order; `told`: the model hears of ground sample distances."""
+def scored(pictures: Iterable[Picture], model: Segmenter, prompts: str, *, with_gsd: bool) -> list[Group]:
+    """Segment pictures and collect them in groups; `with_gsd`: the model gets their ground sample distances."""
     groups: dict[str, Group] = {}
     with tempfile.TemporaryDirectory() as folder:
         for one in pictures:
-            path = placed(one, Path(folder)) if told else one.path
+            path = placed(one, Path(folder)) if with_gsd else one.path
             groups.setdefault(one.group, Group(one.group)).add(
                 one.path.stem, segmented(path, model, prompts), one.mask
             )  # fmt: skip
     return list(groups.values())
 
 
-def painted(data: Path, model: Segmenter, prompts: str, *, final: bool, told: bool) -> list[Group]:
-    """Painted floods, by colour, and the same pictures dry."""
+def painted(data: Path, model: Segmenter, prompts: str, *, final: bool, with_gsd: bool) -> list[Group]:
+    """Groups of pictures with painted floods: all, by colour, and the same pictures dry."""
     title = "painted, final" if final else "painted"
     whole, dry = Group(title), Group(f"{title}: dry")
     colours: dict[str, Group] = {}
@@ -200,20 +205,20 @@ def painted(data: Path, model: Segmenter, prompts: str, *, final: bool, told: bo
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
 
-        def seen(rgb: NDArray[np.uint8], gsd_m: float) -> Codes:
+        def segment_array(rgb: NDArray[np.uint8], gsd_m: float) -> Codes:
             Image.fromarray(rgb.transpose(1, 2, 0)).save(path)
-            scene = placed(Picture(title, path, rgb[0], gsd_m if told else 0.0), Path(folder))
+            scene = placed(Picture(title, path, rgb[0], gsd_m if with_gsd else 0.0), Path(folder))
             return segmented(scene, model, prompts)
 
         for one in paintings(data / "labelled", final=final):
-            codes = seen(one.rgb, one.ground.gsd_m)
+            codes = segment_array(one.rgb, one.ground.gsd_m)
             colour = colours.setdefault(one.colour, Group(f"{title}: {one.colour}"))
             for group in (whole, colour):
                 group.add(one.name, codes, one.mask)
             stands = one.stands & ~one.ground.unknown
             standing += int(stands.sum())
             on_standing += int(((codes >= 50) & (codes <= 100) & stands).sum())
-            dry.add(one.name, seen(one.ground.rgb, one.ground.gsd_m), one.dry)
+            dry.add(one.name, segment_array(one.ground.rgb, one.ground.gsd_m), one.dry)
     whole.extra["flood on roofs and trees %"] = 100 * on_standing / max(standing, 1)
     return [whole, dry, *colours.values()]
 
@@ -234,33 +239,23 @@ def oracle(data: Path, model: Segmenter) -> list[dict[str, float | int | str]]:
 def infrared(data: Path, model: Segmenter) -> Iterator[Group]:
     """Two dates of a lake district, with near infrared and without.
 
-    The reference: NDWI above its Otsu threshold, near infrared below its own. What floodmap does uses neither.
+    Reference: NDWI above its Otsu threshold, and near infrared below its own. floodmap uses neither rule.
     """
     for path in sorted((data / "nadir" / "naip5m").glob("*.tif")):
         with rasterio.open(path) as dataset:
-            bands, seen = dataset.read().astype(np.float32), dataset.dataset_mask() > 0
+            bands, observed = dataset.read().astype(np.float32), dataset.dataset_mask() > 0
         green, nir = bands[1], bands[3]
         ndwi = (green - nir) / np.maximum(green + nir, 1)
-        water = (ndwi > otsu(ndwi[seen])) & (nir < otsu(nir[seen]))
+        water = (ndwi > otsu(ndwi[observed])) & (nir < otsu(nir[observed]))
         for nir_option in ("auto", "off"):
             group = Group(f"{path.stem}, near infrared {nir_option}")
             codes = segmented(path, model, options=SceneOptions(bands=(1, 2, 3, 4), nir=nir_option))
-            group.add(path.stem, codes, np.where(seen, water, 255).astype(np.uint8))
+            group.add(path.stem, codes, np.where(observed, water, 255).astype(np.uint8))
             yield group
 
 
-def otsu(values: NDArray[np.float32]) -> float:
-    """The threshold that parts values into two classes best (Otsu 1979)."""
-    counts, edges = np.histogram(values, 256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below, mean = counts.cumsum(), (counts * centres).cumsum()
-    total = below[-1]
-    apart = (mean[-1] * below / total - mean) ** 2 / np.maximum(below * (total - below), 1)
-    return float(centres[apart.argmax()])
-
-
 def calibration(groups: Sequence[Group]) -> float:
-    """Cross-fitted calibration error, every group an equal share."""
+    """Cross-fitted calibration error; every group has the same weight."""
     weighed = []
     for group in groups:
         total = np.sum(group.histograms)
@@ -269,7 +264,7 @@ def calibration(groups: Sequence[Group]) -> float:
 
 
 def table(rows: Sequence[dict[str, float | int | str]]) -> str:
-    """Rows as text."""
+    """Rows as text in aligned columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *([_text(row.get(column, "")) for column in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
@@ -296,13 +291,12 @@ def main() -> None:
         "floods": lambda: flood_area(data), "dubai": lambda: dubai(data), "dry": lambda: ucmerced(data),
         "synthetic": lambda: synthetic(data), "nadir": lambda: nadir(data, final=options.final),
     }  # fmt: skip
-    told = options.gsd == "auto"
+    with_gsd = options.gsd == "auto"
     wanted = ["nadir", "painted"] if options.final else options.sets
-    groups = [
-        group for name in wanted if name in sets for group in scored(sets[name](), model, options.prompts, told=told)
-    ]
+    score = partial(scored, model=model, prompts=options.prompts, with_gsd=with_gsd)
+    groups = [group for name in wanted if name in sets for group in score(sets[name]())]
     if "painted" in wanted:
-        groups += painted(data, model, options.prompts, final=options.final, told=told)
+        groups += painted(data, model, options.prompts, final=options.final, with_gsd=with_gsd)
     rows = [group.row() for group in groups]
     if "infrared" in wanted:
         rows += [group.row() for group in infrared(data, model)]

@@ -1,7 +1,7 @@
-"""What encodings on disk save: `python benchmarks/encodings.py DATA/flood-area [--steps 100]`.
+"""Decoder training from cached encodings against a running encoder: `python benchmarks/encodings.py DATA/flood-area`.
 
-Seconds a step of training the shipped model's decoder, with the encoder running and from encodings, by turns; an epoch
-is the same number of steps either way. Encoding itself, the price of the first epoch, is shown beside it.
+Prints seconds a step of training the shipped model's decoder both ways, measured in turns; an epoch has the same number
+of steps either way. The time to encode the views once is printed as well.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ PICTURES = 60
 BATCHES = 53
 """Eight views of each picture, as `floodmap train` encodes."""
 TURN = 10
+"""Steps of one way before the other has its turn."""
 
 
-class Course:
-    """Steps of one way to train, and the time they took; `batches` encoded beforehand, none for a running encoder."""
+class TimedRun:
+    """A training run and the time of its steps; `batches`: number of batches encoded beforehand, 0: encoder running."""
 
     def __init__(self, drawn: Sequence[Source], batches: int, folder: Path) -> None:
         weights, self.group = resolve("finetuned").path, ProcessGroup("cpu")
@@ -55,8 +56,8 @@ class Course:
         set_training(model, settled=True)
         self.steps, self.seconds = 0, 0.0
 
-    def go_on(self, steps: int) -> None:
-        """Take some steps; the first is not counted."""
+    def run_steps(self, steps: int) -> None:
+        """Run and time some steps, after one that is not counted."""
         train_step(self.trainer, self.optimizer, self.group)
         begun = time.monotonic()
         for _ in range(steps):
@@ -74,10 +75,10 @@ def main() -> None:
     labelled = audited.usable[:PICTURES]
     drawn = sources(labelled, [piece for one in labelled for piece in pieces(one, audited.rule)])
     with tempfile.TemporaryDirectory() as folder:
-        running, cached = (Course(drawn, batches, Path(folder)) for batches in (0, BATCHES))
-        for _ in range(0, options.steps, TURN):  # by turns, for machines are not always equally fast
-            running.go_on(TURN)
-            cached.go_on(TURN)
+        running, cached = (TimedRun(drawn, batches, Path(folder)) for batches in (0, BATCHES))
+        for _ in range(0, options.steps, TURN):  # in turns: the speed of a machine varies
+            running.run_steps(TURN)
+            cached.run_steps(TURN)
     slow, fast = running.seconds / running.steps, cached.seconds / cached.steps
     print(f"encoder running    {slow:.3f} s a step")
     print(f"from encodings     {fast:.3f} s a step: {slow / fast:.1f} times as fast")

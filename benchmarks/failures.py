@@ -1,7 +1,7 @@
-"""Where a model fails: `python benchmarks/failures.py DATA SCORES.json SHEET.jpg [--model FILE]`.
+"""Sheet of a model's worst val pictures: `python benchmarks/failures.py DATA SCORES.json SHEET.jpg [--model FILE]`.
 
-SCORES.json is what `accuracy.py DATA --json SCORES.json` wrote. Of its val pictures the ten worst are drawn, at most
-two of a set, each beside what the model made of it: found in blue, false flood in red, missed in yellow.
+SCORES.json is the output of `accuracy.py DATA --json SCORES.json`. The ten worst of its val pictures are drawn, at most
+two of a set, each beside the result: true positives blue, false positives red, false negatives yellow.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
 
 COUNT, OF_A_SET, SIDE, LINE = 10, 2, 240, 16
+"""Pictures in all and of a set; side of a picture and height of a line of text, in pixels."""
 COLOURS = {"found": (40, 110, 255), "false": (255, 40, 40), "missed": (255, 225, 0)}
 
 
 def worst(scores: dict[str, dict[str, list[float]]], pictures: list[Picture]) -> list[Picture]:
-    """The worst pictures: 1 less the IoU where there is water, or the share that is false flood where there is none."""
+    """The worst pictures, by 1 - IoU where there is water, and by the share of false flood where there is none."""
 
     def badness(one: Picture) -> float:
         iou, false_share = scores[one.group][one.path.stem]
@@ -33,8 +34,8 @@ def worst(scores: dict[str, dict[str, list[float]]], pictures: list[Picture]) ->
 
     chosen: list[Picture] = []
     of_group: Counter[str] = Counter()
-    known = [one for one in pictures if one.path.stem in scores.get(one.group, {})]
-    for one in sorted(known, key=badness, reverse=True):
+    scored = [one for one in pictures if one.path.stem in scores.get(one.group, {})]
+    for one in sorted(scored, key=badness, reverse=True):
         if of_group[one.group] < OF_A_SET:
             of_group[one.group] += 1
             chosen.append(one)
@@ -42,12 +43,16 @@ def worst(scores: dict[str, dict[str, list[float]]], pictures: list[Picture]) ->
 
 
 def drawn(one: Picture, codes: NDArray[np.uint8], text: str) -> Image.Image:
-    """A picture, beside it the same with what was found, and a line of text."""
+    """A picture, beside it the same with the result tinted, and a line of text above."""
     rgb = np.asarray(Image.open(one.path).convert("RGB"))
-    said, real = (codes >= 50) & (codes <= 100), one.mask == 1
-    known, shown = one.mask <= 1, rgb.astype(np.float32)
-    for name, where in (("found", said & real), ("false", said & ~real), ("missed", ~said & real)):
-        shown[where & known] = 0.45 * shown[where & known] + 0.55 * np.array(COLOURS[name], np.float32)
+    predicted, reference = (codes >= 50) & (codes <= 100), one.mask == 1
+    scored, shown = one.mask <= 1, rgb.astype(np.float32)
+    for name, where in (
+        ("found", predicted & reference),
+        ("false", predicted & ~reference),
+        ("missed", ~predicted & reference),
+    ):
+        shown[where & scored] = 0.45 * shown[where & scored] + 0.55 * np.array(COLOURS[name], np.float32)
     cell = Image.new("RGB", (2 * SIDE + 4, SIDE + LINE), "white")
     for number, pixels in enumerate((rgb, shown.astype(np.uint8))):
         picture = Image.fromarray(pixels)
@@ -70,8 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, one in enumerate(worst(scores, pictures), 1):
             iou, false_share = scores[one.group][one.path.stem]
-            said = f"IoU {iou:.2f}" if (one.mask == 1).any() else f"dry; false flood {false_share:.0%}"
-            text = f"{number}. {one.group}, {one.path.stem}: {said}"
+            score = f"IoU {iou:.2f}" if (one.mask == 1).any() else f"dry; false flood {false_share:.0%}"
+            text = f"{number}. {one.group}, {one.path.stem}: {score}"
             print(text)
             cells.append(drawn(one, segmented(placed(one, Path(folder)), model), text))
     wide, high = cells[0].size

@@ -1,8 +1,8 @@
-"""Segmenting with SAM against `SamAutomaticMaskGenerator`, window for window: `python benchmarks/generator.py`.
+"""Speed of floodmap with SAM against `SamAutomaticMaskGenerator`: `python benchmarks/generator.py`.
 
-ViT-B with random weights: both do the same work with them as with Meta's. The generator, with its defaults, gets one
-window of 1024 pixels; `floodmap segment` the scene of four that it is cut from, prompts, decoding, rasters and polygons
-included.
+ViT-B with random weights, which do not change the amount of work. The generator, with its defaults, gets one window of
+1024 pixels. `floodmap segment` gets the scene of four windows that this one is cut from. Its time includes prompts,
+decoding, rasters and polygons.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The big SAMs on a GPU, in one run: `python benchmarks/gpu.py [--model vit_h] [--side 10000] [--folder FOLDER]`.
+"""Speed of Meta's SAM on a GPU: `python benchmarks/gpu.py [--model vit_h] [--side 10000] [--folder FOLDER]`.
 
-Random weights: speed does not depend on them. The encoder's operations (FlopCounterMode over the package's, without
-those on cells that only fill windows up) are set against the rate of a large matrix product; then `floodmap segment`
-of a whole scene against its model alone, encoding and decoding what lies in the GPU's memory already.
+Random weights: speed does not depend on them. First the encoder's FLOP rate is compared with that of a large matrix
+product; operations are counted by FlopCounterMode over the package's encoder, without those on padding of windows. Then
+`floodmap segment` of a whole scene is compared with its model alone, run on batches that are in GPU memory already.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from floodmap.pipeline import segment_scene
 from floodmap.synthetic.sample import write_sample
 
 PAINTED = 3000
-"""Sides of what the scene is copies of, in pixels."""
+"""Side of the painted scene that is tiled to the size wanted, in pixels."""
 PROMPTED_PX = 700
-"""There is a box, with a point inside and one beside it, in every square of so many pixels a side, on average."""
+"""Side of the squares that hold one box, a point inside it and a point beside it, on average, in pixels."""
 KEPT = 8
-"""Batches kept."""
+"""Batches of a run that are kept, to time the model alone."""
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median of some times, after two that are not counted."""
+    """Median time of some calls on the GPU, in seconds, after two that are not counted."""
     times = []
     for _ in range(repeats + 2):
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -65,14 +65,14 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def matmul_rate() -> float:
-    """FLOP/s of a large bfloat16 product."""
+    """Rate of a large bfloat16 matrix product, in FLOP/s."""
     side = 8192
     a, b = torch.randn(2, side, side, device="cuda", dtype=torch.bfloat16)
     return 2 * side**3 / seconds(lambda: a @ b, 20)
 
 
 def needed_flops(name: str, encoder: torch.nn.Module) -> float:
-    """Of one image, without queries, keys, values and projections of the 70 x 70 - 64 x 64 cells beyond it."""
+    """FLOP of one image, without queries, keys, values and projections of the padding, 70 x 70 - 64 x 64 cells."""
     shape = VIT[name]
     with FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(1, 3, FRAME, FRAME, device="cuda"))
@@ -82,7 +82,7 @@ def needed_flops(name: str, encoder: torch.nn.Module) -> float:
 
 @torch.inference_mode()
 def encoders(name: str, stock: torch.nn.Module, batches: list[int]) -> None:
-    """The encoder's speed beside the rate of products, and how far its results are from the package's."""
+    """Print the encoder's speed against the rate of matrix products, and its relative error against the package's."""
     rate = matmul_rate()
     flops = needed_flops(name, stock.image_encoder)
     print(
@@ -100,9 +100,9 @@ def encoders(name: str, stock: torch.nn.Module, batches: list[int]) -> None:
         ours._kernels_fail = not kernels
         print("our kernels" if kernels else "torch's kernels")
         for batch in batches if kernels else batches[-1:]:
-            some = image[:batch].bfloat16()
-            error = float((ours._embed(some[:1]).float() - expected).norm() / expected.norm())
-            took = seconds(lambda some=some: ours._embed(some), 10) / batch
+            part = image[:batch].bfloat16()
+            error = float((ours._embed(part[:1]).float() - expected).norm() / expected.norm())
+            took = seconds(lambda part=part: ours._embed(part), 10) / batch
             print(
                 f"  {batch:2} windows at once: {took * 1e3:6.2f} ms each, {flops / took / 1e12:.0f} TFLOP/s, "
                 f"{flops / took / rate:.1%} of the products' rate, {theirs / took:.1f} times the package's; "
@@ -111,29 +111,29 @@ def encoders(name: str, stock: torch.nn.Module, batches: list[int]) -> None:
             )
 
 
-class Watched:
-    """A segmenter that keeps some of what it is asked."""
+class RecordingSegmenter:
+    """A segmenter that keeps some of its input batches."""
 
     def __init__(self, segmenter: SamSegmenter) -> None:
-        self.segmenter, self.asked, self.prompted = segmenter, [], 0
+        self.segmenter, self.batches, self.prompted = segmenter, [], 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.segmenter, name)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         self.prompted += sum(len(prompt_sets(one)) for one in prompts)
-        if len(tiles) == self.best_batch_size and len(self.asked) < KEPT:
-            self.asked.append((dispatch.sent(tiles, self.device), list(prompts)))
+        if len(tiles) == self.best_batch_size and len(self.batches) < KEPT:
+            self.batches.append((dispatch.tiles_to_device(tiles, self.device), list(prompts)))
         return self.segmenter.predict(tiles, prompts)
 
     def bare_seconds(self) -> float:
-        """Of encoding and decoding a window, of those that were kept, with nothing else going on."""
-        times = [seconds(lambda batch=batch: self.segmenter._predict(*batch), 2) for batch in self.asked]
+        """Mean time to encode and decode a window of the kept batches, with nothing else running."""
+        times = [seconds(lambda batch=batch: self.segmenter._predict(*batch), 2) for batch in self.batches]
         return float(np.mean(times)) / self.best_batch_size
 
 
 def write_prompts(scene: Path, path: Path) -> None:
-    """Boxes and points all over a scene: the likelihood is confident of nothing there, and nothing would be decoded."""
+    """Write boxes and points all over a scene: automatic prompts would be none there, and nothing would be decoded."""
     with rasterio.open(scene) as dataset:
         side, transform, crs = dataset.width, dataset.transform, dataset.crs
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def write_prompts(scene: Path, path: Path) -> None:
 
 
 def timed(owner: Any, name: str, spent: Counter[str]) -> None:
-    """Have a function count how long its calls take, waiting included."""
+    """Wrap a function so that it adds the wall-clock time of its calls to `spent`."""
     function = getattr(owner, name)
 
     @functools.wraps(function)
@@ -162,15 +162,15 @@ def timed(owner: Any, name: str, spent: Counter[str]) -> None:
 
 
 def whole(scene: Path, model: Path, out: Path) -> None:
-    """Segment a scene, and say how long the model was waited for."""
+    """Segment a scene, and print the share of the time that the model alone needs."""
     begun = time.perf_counter()
-    segmenter = Watched(
+    segmenter = RecordingSegmenter(
         load_segmenter(ResolvedModel(path=model, name=model.stem, architecture=None, sha256=""), "cuda")
     )
     loaded = time.perf_counter()
     times: dict[int, float] = {}
     spent: Counter[str] = Counter()
-    steps = [(loop, "read"), (loop, "asked"), (dispatch, "sent"), (Dispatcher, "_begin"), (Mosaic, "add")]
+    steps = [(loop, "read"), (loop, "asked"), (dispatch, "tiles_to_device"), (Dispatcher, "_launch"), (Mosaic, "add")]
     for owner, name in steps:
         timed(owner, name, spent)
 

@@ -1,7 +1,7 @@
-"""How good the unsupervised flood likelihood and its points are: `python benchmarks/likelihood.py DATA_FOLDER`.
+"""Scores of the unsupervised flood likelihood and its points: `python benchmarks/likelihood.py DATA_FOLDER`.
 
 The folder holds `images/NAME.jpg`, `masks/NAME.png` (above 0 is flood) and `splits.csv` (name, split). Masks are
-compared at their own size; the reference is used for nothing but the scores.
+compared at full size; the reference is used for the scores only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDE = 512
 
 
 def measure(folder: Path, name: str, max_points: int) -> np.ndarray:
-    """Of one image: tp, fp, fn; positive points right and picked; negative points right and picked; CPU seconds."""
+    """Measure one image: tp, fp, fn; positive points correct and in all; negative points alike; CPU seconds; (8,)."""
     image = Image.open(folder / "images" / f"{name}.jpg").convert("RGB")
     flood = np.asarray(Image.open(folder / "masks" / f"{name}.png").convert("L")) > 0
     scale = min(1.0, SIDE / max(image.size))
@@ -33,12 +33,24 @@ def measure(folder: Path, name: str, max_points: int) -> np.ndarray:
     seconds = time.process_time() - begin
     height, width = flood.shape
     full = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
-    found = full >= 0.5
+    predicted = full >= 0.5
     prompts = pick_prompts(coarse, np.ones(flood.shape, bool), max_points=max_points)
     cols, rows = prompts.points_xy.astype(int).T
     on_flood, positive = flood[rows, cols], prompts.labels == 1
     points = [(on_flood & positive).sum(), positive.sum(), (~on_flood & ~positive).sum(), (~positive).sum()]
-    return np.array([(found & flood).sum(), (found & ~flood).sum(), (~found & flood).sum(), *points, seconds], float)
+    return np.array(
+        [(predicted & flood).sum(), (predicted & ~flood).sum(), (~predicted & flood).sum(), *points, seconds], float
+    )
+
+
+def otsu(values: np.ndarray) -> float:
+    """Threshold of the largest variance between two classes (Otsu 1979)."""
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, mean = counts.cumsum(), (counts * centres).cumsum()
+    total = below[-1]
+    apart = (mean[-1] * below / total - mean) ** 2 / np.maximum(below * (total - below), 1)
+    return float(centres[apart.argmax()])
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Vectorizing masks of 0.1 to 2.5 gigapixels: `python benchmarks/outlines.py [--sides 10000 20000 50000]`.
+"""Time and memory of vectorizing large masks: `python benchmarks/outlines.py [--sides 10000 20000 50000]`.
 
-One pattern of ponds and ragged shores, 10,000 pixels a side, is laid out in mirrored copies, so that larger masks have
-as much to outline a pixel and floods that run over many copies. Every size runs in a process of its own; shown are time
-and memory (VmHWM, the pattern's own taken off) and how they grow. Linux only.
+A pattern of ponds and ragged shores, 10,000 pixels a side, is tiled in mirrored copies. So masks of all sizes have the
+same length of outlines a pixel, and floods extend over many copies. Every size runs in a process of its own. Printed
+are time, peak memory (VmHWM, without the pattern) and their growth with size. Linux only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-import geopandas  # noqa: F401  loaded beforehand, for it takes as long as a small mask
+import geopandas  # noqa: F401  imported beforehand: the import takes as long as a small mask
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ ROWS = 1000
 
 
 def pattern() -> NDArray[np.uint8]:
-    """Codes of flood on a quarter of the ground, (SIDE, SIDE)."""
+    """Codes uint8 (SIDE, SIDE), a quarter of them flood."""
     rng, total = np.random.default_rng(0), np.zeros((SIDE, SIDE), np.float32)
     for cells, height in ((20, 1.0), (100, 0.4), (500, 0.15)):
         coarse = rng.standard_normal((cells, cells), np.float32)
@@ -38,7 +38,7 @@ def pattern() -> NDArray[np.uint8]:
 
 
 def strips(one: NDArray[np.uint8], copies: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The mask of `copies` x `copies` mirrored patterns from top to bottom."""
+    """Yield first row and codes of the strips of `copies` x `copies` mirrored patterns, from top to bottom."""
     for row in range(0, copies * SIDE, ROWS):
         down, first = divmod(row, SIDE)
         part = one[first : first + ROWS] if down % 2 == 0 else one[SIDE - first - ROWS : SIDE - first][::-1]
@@ -46,7 +46,7 @@ def strips(one: NDArray[np.uint8], copies: int) -> Iterator[tuple[int, NDArray[n
 
 
 def measure(side: int) -> None:
-    """Print seconds, bytes, polygons and vertices of one size."""
+    """Vectorize one size; print seconds, bytes, polygons and vertices."""
     one = pattern()
     before, begun = peak_bytes_now(), time.perf_counter()
     grid = GeoGrid(CRS.from_epsg(32633), Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000), (side, side))
@@ -59,7 +59,7 @@ def measure(side: int) -> None:
 
 
 def peak_bytes_now() -> int:
-    """Memory the process has now; VmHWM from here on counts from it."""
+    """Resident memory of this process now, in bytes; resets VmHWM to it."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return peak_bytes("self")
@@ -76,10 +76,10 @@ def main() -> None:
     print(f"{'Gpx':>5} {'s/Gpx':>7} {'peak MB':>8} {'polygons':>9} {'bytes a vertex':>15}")
     rates = []
     for side in options.sides:
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, __file__, "--one", str(side)], check=True, capture_output=True, text=True
         ).stdout.split()
-        seconds, peak, polygons, vertices = float(told[0]), *map(int, told[1:])
+        seconds, peak, polygons, vertices = float(output[0]), *map(int, output[1:])
         rates.append(seconds / side**2 * 1e9)
         print(
             f"{side**2 / 1e9:5.1f} {rates[-1]:7.1f} {peak / 1e6:8.0f} {polygons:9} {peak / vertices:15.0f}", flush=True

@@ -1,7 +1,7 @@
-"""Floods painted on pictures that no training saw: `python benchmarks/painted_floods.py DATA SHEET.png`.
+"""Floods painted on val pictures, and a sheet of them: `python benchmarks/painted_floods.py DATA SHEET.png`.
 
-They are always the same. Colours, textures and seeds are others than training paints with. The sheet shows them beside
-real floods.
+The paintings are the same in every run. Colours, textures and seeds differ from those of the training data. The sheet
+shows them beside real floods.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from training_data import STANDING, ground_of, read_index
 
 FINAL = ("fair_dhaka", "nrcan_newbrunswick")
-"""Kept out of every choice."""
+"""Sources that are kept out of every choice of weights."""
 COLOURS = {
     "milky coffee": ((173, 146, 118), (150, 124, 98)), "brick": ((146, 98, 74), (120, 84, 66)),
     "slate": ((92, 98, 104), (70, 76, 84)), "bottle green": ((58, 72, 56), (44, 54, 46)),
     "ink": ((30, 33, 36), (22, 25, 30)), "sand": ((188, 172, 136), (166, 150, 118)),
     "silver": ((150, 154, 156), (176, 182, 188)), "peat": ((66, 52, 40), (50, 41, 33)),
 }  # fmt: skip
-"""Two colours of each water, 0 to 255."""
+"""Two RGB colours of each kind of water, 0 to 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """A painted picture."""
+    """A picture with a painted flood."""
 
     name: str
     source: str
@@ -48,7 +48,7 @@ class Painted:
     mask: NDArray[np.uint8]
     """(height, width): 1 flood, 0 dry, 255 not scored."""
     stands: NDArray[np.bool_]
-    """(height, width): roofs and trees that a person has drawn."""
+    """bool (height, width): roofs and trees in masks drawn by hand."""
 
     @property
     def dry(self) -> NDArray[np.uint8]:
@@ -57,7 +57,7 @@ class Painted:
 
 
 def paintings(folder: Path, *, final: bool = False) -> Iterator[Painted]:
-    """One painting of each labelled val picture that has buildings; `final`: of those kept out of every choice."""
+    """One painting of each labelled val picture with buildings; `final`: of those kept out of every choice."""
     rows = [row for row in read_index(folder, "val") if (row["source"] in FINAL) == final]
     rows = [row for row in rows if row["source"] != "floodnet"]  # flooded already
     for number, row in enumerate(rows):
@@ -65,11 +65,12 @@ def paintings(folder: Path, *, final: bool = False) -> Iterator[Painted]:
         rng = np.random.default_rng([2026, number])
         rgb, mask = flood(ground, _water(colour, rng), rng, float(rng.uniform(0.2, 0.8)), texture=_texture)
         stands = np.isin(read_mask(folder / row["mask"]), STANDING)
-        mask[ground.stands & ~stands] = IGNORED  # trees and cars by rule keep water off, but are not scored
+        mask[ground.stands & ~stands] = IGNORED  # trees and cars found by rule stay dry, but are not scored
         yield Painted(Path(row["file"]).stem, row["source"], colour, ground, rgb, mask, stands)
 
 
 def _water(colour: str, rng: np.random.Generator) -> Water:
+    """Random water of a colour."""
     return Water(
         colours=np.array(COLOURS[colour]) / 255, clarity_m=float(rng.choice([0.05, 0.12, 0.25])),
         ripple=float(rng.choice([0.0, 0.015, 0.04])), ripple_m=float(rng.choice([0.4, 1.0, 2.5])),
@@ -81,7 +82,7 @@ def _water(colour: str, rng: np.random.Generator) -> Water:
 def _texture(
     shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0
 ) -> NDArray[np.float32]:
-    """Fractal noise of hashed lattice points, in the place of `inundation.noise`; drawn coarsely where it is smooth."""
+    """Fractal noise of hashed lattice points, in place of `inundation.noise`; computed coarsely where it is smooth."""
     salt, step = int(rng.integers(2**31)), max(1, int(cell / 12))
     y, x = (np.arange(0, side + step, step, dtype=np.float64) for side in shape_hw)
     wavy = fractal(x[None, :] / across, y[:, None], cell, 2 if cell > 8 else 1, 0.45, salt).astype(np.float32)
@@ -91,7 +92,7 @@ def _texture(
 
 
 def sheet(data: Path, out: Path, side: int = 210) -> None:
-    """24 paintings in three rows, and below them eight real floods."""
+    """Write a sheet of 24 paintings in three rows, and eight real floods below."""
     found = list(paintings(data / "labelled"))
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, 24).round().astype(int)]
     with (data / "nadir" / "index.csv").open() as file:

@@ -1,10 +1,10 @@
-"""Do window borders show? `python benchmarks/seams.py [--model FILE] [--side 4000] [--seeds 1 2 3] [--scene FILE]`.
+"""Steps at window borders: `python benchmarks/seams.py [--model FILE] [--side 4000] [--seeds 1 2 3] [--scene FILE]`.
 
-Two figures: the mean step of the probability from one pixel to the next across window borders over that elsewhere, and
-the 99th percentile of the difference between two cuts of one scene into windows. Borders of either cut count. A border
-is a few lines of pixels, and what lies there sways the first figure: beside it stands what the other cut, which has no
-border there, gives on the same lines. On a scene of 20,000 pixels a side there are lines enough to average most of that
-out.
+Two figures, for two tilings of a scene into windows. First, the ratio of the mean step of the probability between
+neighbouring pixels across window borders to that elsewhere. Second, the 99th percentile of the difference between the
+two tilings. Borders are a few lines of pixels, so the ground there affects the first figure. Beside it stands the same
+ratio on the same lines in the other tiling, which has no border there. On a scene of 20,000 pixels a side there are
+enough lines to average most of that effect out.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from floodmap.pipeline import segment_scene
 from floodmap.synthetic.sample import write_sample
 
 CUTS = ((1024, 24), (768, 96))
-"""Tile size and overlap of the two."""
+"""Tile size and overlap of the two tilings, in pixels."""
 ROWS = 2000
-"""Rows compared in one go."""
+"""Rows compared at a time."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What two cuts of a scene add up to."""
+    """Sums over two tilings of a scene."""
 
     steps: np.ndarray
-    """float (2, 2, 2): in the cut whose borders they are and in the other, sums and counts of steps, across borders
-    and elsewhere."""
+    """float (2, 2, 2): tiling with the borders, the other; sums, counts of steps; across borders, elsewhere."""
     differences: np.ndarray
-    """int (101,): how many pixels differ by so many per cent."""
+    """int (101,): number of pixels by difference in per cent."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.steps + other.steps, self.differences + other.differences)
@@ -56,13 +55,13 @@ class Counts:
 def probability(
     scene: Path, out: Path, segmenter: FloodSegmenter | SamSegmenter, cut: tuple[int, int], prompts: str
 ) -> Path:
-    """The probability raster of a scene cut this way."""
+    """Segment a scene with a tiling; returns the path of its probability raster."""
     options = SegmentOptions(tile_size=cut[0], overlap=cut[1], prompts=prompts)
     return segment_scene(scene, out / f"{cut[0]}", segmenter, options).probability_path
 
 
 def counts(first: Path, second: Path) -> Counts:
-    """Compare two cuts, some rows at a time."""
+    """Compare the probability rasters of two tilings, `ROWS` rows at a time."""
     with rasterio.open(first) as one, rasterio.open(second) as two:
         own, other = (borders(one.shape, cut) for cut in CUTS)
         lines = [[apart(a, b) for a, b in zip(*pair, strict=True)] for pair in ((own, other), (other, own))]
@@ -81,7 +80,7 @@ def counts(first: Path, second: Path) -> Counts:
 
 
 def borders(shape_hw: tuple[int, int], cut: tuple[int, int]) -> tuple[set[int], set[int]]:
-    """Rows and columns after which a window begins or ends, along either axis."""
+    """Rows and columns after which a window begins or ends."""
     grid = Grid(height=shape_hw[0], width=shape_hw[1], tile_size=cut[0], overlap=cut[1])
 
     def lines(offsets: tuple[int, ...], side: int, length: int) -> set[int]:

@@ -1,6 +1,6 @@
-"""IoU lost by skipping ground of which the coarse pass is certain: `python benchmarks/skipped_by_coarse.py DATA`.
+"""IoU lost where the coarse pass is certain and windows are skipped: `python benchmarks/skipped_by_coarse.py DATA`.
 
-Everything labelled that was kept out, segmented as a whole and by the rule, which large scenes are under as well.
+Labelled pictures kept out of training are segmented in full and by the rule that large scenes are segmented by.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from floodmap.training.samples import read_mask
 
 
 def pictures(data: Path, folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:
-    """Set, file and mask of everything labelled that was kept out and is large enough for a coarse pass."""
+    """Yield set, file and mask of the labelled pictures that were kept out of training."""
     with (data / "flood-area" / "splits.csv").open() as file:
         names = [row["name"] for row in csv.DictReader(file) if row["split"] == "val"]
     for name in names:
@@ -42,10 +42,10 @@ def pictures(data: Path, folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]
 
 
 def iou(codes: np.ndarray, mask: np.ndarray) -> float:
-    """1 where both are empty."""
-    said, real = (codes >= 50) & (codes <= 100) & (mask != 255), mask == 1
-    union = (said | real).sum()
-    return float((said & real).sum() / union) if union else 1.0
+    """IoU over scored pixels; 1 where both are empty."""
+    predicted, reference = (codes >= 50) & (codes <= 100) & (mask != 255), mask == 1
+    union = (predicted | reference).sum()
+    return float((predicted & reference).sum() / union) if union else 1.0
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="finetuned")
-    parser.add_argument("--dry", type=float, nargs="+", default=[parts.SURELY_DRY])
-    parser.add_argument("--flood", type=float, nargs="+", default=[parts.SURELY_FLOOD])
+    parser.add_argument("--dry", type=float, nargs="+", default=[parts.DRY_LIMIT])
+    parser.add_argument("--flood", type=float, nargs="+", default=[parts.FLOOD_LIMIT])
     options = parser.parse_args()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     segmenter = load_segmenter(resolve(options.model))
@@ -69,7 +69,7 @@ def main() -> None:
                 prompter = far_view(scene, segmenter)
                 grid = Grid(height=scene.height, width=scene.width)
                 row = [iou(segment_whole(scene, grid, segmenter, prompter, proof=Proof()), mask)]
-                for parts.SURELY_DRY, parts.SURELY_FLOOD in rules:
+                for parts.DRY_LIMIT, parts.FLOOD_LIMIT in rules:
                     prompter = far_view(scene, segmenter, exhaustive=False)
                     ruled = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
                     plan = Selection(scene, prompter, exhaustive=False).plan

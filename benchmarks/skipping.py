@@ -1,8 +1,8 @@
-"""What it saves to see only what the coarse pass is unsure of: `python benchmarks/skipping.py [--side 20000]`.
+"""Time saved by running only the windows where the coarse pass is uncertain: `python benchmarks/skipping.py`.
 
-Synthetic scenes of which two fifths are a plateau are segmented by turns as a whole and by the rule: one with crops and
-trees up there, of which the coarse pass is certain, and one with the smooth bare soils, too, that look like muddy water
-from afar. What the rule loses is told by `benchmarks/skipped_by_coarse.py`.
+Synthetic scenes with a plateau on two fifths of the ground are segmented in full and by the rule, in turns. One has
+crops and trees on it, of which the coarse pass is certain. The other also has smooth bare soils, which look like muddy
+water from far. `benchmarks/skipped_by_coarse.py` measures the IoU that the rule loses.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from floodmap.synthetic import scene as synthetic
 from floodmap.synthetic.landscape import Canvas, Look
 
 PLATEAU = 0.585
-"""Where it begins, as a share of the scene's width: two fifths of the windows lie on it altogether."""
+"""Left edge of the plateau, as a share of the scene's width: two fifths of the windows lie on it entirely."""
 EDGE_M, HEIGHT_M = 60.0, 40.0
+"""Width of its slope and its height, in metres."""
 BARE_SOILS = (4, 5, 6)
-"""Among the ground covers of `floodmap.synthetic.painting`."""
+"""Their indices among the ground covers of `floodmap.synthetic.painting`."""
 
 
 def paint(folder: Path, name: str, side: int) -> Path:
-    """The scene `crops` or `soils`, made if it is not there."""
+    """Path of the scene `crops` or `soils`; written if it does not exist."""
     path = folder / f"{name}_{side}.tif"
     if path.exists():
         return path
     terrain_m, paint_ground = Look.terrain_m, synthetic.paint_ground
 
     def raised(look: Look, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if not look.level_m:  # it is about to be chosen, by the ground as it would be without the plateau
+        if not look.level_m:  # the water level is being chosen, from the terrain without the plateau
             return terrain_m(look, x, y)
         return terrain_m(look, x, y) + HEIGHT_M * np.clip((x - PLATEAU * side * look.gsd_m) / EDGE_M, 0, 1)
 
@@ -67,13 +68,13 @@ def main() -> None:
             for flag in seconds:
                 run = measure(path, options.side, out, [flag] if flag else [])
                 seconds[flag] += run.seconds
-        spared = run.report["windows"]["skipped_by_coarse"] / sum(
+        skipped_share = run.report["windows"]["skipped_by_coarse"] / sum(
             run.report["windows"][kind] for kind in ("run", "skipped_by_coarse")
         )
-        every, some = (total / options.turns for total in seconds.values())
+        full, ruled = (total / options.turns for total in seconds.values())
         print(
-            f"{name}: {spared:.0%} of the windows not run at all; as a whole {every:.1f} s, by the rule {some:.1f} s: "
-            f"{every / some:.2f} times"
+            f"{name}: {skipped_share:.0%} of the windows not run at all; as a whole {full:.1f} s, "
+            f"by the rule {ruled:.1f} s: {full / ruled:.2f} times"
         )
 
 

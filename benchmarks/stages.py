@@ -1,8 +1,8 @@
-"""What floodmap costs beside the model: `python benchmarks/stages.py SCENE REFERENCE [--folder FOLDER]`.
+"""Time of each stage of a run without the model: `python benchmarks/stages.py SCENE REFERENCE [--folder FOLDER]`.
 
-SCENE is segmented by a model that knows the answer, REFERENCE, a mask on the scene's grid as `floodmap sample` writes
-it: the same strips, shorelines and files as with a model that is always right, for next to nothing. Shown are
-core-milliseconds per megapixel of the scene; what that model itself takes is left out.
+SCENE is segmented by a model that returns REFERENCE, a mask on the scene's grid as `floodmap sample` writes it. Strips,
+outlines and files are those of a perfect model, at hardly any cost. Printed are core-milliseconds per megapixel of the
+scene, without the time of that model.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ STAGES: list[tuple[str, Any, str]] = [
 ]
 
 
-class Known:
-    """A model that looks the answer up, and is of two minds in the coarse pass, so that every window is run."""
+class ReferenceModel:
+    """A model that returns the reference, and 0.5 everywhere in the coarse pass, so that every window is run."""
 
     name, sha256, runs_on, training = "known", "0" * 64, "cpu", None
     knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1
 
     def __init__(self, reference: Path) -> None:
-        with rasterio.open(reference) as raster:  # at once, or it would share GDAL's cache with the scene
+        with rasterio.open(reference) as raster:  # read whole: windowed reads would share GDAL's cache with the scene
             self.flood = raster.read(1) == 1
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """See `floodmap.models.protocol.Segmenter`."""
         return [self._one(tile, prompt) for tile, prompt in zip(tiles, prompts, strict=True)]
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """Not known."""
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """See `floodmap.models.protocol.Segmenter`; 0."""
         return 0.0
 
     def _one(self, tile: Tile, prompt: Prompts) -> NDArray[np.float32]:
@@ -71,7 +71,7 @@ class Known:
 
 
 def timed(function: Callable[..., Any], stage: str, spent: Counter[str]) -> Callable[..., Any]:
-    """The same function, the processor time of its thread counted."""
+    """Wrap a function so that it adds the processor time of its thread to `spent`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ def main() -> None:
     spent: Counter[str] = Counter()
     for stage, owner, name in STAGES:
         setattr(owner, name, timed(getattr(owner, name), stage, spent))
-    model = Known(options.reference)
+    model = ReferenceModel(options.reference)
     model.predict = timed(model.predict, "model", spent)  # type: ignore[method-assign]
     begun = time.process_time()
     result = segment_scene(options.scene, options.folder, model, SegmentOptions(overwrite=True))

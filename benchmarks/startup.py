@@ -1,4 +1,4 @@
-"""How long `floodmap --help` takes: `python benchmarks/startup.py`. Under 0.5 s is wanted."""
+"""Start-up time of `floodmap --help`: `python benchmarks/startup.py`. The target is below 0.5 s."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    """Time both commands by turns, so that a busy moment of the machine meets both."""
+    """Time both commands in turns, so that other load on the machine affects both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=15, help="runs of each command")
     repeat = parser.parse_args().repeat

@@ -1,7 +1,7 @@
-"""Whole-scene speed and peak memory: `python benchmarks/throughput.py [--sides 5000 20000] [--folder FOLDER]`.
+"""Speed and peak memory on whole scenes: `python benchmarks/throughput.py [--sides 5000 20000] [--folder FOLDER]`.
 
 Synthetic scenes are generated once and kept in the folder. Every run is a fresh `floodmap segment`; its memory is the
-sum of the peaks (VmHWM) of all processes it was made of. Linux only: the peaks are read from /proc.
+sum of the peaks (VmHWM) of all its processes. Linux only: the peaks are read from /proc.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rasterio.windows import Window
 from floodmap.synthetic.sample import write_sample
 
 LARGEST = 20_000
-"""Sides of the largest scene that is painted, in pixels, at a megapixel a second; larger ones are copies of it."""
+"""Side of the largest scene that is painted, in pixels, at a megapixel a second; larger ones are tiled from it."""
 ROWS = 512
-"""Of the scenes' blocks."""
+"""Rows of the scenes' blocks."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Run:
     seconds: float
     peak_bytes: int
     windows_peak_bytes: int
-    """Until the last window is done: without polygons, which take as much as there are of them."""
-    summary: dict[str, Any]
+    """Peak until the last window is done, without polygons, whose memory grows with their number."""
+    report: dict[str, Any]
     """The run's JSON report."""
 
     @property
@@ -47,7 +47,7 @@ class Run:
 
 
 def scene(folder: Path, side: int) -> Path:
-    """The scene of that size, made if it is not there."""
+    """Path of the scene of that size; written if it does not exist."""
     path = folder / f"synthetic_{side}.tif"
     if not path.exists():
         print(f"generating {path} ...", file=sys.stderr)
@@ -59,7 +59,7 @@ def scene(folder: Path, side: int) -> Path:
 
 
 def lay_out(one: Path, path: Path, side: int) -> None:
-    """Mirrored copies of a scene side by side, cut off at the right and at the bottom."""
+    """Tile mirrored copies of a scene to a larger one, cropped at the right and at the bottom."""
     partial = path.with_suffix(".part")
     with rasterio.open(one) as source:
         period = source.width // ROWS * ROWS
@@ -77,7 +77,7 @@ def lay_out(one: Path, path: Path, side: int) -> None:
 
 
 def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
-    """Run `floodmap segment` and watch it."""
+    """Run `floodmap segment`; measure its time and memory."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "floodmap_cli.main", "segment", str(path), "-o", str(out), "-q", *extra]
     started = time.monotonic()
@@ -100,9 +100,10 @@ def measure(path: Path, side: int, out: Path, extra: list[str]) -> Run:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and its descendants that run a program of their own.
+    """Ids of a process and of its descendants that run a program of their own.
 
-    Importing torch starts `ldconfig` with vfork: until that begins, it is its parent's memory under another number.
+    Importing torch starts `ldconfig` with vfork. Until its program begins, that process has its parent's memory, which
+    would count twice.
     """
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -117,12 +118,12 @@ def tree(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> bytes:
-    """What a process was started with."""
+    """Command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def peak_bytes(pid: int | str) -> int:
-    """VmHWM of a process: the most memory it ever had resident."""
+    """VmHWM of a process, its peak resident memory, in bytes; 0 where it has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):

@@ -1,7 +1,7 @@
-"""SAM's encoders against the package's own, in one run: `python benchmarks/vit.py [--model vit_b] [--repeats 2]`.
+"""Speed of SAM's encoders against the package's own: `python benchmarks/vit.py [--model vit_b] [--repeats 2]`.
 
-Random weights: speed does not depend on them. The floor is what matrix products that do as much
-(FlopCounterMode) take beside them.
+Random weights: speed does not depend on them. The floor is the time of plain matrix products with the same number of
+operations (FlopCounterMode).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from floodmap.models.sam_segmenter import in_precision
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The shortest of some times, after one that is not counted."""
+    """Shortest time of some calls, in seconds, after one that is not counted."""
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
@@ -32,10 +32,10 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def floor_seconds(flops: float, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
-    """What products of the size of an encoder's take that do as much, one after another, timed as the encoders are.
+    """Seconds of matrix products of an encoder's size with so many operations: one after another, and at peak rate.
 
-    And what they would take at the rate of the fastest one: for 50 ms a processor is faster than for seconds. They have
-    memory to write to: fresh pages take a fifth of the time.
+    The second is extrapolated from the fastest product: for 50 ms a processor runs faster than for seconds. Products
+    write to memory allocated before: fresh pages would take a fifth of the time.
     """
     a, b = torch.randn(4096, 768, dtype=dtype), torch.randn(768, 3072, dtype=dtype)
     product = torch.empty(4096, 3072, dtype=dtype)

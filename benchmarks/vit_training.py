@@ -1,7 +1,7 @@
-"""Training Meta's SAM all three ways: `python benchmarks/vit_training.py [--model vit_b] [--folder FOLDER]`.
+"""Cost of training Meta's SAM in three ways: `python benchmarks/vit_training.py [--model vit_b] [--folder FOLDER]`.
 
-Random weights, which cost what real ones do, and three small synthetic scenes. Each way runs `floodmap train` for a few
-steps and `floodmap segment` with what comes out; shown are wall time and the peak memory of training.
+Random weights (speed does not depend on them) and three small synthetic scenes. Each way runs `floodmap train` for a
+few steps, and `floodmap segment` with the result. Printed are wall-clock times, and the peak memory of training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What floodmap does, as functions."""
+"""The public functions of floodmap: segment, predict, load_model, info, train, compare, sample."""
 
 from __future__ import annotations
 
@@ -81,16 +81,32 @@ def segment(
     Args:
         source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`;
             a dataset that rasterio has open for reading; or an xarray.DataArray with rioxarray's coordinates.
-        out: folder for the results; made if it is not there.
+        out: folder for the results; created if it is missing.
         name: how the files' names begin; by default the scene's own name without suffix.
-        model: a name (`floodmap models list`), a file, or what `load_model` returned.
+        model: a name (`floodmap models list`), a file, or a model from `load_model`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: see every window in a mirror too.
-        batch_size: windows at a time; None: 1 on a CPU, 8 on a GPU.
-        exhaustive: look from near, too, at ground of which the coarse pass is sure.
+        flips: test-time augmentation: average every window with its mirror image.
+        batch_size: windows in a batch; None: the number with the highest throughput on the device.
+        exhaustive: predict at full resolution also where the coarse pass is confident.
         progress: called after every window.
-        resolution_m, bands, nir, nodata, mask, aoi, crs, collar: see `SceneOptions`.
-        prompts, tile_size and the others: see `SegmentOptions`.
+        prompts: `auto`, `none`, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes.
+        resolution_m: ground sample distance to work at, in metres; None: the scene's own pixels.
+        bands: numbers of red, green, blue and perhaps near infrared, from 1; None: by colour interpretation and name.
+        nir: `off` leaves near infrared out.
+        nodata: value of pixels that hold nothing; None: the file's own, and void values that are found; `none`: none.
+        mask: raster or polygons of ground to leave unobserved.
+        aoi: polygons of the area of interest.
+        crs: CRS of a scene that has none or a wrong one.
+        collar: `off` keeps black and white borders.
+        tile_size: longest side of a window, in pixels.
+        overlap: pixels that neighbouring windows share.
+        threshold: flood where the probability is at least this, 0.01 to 1.
+        min_area_m2: smaller polygons are dropped; None: 25 pixels.
+        simplify_m: tolerance of the outlines, in metres; None: one pixel.
+        formats: vector formats: gpkg, shp, geojson, fgb, parquet.
+        overwrite: replace results that are there.
+        resume: go on where an interrupted run stopped.
+        report: write the results on one HTML page, too.
 
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
@@ -117,7 +133,7 @@ def segment(
 
 
 class Prediction(NamedTuple):
-    """What a model makes of a picture in memory."""
+    """Mask and flood probability of a picture in memory."""
 
     mask: NDArray[np.uint8]
     """(height, width): 1 flood, 0 dry, 255 unobserved."""
@@ -142,12 +158,15 @@ def predict(
 
     Args:
         rgb: uint8 (3, height, width) or (height, width, 3).
-        nir: near infrared, uint8 (height, width), where there is any.
-        valid: observed pixels, bool (height, width); None: all are.
+        nir: near infrared, uint8 (height, width); None where there is none.
+        valid: observed pixels, bool (height, width); None: all are observed.
         gsd_m: ground sample distance, in metres; None where it is not known.
-        model: a name, a file, or what `load_model` returned.
+        model: a name, a file, or a model from `load_model`.
         prompts: `auto`, `none`, or points and boxes in pixels of the picture.
-        tile_size, overlap, threshold, exhaustive: as in `segment`.
+        tile_size: longest side of a window, in pixels.
+        overlap: pixels that neighbouring windows share.
+        threshold: flood where the probability is at least this, 0.01 to 1.
+        exhaustive: as in `segment`.
 
     Raises:
         FloodmapError: one line that says what is wrong and what to do.
@@ -172,10 +191,11 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     Args:
         model: a name (`floodmap models list`) or a file; a model that is loaded already is returned as it is.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: see every window in a mirror too.
+        flips: test-time augmentation: average every window with its mirror image.
 
     Raises:
-        ModelError: there is no such model, its file is damaged, or the device is not there.
+        ModelError: there is no such model, its file is damaged, or the device is not available.
+        TypeError: `model` is neither a name, a file nor a model.
     """
     from floodmap.models.loading import load_segmenter
     from floodmap.models.mirrored import Mirrored
@@ -191,13 +211,14 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     return Mirrored(loaded) if flips else loaded
 
 
-def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **looks: Any) -> dict[str, Any]:
-    """What floodmap sees in a scene, without segmenting it, as `floodmap info --json` says it.
+def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **options: Any) -> dict[str, Any]:
+    """Properties of a scene and the estimated cost of segmenting it, as `floodmap info --json` prints them.
 
     Args:
         source: as in `segment`.
-        tile_size, overlap: of windows, in pixels.
-        looks: fields of `SceneOptions`: `bands=(4, 3, 2)`, say.
+        tile_size: longest side of a window, in pixels.
+        overlap: pixels that neighbouring windows share.
+        options: fields of `SceneOptions`: `bands=(4, 3, 2)`, say.
 
     Raises:
         FloodmapError: it is no raster that can be segmented.
@@ -205,7 +226,7 @@ def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, 
     from floodmap.inspection import inspect_scene
 
     with named(source) as given:
-        return inspect_scene(given, SceneOptions(**looks), tile_size=tile_size, overlap=overlap)
+        return inspect_scene(given, SceneOptions(**options), tile_size=tile_size, overlap=overlap)
 
 
 def train(
@@ -223,12 +244,12 @@ def train(
 
     Args:
         data: a folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
-        out: the weights, a `.safetensors` file; by default named after the data, in the current folder.
+        out: file for the weights, `.safetensors`; by default named after the data, in the current folder.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        overwrite: replace what is there.
-        resume: go on with a run that was broken off.
-        progress: called with the share done and the stage.
-        on_checkpoint: called with the scores of every checkpoint; the first are those of the base.
+        overwrite: replace existing files.
+        resume: continue an interrupted run.
+        progress: called with the share done, 0 to 1, and the stage.
+        on_checkpoint: called with the scores of every checkpoint; the first are those of the initial weights.
         settings: fields of `FineTuneOptions`: `epochs=40`, say.
 
     Raises:
@@ -264,14 +285,16 @@ def compare(
 
     Args:
         data: a folder with images/ and masks/, or with scenes beside references.
-        models: names, files, or what `load_model` returned. Those that cannot be fetched are in `missing`.
-        prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
-        out: folder for report.html, scores.csv and summary.json; made if it is not there.
-        split: which part of the data, where it says so itself.
-        flood_value, ignore_values: what is flood ("1", "1,2"), and what is neither, in the masks.
-        device, flips: of models that are given by name or file.
+        models: names, files, or models from `load_model`. Those that cannot be downloaded are in `missing`.
+        prompts: auto, none, point, box, points:N; the last three are taken from the reference (oracle).
+        out: folder for report.html, scores.csv and summary.json; created if it is missing.
+        split: part of the data, where the data has splits.
+        flood_value: what is flood in the masks: "1", or "1,2"; None: found out.
+        ignore_values: values of the masks that are neither flood nor dry.
+        device: of models that are given by name or file.
+        flips: predict every window in a mirror, too, with models that are given by name or file.
         seed: of the bootstrap.
-        overwrite: replace what is there.
+        overwrite: replace existing files.
         progress: called after every picture, model and kind of prompt.
 
     Raises:
@@ -302,17 +325,18 @@ def sample(
     """Write a synthetic flooded scene and its reference, as `floodmap sample` does.
 
     Args:
-        path: the scene, a GeoTIFF; the reference goes beside it, with `_reference` before the suffix.
-        width, height: in pixels.
-        seed: which landscape; the same seed and size give the same pixels on every machine.
+        path: the scene, a GeoTIFF; the reference is written beside it, with `_reference` before the suffix.
+        width: in pixels.
+        height: in pixels.
+        seed: seed of the landscape; the same seed and size give the same pixels on every machine.
         gsd_m: ground sample distance, in metres.
-        overwrite: replace what is there.
+        overwrite: replace existing files.
 
     Returns:
         Paths of the scene and of its reference.
 
     Raises:
-        FloodmapError: one of them is there already, or cannot be written.
+        FloodmapError: a file exists already, or cannot be written.
     """
     from floodmap.synthetic.sample import write_sample
 

@@ -1,4 +1,4 @@
-"""Every error floodmap raises on purpose: one line for the user, saying what is wrong, where, and what to do."""
+"""Errors that floodmap raises on purpose. The message is one line for the user: what is wrong, where, what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class FloodmapError(Exception):
-    """Root of floodmap's errors; the command line prints it as one line and exits 1."""
+    """Base class of floodmap's errors; the command line prints it as one line and exits with code 1."""
 
 
 class SceneError(FloodmapError, ValueError):
@@ -58,7 +58,7 @@ class OutputError(FloodmapError, OSError):
 
 
 class MissingPackageError(FloodmapError, ImportError):
-    """A package that only some of floodmap needs is not installed."""
+    """An optional package is not installed."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -66,7 +66,10 @@ class MissingPackageError(FloodmapError, ImportError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise OutputError where the system refuses to write a file or folder: no permission, disk full, a file there."""
+    """Context manager: an OSError becomes OutputError, where a file or folder cannot be written.
+
+    No permission, a full disk, a file where a folder should be.
+    """
     try:
         yield
     except FloodmapError:

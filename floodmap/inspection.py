@@ -1,4 +1,4 @@
-"""What floodmap sees in a scene, and what segmenting it will take."""
+"""Properties of a scene as floodmap reads it, and estimates of the memory, disk and time of segmenting it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from floodmap.imagery.scene import Scene
-from floodmap.inference.strangeness import strange
+from floodmap.inference.strangeness import ood_warnings
 from floodmap.inference.tiling import Grid
 from floodmap.models.protocol import Segmenter
 from floodmap.options import MODEL, OVERLAP, TILE_SIZE, SceneOptions
@@ -17,13 +17,13 @@ from floodmap.output.results import BYTES_PER_PIXEL
 log = logging.getLogger(__name__)
 
 PROCESS_BYTES = 1.2e9
-"""Memory of Python, torch, and the shipped model at work on the windows of one batch."""
+"""Memory of Python, torch, and the shipped model with the windows of one batch."""
 PIXEL_BYTES = 0.3
-"""Memory for polygons, a pixel of the scene: of one with as many shores as the synthetic ones."""
+"""Memory of the polygons, in bytes for each pixel of a scene with as many shorelines as the synthetic ones."""
 PIXELS_PER_SECOND = 5e6
 """Speed of the shipped model on two CPU cores."""
 STARTUP_SECONDS = 4
-"""What imports, reading the header and finishing take, however small the scene."""
+"""Time of imports, reading the header and writing results, for a scene of any size."""
 
 
 def inspect_scene(
@@ -34,19 +34,19 @@ def inspect_scene(
     overlap: int = OVERLAP,
     with_fingerprint: bool = True,
 ) -> dict[str, Any]:
-    """What `floodmap info` says of a scene, as JSON types; memory, disk and time are estimates.
+    """Collect what `floodmap info` prints of a scene, as JSON types; memory, disk and time are estimates.
 
     Args:
-        source: a file, or a name that GDAL knows.
+        source: a file, or a name that GDAL opens.
         options: how to read it.
         tile_size, overlap: of windows, in pixels.
-        with_fingerprint: compute what tells whether the file changes; it may mean to read it whole.
+        with_fingerprint: compute the fingerprint of the file's content, for which all of the file may be read.
 
     Raises:
         SceneError: it is no raster that can be segmented.
     """
     with Scene.open(source, options) as scene:
-        warnings = [*scene.unsuited, *strange(scene, shipped_model())]
+        warnings = [*scene.unsuited, *ood_warnings(scene, shipped_model())]
         for line in warnings:
             log.warning("%s", line)
         grid = Grid(height=scene.height, width=scene.width, tile_size=tile_size, overlap=overlap)
@@ -82,7 +82,7 @@ def inspect_scene(
 
 @cache
 def shipped_model() -> Segmenter:
-    """The model that ships: what it was trained on tells which scenes are strange."""
+    """The shipped model, on the CPU, for the out-of-distribution warning."""
     from floodmap.models.loading import load_segmenter
     from floodmap.models.registry import resolve
 

@@ -1,4 +1,4 @@
-"""What users decide about a scene, a run and training: options with default, check and help, each written here once.
+"""Options of a scene, a run and training, with default, check and help text; each is written here once.
 
 The command line makes its options of these fields (`field.metadata`); `floodmap.segment` has the same defaults.
 """
@@ -17,10 +17,10 @@ Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 Augment = Literal["full", "light", "flips", "off"]
-"""How views of training pictures are changed at random."""
+"""Random augmentation of views of training pictures."""
 
 OUTPUT_FOLDER = "floodmap_output"
-"""Results go into this folder in the current one."""
+"""Folder of the results, in the current folder."""
 MODEL = "finetuned"
 """The shipped model."""
 TILE_SIZE = 1024
@@ -28,9 +28,9 @@ TILE_SIZE = 1024
 OVERLAP = 24
 """Pixels shared by neighbouring windows."""
 THRESHOLD = 0.5
-"""Flood where the probability is at least this."""
+"""Least probability of flood, from 0 to 1."""
 FORMAT: Format = "gpkg"
-"""The vector format that is written."""
+"""The default vector format."""
 
 
 def option(
@@ -42,15 +42,16 @@ def option(
     shown: str | None = None,
     least: int | None = None,
 ) -> Any:
-    """A field that is an option of the command line as well.
+    """A dataclass field that is an option of the command line as well.
 
     Args:
-        default: its value where nothing is said.
-        help: what it does, in a sentence or two; for Python's users, too.
-        flag: its name there; by default the field's, without the unit at its end: `min_area_m2` is `--min-area`.
-        metavar: what its value is called there.
-        shown: what stands there for a default of None.
-        least: the smallest whole number it takes.
+        default: its default value.
+        help: help text, one or two sentences, for users of Python, too.
+        flag: name of the option; by default the field's name without the unit at its end: `min_area_m2` is
+            `--min-area`.
+        metavar: placeholder of the value in the help.
+        shown: text that the help shows for a default of None.
+        least: smallest value, for options that are whole numbers.
     """
     return field(
         default=default, metadata={"help": help, "flag": flag, "metavar": metavar, "shown": shown, "least": least}
@@ -59,7 +60,7 @@ def option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneOptions:
-    """How to look at a raster, where its own metadata is not to decide."""
+    """How a raster is read, where that is not left to its own metadata."""
 
     resolution_m: float | None = option(
         None, "Work at this ground sample distance, in metres, instead of the scene's own pixels.", metavar="METRES"
@@ -87,7 +88,7 @@ class SceneOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOptions:
-    """Settings of a run; those that decide the results are stored with them."""
+    """Settings of a run; those that affect the results are stored with them."""
 
     scene: SceneOptions = field(default_factory=SceneOptions)
     """How the raster is read."""
@@ -127,19 +128,19 @@ class SegmentOptions:
 
     @property
     def threshold_percent(self) -> int:
-        """The threshold as a code."""
+        """The threshold in per cent, as codes hold it."""
         return max(1, round(self.threshold * 100))
 
     @property
     def files(self) -> dict[str, Path | str]:
-        """What a run reads beside the scene, by option: files, .gdb folders, names that only GDAL knows."""
+        """Other inputs of a run, by option: files, .gdb folders, names that only GDAL opens."""
         given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
         return {name: path for name, path in given.items() if path not in (None, "auto", "none")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneOptions:
-    """What a user decides about training a model."""
+    """Settings of training a model."""
 
     base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
     what: Literal["full", "lora", "decoder"] = option(
@@ -159,7 +160,7 @@ class FineTuneOptions:
     )  # fmt: skip
     flood_value: str | None = option(None, "Flood in the masks; the rest is dry.", metavar="VALUE", shown="found out")
     ignore_values: tuple[str, ...] = ()
-    """What is neither flood nor dry in the masks, beside what they declare; see `FloodRule.parse`."""
+    """Values of the masks that are neither flood nor dry, besides their nodata; see `FloodRule.parse`."""
     strict: bool = option(False, "Stop if anything is wrong with the labels, instead of leaving these pictures out.")
     seed: int = option(0, "Seed of the views that are drawn.", least=0)
     device: str = "cpu"
@@ -170,7 +171,7 @@ class FineTuneOptions:
 
 
 class TrainSettings(TypedDict, total=False):
-    """The fields of `FineTuneOptions`, for type checkers: each may be left out."""
+    """The fields of `FineTuneOptions` as keyword arguments, for type checkers: each may be left out."""
 
     base: str
     what: Literal["full", "lora", "decoder"]
@@ -187,10 +188,10 @@ class TrainSettings(TypedDict, total=False):
 
 
 def check_threshold(threshold: float) -> None:
-    """Refuse what is no share from 0.01 to 1.
+    """Check that a threshold is a share from 0.01 to 1.
 
     Raises:
-        EvaluationError: with what to write instead.
+        EvaluationError: it is not; the message says what to write instead.
     """
     if not 0.01 <= threshold <= 1:
         instead = f"; for {threshold:g} per cent write {threshold / 100:g}" if 1 < threshold <= 100 else ""

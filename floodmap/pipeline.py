@@ -1,4 +1,4 @@
-"""The whole way from a raster to flood polygons, for one scene."""
+"""The pipeline of one scene: from a raster to flood rasters, polygons and reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, run_windows
-from floodmap.inference.strangeness import strange
+from floodmap.inference.strangeness import ood_warnings
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared, with_infrared
 from floodmap.models.protocol import Segmenter
@@ -49,8 +49,8 @@ from floodmap.strips.journal import Journal, has_strips, refuse_busy
 
 log = logging.getLogger(__name__)
 
-_DECOMPRESSING = 4
-"""Threads that decompress a scene where the model leaves them cores."""
+_DECOMPRESSION_THREADS = 4
+"""Threads that decompress a scene where the model runs on a device of its own."""
 
 
 def segment_scene(
@@ -63,14 +63,14 @@ def segment_scene(
     progress: Callable[[Progress], None] | None = None,
     helper: Helper | None = None,
 ) -> FloodMap:
-    """As `segment`, with a model that is loaded; `name` (by default the source's stem) begins the file names.
+    """Segment one scene, as `segment`, with a loaded model; `name` (None: the source's stem) begins the files' names.
 
-    `helper` rehearses the writing (see `rehearsal`), where one is ready.
+    `helper`: a process that rehearses the writing (see `rehearsal`); None: it is done in this process.
     """
     started = time.time()
     source = SourceName.of(source)
     refuse_unreadable(source.path or "", out, *options.files.values())
-    threads = _DECOMPRESSING if segmenter.offloads else 1
+    threads = _DECOMPRESSION_THREADS if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)
     with at_work(), Scene.open(source, options.scene, threads=threads) as scene, output_folder(out):
         name = name or scene.name
@@ -98,23 +98,23 @@ def segment_scene(
         check_disk(out, scene.width * scene.height)
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
-            for line in (odd := strange(scene, segmenter)):
+            for line in (ood_lines := ood_warnings(scene, segmenter)):
                 log.warning("%s", line)
-            make = _finishing(scene, out, name, options, settings, started, odd)
-            rehearse(make, journal.scratch, helper)
-            beside = stack.enter_context(FinishingProcess(make, journal)) if segmenter.offloads else None
+            finishing = _finishing(scene, out, name, options, settings, started, ood_lines)
+            rehearse(finishing, journal.scratch, helper)
+            worker = stack.enter_context(FinishingProcess(finishing, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
                 picture = preview(scene) if options.report else None
-                scene.close()  # and so forget the pixels GDAL keeps of it
+                scene.close()  # frees GDAL's block cache
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
-            vouching = out / f"{name}.json"  # written last, for the other files, which are about to change
-            with writing(vouching):
-                vouching.unlink(missing_ok=True)
-            flood_map = beside.result() if beside else make.run(journal)
+            json_report = out / f"{name}.json"  # it vouches for the other files, which are about to change
+            with writing(json_report):
+                json_report.unlink(missing_ok=True)
+            flood_map = worker.result() if worker else finishing.run(journal)
             journal.remove()
         return flood_map if picture is None else with_page(flood_map, picture)
 
@@ -126,27 +126,27 @@ def _finishing(
     options: SegmentOptions,
     settings: dict[str, Any],
     started: float,
-    odd: tuple[str, ...],
+    ood_lines: tuple[str, ...],
 ) -> Finishing:
-    """What makes a scene's strips to its results."""
+    """The description of how a scene's results are written from its strips."""
     return Finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
         simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
-        started=started, warnings=(*scene.remarks, *scene.unsuited, *odd),
+        started=started, warnings=(*scene.remarks, *scene.unsuited, *ood_lines),
     )  # fmt: skip
 
 
 def _done_before(
     scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any]
 ) -> FloodMap | None:
-    """Results of an earlier run that leave nothing to do but the HTML report, which is added where it is wanted."""
+    """Results of an earlier run with the same settings; the HTML report is added if it is wanted and missing."""
     done = finished_before(out, name, options.formats, settings) if options.resume else None
     if done is None:
         return None
     log.info("%s: nothing left to do", name)
     work = work_folder(out, name)
-    if work.exists():  # killed while it tidied up
+    if work.exists():  # the earlier run was killed while it deleted the folder
         Journal(work, settings, resume=False, discard=True).remove()
     if not options.report:
         return done
@@ -155,41 +155,45 @@ def _done_before(
 
 
 def work_folder(out: Path, name: str) -> Path:
-    """Where the unfinished work of a scene lies."""
+    """Folder of the journal of a scene, while a run is unfinished."""
     return out / f".{name}.floodmap"
 
 
 def refuse_other_run(out: Path, name: str) -> None:
-    """Raise OutputError, at once, where another run is at work on the scene of that name in that output folder."""
+    """Raise OutputError, without waiting, if another run holds the journal of that name in that output folder."""
     refuse_busy(work_folder(out, name))
 
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Options of a run that goes on with nothing where nothing tells what it would go on with."""
+    """Options without `resume` where an input has no fingerprint: a change since the last run would not be found.
+
+    Raises:
+        OutputError: an input has no fingerprint, and the results may not be overwritten.
+    """
     if not options.resume:
         return options
-    untold = [str(path) for path in options.files.values() if of_input(path) is None]
+    unverified = [str(path) for path in options.files.values() if of_input(path) is None]
     if scene.fingerprint is None:
-        untold = [str(scene.path), *untold]
-    if not untold:
+        unverified = [str(scene.path), *unverified]
+    if not unverified:
         return options
     if not options.overwrite:
         raise OutputError(
-            f"nothing tells whether {untold[0]} has changed since an earlier run; leave --resume out, or add "
+            f"nothing tells whether {unverified[0]} has changed since an earlier run; leave --resume out, or add "
             "--overwrite"
         )
     return replace(options, resume=False)
 
 
 def preview(scene: Scene) -> Tile:
-    """What the HTML report shows of a scene."""
+    """The preview of a scene for its HTML report."""
     from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
 
 
 def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
-    """Results with their HTML report; it comes after all else, for a later run can add what is missing."""
+    """Write the HTML report of results; it is written last, since a later run can add it if it is missing."""
     from floodmap.output.pages.scene_report import write_scene_report
 
     path = page_path_of(flood_map.report_path.parent, flood_map.name)
@@ -197,7 +201,11 @@ def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Options with the smallest area and the tolerance filled in; in metres they need a place on the ground."""
+    """Fill in the minimum area and the tolerance of simplification: 25 pixels and one pixel.
+
+    Raises:
+        MissingCRSError: an option or a format needs a CRS, and the scene has none.
+    """
     if "parquet" in options.formats:
         require("pyarrow", "the format parquet")
     if scene.crs is None and "geojson" in options.formats:
@@ -218,7 +226,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Everything the results depend on: the source, the model, the settings, the versions. JSON."""
+    """Everything that results depend on, as JSON types: the source, the model, the settings, the versions."""
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
@@ -240,7 +248,7 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "name": segmenter.name,
             "sha256": segmenter.sha256,
             "runs_on": segmenter.runs_on,
-            "seen_in_training": _seen(scene, segmenter),
+            "seen_in_training": _role_in_training(scene, segmenter),
         },
         "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
         "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
@@ -249,14 +257,14 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
     return described
 
 
-def _seen(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Whether the model was trained or validated on the scene: then its score here says little of other scenes."""
+def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
+    """Whether the model was trained or validated on the scene: its scores would not hold for other scenes."""
     file = scene.path.path
     return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
 
 
 def jsonable(value: Any) -> Any:
-    """Paths and NaN as text, tuples as lists, so that what is compared on resuming is what was stored."""
+    """Convert to JSON types: paths and NaN to text, tuples to lists, so that settings equal those read from a file."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

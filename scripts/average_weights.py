@@ -1,7 +1,7 @@
-"""The mean of models of one line: `python scripts/average_weights.py DATA ONE OTHER ... -o OUT.safetensors`.
+"""Average the weights of related models: `python scripts/average_weights.py DATA ONE OTHER ... -o OUT.safetensors`.
 
-It is scored and calibrated on flood-area val, as in training; its header holds the config of the last, and what some
-of the others lack is the mean of those that have it.
+The models descend from the same weights. The mean is scored and calibrated on flood-area val, as in training. Its
+header holds the config of the last model. A tensor that some models lack is the mean over those that have it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from floodmap.training.validation import validate
 
 
 def config_of(path: Path) -> TrainConfig:
-    """What a model was trained with."""
+    """The training config in the header of a model's weights."""
     with safe_open(path, framework="pt") as file:
-        told = json.loads(file.metadata()["config"])
-    known = {one.name for one in fields(TrainConfig)}  # older headers have other names for some
-    kept = {name: value for name, value in told.items() if name in known}
-    return TrainConfig(**{**kept, "encoder": EncoderConfig.from_json(told["encoder"])})
+        stored = json.loads(file.metadata()["config"])
+    known = {one.name for one in fields(TrainConfig)}  # older headers have other names for some fields
+    kept = {name: value for name, value in stored.items() if name in known}
+    return TrainConfig(**{**kept, "encoder": EncoderConfig.from_json(stored["encoder"])})
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         if value.is_floating_point()
         else value
         for name, value in states[-1].items()
-        if not name.startswith(PREFIX)  # what ground they know is told anew: see familiar_ground.py
+        if not name.startswith(PREFIX)  # computed anew for the mean: see familiar_ground.py
     }
     config = config_of(options.weights[-1])
     model = build(config)

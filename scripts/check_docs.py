@@ -1,7 +1,7 @@
 """Style of the documents: `python scripts/check_docs.py`. Lines of 120 characters, sentences of 30 words at most.
 
-What was tried and given up, in `docs/lab/`, is exempt; so are code and addresses of links. A cell of a table, an item
-of a list and a heading each begin a sentence of their own.
+The lab notes in `docs/lab/` are exempt; so are code and addresses of links. A table cell, a list item and a heading
+each begin a new sentence.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ END = re.compile(r"(?<=[.!?])[\"')*_]*\s+|\s*\|\s*")
 
 
 def documents() -> list[Path]:
-    """Every document that a reader meets."""
+    """Every Markdown document at the top and in `docs/`, without the lab notes."""
     inside = [path for path in ROOT.glob("docs/**/*.md") if "lab" not in path.relative_to(ROOT).parts]
     return sorted([*inside, *ROOT.glob("*.md")])
 
 
 def findings(text: str) -> Iterator[tuple[int, str]]:
-    """Line numbers, and what is wrong there."""
+    """Yield the line number and the text of each finding."""
     paragraph: list[str] = []
     began, in_code = 1, False
     for number, line in enumerate([*text.splitlines(), ""], 1):
@@ -36,7 +36,7 @@ def findings(text: str) -> Iterator[tuple[int, str]]:
             yield number, f"{len(line)} characters"
         ends = in_code or not line.strip() or bool(ITEM.match(line)) or line.lstrip().startswith("|")
         if ends and paragraph:
-            yield from ((began, said) for said in _long_sentences(" ".join(paragraph)))
+            yield from ((began, finding) for finding in _long_sentences(" ".join(paragraph)))
             paragraph = []
         if not in_code and not FENCE.match(line) and line.strip():
             if not paragraph:
@@ -45,6 +45,7 @@ def findings(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _long_sentences(paragraph: str) -> Iterator[str]:
+    """Yield a finding for each sentence that is too long."""
     plain = re.sub(r"`[^`]*`", "code", LINK.sub(r"\1", paragraph))
     for sentence in END.split(plain):
         words = [word for word in sentence.split() if re.search(r"\w", word)]
@@ -54,9 +55,9 @@ def _long_sentences(paragraph: str) -> Iterator[str]:
 
 def main() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}:{number}: {said}"
+        f"{path.relative_to(ROOT)}:{number}: {finding}"
         for path in documents()
-        for number, said in findings(path.read_text("utf-8"))
+        for number, finding in findings(path.read_text("utf-8"))
     ]
     print("\n".join(wrong) or "documents: lines and sentences are short")
     sys.exit(bool(wrong))

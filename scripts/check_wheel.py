@@ -1,6 +1,6 @@
-"""Check that a wheel holds all it should: `python scripts/check_wheel.py dist/*.whl`, run from the repository's root.
+"""Check the content of wheels: `python scripts/check_wheel.py dist/*.whl`, run from the repository's root.
 
-An editable install finds files that the wheel may lack, so the tests alone would not notice.
+Tests run on an editable install, which also finds files that are missing from the wheel.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def expected(root: Path) -> set[str]:
 
 
 def problems(wheel: Path, root: Path) -> list[str]:
-    """One line for each thing that is wrong with the wheel."""
+    """One line for each problem of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         metadata = archive.read(next(name for name in sizes if name.endswith(".dist-info/METADATA"))).decode()
@@ -53,7 +53,7 @@ def problems(wheel: Path, root: Path) -> list[str]:
 
 
 def main(args: list[str]) -> int:
-    """Check the wheels named; 1 where one is wrong."""
+    """Check these wheels; returns 1 where one has problems, 2 without arguments."""
     if not args:
         print("usage: check_wheel.py WHEEL...", file=sys.stderr)
         return 2

@@ -1,7 +1,8 @@
-"""Teach a model's file which ground it knows: `python scripts/familiar_ground.py DATA MODEL.safetensors`.
+"""Store features of training pictures in a model's file: `python scripts/familiar_ground.py DATA MODEL.safetensors`.
 
-The features of one view of every training picture are stored, and as the limit the distance that few val pictures
-reach (`LIMIT`); those kept out of every choice have no say. The weights stay as they are.
+They are the reference of the out-of-distribution score (`floodmap.models.familiarity`): features of one view of every
+training picture, and as the limit the `LIMIT`th percentile of the distances of val pictures. Val pictures that are kept
+out of every choice are left out. The weights stay as they are.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from floodmap.models.registry import resolve
 from floodmap.training.samples import read_rgb
 
 SIDE, LEAST = 512, 64
+"""Side of the views, and smallest side of a picture, in pixels."""
 LIMIT = 97
-"""Per cent of the val pictures that lie within the limit."""
+"""Percentile of the val pictures' distances that is the limit."""
 FINAL = ("leeman_decatur", "coasttrain_naip", "fair_dhaka", "nrcan_newbrunswick")
 """Sources whose val pictures are kept out of every choice."""
 
 
-def trained_on(data: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Source and picture (3, height, width) of what the model was trained on."""
+def training_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield source and uint8 RGB (3, height, width) of the training pictures."""
     for folder in (data / "nadir", data / "labelled"):
         for row in read_index(folder, "train"):
             yield f"{folder.name} {row['source']}", read_rgb(folder / row["file"])
@@ -46,8 +48,8 @@ def trained_on(data: Path) -> Iterator[tuple[str, np.ndarray]]:
     yield from (("synthetic", one.rgb) for one in synthetic()[::4])
 
 
-def chosen_by(data: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The same of what the limit is set by."""
+def val_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the same of the val pictures that set the limit."""
     for folder in (data / "nadir", data / "labelled"):
         for row in read_index(folder, "val"):
             if row["source"] not in FINAL:
@@ -58,9 +60,9 @@ def chosen_by(data: Path) -> Iterator[tuple[str, np.ndarray]]:
     yield from (("ucmerced", read_rgb(path)) for path in dry_files(data / "ucmerced")[1][::6])
 
 
-def described(pictures: Iterator[tuple[str, np.ndarray]], model: FloodSegmenter) -> tuple[list[str], np.ndarray]:
-    """Sources, and features of one view of each picture."""
-    rng, names, found = np.random.default_rng(0), [], []
+def features_of(pictures: Iterator[tuple[str, np.ndarray]], model: FloodSegmenter) -> tuple[list[str], np.ndarray]:
+    """Names of the sources, and features (N, C) of one random view of each picture."""
+    rng, names, features = np.random.default_rng(0), [], []
     for name, rgb in pictures:
         height, width = rgb.shape[1:]
         if min(height, width) < LEAST:
@@ -69,18 +71,18 @@ def described(pictures: Iterator[tuple[str, np.ndarray]], model: FloodSegmenter)
         view = np.ascontiguousarray(rgb[:, top : top + SIDE, left : left + SIDE])
         tile = Tile(Window(0, 0, *view.shape[1:]), view, np.zeros(view.shape[1:], np.uint8))
         names.append(name)
-        found.append(model.described([tile])[0])
-    return names, np.stack(found)
+        features.append(model.described([tile])[0])
+    return names, np.stack(features)
 
 
-def store(path: Path, known: Familiarity) -> None:
-    """Write what a model knows into its file, in place of what stood there."""
+def store(path: Path, familiarity: Familiarity) -> None:
+    """Write features and limit into a model's file, in place of earlier ones."""
     with safe_open(path, framework="pt") as file:
         header = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(PREFIX)}  # noqa: SIM118
     del header[DIGEST]
-    header[KEY] = json.dumps({"limit": round(known.limit, 4)})
-    tensors |= {name: torch.from_numpy(array) for name, array in known.arrays().items()}
+    header[KEY] = json.dumps({"limit": round(familiarity.limit, 4)})
+    tensors |= {name: torch.from_numpy(array) for name, array in familiarity.arrays().items()}
     with atomic_path(path) as partial:
         save_file(tensors, partial, metadata=with_digest(tensors, header))
 
@@ -91,16 +93,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     options = parser.parse_args()
     model = load_segmenter(resolve(str(options.model)), "cpu")
-    names, views = described(trained_on(options.data), model)
+    names, views = features_of(training_pictures(options.data), model)
     count = {name: names.count(name) for name in set(names)}
-    known = Familiarity.of(views, np.array([count[name] ** -0.5 for name in names], np.float32))
-    names, views = described(chosen_by(options.data), model)
-    distances = known.distances(views)
+    familiarity = Familiarity.of(views, np.array([count[name] ** -0.5 for name in names], np.float32))
+    names, views = features_of(val_pictures(options.data), model)
+    distances = familiarity.distances(views)
     limit = float(np.percentile(distances, LIMIT))
-    store(options.model, Familiarity(known.centre, known.basis, known.bank, limit))
-    print(f"{len(known.bank)} views known; limit {limit:.3f}; beyond it:")
+    store(options.model, Familiarity(familiarity.centre, familiarity.basis, familiarity.bank, limit))
+    print(f"{len(familiarity.bank)} views stored; limit {limit:.3f}; beyond it:")
     for name in sorted(set(names)):
-        beyond = [far > limit for far, own in zip(distances, names, strict=True) if own == name]
+        beyond = [distance > limit for distance, own in zip(distances, names, strict=True) if own == name]
         print(f"  {name}: {sum(beyond)} of {len(beyond)}")
 
 

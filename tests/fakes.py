@@ -1,4 +1,4 @@
-"""Models without weights, for tests of everything around a model."""
+"""Fake models without weights, for tests of the code around a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from floodmap.models.prompts import Prompts
 
 
 class FakeSegmenter:
-    """Calls bluish pixels flooded; counts the windows it was given."""
+    """Predicts flood by the blue band; keeps the tiles and prompts it gets."""
 
     best_batch_size = 1
     name, sha256, runs_on = "fake", "0" * 64, "cpu float32"
@@ -31,12 +31,12 @@ class FakeSegmenter:
         self.prompts += prompts
         return np.stack([tile.rgb[2] / np.float32(255.0) for tile in tiles])
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
         return 0.0
 
 
 class ConstantSegmenter(FakeSegmenter):
-    """The same probability everywhere."""
+    """Predicts the same probability everywhere."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A server of one file with ranges, in a process of its own: GDAL holds Python's lock while it waits for an answer.
+"""HTTP server of one file with range requests, in a process of its own: GDAL holds the GIL while it waits.
 
 python range_server.py FILE prints its port, and serves the file as /s.tif; with `noetag` in the query nothing tells
 whether it has changed.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for the file."""
+    """Answers requests for the file."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[first : last + 1])
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every score held against an implementation that is not ours: scikit-learn, scikit-image, torchmetrics, scipy."""
+"""Every score compared with an independent implementation: scikit-learn, scikit-image, torchmetrics, scipy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow  # scikit-learn takes seconds to load
 EXACT = 1e-9
 COUNT = 60
 TOLERANCE = 2.3
-"""Pixels; no distance between two pixels is just this."""
+"""Tolerance in pixels; no distance between two pixels is exactly this."""
 LOOKS = ("speckle", "blobs", "empty", "full")
 
 
@@ -49,7 +49,7 @@ def random_mask(rng: np.random.Generator, shape_hw: tuple[int, int], look: str) 
 
 
 def random_pairs() -> dict[str, tuple[Mask, Mask]]:
-    """Predictions and references of every look, with ground that both of them saw."""
+    """Pairs of predictions and references of all kinds, with some ground observed in both."""
     rng, looks = np.random.default_rng(0), list(product(LOOKS, LOOKS))
     pairs: dict[str, tuple[Mask, Mask]] = {}
     while len(pairs) < COUNT:
@@ -85,7 +85,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 
 def seen(names: list[str]) -> tuple[Mask, Mask]:
-    """Pixels of some scenes that both sides observed, in one row: the reference's, then the prediction's."""
+    """Jointly observed pixels of all scenes in one row: the reference's, and the prediction's."""
     rows = []
     for prediction, reference in (PAIRS[name] for name in names):
         both = (prediction != 255) & (reference != 255)
@@ -138,7 +138,7 @@ def test_counts_are_those_of_torchmetrics_and_scikit_image(evaluation: Evaluatio
 
 
 def edges_of(name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
-    """Boundaries of a pair as scikit-image dilates, and whether the masks agree wherever both saw the ground."""
+    """Boundaries of a pair by scikit-image, and whether the masks agree on all jointly observed ground."""
     prediction, reference = PAIRS[name]
     both = (prediction != 255) & (reference != 255)
     found = [both & (mask == 1) & dilation(both & (mask == 0), disk(1)) for mask in (prediction, reference)]
@@ -195,7 +195,7 @@ def test_the_hausdorff_distance_is_the_least_tolerance_at_which_all_of_both_boun
 
 
 def said_and_there(seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Per cent of flood, and what is there: of honest, boastful, constant and always dry or flooded pictures."""
+    """Probabilities in per cent and truth: of calibrated, overconfident, constant, all dry and all flooded pictures."""
     rng = np.random.default_rng(seed)
     percent = rng.integers(0, 101, 4000) if seed % 3 else np.full(4000, rng.integers(0, 101))
     share = {0: percent / 100, 1: (percent / 100) ** 3, 2: np.zeros(4000), 3: np.ones(4000)}[seed % 4]

@@ -1,4 +1,4 @@
-"""Python's functions: a model loaded once, pictures in memory."""
+"""Python API: a model loaded once, pictures in memory, datasets, notebooks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_not_observed_is_neither_flood_nor_dry() -> None:
     np.testing.assert_array_equal(np.isnan(probability), ~valid)
 
 
-def test_the_model_hears_of_resolution_prompts_and_threshold() -> None:
+def test_resolution_prompts_and_threshold_reach_the_model() -> None:
     model, rgb = FakeSegmenter(), picture(3, (80, 90))
     floodmap.predict(rgb, model=model)
     floodmap.predict(rgb, gsd_m=0.07, model=model)
@@ -103,7 +103,7 @@ def test_what_is_no_picture_is_refused_in_one_line(given: dict[str, object], sai
     assert "\n" not in str(error.value)
 
 
-def test_what_is_neither_a_name_nor_a_model_is_told_what_would_be() -> None:
+def test_what_is_neither_a_name_nor_a_model_is_refused_with_what_would_be() -> None:
     with pytest.raises(TypeError, match=r"predict\(rgb\)"):
         floodmap.segment(np.zeros((3, 5, 5), np.uint8))
     with pytest.raises(TypeError, match="load_model"):
@@ -302,4 +302,4 @@ print(floodmap.info("scene.tif", bands=(4, 3, 2))["gsd_m"])
 scene, reference = floodmap.sample("s.tif", width=512)
 floodmap.vectorize(reference).to_file("reference.gpkg")
 """
-"""Everything that the command line can do."""
+"""A script that uses every function of the API."""

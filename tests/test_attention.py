@@ -6,11 +6,11 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
-from floodmap.models.sam.vit import CachedAttention, _by_parts, _fused, use_cached_attention
+from floodmap.models.sam.vit import CachedAttention, _fused, _in_chunks, use_cached_attention
 
 
 def make_encoders(channels: int = 16) -> tuple[ImageEncoderViT, ImageEncoderViT]:
-    """The package's, of one block that looks around in windows and one that sees the whole, and ours."""
+    """Encoders of the package and of floodmap, with one block of windowed and one of global attention."""
     torch.manual_seed(0)
     stock = ImageEncoderViT(
         img_size=320, embed_dim=2 * channels, depth=2, num_heads=2, out_chans=16, use_rel_pos=True, window_size=14,
@@ -47,7 +47,7 @@ def test_what_gpus_work_out_is_what_cpus_do() -> None:
     q, k, v = torch.randn(3, 6, 5 * 7, 8)
     down, right = torch.randn(6, 35, 5), torch.randn(6, 35, 7)
     bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
-    torch.testing.assert_close(_fused(q, k, v, bias, 0.3), _by_parts(q, k, v, down, right, 0.3))
+    torch.testing.assert_close(_fused(q, k, v, bias, 0.3), _in_chunks(q, k, v, down, right, 0.3))
 
 
 def test_gradients_are_those_of_the_package() -> None:

@@ -28,7 +28,7 @@ from floodmap.masks.swaps import MOST, swapped_masks
 from floodmap.models.digest import DIGEST, check_digest, with_digest
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.config import TrainConfig
-from floodmap.training.labelled import swapped_to
+from floodmap.training.labelled import find_swapped_masks
 from floodmap_cli.main import run
 
 SIDE = 64
@@ -44,7 +44,7 @@ def mask(path: Path, values: tuple[int, ...] = (0, 1), shape_hw: tuple[int, int]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four labelled pictures with nothing wrong."""
+    """Four labelled pictures without problems."""
     for seed, name in enumerate("abcd"):
         picture(tmp_path / "set" / "images" / f"{name}.png", seed, SIDE)
         mask(tmp_path / "set" / "masks" / f"{name}.png", (0, 1) if seed % 2 else (1, 0, 0))
@@ -53,7 +53,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights as training writes them, but random."""
+    """Random weights in a file as training writes it."""
     torch.manual_seed(0)
     state = {k: v.half() if v.is_floating_point() else v for k, v in FloodSam(CONFIG.encoder).state_dict().items()}
     header = {"architecture": "flood_sam", "config": json.dumps({"encoder": asdict(CONFIG.encoder)})}
@@ -64,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A folder with the results of better days, of training and of a comparison."""
+    """A folder with results of an earlier training and comparison."""
     folder = tmp_path / "mine"
     for name in ("w.safetensors", "w_run/log.csv", "w_run/last.pt", "report.html", "scores.csv", "summary.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def command(name: str, data: Path, mine: Path, base: Path) -> list[str]:
 
 
 def refused(arguments: list[str], mine: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """The one line that a command ends with; everything before it lists findings, and all files are as they were."""
+    """The error line that a command ends with; checks that the lines before are findings, and that no file changed."""
     before = contents(mine.parent)
     code = run([*arguments, *options])
     captured = capsys.readouterr()
@@ -193,7 +193,7 @@ def test_a_comparison_lists_what_it_leaves_out_and_goes_on(
 
 
 @pytest.mark.slow
-def test_training_leaves_out_what_is_wrong_and_seals_what_it_writes(
+def test_training_leaves_out_what_is_wrong_and_writes_a_digest(
     data: Path, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = partial(TrainConfig, sizes=CONFIG.sizes, size_shares=CONFIG.size_shares)
@@ -274,7 +274,7 @@ def rewritten(base: Path, path: Path, state: dict[str, torch.Tensor] | None = No
 
 
 def with_first(base: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The base's tensors, the first one changed."""
+    """Tensors of the base, the first one changed."""
     state = load_file(base)
     name = min(name for name, tensor in state.items() if tensor.ndim == 4)
     return {**state, name: change(state[name]).contiguous()}
@@ -353,7 +353,7 @@ def test_a_pth_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("changed", ["weight", "header", "name"])
-def test_a_seal_breaks_with_any_change(changed: str) -> None:
+def test_a_digest_fails_with_any_change(changed: str) -> None:
     state = {"a": torch.arange(6.0).half().reshape(2, 3), "b": torch.tensor(3), "c": torch.ones(2).bfloat16()}
     header = with_digest(state, {"config": "{}"})
     check_digest(Path("whole"), state, header)
@@ -368,7 +368,7 @@ def test_a_seal_breaks_with_any_change(changed: str) -> None:
         check_digest(Path("whole"), state, header)
 
 
-def test_without_a_seal_only_numbers_are_asked_for() -> None:
+def test_without_a_digest_only_finite_numbers_are_required() -> None:
     check_digest(Path("old"), {"a": torch.ones(2)}, {})
     with pytest.raises(ModelError, match="no finite numbers"):
         check_digest(Path("old"), {"a": torch.tensor([1.0, torch.inf])}, {})
@@ -413,7 +413,7 @@ def test_pictures_of_one_stem_keep_apart(data: Path) -> None:
 
 
 def pool(seed: int, shape_hw: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
-    """A rectangle of flood somewhere, another one for each seed from 0 to 8."""
+    """A rectangle of flood, at a different place for each seed from 0 to 8."""
     flood, (height, width) = np.zeros(shape_hw, np.uint8), shape_hw
     row, col = divmod(seed, 3)
     flood[row * height // 3 : (row + 1) * height // 3, col * width // 3 : (col + 1) * width // 3] = 1
@@ -463,9 +463,9 @@ def test_thousands_of_suspects_are_compared_at_once() -> None:
 def test_a_model_that_knows_floods_finds_them_in_a_folder(tmp_path: Path) -> None:
     labelled = find_labels(pools(tmp_path, {"a": 1, "b": 0, "c": 2, "d": 3})).labelled
     model = FakeSegmenter()
-    assert [one.name for one in swapped_to(model, labelled, FloodRule(values=(1.0,)))] == ["a"]
+    assert [one.name for one in find_swapped_masks(model, labelled, FloodRule(values=(1.0,)))] == ["a"]
     model.knows_floods = False
-    assert not swapped_to(model, labelled, FloodRule(values=(1.0,)))
+    assert not find_swapped_masks(model, labelled, FloodRule(values=(1.0,)))
 
 
 @pytest.mark.slow

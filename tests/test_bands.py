@@ -1,4 +1,4 @@
-"""Which bands are shown: names decide, and what is guessed is said."""
+"""Choice of bands: names decide, and a guess is logged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from floodmap.imagery.raster.bands import choose_bands
 from floodmap.imagery.scene import Scene
 
 RGBN = (C.red, C.green, C.blue, C.undefined)
-"""What GDAL calls four bands of bytes."""
+"""Colour interpretation that GDAL gives four bands of bytes."""
 
 NAMED: list[tuple[list[str], tuple[int, ...], int | None]] = [
     (["B2", "B3", "B4", "B8"], (3, 2, 1), 4),

@@ -1,4 +1,4 @@
-"""Results made in a process of their own, as where a GPU computes the windows."""
+"""Results made by a worker process, as where a GPU computes the windows."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from floodmap.strips.journal import Journal
 
 
 class Offloading(FakeSegmenter):
-    """As on a GPU."""
+    """A model that offloads its work, as on a GPU."""
 
     offloads = True
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[FinishingProcess]:
-    """The processes that were begun."""
+    """Processes that were started."""
     found: list[FinishingProcess] = []
     own = FinishingProcess.__enter__
 
@@ -65,7 +65,7 @@ def local_run_is_an_error(*_: object, **__: object) -> None:
 
 
 @pytest.mark.slow
-def test_they_are_the_same(
+def test_results_of_the_worker_process_equal_those_of_this_one(
     make_scene: SceneFactory, tmp_path: Path, begun: list[FinishingProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_scene(shape_hw=(230, 220))
@@ -80,7 +80,9 @@ def test_they_are_the_same(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 7, 14])
-def test_they_are_given_up_where_windows_are(make_scene: SceneFactory, tmp_path: Path, number: int) -> None:
+def test_results_of_the_worker_are_dropped_where_windows_stop(
+    make_scene: SceneFactory, tmp_path: Path, number: int
+) -> None:
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
     run(scene, out)
     before = digests(out)
@@ -104,7 +106,7 @@ def test_a_broken_off_run_is_resumed(make_scene: SceneFactory, tmp_path: Path, n
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_there_is_raised_here(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_errors_of_the_worker_are_raised_in_the_run(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene, out = make_scene(shape_hw=(150, 150)), tmp_path / "out"
     (out / "scene_mask.tif").mkdir(parents=True)
     with pytest.raises(OutputError, match="scene_"):
@@ -112,7 +114,7 @@ def test_what_goes_wrong_there_is_raised_here(make_scene: SceneFactory, tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_logged_there_is_logged_here(
+def test_log_lines_of_the_worker_are_logged_by_the_run(
     make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene, out = make_scene(shape_hw=(150, 150)), tmp_path / "out"
@@ -124,15 +126,15 @@ def test_what_is_logged_there_is_logged_here(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
+def test_a_worker_that_is_killed_is_reported_and_the_run_goes_on(
     make_scene: SceneFactory, tmp_path: Path, begun: list[FinishingProcess]
 ) -> None:
     scene, out = make_scene(shape_hw=(230, 220)), tmp_path / "out"
 
     def kill() -> None:
-        assert begun[0].process.hear() == ("begun", None)
+        assert begun[0].process.receive() == ("begun", None)
         os.kill(begun[0].process.popen.pid, signal.SIGKILL)
-        begun[0].process.hear = iter([("begun", None), None]).__next__
+        begun[0].process.receive = iter([("begun", None), None]).__next__
 
     with pytest.raises(OutputError, match="--resume"):
         run(scene, out, Offloading(at_window(7, kill)))
@@ -142,7 +144,7 @@ def test_a_process_that_is_killed_is_told_of_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
     finishing = Finishing(
         source="scene.tif", grid=GeoGrid(None, UNPLACED, (8, 8)), date=datetime.now(UTC),
         out=tmp_path, name="scene", threshold=50, min_area_m2=0.0, simplify_m=0.0, formats=("gpkg",), report=False,
@@ -150,7 +152,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
     )  # fmt: skip
     with Journal(tmp_path / "work", {}, resume=False) as journal:
         beside = FinishingProcess(finishing, journal)
-        assert beside.process.hear() == ("begun", None)
+        assert beside.process.receive() == ("begun", None)
         beside.process.popen.stdin.close()  # as the system does when a process is killed
         assert beside.process.popen.wait(timeout=HANGS) == 1
         beside.__exit__()
@@ -158,7 +160,7 @@ def test_it_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/true"])
-def test_without_a_process_results_are_made_here(
+def test_without_a_worker_results_are_made_by_the_run(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
 ) -> None:
     scene = make_scene(shape_hw=(150, 150))

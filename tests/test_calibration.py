@@ -1,4 +1,4 @@
-"""Calibration from counts by probability, held against the definitions on single pixels."""
+"""Calibration from histograms, compared with the definitions on single pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from floodmap.models.calibration import (
 
 
 def pixels(seed: int, scale: float = 1.0, count: int = 20_000) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Per cent as a model says it, and what is there; it says the truth where the scale is 1."""
+    """Predicted per cent and truth; calibrated where the scale is 1."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(0, 2, count)
     flood = rng.random(count) < 1 / (1 + np.exp(-logit))
@@ -40,7 +40,7 @@ def test_error_is_that_of_single_pixels() -> None:
     assert np.isfinite(said).all() and share.sum() == pytest.approx(1) and (np.diff(flooded) > -0.05).all()
 
 
-def test_an_honest_model_is_calibrated_and_a_boastful_one_is_not() -> None:
+def test_a_calibrated_model_has_no_error_and_an_overconfident_one_has() -> None:
     assert calibration_error(counted(*pixels(1))) < 0.02
     assert calibration_error(counted(*pixels(1, scale=2.5))) > 0.05
 
@@ -53,7 +53,7 @@ def test_fitting_finds_the_scale_back() -> None:
     assert recalibrated(1.0, 0.0)[1:-1] == pytest.approx(PERCENT[1:-1])
 
 
-def test_cross_fitting_never_looks_at_the_picture_itself() -> None:
+def test_cross_fitting_leaves_the_picture_itself_out() -> None:
     boastful = [counted(*pixels(seed, scale=2.0)) for seed in range(10)]
     assert cross_fitted_error(boastful) < 0.02
     # Half of the pictures say the opposite: what is fitted to the others cannot help those.

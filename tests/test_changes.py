@@ -1,4 +1,4 @@
-"""What differs between two runs is said in the words of the command line."""
+"""Differences between two runs are reported by options of the command line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def changed(**values: Any) -> dict[str, Any]:
         ({"settings__new_one": 3}, ["--new-one was left out, is 3"]),
     ],
 )  # fmt: skip
-def test_a_change_is_said_once_and_by_its_option(values: dict[str, Any], said: list[str]) -> None:
+def test_a_changed_setting_is_named_once_and_by_its_option(values: dict[str, Any], said: list[str]) -> None:
     assert changes(OLD, changed(**values)) == said
 
 

@@ -35,7 +35,7 @@ pytestmark = [
 
 KILLS = 20
 DAMAGED = int(os.environ.get("FLOODMAP_DAMAGED", "150"))
-"""Damaged rasters; CI tries 300."""
+"""Number of damaged rasters; CI tries 300."""
 SECONDS = 10
 """Most processor time a damaged raster may take."""
 MEMORY = 2 * 10**9
@@ -65,7 +65,7 @@ def work(seconds: float) -> None:
 
 
 def segment(scene: Path, out: Path, killed_after: float, answer: Connection) -> None:
-    """Segment, unless killed after so many seconds of processor time; answer how many it took."""
+    """Segment, killed after so many seconds of processor time if given; sends how many it took."""
     from floodmap.options import SegmentOptions
     from floodmap.pipeline import segment_scene
 
@@ -79,7 +79,7 @@ def segment(scene: Path, out: Path, killed_after: float, answer: Connection) -> 
 
 
 def run(context: ForkServerContext, target: Callable[..., None], *args: object) -> tuple[int | None, Any]:
-    """Exit code of a process, None where it hangs, and what it answered."""
+    """Exit code of a process (None where it hangs), and what it sent."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(*args, theirs))
     process.start()
@@ -132,7 +132,7 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
 
 
 def try_commands(scene: Path, out: Path, answer: Connection) -> None:
-    """Exit codes of both commands, what they said, and the most memory that was taken on top."""
+    """Exit codes and output of both commands, and their peak of additional memory."""
     import resource
 
     import floodmap_cli.segment as command

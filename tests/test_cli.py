@@ -1,4 +1,4 @@
-"""The frame of the command line: start-up, exit codes, messages, shared options; and `models` and `sample`."""
+"""Command line: start-up, exit codes, messages, shared options; commands `models` and `sample`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEAVY = {"torch", "torchvision", "segment_anything", "geopandas", "pandas", "num
 
 @pytest.fixture(autouse=True)
 def quiet_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command line does to this process's logging."""
+    """Restore this process's logging after a command."""
     monkeypatch.delenv("FLOODMAP_DEBUG", raising=False)
     root, own, show = logging.getLogger(), logging.getLogger("floodmap"), warnings.showwarning
     levels = root.level, own.level
@@ -51,7 +51,7 @@ def quiet_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
-    """Put a function in the place of `floodmap info`."""
+    """Replace `floodmap info` by a function."""
 
     def install(body: Callable[[], Any]) -> None:
         stand_in = click.command("info")(options.verbosity_options(lambda verbosity: body()))
@@ -61,7 +61,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], No
 
 
 def modules_after(*args: str) -> set[str]:
-    """Top-level modules that a process has loaded after a command line ran in it."""
+    """Top-level modules that are loaded in a fresh process after a command."""
     code = (
         "import sys, json\nfrom floodmap_cli.main import run\n"
         f"code = run({list(args)!r})\nprint(json.dumps([code, *sorted(sys.modules)]))"
@@ -240,7 +240,7 @@ def test_logging_set_up_twice_writes_once(capsys) -> None:
 
 
 def parse(decorator: Callable[..., Any], *args: str) -> dict[str, Any]:
-    """What a command with these options receives."""
+    """Parameters that a command with these options gets."""
     received: dict[str, Any] = {}
     command = click.command()(decorator(lambda **values: received.update(values)))
     result = CliRunner().invoke(command, args, standalone_mode=False)

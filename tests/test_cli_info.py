@@ -1,4 +1,4 @@
-"""`floodmap info`: what it prints is what Scene and Grid say, and it answers without geopandas."""
+"""`floodmap info`: its output agrees with Scene and Grid, and it does not import geopandas."""
 
 from __future__ import annotations
 

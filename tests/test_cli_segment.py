@@ -24,7 +24,7 @@ from floodmap_cli.main import run
 
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
-    """Every command line gets a model that needs no weights."""
+    """Commands get a fake model without weights."""
     fake = FakeSegmenter()
     monkeypatch.setattr(command, "_load", lambda model, device: fake)
     return fake
@@ -44,7 +44,7 @@ def test_one_scene_gives_all_the_files_and_one_line(make_scene: SceneFactory, tm
     assert "ha of flood" in first and last == f"Results are in {out}{os.sep}" and said.err == ""
 
 
-def test_the_users_own_sentence_works_as_written(
+def test_the_command_of_the_readme_works_as_written(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     make_scene(folder=tmp_path / "empty")
@@ -61,7 +61,7 @@ def test_where_nothing_was_written_no_folder_is_named(tmp_path: Path, capsys) ->
     assert capsys.readouterr().out == ""
 
 
-def test_flips_are_told_in_the_report(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_flips_are_recorded_in_the_report(make_scene: SceneFactory, tmp_path: Path) -> None:
     assert segment(make_scene(name="a.tif"), "-o", tmp_path / "out", "--flips") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["model"]["runs_on"].endswith(", flips")
 
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path:
 
 @pytest.fixture
 def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a model nor a scene can be opened."""
+    """Opening a model or a scene fails the test."""
 
     def no(*_: object, **__: object) -> None:
         raise AssertionError("opened")
@@ -291,7 +291,7 @@ def test_resume_says_what_differs_from_finished_results(make_scene: SceneFactory
 
 
 @pytest.mark.slow
-def test_what_nothing_tells_from_a_changed_scene_is_not_resumed(
+def test_a_scene_without_fingerprint_is_not_resumed(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     scene, out = make_scene(), tmp_path / "out"
@@ -306,7 +306,7 @@ def test_what_nothing_tells_from_a_changed_scene_is_not_resumed(
     assert (out / "scene_mask.tif").stat().st_ino != written
 
 
-def test_a_full_disk_is_told_in_sizes_that_say_something(
+def test_a_full_disk_is_reported_in_readable_sizes(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     usage = type("Usage", (), {"free": 2_300_000})

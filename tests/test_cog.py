@@ -1,4 +1,4 @@
-"""Rasters against a block-by-block count of what lies beneath each overview pixel."""
+"""Overviews of the rasters, compared with a block-by-block count of the pixels below each of theirs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def written(codes: Codes, out_dir: Path, *, step: int = 300, **options: Any) -> 
 
 
 def scene(shape_hw: tuple[int, int], seed: int = 0) -> Codes:
-    """Blobs of every code, and noise that makes ties."""
+    """Codes in blobs of every value, with noise that makes ties."""
     rng = np.random.default_rng(seed)
     height, width = shape_hw
     coarse = rng.choice(np.array([0, 20, 50, 100, 251, 252, 255], np.uint8), (height // 8 + 1, width // 8 + 1))

@@ -1,4 +1,4 @@
-"""Collar: untagged borders are found to the pixel, and nothing else that is black or white is taken for one."""
+"""Collar: untagged borders are found to the pixel, and other black or white ground is not taken for one."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_scene_that_is_all_border_has_nothing_observed(make_scene: SceneFactor
 
 
 def reader(pixels: np.ndarray, log: list[Window]) -> Callable:
-    """Read an array as `find_collar` wants it, by averaging whole blocks."""
+    """A reader of an array for `find_collar`, which averages whole blocks."""
 
     def read(window: Window, shape_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         log.append(window)

@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from floodmap.models.sam.correction import (
     CELL,
     EVERYWHERE,
-    FAR,
-    LOOKS,
-    NEAR,
+    FEATURE_SCALES,
+    LONG_RANGE,
     NOISE,
-    SURE,
+    POINT_LOGIT,
+    SHORT_RANGE,
     Corrector,
     Ground,
     Kriging,
-    looks_of,
+    appearance_of,
 )
 
 DIM = 16
@@ -54,15 +54,15 @@ def test_a_point_spreads_over_ground_that_looks_alike_and_not_beyond() -> None:
     torch.testing.assert_close(again, -corrected)
 
 
-def test_beyond_its_reach_a_point_tells_a_little_of_the_whole_picture() -> None:
+def test_beyond_its_reach_a_point_shifts_the_whole_picture_a_little() -> None:
     embedding, features = torch.ones(1, DIM, 8, 128), torch.ones(1, DIM // 8, 64, 1024)
     dry = torch.full((1, 64, 1024), -1.0)
     corrected = correct(Corrector(DIM), dry, (embedding, features), point(1000, 60, 1))[0, 30]
     assert corrected[500] > 0 and (corrected[:100] < -0.7).all() and (corrected[:100] > -0.8).all()
 
 
-def test_an_untrained_one_lets_stand_what_points_only_confirm() -> None:
-    corrector, logits = Corrector(DIM), torch.full((1, 64, 96), 2 * SURE)
+def test_an_untrained_corrector_keeps_what_points_only_confirm() -> None:
+    corrector, logits = Corrector(DIM), torch.full((1, 64, 96), 2 * POINT_LOGIT)
     assert torch.equal(correct(corrector, logits, make_ground(), point(40, 60, 1)), logits)
     assert torch.equal(correct(corrector, logits, make_ground(), point(0, 0, -1)), logits)
 
@@ -83,11 +83,11 @@ def test_pictures_of_a_batch_have_points_of_their_own() -> None:
     assert torch.equal(together[1], logits[1])
 
 
-def test_points_are_believed_whatever_the_network_makes_of_them() -> None:
+def test_results_agree_with_points_whatever_the_network_predicts() -> None:
     corrector = Corrector(DIM)
     corrector.last.bias.data.fill_(-2.0)
     corrected = correct(corrector, torch.full((1, 64, 96), -2.0), make_ground(), point(40, 60, 1))[0]
-    assert corrected[30, 20] > SURE / 2 and corrected[5, 90] < -6
+    assert corrected[30, 20] > POINT_LOGIT / 2 and corrected[5, 90] < -6
 
 
 def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts() -> None:
@@ -100,25 +100,25 @@ def test_the_correction_is_what_a_gaussian_process_of_another_library_predicts()
     logits = torch.randn(32, 48, generator=torch.Generator().manual_seed(1))
     rows, cols, labels = np.array([3, 20, 30]), np.array([5, 30, 40]), np.array([1, 0, 1])
     xy = torch.from_numpy(np.stack([cols, rows], axis=1) * CELL + 1.5)
-    ours = Kriging(looks_of(embedding[None], features[None])[0], xy, torch.from_numpy(labels))(logits) - logits
+    ours = Kriging(appearance_of(embedding[None], features[None])[0], xy, torch.from_numpy(labels))(logits) - logits
 
-    fine = F.normalize(features, dim=0).numpy() / LOOKS[1]
+    fine = F.normalize(features, dim=0).numpy() / FEATURE_SCALES[1]
     place = np.indices(fine.shape[1:]) * float(CELL)
     cells = np.concatenate([fine, place]).reshape(len(fine) + 2, -1).T
-    (far, share_far), (near, share_near) = FAR, NEAR
+    (far, share_far), (near, share_near) = LONG_RANGE, SHORT_RANGE
     kernel = kernels.ConstantKernel(share_far) * kernels.RBF([1.0] * len(fine) + [far] * 2)
     kernel += kernels.ConstantKernel(share_near) * kernels.RBF([10**0.5] * len(fine) + [near] * 2)
     kernel += kernels.ConstantKernel(EVERYWHERE)
     at = rows * fine.shape[2] + cols
     sign = labels * 2 - 1
-    residual = sign * np.maximum(SURE - sign * logits.numpy().reshape(-1)[at], 0)
+    residual = sign * np.maximum(POINT_LOGIT - sign * logits.numpy().reshape(-1)[at], 0)
     fitted = process.GaussianProcessRegressor(kernel, alpha=NOISE, optimizer=None).fit(cells[at], residual)
     expected = torch.from_numpy(fitted.predict(cells)).float().reshape(fine.shape[1:])
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow
-def test_it_learns_from_the_correction_and_what_was_seen_stays_as_it_was() -> None:
+def test_the_corrector_gets_gradients_and_its_inputs_get_none() -> None:
     corrector, logits = Corrector(DIM), torch.full((1, 64, 96), -2.0, requires_grad=True)
     ground = [x.requires_grad_() for x in make_ground()]
     correct(corrector, logits, ground, point(40, 60, 1)).sum().backward()

@@ -1,4 +1,4 @@
-"""floodmap.evaluation.run, and the modules it is made of, held against whole-array computations and scikit-learn."""
+"""floodmap.evaluation, compared with computations on whole arrays and with scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from scipy import ndimage
 from sklearn import metrics
 
 import floodmap
+import floodmap.output.polygons
 from floodmap.errors import EvaluationError, FloodmapError, MissingCRSError, OutputError, VectorError
 from floodmap.evaluation.counting import Counts, boundary, compare
 from floodmap.evaluation.run import evaluate
@@ -77,7 +78,7 @@ def polygons(
 
 
 def traced(mask: np.ndarray, transform: Affine = GRID) -> list[Any]:
-    """Polygons of the ones."""
+    """Polygons of the pixels of value 1."""
     shapes = rasterio.features.shapes(mask, mask=mask == 1, transform=transform)
     return [shapely.geometry.shape(shape) for shape, _ in shapes]
 
@@ -93,7 +94,7 @@ def counted(scores: Scores) -> tuple[int, int, int, int]:
 
 
 def boundary_counts(p: np.ndarray, r: np.ndarray, steps: tuple[float, float], tolerance: float) -> tuple[int, ...]:
-    """Whole arrays of 0, 1, 255, by erosion and distance transform."""
+    """Boundary counts of whole arrays of 0, 1, 255, by erosion and distance transform."""
     seen = (p != 255) & (r != 255)
     edges = []
     for mask in (p, r):
@@ -374,9 +375,7 @@ def test_world_files_without_crs_share_their_plane(tmp_path: Path) -> None:
     ("values", "nodata", "flood"),
     [((0, 1), None, 1), ((0, 255), None, 255), ((0, 1), 255, 1), ((0, 1, 255), None, 1), ((0,), None, 1)],
 )
-def test_what_is_flood_is_found_where_it_is_plain(
-    tmp_path: Path, values: tuple[int, ...], nodata: int | None, flood: int
-) -> None:
+def test_a_clear_flood_value_is_found(tmp_path: Path, values: tuple[int, ...], nodata: int | None, flood: int) -> None:
     r = np.random.default_rng(0).choice(np.array(values, np.uint8), (30, 30))
     scores = evaluate(
         write(tmp_path / "p.tif", blobs(1, (30, 30))), write(tmp_path / "r.tif", r, nodata=nodata)
@@ -394,7 +393,7 @@ def test_what_is_flood_is_found_where_it_is_plain(
         ((0, 1), 0, "declares its 0 as nodata"),
     ],
 )
-def test_what_is_flood_is_asked_where_it_is_not(
+def test_an_unclear_flood_value_is_refused(
     tmp_path: Path, values: tuple[int, ...], nodata: int | None, message: str
 ) -> None:
     r = np.random.default_rng(0).choice(np.array(values, np.uint8), (40, 40))
@@ -422,7 +421,7 @@ def test_what_hardly_means_dry_is_unobserved_unless_that_is_asked_for(
     assert scores.unobserved == np.count_nonzero(r == 1) and scores.tp + scores.fn == np.count_nonzero(r == r[0, 50])
 
 
-def test_floats_that_hold_per_cent_are_known_by_others_of_their_side(
+def test_floats_in_per_cent_are_recognized_by_other_files_of_their_side(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A scene where nothing is above 1 per cent is dry, though it might hold shares."""
@@ -501,7 +500,7 @@ def test_a_mask_blurred_by_lossy_compression_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turn", [0, 360])
 def test_ground_without_pixels_is_unobserved_on_any_grid(tmp_path: Path, turn: int) -> None:
-    """As where blocks of a raster were never written: it is read as 0, and is not dry."""
+    """Blocks of a raster that were never written are read as 0, but are not dry."""
     degrees = Affine(1e-5, 0, 179.9995, 0, -1e-5, 10)
     frames = [degrees @ Affine.translation(turn / 1e-5, 0), degrees @ Affine.translation(turn / 1e-5 - 7.2, 4.3)]
     mask = RasterMask(write(tmp_path / "r.tif", blobs(1), crs="EPSG:4326", transform=degrees))
@@ -836,7 +835,7 @@ def test_nothing_that_pairs_is_an_error_that_names_what_was_tried(tmp_path: Path
         evaluate(tmp_path / "out", tmp_path / "refs")
 
 
-def test_masks_of_one_side_tell_together_what_is_flood(tmp_path: Path) -> None:
+def test_masks_of_one_side_decide_together_what_is_flood(tmp_path: Path) -> None:
     for name, array in (("a", blobs(1) * 255), ("b", np.full((60, 70), 255)), ("c", np.zeros((60, 70)))):
         write(tmp_path / "refs" / f"{name}.png", array.astype(np.uint8), crs=None)
         write(tmp_path / "out" / f"{name}_mask.tif", blobs(1), nodata=255)

@@ -1,4 +1,4 @@
-"""floodmap without the packages that only some of it needs."""
+"""floodmap without its optional packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ main()
 
 
 def floodmap_without(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process that can import none of the optional packages."""
+    """Run a command in a process that cannot import any optional package."""
     return subprocess.run(
         [sys.executable, "-c", WITHOUT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=HANGS
     )

@@ -1,4 +1,4 @@
-"""Strange ground: how far scenes lie from training, and that a user hears of it."""
+"""Out-of-distribution score: distance of scenes from the training data, and the warning to the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from test_shipped import SAMPLE
 
 from floodmap import inspection
 from floodmap.imagery.scene import Scene
-from floodmap.inference.strangeness import strange
+from floodmap.inference.strangeness import ood_warnings
 from floodmap.models.digest import with_digest
 from floodmap.models.familiarity import KEY, NEIGHBOUR, Familiarity
 from floodmap.models.flood_segmenter import FloodSegmenter
@@ -36,7 +36,7 @@ def views(seed: int, count: int = 60, shift: float = 0.0) -> np.ndarray:
     return mixed.astype(np.float32)
 
 
-def test_what_lies_among_training_is_near_and_what_does_not_is_far() -> None:
+def test_features_like_those_of_training_are_near_and_others_far() -> None:
     known = Familiarity.of(views(0), np.ones(60, np.float32))
     assert known.distances(views(0)[:NEIGHBOUR]).max() > 0  # the nearest is itself, the third is not
     near, far = known.distances(views(1)), known.distances(views(1, shift=60.0))
@@ -45,7 +45,7 @@ def test_what_lies_among_training_is_near_and_what_does_not_is_far() -> None:
     np.testing.assert_allclose(alone, near[4:5], rtol=1e-5)
 
 
-def test_a_source_of_many_pictures_does_not_drown_another() -> None:
+def test_a_source_of_many_pictures_does_not_outweigh_another() -> None:
     few, many = views(0, 20), views(1, 200, shift=9.0)
     weights = np.concatenate([np.full(20, 20**-0.5), np.full(200, 200**-0.5)]).astype(np.float32)
     known = Familiarity.of(np.concatenate([few, many]), weights)
@@ -73,47 +73,47 @@ def write_model(path: Path, limit: float | None) -> FloodSegmenter:
     return model
 
 
-def test_a_model_without_known_ground_calls_nothing_strange(tmp_path: Path) -> None:
-    assert write_model(tmp_path / "m.safetensors", None).strangeness([make_tile((64, 64))]) == 0
+def test_a_model_without_training_features_warns_of_nothing(tmp_path: Path) -> None:
+    assert write_model(tmp_path / "m.safetensors", None).ood_score([make_tile((64, 64))]) == 0
 
 
-def test_known_ground_lies_in_the_file_of_the_weights_and_they_still_work(tmp_path: Path) -> None:
+def test_training_features_in_the_file_of_the_weights_score_tiles(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.safetensors", 2.0)
     own, flat = make_tile((64, 64), 99), make_tile((64, 64))
     flat.rgb[:] = 128
-    one, other = model.strangeness([own]), model.strangeness([flat])
+    one, other = model.ood_score([own]), model.ood_score([flat])
     assert 0 < one < other
-    assert model.strangeness([own, flat]) == pytest.approx((one + other) / 2, rel=1e-4)
+    assert model.ood_score([own, flat]) == pytest.approx((one + other) / 2, rel=1e-4)
     assert model.described([make_tile((70, 50))]).shape == model.described([own]).shape
     for wrapped in (Mirrored(model), WithInfrared(model, Infrared((0, 0), (1, 1), 1, 1))):
-        assert wrapped.strangeness([own]) == one
+        assert wrapped.ood_score([own]) == one
 
 
 class Stranger(FakeSegmenter):
     far = 1.3
 
-    def strangeness(self, tiles: object) -> float:
+    def ood_score(self, tiles: object) -> float:
         self.looked_at = len(tiles)  # type: ignore[arg-type]
         return self.far
 
 
-def test_windows_all_over_the_scene_are_looked_at_and_what_is_not_observed_is_not(make_scene: SceneFactory) -> None:
+def test_windows_all_over_the_scene_are_scored_but_no_unobserved_ones(make_scene: SceneFactory) -> None:
     model = Stranger()
     for shape_hw, count in (((90, 130), 1), ((600, 1300), 9), ((2000, 2600), 16)):
         with Scene.open(make_scene(shape_hw=shape_hw, name=f"{shape_hw[1]}.tif")) as scene:
-            (line,) = strange(scene, model)
+            (line,) = ood_warnings(scene, model)
             assert model.looked_at == count and "1.3 times" in line and str(scene.path) in line
     pixels = np.full((3, 600, 1300), 90, np.uint8)
     pixels[:, :, :700] = 0
     with Scene.open(make_scene(pixels=pixels, nodata=0, name="half.tif")) as scene:
-        strange(scene, model)
+        ood_warnings(scene, model)
         assert 0 < model.looked_at < 9
     model.far = 0.9
     with Scene.open(make_scene(name="usual.tif")) as scene:
-        assert strange(scene, model) == ()
+        assert ood_warnings(scene, model) == ()
 
 
-def test_a_user_hears_of_it_everywhere(
+def test_the_warning_stands_in_log_json_report_and_info(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene, model = make_scene(name="s.tif"), Stranger()
@@ -129,10 +129,10 @@ def test_a_user_hears_of_it_everywhere(
 
 
 @pytest.mark.slow
-def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_map(make_scene: SceneFactory) -> None:
+def test_the_shipped_model_warns_of_noise_radar_and_maps_but_not_of_an_aerial_picture(make_scene: SceneFactory) -> None:
     model = load_segmenter(resolve("finetuned"), "cpu")
     with Scene.open(SAMPLE) as scene:
-        assert strange(scene, model) == ()
+        assert ood_warnings(scene, model) == ()
     rng = np.random.default_rng(0)
     odd = {
         "noise": rng.integers(0, 256, (3, 512, 512), np.uint8),
@@ -145,4 +145,4 @@ def test_the_shipped_model_knows_an_aerial_picture_and_no_noise_radar_or_map(mak
             line[:] = np.array(colour)[:, None, None]
     for name, pixels in odd.items():
         with Scene.open(make_scene(pixels=pixels, name=f"{name}.tif")) as scene:
-            assert len(strange(scene, model)) == 1, name
+            assert len(ood_warnings(scene, model)) == 1, name

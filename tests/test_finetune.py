@@ -68,9 +68,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
-    data: Path, base: Path, tmp_path: Path
-) -> None:
+def test_training_writes_weights_that_segment_and_record_their_data(data: Path, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.safetensors"
     options = FineTuneOptions(base=str(base), epochs=6, val_share=0.25)
     seen: list[Checkpoint] = []
@@ -97,14 +95,14 @@ def test_training_writes_weights_that_segment_and_say_what_they_are_made_of(
 
 
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every validation is better than the last: a run that gains nothing keeps what it began with."""
+    """Every validation is better than the last; without a gain a run would keep its initial weights."""
     rank = count(1)
     monkeypatch.setattr(floodmap.training.loop, "validate", lambda *_: scored(next(rank) / 100))
 
 
 @pytest.fixture
 def tiny_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An official checkpoint of a very small SAM."""
+    """A checkpoint of a very small SAM in Meta's format."""
     shape = VitShape(embed_dim=32, depth=2, num_heads=2, global_attention=())
     monkeypatch.setitem(VIT, "vit_tiny", shape)
     monkeypatch.setattr(floodmap.training.finetune, "SAM_PAIRS", 1)
@@ -153,7 +151,7 @@ def test_a_decoder_learns_from_encodings_on_disk(
     options = FineTuneOptions(base=str(base), what="decoder", epochs=4, val_share=0.25, views=2)
     calls = count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(floodmap.training.finetune, "swapped_to", lambda *_: [])
+        patch.setattr(floodmap.training.finetune, "find_swapped_masks", lambda *_: [])
         encode = FloodSam.encode
         patch.setattr(FloodSam, "encode", lambda *args: (next(calls), encode(*args))[1])
         fine_tune(data, out, options)

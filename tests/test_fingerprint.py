@@ -1,4 +1,4 @@
-"""What decides a scene's pixels has a name of its own; what does not changes nothing."""
+"""Fingerprints: everything that affects a scene's pixels changes them, and nothing else does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def of(name: str | os.PathLike[str]) -> str | None:
 
 
 Make = Callable[[Path, int], str]
-"""Writes a picture, another for each number, under the same name in a folder; returns what it is called."""
+"""Writes a picture, another for each number, under the same name in a folder; returns its name."""
 
 
 def tif(folder: Path, number: int, name: str = "s.tif") -> str:
@@ -203,7 +203,7 @@ def test_the_place_counts_wherever_it_is_written(make_scene: SceneFactory, tmp_p
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where a server of its own has the file `s.tif` of the test's folder."""
+    """URL of the file `s.tif` of the test's folder, on a server of its own."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     program = [sys.executable, str(Path(__file__).with_name("range_server.py")), str(tmp_path / "s.tif")]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:

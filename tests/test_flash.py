@@ -1,4 +1,4 @@
-"""The kernels for GPUs, run by Triton's interpreter: in a process of its own, which has to be told before it begins."""
+"""Triton kernels, run by Triton's interpreter in a process of its own, since that is set before the import."""
 
 from __future__ import annotations
 

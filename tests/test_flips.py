@@ -12,7 +12,7 @@ from floodmap.models.prompts import Prompts
 
 
 class LeftBright:
-    """Flood is what is bright, and the left edge besides; remembers its prompts."""
+    """Predicts flood where it is bright and at the left edge; keeps its prompts."""
 
     name, sha256, runs_on, training = "fake", "0" * 64, "cpu float32", None
     knows_floods, multiple, any_size, offloads, best_batch_size = True, 32, True, False, 1

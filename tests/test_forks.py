@@ -1,4 +1,4 @@
-"""Processes that are forked from one that uses floodmap work, or are refused in one line."""
+"""Forked processes: they work like their parent, or are refused in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def forked(work, count=1):
 
 
 def run(code: str, scene: Path, out: Path) -> str:
-    """What a program says; its threads are no business of this process."""
+    """Output of a program, run in a process of its own because of its threads."""
     command = [sys.executable, "-W", "ignore", "-c", BEGIN + code, str(scene), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Ground that a raster has no pixels for is unobserved: blocks never written, members of a mosaic that are missing."""
+"""Gaps: blocks that were never written and missing members of a mosaic are unobserved."""
 
 from __future__ import annotations
 

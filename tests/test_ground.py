@@ -17,7 +17,7 @@ from floodmap.models.flood_segmenter import FloodSegmenter
 from floodmap.models.loading import load_segmenter
 from floodmap.models.prompts import Prompts
 from floodmap.models.sam.flood_sam import FloodSam
-from floodmap.models.sam.ground import COARSEST, FINEST, OCTAVES, GroundScale
+from floodmap.models.sam.ground import MAX_GSD_M, MIN_GSD_M, OCTAVES, GroundScale
 from floodmap.training.samples import Sample, Source
 from floodmap.training.sampling import PairSampler
 
@@ -25,7 +25,7 @@ SCALED = replace(TINY, scaled=True)
 
 
 def learned(network: FloodSam) -> FloodSam:
-    """The network, as if it had learned something of the ground's scale."""
+    """The network with random vectors of ground sample distance, as if trained."""
     assert network.ground_scale is not None
     torch.nn.init.normal_(network.ground_scale.weight, std=0.3)
     return network.eval()
@@ -34,19 +34,19 @@ def learned(network: FloodSam) -> FloodSam:
 def test_every_octave_has_its_vectors_and_what_lies_between_is_mixed() -> None:
     scale = GroundScale(dim=4, count=2)
     torch.nn.init.normal_(scale.weight)
-    octaves = FINEST * 2.0 ** torch.arange(OCTAVES)
+    octaves = MIN_GSD_M * 2.0 ** torch.arange(OCTAVES)
     first, second = scale(octaves)
     assert first.shape == second.shape == (OCTAVES, 4)
     assert len(first.unique(dim=0)) == OCTAVES
     between, _ = scale(octaves[3:4] * 2**0.5)
     torch.testing.assert_close(between[0], (first[3] + first[4]) / 2)
-    ends, _ = scale(torch.tensor([FINEST / 9, COARSEST * 9, 0.0]))
+    ends, _ = scale(torch.tensor([MIN_GSD_M / 9, MAX_GSD_M * 9, 0.0]))
     torch.testing.assert_close(ends[:2], first[[0, -1]])
     assert not any(torch.equal(ends[2], one) for one in first)
 
 
 @torch.no_grad()
-def test_a_network_that_has_not_learned_of_scale_says_the_same_whatever_it_is_told() -> None:
+def test_a_network_untrained_on_scale_predicts_the_same_at_any_resolution() -> None:
     torch.manual_seed(0)
     network = FloodSam(SCALED).eval()
     plain = FloodSam(TINY).eval()
@@ -60,7 +60,7 @@ def test_a_network_that_has_not_learned_of_scale_says_the_same_whatever_it_is_to
 
 
 @torch.no_grad()
-def test_what_is_told_of_each_picture_stays_with_it() -> None:
+def test_the_resolution_of_each_picture_stays_with_it() -> None:
     network = learned(FloodSam(SCALED))
     rgb, valid = torch.rand(1, 3, 64, 64).expand(3, -1, -1, -1) * 255, torch.ones(3, 64, 64, dtype=torch.bool)
     encoded = network.encode(rgb, valid, torch.tensor([0.05, 2.0, 0.0]))
@@ -83,7 +83,7 @@ def scaled_segmenter(path: Path) -> FloodSegmenter:
     return loaded
 
 
-def test_tiles_tell_the_model_and_other_scales_of_them_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_give_the_model_their_resolution_at_every_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = scaled_segmenter(tmp_path / "scaled.safetensors")
     tiles = [replace(make_tile((64, 64)), gsd_m=gsd_m) for gsd_m in (0.05, 2.0, 0.0)]
     found = segmenter.predict(tiles, [Prompts.none()] * 3)
@@ -101,7 +101,7 @@ def test_tiles_tell_the_model_and_other_scales_of_them_theirs(tmp_path: Path, mo
     assert told == pytest.approx([0.05, 0.05 / 0.7, 0.05 / 1.4])
 
 
-def test_a_scene_says_how_large_its_pixels_are_from_near_and_from_far(make_scene: SceneFactory) -> None:
+def test_tiles_and_far_views_of_a_scene_have_their_own_pixel_size(make_scene: SceneFactory) -> None:
     with Scene.open(make_scene(shape_hw=(90, 130), name="placed.tif")) as scene:
         assert scene.gsd_m is not None
         tile = scene.read(Window(0, 0, 64, 64))
@@ -111,7 +111,7 @@ def test_a_scene_says_how_large_its_pixels_are_from_near_and_from_far(make_scene
         assert scene.read(Window(0, 0, 64, 64)).gsd_m == scene.shrunk(Window(0, 0, 20, 30), 4).gsd_m == 0
 
 
-def test_views_tell_the_size_of_their_own_pixels_about_and_not_always() -> None:
+def test_views_have_noisy_pixel_sizes_and_some_have_none() -> None:
     rgb, mask = np.full((3, 600, 600), 90, np.uint8), np.zeros((600, 600), np.uint8)
     source = Source(
         name="s", samples=[Sample("a", rgb, mask, gsd_m=0.1)], share=1.0, from_above=True, zoom=(2.0, 2.0),

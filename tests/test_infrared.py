@@ -1,4 +1,4 @@
-"""Near infrared beside a model."""
+"""Near infrared as a second source beside a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fakes import ConstantSegmenter, FakeSegmenter
 
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
-from floodmap.models.infrared import HINT, Infrared, WithInfrared, with_infrared
+from floodmap.models.infrared import SHADOW_EVIDENCE, Infrared, WithInfrared, with_infrared
 from floodmap.models.prompts import Prompts
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.pipeline import segment_scene
@@ -31,7 +31,9 @@ def shore(dtype: str = "uint8", scale: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("uint8", 1), ("uint16", 40)])
-def test_what_shines_is_dry_and_what_is_dark_is_water(make_scene: SceneFactory, dtype: str, scale: int) -> None:
+def test_what_is_bright_in_near_infrared_is_dry_and_what_is_dark_is_water(
+    make_scene: SceneFactory, dtype: str, scale: int
+) -> None:
     path = make_scene(pixels=shore(dtype, scale), transform=COARSE, bands=4)
     with Scene.open(path) as scene:
         for probability in (0.2, 0.5, 0.8):
@@ -46,7 +48,7 @@ def test_where_shadows_are_seen_the_hint_is_weak_and_the_veto_is_not(make_scene:
         infrared = Infrared.of(scene)
         assert infrared is not None
         said = infrared.evidence(scene.read(Window(0, 0, 96, 128)))
-    assert said.max() == pytest.approx(HINT) and said.min() < -2 * HINT
+    assert said.max() == pytest.approx(SHADOW_EVIDENCE) and said.min() < -2 * SHADOW_EVIDENCE
 
 
 def test_a_person_s_points_count_more(make_scene: SceneFactory) -> None:
@@ -73,7 +75,7 @@ def test_a_model_that_fails_still_gives_no_number(make_scene: SceneFactory) -> N
     assert np.isnan(found).all()
 
 
-def test_without_near_infrared_a_model_is_itself(make_scene: SceneFactory) -> None:
+def test_without_near_infrared_a_model_stays_as_it_is(make_scene: SceneFactory) -> None:
     model = FakeSegmenter()
     with Scene.open(make_scene()) as scene:
         assert with_infrared(model, scene) is model
@@ -83,7 +85,7 @@ def test_without_near_infrared_a_model_is_itself(make_scene: SceneFactory) -> No
         assert scene.nir_band == 4 and with_infrared(model, scene) is model
 
 
-def test_off_it_changes_nothing_and_the_report_says_whether_it_was_used(
+def test_nir_off_changes_nothing_and_the_report_says_whether_it_was_used(
     make_scene: SceneFactory, tmp_path: Path
 ) -> None:
     four, three = make_scene(pixels=shore(), transform=COARSE), make_scene(
@@ -104,7 +106,7 @@ def test_off_it_changes_nothing_and_the_report_says_whether_it_was_used(
     }  # fmt: skip
 
 
-def test_windows_meet_as_they_do_without(make_scene: SceneFactory) -> None:
+def test_windows_meet_as_they_do_without_near_infrared(make_scene: SceneFactory) -> None:
     with Scene.open(make_scene(pixels=shore(), transform=COARSE)) as scene:
         model = with_infrared(FakeSegmenter(), scene)
         assert isinstance(model, WithInfrared)

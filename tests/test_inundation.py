@@ -9,7 +9,7 @@ from floodmap.synthetic.inundation import IGNORED, Ground, coarser, draw_water, 
 
 
 def make_ground(side: int = 160) -> Ground:
-    """Grey-green ground with a bright roof, and a corner of which nothing is known."""
+    """Grey-green ground with a bright roof, and a corner that is not labelled."""
     rng = np.random.default_rng(0)
     rgb = np.broadcast_to(np.array([96, 110, 88])[:, None, None], (3, side, side)).copy()
     stands, unknown = np.zeros((2, side, side), bool)
@@ -31,7 +31,7 @@ def test_open_ground_is_flooded_by_its_share_and_what_stands_stays_as_it_was(see
     assert np.abs(rgb[inner].astype(int) - ground.rgb[inner]).mean() < 6  # water beside a roof is not on it
 
 
-def test_what_is_flooded_looks_other_than_it_did_and_the_rest_hardly() -> None:
+def test_flooded_ground_looks_different_and_other_ground_hardly() -> None:
     ground, rng = make_ground(), np.random.default_rng(3)
     rgb, mask = flood(ground, draw_water(rng), rng, 0.5)
     change = np.abs(rgb.astype(int) - ground.rgb).mean(axis=0)
@@ -62,7 +62,7 @@ def test_cars_stand_out_and_plain_ground_does_not() -> None:
     assert found[52:63, 44:71].all() and not found[:40].any()
 
 
-def test_coarser_pictures_are_means_and_what_is_neither_mostly_is_not_scored() -> None:
+def test_coarser_pictures_are_means_and_pixels_without_a_majority_are_not_scored() -> None:
     rgb, mask = np.full((3, 4, 6), 10, np.uint8), np.zeros((4, 6), np.uint8)
     rgb[:, :2, :2], mask[:, 2:4] = 30, 1
     mask[:2, 4] = 1

@@ -30,7 +30,7 @@ def test_strips_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monke
         assert journal.notes() == [{"run": 7}, {"run": 250}]
 
 
-def test_who_follows_is_told_of_strips_that_come(tmp_path: Path) -> None:
+def test_a_follower_gets_strips_as_they_are_finished(tmp_path: Path) -> None:
     counts: list[int] = []
     with Journal(tmp_path / "work", {}, resume=False) as journal:
         journal.told = counts.append

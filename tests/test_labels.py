@@ -1,4 +1,4 @@
-"""Labelled imagery: layouts, what is wrong with them, and how they are split."""
+"""Labelled imagery: layouts, findings of the audit, and splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory asked for in larger pages, and less of it kept."""
+"""Memory settings: huge pages, and how much freed memory is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with freed_memory_kept():
 
 
 @pytest.mark.slow
-def test_a_sparing_process_still_does_its_sums() -> None:
+def test_a_low_memory_process_computes_the_same() -> None:
     done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "3000000.0"]
 
@@ -57,7 +57,7 @@ def test_what_is_freed_is_kept_for_the_next_window_and_handed_back_after_the_las
     assert done.stdout.split() == ["True", "True"]
 
 
-def test_a_sparing_process_says_so_to_torch_and_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_memory_settings_reach_torch_and_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     class Libc:
         def __init__(self) -> None:
             self.told: list[tuple[int, int]] = []
@@ -79,7 +79,7 @@ def test_a_sparing_process_says_so_to_torch_and_glibc(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_the_command_is_sparing_before_it_loads_torch(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_the_command_sets_low_memory_before_it_loads_torch(make_scene: SceneFactory, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from floodmap._runtime import memory\n"

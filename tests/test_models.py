@@ -27,7 +27,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 @dataclass
 class Server:
-    """How the server behaves, and what it was asked."""
+    """Behaviour of the server, and the requests it got."""
 
     body: bytes = BODY
     cut_after: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Server:
     """Cut with a TCP reset instead of an orderly end."""
     lengths: bool = True
     hold: threading.Event | None = None
-    """Where set, an answer waits for it half-way."""
+    """Where set, an answer waits for this event half-way."""
     asked: list[str | None] = field(default_factory=list)
     """Range header of each request."""
     url: str = ""

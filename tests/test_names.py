@@ -1,4 +1,4 @@
-"""Names are taken literally, whatever a library would read into them."""
+"""File names are taken literally, even where a library gives them another meaning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HERE, ELSEWHERE = shapely.box(WEST, NORTH - 24, WEST + 32, NORTH), shapely.box(W
 
 
 def write(path: Path, geometry: shapely.Geometry = HERE, **columns: int) -> Path:
-    """Write a layer of one feature under any name, by way of a plain one."""
+    """Write a layer of one feature under any name: under a plain one first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Path(tempfile.mkdtemp())
     values = {key: np.array([value], np.int32) for key, value in {"n": 1, **columns}.items()}
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
-    """The model of every command line."""
+    """Commands get a fake model."""
     fake = FakeSegmenter()
     monkeypatch.setattr(command, "_load", lambda model, device: fake)
     return fake

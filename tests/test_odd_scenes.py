@@ -1,4 +1,4 @@
-"""The whole command on scenes as they come: each is either right or refused in one clear line."""
+"""`floodmap segment` on unusual scenes: each is mapped correctly or refused in one clear line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Array = np.ndarray
 
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
-    """Every command line gets a model that needs no weights."""
+    """Commands get a fake model without weights."""
     fake = FakeSegmenter()
     monkeypatch.setattr(command, "_load", lambda model, device: fake)
     return fake
@@ -191,7 +191,7 @@ def geodesic_area(frame: geopandas.GeoDataFrame) -> Array:
 
 
 def check(out: Path, name: str, reasons: dict[str, Array], crs: Any, transform: Affine, shape_hw: Any) -> Array:
-    """Hold everything one scene left behind against everything else; return the mask."""
+    """Check all results of one scene against each other; returns the mask."""
     said = json.loads((out / f"{name}.json").read_text("utf-8"))
     mask, probability = read(out / f"{name}_mask.tif"), read(out / f"{name}_probability.tif")
     for kind in ("mask", "probability"):
@@ -271,7 +271,7 @@ def test_an_odd_scene_is_mapped_whole_with_near_infrared(kind: str, make_scene: 
 
 
 def read_blue(scene: Path, kind: str) -> Array:
-    """What the fake model looks at, as stored: blue, or the only colour."""
+    """Band that the fake model uses, as stored: blue, or the only band."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(scene) as dataset:

@@ -71,8 +71,8 @@ REAL = {name: getattr(onednn, name) for name in ("_CONVOLUTION", "_LINEAR", "_PA
 
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is distrusted before, nor after."""
-    monkeypatch.setattr(onednn, "_distrusted", {})
+    """No operator counts as failed before or after a test."""
+    monkeypatch.setattr(onednn, "_disabled", {})
 
 
 @pytest.mark.usefixtures("trusting")
@@ -107,11 +107,11 @@ def test_a_call_that_fails_or_gives_something_else_is_not_used_and_a_line_says_s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_calls_that_work_are_used(caplog: pytest.LogCaptureFixture, dtype: torch.dtype) -> None:
     onednn.check(dtype)
-    assert not caplog.records and not onednn._distrusted
+    assert not caplog.records and not onednn._disabled
 
 
 @pytest.mark.usefixtures("trusting")
-def test_where_torch_does_not_tell_of_bfloat16_models_run_in_float32(
+def test_where_torch_does_not_report_bfloat16_models_run_in_float32(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", raising)

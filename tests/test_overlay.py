@@ -1,4 +1,4 @@
-"""Rasters laid over a scene: what of them covers."""
+"""Masks and areas of interest laid over a scene: which pixels they cover."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def covered(scene: Path, *, mask: Path | None = None, aoi: Path | None = None) -
 
 @pytest.mark.parametrize("shift", [0, 4])
 @pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "void", "nan"])
-def test_what_a_raster_does_not_tell_is_no_area_of_interest(kind: str, shift: int, make_scene: SceneFactory) -> None:
+def test_unobserved_pixels_of_a_raster_are_no_area_of_interest(kind: str, shift: int, make_scene: SceneFactory) -> None:
     ones = np.ones((1, *HW), np.uint8)
     halves = {
         "nodata": {"pixels": np.where(HALF, ones, 7), "nodata": 7},
@@ -64,7 +64,7 @@ def test_a_mosaic_that_lacks_a_member_is_no_area_of_interest(make_scene: SceneFa
         covered(scene, aoi=tmp_path / "aoi.vrt")
 
 
-def test_inputs_have_fingerprints_too(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_masks_and_areas_of_interest_have_fingerprints_too(make_scene: SceneFactory, tmp_path: Path) -> None:
     mask = make_scene(bands=1, name="mask.tif")
     before = of_input(mask)
     assert before == of_input(mask.rename(tmp_path / "renamed.tif"))
@@ -80,7 +80,7 @@ def test_areas_in_geoparquet_are_laid_over_a_scene(make_scene: SceneFactory, tmp
     assert np.array_equal(covered(scene, aoi=tmp_path / "aoi.parquet"), HALF)
 
 
-def test_of_several_layers_the_one_that_is_used_is_told(
+def test_of_several_layers_the_one_that_is_used_is_named(
     make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene = make_scene(pixels=picture(3, HW), name="scene.tif")

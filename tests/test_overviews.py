@@ -1,4 +1,4 @@
-"""Overviews of another picture are not used."""
+"""Overviews are used where they agree with the pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ground(seed: int, dtype: str = "uint8") -> np.ndarray:
 
 
 def with_overviews(path: Path, how: Resampling = Resampling.average, factors: tuple[int, ...] = (2, 4, 8)) -> Path:
-    """External ones, as gdaladdo -ro makes them."""
+    """Write external overviews, as gdaladdo -ro does."""
     with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as dataset:
         dataset.build_overviews(list(factors), how)
     return path

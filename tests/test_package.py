@@ -82,7 +82,7 @@ def test_version_is_that_of_the_project() -> None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Top-level names of what a module imports, wherever in it."""
+    """Top-level names of a module's imports, those inside functions as well."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from floodmap.geo.window import Window
-from floodmap.inference.parts import SURELY_DRY, SURELY_FLOOD, blend_in, coarse_probability, unsure_parts
+from floodmap.inference.parts import DRY_LIMIT, FLOOD_LIMIT, blend_in, coarse_probability, uncertain_parts
 from floodmap.models.prompts import Prompts
 
 MARGIN = 16
@@ -16,56 +16,56 @@ def prompts_of(mask: np.ndarray) -> Prompts:
     return Prompts.from_mask(mask.astype(np.float32))
 
 
-def test_where_the_coarse_pass_is_sure_nothing_is_seen() -> None:
+def test_where_the_coarse_pass_is_certain_nothing_is_run() -> None:
     mask = np.zeros((256, 256))
     mask[:, 100:] = 1
-    assert unsure_parts(prompts_of(mask), (1024, 1024)) == []
-    assert unsure_parts(prompts_of(np.full((256, 256), 0.04)), (1024, 1024)) == []
+    assert uncertain_parts(prompts_of(mask), (1024, 1024)) == []
+    assert uncertain_parts(prompts_of(np.full((256, 256), 0.04)), (1024, 1024)) == []
 
 
 @pytest.mark.parametrize("sure", [0.0, 1.0])
-def test_a_spot_is_seen_with_the_ground_around_it(sure: float) -> None:
+def test_an_uncertain_spot_is_run_with_the_ground_around_it(sure: float) -> None:
     mask = np.full((256, 256), sure)
     mask[128:130, 120:140] = 0.5  # pixels 512 to 520 and 480 to 560
-    (part,) = unsure_parts(prompts_of(mask), (1024, 1024))
+    (part,) = uncertain_parts(prompts_of(mask), (1024, 1024))
     assert (part.height, part.width) == (320, 320)
     assert part.row_off <= 512 - MARGIN and part.row_end >= 520 + MARGIN
     assert part.col_off <= 480 - MARGIN and part.col_end >= 560 + MARGIN
 
 
-def test_spots_far_apart_are_seen_apart() -> None:
+def test_spots_far_apart_are_run_separately() -> None:
     mask = np.zeros((256, 256))
     mask[2, 2] = mask[250, 250] = mask[2, 250] = 0.5
-    parts = unsure_parts(prompts_of(mask), (1024, 1024))
+    parts = uncertain_parts(prompts_of(mask), (1024, 1024))
     assert len(parts) == 3 and {(part.height, part.width) for part in parts} == {(320, 320)}
 
 
-def test_a_window_that_is_unsure_all_over_is_seen_whole() -> None:
+def test_a_window_that_is_uncertain_all_over_is_run_whole() -> None:
     mask = np.full((256, 256), 0.5)
-    assert unsure_parts(prompts_of(mask), (1024, 1024)) is None
+    assert uncertain_parts(prompts_of(mask), (1024, 1024)) is None
     mask[:40] = 0
-    (part,) = unsure_parts(prompts_of(mask), (1024, 1024)) or [None]
+    (part,) = uncertain_parts(prompts_of(mask), (1024, 1024)) or [None]
     assert part is None or part.height < 1024
 
 
-def test_what_a_person_says_is_always_heard() -> None:
+def test_windows_with_points_or_boxes_are_run_whole() -> None:
     dry = prompts_of(np.zeros((8, 8)))
-    assert unsure_parts(dry, (32, 32)) == []
-    assert unsure_parts(replace(dry, points_xy=np.ones((1, 2), np.float32), labels=np.ones(1)), (32, 32)) is None
-    assert unsure_parts(replace(dry, bounded=True), (32, 32)) is None
-    assert unsure_parts(Prompts.none(), (32, 32)) is None
+    assert uncertain_parts(dry, (32, 32)) == []
+    assert uncertain_parts(replace(dry, points_xy=np.ones((1, 2), np.float32), labels=np.ones(1)), (32, 32)) is None
+    assert uncertain_parts(replace(dry, bounded=True), (32, 32)) is None
+    assert uncertain_parts(Prompts.none(), (32, 32)) is None
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_everything_unsure_is_seen_with_its_margin(seed: int) -> None:
+def test_all_uncertain_ground_is_run_with_its_margin(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = (int(n) for n in rng.integers(40, 1025, 2))
     shape_hw = max(1, round(height / rng.uniform(2, 9))), max(1, round(width / rng.uniform(2, 9)))
     mask = np.zeros(shape_hw)
     for _ in range(rng.integers(1, 5)):
         row, col = rng.integers(0, shape_hw)
-        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(SURELY_DRY, SURELY_FLOOD)
-    parts = unsure_parts(prompts_of(mask), (height, width))
+        mask[row : row + rng.integers(1, 20), col : col + rng.integers(1, 20)] = rng.uniform(DRY_LIMIT, FLOOD_LIMIT)
+    parts = uncertain_parts(prompts_of(mask), (height, width))
     if parts is None:
         return
     assert sum(part.height * part.width for part in parts) < height * width
@@ -85,7 +85,7 @@ def _holds(part: Window, y: float, x: float, height: int, width: int) -> bool:
     return down and max(x - MARGIN, 0) >= part.col_off and min(x + MARGIN, width) <= part.col_end
 
 
-def test_parts_fade_into_what_stands_except_at_the_border_of_the_window() -> None:
+def test_parts_fade_into_the_coarse_result_except_at_the_border_of_the_window() -> None:
     ground = coarse_probability(np.zeros((8, 8), np.float32), (512, 512))
     assert ground.shape == (512, 512)
     blend_in(Window(0, 128, 256, 256), np.ones((256, 256), np.float32), ground)

@@ -203,7 +203,7 @@ def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["picture", "model"])
-def test_what_was_made_of_another_picture_or_by_another_model_is_not_gone_on_with(
+def test_work_on_another_picture_or_by_another_model_is_not_resumed(
     make_scene: SceneFactory, tmp_path: Path, other: str
 ) -> None:
     def interrupt(tile: Tile) -> None:
@@ -230,9 +230,7 @@ def test_what_was_made_of_another_picture_or_by_another_model_is_not_gone_on_wit
 
 
 @pytest.mark.slow
-def test_every_setting_and_version_counts_where_a_run_is_to_be_gone_on_with(
-    make_scene: SceneFactory, tmp_path: Path
-) -> None:
+def test_every_setting_and_version_counts_where_a_run_is_resumed(make_scene: SceneFactory, tmp_path: Path) -> None:
     def leaves(part: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         for key, value in part.items():
             yield from leaves(value, (*above, key)) if isinstance(value, dict) and value else [(*above, key)]
@@ -317,7 +315,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("any_size", [True, False])
-def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
+def test_only_ground_that_the_coarse_pass_is_uncertain_of_is_run(
     make_scene: SceneFactory, tmp_path: Path, any_size: bool
 ) -> None:
     pixels = np.full((3, 1024, 2048), 100, np.uint8)
@@ -340,7 +338,7 @@ def test_only_what_the_coarse_pass_is_unsure_of_is_seen(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("blue", "spared"), [(2, 6), (254, 6), (100, 0)])
-def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
+def test_windows_that_the_coarse_pass_is_certain_of_are_not_run(
     make_scene: SceneFactory, tmp_path: Path, blue: int, spared: int
 ) -> None:
     pixels = np.full((3, 256, 1024), 100, np.uint8)
@@ -354,7 +352,7 @@ def test_windows_that_the_coarse_pass_is_sure_of_are_not_run(
 
 
 SPECK, SEAM = np.s_[:, 300, 700], np.s_[:, :, :3]
-"""A pixel, whose mean with others is not nodata, and a border thinner than a pixel of the coarse pass."""
+"""Unobserved parts smaller than a pixel of the coarse pass: one pixel, and a thin border."""
 
 
 @pytest.mark.slow
@@ -373,7 +371,7 @@ SPECK, SEAM = np.s_[:, 300, 700], np.s_[:, :, :3]
         ({}, None, {"resolution_m": 0.7}, 1, 32),
     ],
 )
-def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
+def test_certain_windows_are_not_read_where_all_is_known_to_be_observed(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: dict[str, object], black: object,
     options: dict[str, object], fewest: int, most: int,
 ) -> None:  # fmt: skip
@@ -389,7 +387,7 @@ def test_windows_that_are_sure_are_not_read_where_all_is_known_to_be_observed(
     settings = {"prompts": "auto", "tile_size": 256, "overlap": 0, "scene": SceneOptions(**options)}
     some = run(scene, tmp_path / "out", **settings)
     assert fewest <= len(reads) <= most
-    monkeypatch.setattr("floodmap.inference.prompting.FarView.is_observed", lambda *_: False)
+    monkeypatch.setattr("floodmap.inference.prompting.CoarsePrompter.is_observed", lambda *_: False)
     every = run(scene, tmp_path / "every", **settings)
     assert digests(tmp_path / "out") == digests(tmp_path / "every")
     assert some.report["windows"] == every.report["windows"] and some.report["pixels"] == every.report["pixels"]

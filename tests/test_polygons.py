@@ -1,4 +1,4 @@
-"""Polygons against rasterio's own outlines and burning, areas against pyproj's geodesics."""
+"""Polygons compared with rasterio's outlines and rasterization, areas with pyproj's geodesics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def polygons_of(codes: NDArray[np.uint8], cuts: list[int] | None = None, **optio
 
 
 def kinds(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """1 flood, a code of 252 and up as itself, 0 dry and outside."""
+    """Codes as 1 flood, 252 and up unchanged, 0 dry and outside."""
     return np.where((codes >= 50) & (codes <= 100), 1, np.where(codes >= 252, codes, 0)).astype(np.uint8)
 
 
@@ -93,7 +93,7 @@ def test_strips_of_any_height_give_the_same_layers(
         assert one[columns].equals(other[columns])
 
 
-def test_a_scene_looked_at_in_many_bands_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outlines_traced_in_many_bands_of_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.random.default_rng(3).choice(VALUES, (60, 40))
     whole = polygons_of(codes)
     monkeypatch.setattr(floodmap.output.tracing, "BAND_PIXELS", 100)

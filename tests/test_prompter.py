@@ -20,16 +20,16 @@ from floodmap.inference.scales import COARSE_FACTOR, coarse_factor
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """A picture whose blue rises from the left to the right, and a little from top to bottom."""
+    """A picture whose blue band rises from left to right, and a little from top to bottom."""
     rows, cols = np.indices((height, width))
     blue = 40 + 150 * cols / width + 40 * rows / height
     return np.stack([np.full_like(blue, 60), np.full_like(blue, 90), blue]).astype(np.uint8)
 
 
-def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_coarse_pass_blends_its_windows(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_TILE", 64)
     monkeypatch.setattr("floodmap.inference.coarse_pass.COARSE_OVERLAP", 16)
-    monkeypatch.setattr("floodmap.inference.scales.COARSE_WISHED", 128)  # so that it is shrunk like a large scene
+    monkeypatch.setattr("floodmap.inference.scales.COARSE_MIN_SIDE", 128)  # so that it is shrunk like a large scene
     pixels = ramp(501, 803)
     segmenter = FakeSegmenter()
     with Scene.open(make_scene(pixels=pixels)) as scene:
@@ -43,7 +43,7 @@ def test_the_coarse_pass_puts_its_windows_together(make_scene: SceneFactory, mon
             assert np.abs(seen - mean.mean(axis=(1, 3))).max() < 0.015
 
 
-def test_the_coarse_pass_looks_twice_only_where_it_is_unsure(make_scene: SceneFactory) -> None:
+def test_the_coarse_pass_runs_the_mirror_image_only_where_it_is_uncertain(make_scene: SceneFactory) -> None:
     pixels = np.full((3, 2048, 4096), 10, np.uint8)
     pixels[2, 1200:1500, 2400:2700] = 120
     segmenter = FakeSegmenter()
@@ -58,7 +58,7 @@ def test_the_coarse_pass_looks_twice_only_where_it_is_unsure(make_scene: SceneFa
         np.testing.assert_array_equal(once, coarse_pass(scene, FakeSegmenter())[0][0:512])
 
 
-def test_the_coarse_pass_of_ground_unseen_says_nothing(make_scene: SceneFactory) -> None:
+def test_the_coarse_pass_is_dry_on_unobserved_ground(make_scene: SceneFactory) -> None:
     mask = np.ones((300, 300), bool)
     mask[:, 152:] = False
     with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
@@ -84,7 +84,7 @@ def test_a_coarse_map_gives_the_rows_it_was_given(heights: list[int], data: st.D
 @pytest.mark.slow
 @settings(deadline=None)
 @given(data=st.data())
-def test_ground_is_observed_where_all_that_is_known_of_it_is(data: st.DataObject) -> None:
+def test_ground_is_observed_where_all_its_windows_are_complete(data: st.DataObject) -> None:
     height, width = data.draw(st.tuples(st.integers(1, 90), st.integers(1, 90)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     known, observed = np.ones((height, width), bool), Observed(height, width)
@@ -105,7 +105,7 @@ def some_window(data: st.DataObject, height: int, width: int) -> Window:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_no_room_for_the_coarse_map_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_the_coarse_map_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     full = lambda: Path("/dev/full").open("w+b", buffering=0)  # noqa: SIM115, E731
     monkeypatch.setattr("floodmap.inference.coarse_pass.TemporaryFile", full)
     with pytest.raises(OutputError, match=r"cannot be written: No space left on device; make room, or set TMPDIR"):

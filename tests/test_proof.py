@@ -36,7 +36,7 @@ def run(scene: Path, out: Path, segmenter: FakeSegmenter, **settings: object) ->
 
 
 def failing(error: Callable[[], BaseException], *, last: int = 10**9, first: int = 0) -> FakeSegmenter:
-    """A model that raises an error for the windows that it sees, from the first to before the last."""
+    """A model that raises an error for the windows it gets, from the first to before the last."""
     numbers = count()
 
     def before(_: object) -> None:
@@ -113,7 +113,7 @@ def test_errors_that_differ_are_windows_that_fail(make_scene: SceneFactory, tmp_
     assert result.failed_windows == 5
 
 
-def test_windows_that_the_model_does_not_see_prove_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_windows_that_the_model_does_not_run_prove_nothing(make_scene: SceneFactory, tmp_path: Path) -> None:
     alpha = np.full((SIDE * 10, SIDE), 255)
     alpha[SIDE : SIDE * 8] = 0
     scene = make_scene(shape_hw=alpha.shape, alpha=alpha)
@@ -167,9 +167,7 @@ def test_a_scene_that_cannot_be_read_is_no_failure_of_the_model(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("works", [False, True])
-def test_results_made_in_another_process_hear_of_no_strip_that_is_held_back(
-    make_scene: SceneFactory, tmp_path: Path, works: bool
-) -> None:
+def test_the_worker_gets_no_strip_that_is_held_back(make_scene: SceneFactory, tmp_path: Path, works: bool) -> None:
     model = failing(lambda: RuntimeError("no luck"), last=3 if works else 10**9)
     model.offloads = True
     scene, out = make_scene(shape_hw=(SIDE * 8, SIDE)), tmp_path / "out"
@@ -216,7 +214,7 @@ def test_a_coarse_pass_that_fails_is_the_same_kind_of_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_window_read_in_part_is_seen_and_listed_as_failed(
+def test_a_window_read_in_part_is_run_and_listed_as_failed(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = Scene.read
@@ -242,7 +240,7 @@ def test_a_window_read_in_part_is_seen_and_listed_as_failed(
     assert ["in part" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_a_window_that_the_coarse_pass_settles_still_tells_what_could_not_be_read(
+def test_a_window_skipped_by_the_coarse_pass_still_counts_what_could_not_be_read(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.full((3, 512, 1024), 100, np.uint8)
@@ -260,16 +258,18 @@ def test_a_window_that_the_coarse_pass_settles_still_tells_what_could_not_be_rea
     assert result.report["windows"]["skipped_by_coarse"] == 2 and result.failed_windows == 2
 
 
-def test_what_is_alike() -> None:
+def test_failures_are_alike_but_for_numbers_and_addresses() -> None:
     one = Failure.of(RuntimeError("at 0x7fa0: 12 of 3"))
-    assert one.alike(Failure.of(RuntimeError("at 0x1: 7 of 99"))) and not one.alike(Failure.of(RuntimeError("at 7")))
+    assert one.same_as(Failure.of(RuntimeError("at 0x1: 7 of 99"))) and not one.same_as(
+        Failure.of(RuntimeError("at 7"))
+    )
     assert Failure.of(RuntimeError()).why == "RuntimeError"
 
 
 def test_a_proof_ends_at_the_fourth_window() -> None:
     proof = Proof()
     for left in (0, 8, 16, 16):  # the last one twice, differently prompted
-        proof.see(Path("a.tif"), Window(0, left, 8, 8), Failure("no"))
-    assert proof.doubtful
+        proof.add(Path("a.tif"), Window(0, left, 8, 8), Failure("no"))
+    assert proof.all_failed
     with pytest.raises(ModelError, match=r"a\.tif"):
-        proof.see(Path("b.tif"), Window(0, 0, 8, 8), Failure("no"))
+        proof.add(Path("b.tif"), Window(0, 0, 8, 8), Failure("no"))

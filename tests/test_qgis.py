@@ -1,4 +1,4 @@
-"""What QGIS itself makes of the results; skipped where its Python is not installed."""
+"""Results as QGIS reads and draws them; skipped where its Python is not installed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _has_pyqgis() -> bool:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What QGIS tells of every layer: left third flood, middle dry, right unobserved; 60 x 40 map pixels."""
+    """What QGIS reports of every layer: left third flood, middle dry, right unobserved; 60 x 40 map pixels."""
     if not _has_pyqgis():
         pytest.skip(f"{PYTHON} has no PyQGIS (Debian: apt-get install --no-install-recommends qgis)")
     folder = tmp_path_factory.mktemp("qgis")

@@ -1,4 +1,4 @@
-"""What cannot be written is found before the first window is run."""
+"""Rehearsal: results that cannot be written are refused before the first window is run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERY = ("gpkg", "shp", "geojson", "fgb", "parquet")
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
-    """The model of every command line."""
+    """Commands get a fake model."""
     fake = FakeSegmenter()
     monkeypatch.setattr(command, "_load", lambda model, device: fake)
     return fake
@@ -53,7 +53,7 @@ def finishing(out: Path, **changed: object) -> Finishing:
 
 @pytest.fixture
 def helper() -> Iterator[rehearsal.Helper]:
-    """A process that is ready, and ended."""
+    """A helper process that is ready; ended after the test."""
     helper = rehearsal.Helper()
     yield helper
     helper.dismiss()
@@ -61,7 +61,7 @@ def helper() -> Iterator[rehearsal.Helper]:
 
 @pytest.fixture
 def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a command that has not loaded yet what writes polygons."""
+    """As in a command that has not imported the libraries that write polygons."""
     monkeypatch.setattr(rehearsal, "is_loaded", lambda: False)
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_left_of_a_rehearsal(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_it_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rehearsal_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = {}
 
     def keep(flood, unobserved, out_dir, name, kinds, **_) -> list[Path]:
@@ -105,7 +105,7 @@ def test_it_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_another_process_does_it_where_it_would_have_to_be_loaded(
+def test_a_helper_process_rehearses_where_libraries_are_not_loaded(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "perform", lambda *_: pytest.fail("it was done here"))
@@ -114,7 +114,7 @@ def test_another_process_does_it_where_it_would_have_to_be_loaded(
 
 
 @pytest.mark.slow
-def test_another_process_says_what_cannot_be_written(
+def test_a_helper_process_reports_what_cannot_be_written(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None
 ) -> None:
     nowhere = rasterio.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
@@ -123,7 +123,7 @@ def test_another_process_says_what_cannot_be_written(
         rehearsal.rehearse(made, tmp_path, helper)
 
 
-def test_where_the_other_process_is_gone_it_is_done_here(
+def test_where_the_helper_is_gone_the_run_rehearses_by_itself(
     tmp_path: Path, helper: rehearsal.Helper, not_loaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = []
@@ -139,7 +139,7 @@ def test_where_the_other_process_is_gone_it_is_done_here(
 
 
 @pytest.mark.slow
-def test_a_process_that_nobody_asks_ends_with_its_command() -> None:
+def test_a_helper_that_is_not_used_ends_with_its_command() -> None:
     script = "from floodmap.output.rehearsal import Helper; print(Helper().process.popen.pid)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for _ in range(600):

@@ -1,4 +1,4 @@
-"""CUDA graphs; where there is no GPU, a stand-in for torch's captures the operations and runs them again."""
+"""CUDA graphs; without a GPU a fake of torch's records the operations and runs them again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floodmap.models.backends.cuda_graphs import Replayer
 
 
 class Capture(TorchDispatchMode):
-    """Keeps every operation, its inputs and its result, as a GPU does while it captures."""
+    """Records every operation, its inputs and its result, as a CUDA graph does during capture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def replayer(monkeypatch: pytest.MonkeyPatch) -> Replayer:
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     made = Replayer(torch.device("cpu"))
-    made._records = True
+    made._captures = True
     return made
 
 
@@ -66,28 +66,28 @@ def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
     return x * 2 if factor is None else x * factor
 
 
-def test_what_is_replayed_is_what_would_be_computed(replayer: Replayer) -> None:
+def test_a_replay_equals_the_computation(replayer: Replayer) -> None:
     results = [replayer.run(scaled, torch.full((3,), float(i)), torch.tensor(10.0)) for i in range(6)]
     assert [float(result[0]) for result in results] == [0, 10, 20, 30, 40, 50]  # none overwritten by a later one
-    (recorded,) = replayer._recorded.values()
+    (recorded,) = replayer._graphs.values()
     assert recorded.graph.replays == 4
 
 
-def test_every_kind_of_inputs_is_recorded_apart(replayer: Replayer) -> None:
+def test_every_shape_of_inputs_has_a_graph_of_its_own(replayer: Replayer) -> None:
     for _ in range(4):
         assert replayer.run(scaled, torch.ones(3), None).tolist() == [2, 2, 2]
         assert replayer.run(scaled, torch.ones(2), None).tolist() == [2, 2]
         assert replayer.run(scaled, torch.ones(2), torch.tensor(5.0)).tolist() == [5, 5]
-    assert len(replayer._recorded) == 3
+    assert len(replayer._graphs) == 3
 
 
-def test_what_cannot_be_recorded_is_run(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_captured_is_run(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(Graph, "capture_begin", refuse)
     assert [replayer.run(scaled, torch.ones(1), None).item() for _ in range(5)] == [2] * 5
-    assert not replayer._recorded
+    assert not replayer._graphs
 
 
 def test_a_capture_ends_where_its_function_fails(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,29 +103,29 @@ def test_a_capture_ends_where_its_function_fails(replayer: Replayer, monkeypatch
         return x * 2
 
     assert [replayer.run(fails_at_the_third, torch.ones(1)).item() for _ in range(4)] == [2] * 4
-    assert len(ended) == 1 and not replayer._recorded
+    assert len(ended) == 1 and not replayer._graphs
 
 
-def test_a_layer_is_replayed_with_what_it_is_given_last(replayer: Replayer) -> None:
+def test_a_replay_uses_the_latest_inputs(replayer: Replayer) -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.LayerNorm(8))
     with torch.inference_mode():
         for _ in range(6):
             x = torch.randn(4, 8)
             assert torch.equal(replayer.run(layer.forward, x), layer(x))
-    assert len(replayer._recorded) == 1
+    assert len(replayer._graphs) == 1
 
 
-def test_a_cpu_is_told_every_time() -> None:
+def test_on_a_cpu_nothing_is_replayed() -> None:
     replayer = Replayer(torch.device("cpu"))
     assert [replayer.run(scaled, torch.ones(1), None).item() for _ in range(5)] == [2] * 5
-    assert not replayer._recorded
+    assert not replayer._graphs
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_plays_graphs() -> None:
+def test_on_a_gpu_graphs_are_replayed() -> None:
     replayer, layer = Replayer(torch.device("cuda")), torch.nn.Linear(8, 8).cuda()
     with torch.inference_mode():
         for _ in range(6):
             x = torch.randn(4, 8, device="cuda")
             assert torch.equal(replayer.run(layer.forward, x), layer(x))
-    assert len(replayer._recorded) == 1
+    assert len(replayer._graphs) == 1

@@ -15,7 +15,8 @@ from PIL import Image
 
 from floodmap.comparison.difficulty import measure_difficulty
 from floodmap.comparison.oracle import PromptKind
-from floodmap.comparison.report import expected_iou, write_html
+from floodmap.comparison.report import write_html
+from floodmap.comparison.statistics import expected_iou
 from floodmap.comparison.study import Picture, Study, Trial
 from floodmap.evaluation.scores import Scores
 from floodmap.models.prompts import Prompts
@@ -85,7 +86,7 @@ def test_oracle_scores_stand_in_their_own_section(tmp_path: Path) -> None:
     assert after.count("<td>point</td>") == 2
 
 
-def test_expected_iou_is_what_the_probabilities_promise() -> None:
+def test_expected_iou_follows_from_the_probabilities() -> None:
     assert expected_iou(np.array([[100, 100, 0, 0]], np.uint8)) == 1.0
     assert expected_iou(np.array([[50, 0]], np.uint8)) == pytest.approx(0.5)
     assert expected_iou(np.array([[80, 20, 255]], np.uint8)) == pytest.approx(0.8 / 1.2)

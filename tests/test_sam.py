@@ -9,7 +9,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
 from floodmap.errors import ModelError
-from floodmap.models.sam.correction import SURE, Ground
+from floodmap.models.sam.correction import POINT_LOGIT, Ground
 from floodmap.models.sam.decoder import Decoder
 from floodmap.models.sam.efficientnet import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.models.sam.flood_sam import FloodSam, draw_boxes
@@ -176,7 +176,7 @@ def test_a_block_by_strips_is_the_same_block(
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_encoded_a_few_at_a_time_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()
     torch.nn.init.normal_(network.mask_decoder.refine2.norm_weight)  # zero at first, so a mistake would not show
@@ -193,7 +193,7 @@ def test_images_seen_a_few_at_a_time_are_seen_as_all_at_once(monkeypatch: pytest
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_theirs() -> None:
+def test_corrected_results_are_decoded_again_and_tiles_without_points_keep_theirs() -> None:
     torch.manual_seed(0)
     network = FloodSam(TINY).eval()
     torch.nn.init.normal_(network.point_maps.weight)
@@ -201,7 +201,7 @@ def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_t
     points = torch.tensor([[[40.0, 30.0]], [[0.0, 0.0]]]), torch.tensor([[1], [-1]])
     decoded = network.decode_unpointed(encoded)
     both = network.correct(encoded, decoded, points)
-    assert torch.equal(both[1], decoded.logits[1]) and both[0, 15, 20] > SURE / 2
+    assert torch.equal(both[1], decoded.logits[1]) and both[0, 15, 20] > POINT_LOGIT / 2
     alone = network.correct(encoded[:1], network.decode_unpointed(encoded[:1]), (points[0][:1], points[1][:1]))
     torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-4)
     ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
@@ -214,7 +214,7 @@ def test_what_points_corrected_is_seen_once_more_and_tiles_without_points_keep_t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1024, 96), (832, 64), (288, 160), (32, 32)])
-def test_rows_worked_on_together_on_a_cpu_are_as_if_all_were(
+def test_logits_computed_by_strips_of_rows_equal_those_of_all_rows(
     shape_hw: tuple[int, int],
 ) -> None:
     torch.manual_seed(0)

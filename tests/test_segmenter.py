@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
-from floodmap.models.backends.dispatch import Sent
-from floodmap.models.flood_segmenter import FloodSegmenter, mask_logits, seen_together
+from floodmap.models.backends.dispatch import TileBatch
+from floodmap.models.flood_segmenter import FloodSegmenter, cpu_batches, mask_logits
 from floodmap.models.loading import load_segmenter, pick_device
 from floodmap.models.prompts import Prompts
 from floodmap.models.registry import ResolvedModel
@@ -79,27 +79,27 @@ def test_a_batch_gives_what_its_tiles_give_alone(segmenter: FloodSegmenter) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "batches"), [(1, [1]), (2, [4]), (4, [4]), (7, [4, 4]), (13, [4, 4, 4, 1])])
-def test_small_tiles_are_seen_together_and_none_is_mixed_up(
+def test_small_tiles_are_run_together_and_none_is_mixed_up(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch, count: int, batches: list[int]
 ) -> None:
     tiles = [make_tile((64, 96), seed) for seed in range(count)]
     prompts = [Prompts.from_mask(np.full((8, 12), seed / count)) for seed in range(count)]
     expected = [segmenter.predict([tile], [prompt])[0] for tile, prompt in zip(tiles, prompts, strict=True)]
     seen: list[int] = []
-    own = segmenter._see
-    monkeypatch.setattr(segmenter, "_see", lambda sent, *rest: seen.append(len(sent.rgb)) or own(sent, *rest))
+    own = segmenter._probabilities
+    monkeypatch.setattr(segmenter, "_probabilities", lambda sent, *rest: seen.append(len(sent.rgb)) or own(sent, *rest))
     for one, alone in zip(segmenter.predict(tiles, prompts), expected, strict=True):
         np.testing.assert_allclose(one, alone, atol=1e-4)
     assert sorted(seen) == sorted(batches)
 
 
-def test_what_a_person_pointed_at_and_what_is_large_is_seen_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_with_points_and_large_tiles_are_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     small, other, large = make_tile((64, 64)), make_tile((32, 64)), make_tile((128, 128))
     point = Prompts(points_xy=np.array([[40.0, 20.0]]), labels=np.array([1]))
     mask = Prompts.from_mask(np.zeros((8, 8)))
     prompts = [mask, point, mask, Prompts.none(), mask, mask, mask]
     monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 4 * 128 * 128)
-    batches = seen_together([small, small, small, small, other, large, large], prompts)
+    batches = cpu_batches([small, small, small, small, other, large, large], prompts)
     assert sorted(map(sorted, batches)) == [[0, 2], [1], [3], [4], [5], [6]]
 
 
@@ -110,14 +110,14 @@ def test_windows_side_by_side_leave_the_number_of_threads_as_it_was(
     torch.set_num_threads(4)
     try:
         segmenter = load_segmenter(save_tiny(tmp_path / "tiny.safetensors"), "cpu", "float32")
-        own = segmenter._see
+        own = segmenter._probabilities
         monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 0)
 
         def see(*args: Any) -> torch.Tensor:
             used.add(torch.get_num_threads())
             return own(*args)
 
-        monkeypatch.setattr(segmenter, "_see", see)
+        monkeypatch.setattr(segmenter, "_probabilities", see)
         segmenter.predict([make_tile((64, 64))] * 2, [Prompts.none()] * 2)
         assert used == {2} and torch.get_num_threads() == 4
         segmenter.predict([make_tile((64, 64))], [Prompts.none()])
@@ -145,17 +145,17 @@ def test_prompts_of_every_kind_reach_the_model(segmenter: FloodSegmenter, prompt
     assert np.abs(plain - prompted).max() > 1e-6
 
 
-def test_what_has_points_is_seen_at_three_scales_and_the_rest_at_its_own(
+def test_tiles_with_points_are_run_at_three_scales_and_others_at_their_own(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[tuple[int, ...], list[list[float]]]] = []
-    own = segmenter._see
+    own = segmenter._probabilities
 
-    def see(pictures: Sent, prompts: Sequence[Prompts]) -> torch.Tensor:
+    def see(pictures: TileBatch, prompts: Sequence[Prompts]) -> torch.Tensor:
         seen.append((tuple(pictures.rgb.shape), prompts[0].points_xy.tolist()))
         return own(pictures, prompts)
 
-    monkeypatch.setattr(segmenter, "_see", see)
+    monkeypatch.setattr(segmenter, "_probabilities", see)
     tile, point = make_tile((64, 96)), Prompts(points_xy=np.array([[48.0, 20.0]]), labels=np.array([1]))
     segmenter.predict([tile], [Prompts.none()])
     assert [shape for shape, _ in seen] == [(1, 3, 64, 96)]
@@ -284,7 +284,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 def test_points_and_boxes_are_moved_from_corners_to_the_centres_of_pixels(
     segmenter: FloodSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The middle of pixel (3, 5) is (3.5, 5.5) in `Prompts`, which count from the image's corner, and (3, 5) in SAM."""
+    """The centre of pixel (3, 5) is (3.5, 5.5) in `Prompts`, which count from the image's corner, and (3, 5) in SAM."""
     heard = []
 
     def decode(encoded: Encoded, *, points: Any, boxes: Any, masks: Any) -> tuple[torch.Tensor, None]:

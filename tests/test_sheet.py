@@ -1,4 +1,4 @@
-"""The one-page report of a scene: right, escaped, self-contained, small, and part of what a run leaves behind."""
+"""Report of a scene: correct, escaped, self-contained, small, and among the results of a run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page(result: FloodMap) -> str:
 
 
 def text(html: str) -> str:
-    """What a reader sees of a page, charts left out."""
+    """Visible text of a page, without charts."""
     html = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
@@ -90,7 +90,7 @@ def test_nothing_is_fetched_and_what_comes_from_outside_is_escaped(make_scene: S
 
 
 @pytest.mark.slow
-def test_a_scene_without_crs_is_told_in_pixels(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_areas_of_a_scene_without_crs_are_in_pixels(make_scene: SceneFactory, tmp_path: Path) -> None:
     result = run(make_scene(shape_hw=(100, 90), crs=None, transform=None, name="photo.png", driver="PNG"), tmp_path)
     html, flooded = page(result), result.report["pixels"]["flood"]
     assert f"{flooded:,} px of flood water" in text(html) and " ha" not in text(html)
@@ -113,14 +113,14 @@ def test_any_vector_format_gives_the_same_table(make_scene: SceneFactory, tmp_pa
 
 
 @pytest.mark.slow
-def test_nothing_flooded_is_said(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_a_scene_without_flood_says_so(make_scene: SceneFactory, tmp_path: Path) -> None:
     told = text(page(run(make_scene(), tmp_path / "out", ConstantSegmenter(0.1))))
     assert "No flood water was found on the ground that was observed." in told and "There is no polygon" in told
     assert "Every pixel was observed, and no window failed." in told
 
 
 def no_room(_: Tile) -> None:
-    """Fails every window, though the model is sound."""
+    """Fails on every window for want of memory, which does not stop a run."""
     raise MemoryError("no room")
 
 
@@ -132,7 +132,7 @@ def test_a_scene_of_which_nothing_was_observed_is_not_called_dry(make_scene: Sce
     assert "could not be read or segmented" in told and "Share flooded n/a" in told
 
 
-def test_failed_windows_are_told_up_to_a_few(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_a_few_failed_windows_are_listed_and_the_others_counted(make_scene: SceneFactory, tmp_path: Path) -> None:
     scene = make_scene(shape_hw=(200, 230))
     result = run(scene, tmp_path / "out", FakeSegmenter(no_room))
     told = text(page(result))
@@ -219,7 +219,7 @@ def test_a_frame_without_place_has_neither_scale_nor_north() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_report_that_is_no_scene(
+def test_a_report_in_the_folder_of_scenes_is_no_scene(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(command, "_load", lambda model, device: FakeSegmenter())

@@ -1,4 +1,4 @@
-"""The shipped weights on the sample scene: what a user gets, held against what was once looked at and found good."""
+"""The shipped weights on the sample scene, compared with a result that was checked by eye."""
 
 from __future__ import annotations
 

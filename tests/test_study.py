@@ -1,4 +1,4 @@
-"""Models compared on labelled pictures."""
+"""Study: models compared on labelled pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from floodmap.models.prompts import Prompts
 
 
 class Shy:
-    """Finds a bright pixel flooded where a point or box asks for it, and everywhere if nothing is asked."""
+    """Predicts flood on bright pixels: where a point or box is, or everywhere without prompts."""
 
     name, sha256, runs_on, training = "shy", "", "nowhere", None
     knows_floods, multiple, any_size, offloads = True, 1, True, False
@@ -29,7 +29,7 @@ class Shy:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         return np.stack([self._one(tile, asked) for tile, asked in zip(tiles, prompts, strict=True)])
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
         return 0.0
 
     def _one(self, tile: Tile, asked: Prompts) -> NDArray[np.float32]:
@@ -80,13 +80,13 @@ def test_each_kind_of_prompt_is_scored_on_the_pictures_own_pixels(picture: Path)
     assert none.seconds == 1.0
 
 
-def test_the_histogram_counts_every_pixel_by_what_was_said_of_it(picture: Path) -> None:
+def test_the_histogram_counts_every_pixel_by_its_probability(picture: Path) -> None:
     [trial] = run(picture, "none")
     assert trial.histogram.sum() == 64 * 64
     assert trial.histogram[90].tolist() == [0, 1120] and trial.histogram[0].tolist() == [64 * 64 - 1120, 0]
 
 
-def test_pictures_are_looked_at(picture: Path) -> None:
+def test_pictures_are_kept_small_with_their_difficulty(picture: Path) -> None:
     [seen] = study_of(picture, "none").pictures
     assert seen.rgb.shape == (3, 64, 64) and seen.shape_hw == (64, 64)
     assert seen.traits.flood_share == pytest.approx(1120 / 4096)
@@ -126,7 +126,7 @@ def test_kinds_of_prompt_print_as_they_are_given() -> None:
 
 
 class Broken(Shy):
-    """Sees no picture at all."""
+    """A model that fails on every picture."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         raise RuntimeError("no luck")

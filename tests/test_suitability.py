@@ -1,4 +1,4 @@
-"""What the models were not made for is said: in the log, in the JSON, on the report's page, and by info."""
+"""Warnings for scenes that models were not made for: in the log, the JSON, the report and `info`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unsuited(path: Path, **options: object) -> tuple[str, ...]:
         return scene.unsuited
 
 
-def test_pixels_of_more_than_5_m_are_told(make_scene: SceneFactory) -> None:
+def test_pixels_of_more_than_5_m_get_a_warning(make_scene: SceneFactory) -> None:
     place = Affine.translation(500_000, 5_000_000)
     for metres, told in ((0.5, False), (5.0, False), (6.0, True), (10.0, True)):
         path = make_scene(transform=place @ Affine.scale(metres, -metres), name=f"{metres}.tif")
@@ -47,7 +47,7 @@ def test_pixels_of_more_than_5_m_are_told(make_scene: SceneFactory) -> None:
 
 
 @pytest.mark.slow
-def test_ground_under_snow_or_cloud_is_told(make_scene: SceneFactory) -> None:
+def test_ground_under_snow_or_cloud_gets_a_warning(make_scene: SceneFactory) -> None:
     assert len(unsuited(make_scene(pixels=snow(0.7)))) == 1 and "snow" in unsuited(make_scene(pixels=snow(0.7)))[0]
     assert not unsuited(make_scene(pixels=snow(0.3)))
     for values, name in ((snow(0.7) / np.float32(300), "f"), ((snow(0.7) * 33.0).astype("uint16"), "u")):

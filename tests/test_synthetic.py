@@ -1,4 +1,4 @@
-"""Synthetic scenes: pure functions of seed and position, honest references, files equal to windows."""
+"""Synthetic scenes: functions of seed and position alone, exact references, files equal to windows."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_files_equal_the_window(tmp_path: Path, scene, whole):
 
 
 @pytest.mark.parametrize("existing", ["a.tif", "a_reference.tif"])
-def test_existing_files_are_kept_unless_told(tmp_path: Path, existing):
+def test_existing_files_are_kept_without_overwrite(tmp_path: Path, existing):
     (tmp_path / existing).write_text("mine")
     with pytest.raises(FloodmapError, match=existing):
         write_sample(tmp_path / "a.tif", width=32, height=32, seed=1)

@@ -27,7 +27,7 @@ from floodmap.training.checkpoint import build
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import ProcessGroup
 from floodmap.training.loop import make_optimizer, schedule, train
-from floodmap.training.loss import draw_stretch, flood_loss
+from floodmap.training.loss import draw_interval, flood_loss
 from floodmap.training.sampling import Batches, PairSampler
 from floodmap.training.simulated_prompts import (
     cells_of,
@@ -188,7 +188,7 @@ def test_points_one_by_one_lie_where_the_comparison_places_them() -> None:
                 assert depth[y, x] > depth[b, a] - 4  # a cell
 
 
-def test_one_region_of_one_colour_is_understood_otherwise() -> None:
+def test_relabelling_changes_one_region_of_one_colour() -> None:
     rgb, target = torch.full((1, 3, 128, 128), 90.0), torch.zeros(1, 128, 128)
     rgb[:, 0, 64:], rgb[:, 2, 20:60, 20:60] = 200.0, 220.0
     target[:, 20:60, 20:60] = 1
@@ -206,7 +206,7 @@ def test_one_region_of_one_colour_is_understood_otherwise() -> None:
     assert torch.equal(relabel_region(cells_of(rgb), target, scored, 0.0, torch.Generator()), target)
 
 
-def test_coarse_masks_are_mistaken_in_places_and_no_surer_than_they_may_be() -> None:
+def test_perturbed_coarse_masks_are_wrong_in_places_and_within_the_largest_logit() -> None:
     coarse = torch.full((40, 1, 64, 96), -6.0)
     changed = perturb_coarse(coarse, 0.5, torch.Generator().manual_seed(0))
     assert changed.abs().max() <= SUREST
@@ -218,7 +218,7 @@ def test_coarse_masks_are_mistaken_in_places_and_no_surer_than_they_may_be() -> 
     assert torch.equal(perturb_coarse(coarse, 0.0, torch.Generator()), coarse)
 
 
-def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
+def test_dropped_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
     coarse = torch.full((64, 1, 32, 32), 6.0)
     changed = drop_flood(coarse, 0.5, torch.Generator().manual_seed(0))
     lowered = (changed < coarse).flatten(1).any(dim=1)
@@ -229,7 +229,7 @@ def test_overlooked_floods_are_dry_in_the_coarse_masks_of_some_views() -> None:
 
 
 @pytest.mark.slow
-def test_no_run_ends_below_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_ends_below_its_initial_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     base = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "base")
     scores = iter([0.6, 0.3, 0.4, 0.3, 0.5, 0.3])  # on validation and on training pictures, by turns
@@ -257,7 +257,7 @@ def test_settled_batch_norms_keep_their_statistics() -> None:
 
 
 @pytest.mark.slow
-def test_points_teach_the_decoder_and_what_corrects_it_but_no_encoder(tmp_path: Path) -> None:
+def test_points_train_the_decoder_and_the_corrector_but_no_encoder(tmp_path: Path) -> None:
     source = make_source(side=128)
     first = train(replace(CONFIG, steps=1), [source], source.samples, tmp_path / "first")
     config = replace(
@@ -270,7 +270,7 @@ def test_points_teach_the_decoder_and_what_corrects_it_but_no_encoder(tmp_path: 
 
 def test_parts_of_a_view_are_whole_cells_and_at_least_half_of_it() -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = [draw_stretch(side, generator) for side in (32, 96, 256) for _ in range(50)]
+    drawn = [draw_interval(side, generator) for side in (32, 96, 256) for _ in range(50)]
     assert all(s.start % 32 == 0 and s.stop % 32 == 0 and s.start >= 0 for s in drawn)
     sides = [32] * 50 + [96] * 50 + [256] * 50
     assert all(s.stop <= side and s.stop - s.start >= side / 2 for s, side in zip(drawn, sides, strict=True))
@@ -340,7 +340,7 @@ def test_the_loss_is_cross_entropy_and_dice_and_the_error_of_the_expected_iou() 
 
 
 @pytest.mark.slow
-def test_dry_pictures_and_what_is_unsteady_count_as_much_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_pictures_and_inconsistency_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(side=128)
     heard = []
 
@@ -349,7 +349,7 @@ def test_dry_pictures_and_what_is_unsteady_count_as_much_as_is_asked_for(monkeyp
         return flood_loss(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(floodmap.training.trainer, "flood_loss", loss)
-    monkeypatch.setattr(floodmap.training.trainer, "unsteadiness", lambda *_: torch.tensor(0.25))
+    monkeypatch.setattr(floodmap.training.trainer, "consistency_loss", lambda *_: torch.tensor(0.25))
     losses = []
     for steadiness in (0.0, 1e-9, 8.0):  # the least above nothing, so that the same is drawn
         config = replace(

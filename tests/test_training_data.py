@@ -1,4 +1,4 @@
-"""Data of the shipped model by table: `scripts/training_data.py`."""
+"""Training data of the shipped model: `scripts/training_data.py`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_source_of_the_table_is_drawn_and_drawn_within_reason(training_dat
     assert all(row["kind"] in ("oblique", "above", "tile") for row in rows)
 
 
-def test_labelled_ground_is_painted_beside_itself_dry(training_data: ModuleType, tmp_path: Path) -> None:
+def test_labelled_ground_comes_painted_and_dry(training_data: ModuleType, tmp_path: Path) -> None:
     classes = np.zeros((40, 40), np.uint8)
     classes[10:20, 10:20] = 2
     where = {**row("tile", "town", "train"), "mask": "m.png", "mask_auto": "", "gsd_m": "0.1", "classes": "0 2"}

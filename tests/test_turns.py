@@ -1,4 +1,4 @@
-"""The antimeridian: ground at +180 and at -180 degrees is one, and scores there are those of any other meridian."""
+"""The antimeridian: +180 and -180 degrees are the same place, and scores there are as anywhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 from floodmap.evaluation.run import evaluate
-from floodmap.geo.turns import bounds_of, overlaps, raster_turns, turn_of, turned, unrolled
+from floodmap.geo.turns import bounds_of, overlaps, raster_shifts, turned, unwrapped, x_period
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompt_files import read_prompts
 from floodmap.options import SceneOptions
@@ -66,7 +66,7 @@ def outlines(flood: NDArray[np.uint8], lon: float) -> NDArray[np.object_]:
 
 
 def split(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-    """As RFC 7946 wants it: what lies beyond 180 degrees at the other end of the world."""
+    """As in RFC 7946: parts beyond 180 degrees are moved to -180."""
     near = shapely.clip_by_rect(polygons, -180, -90, 180, 90)
     far = shapely.transform(shapely.clip_by_rect(polygons, 180, -90, 540, 90), lambda xy: xy - [360, 0])
     return np.array(
@@ -182,17 +182,17 @@ def test_prompts_are_found_on_both_sides(tmp_path: Path, scenes: dict[str, Path]
 
 
 def test_a_turn_is_what_leads_back_to_the_same_ground() -> None:
-    assert turn_of(CRS.from_epsg(4326)) == 360 and turn_of("EPSG:4807") == pytest.approx(400)
-    assert turn_of("EPSG:3857") == pytest.approx(turn_of("EPSG:3832")) == pytest.approx(2 * np.pi * 6378137)
-    assert turn_of("EPSG:32660") is None and turn_of("EPSG:3413") is None and turn_of(None) is None
+    assert x_period(CRS.from_epsg(4326)) == 360 and x_period("EPSG:4807") == pytest.approx(400)
+    assert x_period("EPSG:3857") == pytest.approx(x_period("EPSG:3832")) == pytest.approx(2 * np.pi * 6378137)
+    assert x_period("EPSG:32660") is None and x_period("EPSG:3413") is None and x_period(None) is None
 
 
 def test_rasters_are_looked_for_only_where_they_lie() -> None:
-    assert raster_turns("EPSG:4326", (10, 11), "EPSG:4326", (10, 12)) == (0,)
-    assert raster_turns("EPSG:4326", (179, 181), "EPSG:4326", (-181, -179)) == (-360,)
-    assert raster_turns("EPSG:4326", (179, 181), "EPSG:32660", (2e5, 8e5)) == (0, -360)
-    assert raster_turns("EPSG:4326", (0, 360), "EPSG:4326", (-10, 10)) == (0, -360)
-    assert raster_turns("EPSG:32660", (2e5, 8e5), "EPSG:4326", (179, 181)) == (0,)
+    assert raster_shifts("EPSG:4326", (10, 11), "EPSG:4326", (10, 12)) == (0,)
+    assert raster_shifts("EPSG:4326", (179, 181), "EPSG:4326", (-181, -179)) == (-360,)
+    assert raster_shifts("EPSG:4326", (179, 181), "EPSG:32660", (2e5, 8e5)) == (0, -360)
+    assert raster_shifts("EPSG:4326", (0, 360), "EPSG:4326", (-10, 10)) == (0, -360)
+    assert raster_shifts("EPSG:32660", (2e5, 8e5), "EPSG:4326", (179, 181)) == (0,)
     assert overlaps((179, 0, 181, 1), (-181, 0, -179, 1), "EPSG:4326")
     assert overlaps((179, 0, -179, 1), (-180, 0, -179.5, 1), "EPSG:4326")
     assert not overlaps((179, 0, 181, 1), (-179, 0, -178, 1), "EPSG:4326")
@@ -211,5 +211,5 @@ def test_polygons_are_turned_mended_and_bounded_the_short_way() -> None:
     hole = shapely.box(179.95, 0.4, 180.05, 0.6).exterior.coords
     whole = shapely.segmentize(shapely.Polygon(shapely.box(179.9, 0, 180.1, 1).exterior.coords, [hole]), 0.02)
     torn = shapely.transform(whole, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
-    [mended] = unrolled(np.array([torn]), "EPSG:4326")
+    [mended] = unwrapped(np.array([torn]), "EPSG:4326")
     assert mended.is_valid and mended.area == pytest.approx(whole.area)

@@ -1,4 +1,4 @@
-"""read_vectors: geometries and attributes as pyproj and shapely have them, or one clear line."""
+"""read_vectors: geometries and attributes equal those of pyproj and shapely, or one clear error line."""
 
 from __future__ import annotations
 

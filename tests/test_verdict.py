@@ -1,4 +1,4 @@
-"""What a study says."""
+"""Statistics of a study: paired differences, failures, tables."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_equal_models_do_not_differ() -> None:
     assert same.mean == 0 and same.p_value == 1.0 and not same.is_real and same.better == same.worse == 0
 
 
-def test_failures_are_told_worst_first() -> None:
+def test_failures_are_listed_worst_first() -> None:
     study = study_of([0.3, 0.9, 0.1], [0.8, 0.9, 0.39])
     assert [t.name for t in failures(study.of("old", AUTO))] == ["p2", "p0"]
     assert [t.name for t in failures(study.of("new", AUTO))] == ["p2"]

@@ -1,4 +1,4 @@
-"""Values that stand for nothing though nobody declared them."""
+"""Voids: undeclared nodata values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def holed(value: float, dtype: str) -> np.ndarray:
      (1e20, "float32"), (-1.7e308, "float64"), (-9999, "int16"), (-32768, "int16"), (-10000, "int16"), (-1, "int16"),
      (-9999, "int32"), (2147483647, "int32"), (65535, "uint16"), (9999, "float32"), (-5555, "float32")],
 )  # fmt: skip
-def test_a_value_far_outside_the_picture_is_unobserved_and_told(
+def test_a_value_far_outside_the_picture_is_unobserved_and_warned_of(
     value: float, dtype: str, make_scene: SceneFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number, nodata in enumerate((None, float("nan") if dtype.startswith("float") else None)):

@@ -1,1 +1,1 @@
-"""The `floodmap` command: one module a command, installed as `floodmap_cli`."""
+"""Command line of floodmap: one module for each command; installed as `floodmap_cli`."""

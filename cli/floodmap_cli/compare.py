@@ -1,4 +1,4 @@
-"""`floodmap compare`: models and kinds of prompt on labelled pictures."""
+"""`floodmap compare`: score models and kinds of prompt on labelled pictures."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .options import device_option, flips_option, ignore_option, json_option, ov
 log = logging.getLogger("floodmap.compare")
 
 INCOMPLETE = 3
+"""Exit code where some models could not be fetched."""
 
 
 @click.command("compare", short_help="Score models and prompts on labelled pictures.")
@@ -79,7 +80,7 @@ def compare(
     from floodmap.models.loading import load_segmenter
     from floodmap.models.mirrored import Mirrored
 
-    refuse_comparison(out, overwrite=overwrite)  # before models are loaded for nothing
+    refuse_comparison(out, overwrite=overwrite)  # before the models are loaded, which takes long
     resolved, missing = resolve_models([model.strip() for model in models.split(",")])
     for line in missing:
         log.warning("%s", line)

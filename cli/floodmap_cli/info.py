@@ -1,4 +1,4 @@
-"""`floodmap info`: what floodmap sees in a scene, and what segmenting it will take."""
+"""`floodmap info`: CRS, bands and nodata of a scene as floodmap reads them; estimates of memory, disk and time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from floodmap.options import SceneOptions, SegmentOptions
 from .options import json_option, options_of, verbosity_options
 
 NIR_USE = "used, unless --nir off"
-"""Whether near infrared is used."""
+"""Note on near infrared in the list of bands."""
 
 
 @click.command("info")
@@ -24,10 +24,11 @@ NIR_USE = "used, unless --nir off"
 @verbosity_options
 def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:
     """Say what floodmap sees in each SCENE, without segmenting it."""
-    looks = SceneOptions(**options)
-    # Reading a large file whole takes a while, and only the JSON says what comes of it.
+    scene_options = SceneOptions(**options)
+    # The fingerprint reads a whole file, which takes a while, and only the JSON has it.
     found = [
-        inspect_scene(path, looks, tile_size=tile_size, overlap=overlap, with_fingerprint=as_json) for path in scenes
+        inspect_scene(path, scene_options, tile_size=tile_size, overlap=overlap, with_fingerprint=as_json)
+        for path in scenes
     ]
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -36,7 +37,7 @@ def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, v
 
 
 def as_text(scene: dict[str, Any]) -> str:
-    """The same as aligned lines."""
+    """The result of `inspect_scene` as aligned lines of text."""
     size, source, estimate = scene["size"], scene["source_size"], scene["estimate"]
     bands = ", ".join(str(band) for band in scene["bands"]) + (
         f" (and {scene['nir_band']}, near infrared: {NIR_USE})" if scene["nir_band"] else ""
@@ -62,6 +63,7 @@ def as_text(scene: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """Seconds as text in s, min or h."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

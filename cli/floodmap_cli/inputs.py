@@ -1,4 +1,4 @@
-"""Which scenes the arguments of `floodmap segment` mean, and what each one's results are called."""
+"""Scenes from the arguments of `floodmap segment`, and a unique name for the results of each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from floodmap.geo.source_name import SourceName
 log = logging.getLogger("floodmap")
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".vrt", ".img", ".ecw", ".sid", ".webp"})
-"""What is taken from a folder; a file that is named itself may have any suffix."""
+"""Suffixes of the files that are taken from a folder; a file given by name may have any suffix."""
 
 
 def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceName]]:
-    """How results are called, and the scenes, in order, each once.
+    """Expand arguments to pairs of a name for the results and a scene, in order, each scene once.
 
     Args:
-        arguments: files, folders (not searched further down), patterns, and names that only GDAL understands.
-        out: the output folder; where it lies below a folder that a pattern searches, nothing inside it is a scene.
+        arguments: files, folders (not searched recursively), glob patterns, and names that only GDAL can open.
+        out: the output folder; files in it are left out, where it lies below a folder that is searched.
 
     Raises:
-        SceneError: an argument matches nothing, or two scenes cannot be told apart by name.
+        SceneError: an argument matches nothing, or two scenes cannot get different names.
     """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
@@ -38,7 +38,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
 
 def _expand(argument: str, out: Path) -> list[SourceName]:
-    name = SourceName.of(argument)  # an unset variable in quotes is refused; to Path it is the current folder
+    """The scenes of one argument, without references and floodmap's own results."""
+    name = SourceName.of(argument)  # refuses empty text (an unset variable), which to Path is the current folder
     path = name.path
     if path is None:
         return [name]
@@ -63,14 +64,14 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """The folder that a folder or pattern begins in."""
+    """The deepest folder of an argument that has no pattern in it, resolved."""
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()
 
 
 def _is_result(path: Path, *, explicit: bool) -> bool:
-    """Whether a file is a mask or probability raster that floodmap wrote."""
+    """Whether a file is a mask or probability raster written by floodmap; warns where it was given by name."""
     if not path.stem.endswith(("_mask", "_probability")) or path.suffix.lower() != ".tif" or not path.is_file():
         return False
     import rasterio
@@ -89,14 +90,14 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 
 
 def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
-    """Results are named after the file; where two files share a name, after its folder or its suffix too."""
-    more: tuple[Callable[[SourceName], str], ...] = (
+    """Name results after the file; where two files share a name, after its folder or its suffix as well."""
+    namings: tuple[Callable[[SourceName], str], ...] = (
         lambda scene: scene.stem,
         lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,
         lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem,
     )
     stems = [scene.stem.casefold() for scene in scenes]  # some file systems ignore case
-    for name_of in more:
+    for name_of in namings:
         names = [scene.stem if stems.count(scene.stem.casefold()) == 1 else name_of(scene) for scene in scenes]
         groups: dict[str, list[SourceName]] = defaultdict(list)
         for name, scene in zip(names, scenes, strict=True):

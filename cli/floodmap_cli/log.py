@@ -9,9 +9,9 @@ import click
 
 
 class StderrHandler(logging.Handler):
-    """Writes each record as one line to what standard error is at that moment: a progress bar may have taken it.
+    """Writes each record as one line to standard error, looked up at that moment: a progress bar may have replaced it.
 
-    A warning is written once: training opens the same picture several times.
+    Equal warnings are written once: training opens the same picture several times.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class StderrHandler(logging.Handler):
 def configure_logging(verbosity: int) -> None:
     """Show floodmap's own log from WARNING (0), ERROR (-1), INFO (1) or DEBUG (2) up.
 
-    What other libraries log or warn about is shown at verbosity 2 alone: GDAL reports through rasterio's logger what
-    rasterio then raises, so the user would read it twice.
+    Logs and warnings of other libraries are shown at verbosity 2 alone: rasterio logs errors of GDAL that it then
+    raises, so users would read them twice.
     """
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, StderrHandler)]
@@ -48,6 +48,6 @@ def configure_logging(verbosity: int) -> None:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted: -vv, or FLOODMAP_DEBUG set to anything but 0."""
+    """Whether tracebacks are shown: -vv, or FLOODMAP_DEBUG set to anything but 0."""
     wanted = os.environ.get("FLOODMAP_DEBUG", "0") not in ("", "0")
     return wanted or logging.getLogger("floodmap").getEffectiveLevel() <= logging.DEBUG

@@ -1,4 +1,4 @@
-"""The `floodmap` command: commands are imported when they run, and an exception becomes one line and an exit code."""
+"""Entry point of `floodmap`: imports a command when it runs, and turns an exception into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ COMMANDS = {
 """Name (and module) of each command, with its short help: `floodmap --help` must not import them."""
 
 INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they run, so that --help answers without torch, rasterio or numpy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of a first day's work."""
+        """Names of all commands, in the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
+        """Import a command; None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
@@ -71,7 +72,7 @@ def cli() -> None:
 
 
 def _report(error: Exception, message: str) -> None:
-    """Write one line to standard error, and before it the traceback where that is wanted."""
+    """Write one line to standard error; before it the traceback, where `debugging()`."""
     if debugging():
         import traceback
 
@@ -80,8 +81,8 @@ def _report(error: Exception, message: str) -> None:
 
 
 def _drop_stdout() -> None:
-    # The reader of our pipe has gone (`floodmap info x.tif | head`). Python flushes stdout once more when it ends and
-    # would complain then: see the note on SIGPIPE in the documentation of the signal module.
+    # The reader of the pipe has ended (`floodmap info x.tif | head`). Python flushes stdout once more at exit, and
+    # would raise again: see the note on SIGPIPE in the documentation of the signal module.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -102,7 +103,7 @@ def run(args: Sequence[str] | None = None) -> int:
         # click turns a KeyboardInterrupt into an Abort without its message.
         advice = str(error) or str(error.__cause__ or "")
         click.echo(f"floodmap: interrupted{': ' if advice else ''}{advice}", err=True)
-        return 130
+        return INTERRUPTED
     except FloodmapError as error:
         _report(error, str(error))
         return 1

@@ -1,4 +1,4 @@
-"""`floodmap models`: which models there are, and their files."""
+"""`floodmap models`: list, fetch, add and verify models."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
 
 
 def _describe(model: library.Model) -> dict[str, Any]:
+    """Name, state, size, licence, hash and path of a registered model, as JSON types."""
     part = model.path.with_name(f"{model.file}.part")
     if model.path.is_file():
         state = "shipped" if model.shipped else "fetched"
@@ -120,6 +121,7 @@ def _describe(model: library.Model) -> dict[str, Any]:
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
+    """The same for a file of weights, with the metadata of its header."""
     resolved = library.resolve(path)
     metadata = library.read_metadata(path) if path.suffix == ".safetensors" else {}
     return {

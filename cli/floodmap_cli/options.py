@@ -1,6 +1,7 @@
-"""Options that several commands share, with the checks that make a wrong value a usage error (exit 2).
+"""Click options that several commands share, and callbacks that make a wrong value a usage error (exit 2).
 
-Most are made of the fields of the library's dataclasses (`options_of`), and bear their names: a command passes them on.
+Most are built from the fields of the library's option dataclasses (`options_of`) under the same names, so that a
+command passes them on unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def not_negative(ctx: click.Context, param: click.Parameter, value: float | None
 
 
 def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
-    """Callback: a file or .gdb folder as a path; a name that only GDAL knows as text. Refuse what is not there."""
+    """Callback: a file or .gdb folder as a path, a name that only GDAL can open as text; refuse what does not exist."""
     if value is None:
         return None
     path = Path(value)
@@ -53,7 +54,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 
 
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Callback: refuse what is no share from 0.01 to 1, with what to write for per cent."""
+    """Callback: refuse a threshold outside 0.01 to 1; the message shows how to write per cent."""
     if value is not None:
         try:
             check_threshold(value)
@@ -116,7 +117,7 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    # Decorators apply from the inside out; reversed, --help lists the options in the order they are written here.
+    # Decorators apply from the inside out; in reverse, --help lists the options in the order of the source.
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
@@ -125,34 +126,35 @@ _CHECKS = {
     "threshold": share, "min_area_m2": not_negative, "simplify_m": not_negative, "formats": _formats,
     "epochs": positive, "learning_rate": positive, "val_share": _part,
 }  # fmt: skip
-"""What looks at an option's value, by the name of its field."""
+"""Callback of an option, by the name of its field."""
 
 
 def options_of(fields_of: type, *names: str) -> Callable[[Command], Command]:
-    """Options made of a dataclass's fields (see `floodmap.options.option`): those named, else all; in their order."""
+    """Options built from dataclass fields (see `floodmap.options.option`): the named ones, or all; in field order."""
     hints = get_type_hints(fields_of)
     chosen = [one for one in fields(fields_of) if one.metadata and (not names or one.name in names)]
     return _stack(*(_option(one, hints[one.name]) for one in chosen))
 
 
 def _option(one: Field[Any], hint: Any) -> Callable[[Command], Command]:
-    said, check = one.metadata, _CHECKS.get(one.name)
-    flag = said["flag"] or "--" + re.sub("_m2?$", "", one.name).replace("_", "-")
+    """Build a click option from a dataclass field and its type hint."""
+    metadata, check = one.metadata, _CHECKS.get(one.name)
+    flag = metadata["flag"] or "--" + re.sub("_m2?$", "", one.name).replace("_", "-")
     if hint is bool:
-        return click.option(flag, one.name, is_flag=True, help=said["help"])
+        return click.option(flag, one.name, is_flag=True, help=metadata["help"])
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
     settings: dict[str, Any] = {"type": kinds[0] if kinds[0] in (int, float) and check is not _nodata else str}
     if get_origin(hint) is Literal:
         settings["type"] = click.Choice(get_args(hint))
-    elif said["least"] is not None:
-        settings["type"] = click.IntRange(min=said["least"])
+    elif metadata["least"] is not None:
+        settings["type"] = click.IntRange(min=metadata["least"])
     default = ",".join(one.default) if isinstance(one.default, tuple) else one.default
-    shown = f"  [default: {said['shown']}]" if said["shown"] else ""
-    if said["shown"]:
+    shown = f"  [default: {metadata['shown']}]" if metadata["shown"] else ""
+    if metadata["shown"]:
         default = None
     return click.option(
-        flag, one.name, default=default, show_default=default is not None, metavar=said["metavar"], callback=check,
-        help=said["help"] + shown, **settings,
+        flag, one.name, default=default, show_default=default is not None, metavar=metadata["metavar"],
+        callback=check, help=metadata["help"] + shown, **settings,
     )  # fmt: skip
 
 
@@ -160,24 +162,24 @@ model_option = click.option(
     "--model", default=MODEL, show_default=True, metavar="NAME|FILE",
     help="A model's name (see: floodmap models list) or a .safetensors or .pth file.",
 )  # fmt: skip
-"""Adds model."""
+"""Adds the parameter `model`."""
 
 flips_option = click.option(
     "--flips", is_flag=True, help="See every window in a mirror too and take the mean: a little better, twice as long."
 )
-"""Adds flips."""
+"""Adds the parameter `flips`."""
 
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", callback=_device,
     help="auto, cpu, cuda, cuda:N or mps.",
 )  # fmt: skip
-"""Adds device."""
+"""Adds the parameter `device`."""
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
-"""Adds overwrite."""
+"""Adds the parameter `overwrite`."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result as JSON to standard output.")
-"""Adds as_json."""
+"""Adds the parameter `as_json`."""
 
 
 ignore_option = click.option(
@@ -185,7 +187,7 @@ ignore_option = click.option(
     help='Value of rasters that is neither flood nor dry ("0", "0,9"; may be repeated). So are nodata and, unless they '
     "are flood, values below 0, 255 in bytes and fill values such as 1e20; none: nodata alone.",
 )  # fmt: skip
-"""Adds ignore_values, a tuple of texts that `floodmap.masks.rules.FloodRule.parse` reads."""
+"""Adds the parameter `ignore_values`, a tuple of texts for `floodmap.masks.rules.FloodRule.parse`."""
 
 
 def verbosity_options(command: Command) -> Command:

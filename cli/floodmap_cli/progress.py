@@ -12,13 +12,12 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
     """Show a bar while the block runs; it appears with the first report.
 
     Args:
-        label: what is going on.
+        label: name of the work.
         unit: "bytes" to show sizes and a speed, "share" for a percentage.
         hidden: show nothing (-q).
 
     Yields:
-        A function to report with: `update(done, total, label)`; total defaults to 1, None means that it is not known,
-        and a label takes the place of the first.
+        A function `update(done, total, label)`; total defaults to 1, None: not known; a label replaces the first.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, total=1.0, label="": None
@@ -37,10 +36,10 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 
 @contextmanager
 def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
-    """Show how far a scene is: windows and megapixels a second, time left.
+    """Show the progress of a scene: windows and megapixels a second, time left.
 
     Yields:
-        A function to report with: `update(windows done, windows in all, pixels done, stage)`.
+        A function `update(windows_done, windows_total, pixels_done, stage)`.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, total, pixels, stage: None
@@ -61,7 +60,7 @@ def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, in
         def update(done: int, total: int, pixels: int, stage: str) -> None:
             nonlocal begun
             now = time.monotonic()
-            begun = begun or (now, done, pixels)  # a resumed run does not begin at nought
+            begun = begun or (now, done, pixels)  # a resumed run does not begin at 0
             seconds = max(now - begun[0], 1e-6)
             windows, megapixels = (done - begun[1]) / seconds, (pixels - begun[2]) / seconds / 1e6
             speed = f"{windows:.1f} windows/s {megapixels:.1f} megapixels/s"

@@ -1,4 +1,4 @@
-"""`floodmap sample`: synthetic scenes to try floodmap with."""
+"""`floodmap sample`: write a synthetic flooded scene and its reference."""
 
 from __future__ import annotations
 

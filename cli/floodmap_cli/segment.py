@@ -1,4 +1,4 @@
-"""`floodmap segment`: flood water in scenes, to rasters and polygons."""
+"""`floodmap segment`: find flood water in scenes; writes rasters and polygons."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("floodmap")
 
 REFUSED, FAILED_WINDOWS = 1, 3
+"""Exit codes: a scene was refused or failed; done, but some windows failed."""
 
 
 @click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
@@ -73,18 +74,19 @@ def segment(
     """
     from floodmap._runtime.memory import configure_low_memory
 
-    configure_low_memory()  # before what follows brings threads with it
+    configure_low_memory()  # before the following imports start threads
     from floodmap.output.rehearsal import Helper, is_loaded
 
-    # What reads polygons is what writes them: where there are any to read, it is loaded here anyway.
-    looks = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
-    files = looks.aoi or looks.mask or settings["prompts"] not in ("auto", "none")  # to read those takes the same
-    helper = None if files or is_loaded() else Helper()
+    # Libraries that write polygons also read them: with polygons to read they are loaded in this process anyway, so
+    # that a helper process would save nothing.
+    scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
+    vector_inputs = scene_options.aoi or scene_options.mask or settings["prompts"] not in ("auto", "none")
+    helper = None if vector_inputs or is_loaded() else Helper()
     from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import segment_scene
 
     found = find_scenes(scenes, out)
-    free = list(_not_busy(found, out))
+    free = list(_without_busy(found, out))
     if not free:
         if as_json:
             click.echo("[]")
@@ -92,11 +94,11 @@ def segment(
     segmenter = _load(model, device)
     if flips:
         segmenter = Mirrored(segmenter)
-    options = SegmentOptions(scene=looks, batch_size=batch_size or segmenter.best_batch_size, **settings)
+    options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
     worst = 0 if len(free) == len(found) else REFUSED
     for name, path in free:
-        with _reporting(name, verbosity) as progress:
+        with _progress(name, verbosity) as progress:
             try:
                 results.append(
                     segment_scene(path, out, segmenter, options, name=name, progress=progress, helper=helper)
@@ -111,8 +113,8 @@ def segment(
                 log.error("%s", error)
                 worst = REFUSED
                 continue
-        _tell(results[-1], as_json, verbosity)
-    if results and verbosity >= 0:  # beside JSON on standard error, which is then alone on standard output
+        _print_result(results[-1], as_json, verbosity)
+    if results and verbosity >= 0:  # with --json on standard error: standard output holds the JSON alone
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
         click.echo(json.dumps([result.report for result in results], indent=2, ensure_ascii=False, default=str))
@@ -121,8 +123,8 @@ def segment(
     return worst
 
 
-def _not_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
-    """Scenes on which no other run is at work: said at once, before a model is loaded for nothing."""
+def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
+    """Scenes that no other run works on; logs the others now, before the model is loaded."""
     from floodmap.pipeline import refuse_other_run
 
     for name, path in found:
@@ -137,6 +139,7 @@ def _not_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[
 
 
 def _load(model: str, device: str) -> Any:
+    """Fetch a model if needed, with a progress bar, and load it."""
     from floodmap.models.registry import resolve
 
     from .progress import progress_bar
@@ -149,14 +152,16 @@ def _load(model: str, device: str) -> Any:
 
 
 @contextmanager
-def _reporting(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
+def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
+    """Show the progress of one scene, and log the time it took; yields the callback of `segment_scene`."""
     started = time.monotonic()
     with scene_bar(name, hidden=verbosity < 0) as update:
         yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
     log.info("%s took %.1f s", name, time.monotonic() - started)
 
 
-def _tell(result: FloodMap, as_json: bool, verbosity: int) -> None:
+def _print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
+    """Write one line on a scene's result to standard output; nothing with --json or -q."""
     if as_json or verbosity < 0:
         return
     summary = result.report

@@ -1,4 +1,4 @@
-"""`floodmap train`: a model of one's own from labelled imagery."""
+"""`floodmap train`: train a model on labelled imagery."""
 
 from __future__ import annotations
 

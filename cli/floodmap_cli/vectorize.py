@@ -15,6 +15,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Callback: refuse a file whose suffix is no vector format."""
     if value.suffix.lower().removeprefix(".") not in FORMATS:
         raise click.BadParameter(f"the suffix of {value.name} is no format; choose from {', '.join(FORMATS)}")
     return value

@@ -1,1 +1,1 @@
-"""What has nothing to do with floods: memory, threads, files."""
+"""Helpers without any knowledge of floods: memory, threads, processes, files."""

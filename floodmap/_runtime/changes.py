@@ -1,4 +1,4 @@
-"""What differs between the settings of two runs, in the words of the command line."""
+"""Differences between the settings of two runs, named as the options of the command line."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ _UNITS = ("_m2", "_m")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What was, and what is: "--threshold was 0.5, is 0.6", "the scene's file, or one beside it, has changed".
+    """Differences between two sets of settings, one line each, such as "--threshold was 0.5, is 0.6".
 
     Args:
-        old: settings of an earlier run, as `pipeline.describe` makes them, from JSON.
-        new: those of this one.
+        old: settings of the earlier run: JSON of what `pipeline.describe` returns.
+        new: settings of this run, as `pipeline.describe` returns them.
 
     Returns:
-        Empty where they are the same.
+        The lines; empty where the settings are equal.
     """
     before, now = _leaves(old), _leaves(json.loads(json.dumps(new, default=str)))
     names = [*now, *(name for name in before if name not in now)]
     differing = {name for name in names if before.get(name, _MISSING) != now.get(name, _MISSING)}
-    said = [_said(name, before, now, differing) for name in names if name in differing]
-    return list(dict.fromkeys(line for line in said if line))
+    lines = [_line(name, before, now, differing) for name in names if name in differing]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Nested settings as one mapping from the path of keys to the value."""
     if isinstance(settings, Mapping):
         return {name: leaf for key, value in settings.items() for name, leaf in _leaves(value, (*above, key)).items()}
     return {above: settings}
 
 
-def _said(
+def _line(
     name: tuple[str, ...], before: Mapping[Any, Any], now: Mapping[Any, Any], differing: set[tuple[str, ...]]
 ) -> str:
-    """One difference; nothing where another says it."""
+    """The line for one setting that differs; empty where the line of another setting covers it."""
     old, new = before.get(name), now.get(name)
     match name:
         case ("source", "fingerprint"):
@@ -47,49 +48,51 @@ def _said(
         case ("model", "runs_on"):
             return f"the model ran on {old}, now on {new}"
         case ("model", "name"):
-            return _was("--model", old, new)
+            return _change_text("--model", old, new)
         case ("versions", library):
             return f"{library} {old} was used, this is {new}"
         case ("source", "near_infrared", _):
             return ""  # follows from bands, prompts and the model
         case ("source", field):
-            # What an option overrules is said of the option, and new pixels have a new date.
+            # An option that sets this field has a line of its own; new pixels come with a new date.
             if _option_of(field) & differing or (field == "date" and ("source", "fingerprint") in differing):
                 return ""
-            return _was(f"the scene's {field.removesuffix('_m')}", old, new)
+            return _change_text(f"the scene's {field.removesuffix('_m')}", old, new)
         case ("settings", "fingerprints", option):
             given = _path_of(option, now)
             return "" if _option_of(option) & differing else f"{PurePath(given).name} (--{option}) has changed"
         case ("settings", "min_area_m2" | "simplify_m") if ("source", "gsd_m") in differing:
-            return ""  # counted in pixels, where nothing was given
+            return ""  # the default is a number of pixels, so it changes with the ground sample distance
         case ("settings", *_, option):
-            return _was(_flag(option), old, new)
-    return _was(" ".join(name), old, new)
+            return _change_text(_flag(option), old, new)
+    return _change_text(" ".join(name), old, new)
 
 
 def _option_of(field: str) -> set[tuple[str, ...]]:
-    """Where the option that decides something about the scene, or the name of a file, stands among the settings."""
+    """Paths of keys at which the settings may hold the option that sets a field of the scene, or names a file."""
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}
 
 
 def _path_of(option: str, settings: Mapping[Any, Any]) -> str:
+    """The file that an option names."""
     return next((str(settings[name]) for name in sorted(_option_of(option)) if name in settings), option)
 
 
 def _flag(option: str) -> str:
+    """The option as the command line writes it, without the unit at its end."""
     for unit in _UNITS:
         option = option.removesuffix(unit)
     return f"--{option.replace('_', '-')}"
 
 
-def _was(what: str, old: Any, new: Any) -> str:
+def _change_text(what: str, old: Any, new: Any) -> str:
     if isinstance(old, bool) or isinstance(new, bool):
         return f"{what} was {'given' if old else 'left out'}, is {'given' if new else 'left out'}"
-    return f"{what} was {_shown(old)}, is {_shown(new)}"
+    return f"{what} was {_value_text(old)}, is {_value_text(new)}"
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return "left out" if value is None else str(value)

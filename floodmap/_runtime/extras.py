@@ -1,4 +1,4 @@
-"""Packages that only some of floodmap needs, and what to install where one is missing."""
+"""Optional packages, and the extra of floodmap that installs each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu"
 
 
 def require(package: str, what: str) -> None:
-    """Raise MissingPackageError where a package is not installed.
+    """Raise MissingPackageError if an optional package is not installed.
 
     Args:
-        package: one of `EXTRAS`.
-        what: that needs it, as the beginning of a sentence.
+        package: a key of `EXTRAS`.
+        what: the feature that needs it, as the beginning of a sentence.
     """
     if find_spec(package) is None:
         raise MissingPackageError(

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic writes: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from floodmap.errors import writing
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name in the same folder to write a file under: it takes the file's place at the end, or goes if that fails.
+    """Context manager: a temporary path in the same folder, renamed to `path` at the end, deleted after an error.
 
-    The name is short, whatever the file's is, and another process writes under another.
+    The temporary name is short, however long the file's is. It holds the process id, so no two processes share one.
     """
     partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}-{os.getpid()}.part")
     try:
@@ -26,10 +26,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file of text in UTF-8, whole or not at all.
+    """Write a text file in UTF-8, whole or not at all.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the system refuses to write it.
     """
     with writing(path), atomic_path(path) as partial:
         partial.write_text(text, "utf-8")

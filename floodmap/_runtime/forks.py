@@ -1,8 +1,8 @@
-"""What a forked process has to do without: threads, which go on in its parent only, and the locks they held.
+"""Limits of a forked process: no thread pool survives a fork, and locks held by other threads stay locked.
 
-Torch (OpenMP) and GDAL keep threads that wait for work. The child of a process with such threads believes that it has
-them too, gives them work, and waits for ever. So it does its work in one thread. What was going on at the moment of the
-fork is worse: a lock that some thread held is never given back. Then the child is refused.
+Torch (OpenMP) and GDAL keep pools of threads. A fork copies the state of a pool but none of its threads: the child
+submits work to the pool and waits for ever. So a forked process works in one thread. A lock that another thread held
+at the moment of the fork is worse: in the child nobody releases it. Such a child is refused with an error.
 """
 
 from __future__ import annotations
@@ -18,87 +18,87 @@ from typing import Any, Generic, TypeVar
 
 from floodmap.errors import FloodmapError
 
-Thing = TypeVar("Thing")
+Value = TypeVar("Value")
 
 
 class _Process:
-    """What is known of this process."""
+    """State of this process: threads inside torch or GDAL, and whether and how it was forked."""
 
     def __init__(self) -> None:
-        self.lock, self.working, self.ended = Lock(), 0, -math.inf
-        self.forked = self.torn = self.lost_gpu = False
+        self.lock, self.active, self.last_end_s = Lock(), 0, -math.inf
+        self.forked = self.forked_while_active = self.parent_used_gpu = False
 
-    def forget(self) -> None:
-        """Be the child of a fork."""
-        self.torn |= self.working > 0
-        self.lock, self.working, self.forked = Lock(), 0, True
+    def after_fork_in_child(self) -> None:
+        """Reset the state in the child of a fork."""
+        self.forked_while_active |= self.active > 0
+        self.lock, self.active, self.forked = Lock(), 0, True
         torch: Any = sys.modules.get("torch")
         if hasattr(torch, "set_num_threads"):
             torch.set_num_threads(1)  # as torch's own DataLoader does in the processes that it forks
 
-    def part(self) -> None:
-        """Be the parent, before the fork.
+    def before_fork(self) -> None:
+        """Wait in the parent until threads that ended lately have released their locks, and note the use of a GPU.
 
-        A thread that has ended for Python may still be closing what PROJ has open, with a lock of SQLite held that the
-        child would wait for: give it time.
+        A thread that has ended for Python may still close files of PROJ. Meanwhile it holds a lock of SQLite, for
+        which the child would wait for ever.
         """
-        if not self.working:
-            time.sleep(max(0.0, self.ended + _ENDING_S - time.monotonic()))
+        if not self.active:
+            time.sleep(max(0.0, self.last_end_s + _THREAD_EXIT_S - time.monotonic()))
         cuda: Any = sys.modules.get("torch.cuda")
-        self.lost_gpu |= hasattr(cuda, "is_initialized") and cuda.is_initialized()
+        self.parent_used_gpu |= hasattr(cuda, "is_initialized") and cuda.is_initialized()
 
 
-_ENDING_S = 0.5
-"""What a thread takes to end once its work is done, on a busy machine, in seconds."""
+_THREAD_EXIT_S = 0.5
+"""Time in seconds that a thread takes to exit after its work, on a busy machine."""
 _process = _Process()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_process.part, after_in_child=_process.forget)
+    os.register_at_fork(before=_process.before_fork, after_in_child=_process.after_fork_in_child)
 
 _REMEDY = 'begin processes by multiprocessing.get_context("spawn"), or before floodmap is used'
 
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Tell that locks of torch and GDAL may be held meanwhile.
+    """Context manager around calls into torch and GDAL, which may hold locks: a child forked meanwhile is unusable.
 
     Raises:
-        FloodmapError: some may have been, in another thread, when this process was forked.
+        FloodmapError: this process is such a child.
     """
-    if _process.torn:
+    if _process.forked_while_active:
         raise FloodmapError(f"this process was forked while another thread of its parent used floodmap; {_REMEDY}")
     with _process.lock:
-        _process.working += 1
+        _process.active += 1
     try:
         yield
     finally:
         with _process.lock:
-            _process.working -= 1
-            _process.ended = time.monotonic()
+            _process.active -= 1
+            _process.last_end_s = time.monotonic()
 
 
-class PerProcess(Generic[Thing]):
-    """Something that every process makes for itself, a lock or an executor: what it has from its parent is no use.
+class PerProcess(Generic[Value]):
+    """A value that each process creates for itself, a lock or an executor: a copy from its parent does not work.
 
     Args:
-        make: makes it.
+        make: creates the value.
     """
 
-    def __init__(self, make: Callable[[], Thing]) -> None:
-        self._make, self._process, self._thing = make, os.getpid(), make()
+    def __init__(self, make: Callable[[], Value]) -> None:
+        self._make, self._process_id, self._value = make, os.getpid(), make()
 
-    def __call__(self) -> Thing:
-        """It."""
-        if self._process != os.getpid():
-            self._thing, self._process = self._make(), os.getpid()
-        return self._thing
+    def __call__(self) -> Value:
+        """The value of this process."""
+        if self._process_id != os.getpid():
+            self._value, self._process_id = self._make(), os.getpid()
+        return self._value
 
 
 def threads(wanted: int) -> int:
-    """How many threads may share a piece of work: one in a forked process."""
+    """Number of threads to use: as many as wanted, but one in a forked process."""
     return 1 if _process.forked else wanted
 
 
 def refuse_lost_gpu() -> None:
-    """Raise FloodmapError in a process that was forked from one that used a GPU: CUDA works in the latter only."""
-    if _process.forked and _process.lost_gpu:
+    """Raise FloodmapError in a process forked from one that used a GPU: CUDA does not work after a fork."""
+    if _process.forked and _process.parent_used_gpu:
         raise FloodmapError(f"this process was forked from one that used a GPU, and cannot use it; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""How glibc keeps and gives back what is freed; elsewhere nothing is done."""
+"""Settings of glibc's memory allocator: which freed memory the process keeps. No effect with other C libraries."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-_KEEP, _GIVE_BACK = 1 << 30, 1 << 25
-_LARGE = 5 << 20
-"""Bytes from which on memory comes from the kernel and goes back there at once, where that costs little."""
+_KEEP_BYTES, _RELEASE_BYTES = 1 << 30, 1 << 25
+"""Thresholds of the allocator while it keeps freed memory, and otherwise."""
+_LARGE_BYTES = 5 << 20
+"""Blocks from this size on come from mmap and return to the kernel at once, where huge pages make that cheap."""
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def configure_low_memory() -> None:
-    """Settle for less memory in a process that is there to segment, before it imports numpy, torch or rasterio.
+    """Configure glibc, torch and MKL for little memory, in a process that does nothing but segment.
 
-    Its threads share one heap, where each finds what another has freed, and what is large stays out of the heap, where
-    it would leave holes, in pages of 2 MB, which the kernel zeroes in a tenth of the time. What torch remembers of
-    layers for every shape they met, besides what oneDNN does, takes 3 MB a shape and saves 1 % of the time. MKL would
-    keep 4 MB and more for every thread that ever multiplied, which it may as well ask for each time.
+    To be called before numpy, torch or rasterio is imported.
+
+    - All threads share one heap (arena), where each reuses memory that another freed.
+    - Large blocks stay out of the heap, where they would leave holes. They are mapped in huge pages of 2 MB, which the
+      kernel zeroes in a tenth of the time.
+    - torch (ideep) caches layers by shape, besides the cache of oneDNN: 3 MB a shape, for 1 % of the time.
+    - MKL would keep buffers of 4 MB and more for every thread that ever multiplied matrices; now it allocates them
+      each time.
     """
     if _has_huge_pages():
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for them
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # makes torch allocate in huge pages
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # of torch's ideep, where 0 is a crash
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
     if libc := _glibc():
@@ -41,35 +46,37 @@ def _has_huge_pages() -> bool:
 
 @contextmanager
 def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
-    """While windows run, let glibc keep what torch frees for the next one, instead of handing it back to the kernel.
+    """Context manager: while windows run, glibc keeps memory that torch frees for the next window.
 
-    Fresh pages are zeroed by the kernel one by one: a sixth of the time of a window, on two threads more. Afterwards
-    all that is free goes back: work of another kind wants other sizes, and would take them on top.
+    The kernel zeroes fresh pages one by one, which takes a sixth of the time of a window, on two threads more. At the
+    end all free memory returns to the kernel: later work allocates other sizes, which would come on top.
 
     Args:
-        large_apart: but for large blocks, in a process that is sparing. Meta's encoders ask for little else: fresh
-            pages take them a fifth of their time.
+        large_apart: return large blocks at once all the same, in a process that `configure_low_memory` has set up.
+            False for Meta's encoders: nearly all their blocks are large, and fresh pages would take a fifth of the
+            time.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
     large_apart &= _has_huge_pages() and os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
-    _set_thresholds(libc, _KEEP, mmap=_LARGE if large_apart else _KEEP)
+    _set_thresholds(libc, _KEEP_BYTES, mmap=_LARGE_BYTES if large_apart else _KEEP_BYTES)
     try:
         yield
     finally:
-        _set_thresholds(libc, _GIVE_BACK, mmap=_GIVE_BACK)
+        _set_thresholds(libc, _RELEASE_BYTES, mmap=_RELEASE_BYTES)
         libc.malloc_trim(0)
 
 
 def trim_heap() -> None:
-    """Hand what is free back to the kernel, before work that takes much memory of another kind."""
+    """Return free memory to the kernel, before work that allocates much memory in other sizes."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
 
 def _glibc() -> Any | None:
+    """The C library if it is glibc, else None."""
     try:
         libc = ctypes.CDLL(None)
         return libc if libc.mallopt and libc.malloc_trim else None

@@ -1,4 +1,4 @@
-"""Work done ahead of time in a thread: the next windows are read while the model is busy with this one."""
+"""Prefetching in threads: the next windows are read while the model computes this one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, count: int = 3, threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Results in the order of the items, the next `count` of them made in threads meanwhile.
+    """Apply `work` to items in threads, up to `count` items ahead, and yield the results in the order of the items.
 
-    Close it before what the work needs is closed: it waits for the threads.
+    Close the generator before closing anything that `work` uses: closing it waits for the threads.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     todo = iter(items)

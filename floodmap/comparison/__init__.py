@@ -1,1 +1,1 @@
-"""Models compared on labelled pictures."""
+"""Comparison of models and prompts on labelled pictures: scores, statistics, tables and an HTML report."""

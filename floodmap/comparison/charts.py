@@ -1,4 +1,4 @@
-"""Charts of a comparison as inline SVG, all of one make."""
+"""Charts of a comparison as inline SVG, all in one style."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from floodmap.models.calibration import Histogram, by_threshold, reliability
 from floodmap.output.pages.html import FAINT, INK, figure, svg_of
 
 COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
-"""One a model, in order; the first is what the others are held against."""
+"""Colour of each model, in order; the first model is the baseline."""
 Values = NDArray[np.float64]
 
 
 def _label(name: str) -> str:
-    """A name in a legend, where matplotlib leaves out what begins with an underscore."""
+    """A name for a legend: matplotlib leaves out labels that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
 def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
-    """Distributions of scores: a panel a metric, a line a series.
+    """Histograms of scores: a panel for each metric, an outline for each series, a dashed line at its mean.
 
     Args:
-        scores: metric to series (model or prompt) to one score a picture.
+        scores: metric to series (model or prompt) to the scores of the pictures, 0 to 1.
     """
     edges = np.linspace(0, 1, 21)
     with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
@@ -42,10 +42,10 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
 
 
 def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
-    """Mean scores with their intervals, side by side.
+    """Bar chart of mean scores with their intervals: a group for each metric, a bar for each model.
 
     Args:
-        means: model to metric to mean, low and high end.
+        means: model to metric to (mean, lower end, upper end), 0 to 1.
     """
     metrics = list(next(iter(means.values())))
     width = 0.8 / len(means)
@@ -64,12 +64,12 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
 
 
 def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
-    """Reliability, precision over recall, and IoU over threshold of pooled pixels."""
+    """Three panels over pooled pixels: reliability diagram, precision over recall, IoU over threshold."""
     with figure(8.4, 2.7, 3) as (drawn, axes):
         axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
         for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
-            said, flooded, _ = reliability(histogram)
-            axes[0].plot(said, flooded, color=colour, marker="o", markersize=3, linewidth=1.2, label=_label(model))
+            predicted, flooded, _ = reliability(histogram)
+            axes[0].plot(predicted, flooded, color=colour, marker="o", markersize=3, linewidth=1.2, label=_label(model))
             iou, precision, recall = by_threshold(histogram)
             axes[1].plot(recall, precision, color=colour, linewidth=1.4)
             axes[2].plot(np.arange(1, 101) / 100, iou, color=colour, linewidth=1.4)
@@ -82,11 +82,11 @@ def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
 
 
 def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
-    """Scores over what makes pictures hard: a panel a trait.
+    """Scatter plots of IoU over measures of difficulty: a panel for each measure.
 
     Args:
-        traits: name to one figure a picture.
-        scores: model to one IoU a picture.
+        traits: name of a measure to its values, one for each picture.
+        scores: model to IoU, one for each picture.
     """
     with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
         for axis, (trait, values) in zip(axes, traits.items(), strict=True):
@@ -101,7 +101,7 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
 
 
 def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> str:
-    """Mean IoU of groups of pictures, a bar a model."""
+    """Bar chart of the mean IoU of groups of pictures, a bar for each model; `means`: model to one value a group."""
     width = 0.8 / len(means)
     with figure(3.9, 2.4) as (drawn, (axis,)):
         for number, (colour, (model, values)) in enumerate(zip(COLOURS, means.items(), strict=False)):
@@ -113,7 +113,7 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
 
 def curves(log: Mapping[str, Values], x: str) -> str:
-    """Training curves: losses on the left, scores on the right."""
+    """Training curves over column `x` of a log: losses on the left, IoU on the right."""
     shown = (name for name in log if name != x and not name.endswith("unprompted"))
     names = [name for name in shown if np.isfinite(log[name]).any()]
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]

@@ -1,4 +1,4 @@
-"""What makes a flooded picture hard: figures of the picture and its reference that failures may have in common."""
+"""Measures of how difficult a flooded picture is, from its pixels and its reference; failures may share them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """Figures of one picture; NaN where it has no flood, or nothing but."""
+    """Measures of one picture; NaN where one cannot be computed: no flood, or for `contrast` no dry ground."""
 
     flood_share: float
     """Flooded share of the scored pixels, 0 to 1."""
     largest_share: float
-    """Share of the flood that its largest connected part makes up, 0 to 1: small where flood lies scattered."""
+    """Share of the flood in its largest connected component, 0 to 1: small where flood is scattered."""
     irregularity: float
-    """Length of the flood's outline over that of a disc as large (Polsby and Popper 1991, its root's inverse)."""
+    """Perimeter over that of a disc of equal area: one over the root of the Polsby-Popper score (1991)."""
     texture: float
-    """How grey values vary within the flood: mean standard deviation of 9 x 9 pixels, 0 to 255."""
+    """Mean standard deviation of grey values in windows of 9 x 9 pixels within the flood, in units of 0 to 255."""
     contrast: float
-    """Distance between the mean colours of flood and dry ground over how colours spread about them (Fisher 1936)."""
+    """Distance of the mean colours of flood and dry ground over the spread within each (Fisher 1936)."""
 
 
 def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
-    """Measure a picture.
+    """Compute the measures of one picture.
 
     Args:
-        rgb: (3, h, w).
+        rgb: uint8 (3, h, w).
         reference: uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
     """
     scored = reference != UNOBSERVED
@@ -55,6 +55,7 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Root of Fisher's criterion between two sets of colours (3, n), averaged over bands; NaN where one is empty."""
     if not one.size or not other.size:
         return float("nan")
     within = (one.var(axis=1) * one.shape[1] + other.var(axis=1) * other.shape[1]) / (one.shape[1] + other.shape[1])

@@ -1,4 +1,4 @@
-"""Prompts taken from the reference, as by a person who knows the answer; scores made with them are oracle."""
+"""Oracle prompts: points and boxes taken from the reference, as if by a person who has it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class PromptKind:
-    """How a model is prompted in a comparison."""
+    """A kind of prompt in a comparison."""
 
     source: Literal["auto", "none", "points", "box"]
     """`auto` and `none` as in `floodmap segment`; the others come from the reference."""
     count: int = 0
-    """Points, placed one after another."""
+    """Number of points, placed one after another."""
 
     @classmethod
     def parse(cls, text: str) -> PromptKind:
@@ -46,7 +46,7 @@ class PromptKind:
 
     @property
     def is_oracle(self) -> bool:
-        """Whether the reference is used, so that a score says what is possible, not what to expect."""
+        """Whether prompts come from the reference: such a score is an upper limit, not what to expect in use."""
         return self.source in ("points", "box")
 
     def __str__(self) -> str:
@@ -56,6 +56,7 @@ class PromptKind:
 
 
 MOST_POINTS = 64
+"""Largest number of points in `points:N`."""
 
 
 def reference_box(reference: Codes) -> Prompts:
@@ -71,20 +72,20 @@ def reference_box(reference: Codes) -> Prompts:
 
 
 def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Prompts:
-    """One more point where the largest error is deepest, as in training SAM (arXiv:2304.02643, appendix A).
+    """Add a point deepest in the largest error, as in SAM's training (arXiv:2304.02643, appendix A).
 
     Args:
-        prompts: what was given so far.
-        predicted: bool (height, width), what was made of it; None before the first prediction: then it lies in the
-            deepest flood.
+        prompts: the prompts so far.
+        predicted: predicted flood, bool (height, width); None before the first prediction: everything dry, so that the
+            point lies deepest in the largest flood.
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
 
     Returns:
-        The prompts with one point more; the same where nothing is wrong.
+        The prompts with one more point; unchanged where nothing is wrong.
     """
     flood, scored = reference == FLOOD, reference != UNOBSERVED
-    guess = np.zeros_like(flood) if predicted is None else predicted
-    missed, false = _largest(flood & ~guess), _largest((scored & ~flood) & guess)
+    found = np.zeros_like(flood) if predicted is None else predicted
+    missed, false = _largest(flood & ~found), _largest((scored & ~flood) & found)
     wrong, label = (missed, 1) if missed.sum() >= false.sum() else (false, 0)
     if not wrong.any():
         return prompts
@@ -98,7 +99,7 @@ def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Pr
 
 
 def _largest(region: Bools) -> Bools:
-    """Its largest connected part."""
+    """The largest connected component of a region, bool (height, width)."""
     parts, count = ndimage.label(region)
     if count <= 1:
         return region

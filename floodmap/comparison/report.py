@@ -1,4 +1,4 @@
-"""A study as one HTML file that opens offline: nothing in it is fetched from anywhere."""
+"""HTML report of a study: one file that opens offline, with images and charts inside it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from floodmap.comparison.statistics import (
     Difference,
     difference,
     evaluation_of,
+    expected_iou,
     failures,
-    mean_of_known,
+    nan_mean,
     rank_correlation,
+    spread_out,
 )
 from floodmap.comparison.study import Study, Trial
 from floodmap.comparison.thumbnails import rgb_of, with_difference, with_prediction, with_prompts, with_reference
 from floodmap.evaluation.scores import Ratio
-from floodmap.masks.rules import Codes
 from floodmap.models.calibration import calibration_error, cross_fitted_error
 from floodmap.output.pages.html import jpeg, write_page
-from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
+from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report: 300 pictures must stay below 10 MB, so few are shown, and small."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""How many pictures are shown, beside their references, and of each model."""
+"""Numbers of pictures in the overview with references, in the comparison of models, and among the worst."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -57,8 +58,8 @@ def write_html(
         study: at least one model and one picture.
         path: the file.
         title: what the report is called.
-        footer: where the figures come from: versions, data, command.
-        log: training curves, column name to values, where a model has them.
+        footer: last line, on the origin of the figures: version, date, data.
+        log: training log of the last model, column name to values, if there is one.
         missing: lines on models that have no scores.
     """
     write_page(path, "comparison.html", **_context(study, title, footer, log, missing))
@@ -88,7 +89,7 @@ def _context(
         "spreads": _spreads(study, automatic),
         "sheet": _sheet(study),
         "chosen_prompts": str(main),
-        "chosen": [_row(study, trial.name, main) for trial in _spread_out(study.of(last, main), CHOSEN)],
+        "chosen": [_row(study, trial.name, main) for trial in spread_out(study.of(last, main), CHOSEN)],
         "worst": [_row(study, trial.name, main) for trial in worst],
         "worst_text": _worst_text(study, main, pair),
         "traits": _traits_table(study, main),
@@ -120,12 +121,12 @@ def _headline(study: Study, kind: PromptKind, change: Difference | None) -> str:
         mean = np.nanmean(_ious(study, study.models[0], kind))
         return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."
     first, second = escape(change.first), escape(change.second)
-    told = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
+    interval = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
     if not change.is_real:
-        return f"<b>{second}</b> and <b>{first}</b> do not differ beyond chance: {change.mean:+.3f} IoU {told}."
+        return f"<b>{second}</b> and <b>{first}</b> do not differ beyond chance: {change.mean:+.3f} IoU {interval}."
     word = "better" if change.mean > 0 else "worse"
     return (
-        f"<b>{second}</b> is {word} than <b>{first}</b> by {abs(change.mean):.3f} IoU {told}: "
+        f"<b>{second}</b> is {word} than <b>{first}</b> by {abs(change.mean):.3f} IoU {interval}: "
         f"higher on {change.better} pictures, lower on {change.worse}."
     )
 
@@ -195,13 +196,6 @@ def _spreads(study: Study, kinds: Sequence[PromptKind]) -> list[str]:
     return [charts.histograms({LABELS[m]: {name: own[LABELS[m]] for name, own in series.items()} for m in METRICS})]
 
 
-def _spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Some trials, evenly over the order of their scores, the best first."""
-    ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
-    return [ordered[i] for i in places]
-
-
 def _sheet(study: Study) -> list[dict[str, str]]:
     places = np.unique(np.linspace(0, len(study.pictures) - 1, min(SHEET, len(study.pictures))).round().astype(int))
     shown = []
@@ -214,7 +208,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """One picture, its reference, and what every model made of it."""
+    """A row of thumbnails: a picture, its reference, and the difference of every model's result."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -230,12 +224,12 @@ def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
 def _worst_text(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> str:
     first = study.models[0]
     before = {trial.name for trial in failures(study.of(first, kind))}
-    told = f"{first} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
+    text = f"{first} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
     if pair and before:
         after = {trial.name for trial in failures(study.of(pair[1], kind))}
-        told += f"; {pair[1]} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
-        told += f" and adds {len(after - before)}" if after - before else " and adds none"
-    return told + ". Below are its worst."
+        text += f"; {pair[1]} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
+        text += f" and adds {len(after - before)}" if after - before else " and adds none"
+    return text + ". Below are its worst."
 
 
 def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
@@ -243,7 +237,7 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Means of what pictures are like, of the failures and of the others; the worst quarter where nothing failed."""
+    """Means of the measures of difficulty, of failures (the worst quarter where fewer than two failed) and others."""
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
         return None
@@ -254,14 +248,14 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
     rows = []
     for label, values in _traits(study).items():
         correlation = rank_correlation(values, ious)
-        cells = [f"{mean_of_known(values[failed]):.2f}", f"{mean_of_known(values[~failed]):.2f}", f"{correlation:+.2f}"]
+        cells = [f"{nan_mean(values[failed]):.2f}", f"{nan_mean(values[~failed]):.2f}", f"{correlation:+.2f}"]
         rows.append({"name": label, "cells": cells})
     columns = [f"{name} ({failed.sum()})", f"the others ({(~failed).sum()})", "rank correlation with IoU"]
     return {"columns": columns, "rows": rows}
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Mean IoU by share of water, and by how large its largest part is in the picture."""
+    """Charts of the mean IoU by share of water, and by the share of the picture in its largest water body."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []
@@ -278,14 +272,14 @@ def _groups(study: Study, kind: PromptKind) -> list[str]:
 
 
 def _calibration_text(study: Study, kind: PromptKind) -> str:
-    told = []
+    parts = []
     for model in study.models:
         own = [trial.histogram for trial in study.of(model, kind)]
-        told.append(
+        parts.append(
             f"{model}: expected calibration error {calibration_error(np.sum(own, axis=0)):.3f}, "
             f"{cross_fitted_error(own):.3f} once recalibrated on other pictures"
         )
-    return "; ".join(told) + ". On the diagonal, of the pixels given 70 per cent 70 in 100 are flooded."
+    return "; ".join(parts) + ". On the diagonal, of the pixels given 70 per cent 70 in 100 are flooded."
 
 
 def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
@@ -301,7 +295,7 @@ def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
     })  # fmt: skip
     panels = []
     for kind in kinds:
-        panel = [_prompted_row(study, trial) for trial in _spread_out(study.of(study.models[-1], kind), 3)]
+        panel = [_prompted_row(study, trial) for trial in spread_out(study.of(study.models[-1], kind), 3)]
         what = "a box around all flood" if kind.source == "box" else f"{kind.count} point{'s' * (kind.count > 1)}"
         text = (
             f"{study.models[-1]} with {what}. Then the difference: grey found, red false, green missed; "
@@ -321,11 +315,3 @@ def _prompted_row(study: Study, trial: Trial) -> list[dict[str, str]]:
         {"image": jpeg(overlay, THUMBNAIL_SIDE), "caption": f"expects {expected_iou(trial.preview):.2f}"},
         {"image": jpeg(with_difference(picture, trial), THUMBNAIL_SIDE), "caption": f"IoU {trial.scores.iou:.2f}"},
     ]
-
-
-def expected_iou(codes: Codes) -> float:
-    """IoU that probabilities promise if they are right: expected hits over the expected union; 1 where none is said."""
-    probability = codes[codes < FIRST_REASON] / 100
-    flood = probability >= THRESHOLD / 100
-    union = flood.sum() + probability[~flood].sum()
-    return float(probability[flood].sum() / union) if flood.any() else 1.0

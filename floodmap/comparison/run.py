@@ -1,4 +1,4 @@
-"""Models and kinds of prompt compared on labelled pictures: a folder in, tables and a page out."""
+"""Comparison of models and kinds of prompt on a folder of labelled pictures; writes HTML, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from floodmap._runtime.extras import require
 from floodmap.comparison.oracle import PromptKind
 from floodmap.comparison.statistics import summary, table, write_tables
-from floodmap.comparison.study import Study, Trial, run_study, swapped_in
+from floodmap.comparison.study import Study, Trial, find_swapped_masks, run_study
 from floodmap.errors import DownloadError, LabelError, ModelError, OutputError, PromptError, writing
 from floodmap.masks.audit import Audit, Finding, audit
 from floodmap.masks.labels import Labelled, find_labels
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESULTS = ("report.html", "scores.csv", "summary.json")
-"""What a comparison writes."""
+"""Names of the files that a comparison writes."""
 
 Split = Literal["all", "train", "val", "test"]
 
@@ -42,9 +42,9 @@ class Comparison:
     study: Study
     """All trials."""
     findings: tuple[Finding, ...]
-    """What is wrong with the labels."""
+    """Problems found in the labels."""
     seed: int
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     out: Path
     """Folder of `report.html`, `scores.csv` and `summary.json`."""
     missing: tuple[str, ...] = ()
@@ -52,34 +52,34 @@ class Comparison:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds: means with 95 % intervals, differences of models, failures, findings."""
+        """Content of summary.json: means with 95 % intervals, differences of models, failures, findings."""
         return summary(self.study, self.seed, self.findings, self.missing)
 
     @property
     def page_path(self) -> Path:
-        """The HTML page."""
+        """Path of the HTML report."""
         return self.out / "report.html"
 
     def table(self) -> str:
-        """Mean scores as lines of text; those with prompts from the reference (oracle) apart."""
+        """Mean scores as lines of text; those with prompts from the reference (oracle) listed separately."""
         return "\n".join([*self.missing, table(self.study)])
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A model that is compared."""
+    """A model to compare."""
 
     segmenter: Segmenter
     """The model, loaded."""
     file: Path | None = None
-    """Its weights, beside which a training log may lie."""
+    """File of its weights; a training log may lie beside it."""
 
 
 def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:
-    """Weights of models by name or file, and a line for each that cannot be fetched: no network is no reason to stop.
+    """Find weights of models by name or file; returns them, and a line for each that cannot be fetched.
 
     Raises:
-        ModelError: a name is unknown, a file damaged, or none can be fetched.
+        ModelError: a name is unknown, a file is damaged, or no model can be fetched.
     """
     from floodmap.models.registry import resolve
 
@@ -115,17 +115,17 @@ def compare_models(
         models: of different names.
         prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
         out: folder for the results; made if it is not there.
-        missing: lines on models that could not be fetched, to be said in the results.
-        split: which part of the data, where it says so itself.
+        missing: lines on models that could not be fetched, for the results.
+        split: which part of the data, where the data has train, val or test.
         flood_value, ignore_values: what is flood, and what is neither, in the masks; see `FloodRule.parse`.
-        seed: of the bootstrap.
-        overwrite: replace what is there.
+        seed: seed of the bootstrap.
+        overwrite: replace existing results.
         report: called after every trial.
 
     Raises:
         LabelError: no picture can be used, or two models have one name.
         PromptError: a kind of prompt is unknown, or named twice.
-        OutputError: results are there already, or cannot be written.
+        OutputError: results exist already, or cannot be written.
     """
     from floodmap.comparison.report import write_html
 
@@ -142,7 +142,7 @@ def compare_models(
     study = run_study(
         _chosen(data, audited, split), segmenters, kinds, rule=audited.rule, clock=time.monotonic, report=report
     )
-    swapped = swapped_in(study)
+    swapped = find_swapped_masks(study)
     for finding in swapped:
         log.warning("%s", finding)
     findings = (*audited.findings, *swapped)
@@ -157,12 +157,11 @@ def compare_models(
 
 
 def refuse_comparison(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where results are there or cannot be written, before anything is computed.
-
-    Scoring takes its time.
+    """Check that results can be written, before anything is computed: scoring takes long.
 
     Raises:
-        MissingPackageError: what draws the charts is not installed.
+        OutputError: results exist already, or the folder cannot be written.
+        MissingPackageError: matplotlib, which draws the charts, is not installed.
     """
     require("matplotlib", "comparing models")
     there = [name for name in RESULTS if (out / name).exists()]
@@ -174,6 +173,7 @@ def refuse_comparison(out: Path, *, overwrite: bool) -> None:
 
 
 def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
+    """The usable pictures of a split; raises LabelError where there are none."""
     chosen = [one for one in audited.usable if split in ("all", one.split)]
     if not chosen:
         first = f"; the first finding: {audited.findings[0].text}" if audited.findings else ""
@@ -182,6 +182,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
 
 
 def _footer(data: Path, n_findings: int) -> str:
+    """Last line of the report: version, date, data."""
     made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
     wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
     return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

@@ -1,4 +1,4 @@
-"""What a study says: scores of every model and kind of prompt with intervals, and whether differences are real."""
+"""Statistics of a study: mean scores with 95 % intervals, paired tests between models, tables as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -21,51 +21,53 @@ from floodmap.comparison.study import Study, Trial
 from floodmap.evaluation.scores import COUNTS, RATIOS, Ratio, number
 from floodmap.evaluation.summary import RESAMPLES, Evaluation
 from floodmap.masks.audit import Finding
+from floodmap.masks.rules import Codes
 from floodmap.models.calibration import calibration_error, cross_fitted_error
+from floodmap.strips.codes import FIRST_REASON, THRESHOLD
 
 FAILURE_IOU = 0.4
-"""A picture scored below this is a failure, as in the study that floodmap reproduces."""
+"""A picture with an IoU below this is a failure, as in the study that floodmap reproduces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One model against another, prompted alike, picture by picture."""
+    """Paired difference of two models with the same kind of prompt, over pictures."""
 
     first: str
     second: str
     prompts: str
     metric: Ratio
     mean: float
-    """Second minus first."""
+    """Mean over pictures of the second model's score minus the first's."""
     low: float
     high: float
-    """95 % interval: percentile bootstrap over pictures."""
+    """Ends of the 95 % interval of the mean: percentile bootstrap over pictures."""
     p_value: float
-    """Wilcoxon's signed-rank test (1945), two-sided; 1 where no picture differs."""
+    """Of Wilcoxon's signed-rank test (1945), two-sided; 1 where no picture differs."""
     better: int
     worse: int
-    """Pictures on which the second scores higher, and lower."""
+    """Numbers of pictures on which the second model scores higher (`better`) and lower (`worse`)."""
 
     @property
     def is_real(self) -> bool:
-        """Whether interval and test both say that the difference is more than chance."""
+        """Whether the difference is significant: p below 0.05, and an interval without 0."""
         return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
 def evaluation_of(study: Study, model: str, kind: PromptKind, seed: int = 0) -> Evaluation:
-    """Scores of one model and kind of prompt, with their mean, pool and intervals."""
+    """Evaluation of one model with one kind of prompt: scores, mean, pool and intervals."""
     return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=seed)
 
 
 def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[Difference]:
-    """Every pair of models under every kind of prompt."""
+    """Paired differences of every two models, for every kind of prompt."""
     for kind in study.kinds:
         for first, second in combinations(study.models, 2):
             yield difference(study, first, second, kind, metric, seed)
 
 
 def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
-    """How one model's scores differ from another's."""
+    """Paired difference of two models in a metric, over the pictures that both have a score for."""
     one, other = (np.array([getattr(t.scores, metric) for t in study.of(m, kind)]) for m in (first, second))
     change = (other - one)[np.isfinite(other - one)]
     if not len(change):
@@ -80,23 +82,30 @@ def difference(study: Study, first: str, second: str, kind: PromptKind, metric: 
 
 
 def failures(trials: list[Trial]) -> list[Trial]:
-    """Those below `FAILURE_IOU`, the worst first."""
+    """Trials with an IoU below `FAILURE_IOU`, the worst first."""
     return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
+
+
+def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """At most `count` trials, evenly spaced in the order of their IoU, the best first."""
+    ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    return [ordered[i] for i in places]
 
 
 def summary(
     study: Study, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The study as JSON types: a block a model and kind of prompt, differences of models, what is wrong with labels."""
+    """The study as JSON types: results of each model and kind of prompt, differences of models, findings on labels."""
     blocks = []
     for model in study.models:
         for kind in study.kinds:
             trials = study.of(model, kind)
-            told = evaluation_of(study, model, kind, seed).to_json()
+            scored = evaluation_of(study, model, kind, seed).to_json()
             histograms = [trial.histogram for trial in trials]
             blocks.append({
                 "model": model, "prompts": str(kind), "oracle": kind.is_oracle, "pictures": len(trials),
-                "mean": told["mean"], "pooled": told["pooled"],
+                "mean": scored["mean"], "pooled": scored["pooled"],
                 "failures": [t.name for t in failures(trials)],
                 "calibration_error": number(calibration_error(np.sum(histograms, axis=0))),
                 "calibration_error_cross_fitted": number(cross_fitted_error(histograms, seed=seed)),
@@ -112,14 +121,15 @@ def summary(
 
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with None for NaN."""
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def write_tables(
     study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> tuple[Path, Path]:
-    """Write `scores.csv`, a row a picture, model and kind of prompt, and `summary.json`, each whole or not at all."""
-    scores, told = folder / "scores.csv", folder / "summary.json"
+    """Write `scores.csv` (a row for each picture, model and kind of prompt) and `summary.json`, each atomically."""
+    scores, summary_path = folder / "scores.csv", folder / "summary.json"
     columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
     lines = StringIO(newline="")
     writer = csv.writer(lines)
@@ -129,12 +139,12 @@ def write_tables(
         values = [getattr(trial.scores, name) for name in columns[4:-1]]
         writer.writerow([*about, *values, round(trial.seconds, 3)])
     write_whole(scores, lines.getvalue())
-    write_whole(told, json.dumps(summary(study, seed, findings, missing), indent=1, ensure_ascii=False) + "\n")
-    return scores, told
+    write_whole(summary_path, json.dumps(summary(study, seed, findings, missing), indent=1, ensure_ascii=False) + "\n")
+    return scores, summary_path
 
 
 def table(study: Study) -> str:
-    """Mean scores as text, automatic prompts first, oracle ones apart."""
+    """Mean scores as text: automatic prompts first, then oracle ones."""
     lines = [
         *study.seen(),
         f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}",
@@ -157,17 +167,25 @@ def table(study: Study) -> str:
     return "\n".join(lines)
 
 
-def mean_of_known(values: NDArray[np.float64]) -> float:
-    """Mean of what is known; NaN where nothing is, as of the others where every picture failed."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def nan_mean(values: NDArray[np.float64]) -> float:
+    """Mean of the finite values; NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's, of the pairs that are known; NaN where there is nothing to correlate."""
+    """Spearman's rank correlation of the finite pairs; NaN for fewer than three pairs or a constant side."""
     from scipy.stats import spearmanr
 
-    known = np.isfinite(one) & np.isfinite(other)
-    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+    finite = np.isfinite(one) & np.isfinite(other)
+    if finite.sum() < 3 or np.ptp(one[finite]) == 0 or np.ptp(other[finite]) == 0:
         return float("nan")
-    return float(spearmanr(one[known], other[known]).statistic)
+    return float(spearmanr(one[finite], other[finite]).statistic)
+
+
+def expected_iou(codes: Codes) -> float:
+    """IoU to expect if probabilities are calibrated: expected intersection over expected union; 1 without flood."""
+    probability = codes[codes < FIRST_REASON] / 100
+    flood = probability >= THRESHOLD / 100
+    union = flood.sum() + probability[~flood].sum()
+    return float(probability[flood].sum() / union) if flood.any() else 1.0

@@ -1,4 +1,4 @@
-"""Models compared on labelled pictures: every model, with every kind of prompt, on every picture."""
+"""Runs every model with every kind of prompt on every labelled picture, and keeps the scores of each trial."""
 
 from __future__ import annotations
 
@@ -30,52 +30,52 @@ from floodmap.models.training_record import Role, seen_before
 from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 PREVIEW_SIDE = 480
-"""Longest side of what is kept of a picture to be looked at, in pixels."""
+"""Longest side of the shrunken pictures and results that are kept for the report, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trial:
-    """One model, prompted one way, on one picture."""
+    """Result of one model with one kind of prompt on one picture."""
 
     name: str
-    """Of the picture."""
+    """Name of the picture."""
     model: str
     prompts: PromptKind
     given: Prompts
-    """The points and boxes, in pixels of the picture; empty for automatic prompts."""
+    """Points and boxes that were given, in pixels of the picture; empty for automatic prompts."""
     scores: Scores
     histogram: NDArray[np.int64]
-    """(101, 2): scored pixels by probability in per cent, dry and flooded in the reference."""
+    """int64 (101, 2): scored pixels by predicted probability in per cent, and by reference (dry, flooded)."""
     preview: Codes
-    """What the model made of the picture, shrunk to at most `PREVIEW_SIDE`, as in `floodmap.strips.codes`."""
+    """The result, shrunk to at most `PREVIEW_SIDE` a side: codes of `floodmap.strips.codes`."""
     seconds: float
-    """What it took."""
+    """Wall-clock time of the trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
-    """What a labelled picture shows, for people to look at and failures to be explained with."""
+    """A labelled picture shrunk for the report, with its measures of difficulty."""
 
     name: str
     rgb: NDArray[np.uint8]
-    """(3, h, w), shrunk to at most `PREVIEW_SIDE`."""
+    """uint8 (3, h, w), shrunk to at most `PREVIEW_SIDE` a side."""
     reference: Codes
-    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED."""
+    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED, shrunk alike."""
     shape_hw: tuple[int, int]
-    """The picture's own size."""
+    """Height and width of the picture in full, in pixels."""
     traits: Difficulty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Study:
-    """All pictures and all trials."""
+    """All pictures and all trials of a comparison."""
 
     pictures: tuple[Picture, ...]
     trials: tuple[Trial, ...]
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    """Which pictures a model was trained or validated on, by its name and the picture's."""
+    """Role of a picture in a model's training (train, val), by name of the model and of the picture."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """The trials of one model and one kind of prompt, in the order of the pictures."""
@@ -107,13 +107,13 @@ def run_study(
         models: loaded, of different names.
         kinds: how each is prompted.
         rule: what is flood in the masks.
-        clock: seconds; `time.monotonic`.
+        clock: returns seconds, such as `time.monotonic`.
         report: called after every trial.
 
     Raises:
-        ModelError: a model works on none of its first windows, which are of the first pictures.
+        ModelError: a model failed on all of its first windows.
     """
-    found: list[Trial] = []
+    finished: list[Trial] = []
     pictures = []
     proofs = [Proof() for _ in models]
     for one in labelled:
@@ -122,11 +122,11 @@ def run_study(
             pictures.append(look_at(one.name, scene, reference))
             for trial in trials(one, scene, models, kinds, proofs, reference=reference, grid=grid, clock=clock):
                 report(trial)
-                found.append(trial)
+                finished.append(trial)
     for proof in proofs:
         proof.end()
     return Study(
-        pictures=tuple(pictures), trials=tuple(found), models=tuple(m.name for m in models), kinds=tuple(kinds),
+        pictures=tuple(pictures), trials=tuple(finished), models=tuple(m.name for m in models), kinds=tuple(kinds),
         roles=_roles(labelled, models),
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def _roles(labelled: Sequence[Labelled], models: Sequence[Segmenter]) -> dict[tu
 
 
 def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
-    """A picture shrunk, with its reference."""
+    """Shrink a picture and its reference, and measure its difficulty."""
     rgb = scene.preview(PREVIEW_SIDE).rgb
     small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))
     return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_difficulty(rgb, small))
@@ -159,7 +159,7 @@ def trials(
     grid: GeoGrid,
     clock: Callable[[], float],
 ) -> Iterator[Trial]:
-    """Every model with every kind of prompt on one picture."""
+    """Run every model with every kind of prompt on one picture; yields their results."""
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
         windows = Grid(height=scene.height, width=scene.width, multiple=model.multiple)
@@ -176,7 +176,7 @@ def trials(
 def _segment(
     scene: Scene, windows: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
 ) -> tuple[Codes, Prompts]:
-    """Codes of the picture, and what was prompted."""
+    """Segment a picture with one kind of prompt; returns its codes (height, width) and the prompts given."""
     model = with_infrared(model, scene)
 
     def run(prompter: Prompter) -> Codes:
@@ -197,7 +197,7 @@ def _segment(
 
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:
-    """Where codes of `floodmap.strips.codes` say flood."""
+    """Whether codes of `floodmap.strips.codes` are flood, at the default threshold."""
     return (codes >= THRESHOLD) & (codes < FIRST_REASON)
 
 
@@ -219,13 +219,17 @@ def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Sco
 
 
 def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
+    """Scored pixels by predicted probability in per cent and by reference (dry, flooded), (101, 2)."""
     scored = (codes < FIRST_REASON) & (reference != UNOBSERVED)
     both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
     return np.bincount(both, minlength=202).reshape(101, 2)
 
 
-def swapped_in(study: Study) -> list[Finding]:
-    """What the best of a study's trials without help from the reference say; nothing where there are none."""
+def find_swapped_masks(study: Study) -> list[Finding]:
+    """Find masks that were swapped between pictures, by the best model and kind of prompt that is not oracle.
+
+    Empty where all prompts are oracle, or there are no pictures.
+    """
     kinds = [kind for kind in study.kinds if not kind.is_oracle]
     if not kinds or not study.pictures:
         return []

@@ -1,1 +1,1 @@
-"""How well a flood map agrees with a reference."""
+"""Evaluation of a flood map against a reference: counts, scores, means with intervals, error polygons."""

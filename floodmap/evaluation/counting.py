@@ -1,4 +1,4 @@
-"""Two masks on one grid, counted window by window: memory does not grow with the scene."""
+"""Confusion, area and boundary counts of two masks on one grid, window by window in constant memory."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Bools = NDArray[np.bool_]
 _BLOCK = 2048
 """Side of the windows, in pixels."""
 _CELL = 64
-"""Side of the cells whose pixels count as equally large, in pixels."""
+"""Side of the cells in which all pixels are taken as equally large, in pixels."""
 _WIDEST = 2000
 """Largest tolerance in pixels: the margin that is read around each window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Confusion):
-    """What adds up over the windows of a scene."""
+    """Counts and areas that add up over the windows of a scene."""
 
     predicted_m2: float = 0.0
-    """Predicted flood; 0 where the grid is not placed on the Earth."""
+    """Predicted flood on ground that both observed; 0 where the grid is not placed on the Earth."""
     reference_m2: float = 0.0
-    """The reference's flood."""
+    """The reference's flood on the same ground; likewise."""
     prediction_observed: int = 0
     """Pixels the prediction observed."""
     reference_observed: int = 0
     """Pixels the reference observed."""
 
     def __add__(self, other: Counts) -> Counts:
-        """Those of both."""
+        """The sums, field by field."""
         return Counts(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def spacing(grid: GeoGrid) -> tuple[float, float]:
-    """Metres between rows and between columns at the frame's centre; 1, 1 (pixels) where it is not on the Earth."""
+    """Metres between rows and between columns at the grid's centre; 1, 1 (pixels) where it is not on the Earth."""
     if not grid.is_on_earth:
         return 1.0, 1.0
     if grid.steps_m is None:
@@ -53,13 +53,13 @@ def spacing(grid: GeoGrid) -> tuple[float, float]:
 
 
 def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: float, block: int = _BLOCK) -> Counts:
-    """Count a prediction against a reference, exactly as if both were held whole.
+    """Count the agreement of a prediction with a reference; the same result as with both masks whole in memory.
 
     Args:
-        prediction: reads codes of the frame's windows.
+        prediction: reads the codes of a window of the grid.
         reference: likewise.
         grid: the pixels to compare.
-        tolerance: distance in metres (pixels where the grid is not on the Earth) at which boundaries agree.
+        tolerance: largest distance at which boundaries match, in metres (pixels where the grid is not on the Earth).
         block: side of the windows, in pixels.
 
     Raises:
@@ -88,6 +88,7 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
 
 
 def _pixels(predicted: Codes, referenced: Codes) -> Counts:
+    """Confusion counts."""
     seen_p, seen_r = predicted != UNOBSERVED, referenced != UNOBSERVED
     seen = seen_p & seen_r
     flood_p, flood_r = seen & (predicted == FLOOD), seen & (referenced == FLOOD)
@@ -104,6 +105,7 @@ def _pixels(predicted: Codes, referenced: Codes) -> Counts:
 
 
 def _areas(predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> Counts:
+    """Flooded areas in square metres, cell by cell."""
     if not grid.is_on_earth:
         return Counts()
     rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
@@ -128,6 +130,7 @@ def _boundaries(
     steps: tuple[float, float],
     tolerance: float,
 ) -> Counts:
+    """Boundary pixels in the inner window, and how many of them match."""
     seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
     ours, theirs = boundary(seen & (predicted == FLOOD), seen), boundary(seen & (referenced == FLOOD), seen)
     return Counts(
@@ -141,7 +144,7 @@ def _boundaries(
 def boundary(flood: Bools, seen: Bools) -> Bools:
     """Flooded pixels with a dry pixel left, right, above or below.
 
-    Where flood meets unobserved ground or the edge of the scene nobody knows of a boundary, so there is none.
+    Where flood meets unobserved ground or the edge of the scene, its boundary is not known: there is none.
 
     Args:
         flood: bool (height, width), flooded and observed.
@@ -157,17 +160,17 @@ def boundary(flood: Bools, seen: Bools) -> Bools:
 
 
 def _near(of: Bools, to: Bools, inner: tuple[slice, slice], steps: tuple[float, float], tolerance: float) -> int:
-    """Number of pixels of one boundary, in the inner window, within the tolerance of the other."""
+    """Number of pixels of boundary `of`, in the inner window, within the tolerance of boundary `to`."""
     here = np.zeros_like(of)
     here[inner] = of[inner]
-    # Pixels on both boundaries need no search. A tree costs by the length of the outlines, where a distance transform
-    # would cost by the area.
+    # Pixels on both boundaries need no search. The cost of a k-d tree grows with the length of the outlines, that of a
+    # distance transform with the area.
     matched = int(np.count_nonzero(here & to))
     here &= ~to
     if tolerance == 0 or not here.any() or not to.any():
         return matched
     tree = cKDTree(np.argwhere(to) * steps)
-    # Its bound is exclusive, and 3 pixels of 0.1 m are 0.30000000000000004 m away.
+    # The bound of the query is exclusive, and 3 pixels of 0.1 m are 0.30000000000000004 m.
     reach = tolerance * (1 + 1e-6)
     distances, _ = tree.query(np.argwhere(here) * steps, distance_upper_bound=reach)
     return matched + int(np.count_nonzero(np.isfinite(distances)))

@@ -1,4 +1,4 @@
-"""Where a prediction and its reference disagree, as polygons to look at."""
+"""Polygons of false positives and false negatives, as a styled GeoPackage layer."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ LAYER = "errors"
 
 _PARTIAL = "0.gpkg"
 _STRIP = 512
-"""Rows read at a time."""
+"""Rows that are read at a time."""
 _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
-"""Kind of a disagreement: what the prediction says, what the reference says."""
+"""Kind of a disagreement: code of the prediction, code of the reference."""
 
 
 def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene: str) -> GeoDataFrame:
-    """Outline the pixels that are flooded on one side alone; only the polygons are held.
+    """Outline the pixels that are flooded on one side alone, strip by strip.
 
     Args:
-        prediction: reads codes of the frame's windows.
+        prediction: reads the codes of a window of the grid.
         reference: likewise.
         grid: the pixels to compare.
         scene: its name, for the column `scene`.
 
     Returns:
-        A polygon a row, in the frame's CRS (pixels where there is none): kind (false_positive, false_negative),
+        One row for each polygon, in the grid's CRS (pixels where there is none): kind (false_positive, false_negative),
         scene, area_m2 (geodesic; null without a CRS).
     """
     import geopandas
@@ -60,14 +60,14 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
 
 
 def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: datetime, overwrite: bool) -> None:
-    """Write the disagreements of all scenes as one styled layer of a GeoPackage: too much red, too little green.
+    """Write the disagreements of all scenes as one styled GeoPackage layer: false positives red, false negatives green.
 
     It is in the scenes' CRS where they share one, else in EPSG:4326.
 
     Args:
-        layers: of each scene.
+        layers: the result of `disagreement` for each scene.
         path: the file, `.gpkg`.
-        date: stands in the file for the time of writing, so that equal input gives equal bytes.
+        date: written in place of the time of writing, so that equal input gives equal bytes.
         overwrite: replace the file where it exists.
 
     Raises:
@@ -84,13 +84,13 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
         raise EvaluationError(f"{path} cannot hold scenes with a CRS and scenes without; evaluate them separately")
     if any(system != systems[0] for system in systems):
         layers = [layer.to_crs("EPSG:4326") for layer in layers]
-    # An empty part would turn the types of the columns to those of nothing.
+    # Concatenating an empty table would change the types of the columns.
     filled = [layer for layer in layers if len(layer)] or list(layers[:1])
     every = geopandas.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=layers[0].crs)
     try:
         with tempfile.TemporaryDirectory(prefix=".errors-", dir=path.parent) as folder:
             with vector_files.quiet_gdal(date), writable(Path(folder)) as plain:
-                # Newer versions make QGIS 3.22 warn.
+                # QGIS 3.22 warns of newer versions of GeoPackage.
                 pyogrio.write_dataframe(
                     every, plain / _PARTIAL, driver="GPKG", layer=LAYER, geometry_type="Polygon",
                     dataset_options={"VERSION": "1.2"},
@@ -103,7 +103,7 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuse a file that cannot be written, before the work is done.
+    """Check that the file can be written, before the work is done.
 
     Raises:
         OutputError: it is not called .gpkg, its folder is missing, or it exists and `overwrite` is not set.
@@ -117,6 +117,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """First row and codes of each strip: 100 where there is a disagreement of this kind, else 0."""
     predicted, referenced = _KINDS[kind]
     for row in range(0, grid.height, _STRIP):
         strip = Window(row, 0, min(_STRIP, grid.height - row), grid.width)

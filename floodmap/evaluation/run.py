@@ -1,4 +1,4 @@
-"""How well predicted flood agrees with a reference: files or folders in, scores out."""
+"""`evaluate()`: scores predicted flood against a reference, from files, folders or tables of polygons."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 _log = logging.getLogger(__name__)
 
 Values: TypeAlias = float | str | Iterable[float] | None
-"""What is flood, as `FloodRule.parse` takes it."""
+"""Values that are flood, as `FloodRule.parse` takes them."""
 _CACHE_BYTES = 128 * 2**20
 """GDAL's block cache; its default is a share of the machine's memory."""
 
@@ -59,7 +59,7 @@ def evaluate(
 ) -> Evaluation:
     """Score predicted flood against a reference, over the ground that both observed.
 
-    Either side is a raster of one band or a polygon file, in any CRS and on any grid, or a folder of them; folders are
+    Either side is a raster of one band or a polygon file, in any CRS and on any grid, or a folder of them. Folders are
     paired by name (`x_mask.tif` with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg` ...). Pixels are those of the
     prediction where it is a raster, else those of the reference; the other side is brought onto them by nearest
     neighbour. Nodata, masked and transparent pixels, 255 beside 0 and 1, ground outside a raster and a layer
@@ -74,8 +74,8 @@ def evaluate(
         reference_value: the same for the reference.
         threshold: the prediction is a raster of probabilities, flooded from this share (0.01 to 1) up; of a folder
             `x_probability.tif` is then taken. Where one holds per cent the threshold is scaled, and a warning says so.
-        ignore_values: values of rasters that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly
-            anybody means as dry: below 0, 255 in uint8, 1e20. "none": nodata alone. What has a meaning in the
+        ignore_values: values of rasters that are unobserved (9, "0,9", (0, 9)), beside nodata and values that rarely
+            mean dry: below 0, 255 in uint8, 1e20. "none": nodata alone. What has a meaning in the
             prediction keeps it there: 0, what is flood, and 0 to 100 where there is a threshold.
         tolerance_m: distance in metres within which boundaries agree, in pixels where there is no CRS.
             None: three pixels of the scene.
@@ -113,9 +113,9 @@ def _evaluate_files(
     overwrite: bool,
     seed: int,
 ) -> Evaluation:
-    """As `evaluate`, of files and folders."""
+    """As `evaluate`, for files and folders."""
     rules = (
-        _of_prediction(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
+        _prediction_rule(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
         FloodRule.parse(reference_value, ignore=ignore_values),
     )
     if resolution_m is not None and not 0 < resolution_m < np.inf:
@@ -132,8 +132,10 @@ def _evaluate_files(
             _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),
         )
         wrong: list[GeoDataFrame] = []
-        keep = None if errors is None else wrong.append
-        score = partial(_score, rules=settled, tolerance_m=tolerance_m, resolution_m=resolution_m or 1.0, keep=keep)
+        keep_errors = None if errors is None else wrong.append
+        score = partial(
+            _score, rules=settled, tolerance_m=tolerance_m, resolution_m=resolution_m or 1.0, keep_errors=keep_errors
+        )
         scenes, refused = _score_all(pairs, score)
         _warn_of_absent(scenes, rules)
         if errors is not None:
@@ -152,18 +154,21 @@ def _evaluate_files(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
-    """What is flood in the files of one side."""
+    """Which values are flood in the files of one side, for rasters and for polygons."""
 
     raster: FloodRule
     polygons: FloodRule
 
     def on(self, mask: RasterMask | PolygonMask, grid: GeoGrid) -> Reader:
+        """A reader of the mask's codes on a grid."""
         return mask.on(grid, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
-def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """A prediction's rule with what is ignored but for what has a meaning there: 0 is dry, whatever a reference has."""
+def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
+    """Add the ignored values to a prediction's rule, without those that have a meaning there.
 
+    These are 0, which is dry, and the flood values; with a threshold, 0 to 100.
+    """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
         value
@@ -174,6 +179,7 @@ def _of_prediction(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
 
 
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
+    """Rules of one side, where the flood values of rasters are found from the files unless the user gave them."""
     rasters = [path for path in paths if not _holds_polygons(path)]
     return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
 
@@ -188,7 +194,7 @@ def _open(path: Path) -> RasterMask | PolygonMask:
 
 
 def _score_all(pairs: Pairs, score: Callable[[Pair], Scores]) -> tuple[list[Scores], list[str]]:
-    """Score every pair; one bad file does not cost the others their scores, but it is named."""
+    """Score every pair; returns the scores, and a line for each pair that failed. Raises where all of them fail."""
     scenes, refused = [], []
     for pair in pairs.pairs:
         try:
@@ -208,8 +214,9 @@ def _score(
     rules: tuple[_Rules, _Rules],
     tolerance_m: float | None,
     resolution_m: float,
-    keep: Callable[[GeoDataFrame], None] | None,
+    keep_errors: Callable[[GeoDataFrame], None] | None,
 ) -> Scores:
+    """Score one pair on the prediction's grid, else the reference's, else one of `resolution_m`."""
     with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
         if isinstance(predicted, RasterMask):
             grid = predicted.grid
@@ -223,8 +230,8 @@ def _score(
         tolerance = 3 * float(np.sqrt(np.prod(spacing(grid)))) if tolerance_m is None else tolerance_m
         counts = compare(*readers, grid, tolerance=tolerance)
         _require_observed(counts, pair)
-        if keep is not None:
-            keep(disagreement(*readers, grid, scene=pair.name))
+        if keep_errors is not None:
+            keep_errors(disagreement(*readers, grid, scene=pair.name))
     return _scores(counts, pair, tolerance, grid.is_on_earth)
 
 
@@ -245,6 +252,7 @@ def _scores(counts: Counts, pair: Pair, tolerance: float, placed: bool) -> Score
 
 
 def _require_observed(counts: Counts, pair: Pair) -> None:
+    """Raise EvaluationError where no pixel is observed on both sides."""
     if not counts.prediction_observed:
         raise EvaluationError(f"{pair.prediction} is unobserved throughout, so there is nothing to score")
     if not counts.reference_observed:
@@ -254,7 +262,7 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
 
 
 def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """A line for each model that was trained or validated on some of the scenes: the JSON beside a result tells."""
+    """A line for each model that was trained or validated on some of the scenes, by the JSON beside each result."""
     roles: dict[str, list[str | None]] = {}
     for pair in pairs:
         model = _model_of(pair.prediction)
@@ -267,7 +275,7 @@ def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _model_of(prediction: Path) -> dict[str, Any]:
-    """What floodmap's own JSON beside a result says of the model; nothing where there is none."""
+    """The entry `model` of floodmap's JSON report beside a result; empty where there is none."""
     for end in ("_mask", "_probability", ""):
         report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
         try:
@@ -280,6 +288,7 @@ def _model_of(prediction: Path) -> dict[str, Any]:
 
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:
+    """Warn of a flood value that the user gave and that occurs in no scene."""
     sides = (
         (rules[0], "prediction", "--flood-value", sum(scene.tp + scene.fp for scene in scenes)),
         (rules[1], "reference", "--reference-value", sum(scene.tp + scene.fn for scene in scenes)),

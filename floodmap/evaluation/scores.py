@@ -1,4 +1,4 @@
-"""Confusion counts of one scene, and every score that derives from them. No I/O."""
+"""Confusion counts of one scene, and the scores derived from them: IoU, Dice, boundary F1, areas. No I/O."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNTS = (
     "reference_boundary",
     "reference_boundary_matched",
 )
-"""What is counted, in the order `ratio` takes it."""
+"""Names of the counts, in the order of the argument of `ratio`."""
 
 
 def _ratio(part: Floats, whole: Floats, otherwise: Floats | float) -> Floats:
@@ -39,8 +39,8 @@ def _ratio(part: Floats, whole: Floats, otherwise: Floats | float) -> Floats:
 
 
 def _boundary_f1(counts: Floats) -> Floats:
-    # The harmonic mean of both matched shares. A mask without any boundary is all flood or all dry: two of
-    # them agree or they do not, and no distance says by how much.
+    # The harmonic mean of the two matched shares. A mask without a boundary is all flood or all dry: two such masks
+    # agree or they do not, and there is no distance to measure.
     wrong = counts[..., 1] + counts[..., 2]
     of_predicted = _ratio(counts[..., 5], counts[..., 4], 0.0)
     of_reference = _ratio(counts[..., 7], counts[..., 6], 0.0)
@@ -75,13 +75,13 @@ def ratio(metric: Ratio, counts: Floats) -> Floats:
 
 
 def number(value: float | None) -> float | None:
-    """The value, and None for NaN: JSON has no NaN, and a score of no pixels is none."""
+    """The value, or None for NaN, which JSON lacks; a score over no pixels is NaN."""
     return None if value is None or value != value else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """Pixels of two masks, counted by what each of them says."""
+    """Pixel counts of two masks: confusion matrix and boundaries."""
 
     tp: int = 0
     """Pixels flooded in both."""
@@ -96,16 +96,16 @@ class Confusion:
     predicted_boundary: int = 0
     """Boundary pixels of the predicted flood: flooded, with a dry pixel left, right, above or below."""
     predicted_boundary_matched: int = 0
-    """Those of them within the tolerance of a boundary pixel of the reference."""
+    """Of these, pixels within the tolerance of a boundary pixel of the reference."""
     reference_boundary: int = 0
     """Boundary pixels of the reference."""
     reference_boundary_matched: int = 0
-    """Those of them within the tolerance of a boundary pixel of the prediction."""
+    """Of these, pixels within the tolerance of a boundary pixel of the prediction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores(Confusion):
-    """How a prediction agrees with a reference, over the ground both of them observed."""
+    """Counts and scores of one scene, over the ground that prediction and reference both observed."""
 
     name: str
     """Name of the scene."""
@@ -114,7 +114,7 @@ class Scores(Confusion):
     reference_ha: float | None = None
     """The reference's flood on the same ground, geodesic hectares; None without a CRS."""
     tolerance: float | None = None
-    """Distance at which two boundaries still agree; None where pooled scenes differ in it."""
+    """Largest distance at which boundaries match; None where pooled scenes differ in it."""
     tolerance_unit: Literal["m", "px"] = "m"
     """Metres, or pixels where there is no CRS."""
     prediction: str = ""
@@ -159,7 +159,7 @@ class Scores(Confusion):
 
     @property
     def accuracy(self) -> float:
-        """Share of the observed pixels that agree, (tp + tn) / observed: flattering where flood is rare."""
+        """Share of the observed pixels that agree, (tp + tn) / observed; high for any map where flood is rare."""
         return float(ratio("accuracy", self.counts))
 
     @property

@@ -1,4 +1,4 @@
-"""Scores of many scenes: their mean, their pool, the intervals of both, and how they are shown."""
+"""Scores of many scenes: mean, pool, bootstrap intervals of both, and their output as table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floodmap.errors import OutputError, writing
 from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
 
 RESAMPLES = 5000
-"""Bootstrap resamples behind an interval: its ends then vary by about 1/100 of its width from seed to seed."""
+"""Number of bootstrap resamples: from seed to seed, the ends of an interval vary by about 1/100 of its width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Evaluation:
     unpaired_references: tuple[str, ...] = ()
     """Reference files with no prediction of their name."""
     refused: tuple[str, ...] = ()
-    """One line for each pair that could not be compared: which, and why. They are in no score."""
+    """One line for each pair that could not be compared, with the reason; these are in no score."""
     seen: tuple[str, ...] = ()
     """A line for each model that was trained or validated on some of the scenes."""
     seed: int = 0
@@ -56,8 +56,8 @@ class Evaluation:
     ) -> tuple[float, float] | None:
         """95 % interval of the mean (or of the pooled score): the percentile bootstrap (Efron 1979) over scenes.
 
-        It says how far the figure would move with other scenes of the same kind; of how good the references are it
-        knows nothing.
+        It covers the choice of scenes: how far the score would move with others of the same kind. Errors in the
+        references are not in it.
 
         Args:
             metric: which score.
@@ -71,7 +71,7 @@ class Evaluation:
         if count < 2 or self.mean(metric) is None:
             return None
         rng = np.random.default_rng(self.seed) if rng is None else rng
-        # Row i says how often resample i drew each scene, which is all that sums and means need.
+        # draws[i, j]: how often resample i drew scene j; sums and means need no more than these counts.
         draws = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
         resampled: Floats
         if pooled and metric != "area_error_ha":
@@ -83,7 +83,7 @@ class Evaluation:
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON types: scenes, mean and pooled (each a value and its interval), and what is missing."""
+        """Everything as JSON types: scenes, mean and pooled scores with intervals, and pairs without scores."""
         summary = {"mean": self._summary(pooled=False), "pooled": self._summary(pooled=True)}
         unpaired = {"predictions": list(self.unpaired_predictions), "references": list(self.unpaired_references)}
         return {
@@ -133,7 +133,7 @@ class Evaluation:
             writer.writerows(rows)
 
     def table(self) -> str:
-        """The scores as lines of text, columns aligned; ends of intervals stand below the figure they belong to."""
+        """The scores as lines of text in aligned columns; intervals stand below their scores."""
         rows = self.rows() if len(self.scenes) > 1 else self.rows()[:1]
         lines = [["scene", *_COLUMNS.values()]]
         for row in rows:

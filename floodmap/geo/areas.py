@@ -1,4 +1,4 @@
-"""Areas and lengths on the ellipsoid: of cells of a grid, and of polygons, in bulk."""
+"""Areas and lengths on the ellipsoid: of the cells of a grid, and of many polygons at a time."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Geometries = NDArray[np.object_]
 Ints = NDArray[np.int64]
 _GEOD = Geod(ellps="WGS84")
 EDGE_M = 1000.0
-"""Longest edge that is measured in one piece, in metres."""
+"""Longest edge that is projected without extra vertices, in metres."""
 EARTH_RADIUS_M = 6_371_000.0
 CHUNK = 2**17
-"""Vertices measured in one go."""
+"""Vertices that are projected at a time."""
 
 
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
@@ -61,6 +61,7 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
 
 
 def _authalic(lat: Floats) -> Floats:
+    """Authalic function q of latitudes in radians (Snyder 1987, equation 3-12)."""
     e = float(np.sqrt(_GEOD.es))
     sin: Floats = np.sin(lat)
     q: Floats = (1 - e**2) * (sin / (1 - (e * sin) ** 2) + np.arctanh(e * sin) / e)
@@ -68,6 +69,7 @@ def _authalic(lat: Floats) -> Floats:
 
 
 def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Longitudes and latitudes in degrees, WGS 84, of coordinates in a CRS."""
     try:
         lon, lat = _to_lonlat(known_crs(crs)).transform(x, y)
     except ProjError as error:
@@ -91,26 +93,27 @@ def measure(
 
     Args:
         geometries: shapely Polygons (n,).
-        crs: what the areas are measured in.
-        place: affine, their coordinates (m, 2) to those of the CRS; None: they are in the CRS.
+        crs: a geographic or projected CRS.
+        place: affine map from the polygons' coordinates (m, 2) to those of the CRS; None: they are in the CRS.
 
     Returns:
-        Square metres and metres, float64 (n,); NaN without a CRS on Earth and where the CRS does not reach.
+        Areas in square metres and perimeters in metres, float64 (n,); NaN without a CRS on Earth, and where the
+        coordinates do not exist in the CRS.
     """
-    nowhere = np.full(len(geometries), np.nan)
+    unknown = np.full(len(geometries), np.nan)
     if not len(geometries) or not is_placed(crs):
-        return nowhere, nowhere.copy()
+        return unknown, unknown.copy()
     known, place = known_crs(crs), place or (lambda xy: xy)
     west, south, east, north = shapely.total_bounds(geometries)
     plane = equal_area(known, *place(np.array([[(west + east) / 2, (south + north) / 2]]))[0])
     if plane is None:
-        return nowhere, nowhere.copy()
+        return unknown, unknown.copy()
     unit = known.axis_info[0].unit_conversion_factor * (EARTH_RADIUS_M if known.is_geographic else 1.0)
     _, vertices, (ring_ends, polygon_ends) = shapely.to_ragged_array(geometries, include_z=False)
     rings = _Rings(plane(place(vertices[ring_ends[:-1]])))
     ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends))
     with np.errstate(invalid="ignore"):
-        # In chunks, for the many arrays that measuring takes; each begins with the last vertex of the one before.
+        # In chunks, since measuring takes many arrays; each chunk begins with the last vertex of the one before.
         for first in range(0, len(vertices) - 1, CHUNK):
             chunk = slice(first, first + CHUNK + 1)
             xy, ring_of_xy = _densified(place(vertices[chunk]), ring[chunk], EDGE_M / unit)
@@ -127,9 +130,9 @@ def measure(
 
 
 def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
-    """Vertices of rings with more between those that lie further apart than this, and the ring of each.
+    """Cut edges longer than `longest`: vertices (m, 2) of the rings, and the ring's number of each vertex.
 
-    `shapely.segmentize` repairs polygons on the way, which takes half a minute for one of a million vertices.
+    `shapely.segmentize` also repairs polygons, which takes half a minute for a polygon of a million vertices.
     """
     step = np.diff(xy, axis=0)
     pieces = np.ceil(np.hypot(step[:, 0], step[:, 1]) / longest)
@@ -146,7 +149,7 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 class _Rings:
     """Signed area and length of closed rings in a plane, added up edge by edge.
 
-    Areas are counted from each ring's first vertex: products of large coordinates would drown small ones.
+    Coordinates are taken relative to the first vertex of each ring: products of large coordinates lose precision.
     """
 
     def __init__(self, first_xy: Floats) -> None:
@@ -154,7 +157,7 @@ class _Rings:
         self.area, self.length = np.zeros((2, len(first_xy)))
 
     def add(self, xy: Floats, ring: Ints) -> None:
-        """Take the edges between these vertices, each of the ring of this number, in ascending order."""
+        """Add the edges between consecutive vertices of a ring; `ring` holds each vertex's ring, ascending."""
         low, n_rings = ring[0], ring[-1] - ring[0] + 1
         inside = ring[1:] == ring[:-1]
         step, near = np.diff(xy, axis=0), xy - self._first_xy[ring]
@@ -175,7 +178,10 @@ def _plane_at(crs: pyproj.CRS, lon: int, lat: int) -> pyproj.Transformer:
 
 
 def equal_area(crs: pyproj.CRS, x: float, y: float) -> Callable[[Floats], Floats] | None:
-    """Projection of (n, 2) points to an equal-area plane about a point, to the whole degree; None: it is nowhere."""
+    """Projection of points (n, 2) to an equal-area plane centred on a point, rounded to whole degrees.
+
+    None where the point does not exist on the Earth.
+    """
     try:
         lon, lat = _to_lonlat(crs).transform(x, y)
         if not math.isfinite(lon) or not math.isfinite(lat):

@@ -1,4 +1,4 @@
-"""CRS: read, remembered, without heights, and whether one lies on the Earth."""
+"""Coordinate reference systems: parsed, cached, reduced to 2-D, and tested for lying on the Earth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floodmap.errors import SceneError
 
 
 def is_placed(crs: object) -> bool:
-    """Whether coordinates in a CRS lie on the Earth: no CRS at all, or one of a building site, does not tell."""
+    """Whether a CRS is geographic or projected; False for no CRS and for local (engineering) ones."""
     if crs is None:
         return False
     known = known_crs(crs)
@@ -22,10 +22,10 @@ def is_placed(crs: object) -> bool:
 
 
 def flat(crs: CRS | None) -> CRS | None:
-    """A CRS without its heights, with the EPSG code of its horizontal part where that has one."""
+    """The horizontal (2-D) part of a CRS, by its EPSG code where it has one."""
     try:
         known = known_crs(crs) if crs else None
-    except ProjCRSError:  # GDAL knows some that pyproj does not; they are not on the Earth, or the grid will tell
+    except ProjCRSError:  # GDAL reads some CRS that pyproj does not: not on the Earth, or refused later with the grid
         return crs
     if known is None or len(known.axis_info) < 3:
         return crs
@@ -35,10 +35,10 @@ def flat(crs: CRS | None) -> CRS | None:
 
 
 def parse_crs(text: str) -> CRS:
-    """A CRS in which places on the ground can be given.
+    """Parse a geographic or projected CRS.
 
     Raises:
-        SceneError: the text is no CRS, or one of another kind.
+        SceneError: the text is no CRS, or a CRS of another kind.
     """
     try:
         crs = CRS.from_user_input(text)
@@ -55,10 +55,10 @@ def _crs_from_wkt(wkt: str) -> pyproj.CRS:
 
 
 def known_crs(crs: Any) -> pyproj.CRS:
-    """Any kind of CRS as pyproj's; remembered, since looking one up takes milliseconds."""
+    """A CRS of any library as a `pyproj.CRS`; cached, since parsing takes milliseconds."""
     return _crs_from_wkt(crs.to_wkt() if hasattr(crs, "to_wkt") else pyproj.CRS.from_user_input(crs).to_wkt())
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """A CRS without its heights: of a map they say nothing, and GeoPackage, Shapefile and GeoJSON cannot hold them."""
+    """The 2-D part of a CRS: maps have no heights, and GeoPackage, Shapefile and GeoJSON cannot hold them."""
     return crs.to_2d() if len(crs.axis_info) > 2 else crs

@@ -1,4 +1,4 @@
-"""GDAL as scenes use it: its settings, what it says when it fails, and when its datasets are closed."""
+"""GDAL for reading scenes: its settings, its error messages, and the closing of datasets."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
 
-try:  # what GDAL said, where rasterio does not make an error of its own of it; it has no public name
+try:  # GDAL's own errors, where rasterio does not convert them; the class is not public
     from rasterio._err import CPLE_BaseError
 except ImportError:
     CPLE_BaseError = RasterioError
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
-"""What rasterio raises where GDAL fails."""
+"""Exceptions that rasterio raises where GDAL fails."""
 CACHE_BYTES = 64 * 2**20
-"""Bytes of decoded blocks GDAL keeps, where nothing asks for more."""
+"""Default size of GDAL's block cache, in bytes."""
 
 
 @contextmanager
 def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
-    """GDAL's settings for reading scenes, in the thread that reads.
+    """Context manager: GDAL's settings for reading scenes, in the calling thread.
 
     Args:
-        cache_bytes: bytes of decoded blocks GDAL may keep.
-        pam: read `.aux.xml` sidecars. GDAL writes them too, so only for a file that has one.
-        threads: that decompress a file which is opened here.
+        cache_bytes: size of GDAL's block cache, in bytes.
+        pam: read `.aux.xml` sidecars. GDAL then writes them, too, so only for a file that has one.
+        threads: number of threads that decompress a file opened in this context.
     """
-    # GDAL's short cut for whole PNGs (3.10, at least) reads uninitialised memory from one cut short, without an error.
+    # GDAL (3.10 at least) reads a truncated PNG by its fast path as uninitialised memory, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
     if forks.threads(threads) > 1:
         settings["GDAL_NUM_THREADS"] = str(threads)
@@ -42,28 +42,29 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
 
 
 def has_sidecar(path: Path) -> bool:
-    """Whether a raster's CRS or nodata may be in a file beside it that GDAL reads only with PAM enabled."""
-    return os.path.exists(f"{path}.aux.xml")  # unlike Path's, it takes a name that is too long for none
+    """Whether a raster has an `.aux.xml` sidecar, which may hold its CRS or nodata; GDAL reads it only with PAM."""
+    return os.path.exists(f"{path}.aux.xml")  # unlike Path.exists, it returns False for a name that is too long
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:
-    """Have `stack` close a dataset when it ends."""
-    # Not entered: rasterio keeps a GDAL environment open in a dataset that is, and scenes end in any order and thread.
+    """Let `stack` close a dataset; returns the dataset."""
+    # Not by enter_context: an entered dataset keeps a GDAL environment of the thread open, and scenes are closed in any
+    # order and by any thread.
     stack.callback(resource.close)
     return resource
 
 
 def forget_error(dataset: Any) -> None:
-    """Have rasterio forget an error that was dealt with.
+    """Clear GDAL's last error after it was handled.
 
-    It takes what GDAL said last for the fault of the next call whose result is not 0, such as a band's colour.
+    Otherwise rasterio raises it at the next call whose result is not 0, such as the colour interpretation of a band.
     """
     with suppress(Exception):
         _ = dataset.colorinterp
 
 
 def gdal_reason(error: BaseException) -> str:
-    """What GDAL said, in one line: rasterio raises "see previous exception" from the error that tells."""
+    """GDAL's error message in one line, also where rasterio wraps it in an error "see previous exception"."""
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
     return " ".join(str(error).split())

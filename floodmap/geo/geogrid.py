@@ -1,4 +1,4 @@
-"""GeoGrid: pixels and where they lie on the ground."""
+"""GeoGrid: the pixel grid of a raster and its georeference."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Floats = NDArray[np.float64]
 _LARGEST_UPSAMPLING = 4
 
 UNPLACED = Affine.scale(1, -1)
-"""Pixel to map of a picture without georeference, as QGIS draws it: y runs up, so rows count down from nought. Results
-in these coordinates lie on the picture there."""
+"""Transform of a picture without georeference: x is the column, y is minus the row. QGIS draws such a picture this way,
+so results in these coordinates lie on it there."""
 
 
 def how_to_place(transform: Affine) -> str:
-    """What the user can do about a raster without CRS: `--crs` alone places only one that has a transform."""
+    """Advice for a raster without CRS, for messages: `--crs` alone helps only where there is a transform."""
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
 
 class Raster(Protocol):
-    """What an open raster says of its pixels, as rasterio's datasets do."""
+    """An open raster with CRS, transform and shape, such as a dataset of rasterio."""
 
     crs: Any
     transform: Affine
@@ -43,18 +43,18 @@ class Raster(Protocol):
 
 @dataclass(frozen=True)
 class GeoGrid:
-    """The pixels of a raster, and where they lie."""
+    """A pixel grid: CRS, affine transform and shape."""
 
     crs: Any
-    """A `rasterio.crs.CRS`, or whatever else pyproj takes for one; None: coordinates mean nothing on the ground."""
+    """A `rasterio.crs.CRS`, or anything else that pyproj reads as a CRS; None: no place on the Earth is known."""
     transform: Affine
-    """Pixel to CRS, any rotation; `UNPLACED` where there is neither CRS nor transform."""
+    """Affine transform from (column, row) to the CRS, any rotation; `UNPLACED` without CRS and transform."""
     shape_hw: tuple[int, int]
     """Rows and columns."""
 
     @classmethod
     def of(cls, raster: Raster) -> GeoGrid:
-        """The grid of an open raster, by its own account."""
+        """The grid of an open raster, from its own metadata."""
         return cls(raster.crs, raster.transform, raster.shape)
 
     @property
@@ -73,8 +73,8 @@ class GeoGrid:
         return Window(0, 0, *self.shape_hw)
 
     @property
-    def is_bare(self) -> bool:
-        """Whether nothing places it: no CRS, and no transform but a picture's own."""
+    def lacks_georeference(self) -> bool:
+        """Whether it has no CRS and no transform other than identity or `UNPLACED`."""
         return self.crs is None and (self.transform == UNPLACED or self.transform.is_identity)
 
     @property
@@ -84,16 +84,16 @@ class GeoGrid:
 
     @cached_property
     def steps_m(self) -> tuple[float, float] | None:
-        """Metres on the ground of one step along the columns and one along the rows, geodesic, at the grid's centre.
+        """Pixel spacing in geodesic metres at the grid's centre: from column to column, and from row to row.
 
-        None without a CRS, and where the centre does not exist on the ground: the CRS is not that of the coordinates.
+        None without a CRS, and where the centre does not exist in the CRS, which is then the wrong one.
         """
         if self.crs is None:
             return None
         x, y = self.width / 2, self.height / 2
         corners = [self.transform @ point for point in ((x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5))]
         try:
-            to_lonlat = Transformer.from_crs(_text(self.crs), "EPSG:4326", always_xy=True)
+            to_lonlat = Transformer.from_crs(_as_wkt(self.crs), "EPSG:4326", always_xy=True)
             xs, ys = np.transpose(corners)
             lon, lat = to_lonlat.transform(xs, ys, errcheck=True)
             _, _, distance = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
@@ -104,54 +104,54 @@ class GeoGrid:
 
     @cached_property
     def gsd_m(self) -> float | None:
-        """Mean ground sample distance at the centre, in geodesic metres; None where there is none (see `steps_m`)."""
+        """Ground sample distance at the centre, in geodesic metres: geometric mean of `steps_m`; None where that is."""
         return None if self.steps_m is None else float((self.steps_m[0] * self.steps_m[1]) ** 0.5)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north, in the CRS; the grid may be rotated."""
+        """West, south, east and north of the corners, in the CRS; the grid may be rotated."""
         xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
     @property
     def span_x(self) -> tuple[float, float]:
-        """Least and largest x of its corners, in the CRS."""
+        """Smallest and largest x of the corners, in the CRS."""
         xs = [(self.transform @ (col, row))[0] for col in (0, self.width) for row in (0, self.height)]
         return min(xs), max(xs)
 
     def to_crs(self, xy: Floats) -> Floats:
-        """Pixels (n, 2), column first, to the CRS, as Affine multiplies: corners equal rasterio's to the last bit."""
-        return _multiplied(self.transform, xy)
+        """Pixel coordinates (n, 2), column first, to the CRS; rounded like Affine, so corners equal rasterio's."""
+        return _transformed(self.transform, xy)
 
     def to_pixels(self, xy: Floats) -> Floats:
-        """Places (n, 2) in the CRS to pixels, column first."""
-        return _multiplied(~self.transform, xy)
+        """Coordinates (n, 2) in the CRS to pixel coordinates, column first."""
+        return _transformed(~self.transform, xy)
 
     def cell_areas_m2(self, row_edges: Floats, col_edges: Floats) -> Floats:
-        """Square metres between lattice lines of pixel rows and columns; see `areas.cell_areas_m2`."""
+        """Area in square metres of the cells between lattice lines; see `areas.cell_areas_m2`."""
         return cell_areas_m2(self.crs, self.transform, row_edges, col_edges)
 
     def blocks(self, side: int) -> Iterator[Window]:
-        """Windows of at most side x side pixels that cover the grid once, row by row."""
+        """Windows of at most side x side pixels that tile the grid, row by row."""
         for row in range(0, self.height, side):
             for col in range(0, self.width, side):
                 yield Window(row, col, min(side, self.height - row), min(side, self.width - col))
 
     def padded(self, window: Window, rows: int, cols: int) -> Window:
-        """The window with a margin on all sides, cut at the grid."""
+        """The window with a margin of `rows` and `cols` on each side, clipped to the grid."""
         top, left = max(window.row_off - rows, 0), max(window.col_off - cols, 0)
         bottom, right = min(window.row_end + rows, self.height), min(window.col_end + cols, self.width)
         return Window(top, left, bottom - top, right - left)
 
     def resampled(self, resolution_m: float | None, path: object) -> GeoGrid:
-        """A grid of (nearly) `resolution_m` over the same ground, exactly as large; None keeps it as it is.
+        """A grid over exactly the same ground with pixels of nearly `resolution_m`; None: this grid.
 
         Args:
             resolution_m: side of a pixel on the ground, in metres.
-            path: of the raster, for messages.
+            path: the raster's path, for messages.
 
         Raises:
-            MissingCRSError: metres mean nothing on it.
+            MissingCRSError: the grid has no CRS, so a length in metres is not defined.
             SceneError: the grid would have no pixels, or far more than this one.
         """
         if resolution_m is None:
@@ -170,11 +170,11 @@ class GeoGrid:
         return GeoGrid(self.crs, self.transform @ scale, (height, width))
 
 
-def _text(crs: Any) -> Any:
+def _as_wkt(crs: Any) -> Any:
     return crs.to_wkt() if hasattr(crs, "to_wkt") else crs
 
 
-def _multiplied(transform: Affine, xy: Floats) -> Floats:
+def _transformed(transform: Affine, xy: Floats) -> Floats:
     a, b, c, d, e, f = transform[:6]
     x, y = xy[:, 0], xy[:, 1]
     return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)

@@ -1,8 +1,8 @@
-"""Names of files, for libraries that read more into a name: whatever a file is called, that one is opened or written.
+"""File names taken literally, for libraries that parse a name as an address.
 
-pyogrio takes a name for an address: it splits at `!`, drops what follows `;` and line breaks, and opens what ends in
-.zip as an archive. GDAL has names of its own (`/vsi...`, `GPKG:...`, `{...}`), and SQLite takes no path of more than
-512 bytes. So each gets a plain name that leads to the file: its own if that is plain, else one in a temporary folder.
+pyogrio splits a name at `!`, drops everything after `;` and line breaks, and opens names ending in .zip as archives.
+GDAL has a syntax of its own (`/vsi...`, `GPKG:...`, `{...}`), and SQLite refuses paths of more than 512 bytes. So these
+libraries get a plain path to the file: its own if that is plain, else an alias in a temporary folder.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from floodmap.errors import OutputError, VectorError
 
 __all__ = ["has_gdal_name", "is_there", "local_or_gdal", "readable", "refuse_unreadable", "writable"]
 
-_PART = re.compile(r"[\w .,+=@~()-]+")
+_PLAIN_PART = re.compile(r"[\w .,+=@~()-]+")
 _ROOT = re.compile(r"[A-Za-z]:[\\/]|/(?!/|vsi)")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
-_LONGEST = 400
-"""Bytes of a path that SQLite surely takes, with the names of its journals: its limit is 512."""
-_WRITTEN_BESIDE = (".gml",)
-"""GDAL puts a file beside these when it reads them: they are always read under another name, elsewhere."""
-_DOUBLE = (".gpkg.zip", ".shp.zip", ".gdb.zip")
-"""Endings that mean something together."""
+_LONGEST_PATH = 400
+"""Bytes of a path that SQLite accepts, with room for the names of its journals: its limit is 512."""
+_SIDECAR_ON_READ = (".gml",)
+"""Formats for which GDAL writes a sidecar when it reads them: they are always read by an alias in another folder."""
+_DOUBLE_SUFFIXES = (".gpkg.zip", ".shp.zip", ".gdb.zip")
+"""Pairs of suffixes that GDAL reads as one."""
 _GDAL_NAME = re.compile(r"/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_+.-]+:", re.IGNORECASE)
-_STAND_IN = "0"
+_ALIAS = "0"
 
 
 def local_or_gdal(name: Path | str) -> Path | str:
-    """A given name as a path, unless only GDAL can know it: `/vsizip/...`, `https://...`, `NETCDF:"x.nc":y`.
+    """A given name as a `Path`, or unchanged if only GDAL can open it: `/vsizip/...`, `https://...`, `NETCDF:"x.nc":y`.
 
-    A `Path` would change those (two slashes become one), so they stay text.
+    `Path` would turn two slashes into one.
     """
     return name if has_gdal_name(name) else Path(name)
 
 
 def has_gdal_name(name: Path | str) -> bool:
-    """Whether a name is no file or folder here, but may be something that GDAL opens."""
+    """Whether a name is no local file or folder, but has the form of a name that GDAL opens."""
     return _GDAL_NAME.match(str(name)) is not None and not os.path.lexists(name)
 
 
 def is_there(name: Path | str) -> bool:
-    """Whether something lies under a name; of what only GDAL can know that shows when it is opened."""
+    """Whether a file or folder exists; always True for names that only GDAL opens: opening them will show it."""
     return has_gdal_name(name) or os.path.exists(name)
 
 
 def refuse_unreadable(*names: Path | str) -> None:
-    """Raise OutputError for a path that is not text (bytes that are no UTF-8): no format could hold it.
+    """Raise OutputError for a path that is not valid UTF-8: no format could store it.
 
     Args:
-        names: files and folders; those above them count too.
+        names: files and folders; the folders above them are checked, too.
     """
     for name in names:
         try:
@@ -66,10 +66,10 @@ def refuse_unreadable(*names: Path | str) -> None:
 
 @contextmanager
 def readable(name: Path | str) -> Iterator[str]:
-    """A name under which pyogrio opens this file or folder and no other, with what belongs to it (.dbf, .prj, ...).
+    """Context manager: a name by which pyogrio opens exactly this file or folder, with its sidecars (.dbf, .prj, ...).
 
     Args:
-        name: a file, a .gdb folder, or a name that only GDAL knows, which stays as it is.
+        name: a file, a .gdb folder, or a name that only GDAL opens, which stays as it is.
 
     Raises:
         VectorError: there is no such file.
@@ -80,20 +80,20 @@ def readable(name: Path | str) -> Iterator[str]:
     path = Path(name).absolute()
     if not path.exists():
         raise VectorError(f"{name}: no such file")
-    if _is_plain(path) and path.suffix.lower() not in _WRITTEN_BESIDE:
+    if _is_plain(path) and path.suffix.lower() not in _SIDECAR_ON_READ:
         yield str(path)
         return
     with _plain_folder() as folder:
-        yield str(_stand_in(path, folder))
+        yield str(_aliased(path, folder))
 
 
 @contextmanager
 def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
-    """A plain path to an existing folder: what is written under it lies in the folder when the context is left.
+    """Context manager: a plain path to an existing folder; files written there are in `folder` at the end.
 
     Args:
-        folder: whatever it is called; nothing in it may be called as what is written.
-        however_long: its path may be too long for SQLite, which does not write there.
+        folder: a folder of any name; none of its files may have the name of a file that is written.
+        however_long: accept a path that is too long for SQLite, where SQLite does not write.
     """
     whole = folder.absolute()
     short = however_long or not _is_long(whole)
@@ -101,12 +101,12 @@ def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
         yield whole
         return
     with _plain_folder() as place:
-        door = place / _STAND_IN
+        alias = place / _ALIAS
         if short:
-            with suppress(OSError, NotImplementedError):  # not every system, and not every user, makes links
-                door.symlink_to(whole, target_is_directory=True)
-        if door.is_symlink():
-            yield door
+            with suppress(OSError, NotImplementedError):  # not every system has symbolic links, nor may every user
+                alias.symlink_to(whole, target_is_directory=True)
+        if alias.is_symlink():
+            yield alias
             return
         yield place
         for part in place.iterdir():
@@ -114,20 +114,20 @@ def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether nobody reads more into an absolute path than where a file is."""
+    """Whether GDAL and pyogrio take an absolute path literally."""
     *folders, _ = parts = path.parts[1:] or ("",)
     plain_root = _ROOT.fullmatch(path.anchor) is not None and not str(path).startswith("/vsi")
     archives = any(part.lower().endswith(_ARCHIVES) for part in folders)
-    return plain_root and not archives and all(_PART.fullmatch(part) for part in parts)
+    return plain_root and not archives and all(_PLAIN_PART.fullmatch(part) for part in parts)
 
 
 def _is_long(path: Path) -> bool:
-    return len(os.fsencode(path)) > _LONGEST
+    return len(os.fsencode(path)) > _LONGEST_PATH
 
 
 @contextmanager
 def _plain_folder() -> Iterator[Path]:
-    """A temporary folder with a plain path."""
+    """Context manager: a temporary folder with a plain path."""
     places = (Path(place).absolute() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home()))
     usable = (place for place in places if _is_plain(place) and not _is_long(place) and os.access(place, os.W_OK))
     if (place := next(usable, None)) is None:
@@ -136,23 +136,23 @@ def _plain_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _stand_in(path: Path, folder: Path) -> Path:
-    """Make a file, and what shares its stem, appear in a folder under a plain name."""
-    ending = next((double for double in _DOUBLE if path.name.lower().endswith(double)), path.suffix)
-    ending = ending if _PART.fullmatch(ending) else ""
+def _aliased(path: Path, folder: Path) -> Path:
+    """Make a file and its sidecars (files of the same stem) available in a folder under a plain name."""
+    ending = next((double for double in _DOUBLE_SUFFIXES if path.name.lower().endswith(double)), path.suffix)
+    ending = ending if _PLAIN_PART.fullmatch(ending) else ""
     stem = path.name[: len(path.name) - len(ending)]
-    target = folder / f"{_STAND_IN}{ending}"
+    target = folder / f"{_ALIAS}{ending}"
     _link(path, target)
-    with suppress(OSError):  # a folder may be closed to those who may read a file in it
+    with suppress(OSError):  # a folder may not be listable although a file in it is readable
         for beside in path.parent.iterdir():
             rest = beside.name.removeprefix(stem)
-            if beside.name.startswith(f"{stem}.") and beside.is_file() and _PART.fullmatch(rest):
-                _link(beside, folder / f"{_STAND_IN}{rest}")
+            if beside.name.startswith(f"{stem}.") and beside.is_file() and _PLAIN_PART.fullmatch(rest):
+                _link(beside, folder / f"{_ALIAS}{rest}")
     return target
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make a file or folder appear under another name, as cheaply as the system allows."""
+    """Make a file or folder available under another name: by a symbolic link, a hard link or a copy."""
     if os.path.lexists(target):
         return
     if not _is_long(source):

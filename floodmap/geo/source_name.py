@@ -1,4 +1,4 @@
-"""What a raster is called: a file on this machine, or a name that GDAL alone understands."""
+"""Name of a raster: a local file, or a name that only GDAL opens."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SCHEMES = {
     "gs": "/vsigs/", "gcs": "/vsigs/", "az": "/vsiaz/", "abfs": "/vsiadls/", "oss": "/vsioss/", "zip": "/vsizip/",
     "tar": "/vsitar/", "gzip": "/vsigzip/",
 }  # fmt: skip
-"""How GDAL's virtual file systems begin, by the scheme of a URL."""
+"""Prefix of GDAL's virtual file system, by the scheme of a URL."""
 _ARCHIVES = ("zip", "tar", "gzip")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _REMOTE = re.compile(r"^/vsi.*(curl|s3|gs|az|adls|oss|swift|hdfs)[/?]|^[A-Za-z0-9+]+://")
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):")
-"""A URL's scheme, or the driver in names such as `NETCDF:"f.nc":red`; one letter is a drive of Windows."""
+"""A URL's scheme, or the driver in names such as `NETCDF:"f.nc":red`; one letter alone is a drive of Windows."""
 _VIRTUAL = re.compile(r"/vsi[a-z0-9]+(_streaming)?/")
 _TOKEN = re.compile(r'"([^"]*)"|([^":]+)')
 
@@ -34,14 +34,14 @@ class SourceName:
     given: str
     """As the user wrote it."""
     path: Path | None
-    """The file or folder, which may be missing; None for what GDAL alone opens."""
+    """The file or folder, which may be missing; None for names that only GDAL opens."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
-        """Tell files from names that GDAL alone understands; what exists as a file is one, whatever it is called.
+        """Parse a name: a local file or folder if one of that name exists, else possibly a name that only GDAL opens.
 
         Raises:
-            SceneError: the name is empty, or no name.
+            SceneError: the name is empty, holds a zero byte, or is not valid UTF-8.
         """
         if isinstance(source, SourceName):
             return source
@@ -62,12 +62,12 @@ class SourceName:
 
     @property
     def opened(self) -> Path | str:
-        """What `rasterio.open` takes literally: it parses text, but neither paths nor what begins with `/vsi`."""
-        return self.path.absolute() if self.path is not None else self._virtual
+        """The argument for `rasterio.open`, which parses text, but takes a `Path` and text from `/vsi` literally."""
+        return self.path.absolute() if self.path is not None else self._vsi_name
 
     @property
-    def _virtual(self) -> str:
-        """The name with GDAL's `/vsi` in place of a URL's scheme."""
+    def _vsi_name(self) -> str:
+        """The name with GDAL's `/vsi` prefix in place of a URL's scheme."""
         url = _URL.match(self.given)
         scheme = url[1].casefold() if url else ""
         if url is None or scheme not in _SCHEMES:
@@ -78,40 +78,40 @@ class SourceName:
     @property
     def is_remote(self) -> bool:
         """Whether it is read over a network."""
-        return self.path is None and bool(_REMOTE.search(self._virtual))
+        return self.path is None and bool(_REMOTE.search(self._vsi_name))
 
     @property
     def stem(self) -> str:
-        """What results are named after: of a file its name without suffix, of others what tells them apart."""
+        """Name for the results: a file's name without suffix; for other names, the parts that identify the raster."""
         if self.path is not None:
             return self.path.stem
         if self.given.startswith("<"):
             return "vrt"
-        if self._virtual.startswith("/vsi"):
-            return _clean(unquote(Path(self.label).stem))
+        if self._vsi_name.startswith("/vsi"):
+            return _safe_name(unquote(Path(self.label).stem))
         tokens = self._tokens()
         files = [token for token in tokens if "." in token or "/" in token] or tokens[:1]
         rest = [token for token in tokens if token not in files[:1]]
-        return _clean("_".join([*(Path(file).stem for file in files[:1]), *rest]))
+        return _safe_name("_".join([*(Path(file).stem for file in files[:1]), *rest]))
 
     @property
     def label(self) -> str:
-        """The name without folders, for what is written into results."""
+        """The name without folders, as it is written into results."""
         if self.path is not None:
             return self.path.name
-        if self._virtual.startswith("/vsi"):
+        if self._vsi_name.startswith("/vsi"):
             return re.split(r"[/!]", str(self))[-1]
         return str(self) if self.given.startswith("<") else re.sub(r'[^":]*/', "", self.given)
 
     @property
     def container(self) -> tuple[Path, str] | None:
-        """The file on this machine that holds it, and what it is called inside; None where there is none."""
+        """The local file that contains the raster, and the raster's name inside it; None where there is none."""
         if self.path is not None:
             return self.path, ""
-        if not self._virtual.startswith("/vsi"):
+        if not self._vsi_name.startswith("/vsi"):
             found = [Path(token) for token in self._tokens() if Path(token).is_file()]
             return (found[0], self.given.replace(str(found[0]), "")) if found else None
-        inside = self._virtual
+        inside = self._vsi_name
         while virtual := _VIRTUAL.match(inside):
             inside = inside[virtual.end() :]
         for file in _prefixes(inside):
@@ -122,12 +122,12 @@ class SourceName:
         return None
 
     def _tokens(self) -> list[str]:
-        """What stands between quotes and colons, behind the driver."""
+        """The parts after the driver's name, split at colons outside quotes."""
         rest = _PREFIX.sub("", self.given, count=1)
         return [quoted or bare for quoted, bare in _TOKEN.findall(rest)]
 
     def __str__(self) -> str:
-        """For messages: a URL without what follows `?`, which may be a password."""
+        """The name for messages; a URL without its query, which may hold a password."""
         if self.path is not None:
             return str(self.path)
         if self.given.startswith("<"):
@@ -136,12 +136,12 @@ class SourceName:
 
 
 def _prefixes(path: str) -> Iterator[str]:
-    """Beginnings of a path that end where one of its parts ends."""
+    """Leading parts of a path, from the shortest to the whole path."""
     for end in [match.start() for match in re.finditer(r"[/}]", path)] + [len(path)]:
         if end:
             yield path[:end]
 
 
-def _clean(text: str) -> str:
-    """Text that can be a file's name anywhere."""
+def _safe_name(text: str) -> str:
+    """The text with characters replaced that some file systems do not allow in a name."""
     return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "scene"

@@ -1,4 +1,7 @@
-"""Whole turns about the Earth: the same ground lies at +180 and at -180 degrees, and both are looked at as one."""
+"""Antimeridian: the same ground lies at +180 and at -180 degrees, so coordinates are compared modulo a whole period.
+
+The period of x is the length of one period about the Earth: 360 degrees, or its length in a cylindrical projection.
+"""
 
 from __future__ import annotations
 
@@ -14,120 +17,120 @@ from pyproj import CRS, Transformer
 Geometries = NDArray[np.object_]
 Floats = NDArray[np.float64]
 
-_CYLINDERS = ("Mercator", "Popular Visualisation", "Equidistant Cylindrical", "Lambert Cylindrical", "Miller")
-"""How the methods of projections begin in which longitude runs along x at one scale."""
-_NEAR = (0, -1, 1)
-"""Turns that are looked at; what is farther away than one is a mistake in its coordinates."""
-WARPING = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
-"""What GDAL has to be told where coordinates may leap within a frame. Of a source it reads what some points around a
-window need, and just beside a leap that is less than what lies between these points."""
+_CYLINDRICAL = ("Mercator", "Popular Visualisation", "Equidistant Cylindrical", "Lambert Cylindrical", "Miller")
+"""First words of the methods of cylindrical projections, in which x is proportional to longitude."""
+_TURNS = (0, -1, 1)
+"""Whole turns by which coordinates are shifted; more than one turn is an error in the coordinates."""
+WARP_OPTIONS = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
+"""Options of GDAL's warper for grids that the antimeridian may cross. By default GDAL transforms some points around a
+window to find the part of the source to read. Close to the antimeridian that part is too small."""
 
 
-def turn_of(crs: Any) -> float | None:
-    """How far along x a whole turn leads: 360 where it is in degrees; None where it does not lead back, as in UTM."""
-    return None if crs is None else _turn(crs.to_wkt() if hasattr(crs, "to_wkt") else CRS.from_user_input(crs).to_wkt())
+def x_period(crs: Any) -> float | None:
+    """Period of x in a CRS: 360 where x is in degrees; None where x is not periodic, as in UTM, or without a CRS."""
+    if crs is None:
+        return None
+    return _x_period(crs.to_wkt() if hasattr(crs, "to_wkt") else CRS.from_user_input(crs).to_wkt())
 
 
-def raster_turns(
+def raster_shifts(
     crs: Any, own_x: tuple[float, float], frame_crs: Any, frame_x: tuple[float, float]
 ) -> tuple[float, ...]:
-    """Where a raster has to be put to be found from every pixel of a frame: distances along x, the nearest first.
+    """Shifts along x at which a raster meets a target grid; the smallest first.
 
-    Pixels of a frame in another CRS are looked for in the half turn east and west of the middle, where PROJ has all
-    coordinates; but between geographic CRS, as within one CRS, they stay as far out as they are.
+    From another CRS PROJ transforms coordinates of the grid into half a turn east and west of the raster's central
+    meridian. Between two geographic CRS, as within one CRS, coordinates keep their whole turns.
 
     Args:
-        crs: the raster's.
-        own_x: least and largest x of the raster.
-        frame_crs: of what it is read on.
-        frame_x: least and largest x of that.
+        crs: CRS of the raster.
+        own_x: smallest and largest x of the raster.
+        frame_crs: CRS of the target grid.
+        frame_x: smallest and largest x of the target grid.
     """
-    turn, other = turn_of(crs), turn_of(frame_crs)
-    if turn is None:
+    period, other = x_period(crs), x_period(frame_crs)
+    if period is None:
         return (0.0,)
     known = CRS.from_user_input(crs)
     is_same = known.equals(CRS.from_user_input(frame_crs), ignore_axis_order=True)
-    reaches = [] if is_same else [_middle(known, turn)]
+    reaches = [] if is_same else [_x_range(known, period)]
     if is_same or (other is not None and known.is_geographic and CRS.from_user_input(frame_crs).is_geographic):
-        reaches.append((frame_x[0] * turn / (other or turn), frame_x[1] * turn / (other or turn)))
-    least = 1e-9 * turn
+        reaches.append((frame_x[0] * period / (other or period), frame_x[1] * period / (other or period)))
+    least = 1e-9 * period
     return tuple(
-        times * turn
-        for times in _NEAR
-        if any(
-            min(own_x[1] + times * turn, east) - max(own_x[0] + times * turn, west) > least for west, east in reaches
-        )
+        shift
+        for shift in (times * period for times in _TURNS)
+        if any(min(own_x[1] + shift, east) - max(own_x[0] + shift, west) > least for west, east in reaches)
     )
 
 
 def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float, float], crs: Any) -> bool:
     """Whether two rectangles in a CRS (west, south, east, north) share ground.
 
-    West may lie beyond east, as where GDAL says that a rectangle crosses the antimeridian.
+    West may be larger than east: so GDAL writes a rectangle that crosses the antimeridian.
     """
-    turn = turn_of(crs)
+    period = x_period(crs)
     if a[3] <= b[1] or a[1] >= b[3]:
         return False
-    spans = [(west, east + turn if turn is not None and east < west else east) for west, _, east, _ in (a, b)]
-    shifts = [times * turn for times in _NEAR] if turn is not None else [0.0]
+    spans = [(west, east + period if period is not None and east < west else east) for west, _, east, _ in (a, b)]
+    shifts = [times * period for times in _TURNS] if period is not None else [0.0]
     return any(spans[0][0] + shift < spans[1][1] and spans[0][1] + shift > spans[1][0] for shift in shifts)
 
 
 def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geometries:
-    """Geometries put where a frame lies, and each as often as it lies there; those beside it are left out.
+    """Geometries shifted by whole turns into the range of x of a grid: a copy for each shift at which one meets it.
 
     Args:
         geometries: (n,), in the CRS.
-        crs: of both; where no turn leads back they stay as they are.
-        span: least and largest x of the frame.
+        crs: CRS of the geometries and the grid; where x is not periodic the geometries are returned unchanged.
+        span: smallest and largest x of the grid.
     """
-    turn = turn_of(crs)
-    if turn is None or not len(geometries):
+    period = x_period(crs)
+    if period is None or not len(geometries):
         return geometries
     west, _, east, _ = shapely.bounds(geometries).T
     copies = []
-    for shift in (times * turn for times in _NEAR):
+    for shift in (times * period for times in _TURNS):
         there = geometries[(west + shift <= span[1]) & (east + shift >= span[0])]
         copies.append(there if shift == 0 else _moved(there, shift))
     return np.concatenate(copies)
 
 
-def unrolled(geometries: Geometries, crs: Any) -> Geometries:
-    """Polygons that a change of CRS has torn at the antimeridian, in one piece again, which reaches beyond it.
+def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
+    """Unwrap polygons that a transformation has torn at the antimeridian: they become continuous and extend past it.
 
     Args:
-        geometries: (n,), in the CRS, edges so short that none leads half about the Earth.
-        crs: where no turn leads back there is nothing to mend.
+        geometries: (n,), in the CRS; every edge shorter than half a turn.
+        crs: CRS of the geometries; where x is not periodic they are returned unchanged.
     """
-    turn = turn_of(crs)
-    if turn is None or not len(geometries):
+    period = x_period(crs)
+    if period is None or not len(geometries):
         return geometries
     xy, owner = shapely.get_coordinates(geometries, return_index=True)
-    far = (np.abs(np.diff(xy[:, 0])) > turn / 2) & (np.diff(owner) == 0)
+    far = (np.abs(np.diff(xy[:, 0])) > period / 2) & (np.diff(owner) == 0)
     mended = geometries.copy()
     for index in np.unique(owner[1:][far]):
-        mended[index] = _unrolled(geometries[index], turn)
+        mended[index] = _unwrapped(geometries[index], period)
     return mended
 
 
 def bounds_of(geometries: Geometries, crs: Any) -> tuple[float, float, float, float]:
-    """West, south, east and north of what geometries cover, over the antimeridian where that is the shorter way.
+    """Bounds (west, south, east, north) of geometries, across the antimeridian where that is narrower.
 
     Args:
         geometries: (n,), at least one.
-        crs: theirs.
+        crs: CRS of the geometries.
     """
     parts = shapely.get_parts(geometries)
     west, south, east, north = (float(edge) for edge in shapely.total_bounds(parts))
-    turn = turn_of(crs)
-    if turn is None or east - west <= turn / 2:
+    period = x_period(crs)
+    if period is None or east - west <= period / 2:
         return west, south, east, north
     left, _, right, _ = shapely.bounds(parts).T
-    order = np.argsort((left + turn / 2) % turn)
-    start, length = ((left + turn / 2) % turn - turn / 2)[order], (right - left)[order]
-    gaps = np.append(start[1:], start[0] + turn) - np.maximum.accumulate(start + length)
+    order = np.argsort((left + period / 2) % period)
+    start, length = ((left + period / 2) % period - period / 2)[order], (right - left)[order]
+    gaps = np.append(start[1:], start[0] + period) - np.maximum.accumulate(start + length)
     first = float(start[(int(gaps.argmax()) + 1) % len(start)])
-    reach = float(((start - first) % turn + length).max())
+    reach = float(((start - first) % period + length).max())
     return (first, south, first + reach, north) if reach < east - west else (west, south, east, north)
 
 
@@ -135,44 +138,44 @@ def _moved(geometries: Geometries, shift: float) -> Geometries:
     return np.asarray(shapely.transform(geometries, lambda xy: xy + np.array([shift, 0.0])), object)
 
 
-def _unrolled(geometry: shapely.Geometry, turn: float) -> shapely.Geometry:
+def _unwrapped(geometry: shapely.Geometry, period: float) -> shapely.Geometry:
     if geometry.geom_type == "MultiPolygon":
-        return shapely.MultiPolygon([_unrolled(part, turn) for part in geometry.geoms])
+        return shapely.MultiPolygon([_unwrapped(part, period) for part in geometry.geoms])
     if geometry.geom_type != "Polygon":
         return geometry
-    shell, *holes = (_ring(shapely.get_coordinates(ring), turn) for ring in (geometry.exterior, *geometry.interiors))
+    shell, *holes = (_ring(shapely.get_coordinates(ring), period) for ring in (geometry.exterior, *geometry.interiors))
     middle = shell[:, 0].min() + np.ptp(shell[:, 0]) / 2
     for hole in holes:
-        hole[:, 0] += turn * np.round((middle - hole[:, 0].mean()) / turn)
+        hole[:, 0] += period * np.round((middle - hole[:, 0].mean()) / period)
     return shapely.Polygon(shell, holes)
 
 
-def _ring(xy: Floats, turn: float) -> Floats:
-    """A closed ring without its leaps of a whole turn; one about a pole has to leap, and stays as it is."""
-    leaps = np.cumsum(np.round(np.diff(xy[:, 0]) / turn))
+def _ring(xy: Floats, period: float) -> Floats:
+    """Unwrap a closed ring (n, 2), in place; a ring about a pole cannot be unwrapped and stays unchanged."""
+    leaps = np.cumsum(np.round(np.diff(xy[:, 0]) / period))
     if leaps[-1] == 0:
-        xy[1:, 0] -= leaps * turn
+        xy[1:, 0] -= leaps * period
     return xy
 
 
-def _middle(crs: CRS, turn: float) -> tuple[float, float]:
-    """Least and largest x that PROJ gives."""
+def _x_range(crs: CRS, period: float) -> tuple[float, float]:
+    """Smallest and largest x that PROJ returns in a CRS."""
     centre = 0.0
     if not crs.is_geographic and crs.coordinate_operation is not None:
         eastings = (value.value for value in crs.coordinate_operation.params if "asting" in value.name)
         centre = float(next(eastings, 0.0))
-    return centre - turn / 2, centre + turn / 2
+    return centre - period / 2, centre + period / 2
 
 
 @lru_cache(maxsize=16)
-def _turn(wkt: str) -> float | None:
+def _x_period(wkt: str) -> float | None:
     crs = CRS.from_wkt(wkt)
     if crs.is_geographic:
         return round(math.tau / crs.axis_info[0].unit_conversion_factor, 9)
     method = crs.coordinate_operation.method_name if crs.is_projected and crs.coordinate_operation else ""
-    if not method.startswith(_CYLINDERS) or crs.geodetic_crs is None:
+    if not method.startswith(_CYLINDRICAL) or crs.geodetic_crs is None:
         return None
     forward = Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
-    # One of the two degrees is not the one at which this projection's coordinates leap.
+    # Two degrees are measured, since x may jump by a whole turn within one of them.
     x, _ = forward.transform([0.0, 1.0, 120.0, 121.0], [0.0] * 4)
     return 360.0 * float(max(x[1] - x[0], x[3] - x[2]))

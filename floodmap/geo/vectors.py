@@ -21,23 +21,23 @@ from floodmap._runtime.extras import require
 from floodmap.errors import VectorError
 from floodmap.geo.crs import horizontal
 from floodmap.geo.names import readable
-from floodmap.geo.turns import unrolled
+from floodmap.geo.turns import unwrapped
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
-"""Suffixes taken for vector files without opening them; a GeoPackage may hold rasters too, so it is looked into."""
+"""Suffixes of vector files; a GeoPackage may hold rasters instead, so `is_vector` opens it."""
 
 PARQUET = (".parquet", ".geoparquet")
 LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
-"""Edges are cut to this fraction of the layer's extent before reprojecting: the sagitta of a curved edge falls with the
-square of its length, so 256 makes metres of a 100 km edge's bow into a thousandth of a pixel."""
+"""Before reprojecting, edges are densified to the layer's extent divided by this. The sagitta of a curved edge falls
+with the square of its length: for an edge of 100 km, 256 brings metres down to a thousandth of a pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """Features of one layer."""
+    """Features of one layer: geometries and attribute columns."""
 
     geometries: NDArray[np.object_]
     """Shapely geometries (n,), 2-D, valid, none empty."""
@@ -52,15 +52,15 @@ class Vectors:
 
 @contextmanager
 def as_file(given: object, name: str) -> Iterator[Path]:
-    """A path as it is; a GeoDataFrame as a GeoPackage, which goes again at the end.
+    """Context manager: a path unchanged, or a temporary GeoPackage of a GeoDataFrame, deleted at the end.
 
     Args:
-        given: either.
-        name: of the argument, for messages, and of the file.
+        given: a path or a `geopandas.GeoDataFrame`.
+        name: name of the argument, for messages and for the file.
 
     Raises:
         TypeError: it is neither.
-        VectorError: the frame cannot be written.
+        VectorError: the GeoDataFrame cannot be written.
     """
     if isinstance(given, str | os.PathLike):
         yield Path(given)
@@ -71,14 +71,14 @@ def as_file(given: object, name: str) -> Iterator[Path]:
         path = Path(folder) / f"{name}.gpkg"
         try:
             given.to_file(path, layer="flood")  # type: ignore[attr-defined]
-        except Exception as error:  # GDAL's drivers and pandas raise what they like
+        except Exception as error:  # GDAL's drivers and pandas raise errors of any kind
             reason = str(error).splitlines()[0]
             raise VectorError(f"the GeoDataFrame given as {name} cannot be written: {reason}") from error
         yield path
 
 
 def is_vector(path: Path | str) -> bool:
-    """Whether a file is vector data rather than imagery: by its suffix where that is plain, else by opening it."""
+    """Whether a file is vector data rather than imagery: by an unambiguous suffix, else by opening the file."""
     if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
         return True
     import pyogrio
@@ -92,20 +92,20 @@ def is_vector(path: Path | str) -> bool:
 
 
 def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
-    """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or whatever else OGR reads).
+    """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or any other format of OGR).
 
-    Features without geometry are left out, and invalid polygons are repaired. Before a change of CRS long edges are
-    densified, so that what is straight in the file's CRS stays where it is.
+    Features without geometry are left out, and invalid polygons are repaired. Before reprojection long edges are
+    densified, so that an edge that is straight in the file's CRS stays where it is.
 
     Args:
-        path: the file, a .gdb folder, or a name that only GDAL knows (`/vsizip/...`, `https://...`).
-        crs: the CRS wanted: anything pyproj takes, a rasterio CRS too. None keeps the file's coordinates and CRS.
-        layer: name of the layer; by default the first one that has geometries.
-        polygons: refuse points and lines, and keep only the areal part of what a repair left.
+        path: the file, a .gdb folder, or a name that only GDAL opens (`/vsizip/...`, `https://...`).
+        crs: target CRS, anything that pyproj reads, or a rasterio CRS. None keeps the file's coordinates and CRS.
+        layer: name of the layer; by default the first one with geometries.
+        polygons: refuse points and lines; of repaired geometries only the areal part is kept.
 
     Raises:
-        VectorError: the file is missing, unreadable, empty, without a CRS where one is wanted, of another geometry
-            type, lacks the layer, or its coordinates do not exist in the CRS wanted.
+        VectorError: the file is missing, unreadable, empty, has no CRS where `crs` is given, has another geometry
+            type, lacks the layer, or its coordinates do not exist in `crs`.
     """
     if Path(path).suffix.lower() in PARQUET:
         geometries, attributes, source_crs = read_parquet(Path(path))
@@ -126,14 +126,14 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
 
 
 def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
-    """The layer to read of a file that pyogrio opens under a name."""
+    """Name of the layer to read: `wanted`, or the first with geometries; `name` is the name that pyogrio opens."""
     import pyogrio
     from pyogrio.errors import DataSourceError
 
     try:
         layers = {str(layer): kind for layer, kind in pyogrio.list_layers(name)}
     except DataSourceError as error:
-        raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
+        raise VectorError(f"{path} cannot be read as vector data: {_one_line(error)}") from error
     # Attribute tables, the layer_styles of QGIS among them, are layers without a geometry type.
     names = [name for name, kind in layers.items() if kind is not None]
     if not names:
@@ -146,10 +146,10 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
 
 
 def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
-    """Geometries, 2-D, columns and CRS of a GeoParquet file; through geopandas, for GDAL in wheels cannot read it.
+    """Read geometries (2-D), columns and CRS of a GeoParquet file by geopandas: GDAL in wheels cannot read the format.
 
     Raises:
-        VectorError: it is missing, or none.
+        VectorError: the file is missing, or is no GeoParquet file.
     """
     require("pyarrow", f"GeoParquet ({path})")
     import geopandas
@@ -159,7 +159,7 @@ def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any
         with path.open("rb") as stream:
             frame = geopandas.read_parquet(stream)
     except (ValueError, ArrowInvalid, OSError) as error:
-        raise VectorError(f"{path} cannot be read as GeoParquet: {_line(error)}") from error
+        raise VectorError(f"{path} cannot be read as GeoParquet: {_one_line(error)}") from error
     columns = {str(name): frame[name].to_numpy() for name in frame.columns if name != frame.geometry.name}
     own = None if frame.crs is None else horizontal(frame.crs)
     return np.asarray(frame.geometry.force_2d(), dtype=object), columns, own
@@ -175,7 +175,7 @@ def _read_layer(
         meta, _, wkb, columns = raw.read(name, layer=layer, force_2d=True)
         geometries = np.asarray(shapely.from_wkb(wkb), dtype=object)
     except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, shapely.GEOSException) as error:
-        raise VectorError(f"{path} cannot be read as vector data: {_line(error)}") from error
+        raise VectorError(f"{path} cannot be read as vector data: {_one_line(error)}") from error
     attributes = dict(zip((str(field) for field in meta["fields"]), columns, strict=True))
     return geometries, attributes, horizontal(_as_crs(meta["crs"])) if meta["crs"] else None
 
@@ -201,10 +201,10 @@ def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
 def reprojected(
     geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path | str
 ) -> NDArray[np.object_]:
-    """Geometries in a wanted CRS (None: as they are), edges cut first so that what is straight stays where it is.
+    """Geometries in the CRS `wanted` (None: unchanged); edges are densified first, so that straight ones stay in place.
 
     Raises:
-        VectorError: they have no CRS, or do not exist in the one that is wanted.
+        VectorError: the source has no CRS, or coordinates do not exist in the target CRS.
     """
     if wanted is None or not len(geometries):
         return geometries
@@ -220,21 +220,21 @@ def reprojected(
         transformer = Transformer.from_crs(source, target, always_xy=True)
         moved = shapely.transform(dense, transformer.transform, interleaved=False)
     except ProjError as error:
-        raise VectorError(f"{path} cannot be brought to {target.name}: {_line(error)}") from error
+        raise VectorError(f"{path} cannot be brought to {target.name}: {_one_line(error)}") from error
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise VectorError(
             f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
         )
-    # Transforming can tangle a ring that was valid, by a rounding error where two edges nearly touch.
-    return _repair(unrolled(moved, target))
+    # Rounding can make a valid ring invalid where two of its edges nearly touch.
+    return _repair(unwrapped(moved, target))
 
 
 def _as_crs(value: Any) -> CRS:
     try:
         return CRS.from_user_input(value)
     except CRSError as error:
-        raise VectorError(f"{value!r} is not a CRS: {_line(error)}") from error
+        raise VectorError(f"{value!r} is not a CRS: {_one_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

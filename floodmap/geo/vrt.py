@@ -1,4 +1,4 @@
-"""What a VRT mosaic is made of: which rectangle of which raster lies where in it."""
+"""Members of a VRT mosaic: which rectangle of which raster lies where in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _XML = "xml:VRT"
 
 
 class Rect(NamedTuple):
-    """A rectangle in pixels of a raster, perhaps in fractions of them."""
+    """A rectangle in pixels of a raster; the numbers may be fractions."""
 
     left: float
     top: float
@@ -26,53 +26,53 @@ class Rect(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A raster in a mosaic, as one of its bands uses it."""
+    """A source of one band of a mosaic: one band of a raster, cropped and placed."""
 
     name: SourceName
     band: int
-    """Which band of it, counted from 1."""
+    """Band of the raster, counted from 1."""
     source: Rect | None
-    """What is used of the raster; None: all of it."""
+    """Part of the raster that is used (`SrcRect`); None: all of it."""
     place: Rect | None
-    """Where that lies in the mosaic; None: everywhere."""
-    see_through: bool
-    """Whether a value of it stands for nothing, so that what lies beneath shows."""
+    """Place of that part in the mosaic (`DstRect`); None: the whole mosaic."""
+    transparent: bool
+    """Whether it has a nodata value or a mask, so that members below it show through."""
 
 
 class Vrt:
-    """A VRT whose bands are put together from other rasters.
+    """A VRT whose bands are composed of other rasters.
 
     Args:
         dataset: opened with GDAL's VRT driver.
-        name: what it was opened by; names in it may be relative to it.
+        name: the name by which it was opened; names in it may be relative to it.
     """
 
     def __init__(self, dataset: DatasetReader, name: SourceName) -> None:
         self._root = ET.fromstring(dataset.tags(ns=_XML)[_XML])
         self._folder = _folder(name)
         self.bands = tuple(tuple(self._members(band)) for band in self._root.iterfind("VRTRasterBand"))
-        """The members of each band, what is drawn last at the end; none for bands made in another way."""
+        """Members of each band in drawing order, the topmost last; none for bands that are not mosaics."""
         self.masks = tuple(
             member
             for mask in self._root.iter("MaskBand")
             for band in mask.iterfind("VRTRasterBand")
             for member in self._members(band)
         )
-        """The members of masks."""
+        """Members of the mask bands."""
         self.computed = any(band.find("PixelFunctionType") is not None for band in self._root.iterfind("VRTRasterBand"))
-        """Whether bands are computed from all their members together."""
-        beneath = self._root.find("GDALWarpOptions/SourceDataset")
-        self.warped = None if beneath is None else self._named(beneath)
-        """The raster that it warps; None where it warps none."""
+        """Whether a pixel function computes a band from all its members together."""
+        source = self._root.find("GDALWarpOptions/SourceDataset")
+        self.warped = None if source is None else self._name_in(source)
+        """The raster that a warped VRT warps; None for other VRTs."""
 
     @property
     def names(self) -> tuple[SourceName, ...]:
-        """Every raster in it, each once; of masks and of bands made in another way too."""
+        """All rasters that it names, each once, including those of masks and of bands that are not mosaics."""
         files = [element for tag in ("SourceFilename", "SourceDataset") for element in self._root.iter(tag)]
-        return tuple(dict.fromkeys(self._named(element) for element in files))
+        return tuple(dict.fromkeys(self._name_in(element) for element in files))
 
     def without(self, lost: Collection[SourceName], replaced: dict[SourceName, str]) -> bytes:
-        """The VRT's text without some members, and with others under another name.
+        """The VRT's XML without the members `lost`, and with others renamed (`replaced`).
 
         GDAL fails at the first read of a member that cannot be opened, and reads it as 0 from then on.
         """
@@ -80,10 +80,10 @@ class Vrt:
         for parent in root.iter():
             for child in list(parent):
                 file = child.find("SourceFilename")
-                if file is not None and self._named(file) in lost:
+                if file is not None and self._name_in(file) in lost:
                     parent.remove(child)
         for file in root.iter("SourceFilename"):
-            name = self._named(file)
+            name = self._name_in(file)
             file.text = replaced.get(name, str(name.opened))
             file.set("relativeToVRT", "0")
         return ET.tostring(root)
@@ -92,12 +92,12 @@ class Vrt:
         for element in band:
             file = element.find("SourceFilename")
             if element.tag.endswith("Source") and file is not None:
-                see_through = element.find("NODATA") is not None or element.findtext("UseMaskBand") == "true"
+                transparent = element.find("NODATA") is not None or element.findtext("UseMaskBand") == "true"
                 number = (element.findtext("SourceBand") or "1").rpartition(",")[2]  # "mask,1" is the mask of band 1
                 rects = _rect(element.find("SrcRect")), _rect(element.find("DstRect"))
-                yield Member(self._named(file), int(number), *rects, see_through)
+                yield Member(self._name_in(file), int(number), *rects, transparent)
 
-    def _named(self, file: ET.Element) -> SourceName:
+    def _name_in(self, file: ET.Element) -> SourceName:
         text = file.text or ""
         if file.get("relativeToVRT") == "1":
             if isinstance(self._folder, Path):

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A rectangle of pixels, in the scene's working grid."""
+    """A rectangle of pixels: offset and size, in rows and columns of the scene's working grid."""
 
     row_off: int
     col_off: int
@@ -31,15 +31,15 @@ class Window:
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
 
     def to_rasterio(self, down: float = 1, across: float = 1) -> Any:
-        """As `rasterio.windows.Window`; of a raster with so many times the rows and columns."""
+        """As `rasterio.windows.Window`, of a raster with `down` times the rows and `across` times the columns."""
         from rasterio.windows import Window as RasterioWindow
 
         return RasterioWindow(self.col_off * across, self.row_off * down, self.width * across, self.height * down)
 
     def within(self, other: Window) -> Window:
-        """The same rectangle in the pixels of another window."""
+        """The same rectangle, with offsets relative to `other`."""
         return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
 
     def part(self, inner: Window) -> Window:
-        """The rectangle of the scene that `inner` is in this window's pixels."""
+        """The rectangle `inner`, whose offsets are relative to this window, in pixels of the scene."""
         return Window(self.row_off + inner.row_off, self.col_off + inner.col_off, inner.height, inner.width)

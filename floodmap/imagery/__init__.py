@@ -1,1 +1,1 @@
-"""Scenes: rasters read as tiles of 8-bit pixels, with a reason for each that is not observed."""
+"""Scenes: rasters read as tiles of 8-bit pixels, with a reason for each unobserved pixel."""

@@ -1,4 +1,4 @@
-"""Pictures in memory, opened as scenes."""
+"""Arrays in memory, opened as scenes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
 
 _METRES = "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"
-"""A CRS in which a metre is a metre, for pictures of which no place is known."""
+"""A local CRS in metres, for pictures with a ground sample distance but no place on the Earth."""
 
 
 @contextmanager
@@ -29,16 +29,16 @@ def open_array(
     valid: NDArray[np.bool_] | None = None,
     gsd_m: float | None = None,
 ) -> Iterator[Scene]:
-    """Open a picture in memory as a scene.
+    """Context manager: open a picture in memory as a scene.
 
     Args:
         rgb: uint8 (3, height, width) or (height, width, 3).
         nir: uint8 (height, width), near infrared.
-        valid: bool (height, width), observed pixels; None: all are.
+        valid: bool (height, width), observed pixels; None: all are observed.
         gsd_m: ground sample distance, in metres; None: not known.
 
     Raises:
-        SceneError: an array has another type or shape, or the ground sample distance is no length.
+        SceneError: an array has another dtype or shape, or the ground sample distance is not a positive number.
     """
     bands = _bands(rgb, nir)
     count, height, width = bands.shape
@@ -62,7 +62,7 @@ def open_array(
 
 
 def _bands(rgb: NDArray[Any], nir: NDArray[Any] | None) -> NDArray[np.uint8]:
-    """Bands as rasters have them, (3 or 4, height, width)."""
+    """Stack the bands in the order of rasters: uint8 (3 or 4, height, width)."""
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or 3 not in (rgb.shape[0], rgb.shape[2]) or not rgb.size:
         raise SceneError(f"rgb is {rgb.dtype} {rgb.shape}; give uint8 (3, height, width) or (height, width, 3)")

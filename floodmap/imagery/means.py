@@ -1,4 +1,4 @@
-"""Means of pixels, for pictures that are read smaller than they are: of areas of any size, and of blocks of bytes."""
+"""Downsampling by averaging: over areas of any size, and over whole blocks of 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """Pixels along one side, and which of a row of smaller ones each of them stands for."""
+class AxisWeights:
+    """Downsampling along one axis: the source pixels of each target pixel, and their weights."""
 
     middles: NDArray[np.int64]
-    """The pixel in the middle of each."""
+    """(target pixels,): index of the source pixel at the centre of each."""
     weights: Any
-    """(pixels, smaller ones), sparse: how much of each lies in it."""
+    """(target pixels, source pixels), sparse: length of each source pixel that lies in the target pixel."""
 
     @classmethod
-    def of(cls, first: float, length: float, size: int, count: int) -> Samples:
-        """`count` pixels over a stretch of `length` of the `size` smaller ones, which begins at `first`."""
+    def of(cls, first: float, length: float, size: int, count: int) -> AxisWeights:
+        """Divide `length` of `size` source pixels, starting at `first`, into `count` target pixels."""
         edges = first + np.arange(count + 1) * (length / count)
         middles = np.clip(((edges[:-1] + edges[1:]) / 2).astype(np.int64), 0, size - 1)
         low, high = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
@@ -35,8 +35,8 @@ class Samples:
         return cls(middles, csr_array((np.maximum(shares, 1e-9), (rows, cols)), shape=(count, size)))
 
 
-def area_means(values: NDArray[Any], empty: Bools | None, rows: Samples, cols: Samples) -> NDArray[Any]:
-    """Means over areas of what is not empty; anything where all of it is."""
+def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, cols: AxisWeights) -> NDArray[Any]:
+    """Means (bands, rows, columns) over the pixels that are not `empty`; undefined values where all pixels are."""
     weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
     total = (cols.weights @ (rows.weights @ weight).T).T
     means = np.empty((len(values), *total.shape), np.float64)
@@ -51,7 +51,14 @@ def area_means(values: NDArray[Any], empty: Bools | None, rows: Samples, cols: S
 
 
 def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
-    """Rounded means of blocks, 2 or 4 a side, of what is not nodata in them: all of it, or all but `n_empty` pixels."""
+    """Rounded means over blocks of `factor` x `factor` pixels (2 or 4), without nodata pixels.
+
+    Args:
+        values: uint8 (bands, height, width).
+        factor: side of a block, 2 or 4.
+        n_empty: (1, rows, columns), nodata pixels of each block; None: there are none.
+        nodata: value of nodata pixels.
+    """
     sums, shift = block_sums(values, factor), 2 * (factor.bit_length() - 1)
     if n_empty is None:
         return np.asarray((sums + (1 << shift - 1)) >> shift)
@@ -60,11 +67,11 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
 
 
 def block_sums(values: Bytes, factor: int) -> NDArray[Any]:
-    """Sums of blocks, 2 or 4 a side."""
+    """Sums over blocks of `factor` x `factor` pixels (2 or 4); uint8 (bands, height, width) in."""
     rows = values[:, 0::factor].astype(np.uint16)
     for row in range(1, factor):
         rows += values[:, row::factor]
-    pairs = rows.view(np.uint32)  # several times faster than every second number
+    pairs = rows.view(np.uint32)  # several times faster than slices with a step of 2
     sums = (pairs & 0xFFFF) + (pairs >> 16)
     if factor == 2:
         return np.asarray(sums)

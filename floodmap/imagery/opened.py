@@ -1,4 +1,4 @@
-"""Scenes given as Python objects, open datasets of rasterio and arrays of xarray, under names that GDAL opens."""
+"""Scenes given as Python objects (open datasets of rasterio, arrays of xarray), as names that GDAL opens."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
-"""A path, a name GDAL knows, a dataset that rasterio has open for reading, or an array with rioxarray's coordinates."""
+"""A path, a name that GDAL opens, a dataset open for reading in rasterio, or an array with rioxarray's coordinates."""
 
 ACCEPTED = "a path, a name GDAL knows, a dataset that rasterio has open for reading, or an xarray.DataArray"
 
 
 @contextmanager
 def named(source: Source) -> Iterator[str | os.PathLike[str]]:
-    """The name under which GDAL opens a scene.
+    """Context manager: the name by which GDAL opens a scene.
 
     Args:
-        source: see `Source`. An array of xarray is written to a GeoTIFF in the system's folder for temporary files,
-            which goes again at the end; it may be a lazy one (dask).
+        source: see `Source`. An xarray array, which may be lazy (dask), is written to a temporary GeoTIFF, which is
+            deleted at the end.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the source is of another type.
         SceneError: the dataset is closed, or the array has no coordinates.
     """
     if isinstance(source, str | os.PathLike):
         yield source
     elif _is_array(source):
         with tempfile.TemporaryDirectory(prefix="floodmap-") as folder:
-            yield _written(source, Path(folder))
+            yield _as_geotiff(source, Path(folder))
     elif isinstance(source, DatasetReader) and not isinstance(source, DatasetWriter | WarpedVRT):
         if source.closed:
             raise SceneError(f"{source.name} is closed; give it while it is open, or its name")
@@ -50,14 +50,14 @@ def named(source: Source) -> Iterator[str | os.PathLike[str]]:
 
 
 def _is_array(source: object) -> bool:
-    # By name: xarray need not be installed.
+    # By the name of the class: xarray need not be installed.
     return any(f"{one.__module__}.{one.__name__}" == "xarray.core.dataarray.DataArray" for one in type(source).__mro__)
 
 
-def _written(array: Any, folder: Path) -> Path:
-    """An array as a GeoTIFF with its CRS, transform and nodata."""
+def _as_geotiff(array: Any, folder: Path) -> Path:
+    """Write an array as a GeoTIFF with its CRS, transform and nodata value; returns the path."""
     try:
-        import rioxarray  # noqa: F401  gives arrays their `rio`
+        import rioxarray  # noqa: F401  registers the accessor `rio` of arrays
         from rioxarray.exceptions import RioXarrayError
     except ModuleNotFoundError as error:
         raise TypeError("an xarray.DataArray needs rioxarray, which is not installed: pip install rioxarray") from error

@@ -1,4 +1,4 @@
-"""The user's mask and area of interest: which pixels of a window they cover. Rasters or polygons, in any CRS."""
+"""Overlays: which pixels of a window the user's mask or area of interest covers. Rasters or polygons, in any CRS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.geo.geogrid import GeoGrid, how_to_place
 from floodmap.geo.names import has_gdal_name, is_there
 from floodmap.geo.source_name import SourceName
-from floodmap.geo.turns import WARPING, overlaps, raster_turns, turned
+from floodmap.geo.turns import WARP_OPTIONS, overlaps, raster_shifts, turned
 from floodmap.geo.vectors import is_vector, read_vectors
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy
@@ -33,11 +33,11 @@ from floodmap.imagery.raster.voids import HUGE
 
 
 @dataclass(frozen=True, slots=True)
-class Beneath:
-    """A scene, for something else to be laid over it."""
+class BaseScene:
+    """The scene that an overlay is laid over."""
 
     path: object
-    """Its name, for messages."""
+    """Name of the scene, for messages."""
     grid: GeoGrid
     """The working grid."""
     source_shape_hw: tuple[int, int]
@@ -45,25 +45,25 @@ class Beneath:
 
 
 class Overlay(Protocol):
-    """Ground of another file, laid over a scene."""
+    """Area of another file, laid over a scene."""
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which pixels of a window of the working grid are covered, sampled at their centres, as (height, width)."""
+        """Covered pixels of a window of the working grid, sampled at pixel centres: bool (height, width)."""
 
     def meets_scene(self) -> bool:
-        """Whether it lies over the scene at all."""
+        """Whether the overlay intersects the scene."""
 
 
-def open_overlay(path: Path | str, scene: Beneath, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
-    """Lay polygons or a raster (nonzero, valid pixels) over a scene; `stack` closes it.
+def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
+    """Open polygons or a raster (its nonzero, valid pixels) as an overlay of a scene.
 
     A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
 
     Args:
-        path: of the polygons or the raster.
-        scene: what it is laid over.
-        stack: closes what is opened.
-        voids_cover: values below 0 and of more than any class (-9999, 1e20), which nobody declared as nodata, cover.
+        path: path of the polygons or the raster.
+        scene: the scene below.
+        stack: closes the overlay.
+        voids_cover: whether undeclared nodata values, below 0 or too large for a class (-9999, 1e20), cover the scene.
 
     Raises:
         MissingCRSError: the scene or the raster has no CRS, and their sizes differ.
@@ -81,9 +81,9 @@ def open_overlay(path: Path | str, scene: Beneath, stack: ExitStack, *, voids_co
 
 
 class _Polygons:
-    """Polygons, kept in pixels of the working grid."""
+    """Polygons in pixel coordinates of the working grid."""
 
-    def __init__(self, path: Path | str, scene: Beneath) -> None:
+    def __init__(self, path: Path | str, scene: BaseScene) -> None:
         polygons = read_vectors(path, crs=scene.grid.crs, polygons=True).geometries
         polygons = turned(polygons, scene.grid.crs, scene.grid.span_x)
         inverse = ~scene.grid.transform
@@ -96,11 +96,11 @@ class _Polygons:
         self._scene = shapely.box(0, 0, scene.grid.width, scene.grid.height)
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Burn the polygons that meet the window."""
+        """Rasterize the polygons that intersect the window."""
         bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
         near = self._parts[self._tree.query(shapely.box(*bounds), predicate="intersects")]
-        # Clipped first: burning costs time for every vertex, and one river may run through the whole scene. A pixel of
-        # margin keeps the cut off the pixel centres at the rim.
+        # Clipped first: rasterizing takes time for every vertex, and a river may run through the whole scene. With a
+        # margin of a pixel no clipped edge runs through pixel centres of the window.
         margin = (-1, -1, 1, 1)
         clipped = shapely.clip_by_rect(near, *(edge + gap for edge, gap in zip(bounds, margin, strict=True)))
         clipped = clipped[~shapely.is_empty(clipped)]
@@ -111,29 +111,29 @@ class _Polygons:
         return np.asarray(rasterize(clipped, out_shape=shape_hw, transform=place, dtype=np.uint8) > 0)
 
     def meets_scene(self) -> bool:
-        """Whether a polygon meets the scene's rectangle."""
+        """Whether a polygon intersects the scene's rectangle."""
         return len(self._tree.query(self._scene, predicate="intersects")) > 0
 
 
 class _Raster:
-    """Band 1 of a raster; what is neither 0 nor nodata covers."""
+    """Band 1 of a raster; values other than 0 and nodata cover the scene."""
 
-    def __init__(self, path: Path | str, scene: Beneath, stack: ExitStack, *, voids_cover: bool) -> None:
+    def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
         try:
             with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # Of a relative path, and of text, rasterio and GDAL make addresses.
+                # rasterio and GDAL parse text and relative paths as addresses.
                 name = SourceName.of(path if has_gdal_name(path) else Path(path))
                 self._source = closed_by(stack, rasterio.open(name.opened))
-                made_of = anatomy(self._source, name, (1,), stack)
+                structure = anatomy(self._source, name, (1,), stack)
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
-        for lost, why in made_of.lost.items():
+        for lost, why in structure.lost.items():
             raise SceneError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
         flags = self._source.mask_flag_enums[0]
-        self._masked = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
-        self._seen_from = 128 if made_of.lossy else 1
+        self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._least_opaque = 128 if structure.lossy else 1
         self._scale = (1.0, 1.0)
         self._datasets: list[DatasetReader | WarpedVRT] = [self._source]
         if scene.grid.crs is not None and self._source.crs is not None:
@@ -154,10 +154,10 @@ class _Raster:
             try:
                 how = {"window": part, "out_shape": shape_hw, "resampling": Resampling.nearest}
                 values = dataset.read(1, **how)
-                seen = dataset.read_masks(1, **how) >= self._seen_from if self._masked else True
+                seen = dataset.read_masks(1, **how) >= self._least_opaque if self._has_mask else True
             except RasterioError as error:
                 raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
-            # WarpedVRT fills what lies outside its source with nodata, or 0 where there is none.
+            # WarpedVRT fills pixels outside its source with nodata, or with 0 where there is no nodata value.
             nodata = dataset.nodata
             known = ~np.isnan(values) & (True if nodata is None else values != nodata)
             if not self._voids_cover:
@@ -166,20 +166,18 @@ class _Raster:
         return covered
 
     def meets_scene(self) -> bool:
-        """Whether the raster's rectangle meets the scene's."""
+        """Whether the raster's rectangle intersects the scene's."""
         if self._datasets == [self._source]:
             return True
         bounds = transform_bounds(self._source.crs, self._grid.crs, *self._source.bounds)
         return overlaps(bounds, self._grid.bounds, self._grid.crs)
 
     def _warped(self) -> list[WarpedVRT]:
-        """It on the scene's grid, once for every turn about the Earth at which some of it lies there."""
+        """The raster warped to the scene's grid, once for each shift by whole turns at which it meets the grid."""
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
-        how |= {"resampling": Resampling.nearest, **WARPING}
+        how |= {"resampling": Resampling.nearest, **WARP_OPTIONS}
         alpha = ColorInterp.alpha in own.colorinterp
-        how |= {"add_alpha": self._masked and not alpha}  # or a mask of its own is lost on the way
-        turns = raster_turns(own.crs, GeoGrid.of(own).span_x, grid.crs, grid.span_x)
-        return [
-            WarpedVRT(own, src_transform=Affine.translation(turn, 0) @ own.transform, **how) for turn in turns or (0.0,)
-        ]
+        how |= {"add_alpha": self._has_mask and not alpha}  # else warping drops the raster's own mask
+        shifts = raster_shifts(own.crs, GeoGrid.of(own).span_x, grid.crs, grid.span_x) or (0.0,)
+        return [WarpedVRT(own, src_transform=Affine.translation(shift, 0) @ own.transform, **how) for shift in shifts]

@@ -1,4 +1,4 @@
-"""Whether a raster's overviews show what the raster shows: an earlier picture's may lie beside it."""
+"""Check of a raster's overviews against its pixels: an overview file may be that of an earlier picture."""
 
 from __future__ import annotations
 
@@ -14,62 +14,68 @@ from floodmap.geo.window import Window
 from floodmap.imagery.pixels import Pixels
 from floodmap.imagery.reader import Reader
 
-_OWN = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
-"""Formats that are read smaller without a copy of the picture."""
-_PLACES, _DEEP_PLACES = 8, 4
-"""Places along each side, of overviews up to four times smaller, and of others."""
-_SIDE, _DEEP_SIDE = 32, 8
-"""Sides of a place, in pixels of the overview."""
+_MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
+"""Formats that decode a lower resolution directly, without overviews."""
+_PLACES, _COARSE_PLACES = 8, 4
+"""Windows along each side of the scene: for factors up to 4, and for larger ones."""
+_SIDE, _COARSE_SIDE = 32, 8
+"""Side of a window, in pixels of the overview, likewise."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Of the range of the picture's values: what rounding and compression may change."""
+"""Difference allowed for rounding and compression, as a share of the range of the picture's values."""
 _NOISE, _SHIFT = 2.0, 4.0
-"""An overview of single pixels differs from the mean by the variance about it; the mean of a place by far less."""
-_DEEPEST = 64
+"""Limits of the mean squared difference, in local variances, and of the mean difference, in standard errors.
+
+An overview of single pixels (nearest neighbour) differs from the block means by the local variance; the mean over a
+window differs by far less."""
+_MAX_FACTOR = 64
+"""Largest factor of downsampling that is checked."""
 
 
 def overviews_agree(reader: Reader) -> bool:
-    """Hold what is read smaller against the pixels beneath, at some places.
+    """Whether windows read from overviews agree with the means of their pixels, at places all over the scene.
 
-    Overviews are made in many ways (mean, nearest, cubic, with loss, half a pixel aside). All stay within what the
-    pixels about a place vary by; another picture does not.
+    Overviews are made in many ways (mean, nearest, cubic, lossy, shifted by half a pixel). All of them stay within the
+    local variance of the pixels; another picture does not.
 
     Args:
-        reader: of the raster's own pixels.
+        reader: reader of the raster.
     """
     dataset, bands = reader.source.dataset, reader.source.bands
     factors = dataset.overviews(bands.rgb[0])
-    if dataset.driver in _OWN or not (factors or dataset.driver == "VRT"):
+    if dataset.driver in _MULTIRESOLUTION or not (factors or dataset.driver == "VRT"):
         return True
     own = replace(reader, height=dataset.height, width=dataset.width)
-    deepest = min(_DEEPEST, max(factors, default=16))
+    deepest = min(_MAX_FACTOR, max(factors, default=16))
     return not any(_differs(own, *place) for place in _places(own, deepest))
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Windows to look at, and by how much they are shrunk."""
+    """Windows to compare, each with a factor of downsampling, which doubles up to `deepest`."""
     factor = 2
     while factor <= max(2, deepest):
-        count, side = (_PLACES, _SIDE) if factor <= 4 else (_DEEP_PLACES, _DEEP_SIDE)
+        count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
         rows, cols = (min(side, length // factor) for length in (reader.height, reader.width))
         if min(rows, cols) < 2:
             return
         for window in reader.spread(count=count, side=side * factor):
-            # From where an overview's pixels begin.
+            # Aligned with the pixels of the overview.
             top, left = window.row_off // factor * factor, window.col_off // factor * factor
             yield Window(top, left, rows * factor, cols * factor), factor
         factor *= 2
 
 
 def _differs(reader: Reader, window: Window, factor: int) -> bool:
+    """Whether a window read downsampled by `factor` shows something else than the means of its pixels."""
     small_hw = window.height // factor, window.width // factor
     try:
         seen = reader.read(window, small_hw)
         pixels = reader.read(window, (window.height, window.width))
     except SceneError:
-        return False  # what is damaged is told when windows are read
-    known, hidden = _known(pixels), ~_known(seen)
-    # FinishingProcess what is not observed means differ by how that is left out.
-    blocks = _blocks(known[None].astype(np.float64), factor)[0]
+        return False  # damage is reported when windows are read
+    known, hidden = _observed(pixels), ~_observed(seen)
+    # Next to unobserved pixels, means depend on how the overview left these out: only blocks that are observed (or
+    # unobserved) together with all their neighbours are compared.
+    blocks = _block_means(known[None].astype(np.float64), factor)[0]
     full, none = ndimage.minimum_filter(blocks, 3) == 1, ndimage.maximum_filter(blocks, 3) == 0
     for flags, other in ((hidden, full), (~hidden, none)):
         if other.sum() >= 4 and flags[other].mean() > 0.1:
@@ -79,9 +85,9 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
         return False
     values = pixels.values.astype(np.float64)
     values[:, ~known] = 0
-    mean = _blocks(values, factor)
+    mean = _block_means(values, factor)
     about = np.stack([ndimage.uniform_filter(band, 3) for band in mean])
-    square = np.stack([ndimage.uniform_filter(band, 3) for band in _blocks(values**2, factor)])
+    square = np.stack([ndimage.uniform_filter(band, 3) for band in _block_means(values**2, factor)])
     variance = np.maximum(square - about**2, 0)[:, compared]
     residual = (seen.values - mean)[:, compared]
     tolerance = _LOSSY_TOLERANCE if reader.source.lossy else _TOLERANCE
@@ -91,7 +97,8 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
     return bool(noise or shift.any())
 
 
-def _known(pixels: Pixels) -> NDArray[np.bool_]:
+def _observed(pixels: Pixels) -> NDArray[np.bool_]:
+    """Pixels (height, width) that are neither hidden, empty nor failed."""
     known = np.ones(pixels.values.shape[1:], bool)
     for flags in (pixels.hidden, pixels.empty, pixels.failed):
         if flags is not None:
@@ -99,14 +106,15 @@ def _known(pixels: Pixels) -> NDArray[np.bool_]:
     return known
 
 
-def _blocks(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Means of blocks of (bands, height, width)."""
+def _block_means(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Means over blocks of `factor` x `factor` pixels; (bands, height, width) in."""
     bands, height, width = values.shape
     blocks = values.reshape(bands, height // factor, factor, width // factor, factor)
     return np.asarray(blocks.mean(axis=(2, 4)))
 
 
 def _range(reader: Reader, values: NDArray[np.float64]) -> float:
+    """Range of the values: 255 for 8-bit pictures and palettes, else as measured."""
     if reader.source.dtype == np.uint8 or reader.source.palette is not None:
         return 255.0
     return float(np.ptp(values)) if values.size else 0.0

@@ -1,4 +1,4 @@
-"""Pixels: stored values of a window, and which of them are none."""
+"""Pixels: stored values of a window, and flags of those that hold no observation."""
 
 from __future__ import annotations
 
@@ -15,40 +15,48 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """Values of a window, and what the raster itself says of them."""
+    """Stored values of a window, and flags from the raster's own metadata."""
 
     values: NDArray[Any]
-    """(bands, height, width) as stored, near infrared last; a palette is expanded to RGB."""
+    """(bands, height, width) as stored, near infrared last; palette indices are expanded to RGB."""
     hidden: Bools | None = None
-    """(height, width); alpha 0 or masked in the file. None: nowhere."""
+    """(height, width); transparent (alpha) or masked in the file. None: nowhere."""
     empty: Bools | None = None
-    """(height, width); nodata value, void, NaN or infinity, or never written. None: nowhere."""
+    """(height, width); nodata value, void, NaN, infinity, or never written. None: nowhere."""
     failed: Bools | None = None
     """(height, width); could not be read. None: nowhere."""
     complete: Bools | None = None
-    """(height, width); all pixels of the file that were averaged here were looked at, and are nothing of that kind.
-    None: that is not known."""
+    """(height, width); every source pixel averaged into this one was checked, and none is hidden, empty or failed.
+    None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What was read, before it is told what of it is nothing."""
+    """Values as read, before they are checked for nodata and voids."""
 
     values: NDArray[Any]
     """(bands, height, width)."""
     nearest: NDArray[Any]
-    """Of the colours, the pixel in the middle of each that was averaged."""
+    """(colour bands, height, width): the source pixel at the centre of each averaged area, to compare with nodata."""
     complete: Bools | None = None
     """See `Pixels`."""
 
 
-def either(one: Bools | None, other: Bools | None) -> Bools | None:
-    """Where any of two flags is set; None: nowhere."""
-    return other if one is None else one if other is None else np.asarray(one | other)
+def union(first: Bools | None, second: Bools | None) -> Bools | None:
+    """Where either of two flags is set; None: nowhere."""
+    return second if first is None else first if second is None else np.asarray(first | second)
 
 
 def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
-    """Pixels whose colours all are nodata, or any of whose values is no number, or nodata that can be no colour."""
+    """Pixels (height, width) that are nodata, NaN or infinite; None: nowhere.
+
+    A nodata value that may be a colour (0, 255) must occur in all colour bands; any other counts in a single band.
+
+    Args:
+        values: (bands, height, width); checked for NaN and infinity.
+        nearest: (colour bands, height, width), not averaged; compared with nodata.
+        nodata: the nodata value; None: there is none.
+    """
     empty: Bools | None = None
     if nodata is not None:
         value = nearest.dtype.type(nodata)

@@ -1,4 +1,4 @@
-"""Stored values of any part of a raster at any size, and which of them are none: the step below `Scene`."""
+"""Reader: stored values of any window of a raster at any size, with flags of unobserved pixels; used by `Scene`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from floodmap.geo.gdal import gdal_env, gdal_reason
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
-from floodmap.imagery.means import Samples, area_means, block_means, block_sums
-from floodmap.imagery.pixels import Pixels, Values, either, find_empty
+from floodmap.imagery.means import AxisWeights, area_means, block_means, block_sums
+from floodmap.imagery.pixels import Pixels, Values, find_empty, union
 from floodmap.imagery.raster.source import Source
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
-"""Of the file, averaged in one go: what fits into a CPU's cache."""
+"""Bytes of the file that are averaged at a time: they fit into a CPU's cache."""
 _PIECES = 16
-_EIGHT = np.ones((3, 3), bool)
+"""Pieces along each axis into which a window is cut where it cannot be read as a whole."""
+_EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -39,7 +40,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads windows of a working grid laid over a raster; reads take turns, so that any thread may."""
+    """Reads windows of the working grid from a raster; thread-safe, by a lock."""
 
     path: SourceName
     """The raster's name, for messages."""
@@ -50,39 +51,39 @@ class Reader:
     width: int
     """Columns of the working grid."""
     lock: Lock
-    """Held while GDAL reads: a dataset serves one thread at a time."""
+    """Held while GDAL reads: only one thread at a time may use a dataset."""
     overviews: bool = True
-    """Whether smaller copies of the raster in or beside the file may be read in its place."""
+    """Whether overviews, in the file or beside it, may be used."""
 
     @property
     def has_overviews(self) -> bool:
-        """Whether reading it smaller takes less time."""
+        """Whether there are overviews that may be used, so that downsampled reads are fast."""
         return self.overviews and bool(self.source.dataset.overviews(self.source.bands.rgb[0]))
 
     @property
     def whole(self) -> Window:
-        """The window that is the scene."""
+        """The window of the whole scene."""
         return Window(0, 0, self.height, self.width)
 
     def shape_within(self, max_side: int) -> tuple[int, int]:
-        """Rows and columns of the scene made smaller, never larger, to fit a square."""
+        """Height and width of the scene scaled down (never up) to at most `max_side` pixels a side."""
         scale = max(1.0, max(self.height, self.width) / max_side)
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Square windows at `count` by `count` places spread over the scene, from edge to edge."""
+        """Square windows of `side` pixels at `count` by `count` places, evenly spaced from edge to edge."""
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
         cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
         return [Window(int(row), int(col), height, width) for row in rows for col in cols]
 
     def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a window of the working grid, averaged down to `shape_hw` where that or the grid is coarser.
+        """Read a window of the working grid as (bands, *shape_hw), averaged where that is coarser than the raster.
 
         Raises:
             SceneError: the file is damaged there.
         """
-        # GDAL averages band after band: what does not fit its cache as a whole would be decoded once for each.
+        # GDAL averages band by band. A window that does not fit into its cache would be decoded once for each band.
         across, down = (self.source.dataset.width / self.width, self.source.dataset.height / self.height)
         source_bytes = window.height * down * window.width * across * self.source.depth * self.source.dtype.itemsize
         count = min(shape_hw[0], math.ceil(2 * source_bytes / self.source.cache_bytes))
@@ -90,8 +91,8 @@ class Reader:
             return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
         return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
 
-    def survey(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Like `read`, but what is damaged is marked as failed, piece by piece, instead of failing the whole."""
+    def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
+        """Like `read`, but a damaged window is read in pieces, and pixels of damaged pieces are marked as failed."""
         with suppress(SceneError):
             return self.read(window, shape_hw)
         return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
@@ -121,10 +122,10 @@ class Reader:
         return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
 
     def check(self) -> None:
-        """Raise if none of a few places spread over the scene can be read.
+        """Read a few small windows spread over the scene, until one succeeds.
 
         Raises:
-            SceneError: so it is.
+            SceneError: none of them can be read.
         """
         error: SceneError | None = None
         for window in self.spread(count=3, side=4):
@@ -137,19 +138,19 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle of the working grid, in fractions of its pixels where need be."""
+        """Read a rectangle of the working grid, whose position and size may be fractions of pixels."""
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
         native = shape_hw == (part.height, part.width)
         try:
             with self.lock, gdal_env(cache_bytes=source.cache_bytes):
-                read = self._averaged(part, shape_hw) or self._stored(part, shape_hw, native)
+                read = self._block_averaged(part, shape_hw) or self._stored(part, shape_hw, native)
                 hidden = self._hidden(part, shape_hw)
         except RasterioError as error:
             place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
-        empty = either(
+        empty = union(
             find_empty(read.values, read.nearest, source.nodata),
             source.voids.find(read.values, native=native, name=self.path),
         )
@@ -158,33 +159,33 @@ class Reader:
             values = source.scale[values]
         if source.palette is not None:
             colours = np.take(source.palette.T, values[0], axis=1, mode="clip")
-            values, hidden = colours[:3], either(hidden, colours[3] == 0)
-        return self._without_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
+            values, hidden = colours[:3], union(hidden, colours[3] == 0)
+        return self._with_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
 
-    def _without_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
-        """The same with what the file has no pixels for."""
+    def _with_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
+        """Add flags for parts of the raster that have no pixels (see `gaps`)."""
         if self.source.gaps is None:
             return pixels
         rect = Rect(part.col_off, part.row_off, part.width, part.height)
         found = self.source.gaps.within(rect, (pixels.values.shape[1], pixels.values.shape[2]))
         if found is None:
             return pixels
-        # Of a pixel beside a gap some of what lies beneath may be missing.
-        near = ndimage.binary_dilation(found > 0, _EIGHT)
+        # Some of the source pixels averaged into a pixel next to a gap may be missing.
+        near = ndimage.binary_dilation(found > 0, _EIGHT_NEIGHBOURS)
         complete = None if pixels.complete is None else pixels.complete & ~near
         failed = found == codes.FAILED
         return replace(
-            pixels, empty=either(pixels.empty, found == codes.NODATA), complete=complete,
-            failed=either(pixels.failed, failed) if failed.any() else pixels.failed,
+            pixels, empty=union(pixels.empty, found == codes.NODATA), complete=complete,
+            failed=union(pixels.failed, failed) if failed.any() else pixels.failed,
         )  # fmt: skip
 
     def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> Values:
-        """Values as GDAL reads them, averaged where they are to be smaller."""
+        """Values as GDAL reads them, averaged where the target is smaller."""
         bands, source = self.source.bands, self.source
         if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
-            return self._shrunk(part, shape_hw)
-        values = self._bands(bands.shown, part, shape_hw, self._resampling(part, shape_hw))
-        # Masks and nodata are not averaged: one source pixel stands for each.
+            return self._downsampled(part, shape_hw)
+        values = self._bands(bands.used, part, shape_hw, self._resampling(part, shape_hw))
+        # Masks and nodata are not averaged: the nearest source pixel decides.
         nearest = values[: len(bands.rgb)]
         if source.nodata is not None and not native:
             nearest = self._bands(bands.rgb, part, shape_hw, Resampling.nearest)
@@ -196,28 +197,26 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
-    def _shrunk(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
-        """Means of the pixels themselves, whatever overviews there are."""
+    def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
+        """Area means of the full-resolution pixels, computed here without overviews."""
         source, bands = self.source, self.source.bands
         outer = _outer(part, source.dataset)
-        values = self._bands(bands.shown, outer, (outer.height, outer.width), Resampling.nearest)
-        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
-        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        values = self._bands(bands.used, outer, (outer.height, outer.width), Resampling.nearest)
+        rows = AxisWeights.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = AxisWeights.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
         if source.palette is not None:
             return Values(values[:, rows.middles][:, :, cols.middles], nearest)
-        empty = either(
+        empty = union(
             find_empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
         )
         return Values(area_means(values, empty, rows, cols), nearest)
 
-    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
-        """Means of whole blocks of bytes, the pixel in the middle of each, and which are complete.
+    def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
+        """Means over whole blocks of 2 or 4 pixels a side of 8-bit rasters; None where GDAL has to average.
 
-        None where GDAL has to be asked.
-
-        GDAL takes three times as long; but it knows masks, and overviews save reading. For it a pixel of which one band
-        happens to be the nodata value is none in that band.
+        GDAL takes three times as long, but handles masks and overviews. GDAL also leaves the nodata value out band by
+        band, although it may be a colour in one band.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
@@ -228,14 +227,14 @@ class Reader:
             return None
         if self.has_overviews:
             return None
-        means = np.empty((len(bands.shown), *shape_hw), np.uint8)
+        means = np.empty((len(bands.used), *shape_hw), np.uint8)
         middle = np.empty((len(bands.rgb), *shape_hw), np.uint8)
         complete = np.ones(shape_hw, bool)
         step = max(1, _PIECE_BYTES // (len(means) * factor * int(part.width)))
         for top in range(0, shape_hw[0], step):
             rows = min(step, shape_hw[0] - top)
             piece = GdalWindow(part.col_off, part.row_off + top * factor, part.width, rows * factor)
-            values = source.dataset.read(list(bands.shown), window=piece)
+            values = source.dataset.read(list(bands.used), window=piece)
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
             empty = find_empty(values[:0], values[: len(bands.rgb)], source.nodata)
@@ -251,28 +250,29 @@ class Reader:
         return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
 
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
+        """Pixels (height, width) that alpha or the file's mask hides; None: nowhere."""
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
-            alpha = self._flags(part, shape_hw, partial(dataset.read, bands.alpha))
-            hidden = np.asarray(alpha < self.source.opaque_from)
+            alpha = self._read_flags(part, shape_hw, partial(dataset.read, bands.alpha))
+            hidden = np.asarray(alpha < self.source.min_alpha)
         if self.source.has_mask:
-            masked = self._flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
-            hidden = either(hidden, np.asarray(masked))
+            masked = self._read_flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
+            hidden = union(hidden, np.asarray(masked))
         return hidden
 
-    def _flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """A band of which one pixel stands for several."""
+    def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
+        """Read a mask or an alpha band, by nearest neighbour where the target is smaller."""
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = _outer(part, self.source.dataset)
         flags = read(window=outer)
-        rows = Samples.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
-        cols = Samples.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
+        rows = AxisWeights.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
+        cols = AxisWeights.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         return np.asarray(flags[rows.middles][:, cols.middles])
 
 
 def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
-    """The whole pixels of a raster that a rectangle of it touches."""
+    """The smallest window of whole pixels that contains a rectangle of a raster."""
     top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
     bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
     right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
@@ -280,7 +280,7 @@ def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
 
 
 def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an array into at most so many rows and columns of pieces."""
+    """Slices that cut an array into at most `down` x `across` pieces."""
     rows = np.unique(np.linspace(0, shape_hw[0], down + 1).astype(int)).tolist()
     cols = np.unique(np.linspace(0, shape_hw[1], across + 1).astype(int)).tolist()
     for top, bottom in pairwise(rows):

@@ -1,4 +1,4 @@
-"""Why pixels of a scene are not observed: what the raster, its borders, the user's mask and area of interest say."""
+"""Reasons why pixels are unobserved: nodata and masks of the raster, borders, the user's mask, the area of interest."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """All that decides which pixels of a scene are observed."""
+    """Everything that decides which pixels of a scene are observed."""
 
     mask: Overlay | None
-    """Ground to leave unobserved."""
+    """The user's mask: ground to leave unobserved."""
     aoi: Overlay | None
-    """The ground that is wanted."""
+    """The area of interest."""
     collar: Collar | None
-    """Borders found."""
+    """Untagged borders of the scene."""
     lossy: bool
-    """The raster is compressed with loss."""
-    shown: int
-    """How many of the values read are colours."""
+    """Whether the raster has lossy compression."""
+    n_colours: int
+    """Number of colour bands, which come first in the values read."""
     lock: Lock
     """Held while GDAL reads."""
 
     def inside(self, window: Window, shape_hw: tuple[int, int]) -> Bools | None:
-        """Pixels of a window in the area of interest, at a size; None: all."""
+        """Pixels of a window, read at `shape_hw`, inside the area of interest: bool (height, width); None: all."""
         if self.aoi is None:
             return None
         with self.lock, gdal_env():
             return self.aoi.covers(window, shape_hw)
 
     def of(self, window: Window, pixels: Pixels, inside: Bools | None = None) -> NDArray[np.uint8]:
-        """Codes (height, width), 0 where observed: the later a reason is written here, the more it counts.
+        """Codes uint8 (height, width) of a window, 0 where observed; of several reasons the last one written counts.
 
         Args:
-            window: where the pixels lie.
-            pixels: as read, at any size.
-            inside: see `inside`.
+            window: the window.
+            pixels: its pixels, read at any size.
+            inside: result of `inside`.
         """
         shape_hw = pixels.values.shape[1], pixels.values.shape[2]
         reason = np.zeros(shape_hw, np.uint8)
@@ -57,7 +57,7 @@ class Reasons:
             with self.lock, gdal_env():
                 reason[self.mask.covers(window, shape_hw)] = codes.MASKED
         if self.collar is not None:
-            found = self.collar.find(window, pixels.values[: self.shown], could_be_collar(pixels, lossy=self.lossy))
+            found = self.collar.find(window, pixels.values[: self.n_colours], could_be_collar(pixels, lossy=self.lossy))
             reason[found] = codes.COLLAR
         flags = ((pixels.empty, codes.NODATA), (pixels.hidden, codes.NODATA), (pixels.failed, codes.FAILED))
         for flag, code in flags:
@@ -68,7 +68,7 @@ class Reasons:
         return reason
 
     def unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> NDArray[np.uint8]:
-        """Codes of a window that is not read, at a size: `code` inside the area of interest."""
+        """Codes of a window that is not read, uint8 of `shape_hw`: `code` inside the area of interest."""
         reason = np.full(shape_hw, code, np.uint8)
         inside = self.inside(window, shape_hw)
         if inside is not None:
@@ -76,24 +76,25 @@ class Reasons:
         return reason
 
     def complete(self, window: Window, pixels: Pixels, reason: NDArray[np.uint8]) -> Bools | None:
-        """Pixels of a shrunken window of which all that lies beneath is known to be observed; None: none."""
+        """Pixels of a downsampled window whose source pixels are all known to be observed; None: not known of any."""
         if pixels.complete is None or self.mask is not None or self.aoi is not None:
             return None
         complete: Bools = pixels.complete & (reason == 0)
         if self.collar is not None:
-            complete &= ~self.collar.near(window, complete.shape)
+            complete &= ~self.collar.candidates(window, complete.shape)
         return complete
 
     def observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
-        """Observed values, (bands, n), as stored; those outside the area of interest, too."""
+        """Observed values (bands, n), as stored, including those outside the area of interest."""
         reason = self.of(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
 
 
 def could_be_collar(pixels: Pixels, *, lossy: bool) -> Bools:
-    """Pixels (height, width) that may belong to a border, by what the raster says of them."""
+    """Pixels (height, width) that may belong to an untagged border, by the raster's own flags."""
     possible = np.ones(pixels.values.shape[1:], bool)
-    # Nodata pixels of a frayed border are the cloth that its loose threads hang on; those of a clean one are not.
+    # With lossy compression the fringe of a nodata border is found only through the nodata pixels that it is connected
+    # to. Without, a nodata border needs no search.
     for flags in (pixels.hidden, pixels.failed, None if lossy else pixels.empty):
         if flags is not None:
             possible &= ~flags

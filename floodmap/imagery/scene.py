@@ -1,4 +1,4 @@
-"""One raster, opened for windowed reads as 8-bit RGB, with a reason for every pixel that is not observed."""
+"""Scene: a raster opened for windowed reads as 8-bit RGB, with a reason for every unobserved pixel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
-from floodmap.imagery.overlay import Beneath, Overlay, open_overlay
+from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels
 from floodmap.imagery.raster.fingerprint import fingerprint
@@ -33,7 +33,7 @@ from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons
 from floodmap.imagery.stretch import Stretch
 from floodmap.imagery.suitability import unsuited
-from floodmap.imagery.survey import SAMPLE_SIDE, SAMPLES, SURVEY_SIDE, collar_of, glance, stretch_of
+from floodmap.imagery.survey import SAMPLE_SIDE, SAMPLES, SURVEY_SIDE, collar_of, sample_observed, stretch_of
 from floodmap.imagery.tile import Tile
 from floodmap.options import SceneOptions
 from floodmap.strips import codes
@@ -44,28 +44,28 @@ Bools = NDArray[np.bool_]
 
 
 class Scene:
-    """A raster and what was decided about it: the only reader of imagery.
+    """A raster opened for reading, with its bands, grid, stretch and borders. All imagery is read through it.
 
-    Everything is in pixels of the working grid, which is the raster's own unless a resolution is set; rotated and
+    Windows are in pixels of the working grid, which is the raster's own unless a resolution is set; rotated and
     south-up rasters stay as they are. A raster placed by ground control points is resampled onto a north-up grid first.
 
-    Reads take turns on a lock, so that another thread may read; the scene is closed where it was opened.
+    Any thread may read: a lock serializes reads. The scene is closed by the thread that opened it.
     """
 
     path: SourceName
-    """What the raster is called."""
+    """Name of the raster."""
     options: SceneOptions
-    """How it was opened."""
+    """Options it was opened with."""
     grid: GeoGrid
     """The working grid."""
     source_gsd_m: float | None
     """Mean ground sample distance of the file's own pixels, in metres; None without a CRS."""
     collar: Collar | None
-    """Borders found."""
+    """Untagged borders; None where there are none."""
     remarks: tuple[str, ...]
-    """What was taken for granted or left out, a line each; they are logged, too."""
+    """Assumptions made and parts left out, one line each; they are logged, too."""
     stretch: Stretch
-    """From stored values to 8 bits, for each of `bands` and then near infrared."""
+    """Stretch of stored values to 8 bits, for each of `bands` and then near infrared."""
 
     @classmethod
     def open(
@@ -75,12 +75,12 @@ class Scene:
 
         Args:
             path: a file, or any other name that GDAL opens (`/vsizip/...`, `NETCDF:"f.nc":red`, `https://...`).
-            options: how to look at it.
-            threads: that decompress it: more cores' work in all, but less time, where cores are idle.
+            options: how to read it.
+            threads: threads that decompress it: more work in all, but less time where cores are idle.
 
         Raises:
             SceneError: it cannot be read as an image, or the options do not fit it.
-            MissingCRSError: an option needs a place on the ground, and the file has none.
+            MissingCRSError: an option needs coordinates on the ground, and the file has none.
             VectorError: the mask or the area of interest cannot be read.
         """
         return cls(SourceName.of(path), options or SceneOptions(), threads)
@@ -97,7 +97,7 @@ class Scene:
             self.grid, self.source_gsd_m = own.resampled(options.resolution_m, path), own.gsd_m
             self._reader = Reader(
                 path=path, source=self._source, height=self.height, width=self.width, lock=self._lock,
-                overviews=not self._source.own_means,
+                overviews=not self._source.average_without_gdal,
             )  # fmt: skip
             remarks = [*self._source.remarks]
             if self._reader.overviews and not overviews_agree(self._reader):
@@ -107,19 +107,20 @@ class Scene:
                     "with: gdaladdo -r average FILE 2 4 8 16"
                 )
             with gdal_env():
-                # What a mask does not tell of stays unobserved; what is not known to be wanted is left out.
+                # Void pixels of a mask are unobserved; void pixels of an area of interest are outside.
                 mask = self._open_overlay(options.mask, voids_cover=True)
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
             self._reader.check()
-            # Borders come from warping and mosaicking; a photograph's white sky or black frame is part of the picture.
-            # Of few values black and white are two like others.
+            # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
+            # frame of a photograph is part of the picture. In rasters of few values black and white are ordinary.
             has_collar = options.collar == "auto" and self.crs and self._source.scale is None
-            self.collar = collar_of(self._reader, shown=self._shown) if has_collar else None
+            self.collar = collar_of(self._reader, n_colours=self._n_colours) if has_collar else None
             self._reasons = Reasons(
-                mask=mask, aoi=aoi, collar=self.collar, lossy=self._source.lossy, shown=self._shown, lock=self._lock
-            )
+                mask=mask, aoi=aoi, collar=self.collar, lossy=self._source.lossy, n_colours=self._n_colours,
+                lock=self._lock,
+            )  # fmt: skip
             self.stretch = stretch_of(self._reader, self._reasons)
             self.remarks = tuple(remarks)
             for line in self.remarks:
@@ -137,18 +138,18 @@ class Scene:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the scene can be read no more."""
+        """Close the file; the scene cannot be read afterwards."""
         with self._lock, gdal_env():
             self._stack.close()
 
     @property
     def name(self) -> str:
-        """Name of the file without its suffix, or what else tells the raster apart."""
+        """Name for the results: the file's name without suffix (see `SourceName.stem`)."""
         return self.path.stem
 
     @property
     def transform(self) -> Affine:
-        """Working pixel to CRS; without a CRS, the file's transform all the same, or `geogrid.UNPLACED`."""
+        """Transform from working pixels to the CRS; without a CRS, the file's transform or `geogrid.UNPLACED`."""
         return self.grid.transform
 
     @property
@@ -168,12 +169,12 @@ class Scene:
 
     @property
     def crs(self) -> Any:
-        """The `rasterio.crs.CRS`, or None where the scene has no place on the ground."""
+        """The `rasterio.crs.CRS`; None where the scene has no place on the ground."""
         return self._source.grid.crs
 
     @property
     def bands(self) -> tuple[int, ...]:
-        """Bands shown as red, green and blue, or the one shown as grey or through its palette; counted from 1."""
+        """Bands used as red, green and blue, or the one used as grey or as palette indices; counted from 1."""
         return self._source.bands.rgb
 
     @property
@@ -183,12 +184,12 @@ class Scene:
 
     @property
     def nodata(self) -> float | None:
-        """Value of pixels that hold nothing."""
+        """Nodata value, if there is one."""
         return self._source.nodata
 
     @property
     def dtype(self) -> str:
-        """Name of the type of the stored values."""
+        """Name of the dtype of the stored values."""
         return str(self._source.dtype)
 
     @property
@@ -198,12 +199,12 @@ class Scene:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory for decoded blocks of the file, at most."""
+        """Size of GDAL's block cache for the file, in bytes."""
         return self._source.cache_bytes
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 that changes with the picture and its place, not with its name; None where none can be had.
+        """SHA-256 of the picture and its place, independent of its name; None where it cannot be computed.
 
         See `floodmap.imagery.raster.fingerprint`.
         """
@@ -211,13 +212,13 @@ class Scene:
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
-        """What the models were not made for in this scene, a line each: see `floodmap.imagery.suitability`."""
-        sample = glance(self._reader, self._reasons)[: self._shown]
+        """Warnings that the scene lies outside the training data, one line each; see `floodmap.imagery.suitability`."""
+        sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
     def date(self) -> datetime:
-        """When the picture was taken, as the file says, else when the file was last changed; in UTC."""
+        """Time of acquisition from the file's tags, else the file's modification time; UTC."""
         with self._lock, gdal_env():
             return date_of(self._source.dataset, self.path)
 
@@ -233,7 +234,7 @@ class Scene:
         return replace(self._tile(window, (window.height, window.width)), gsd_m=self.gsd_m or 0.0)
 
     def failed(self, window: Window) -> Tile:
-        """What stands for a window that cannot be read: nothing observed inside the area of interest."""
+        """The tile of a window that cannot be read: all pixels inside the area of interest are marked as failed."""
         shape_hw = window.height, window.width
         try:
             return self._unread(window, shape_hw, codes.FAILED)
@@ -241,9 +242,9 @@ class Scene:
             return Tile(window, np.zeros((3, *shape_hw), np.uint8), np.full(shape_hw, codes.FAILED, np.uint8))
 
     def preview(self, max_side: int) -> Tile:
-        """The whole scene at once, averaged down (never up) to at most `max_side` pixels a side.
+        """The whole scene, averaged down (never up) to at most `max_side` pixels a side.
 
-        One pass over the file where it has no overviews. What cannot be read is marked as failed.
+        Reads the whole file once where it has no overviews. Pixels that cannot be read are marked as failed.
         """
         return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
 
@@ -252,10 +253,10 @@ class Scene:
         return self._reader.shape_within(max_side)
 
     def shrunk(self, window: Window, factor: int) -> Tile:
-        """A window of the scene shrunk by a whole factor, which averages; what cannot be read is marked as failed.
+        """A window of the scene downsampled by a whole factor (mean); unreadable pixels are marked as failed.
 
         Args:
-            window: in pixels of the shrunk scene, whose sides are the scene's divided by `factor` and rounded up.
+            window: in pixels of the downsampled scene, whose sides are the scene's divided by `factor`, rounded up.
             factor: scene pixels per pixel, along each side.
         """
         top, left = window.row_off * factor, window.col_off * factor
@@ -265,14 +266,14 @@ class Scene:
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def samples(self, count: int, side: int) -> list[Tile]:
-        """Square windows at `count` by `count` places from edge to edge; what cannot be read is marked as failed."""
+        """Square windows at `count` by `count` places from edge to edge; unreadable pixels are marked as failed."""
         windows = self._reader.spread(count=count, side=side)
         return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
 
     def valid_share(self) -> float:
         """Observed share of the scene's pixels inside the area of interest, from 0 to 1.
 
-        From all pixels of a small scene, from overviews where there are any, else from windows spread over the scene.
+        Counted on all pixels of a small scene, on overviews where there are any, else on windows spread over the scene.
         """
         cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
         tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)
@@ -283,27 +284,28 @@ class Scene:
     def _open_overlay(self, path: Path | str | None, *, voids_cover: bool) -> Overlay | None:
         if path is None:
             return None
-        beneath = Beneath(self.path, self.grid, self.source_shape_hw)
-        return open_overlay(local_or_gdal(path), beneath, self._stack, voids_cover=voids_cover)
+        base = BaseScene(self.path, self.grid, self.source_shape_hw)
+        return open_overlay(local_or_gdal(path), base, self._stack, voids_cover=voids_cover)
 
     @property
-    def _shown(self) -> int:
-        """How many of the values read are colours; near infrared follows them."""
+    def _n_colours(self) -> int:
+        """Number of colour bands in the values read; near infrared follows them."""
         return 3 if self._source.palette is not None else len(self.bands)
 
     def _tile(self, window: Window, shape_hw: tuple[int, int], *, tolerant: bool = False) -> Tile:
         inside = self._reasons.inside(window, shape_hw)
         if inside is not None and not inside.any():
             return self._unread(window, shape_hw, codes.OUTSIDE)
-        pixels = (self._reader.survey if tolerant else self._reader.read)(window, shape_hw)
+        pixels = (self._reader.read_tolerant if tolerant else self._reader.read)(window, shape_hw)
         shown = self.stretch.apply(pixels.values)
-        rgb, nir = shown[: self._shown], shown[-1] if self.nir_band is not None else None
+        rgb, nir = shown[: self._n_colours], shown[-1] if self.nir_band is not None else None
         reason = self._reasons.of(window, pixels, inside)
         complete = self._reasons.complete(window, pixels, reason)
         rgb = rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0)
         return Tile(window, rgb, reason, nir, complete, self._failure(pixels))
 
     def _failure(self, pixels: Pixels) -> str:
+        """Message about members of a mosaic that are missing here; empty where there are none."""
         if pixels.failed is None or not self._source.anatomy.lost or not pixels.failed.any():
             return ""
         return f"{self.path}: a part of it cannot be read: {self._source.anatomy.lost_names}"

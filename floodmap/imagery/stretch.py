@@ -1,4 +1,4 @@
-"""One linear stretch to 8 bits for a whole scene: a bright roof in one window must not change its neighbours."""
+"""Linear stretch to 8 bits, one for the whole scene: a bright roof in one window must not change other windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 99.0)
-"""Values at these percentiles of the scene become 0 and 255."""
+"""Percentiles of the scene's values that become 0 and 255."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,20 +18,20 @@ class Stretch:
     """For each band, the value that becomes 0 and the value that becomes 255."""
 
     low: tuple[float, ...]
-    """Values shown as 0, in the raster's units."""
+    """Value that becomes 0, for each band, in the raster's units."""
     high: tuple[float, ...]
-    """Values shown as 255, each above its `low`."""
+    """Value that becomes 255, for each band, above its `low`."""
 
     @classmethod
     def identity(cls, count: int) -> Stretch:
-        """Leave 8-bit values as they are."""
+        """The stretch that leaves 8-bit values unchanged."""
         return cls(low=(0.0,) * count, high=(255.0,) * count)
 
     @classmethod
     def of(cls, samples: NDArray[Any]) -> Stretch:
-        """Stretch between the `PERCENTILES` of a sample, (bands, n), finite; (0, 1) where the sample is empty.
+        """Stretch between the `PERCENTILES` of a sample (bands, n) of finite values; (0, 1) for an empty sample.
 
-        Where both percentiles are one value the extremes take over, and a constant band becomes mid-grey.
+        Where both percentiles are equal, minimum and maximum are used; a constant band becomes mid-grey.
         """
         if samples.shape[1] == 0:
             return cls(low=(0.0,) * len(samples), high=(1.0,) * len(samples))
@@ -39,7 +39,7 @@ class Stretch:
         return cls(low=tuple(low for low, _ in bounds), high=tuple(high for _, high in bounds))
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Stretch (bands, height, width) of any real dtype to uint8; what is not a number becomes 0."""
+        """Stretch values (bands, height, width) of any real dtype to uint8; NaN becomes 0."""
         if values.dtype == np.uint8 and self == Stretch.identity(len(values)):
             return values
         shown = np.empty(values.shape, np.uint8)
@@ -56,14 +56,14 @@ def _bounds(band: NDArray[Any]) -> tuple[float, float]:
     low, high = (float(value) for value in np.percentile(band.astype(np.float64), PERCENTILES))
     if not high > low:
         low, high = float(band.min()), float(band.max())
-    # Half a unit, or as much as a float of this size can tell apart.
+    # Half a unit, or a few steps between neighbouring floats of this size.
     half = max(0.5, 4 * float(np.spacing(abs(low))))
     return (low, high) if high > low else (low - half, low + half)
 
 
 def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    # float32 holds 16-bit values exactly; wider ones need float64, or neighbouring values of a large offset merge.
-    # Halving first keeps the span finite for floats near the largest.
+    # float32 holds 16-bit values exactly; wider ones need float64, or neighbouring large values become equal.
+    # Halving first keeps the difference finite for floats near the largest.
     kind = np.dtype(np.float32 if values.dtype == np.float32 and abs(low) + abs(high) < 1e30 else np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = values.astype(kind) * kind.type(0.5)

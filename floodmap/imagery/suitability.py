@@ -1,4 +1,4 @@
-"""What the models were not made for: pixels too large, ground under snow or cloud."""
+"""Warnings for scenes outside the models' training data: coarse pixels, snow or cloud."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 COARSEST_M = 5.0
 """Largest ground sample distance that the models were trained on, in metres."""
 WHITE_SHARE = 0.5
-"""Share of the observed ground from which a scene is mostly white."""
+"""Share of white pixels among the observed ones from which there is a warning."""
 _WHITE, _GREY = 0.72, 0.12
-"""White is at least so bright in every band, and no band is brighter by more than that."""
+"""Least brightness of white in every band, and largest difference between bands, as shares of the full range."""
 _REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
-"""Largest value of reflectances, in fractions and in ten-thousandths, and what of 1 snow and cloud reflect at least."""
+"""Largest reflectance (as a fraction, and in ten-thousandths), and least reflectance (0 to 1) of snow and cloud."""
 
 
 def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]) -> Iterator[str]:
-    """What the models cannot be trusted with in a scene, a line each.
+    """Warnings about a scene that is unlike the models' training data, one line each.
 
     Args:
         name: the scene, for the message.
         source_gsd_m: ground sample distance of the raster, in metres; None where it is not known.
-        gsd_m: the same of the pixels that are worked on.
+        gsd_m: the same of the working grid.
         sample: (bands, n), observed values as stored, colours first.
     """
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
@@ -44,7 +44,7 @@ def white_share(sample: NDArray[Any]) -> float:
     """Share of pixels that are bright and without colour.
 
     Args:
-        sample: (bands, n), as stored; 8 bits, or any other type, whose values may be reflectances or counts.
+        sample: (bands, n), as stored; uint8, or any other dtype, whose values may be reflectances or counts.
     """
     if not sample.shape[1]:
         return 0.0
@@ -54,7 +54,7 @@ def white_share(sample: NDArray[Any]) -> float:
 
 
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
-    """What stands for white, and the least share of it that is."""
+    """The value of full brightness, and the share of it from which a pixel is white."""
     if sample.dtype == np.uint8:
         return 255.0, _WHITE
     top = float(np.percentile(sample, 99))

@@ -1,4 +1,4 @@
-"""What is decided by looking at places all over a scene: its borders, its stretch, a sample of its values."""
+"""Samples from all over a scene, and what is decided by them: untagged borders, and the stretch to 8 bits."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons, could_be_collar
 from floodmap.imagery.stretch import Stretch
 
-SAMPLES, SAMPLE_SIDE, GLANCE_SIDE = 8, 128, 32
+SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
+"""Places along each side of the scene that are sampled, and the side of a window there, in pixels."""
 SURVEY_SIDE = 2048
+"""Longest side of the whole scene when it is read downsampled, in pixels."""
 _ENOUGH_SAMPLES = 1000
+"""Observed pixels from which a sample is used; with fewer, the whole scene is read downsampled."""
 
 Bools = NDArray[np.bool_]
 
 
-def collar_of(reader: Reader, *, shown: int) -> Collar | None:
-    """Untagged borders of a scene.
+def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
+    """Untagged borders of a scene; None where there are none.
 
     Args:
-        reader: of the scene.
-        shown: how many of the values read are colours.
+        reader: reader of the scene.
+        n_colours: number of colour bands, which come first in the values read.
     """
     nodata, lossy = reader.source.nodata, reader.source.lossy
     colours: list[Colour] = ["black", "white"]
-    # The colour declared as nodata is dealt with, unless compression has frayed it.
+    # A colour that is declared as nodata needs no search, unless lossy compression has changed it at the fringe.
     if nodata in (0, 255) and not lossy:
         colours.remove("black" if nodata == 0 else "white")
 
     def read(window: Window, shape_hw: tuple[int, int]) -> tuple[NDArray[Any], Bools]:
-        pixels = reader.survey(window, shape_hw)
-        return pixels.values[:shown], could_be_collar(pixels, lossy=lossy)
+        pixels = reader.read_tolerant(window, shape_hw)
+        return pixels.values[:n_colours], could_be_collar(pixels, lossy=lossy)
 
     return find_collar(read, height=reader.height, width=reader.width, colours=tuple(colours), lossy=lossy)
 
 
 def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
-    """How the stored values of a scene become 8 bits: by its observed values."""
+    """Stretch of a scene's stored values to 8 bits, by its observed values."""
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
         return Stretch.identity(source.depth)
@@ -52,20 +55,20 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
 
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Observed values at some places, (bands, n), as stored."""
+    """Observed values (bands, n), as stored, of windows spread over the scene."""
     samples = []
     for window in reader.spread(count=SAMPLES, side=SAMPLE_SIDE):
-        samples.append(reasons.observed(window, reader.survey(window, (window.height, window.width))))
+        samples.append(reasons.observed(window, reader.read_tolerant(window, (window.height, window.width))))
     if sum(sample.shape[1] for sample in samples) < min(_ENOUGH_SAMPLES, reader.height * reader.width):
         whole, shape_hw = reader.whole, reader.shape_within(SURVEY_SIDE)
-        samples = [reasons.observed(whole, reader.survey(whole, shape_hw))]
+        samples = [reasons.observed(whole, reader.read_tolerant(whole, shape_hw))]
     return np.concatenate(samples, axis=1)
 
 
-def glance(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Observed values of small windows spread over a scene, (bands, n), as stored; what is damaged is left out."""
+def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
+    """Observed values (bands, n), as stored, of small windows spread over a scene; damaged windows are left out."""
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
-    for window in reader.spread(count=SAMPLES, side=GLANCE_SIDE):
-        with suppress(SceneError):  # what is damaged is told when windows are read
+    for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):
+        with suppress(SceneError):  # damage is reported when windows are read
             samples.append(reasons.observed(window, reader.read(window, (window.height, window.width))))
     return np.concatenate(samples, axis=1)

@@ -14,10 +14,10 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The pixels of one window."""
+    """The pixels of one window of a scene, as the models get them."""
 
     window: Window
-    """Where the pixels lie, in the working grid."""
+    """The window, in pixels of the working grid."""
     rgb: NDArray[np.uint8]
     """(3, height, width); arbitrary where unobserved."""
     reason: NDArray[np.uint8]
@@ -25,12 +25,12 @@ class Tile:
     nir: NDArray[np.uint8] | None = None
     """Near infrared (height, width), where the scene has it."""
     complete: Bools | None = None
-    """(height, width), of a scene that is shrunk: all pixels beneath are known to be observed. None: that is not known.
-    A pixel stands for many, and may be observed though some of them are not."""
+    """(height, width), of a downsampled scene: all source pixels are known to be observed. None: not known.
+    A downsampled pixel may be observed although some of its source pixels are not."""
     failure: str = ""
-    """Why a part of it could not be read, though the rest could: one line; nothing where all could."""
+    """Why a part of the window could not be read, one line; empty where all of it was read."""
     gsd_m: float = 0.0
-    """Metres a pixel; 0 where the scene has no place on the ground."""
+    """Ground sample distance, in metres; 0 where the scene has no place on the ground."""
 
     @property
     def valid(self) -> Bools:
@@ -38,7 +38,7 @@ class Tile:
         return np.asarray(self.reason == 0)
 
     def part(self, inner: Window) -> Tile:
-        """A copy of a part of it; `inner` is in the tile's own pixels."""
+        """A copy of a part of the tile; `inner` is in the tile's own pixels."""
         part = (..., *inner.slices)
         nir = None if self.nir is None else self.nir[part].copy()
         return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m)

@@ -1,4 +1,4 @@
-"""The coarse pass: what a model says of a whole scene from far, kept on disk."""
+"""The coarse pass: a model's flood probability of the whole scene at reduced resolution, kept on disk."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.mosaic import Mosaic
-from floodmap.inference.parts import blend_in, unsure_parts
-from floodmap.inference.proof import NO_NUMBER, Failure, useless
+from floodmap.inference.parts import blend_in, uncertain_parts
+from floodmap.inference.proof import NOT_FINITE, Failure, model_failure
 from floodmap.inference.scales import coarse_factor
 from floodmap.inference.tiling import Grid
 from floodmap.models.mirrored import mirrored, predict_mirrored
@@ -32,18 +32,18 @@ from floodmap.strips.strip import packed, unpacked
 
 Floats = NDArray[np.float32]
 _CHUNK = 64
-"""Rows compressed in one go."""
+"""Rows of the coarse map that are compressed together."""
 
 
 _SQUARE = 16
-"""Cells of a coarse map along the sides of squares that are known to be observed or not."""
+"""Side of the squares of `Observed`, in cells of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Windows of the coarse pass, in its pixels, and what their sides are multiples of: those of large scenes are then as
-large as those seen from near, and oneDNN has no more kernels in memory than for these."""
+"""Side and overlap of the coarse pass's windows, in its pixels, and the number that their sides are multiples of. In
+large scenes they have the size of the fine windows, so that oneDNN needs no further kernels for them."""
 
 
 class Observed:
-    """Ground of which all of the scene's own pixels are known to be observed, by squares of cells of a coarse map.
+    """Map of the ground where all of the scene's own pixels are observed, in squares of 16 x 16 coarse cells.
 
     Args:
         height: rows of the coarse map.
@@ -54,7 +54,7 @@ class Observed:
         self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
 
     def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
-        """Take in what is known of a window of the map; None where that is nothing."""
+        """Add a window of the coarse map: bool (rows, columns), True for complete cells; None: none is complete."""
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
             self._squares[rows, cols] = False
@@ -65,25 +65,23 @@ class Observed:
         self._squares[rows, cols] &= complete
 
     def covers(self, window: Window) -> bool:
-        """Whether that is known of a window of the map; it may reach beyond it."""
+        """Whether a window of the coarse map is observed completely; it may reach beyond the map."""
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         return bool(self._squares[rows, cols].all())
 
 
 def _squares(first: int, end: int) -> slice:
+    """Squares that cells from `first` up to `end` overlap, along an axis."""
     return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
 
 
 class CoarseMap:
-    """Per cent of flood, uint8 (height, width), compressed, in a temporary file that nobody else sees.
+    """Flood probability in per cent, uint8 (height, width), compressed in an unnamed temporary file.
 
-    It grows downwards, and rows are read by slices.
+    Rows are appended at the bottom and read by slices.
 
     Args:
-        width: columns.
-
-    Raises:
-        OutputError: there is no room for the file.
+        width: number of columns.
     """
 
     def __init__(self, width: int) -> None:
@@ -91,21 +89,25 @@ class CoarseMap:
         self._file = TemporaryFile()  # noqa: SIM115 (lives as long as the map)
         finalize(self, self._file.close)
         self._chunks: list[tuple[int, int]] = []
-        """Where each chunk begins in the file, and how many bytes it has."""
+        """Offset of each chunk in the file, and its length, in bytes."""
         self._lock = Lock()
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
-        """The rows last read: windows side by side want the same."""
+        """The first of the rows that were read last, and these rows: neighbouring windows need the same ones."""
 
     def append(self, codes: NDArray[np.uint8]) -> None:
-        """Add rows, (rows, width)."""
-        whole = self.shape[0] % _CHUNK  # rows of a chunk that is not full yet
-        if whole:
+        """Append rows, (rows, width).
+
+        Raises:
+            OutputError: there is no room for the file.
+        """
+        incomplete = self.shape[0] % _CHUNK  # rows of a chunk that is not full yet
+        if incomplete:
             codes = np.concatenate([self._unpacked(len(self._chunks) - 1), codes])
             del self._chunks[-1]
         for row in range(0, len(codes), _CHUNK):
-            small = packed(codes[row : row + _CHUNK])
-            self._chunks.append((self._kept(small), len(small)))
-        self.shape = (self.shape[0] - whole + len(codes), self.shape[1])
+            compressed = packed(codes[row : row + _CHUNK])
+            self._chunks.append((self._write(compressed), len(compressed)))
+        self.shape = (self.shape[0] - incomplete + len(codes), self.shape[1])
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
         """Rows from `rows.start` up to `rows.stop`."""
@@ -113,18 +115,18 @@ class CoarseMap:
             first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
             if rows.start < self._first or rows.stop > self._first + len(self._rows):
                 self._first, end = first * _CHUNK, min((last + 1) * _CHUNK, self.shape[0])
-                self._rows = np.empty((0, self.shape[1]), np.uint8)  # so that never twice as many are there
+                self._rows = np.empty((0, self.shape[1]), np.uint8)  # frees the old rows before the new are allocated
                 self._rows = np.empty((end - self._first, self.shape[1]), np.uint8)
                 for number in range(first, last + 1):
                     part = self._unpacked(number)
                     self._rows[number * _CHUNK - self._first :][: len(part)] = part
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
-    def _kept(self, small: bytes) -> int:
-        """Write something to the end of the file; returns where it begins."""
+    def _write(self, compressed: bytes) -> int:
+        """Write bytes to the end of the file; returns their offset."""
         try:
             first = self._file.seek(0, SEEK_END)
-            self._file.write(small)
+            self._file.write(compressed)
             self._file.flush()
         except OSError as error:
             raise OutputError(
@@ -140,20 +142,23 @@ class CoarseMap:
 
 
 def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
-    """What the model says of the whole scene from far, without a prompt: per cent of flood, 0 where unobserved.
+    """Predict the whole scene at reduced resolution, without prompts.
 
-    It is asked twice, of the scene and of its mirror image: that costs little here, and all windows hear of it.
+    The result is averaged over the scene and its mirror image (test-time augmentation): this costs little here, and the
+    result is the mask prompt of all windows.
 
     Args:
-        scene: seen whole.
-        segmenter: asked.
-        exhaustive: ask it twice of ground, too, of which it is sure at once.
+        scene: read as a whole.
+        segmenter: the model.
+        exhaustive: use test-time augmentation also where the first prediction is confident.
 
     Returns:
-        (h, w): the scene's sides divided by `coarse_factor`; and where all of the scene is known to be observed.
+        Flood probability in per cent, (h, w), 0 where unobserved, the scene's sides divided by `coarse_factor`; and a
+        map of where all pixels of the scene are observed.
 
     Raises:
-        ModelError: the model fails, or gives no number.
+        ModelError: the model fails, or its probabilities are not finite.
+        OutputError: there is no room for the temporary file.
     """
     factor = coarse_factor(max(scene.height, scene.width))
     grid = Grid(
@@ -162,22 +167,21 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         step=COARSE_STEP,
     )  # fmt: skip
     mosaic, coarse, observed = Mosaic(grid), CoarseMap(grid.width), Observed(grid.height, grid.width)
-    everywhere = exhaustive or not segmenter.any_size
+    predict_tiles = _predict_twice if exhaustive or not segmenter.any_size else _predict_twice_where_uncertain
 
-    def see(tiles: list[Tile]) -> list[tuple[Tile, Floats | None]]:
+    def predict(tiles: list[Tile]) -> list[tuple[Tile, Floats | None]]:
         observed = [tile for tile in tiles if tile.valid.any()]
-        look = _seen_twice if everywhere else _seen_twice_where_unsure
         try:
-            found = iter(look(segmenter, observed) if observed else [])
+            probabilities = iter(predict_tiles(segmenter, observed) if observed else [])
         except (RuntimeError, MemoryError) as error:
-            raise useless(scene.path, "in the coarse pass", Failure.of(error)) from error
-        return [(tile, next(found) if tile.valid.any() else None) for tile in tiles]
+            raise model_failure(scene.path, "in the coarse pass", Failure.of(error)) from error
+        return [(tile, next(probabilities) if tile.valid.any() else None) for tile in tiles]
 
     with ExitStack() as stack:
         tiles = stack.enter_context(closing(ahead(lambda window: scene.shrunk(window, factor), grid)))
-        # Two pairs at work, so that no core waits for the longer of a pair.
-        seen = stack.enter_context(closing(ahead(see, _in_pairs(tiles), count=2, threads=2)))
-        for tile, probability in chain.from_iterable(seen):
+        # Two pairs are computed in parallel, so that no core is idle while a pair's longer half is computed.
+        predicted = stack.enter_context(closing(ahead(predict, _in_pairs(tiles), count=2, threads=2)))
+        for tile, probability in chain.from_iterable(predicted):
             observed.add(tile.window, None if tile.failure else tile.complete)
             if strip := mosaic.add(tile.window, probability, tile.reason):
                 for codes in strip.blocks():
@@ -191,54 +195,56 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
         yield pair
 
 
-def _seen_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    return _numbers(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
+def _predict_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
+    """Mean of the probabilities of tiles and of their mirror images."""
+    return _require_finite(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
 
 
-def _seen_twice_where_unsure(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    seen = _numbers(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
+def _predict_twice_where_uncertain(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
+    """As `_predict_twice`, but parts with confident probabilities are predicted once."""
+    probabilities = _require_finite(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
     again: list[tuple[int, Window | None]] = []
-    turned: list[Tile] = []
-    for number, (one, tile) in enumerate(zip(seen, tiles, strict=True)):
-        parts = unsure_parts(Prompts.from_mask(one), tile.reason.shape)
+    flipped: list[Tile] = []
+    for number, (one, tile) in enumerate(zip(probabilities, tiles, strict=True)):
+        parts = uncertain_parts(Prompts.from_mask(one), tile.reason.shape)
         for part in [None] if parts is None else parts:
             again.append((number, part))
-            turned.append(mirrored(tile if part is None else tile.part(part)))
-    results = _numbers(segmenter.predict(turned, [Prompts.none()] * len(turned)) if turned else [])
-    first = [one.copy() for one in seen] if any(part for _, part in again) else seen.copy()
+            flipped.append(mirrored(tile if part is None else tile.part(part)))
+    results = _require_finite(segmenter.predict(flipped, [Prompts.none()] * len(flipped)) if flipped else [])
+    first = [one.copy() for one in probabilities] if any(part for _, part in again) else probabilities.copy()
     for (number, part), result in zip(again, results, strict=True):
         where = np.s_[:, :] if part is None else part.slices
         mean = np.asarray((first[number][where] + result[:, ::-1]) / 2, np.float32)
         if part is None:
-            seen[number] = mean
+            probabilities[number] = mean
         else:
-            blend_in(part, mean, seen[number])
-    return seen
+            blend_in(part, mean, probabilities[number])
+    return probabilities
 
 
-def _numbers(found: Sequence[Floats]) -> list[Floats]:
-    if not all(np.isfinite(one).all() for one in found):
-        raise RuntimeError(NO_NUMBER)
-    return list(found)
+def _require_finite(probabilities: Sequence[Floats]) -> list[Floats]:
+    if not all(np.isfinite(one).all() for one in probabilities):
+        raise RuntimeError(NOT_FINITE)
+    return list(probabilities)
 
 
 def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
-    """The part of a coarse map of the whole scene that a window covers, at about the coarse resolution.
+    """Crop a coarse map of the whole scene to a window, at about the coarse resolution, with bilinear interpolation.
 
-    Sampled between the map's cells: whole cells would lie beside the window by up to one.
+    Whole cells instead would be shifted against the window by up to one cell.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),
         (window.col_off, window.width, scene.width, coarse.shape[1]),
     )
-    (top, bottom, down), (left, right, across) = (_between(*side) for side in sides)
+    (top, bottom, down), (left, right, across) = (_neighbours(*side) for side in sides)
     part = coarse[top[0] : bottom[-1] + 1][:, left[0] : right[-1] + 1]
-    sampled = _mixed(part[top - top[0]], part[bottom - top[0]], down[:, None])
-    return _mixed(sampled[:, left - left[0]], sampled[:, right - left[0]], across)
+    sampled = _interpolated(part[top - top[0]], part[bottom - top[0]], down[:, None])
+    return _interpolated(sampled[:, left - left[0]], sampled[:, right - left[0]], across)
 
 
-def _between(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """The cells on either side of every place along an axis, and how far it is from the first to the second."""
+def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Cells on either side of every sample along an axis, and the weight of the second, 0 to 1."""
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)
     at = np.clip(centres * (cells / whole) - 0.5, 0, cells - 1)
@@ -246,5 +252,5 @@ def _between(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[n
     return before, np.minimum(before + 1, cells - 1), (at - before).astype(np.float32)
 
 
-def _mixed(one: NDArray[Any], other: NDArray[Any], share: Floats) -> Floats:
-    return np.asarray(one + (other.astype(np.float32) - one) * share, np.float32)
+def _interpolated(one: NDArray[Any], other: NDArray[Any], weight: Floats) -> Floats:
+    return np.asarray(one + (other.astype(np.float32) - one) * weight, np.float32)

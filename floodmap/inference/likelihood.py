@@ -1,4 +1,4 @@
-"""How likely each pixel is flood water, from the image alone: colour, texture and, with NIR, NDWI. No training."""
+"""Unsupervised flood likelihood of each pixel, from colour, texture and, with NIR, NDWI; without training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _SIDE = 256
-"""Working resolution: long side in pixels. Texture is measured here, so its meaning does not change with the input."""
+"""Working resolution: longer side in pixels. Texture is measured at it, independently of the input's resolution."""
 _COLOUR_BINS = 10
 _TEXTURE_BINS = 3
+"""Histogram bins of each of L*, a* and b*, and of texture."""
 _RANGES = ((0.0, 100.0), (-24.0, 24.0), (-24.0, 40.0), (-0.7, 2.7))
-"""Of L*, a*, b* and texture, spanned by the bins; what lies outside falls into the outermost ones."""
+"""Ranges of L*, a*, b* and texture that the bins span; values outside fall into the outermost bins."""
 _ITERATIONS = 5
 _SEED_WEIGHT = 0.1
+"""Weight of the first guess in the log odds of every iteration."""
 _COLOUR_WEIGHT = 1.6
+"""Weight of the histograms' log ratio."""
 _PRIOR_WEIGHT = 0.25
-"""0 takes flood and dry ground for equally common, 1 as common as the last round found. At 1 the rounds run away to
-all flood or all dry."""
+"""Weight of the prior odds of flood: 0 for equal odds, 1 for the odds of the last iteration. At 1 the iterations
+diverge to all flood or all dry."""
 _NDWI_WEIGHT = 10.0
-"""McFeeters' water is NDWI > 0; at this weight 0.1 on either side of it is worth odds of e to 1."""
+"""Weight of NDWI in the log odds. McFeeters' water is NDWI > 0; at this weight NDWI 0.1 is log odds of 1."""
 
 
 def likelihood(
@@ -37,23 +40,23 @@ def likelihood(
     nir: NDArray[np.uint8] | None = None,
     gsd_m: float | None = None,
 ) -> NDArray[np.float32]:
-    """Estimate where flood water lies, without training and without a reference.
+    """Estimate the flood likelihood of every pixel, without training and without a reference.
 
-    A first guess takes for water what is smooth, no greener than it is red (muddy or grey, not vegetation) and rather
-    bright for its image. Then, as in the dominant flood colour of Simantiris and Panagiotakis (Remote Sensing 16:2126,
-    2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM TOG 23:309, 2004), the image teaches
-    its own flood colour: histograms over CIE L*a*b* and texture of flood and of the rest, pixels weighted by the last
-    round's likelihood; their log ratio, smoothed along edges by a guided filter (He et al., IEEE TPAMI 35:1397, 2013),
-    is the next round's. Sky is dry. With NIR, NDWI (McFeeters, IJRS 17:1425, 1996) counts in every round.
+    The first guess is high for smooth pixels that are no greener than red (muddy or grey, not vegetation) and rather
+    bright for their image. It is refined iteratively, as in the dominant flood colour of Simantiris and Panagiotakis
+    (Remote Sensing 16:2126, 2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM TOG 23:309,
+    2004). Each iteration makes histograms over CIE L*a*b* and texture of flood and of dry ground, weighted by the last
+    likelihood. Their log ratio, smoothed along edges by a guided filter (He et al., IEEE TPAMI 35:1397, 2013), is the
+    next likelihood. Sky is dry. With NIR, NDWI (McFeeters, IJRS 17:1425, 1996) counts in every iteration.
 
-    It splits an image into the more and the less flood-like: it ranks, and cannot tell that nothing is flooded.
+    The result ranks the pixels of one image: it does not tell whether anything is flooded.
 
     Args:
-        rgb: uint8 (3, h, w), any size; worked on at a long side of 256 pixels.
+        rgb: uint8 (3, h, w), any size; resampled to a longer side of 256 pixels.
         valid: bool (h, w); True where the pixel is observed.
         nir: uint8 (h, w), stretched like the green band; None where there is none.
-        gsd_m: ground sample distance in metres. A scene that has one is map-projected, so no sky is looked for; None
-            is for photographs.
+        gsd_m: ground sample distance in metres. A scene that has one is map-projected and shows no sky; None is for
+            photographs, which may.
 
     Returns:
         float32 (h, w), 0 to 1; 0 where not valid. 0.5 and above is the flood mask.
@@ -74,7 +77,7 @@ def likelihood(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Features:
-    """What is known of each pixel at the working resolution; all float64 (h, w) but where said otherwise."""
+    """Features of each pixel at the working resolution; float64 (h, w) unless noted otherwise."""
 
     lab: Floats
     """CIE L*a*b* (3, h, w), D65."""
@@ -90,7 +93,7 @@ class _Features:
     """Observed and not sky."""
 
     def centred(self, feature: Floats) -> Floats:
-        """A feature less its median over the ground."""
+        """A feature minus its median over the ground."""
         return feature - (np.median(feature[self.ground]) if self.ground.any() else 0.0)
 
 
@@ -104,7 +107,11 @@ def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uin
 
 
 def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
-    """Mean of the valid pixels per cell, at most 256 cells a side; cells without any take their nearest neighbour's."""
+    """Mean of the valid pixels of each cell, at most 256 cells a side; cells without any have that of the nearest.
+
+    Returns:
+        The means (bands, h, w), and whether a cell has valid pixels, bool (h, w).
+    """
     scale = min(1.0, _SIDE / max(valid.shape))
     rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
 
@@ -118,7 +125,7 @@ def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats,
 
 
 def _enlarge(image: Floats, shape_hw: tuple[int, ...]) -> Floats:
-    """Bilinear, cell centres on cell centres."""
+    """Bilinear interpolation to (height, width), aligned at the image's borders."""
     for axis, side in enumerate(shape_hw):
         cells = image.shape[axis]
         at = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
@@ -137,7 +144,7 @@ def _describe(rgb: Floats, observed: Bools, *, sky: bool) -> _Features:
     return _Features(
         lab=lab,
         lightness=_smooth(lab[0]),
-        # 20 in the denominator keeps the noise of black shadows from being a colour.
+        # 20 in the denominator suppresses the colour noise of black shadows.
         redness=_smooth((red - green) / (red + green + 20.0)),
         fine=np.log(_smooth(deviation) + 0.5),
         coarse=np.log(_deviation(lab[0], 4.0) + 0.5),
@@ -146,10 +153,10 @@ def _describe(rgb: Floats, observed: Bools, *, sky: bool) -> _Features:
 
 
 def _first_guess(features: _Features) -> Floats:
-    """Log odds of flood before the image's own colours are known."""
+    """Log odds of flood before the image's own flood colours are estimated."""
     smoothness = -1.2 * features.centred(features.fine) - 0.6 * features.centred(features.coarse)
     colour = 16.0 * (features.redness - 0.01)
-    # Water under a clouded sky outshines vegetation and shadow, but white roofs and clouds outshine water.
+    # Water under a clouded sky is brighter than vegetation and shadow, and darker than white roofs and clouds.
     light = 0.03 * features.centred(features.lightness) - 0.2 * np.maximum(features.lightness - 85.0, 0.0)
     return smoothness + colour + light
 
@@ -161,7 +168,7 @@ def _ndwi_evidence(bands: Floats) -> Floats:
 
 
 def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
-    """Learn the image's own flood colours from a guess, in log odds, and return probabilities."""
+    """Estimate the image's own flood colours from a guess, in log odds; returns probabilities (h, w)."""
     ground, smooth = features.ground, _edge_aware(features.lightness)
     shape = (_COLOUR_BINS,) * 3 + (_TEXTURE_BINS,)
     index = _bin(features, shape)
@@ -184,7 +191,7 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
 
 
 def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Histogram bin of each pixel (h, w), of L*, a*, b* and texture in an array of this shape."""
+    """Flat index (h, w) of each pixel's bin in a histogram of L*, a*, b* and texture of this shape."""
     bins = [
         np.clip((value - low) / (high - low) * size, 0, size - 1).astype(np.int64)
         for value, (low, high), size in zip((*features.lab, features.fine), _RANGES, shape, strict=True)
@@ -193,9 +200,9 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
-    """Bright, smooth, bluish or white areas along the top edge, brighter than the ground and found nowhere below.
+    """Sky pixels: bright, smooth, bluish or white areas at the top edge, lighter than the ground, of their own colour.
 
-    Grey water reaching the top edge looks the same; but its colour comes back further down, where sky's does not.
+    Grey water at the top edge looks the same, but its colour is found further down too.
     """
     red, green, blue = rgb
     soft = np.stack([_smooth(channel) for channel in lab])

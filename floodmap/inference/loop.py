@@ -1,4 +1,4 @@
-"""Windows of a scene at work: read ahead, prompted, segmented, blended into strips, and these into the journal."""
+"""The loop over the windows of a scene: read ahead, prompt, predict, blend into strips, append to the journal."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ from floodmap.strips.journal import Entry, Journal
 log = logging.getLogger(__name__)
 
 
-_WAITING = 4
-"""Times as many windows as are seen at a time may be put together to be seen in part."""
-_GIVE_BACK = 50
-"""Windows after which memory that is free is handed back: which pages were ever touched grows for hours otherwise."""
+_MAX_BATCH_FACTOR = 4
+"""Largest number of partly predicted windows in a batch, as a multiple of the batch size."""
+_TRIM_EVERY = 50
+"""Number of windows between two calls of `trim_heap`; without it the resident memory grows for hours."""
 _READERS = 3
-"""Threads that read and prompt windows where the model leaves them cores: one is not as fast as a large GPU."""
+"""Threads that read and prompt windows where the model runs on another device: one is too slow for a large GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     windows_done: int
     windows_total: int
     pixels_done: int
     """Scene pixels, each counted once."""
     stage: str
+    """"segment" while windows are computed, "write" while results are written."""
 
 
 def run_windows(
@@ -58,10 +59,10 @@ def run_windows(
     batch_size: int,
     exhaustive: bool,
 ) -> None:
-    """Compute the strips the journal does not hold; `exhaustive`: windows as a whole, whatever the coarse pass says.
+    """Compute the strips that are missing in the journal; for `prompts` and `exhaustive` see `SegmentOptions`.
 
     Raises:
-        ModelError: the model works nowhere (see `proof`); the journal is then as it was.
+        ModelError: the model fails on every window (see `proof`); the journal is then unchanged.
     """
     begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
     if begun == rows:
@@ -69,50 +70,49 @@ def run_windows(
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
-    trim_heap()  # windows of the coarse pass are of another size
-    done = given_back = first * columns
-    row, notes, record = first, no_notes(), _Record(scene.path, journal)
+    trim_heap()  # windows of the coarse pass have another size
+    done = trimmed = first * columns
+    row, notes, writer = first, no_notes(), _JournalWriter(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
     selection = Selection(scene, prompter, exhaustive=exhaustive or not segmenter.any_size)
     with ExitStack() as stack:
         readers = _READERS if segmenter.offloads else 1
         plans = ahead(selection.plan, windows, count=batch_size + readers, threads=readers)
         todo = batches(stack.enter_context(closing(plans)), columns, batch_size)
-        # The next batch is at work while this one is blended, and one more waits for whatever core that leaves idle.
-        at_work = 3 if segmenter.offloads else 2  # a GPU has one more in store
-        predicted = ahead(partial(predict, segmenter), todo, count=at_work, threads=at_work)
+        # Two batches are computed while one is blended, so that no core is idle; a GPU has one more in its queue.
+        in_flight = 3 if segmenter.offloads else 2
+        predicted = ahead(partial(predict, segmenter), todo, count=in_flight, threads=in_flight)
         stack.enter_context(closing(predicted))
-        for results, noted in predicted:
-            notes = {key: value + noted[key] for key, value in notes.items()}
+        for results, batch_notes in predicted:
+            notes = {key: value + batch_notes[key] for key, value in notes.items()}
             top, end = grid.strip(row)
-            while results:  # each forgotten once it is blended
-                found = results.pop(0)
-                record.see(found)
-                strip = mosaic.add(found.window, found.probability(), found.reason)
+            while results:  # pop: a result is freed once it is blended
+                result = results.pop(0)
+                writer.add(result)
+                strip = mosaic.add(result.window, result.probability(), result.reason)
                 done += 1
-                pixels = top * grid.width + (end - top) * found.window.col_end
+                pixels = top * grid.width + (end - top) * result.window.col_end
                 report(Progress(done, len(grid), pixels, "segment"))
             if strip is None:
                 continue
             if row >= begun:
-                record.append(row, Entry(strip, notes))
+                writer.append(row, Entry(strip, notes))
                 notes = no_notes()
             else:
-                # A row of a finished strip, computed once more for the part that reaches below: it was counted
-                # then, but what fails now is missing there.
+                # This strip is in the journal already; its windows were computed again for the rows below it. The
+                # earlier run counted them, but what fails now is missing in the next strip.
                 notes = {**no_notes(), "failed": notes["failed"]}
             strip, row = None, row + 1
-            if done - given_back >= _GIVE_BACK:
+            if done - trimmed >= _TRIM_EVERY:
                 trim_heap()
-                given_back = done
-    record.end()
+                trimmed = done
+    writer.end()
 
 
-class _Record:
-    """Writes down what becomes of windows: nothing of a model that may fail everywhere.
+class _JournalWriter:
+    """Appends strips to the journal and logs warnings, but nothing while the model has failed on every window.
 
-    While all windows that reached the model failed alike, strips and warnings are held back. They are few, or of ground
-    that the model need not see, and small.
+    Meanwhile strips and warnings are held back. They take little memory: there are few, or their ground needs no model.
     """
 
     def __init__(self, path: object, journal: Journal) -> None:
@@ -120,26 +120,26 @@ class _Record:
         self._strips: list[tuple[int, Entry]] = []
         self._failed: list[WindowResult] = []
 
-    def see(self, found: WindowResult) -> None:
-        """Take in a window, in their order."""
-        if found.reached:
-            self._proof.see(self._path, found.window, found.failure)
-        if found.why:
-            self._failed.append(found)
+    def add(self, result: WindowResult) -> None:
+        """Add the next window's result, in the order of the windows."""
+        if result.reached:
+            self._proof.add(self._path, result.window, result.failure)
+        if result.why:
+            self._failed.append(result)
         self._write()
 
     def append(self, row: int, entry: Entry) -> None:
-        """Take in a finished strip."""
+        """Add a finished strip."""
         self._strips.append((row, entry))
         self._write()
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """To be called after the last strip; raises ModelError where every window failed."""
         self._proof.end()
         self._write()
 
     def _write(self) -> None:
-        if self._proof.doubtful:
+        if self._proof.all_failed:
             return
         while self._failed:
             _warn(self._failed.pop(0))
@@ -147,21 +147,28 @@ class _Record:
             self._journal.append(*self._strips.pop(0))
 
 
-def _warn(found: WindowResult) -> None:
-    in_part = found.unread and (found.reached or found.coarse is not None) and not found.failure
+def _warn(result: WindowResult) -> None:
+    in_part = result.unread and (result.reached or result.coarse is not None) and not result.failure
     what = "could be read in part, and the rest is unobserved" if in_part else "failed and is unobserved"
-    log.warning("window at column %d, row %d %s: %s", found.window.col_off, found.window.row_off, what, found.why)
+    log.warning("window at column %d, row %d %s: %s", result.window.col_off, result.window.row_off, what, result.why)
 
 
 def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[list[WindowPlan]]:
-    """Windows of one row, with as much to be seen as in `size` of them, or a few times as many."""
+    """Group planned windows into batches, each within one row of windows.
+
+    Args:
+        windows: plans, row by row.
+        columns: number of windows in a row.
+        size: a batch has at most the pixels of so many whole windows, and at most a few times as many plans.
+    """
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[WindowPlan] = []
-        for _, one in row:
-            if len(batch) == _WAITING * size or sum(other.pixels for other in (*batch, one)) > size * one.reason.size:
+        for _, plan in row:
+            pixels = sum(other.pixels for other in (*batch, plan))
+            if len(batch) == _MAX_BATCH_FACTOR * size or pixels > size * plan.reason.size:
                 yield batch
                 batch = []
-            batch.append(one)
+            batch.append(plan)
         if batch:
             yield batch
 
@@ -169,19 +176,24 @@ def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[
 def segment_whole(
     scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter, *, exhaustive: bool = True, proof: Proof
 ) -> NDArray[np.uint8]:
-    """Codes of a scene that fits into memory, (height, width), without a journal.
+    """Codes of a scene that fits into memory, uint8 (height, width), without a journal.
 
     Args:
-        proof: takes in the scene's windows; `end` it when no more scenes come.
+        scene: the scene.
+        grid: its windows.
+        segmenter: the model.
+        prompter: makes the prompts of each window.
+        exhaustive: predict every window as a whole, whatever the coarse probability.
+        proof: receives the scene's windows; the caller calls `end` after the last scene.
     """
     mosaic, selection = Mosaic(grid), Selection(scene, prompter, exhaustive=exhaustive)
     codes = np.empty((grid.height, grid.width), np.uint8)
     for window in grid:
-        for found in predict(segmenter, [selection.plan(window)])[0]:
-            if found.reached:
-                proof.see(scene.path, found.window, found.failure)
-            if found.why:
-                _warn(found)
-            if strip := mosaic.add(found.window, found.probability(), found.reason):
+        for result in predict(segmenter, [selection.plan(window)])[0]:
+            if result.reached:
+                proof.add(scene.path, result.window, result.failure)
+            if result.why:
+                _warn(result)
+            if strip := mosaic.add(result.window, result.probability(), result.reason):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes

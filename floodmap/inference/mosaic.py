@@ -1,4 +1,4 @@
-"""The mosaic: overlapping windows blended into finished strips of codes, in bounded memory."""
+"""Mosaic of overlapping windows, blended into finished strips of codes, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from floodmap.strips.strip import Strip, block_rows, pack_blocks
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Scene columns of one row of windows, not all of them final yet."""
+    """Partial sums of blended windows, for some columns of one row of windows."""
 
     percent: NDArray[np.float32]
+    """Weighted sum of probabilities in per cent, (rows, columns)."""
     reason: NDArray[np.uint8]
+    """Code of the reason why a pixel is unobserved, 0 where it is observed, (rows, columns)."""
 
     @classmethod
     def blank(cls, height: int, width: int) -> _Band:
@@ -31,33 +33,33 @@ class _Band:
         return _Band(self.percent.copy(), self.reason.copy())
 
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
-        """Put another band on top of a part of this one: per cents add up, a reason outlasts none."""
+        """Add another band to a part of this one: per cents are summed, of two reasons the higher code stays."""
         self.percent[index] += other.percent
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
     def put(self, other: _Band, columns: slice) -> None:
-        """Replace the topmost rows of some columns."""
+        """Replace the top rows of some columns by another band."""
         rows = other.reason.shape[0]
         self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Where weights are not 1: at either end."""
-    whole = np.flatnonzero(weights == 1)
-    first, last = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (len(weights), len(weights))
+    """The slices at either end where weights are not 1."""
+    ones = np.flatnonzero(weights == 1)
+    first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
     return slice(0, first), slice(last, len(weights))
 
 
 class Mosaic:
-    """Blends the windows of a grid, which come row by row and from left to right, into strips.
+    """Blends the windows of a grid, added row by row and from left to right, into strips.
 
-    Only what later windows still overlap is kept as floating point: the width of one window across, and the rows that
-    reach into the next row of windows. The rest is rounded to codes at once, so memory hardly grows with the scene.
+    Only pixels that later windows overlap are kept as floating point: the width of one window, and the rows that reach
+    into the next row of windows. All others are rounded to codes at once, so memory hardly grows with the scene.
 
     Args:
-        grid: where the windows lie.
-        first_row: the row of windows to begin with; strips whose windows were not all seen must be dropped by the
-            caller (see `first_row_for`).
+        grid: the windows.
+        first_row: the row of windows to begin with. The caller must drop strips of which not all windows were added
+            (see `first_row_for`).
     """
 
     def __init__(self, grid: Grid, first_row: int = 0) -> None:
@@ -65,16 +67,16 @@ class Mosaic:
         self._row = first_row
         self._row_weights, self._col_weights = grid.row_weights(), grid.col_weights()
         strips = [end - first for first, end in map(grid.strip, range(len(grid.row_offsets)))]
-        # What a row of windows hands down takes the place of what it was handed, column by column.
+        # Rows that overlap the next row of windows; each row of windows replaces them column by column.
         self._carry = _Band.blank(grid.shape_hw[0] - min(strips[:-1], default=grid.shape_hw[0]), grid.width)
-        self._handed = 0
+        self._carried_rows = 0
         self._columns_done, self._right = 0, _Band.blank(0, 0)
         self._step = block_rows(grid.width)
         self._begin_row()
 
     @staticmethod
     def first_row_for(grid: Grid, strip: int) -> int:
-        """The first row of windows that reaches into a strip: work on an unfinished strip begins there."""
+        """The first row of windows that overlaps a strip: an unfinished strip is computed from there on."""
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
 
@@ -83,8 +85,8 @@ class Mosaic:
 
         Args:
             window: the next one in the grid's order.
-            probability: 0 to 1, (height, width); None where the window has none: observed ground becomes `failed`.
-            reason: why a pixel is unobserved, 0 where it is observed, (height, width).
+            probability: (height, width), 0 to 1; None where the window failed: its observed pixels become `failed`.
+            reason: code of the reason why a pixel is unobserved, 0 where it is observed, (height, width).
 
         Returns:
             The finished strip after the last window of a row, else None.
@@ -120,13 +122,16 @@ class Mosaic:
         return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
-        """Columns no further window of this row touches: blend with the row above, keep what the row below overlaps."""
+        """Finish columns that no further window of this row overlaps.
+
+        They are blended with the row of windows above; rows that the row below overlaps are carried.
+        """
         columns = slice(left, left + band.reason.shape[1])
-        band.add(self._carry.part(np.s_[: self._handed, columns]), np.s_[: self._handed, :])
+        band.add(self._carry.part(np.s_[: self._carried_rows, columns]), np.s_[: self._carried_rows, :])
         rows = self._strip_height
         self._carry.put(band.part(np.s_[rows:, :]), columns)
         done = band.part(np.s_[:rows, :])
-        # 1e-4 of a per cent: weights that add up to one but for rounding must not turn 0.495 into 49 here and 50 there.
+        # 1e-4 per cent more: weights sum to one only up to rounding, and 0.495 must not become 49 here and 50 there.
         codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
         if done.reason.any():
             np.copyto(codes, done.reason, where=done.reason > 0)
@@ -134,6 +139,6 @@ class Mosaic:
 
     def _end_row(self) -> Strip:
         strip = Strip(self.grid.row_offsets[self._row], self._strip_height, self._step, tuple(self._pieces))
-        self._handed = self.grid.shape_hw[0] - self._strip_height
+        self._carried_rows = self.grid.shape_hw[0] - self._strip_height
         self._row += 1
         return strip

@@ -1,4 +1,4 @@
-"""Predictions of planned windows, and what becomes of those that fail."""
+"""Predictions of planned windows, and the handling of failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
 from floodmap.inference.parts import blend_in, coarse_probability
-from floodmap.inference.proof import NO_NUMBER, Failure
+from floodmap.inference.proof import NOT_FINITE, Failure
 from floodmap.inference.selection import WindowPlan
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
@@ -21,29 +21,29 @@ from floodmap.models.protocol import Segmenter
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """What was found of a window; in pieces until it is blended, since many results may be waiting."""
+    """The prediction for a window, kept in pieces until it is blended, since many results may be queued."""
 
     window: Window
     reason: NDArray[np.uint8]
-    """Why a pixel is unobserved, (height, width)."""
+    """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
     pieces: Sequence[tuple[Window, NDArray[np.float32]]] = ()
-    """Parts of it, in its own pixels, and their probabilities; one alone where the whole window was seen."""
+    """Parts in the window's pixels with their probabilities, (height, width); one part for a whole window."""
     coarse: NDArray[np.float32] | None = None
-    """Probabilities of the coarse pass, at its own resolution, where they are final beside the pieces."""
+    """Coarse probability, (h, w) at its own resolution, which is final outside the pieces; None for whole windows."""
     unread: str = ""
-    """Why it, or a part of it, could not be read: empty where it could."""
+    """The error of reading the window or a part of it; empty if it was read."""
     reached: bool = False
-    """Whether the model saw any of it."""
+    """Whether the window, or a part of it, was an input of the model."""
     failure: Failure | None = None
-    """Why the model gave nothing for it, or for a part of it."""
+    """The model's error on the window or on a part of it."""
 
     @property
     def why(self) -> str:
-        """What failed: empty where nothing did."""
+        """The error of the model or of reading; empty where nothing failed."""
         return self.failure.why if self.failure else self.unread
 
     def probability(self) -> NDArray[np.float32] | None:
-        """(height, width); None where the window has none."""
+        """Probabilities of the whole window, float32 (height, width), 0 to 1; None where there are none."""
         if self.coarse is None:
             return self.pieces[0][1] if self.pieces else None
         whole = coarse_probability(self.coarse, self.reason.shape)
@@ -53,14 +53,14 @@ class WindowResult:
 
 
 def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[WindowResult], dict[str, Any]]:
-    """Results of a batch, and notes of how many windows were run, skipped, skipped_by_coarse, and failed."""
+    """Predict a batch; also notes: counts of windows run, skipped, skipped_by_coarse, and the failed windows."""
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]
-    return results, _noted(batch, results)
+    return results, _notes(batch, results)
 
 
 def no_notes() -> dict[str, Any]:
-    """Notes of no window."""
+    """Notes with all counts 0."""
     return {"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}
 
 
@@ -74,8 +74,8 @@ def _result(plan: WindowPlan, predicted: Sequence[NDArray[np.float32] | Failure]
     return WindowResult(plan.window, plan.reason, pieces, plan.coarse, unread=plan.unread, reached=reached)
 
 
-def _noted(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict[str, Any]:
-    """Counts of windows, and those that failed, in whole or in part: the latter are among those run, too."""
+def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict[str, Any]:
+    """Counts of windows, and the failed ones; windows that were read only in part are counted as run too."""
     notes = no_notes()
     for plan, result in zip(batch, results, strict=True):
         if result.why:
@@ -88,7 +88,7 @@ def _noted(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict
 
 
 def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
-    """Each tile's probabilities, or why it has none; a batch that fails is halved: memory may do for the halves."""
+    """Each tile's probabilities or its failure; a batch that fails is halved, since halves may fit into memory."""
     if not views:
         return []
     try:
@@ -98,6 +98,6 @@ def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> lis
             return [Failure.of(error)]
         middle = len(views) // 2
     else:
-        return [one if np.isfinite(one).all() else Failure(NO_NUMBER) for one in probabilities]
-    # Outside the handler: the error's traceback holds on to the memory that ran out.
+        return [one if np.isfinite(one).all() else Failure(NOT_FINITE) for one in probabilities]
+    # Outside the handler: the error's traceback keeps references to the arrays that filled the memory.
     return _attempt(segmenter, views[:middle]) + _attempt(segmenter, views[middle:])

@@ -1,4 +1,4 @@
-"""Prompts that a person drew, read from vector files."""
+"""Point and box prompts of a user, read from vector files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false"
 
 
 def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
-    """Read prompts drawn by a person: points with a `label` field, and polygons whose bounds are boxes.
+    """Read a user's prompts: points with a `label` field, and polygons whose bounding boxes are box prompts.
 
-    Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. What lies outside the scene is
+    Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. Points outside the scene are
     left out, boxes are clipped.
 
     Args:
-        path: GeoJSON, GeoPackage or whatever else OGR reads, in any CRS; see `read_vectors`.
-        grid: the scene's pixels; without a CRS the file's coordinates are taken as its transform's.
+        path: GeoJSON, GeoPackage or another format of OGR, in any CRS; see `read_vectors`.
+        grid: the scene's pixels. Without a CRS, the file's coordinates are taken to be those of the grid's transform.
 
     Returns:
         Prompts in scene pixels.
@@ -66,7 +66,7 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Layers that have features; the default one where none has, for `read_vectors` to say what is wrong."""
+    """Layers that have features; None, the default layer, where none has, so that `read_vectors` raises the error."""
     if Path(path).suffix.lower() in PARQUET:
         return [None]
     import pyogrio
@@ -89,7 +89,7 @@ def _parse_label(path: Path | str, column: NDArray[Any] | None, index: int) -> i
     if column is None:
         raise PromptError(f"{path} has no field named label; give every point one: 1 or flood, 0 or dry")
     value = column[index]
-    # Numbers come as text, integers, or floats where a layer mixes points with polygons, which have no label.
+    # Numbers are text or integers, or floats in a layer that mixes points with polygons, which have no label (NaN).
     word = str(int(value)) if isinstance(value, (float, np.floating)) and value in (0, 1) else str(value)
     if word.strip().lower() not in _WORDS:
         raise PromptError(f"{path}: label {value} of feature {index} is not understood; give 1 or flood, 0 or dry")

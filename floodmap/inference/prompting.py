@@ -12,25 +12,31 @@ from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import CoarseMap, Observed, coarse_pass, crop_coarse
 from floodmap.inference.likelihood import likelihood
 from floodmap.inference.prompt_files import read_prompts
-from floodmap.inference.scales import COARSE_FACTOR, COARSE_WISHED
+from floodmap.inference.scales import COARSE_FACTOR, COARSE_MIN_SIDE
 from floodmap.models.prompts import Prompts, pick_prompts
 from floodmap.models.protocol import Segmenter
 
 LIKELIHOOD_SIDE = 2048
-"""Longest side of the picture the unsupervised likelihood is made of, in pixels."""
+"""Longest side in pixels of the preview from which the unsupervised likelihood is computed."""
 Prompter = Callable[[Tile], Prompts]
+"""Makes the prompts of a tile, in its pixels."""
 
 
 def make_prompter(
     scene: Scene, segmenter: Segmenter, wanted: Path | str | Prompts, *, exhaustive: bool = True
 ) -> Prompter:
-    """What tells the model where to look, window by window.
+    """Make the function that builds the prompts of each window.
 
     Args:
-        scene: seen whole.
+        scene: the scene; the coarse pass or the likelihood reads all of it.
         segmenter: the model.
         wanted: `auto`, `none`, a vector file, or prompts in pixels of the scene.
         exhaustive: see `coarse_pass`.
+
+    Raises:
+        ModelError: the model fails in the coarse pass.
+        PromptError: the vector file holds no usable prompts; see `read_prompts`.
+        VectorError: the vector file cannot be read.
     """
     if wanted == "none":
         return unprompted
@@ -45,36 +51,39 @@ def make_prompter(
 
 
 def unprompted(_: Tile) -> Prompts:
-    """No prompt for any window."""
+    """An empty prompt set for every window."""
     return Prompts.none()
 
 
 def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> Prompter:
-    """A coarse pass as a mask prompt: nothing for models that do not know floods, and for scenes too small for one."""
+    """Run the coarse pass and use its result as mask prompts.
+
+    Prompts are empty for models that were not trained on floods, and for scenes smaller than `COARSE_MIN_SIDE`.
+    """
     side = max(scene.height, scene.width)
-    if not segmenter.knows_floods or side < COARSE_WISHED:
+    if not segmenter.knows_floods or side < COARSE_MIN_SIDE:
         return unprompted
-    return FarView(scene, *coarse_pass(scene, segmenter, exhaustive=exhaustive))
+    return CoarsePrompter(scene, *coarse_pass(scene, segmenter, exhaustive=exhaustive))
 
 
 @dataclass(frozen=True, slots=True)
-class FarView:
-    """What a coarse pass says of a scene."""
+class CoarsePrompter:
+    """Mask prompts from the coarse pass of a scene."""
 
     scene: Scene
     coarse: CoarseMap
     observed: Observed
 
     def __call__(self, tile: Tile) -> Prompts:
-        """It as a mask prompt."""
+        """The mask prompt of a tile."""
         return self.prompts(tile.window)
 
     def prompts(self, window: Window) -> Prompts:
-        """It as the mask prompt of a window of the scene, which need not be read."""
+        """The mask prompt of a window of the scene, without reading the window."""
         return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
     def is_observed(self, window: Window) -> bool:
-        """Whether the coarse pass has seen that all pixels of a window are observed."""
+        """Whether all pixels of a window are observed, as far as the coarse pass has read them."""
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
         height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
@@ -82,5 +91,5 @@ class FarView:
 
 
 def joined(given: Prompts, prompter: Prompter) -> Prompter:
-    """A person's points and boxes, in pixels of the scene, together with another prompter's masks."""
+    """Combine points and boxes of a user, in pixels of the scene, with the mask prompts of another prompter."""
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)

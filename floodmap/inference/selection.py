@@ -1,4 +1,4 @@
-"""What of each window the model has to see: nothing, parts or all of it, by what the coarse pass says."""
+"""Plans of windows: whether the model predicts all of a window, parts of it or nothing, by the coarse probability."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from floodmap.errors import SceneError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.parts import unsure_parts
-from floodmap.inference.prompting import FarView, Prompter
+from floodmap.inference.parts import uncertain_parts
+from floodmap.inference.prompting import CoarsePrompter, Prompter
 from floodmap.models.prompts import Prompts
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """What the model is to see of a window; no more pixels than that, since many plans may be waiting."""
+    """The model's inputs for a window, and no other pixels, since many plans may be queued."""
 
     window: Window
     reason: NDArray[np.uint8]
-    """Why a pixel is unobserved, (height, width)."""
+    """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
     unread: str = ""
-    """Why the window, or a part of it, could not be read: empty where it could."""
+    """The error of reading the window or a part of it; empty if it was read."""
     views: tuple[tuple[Tile, Prompts], ...] = ()
-    """The window or parts of it, with their prompts."""
+    """The whole window, or parts of it, with their prompts."""
     coarse: NDArray[np.float32] | None = None
-    """Probabilities of the coarse pass, at its own resolution, where they are final beside the views."""
+    """Coarse probability, (h, w) at its own resolution, which is final outside the views; None for whole windows."""
 
     @property
     def pixels(self) -> int:
-        """Pixels the model is to see."""
+        """Number of pixels that the model predicts."""
         return sum(tile.reason.size for tile, _ in self.views)
 
 
@@ -43,11 +43,11 @@ class Selection:
     scene: Scene
     prompter: Prompter
     exhaustive: bool = True
-    """Every window is seen whole, whatever the coarse pass says."""
+    """Whether every window is predicted as a whole, whatever the coarse probability."""
 
     def plan(self, window: Window) -> WindowPlan:
-        """Read a window and prompt it; where the coarse pass is final on all of it, it is not even read."""
-        coarse = self._final(window)
+        """Read a window and make its prompts; it is not read where the coarse probability is final on all of it."""
+        coarse = self._final_coarse(window)
         if coarse is not None:
             return WindowPlan(window, _all_observed(window.height, window.width), coarse=coarse)
         tile, unread = self._read(window)
@@ -56,21 +56,21 @@ class Selection:
         if not tile.valid.any():
             return WindowPlan(window, tile.reason, unread)
         prompts = self.prompter(tile)
-        parts = None if self.exhaustive else unsure_parts(prompts, tile.reason.shape)
+        parts = None if self.exhaustive else uncertain_parts(prompts, tile.reason.shape)
         if parts is None or prompts.mask is None:
             return WindowPlan(window, tile.reason, unread, ((tile, prompts),))
         tiles = [tile.part(part) for part in parts]
         return WindowPlan(window, tile.reason, unread, tuple((one, self.prompter(one)) for one in tiles), prompts.mask)
 
-    def _final(self, window: Window) -> NDArray[np.float32] | None:
-        """Probabilities of the coarse pass where nothing else is needed: it is sure, and all pixels are observed."""
-        if self.exhaustive or not isinstance(self.prompter, FarView) or not self.prompter.is_observed(window):
+    def _final_coarse(self, window: Window) -> NDArray[np.float32] | None:
+        """The coarse probability where it is final: confident everywhere, and all pixels observed; None elsewhere."""
+        if self.exhaustive or not isinstance(self.prompter, CoarsePrompter) or not self.prompter.is_observed(window):
             return None
         prompts = self.prompter.prompts(window)
-        return prompts.mask if unsure_parts(prompts, (window.height, window.width)) == [] else None
+        return prompts.mask if uncertain_parts(prompts, (window.height, window.width)) == [] else None
 
     def _read(self, window: Window) -> tuple[Tile, str]:
-        """A tile, and why it, or a part of it, could not be read: empty where it could."""
+        """Read a tile; also the error of reading it or a part of it, empty if it was read."""
         try:
             tile = self.scene.read(window)
             return tile, tile.failure
@@ -79,5 +79,5 @@ class Selection:
 
 
 def _all_observed(height: int, width: int) -> NDArray[np.uint8]:
-    """Zeros that take no memory."""
+    """A read-only view of zeros that takes no memory, uint8 (height, width)."""
     return np.broadcast_to(np.uint8(0), (height, width))

@@ -1,4 +1,4 @@
-"""Scenes unlike all that a model was trained on."""
+"""A warning for scenes that are out of distribution: unlike all pictures that a model was trained on."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from floodmap.imagery.scene import Scene
 from floodmap.models.protocol import Segmenter
 
 SIDE, PLACES = 512, 4
-"""Windows that are looked at: their side, in pixels, and how many along a side of the scene at most."""
+"""Side in pixels of the sample windows, and their largest number along a side of the scene."""
 OBSERVED = 0.5
-"""Least share of a window that has to be observed."""
+"""Least observed share of a sample window."""
 
 
-def strange(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
-    """A line to warn with where a scene's colours and textures lie far from training; nothing elsewhere.
+def ood_warnings(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
+    """A warning line where a scene's colours and textures are out of distribution, otherwise none.
 
-    Some windows spread over the scene are encoded: less than a hundredth of the work on a large one.
+    Only sample windows spread over the scene are encoded: less than a hundredth of the work on a large scene.
     """
     count = max(1, min(PLACES, -(-max(scene.height, scene.width) // SIDE)))
     tiles = [tile for tile in scene.samples(count, SIDE) if tile.valid.mean() >= OBSERVED]
-    far = segmenter.strangeness(tiles) if tiles else 0.0
-    if far <= 1:
+    ood = segmenter.ood_score(tiles) if tiles else 0.0
+    if ood <= 1:
         return ()
     return (
-        f"{scene.path}: its colours and textures are unlike all that {segmenter.name} was trained on ({far:.1f} times "
+        f"{scene.path}: its colours and textures are unlike all that {segmenter.name} was trained on ({ood:.1f} times "
         "the usual distance), so its flood map may be wrong anywhere: check it against the picture before it is used",
     )

@@ -1,4 +1,4 @@
-"""Windows over a scene: where they lie and how much each one counts in the mosaic. No I/O, no torch."""
+"""Tiling of a scene into overlapping windows, and their blend weights. Without I/O and torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from floodmap.options import OVERLAP, TILE_SIZE
 class Grid:
     """Overlapping windows covering a scene, row by row.
 
-    Windows of one grid have one shape. They are spread evenly, so that the last row and column neither hang over the
-    edge nor overlap their neighbours more than the others do, and they are no larger than it takes to cover the scene
-    in that many rows and columns: pixels computed twice are kept few. All but the last begin at a multiple of the
-    model's stride, where enough overlap is left: its convolutions then see the same pixels in the same cells.
+    All windows of a grid have one shape. They are spread evenly: the last row and column neither reach beyond the scene
+    nor overlap their neighbours more than others do. They are no larger than needed to cover the scene in that many
+    rows and columns, so that few pixels are computed twice. All but the last begin at a multiple of the model's stride
+    where the overlap allows it: the cells of the model's features then cover the same pixels in every window.
     """
 
     height: int
@@ -31,11 +31,11 @@ class Grid:
     tile_size: int = TILE_SIZE
     """Longest side of a window, in pixels."""
     overlap: int = OVERLAP
-    """Pixels shared by neighbouring windows, at least."""
+    """Least overlap of neighbouring windows, in pixels."""
     multiple: int = 32
-    """Window sides are rounded up to a multiple of this where the scene allows it (the model's coarsest stride)."""
+    """Window sides are rounded up to a multiple of this, the model's coarsest stride, where the scene allows it."""
     step: int = 0
-    """And to a multiple of this, where it is not 0: scenes of many sizes then have windows of few."""
+    """If not 0, window sides are multiples of this too: scenes of many sizes then have windows of few sizes."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -73,7 +73,7 @@ class Grid:
             yield from self.row(index)
 
     def strip(self, index: int) -> tuple[int, int]:
-        """Scene rows (first, end) that are finished once the window row `index` is done and the one above was."""
+        """Scene rows (first, end) that are finished once the window row `index` and all above it are done."""
         tops = self.row_offsets
         end = tops[index + 1] if index + 1 < len(tops) else self.height
         return tops[index], end
@@ -108,9 +108,9 @@ class Grid:
         return tuple(offsets)
 
     def _weights(self, length: int) -> NDArray[np.float32]:
-        # Full weight inside, a raised cosine over the overlap, which leaves a window's border without a step. Dividing
-        # by the sum along the axis makes the weights of any pixel add up to one, and the two axes can be treated apart
-        # because the grid is a product.
+        # Weight 1 inside and a raised cosine over the overlap, so that there is no step at a window's border. Division
+        # by the sum along the axis makes the weights of any pixel sum to one. Each axis has its own weights because the
+        # grid is a product of two axes.
         side, offsets = self._side(length), self._offsets(length)
         edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1.0
         ramp = np.sin(np.minimum(edge / (self.overlap + 1.0), 1.0) * (np.pi / 2)) ** 2

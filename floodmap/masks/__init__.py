@@ -1,1 +1,1 @@
-"""Flood masks of any origin, read on any grid."""
+"""Flood masks, as rasters or polygons, of any tool, read on any grid."""

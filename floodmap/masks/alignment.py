@@ -1,4 +1,4 @@
-"""How the pixels of a raster lie on those of a grid: one by one, or warped, at either end of the world."""
+"""Alignment of a raster with a target grid: pixel by pixel, or warped, also across the antimeridian."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rasterio.warp import transform_bounds
 from floodmap.errors import EvaluationError, MissingCRSError
 from floodmap.geo.gdal import GDAL_ERRORS, gdal_reason
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.geo.turns import WARPING, overlaps, raster_turns, turn_of
+from floodmap.geo.turns import WARP_OPTIONS, overlaps, raster_shifts, x_period
 from floodmap.geo.window import Window
 
 Absent = Callable[[Window], NDArray[np.bool_] | None]
-"""Window of a raster in, which of its pixels (height, width) it has nothing for out: blocks never written, members of a
-mosaic that are missing. None: it has them all."""
+"""Function from a window to its missing pixels, bool (height, width): blocks never written, missing members of a
+mosaic. It returns None where none is missing."""
 
 
 def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) -> bool:
-    """Whether the pixels of a grid are a raster's own.
+    """Whether the pixels of a grid are exactly those of a raster.
 
     Raises:
-        MissingCRSError: one of both has no CRS, and their sizes differ.
+        MissingCRSError: one of the two has no CRS, and their pixels differ.
     """
     same_size = own.shape_hw == grid.shape_hw
-    placed = [not side.is_bare for side in (own, grid)]
+    placed = [not side.lacks_georeference for side in (own, grid)]
     if same_size and not all(placed):
         return True
     if (own.crs is None) != (grid.crs is None) or not all(placed):
@@ -54,71 +54,72 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
 
 
 def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stack: ExitStack) -> list[WarpedVRT]:
-    """A raster laid over a grid (nearest neighbour), once for every turn about the Earth at which it lies there.
+    """A raster warped to a grid (nearest neighbour), once for each shift by whole turns at which it meets the grid.
 
     The last band of each is alpha.
 
     Args:
         dataset: the raster.
-        own: its pixels.
-        grid: those to read it on.
-        path: of the raster, for messages.
-        stack: closes what is returned.
+        own: its own grid.
+        grid: the target grid.
+        path: path of the raster, for messages.
+        stack: closes the datasets returned.
 
     Raises:
-        EvaluationError: it lies elsewhere, or cannot be brought there.
+        EvaluationError: the raster does not overlap the grid, or cannot be warped to it.
     """
-    # Two world files without any CRS share a plane; GDAL wants it named, and between equal names projects nothing.
+    # Two rasters with transforms but without CRS share a plane. GDAL requires a CRS; with the same one on both sides it
+    # does not reproject.
     plane = CRS.from_epsg(3857)
     _require_overlap(own, grid, grid.crs or plane, path)
-    turns = raster_turns(own.crs, own.span_x, grid.crs, grid.span_x)
+    shifts = raster_shifts(own.crs, own.span_x, grid.crs, grid.span_x)
     try:
         return [
             stack.enter_context(
                 WarpedVRT(
                     dataset,
                     src_crs=own.crs or plane,
-                    src_transform=Affine.translation(turn, 0) @ own.transform,
+                    src_transform=Affine.translation(shift, 0) @ own.transform,
                     crs=grid.crs or plane,
                     transform=grid.transform,
                     width=grid.width,
                     height=grid.height,
                     resampling=Resampling.nearest,
-                    tolerance=0.01,  # the default lets a neighbour be an eighth of a pixel off
+                    tolerance=0.01,  # the default allows an error of an eighth of a pixel
                     add_alpha=ColorInterp.alpha not in dataset.colorinterp,
-                    **WARPING,
+                    **WARP_OPTIONS,
                 )
             )
-            for turn in turns or (0.0,)
+            for shift in shifts or (0.0,)
         ]
     except RasterioError as error:
         raise EvaluationError(f"{path} cannot be warped to the other side's grid: {gdal_reason(error)}") from error
 
 
-def looked_up(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
-    """What a raster has nothing for, as seen from the pixels of another grid."""
+def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
+    """Missing pixels of a raster (`absent`, on its own grid), as a function of windows of another grid."""
     to_own = None
     if own.crs is not None and grid.crs is not None and own.crs != grid.crs:
         to_own = Transformer.from_crs(grid.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
-    turn, middle = turn_of(own.crs), own.transform @ (own.width / 2, own.height / 2)
+    period, middle = x_period(own.crs), own.transform @ (own.width / 2, own.height / 2)
 
     def read(window: Window) -> NDArray[np.bool_] | None:
         rows, cols = np.mgrid[window.row_off : window.row_end, window.col_off : window.col_end] + 0.5
         x, y = grid.transform @ (cols, rows)
         x, y = (x, y) if to_own is None else to_own.transform(x, y)
-        if turn is not None:
-            x = x + turn * np.round((middle[0] - x) / turn)
+        if period is not None:
+            x = x + period * np.round((middle[0] - x) / period)
         col, row = (np.floor(along) for along in ~own.transform @ (x, y))
         inside = (col >= 0) & (col < own.width) & (row >= 0) & (row < own.height)
         if not inside.any():
             return None
         col, row = col[inside].astype(int), row[inside].astype(int)
         top, left = int(row.min()), int(col.min())
-        gone = absent(Window(top, left, int(row.max()) - top + 1, int(col.max()) - left + 1))
-        if gone is None:
+        missing = absent(Window(top, left, int(row.max()) - top + 1, int(col.max()) - left + 1))
+        if missing is None:
             return None
         found = np.zeros(inside.shape, bool)
-        found[inside] = gone[row - top, col - left]
+        found[inside] = missing[row - top, col - left]
         return found
 
     return read
@@ -141,7 +142,7 @@ def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
 
 
 def _same_pixels(a: GeoGrid, b: GeoGrid) -> bool:
-    """Whether two frames of one size agree to 1/100 of a pixel at every corner."""
+    """Whether two grids of one size agree to 1/100 of a pixel at every corner."""
     across = ~b.transform @ a.transform
     corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
     return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))

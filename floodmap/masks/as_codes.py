@@ -24,7 +24,7 @@ from floodmap.masks.rules import FloodRule, Ignore
 from floodmap.strips.codes import FLOOD, NODATA, UNOBSERVED
 
 STRIP_PIXELS = 2**22
-"""Pixels read at once."""
+"""Pixels of a strip, at most, unless 512 rows hold more."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterator[tuple[int, Codes]]
@@ -32,18 +32,18 @@ Strips = Iterator[tuple[int, Codes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedRaster:
-    """A raster as codes, while it is open."""
+    """An open raster, read as codes."""
 
     strips: Callable[[], Strips]
     """Reads it from top to bottom: (first row, codes uint8 (rows, width))."""
     threshold: int
     """Flood from this code up."""
     is_probability: bool
-    """Whether codes below 100 are more than a yes or no."""
+    """Whether the codes are probabilities; of a mask they are only 0 and 100."""
     grid: GeoGrid
-    """Its pixels."""
+    """Its pixel grid."""
     model: str | None
-    """Model that made it, where floodmap wrote it."""
+    """Name of the model that made it, where floodmap wrote it."""
     source: str
     """The file's name."""
 
@@ -52,7 +52,7 @@ class CodedRaster:
 def open_codes(
     path: Path, *, flood_value: float | str | None = None, threshold: float | None = None, ignore_values: Ignore = None
 ) -> Iterator[CodedRaster]:
-    """Open a mask or probability raster; what the arguments mean and what is raised, `vectorize` says."""
+    """Context manager: open a mask or probability raster; for arguments and errors see `vectorize`."""
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
     with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
         # RasterMask decides what a raster without georeference means.
@@ -94,14 +94,14 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
 
 
 def _windows(height: int, width: int) -> Iterator[Window]:
-    """Full rows, a multiple of a tile's."""
+    """Windows of full rows, in multiples of 512 rows (a block of a COG)."""
     rows = max(1, STRIP_PIXELS // width // 512) * 512
     for row in range(0, height, rows):
         yield Window(row, 0, min(rows, height - row), width)
 
 
 def _codes(classes: Codes, percent: NDArray[np.float32], limit: int) -> Codes:
-    """Codes that say flood exactly where the classes do, however the percentage is rounded."""
+    """Codes that are at least `limit` exactly where the class is flood, however the per cent are rounded."""
     rounded = np.nan_to_num(percent).round()
     codes = np.where(classes == FLOOD, np.maximum(rounded, limit), np.minimum(rounded, limit - 1))
     return np.where(classes == UNOBSERVED, NODATA, codes).astype(np.uint8)

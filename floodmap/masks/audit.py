@@ -1,4 +1,4 @@
-"""What is wrong with labelled imagery, looked for before anything is trained on it."""
+"""Audit of labelled imagery before training: missing masks, wrong sizes and values, near-duplicates; splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from floodmap.geo.gdal import gdal_env
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.masks.labels import Labelled, Labels, read_label
-from floodmap.masks.meanings import settle, shown_classes
+from floodmap.masks.meanings import settle, visible_classes
 from floodmap.masks.raster import RasterMask
 from floodmap.masks.rules import FloodRule, Ignore
 from floodmap.strips import codes
@@ -30,30 +30,31 @@ Kind = Literal[
     "missing mask", "stray mask", "unreadable", "size", "values", "empty", "full", "unscored", "duplicate", "swapped"
 ]
 FATAL: tuple[Kind, ...] = ("missing mask", "unreadable", "size", "values", "unscored")
-"""What makes a picture useless: it is left out. The other kinds are worth a look."""
+"""Kinds of findings for which a picture is left out. The other kinds are only reported."""
 HASH_SIDE = 8
-"""Cosines along each axis that a picture is told by."""
+"""Cosine coefficients along each axis in a picture's perceptual hash."""
 ALIKE_BITS = 10
-"""Most bits of 63 by which the hashes of two copies of one picture differ."""
-_LOOKED_AT = 8
-"""Masks whose values are listed where none is flood."""
+"""Largest Hamming distance between the hashes (63 bits) of near-duplicates."""
+_LISTED_MASKS = 8
+"""Masks whose values are listed in the message where the flood value occurs in none."""
 PREVIEW_SIDE = 256
-"""Longest side of what is looked at of a picture, in pixels."""
+"""Longest side of the downsampled picture that is checked, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing wrong with one picture."""
+    """A problem with one picture."""
 
     kind: Kind
+    """Kind of the problem."""
     name: str
-    """Of the picture, or of the mask where there is none."""
+    """Name of the picture, or of the mask where there is no picture."""
     text: str
-    """What is wrong, and what to do."""
+    """Message: what is wrong, and what to do."""
 
     @property
     def is_fatal(self) -> bool:
-        """Whether the picture is left out for it."""
+        """Whether the picture is left out because of it."""
         return self.kind in FATAL
 
     def __str__(self) -> str:
@@ -62,20 +63,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was found in labelled imagery."""
+    """Result of an audit."""
 
     findings: tuple[Finding, ...]
-    """The fatal ones first."""
+    """Problems found, the fatal ones first."""
     usable: tuple[Labelled, ...]
     """Pictures that can be trained on."""
     rule: FloodRule
-    """What is flood: its values in masks that are rasters, its attribute in those that are polygons."""
+    """Definition of flood: values in raster masks, an attribute in polygon masks."""
     groups: NDArray[np.int64]
-    """Of each usable picture: those with one number are near-duplicates, and belong on one side of any split."""
+    """(usable pictures,): group number; near-duplicates share one, and belong on one side of any split."""
 
     @property
     def flood_values(self) -> tuple[float, ...]:
-        """Values of flooded pixels in masks that are rasters."""
+        """Values of flooded pixels in raster masks."""
         return self.rule.values
 
     def table(self) -> str:
@@ -84,13 +85,17 @@ class Audit:
 
 
 def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Ignore = None) -> Audit:
-    """Look at every picture and mask of a folder.
+    """Check every picture and mask of a folder.
 
     Args:
         labels: the folder's pictures.
-        flood_value: which values of the masks are flood, as `FloodRule.parse` reads it; what is not, is dry then.
-            None: found out, and masks with other values are left out.
-        ignore_values: which values are neither, likewise.
+        flood_value: values of the masks that are flood, as `FloodRule.parse` reads them; all other values are dry.
+            None: inferred from the masks, and masks with unknown values are left out.
+        ignore_values: values that are neither flood nor dry, as `FloodRule.parse` reads them.
+
+    Raises:
+        LabelError: `flood_value` occurs in no mask.
+        EvaluationError: no mask shows what is flood.
     """
     findings = [
         Finding(kind="stray mask", name=path.name, text="is the mask of no picture; rename it or take it away")
@@ -101,11 +106,11 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
     if not is_given:
         rasters = [one.label for one in labels.labelled if one.label and not one.has_polygons]
         with gdal_env():
-            settled = _commonly(replace(rule, attribute="", matches=()), rasters)
+            settled = _majority_rule(replace(rule, attribute="", matches=()), rasters)
         rule = replace(settled, attribute=rule.attribute, matches=rule.matches)
     usable, hashes = [], []
     for one in labels.labelled:
-        found, preview = _look_at(one, rule, is_given)
+        found, preview = _check_picture(one, rule, is_given)
         findings += found
         if preview is not None and not any(finding.is_fatal for finding in found):
             usable.append(one)
@@ -119,11 +124,11 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 
 
 def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
-    """Raise LabelError where what a user says is flood occurs in no mask."""
+    """Raise LabelError if the flood value given by the user occurs in no mask."""
     if any(one.name not in dry or one.has_polygons for one in usable):
         return
     found: set[float] = set()
-    for one in usable[:_LOOKED_AT]:
+    for one in usable[:_LISTED_MASKS]:
         if one.label is not None:
             with closing(RasterMask(one.label)) as mask, gdal_env():
                 found |= mask.values()
@@ -132,28 +137,33 @@ def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], f
     raise LabelError(f"--flood-value {given} occurs in no mask of {folder}; they hold {held}")
 
 
-def _commonly(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
-    """What most masks say: one odd mask must not leave the question open for all others."""
+def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
+    """The rule from all masks together, else the rule that most single masks give, so that one mask cannot block all.
+
+    Raises:
+        EvaluationError: no mask shows what is flood.
+    """
     try:
         return settle(rule, paths, "--flood-value")
     except EvaluationError:
-        answers = [alone for path in paths if (alone := _alone(rule, path))]
+        answers = [alone for path in paths if (alone := _rule_of_mask(rule, path))]
         if not answers:
             raise
         return max(dict.fromkeys(answers), key=answers.count)
 
 
-def _alone(rule: FloodRule, path: Path) -> FloodRule | None:
+def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
+    """The rule from one mask; None where its values leave open what is flood."""
     try:
         return settle(rule, [path], "--flood-value")
     except EvaluationError:
         return None
 
 
-def _look_at(one: Labelled, rule: FloodRule, is_given: bool) -> tuple[list[Finding], Tile | None]:
-    """What is wrong with a picture and its mask, and the picture shrunk where it can be read.
+def _check_picture(one: Labelled, rule: FloodRule, is_given: bool) -> tuple[list[Finding], Tile | None]:
+    """Findings about a picture and its mask, and the downsampled picture if it can be read.
 
-    `is_given`: it was said which values are flood, so that all others are known not to be.
+    `is_given`: the user gave the flood values, so that all others are known to be no flood.
     """
     if one.label is None:
         text = f"{one.image} has no mask; add one of its name (.png, .tif: JPEG blurs classes) or take the picture away"
@@ -180,9 +190,9 @@ def _picture_findings(preview: Tile, finding: Callable[[Kind, str], Finding]) ->
 def _mask_findings(
     one: Labelled, scene: Scene, rule: FloodRule, is_given: bool, finding: Callable[[Kind, str], Finding]
 ) -> Iterator[Finding]:
-    misfit = None if one.has_polygons else _misfit(one, scene, rule, is_given, finding)
-    if misfit is not None:
-        yield misfit
+    problem = None if one.has_polygons else _raster_problem(one, scene, rule, is_given, finding)
+    if problem is not None:
+        yield problem
         return
     label, _ = read_label(one, scene, rule)
     file = one.label.name if one.label else one.name
@@ -195,27 +205,27 @@ def _mask_findings(
         yield finding("full", f"{file} is all flood: is it inverted?")
 
 
-def _misfit(
+def _raster_problem(
     one: Labelled, scene: Scene, rule: FloodRule, is_given: bool, finding: Callable[[Kind, str], Finding]
 ) -> Finding | None:
-    """What keeps a mask that is a raster from being read on its picture's pixels."""
+    """Finding about a raster mask of another size or with unknown values; None where it fits its picture."""
     if one.label is None:
         return None
     with closing(RasterMask(one.label)) as mask, gdal_env():
-        grid, values = mask.grid, set() if is_given else shown_classes(mask, rule)
+        grid, values = mask.grid, set() if is_given else visible_classes(mask, rule)
     if grid.crs is None and (grid.height, grid.width) != (scene.height, scene.width):
         sizes = f"{grid.width} x {grid.height} pixels, the picture {scene.width} x {scene.height}"
         return finding("size", f"{one.label.name} has {sizes}: is it another picture's mask, or resized?")
     foreign = values - {0.0, *rule.values, float(UNOBSERVED)}
     if foreign:
         shown = ", ".join(f"{value:g}" for value in sorted(foreign)[:4])
-        told = "say what is with --flood-value, and what is neither flood nor dry with --ignore-value"
-        return finding("values", f"{one.label.name} holds {shown} beside what is flood; {told}")
+        advice = "say what is with --flood-value, and what is neither flood nor dry with --ignore-value"
+        return finding("values", f"{one.label.name} holds {shown} beside what is flood; {advice}")
     return None
 
 
 def picture_hash(path: Path) -> NDArray[np.bool_]:
-    """Perceptual hash of a picture: signs of its lowest cosines (Zauner 2010, section 3.2.1); bool (63,)."""
+    """Perceptual hash of a picture, bool (63,): signs of its lowest cosines (Zauner 2010, section 3.2.1)."""
     with Scene.open(path) as scene:
         return _hash_of(scene.preview(PREVIEW_SIDE))
 
@@ -228,7 +238,7 @@ def _hash_of(preview: Tile) -> NDArray[np.bool_]:
 
 
 def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """A number for each picture, the same for pictures that look alike, directly or through others between."""
+    """Group numbers (n,) of pictures: connected components of the graph of pairs with similar hashes."""
     if not hashes:
         return np.empty(0, np.int64)
     bits = np.array(hashes, np.float32)
@@ -238,6 +248,7 @@ def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
 
 
 def _duplicates(usable: Sequence[Labelled], groups: NDArray[np.int64]) -> Iterator[Finding]:
+    """A finding for each picture but the first of each group of near-duplicates."""
     for group in np.flatnonzero(np.bincount(groups) > 1):
         first, *others = (usable[int(i)] for i in np.flatnonzero(groups == group))
         for one in others:
@@ -251,10 +262,16 @@ def _duplicates(usable: Sequence[Labelled], groups: NDArray[np.int64]) -> Iterat
 def split_labels(
     usable: Sequence[Labelled], groups: NDArray[np.int64], *, val_share: float, seed: int
 ) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
-    """Pictures to train on, and pictures to validate on.
+    """Split pictures into those to train on and those to validate on.
 
-    What the data set itself says is kept to. Where it says nothing whole groups of near-duplicates are drawn until the
-    share is reached. What it calls `test` is on neither side.
+    A split in the data set is kept; its `test` pictures are on neither side. Without one, whole groups of
+    near-duplicates are drawn at random for validation, until the share is reached.
+
+    Args:
+        usable: the pictures.
+        groups: (n,), group numbers of near-duplicates.
+        val_share: share of the pictures to validate on, 0 to 1.
+        seed: seed of the random draw.
 
     Raises:
         LabelError: one of the sides would be empty.

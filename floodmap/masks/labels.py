@@ -1,4 +1,4 @@
-"""Labelled imagery: which mask goes with which picture, in any of the layouts that data sets come in."""
+"""Labelled imagery: pictures and their masks, in the usual layouts of data sets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Split = Literal["train", "val", "test"]
 PICTURES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".img")
 """Suffixes of pictures."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "rgb", "scenes", "pictures")
-"""What a folder of pictures may be called, in any case."""
+"""Names of a folder of pictures, in upper or lower case."""
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "references", "reference", "annotations", "gt", "groundtruth")
-"""What the folder of their masks may be called."""
+"""Names of a folder of masks, likewise."""
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -45,7 +45,7 @@ class Labelled:
     label: Path | None
     """A raster of one band, or polygons; None where there is none."""
     split: Split | None = None
-    """Which part of the data it was put into by whoever made the folder."""
+    """Split that the data set assigns it to; None: it assigns none."""
 
     @property
     def has_polygons(self) -> bool:
@@ -55,22 +55,21 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What a folder holds."""
+    """Pictures and masks of a folder."""
 
     folder: Path
     labelled: tuple[Labelled, ...]
-    """Sorted by name."""
+    """Pictures, sorted by name, with or without a mask."""
     strays: tuple[Path, ...] = ()
     """Masks without a picture."""
 
 
 def find_labels(folder: Path) -> Labels:
-    """Pictures and masks of a folder.
+    """Find the pictures and masks of a folder.
 
-    Three layouts are known, and each may lie in folders called `train`, `val` and `test`: `images/` beside `masks/`
-    (or `Image/`, `Mask/`, `labels/` ...), with files of one name; scenes beside references, `x.tif` with
-    `x_reference.tif`, `x_mask.png` or `x.gpkg`. A `splits.csv` with the columns `name` and `split` says what is kept
-    apart.
+    Layouts: `images/` beside `masks/` (or `Image/`, `Mask/`, `labels/` ...), with files of the same name; scenes beside
+    references, `x.tif` with `x_reference.tif`, `x_mask.png` or `x.gpkg`; either of them in folders `train`, `val` and
+    `test`. A `splits.csv` with the columns `name` and `split` assigns pictures to splits.
 
     Raises:
         LabelError: the folder is missing, or holds no picture in any of these layouts, or `splits.csv` is wrong.
@@ -91,17 +90,17 @@ def find_labels(folder: Path) -> Labels:
             "(x.tif and x_reference.tif), or these in train/ and val/"
         )
     if (folder / SPLITS_FILE).exists():
-        found = list(_assigned(found, folder / SPLITS_FILE))
+        found = list(_with_splits(found, folder / SPLITS_FILE))
     return Labels(folder=folder, labelled=tuple(sorted(found, key=lambda one: one.name)), strays=tuple(sorted(strays)))
 
 
 def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, GeoGrid]:
-    """A picture's mask on its own pixels, uint8 of FLOOD, DRY and UNOBSERVED, and these pixels.
+    """Read a picture's mask on its pixels: uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid.
 
     Args:
         one: a picture with its mask.
         scene: the picture, opened.
-        rule: what is flood: values in rasters, an attribute of polygons; each takes what is meant for it.
+        rule: definition of flood: raster masks use its values, polygon masks its attribute.
 
     Raises:
         EvaluationError: the mask does not fit the picture.
@@ -114,7 +113,7 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Geo
     rule = replace(rule, values=()) if one.has_polygons else replace(rule, attribute="", matches=())
     with closing(mask), gdal_env():
         if isinstance(mask, RasterMask) and mask.grid.crs is None:
-            grid = mask.grid  # pixel by pixel
+            grid = mask.grid  # without a CRS, mask and picture have the same pixels
         codes = mask.on(grid, rule)(grid.whole)
     return codes, grid
 
@@ -128,14 +127,15 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in suffixes)
 
 
-def _called(folder: Path, names: tuple[str, ...]) -> Path | None:
+def _folder_named(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The subfolder with the first of some names, in upper or lower case; None where there is none."""
     fitting = [path for path in _folders(folder) if path.name.lower() in names]
     return min(fitting, key=lambda path: names.index(path.name.lower()), default=None)
 
 
 def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     """Pictures with their masks, and masks without pictures."""
-    images, masks = _called(folder, IMAGE_FOLDERS), _called(folder, MASK_FOLDERS)
+    images, masks = _folder_named(folder, IMAGE_FOLDERS), _folder_named(folder, MASK_FOLDERS)
     if images and masks:
         pictures, candidates = _files(images, PICTURES), _files(masks, RASTERS + VECTORS)
         labels = {reference_name(path) or path.stem: path for path in candidates}
@@ -159,7 +159,8 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     return pairs, [path for path in candidates if path not in taken]
 
 
-def _assigned(found: list[Labelled], path: Path) -> Iterator[Labelled]:
+def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
+    """The pictures with the splits that `splits.csv` assigns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = {row["name"].strip(): row["split"].strip().lower() for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""What is flood in masks that do not say so, by the values of all masks of one side together."""
+"""Inference of the flood value of masks without metadata about it, from the values of all masks of one side."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from floodmap.strips.codes import UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
-    """Complete a rule that leaves open what is flood: 1 of 0 and 1, 255 of 0 and 255.
+    """Complete a rule that does not define flood: of the values 0 and 1 it is 1, of 0 and 255 it is 255.
 
-    Rasters that say that they hold per cent, as floodmap's probabilities do, are flooded from 0.5 up. All masks of one
-    side are looked at together, since one that is all dry or all flood tells nothing. What the rule
-    hides is not looked at, and 255 beside 0 and 1 means unobserved, as in the masks floodmap writes. With a threshold,
-    floats that hold per cent are known by the side's largest values.
+    In rasters whose metadata declares per cent, as floodmap's probabilities do, flood begins at 0.5. The values of all
+    masks of one side are combined, since a mask that is all dry or all flood shows nothing. Values that the rule hides
+    are left out, and 255 beside 0 and 1 means unobserved, as in the masks that floodmap writes. With a threshold, the
+    largest values of the side show whether floats are per cent.
 
     Args:
-        rule: what was given.
-        paths: rasters of one side; those that cannot be read are passed over.
-        option: the option that would answer the question, for the error.
+        rule: the rule from the user's options.
+        paths: rasters of one side; those that cannot be read are skipped.
+        option: the option that defines flood, for the error message.
 
     Raises:
-        EvaluationError: the values leave it open.
+        EvaluationError: the values do not show what is flood.
     """
     if rule.values or rule.attribute:
         return rule
     if rule.threshold is not None:
         return replace(rule, in_percent=len(paths) > 1 and any(_holds_percent(path, rule) for path in paths))
-    if paths and all(map(_says_percent, paths)):
+    if paths and all(map(_declares_percent, paths)):
         return replace(rule, threshold=0.5)
     found: set[float] = set()
     nodata: set[float] = set()
@@ -43,7 +43,7 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     for path in paths:
         try:
             with closing(RasterMask(path)) as mask:
-                found |= shown_classes(mask, rule)
+                found |= visible_classes(mask, rule)
                 nodata |= {mask.nodata} if mask.nodata is not None else set()
         except EvaluationError:
             continue
@@ -67,25 +67,25 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     )
 
 
-def shown_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
-    """Values of a mask's pixels but for those that a rule hides; with 255, which may be flood unless it is ignored."""
+def visible_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
+    """Values of a mask without those that the rule hides; 255 is kept unless ignored, since it may be flood."""
     values = mask.values()
-    told = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}
-    return told | (values & {float(UNOBSERVED)} - set(rule.ignored))
+    visible = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}
+    return visible | (values & {float(UNOBSERVED)} - set(rule.ignored))
 
 
-def _says_percent(path: Path) -> bool:
+def _declares_percent(path: Path) -> bool:
     try:
         with closing(RasterMask(path)) as mask:
-            return mask.says_percent
+            return mask.declares_percent
     except EvaluationError:
         return False
 
 
 def _holds_percent(path: Path, rule: FloodRule) -> bool:
-    """Whether a raster of floats that does not say so holds per cent."""
+    """Whether the values of a float raster without such metadata are per cent."""
     try:
         with closing(RasterMask(path)) as mask:
-            return mask.dtype.kind == "f" and not mask.says_percent and mask.holds_percent(rule)
+            return mask.dtype.kind == "f" and not mask.declares_percent and mask.holds_percent(rule)
     except FloodmapError:
         return False

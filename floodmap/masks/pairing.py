@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, by the names of their files."""
+"""Pairing of predictions with references by file name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from floodmap.errors import EvaluationError
 Side = Literal["prediction", "reference"]
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
-"""Suffixes of rasters that hold masks, best first. JPEG is not among them: it blurs classes, so a .jpg is a picture."""
+"""Suffixes of raster masks, best first. JPEG is not among them: it blurs classes, so a .jpg is a picture."""
 VECTORS = (".gpkg", ".fgb", ".parquet", ".geoparquet", ".shp", ".gdb", ".geojson", ".json")
 """Suffixes of polygon files, best first."""
 
@@ -20,13 +20,13 @@ _ROLES: dict[Side, tuple[str, ...]] = {
     "prediction": ("_mask", "_prediction", "_pred", "", "_flood"),
     "reference": ("_reference", "_truth", "_gt", "_labels", "_label", "_mask", "", "_flood"),
 }
-"""How a file may end to be one side's file of a scene, best first; `scene` itself may end like that, too."""
+"""Endings of the file names (without suffix) of each side, best first; the name of a scene may end like that, too."""
 
-_FOREIGN: dict[Side, tuple[str, ...]] = {
+_EXCLUDED: dict[Side, tuple[str, ...]] = {
     "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
     "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
 }
-"""Ends of files that are never that side's: they go with another file, or belong to the other side."""
+"""Endings of file names that never belong to this side: other files of a scene, or files of the other side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """What pairs, and what does not."""
+    """Pairs, and files without a counterpart."""
 
     pairs: tuple[Pair, ...]
     """Sorted by name."""
@@ -54,7 +54,7 @@ class Pairs:
 
 
 def is_one_file(path: Path) -> bool:
-    """Whether a path is a file, or a folder that is looked at as one: a file geodatabase."""
+    """Whether a path is a file, or a file geodatabase, which is a folder."""
     return path.is_file() or (path.suffix.lower() == ".gdb" and path.is_dir())
 
 
@@ -64,14 +64,14 @@ def pair_files(
     """Pair two files, or the files of two folders by name.
 
     `x_mask.tif`, `x.tif`, `x.gpkg` ... of the predictions go with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg`
-    ... of the references. Of several files of a scene the best is taken: the more telling name, then a raster before
-    polygons. One folder may hold both sides, and imagery beside them.
+    ... of the references. Of several files of a scene the best is used: first by the ending of its name, then a raster
+    before polygons. One folder may hold both sides, and imagery beside them.
 
     Args:
         prediction: a file, or a folder of files.
         reference: a file, or a folder of files.
-        is_imagery: says of a raster with a bare name (`x.tif`) whether it is a picture rather than a mask.
-        probabilities: take `x_probability.tif` rather than `x_mask.tif` as the prediction.
+        is_imagery: returns whether a raster without an ending (`x.tif`) is a picture rather than a mask.
+        probabilities: prefer `x_probability.tif` to `x_mask.tif` as the prediction.
 
     Raises:
         EvaluationError: a file or folder is missing, or nothing pairs.
@@ -86,7 +86,7 @@ def pair_files(
     referenced = _by_scene(reference, "reference", is_imagery, False)
     names = sorted(predicted.keys() & referenced.keys())
     if not names:
-        raise EvaluationError(_nothing_pairs(prediction, predicted, reference, referenced))
+        raise EvaluationError(_no_pairs_text(prediction, predicted, reference, referenced))
     return Pairs(
         pairs=tuple(Pair(name=name, prediction=predicted[name], reference=referenced[name]) for name in names),
         unpaired_predictions=_unpaired(predicted, names),
@@ -102,7 +102,7 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
         scene = _scene(file, side, probabilities)
         if scene is None or file.name.startswith(".") or suffix not in RASTERS + VECTORS or not is_one_file(file):
             continue
-        # floodmap's own x.json is a report; a .json beside it that holds polygons is called .geojson by most.
+        # x.json is floodmap's report; in a folder, polygons in JSON are expected as .geojson.
         if file != path and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
             continue
         rank = (_rank(file, side, probabilities), (RASTERS + VECTORS).index(suffix), file.name)
@@ -112,7 +112,7 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
 
 
 def reference_name(file: Path) -> str | None:
-    """Name of the scene whose reference a file would be (`x` of `x_reference.tif`); None where it can be none."""
+    """Name of the scene whose reference a file may be (`x` of `x_reference.tif`); None if it cannot be a reference."""
     return _scene(file, "reference", False)
 
 
@@ -120,38 +120,40 @@ def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
     return (("_probability",) if side == "prediction" and probabilities else ()) + _ROLES[side]
 
 
-def _end(file: Path, ends: Iterable[str]) -> str | None:
-    """The longest of some endings that the file's name has, with something before it."""
+def _matching_end(file: Path, ends: Iterable[str]) -> str | None:
+    """The longest of some endings that the file's name has, if it is not the whole name."""
     stem = file.stem
     fitting = [end for end in ends if stem.lower().endswith(end) and len(stem) > len(end)]
     return max(fitting, key=len, default=None)
 
 
 def _scene(file: Path, side: Side, probabilities: bool) -> str | None:
+    """Name of the scene that a file of this side belongs to; None if the file is not of this side."""
     roles = _roles(side, probabilities)
-    if _end(file, (end for end in _FOREIGN[side] if end not in roles)):
+    if _matching_end(file, (end for end in _EXCLUDED[side] if end not in roles)):
         return None
-    return file.stem[: len(file.stem) - len(_end(file, roles) or "")]
+    return file.stem[: len(file.stem) - len(_matching_end(file, roles) or "")]
 
 
 def _rank(file: Path, side: Side, probabilities: bool) -> int:
+    """Rank of the ending of a file's name; 0 is the best."""
     roles = _roles(side, probabilities)
-    return roles.index(_end(file, roles) or "")
+    return roles.index(_matching_end(file, roles) or "")
 
 
 def _unpaired(files: dict[str, Path], names: list[str]) -> tuple[Path, ...]:
-    # Where a scene is itself called river_mask, its river_mask.gpkg looks like the mask of a scene called river.
+    # The file river_mask.gpkg of a scene called river_mask also matches as the mask of a scene called river.
     return tuple(file for scene, file in sorted(files.items()) if scene not in names and file.stem not in names)
 
 
-def _nothing_pairs(prediction: Path, predicted: dict[str, Path], reference: Path, referenced: dict[str, Path]) -> str:
-    def some(path: Path, files: dict[str, Path]) -> str:
+def _no_pairs_text(prediction: Path, predicted: dict[str, Path], reference: Path, referenced: dict[str, Path]) -> str:
+    def listing(path: Path, files: dict[str, Path]) -> str:
         names = [file.name for file in files.values()]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{path} has {', '.join(names[:3]) or 'no raster or polygon file'}{more}"
 
     scene = next(iter(predicted), "x")
     return (
-        f"no prediction pairs with a reference: {some(prediction, predicted)}; {some(reference, referenced)}; "
+        f"no prediction pairs with a reference: {listing(prediction, predicted)}; {listing(reference, referenced)}; "
         f"the reference of {scene} would be called {scene}_reference.tif, {scene}_mask.png, {scene}.tif or {scene}.gpkg"
     )

@@ -1,4 +1,4 @@
-"""Rasters of flood, read window by window as flooded, dry and unobserved pixels of any grid."""
+"""Raster masks and probabilities, read window by window as flooded, dry and unobserved pixels of any grid."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy
 from floodmap.imagery.raster.gaps import Gaps
-from floodmap.masks.alignment import Absent, is_aligned, looked_up, warped
+from floodmap.masks.alignment import Absent, absent_on_grid, is_aligned, warped
 from floodmap.masks.rules import ROUNDING, Codes, FloodRule, Reader, among
 from floodmap.strips.codes import UNOBSERVED
 
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
-_MANY = 16
-"""A raster with more distinct values than this is no mask, and its values are not worth counting further."""
+_MAX_CLASSES = 16
+"""Most distinct values of a mask; with more, a raster is no mask, and counting stops."""
 
 
 PROBABILITY = "flood probability"
-"""Description of the band of rasters of probabilities that floodmap writes."""
+"""Band description of the probability rasters that floodmap writes."""
 LOG = logging.getLogger(__name__)
 
 _PERCENT = ("%", "percent", "per cent", "pct")
 
 
 class ImageryError(EvaluationError):
-    """A raster of several bands stands where a mask is needed."""
+    """A mask is needed, but the raster has several bands."""
 
 
 class RasterMask:
-    """A raster of one band, open for reading on any grid."""
+    """A raster of one band (a mask or probabilities), open for reading on any grid."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,17 +55,17 @@ class RasterMask:
             # QGIS and ArcGIS put the CRS of a PNG into a sidecar, which GDAL reads only with PAM enabled.
             with warnings.catch_warnings(), gdal_env(pam=Path(f"{path}.aux.xml").exists()):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # Absolute, it is a file's name and nothing else.
+                # rasterio parses relative paths as addresses.
                 self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path.absolute()))
         except RasterioError as error:
             raise EvaluationError(f"{path} cannot be read as a raster: {gdal_reason(error)}") from error
         self._alpha = _alpha_band(self._dataset)
-        made_of = anatomy(self._dataset, SourceName.of(path), (1,), self._open)
-        for lost, why in made_of.lost.items():
+        structure = anatomy(self._dataset, SourceName.of(path), (1,), self._open)
+        for lost, why in structure.lost.items():
             self.close()
             raise EvaluationError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
-        self._lossy = made_of.lossy
-        self._absent = None if made_of.gaps is None else _absent(made_of.gaps)
+        self._lossy = structure.lossy
+        self._absent = None if structure.gaps is None else _absent(structure.gaps)
         self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
@@ -77,7 +77,7 @@ class RasterMask:
 
     @property
     def grid(self) -> GeoGrid:
-        """The raster's own pixels. A CRS without a transform, or of no place on Earth, counts as none."""
+        """The raster's own grid. A CRS without a transform, or one that is not on the Earth, is dropped."""
         source = self._dataset
         bare = source.transform.is_identity or source.transform == UNPLACED
         crs = flat(source.crs) if is_placed(source.crs) and not bare else None
@@ -90,26 +90,26 @@ class RasterMask:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its pixels."""
+        """The dtype of the pixels."""
         dtype: np.dtype[Any] = np.dtype(self._dataset.dtypes[0])
         return dtype
 
     def values(self) -> set[float]:
-        """Distinct values of its valid pixels; not all of them where there are too many for a mask."""
+        """Distinct values of the valid pixels; incomplete where there are too many for a mask."""
         found: set[float] = set()
         for window in self.grid.blocks(2048):
-            band, valid = self._own(window)
-            found.update(float(value) for value in np.unique(band[valid])[: _MANY + 1])
-            if len(found) > _MANY:
+            band, valid = self._read_own(window)
+            found.update(float(value) for value in np.unique(band[valid])[: _MAX_CLASSES + 1])
+            if len(found) > _MAX_CLASSES:
                 break
         return found
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """Read it on a grid: as it is where the pixels are the same, else warped (nearest neighbour).
+        """A reader of windows of a grid: of the raster's own pixels where they are the same, else warped (nearest).
 
         Raises:
-            MissingCRSError: one of both has no CRS, and their sizes differ.
-            EvaluationError: the rule does not suit this raster, or it lies elsewhere.
+            MissingCRSError: one of the two has no CRS, and their pixels differ.
+            EvaluationError: the rule does not suit this raster, or the raster does not overlap the grid.
         """
         self._check(rule)
         sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
@@ -119,7 +119,7 @@ class RasterMask:
         own = self.grid
         if not is_aligned(self._dataset, own, grid, self.path):
             sources = [(one, one.count) for one in warped(self._dataset, own, grid, self.path, self._open)]
-            absent = None if absent is None else looked_up(absent, own, grid)
+            absent = None if absent is None else absent_on_grid(absent, own, grid)
         limit = None if rule.threshold is None else round(rule.threshold * self.scale(rule), 6)
 
         def read(window: Window) -> Codes:
@@ -127,8 +127,8 @@ class RasterMask:
             for source, alpha in sources[1:]:
                 further, there = self._read(source, alpha, window)
                 band, valid = np.where(valid, band, further), valid | there
-            if absent is not None and (gone := absent(window)) is not None:
-                valid &= ~gone
+            if absent is not None and (missing := absent(window)) is not None:
+                valid &= ~missing
             valid &= ~rule.hides(band)
             if limit is None:
                 flood = among(band, rule.values)
@@ -140,45 +140,45 @@ class RasterMask:
         return read
 
     def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
-        """Its probabilities in per cent, float32 (height, width) of its own pixels; NaN where they are unobserved."""
-        band, valid = self._own(window)
+        """Probabilities in per cent, float32 (height, width), of a window of its own pixels; NaN where unobserved."""
+        band, valid = self._read_own(window)
         valid &= ~rule.hides(band)
         self._check_probabilities(band[valid], self.scale(rule))
         percent: NDArray[np.float32] = np.where(valid, band, np.nan).astype(np.float32) * (100 / self.scale(rule))
         return percent.clip(0, 100)
 
     @property
-    def says_percent(self) -> bool:
-        """Whether the raster itself tells that it holds per cent, as those that floodmap writes do."""
+    def declares_percent(self) -> bool:
+        """Whether the raster's metadata declares per cent, as in the probability rasters that floodmap writes."""
         described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
         return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
 
     def scale(self, rule: FloodRule) -> int:
-        """What 1 is in a raster of probabilities: 100 where it holds per cent, else 1.
+        """The stored value of probability 1: 100 in a raster of per cent, else 1.
 
-        Whole numbers are per cent, and so are floats that go above 1; what the raster says goes first.
+        The metadata decides; without it, integers are per cent, and so are floats above 1.
 
         Raises:
-            SceneError: it is a mask, or cannot be told.
+            SceneError: the raster is a mask, or its values do not show the scale.
         """
         if self._scale is None:
-            self._scale = 100 if self.says_percent or rule.in_percent or self.holds_percent(rule) else 1
+            self._scale = 100 if self.declares_percent or rule.in_percent or self.holds_percent(rule) else 1
         return self._scale
 
     def tell_scale(self, rule: FloodRule) -> None:
-        """Say what becomes of a threshold that a user gave, where that is not what it was."""
+        """Log the stored value that the user's threshold stands for, where the raster holds per cent."""
         if rule.threshold is not None and self.scale(rule) != 1:
             limit = round(rule.threshold * self.scale(rule), 6)
             LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
-        """Whether probabilities that do not say so are per cent.
+        """Whether the values of a raster without metadata about its scale are per cent.
 
         Raises:
-            SceneError: it is a mask, or shares and one other value.
+            SceneError: the raster is a mask, or holds shares from 0 to 1 and one other value, or values below 0.
         """
         if self.dtype.kind != "f":
-            if self.says_percent:
+            if self.declares_percent:
                 return True
             found = self.values() - set(rule.ignored)
             if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
@@ -189,9 +189,9 @@ class RasterMask:
         below: set[float] = set()
         has_shares = False
         for window in self.grid.blocks(2048):
-            band, valid = self._own(window)
-            below.update(map(float, np.unique(band[valid & (band < -ROUNDING)])[: _MANY + 1]))
-            if len(below) > _MANY:
+            band, valid = self._read_own(window)
+            below.update(map(float, np.unique(band[valid & (band < -ROUNDING)])[: _MAX_CLASSES + 1]))
+            if len(below) > _MAX_CLASSES:
                 raise SceneError(f"{self.path} holds many values below 0 ({min(below):g}): these are no probabilities")
             observed = band[valid & ~rule.hides(band)]
             above.update(map(float, np.unique(observed[observed > 1 + ROUNDING])[:2]))
@@ -199,10 +199,10 @@ class RasterMask:
             if len(above) > 1:
                 return True
         if above and has_shares:
-            strange = above.pop()
+            outlier = above.pop()
             raise SceneError(
-                f"{self.path} holds shares of 0 to 1, and {strange:g}; if that stands for nothing, say so in the file: "
-                f"gdal_edit.py -a_nodata {strange:g} {self.path.name}"
+                f"{self.path} holds shares of 0 to 1, and {outlier:g}; if that stands for nothing, say so in the file: "
+                f"gdal_edit.py -a_nodata {outlier:g} {self.path.name}"
             )
         return bool(above)
 
@@ -210,18 +210,19 @@ class RasterMask:
         """Close the file."""
         self._open.close()
 
-    def _own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """A window of its own pixels, and which of them are real."""
+    def _read_own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values and validity, both (height, width), of a window of its own pixels."""
         band, valid = self._read(self._dataset, self._alpha, window)
-        if self._absent is not None and (gone := self._absent(window)) is not None:
-            valid &= ~gone
+        if self._absent is not None and (missing := self._absent(window)) is not None:
+            valid &= ~missing
         return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values and validity, both (height, width), of a window of a dataset: the raster itself, or warped."""
         part = window.to_rasterio()
         try:
             band = source.read(1, window=part)
-            # Masks of float rasters do not know their alpha band (GDAL scales alpha to 255), so it is read itself.
+            # GDAL's masks are wrong for float rasters with an alpha band (it scales alpha to 255), so alpha is read.
             seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
             valid = self._opaque(seen)
         except RasterioError as error:
@@ -231,16 +232,16 @@ class RasterMask:
         return band, valid
 
     def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where alpha says that there is something; compression with loss frays the rim of what is transparent."""
+        """Pixels that alpha shows: above 0, or at least half where lossy compression has changed it near its edges."""
         half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
         return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
 
     def _check_probabilities(self, observed: NDArray[Any], scale: int) -> None:
         low, high = (float(observed.min()), float(observed.max())) if len(observed) else (0.0, 0.0)
         if low < -ROUNDING or high > scale * (1 + ROUNDING):
-            strange = low if low < -ROUNDING else high
+            outlier = low if low < -ROUNDING else high
             raise SceneError(
-                f"{self.path} holds {strange:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
+                f"{self.path} holds {outlier:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
                 "bring other numbers there first (gdal_calc.py); for a mask give --flood-value instead"
             )
 
@@ -249,7 +250,7 @@ class RasterMask:
             raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
         if rule.threshold is None and not rule.values:
             raise EvaluationError(f"nothing says which value of {self.path} is flood")
-        if self._lossy and rule.threshold is None and len(self.values()) > _MANY:
+        if self._lossy and rule.threshold is None and len(self.values()) > _MAX_CLASSES:
             raise EvaluationError(
                 f"{self.path} is compressed with loss, which has blurred its classes; give the mask as PNG, or as TIFF "
                 "with DEFLATE or LZW"
@@ -262,7 +263,7 @@ class RasterMask:
 
 
 def _absent(gaps: Gaps) -> Absent:
-    """Pixels of a window that were never written."""
+    """Gaps as a function from a window to its missing pixels."""
 
     def absent(window: Window) -> NDArray[np.bool_] | None:
         rect = Rect(window.col_off, window.row_off, window.width, window.height)
@@ -278,7 +279,7 @@ def _alpha_band(source: DatasetReader) -> int | None:
 
 
 def is_imagery(path: Path) -> bool:
-    """Whether a raster has several bands, so that it is a picture; a file that does not open is not known to be one."""
+    """Whether a raster has several bands, so that it is a picture; False for a file that cannot be opened."""
     try:
         RasterMask(path).close()
     except ImageryError:

@@ -1,4 +1,4 @@
-"""What two masks are compared in: flooded, dry and unobserved pixels of one frame, and the rule for what is which."""
+"""Rules that turn the values of a mask into flooded, dry and unobserved pixels."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]
-"""Window of a grid in, uint8 (height, width) of DRY, FLOOD and UNOBSERVED out."""
+"""Function from a window of a grid to uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
 
 
 Ignore = float | str | Iterable[float | str] | None
-"""How values to ignore are given."""
+"""Values to ignore, as a user gives them."""
 
 ROUNDING = 1e-3
-"""What a probability in floats may be below 0 or above 1 for having been computed."""
+"""Rounding error allowed in float probabilities below 0 and above 1."""
 _FILLS = (9999, 32767, 65535, 99999, 999999)
-"""What is put, besides values below 0, where there is nothing."""
+"""Common fill values (undeclared nodata), besides values below 0."""
 _NO_CLASS = 1e6
-"""No class of a raster of floats has a number as large as this."""
+"""Values of float rasters from here up are no class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodRule:
-    """What counts as flood on one side, and what as unobserved; the rest is dry."""
+    """Definition of flooded and unobserved pixels on one side of a comparison; all others are dry."""
 
     values: tuple[float, ...] = ()
-    """Values of flooded pixels; empty: find out (`meanings.settle`)."""
+    """Values of flooded pixels; empty: inferred by `meanings.settle`."""
     threshold: float | None = None
-    """The raster holds probabilities, and pixels from this share (0 to 1) up are flood."""
+    """Least probability of flood, 0 to 1, in rasters of probabilities; None: the rasters are masks."""
     in_percent: bool = False
-    """Rasters of probabilities in floats that do not say so hold per cent, as others of their side show."""
+    """Whether float probabilities without metadata are per cent, as other rasters of their side show."""
     attribute: str = ""
-    """Column of the polygons to look at; empty: every polygon is flood."""
+    """Attribute that selects flood polygons; empty: every polygon is flood."""
     matches: tuple[str, ...] = ()
-    """Values of that column that are flood."""
+    """Values of that attribute that are flood."""
     ignored: tuple[float, ...] = ()
-    """Values of pixels that are unobserved."""
+    """Values of unobserved pixels."""
     careful: bool = True
-    """Values that hardly anybody means as dry are unobserved, too, unless they are flood: see `hides`."""
+    """Whether common fill values are unobserved, too, unless they are flood: see `hides`."""
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):
@@ -57,15 +57,15 @@ class FloodRule:
     def parse(
         cls, flood: float | str | Iterable[float] | None, threshold: float | None = None, ignore: Ignore = None
     ) -> FloodRule:
-        """Read what a user gave.
+        """Parse a user's options.
 
         Args:
             flood: 1, (1, 255), "1,255" for rasters, "class=water,river" for polygons.
             threshold: a share, 0.01 to 1.
-            ignore: -1, (0, 9), "0,9", ("0,9", "-1"); "none" for nothing but what a raster declares as nodata.
+            ignore: -1, (0, 9), "0,9", ("0,9", "-1"); "none": nothing but the raster's declared nodata.
 
         Raises:
-            EvaluationError: it is none of these, or a value and a threshold are given.
+            EvaluationError: an option has another form, or both a flood value and a threshold are given.
         """
         ignored, careful = _ignored(ignore)
         if threshold is not None:
@@ -88,30 +88,31 @@ class FloodRule:
         return cls(values=values, ignored=ignored, careful=careful)
 
     def hides(self, band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Pixels of a raster whose value says that nothing is known of them.
+        """Pixels (height, width) that are unobserved because of their value.
 
-        These are what the rule ignores and, where it is `careful`, values below 0, the largest value
-        of a type of whole numbers (255 in uint8), and what is too large to be a class (1e20, 3.4e38): unless named as
-        flood, they are how tools fill what they have not seen, whether or not the file declares it.
+        These are the values that the rule ignores. Where it is `careful`, so are fill values that are not flood:
+        values below 0, the largest value of an integer dtype (255 in uint8), and values too large for a class (1e20,
+        3.4e38). Tools fill unobserved pixels with them, whether or not the file declares it.
 
         Args:
-            band: (height, width), any dtype of real numbers.
+            band: (height, width), any real dtype.
         """
         hidden = among(band, self.ignored)
         if self.careful:
-            odd = among(band, _fills(band.dtype))
+            fill = among(band, _fills(band.dtype))
             if self.values and band.dtype.kind in "iu":
-                odd |= band == UNOBSERVED  # as in a mask of bytes that was stored in a wider type
+                fill |= band == UNOBSERVED  # an 8-bit mask may be stored in a wider dtype
             if band.dtype.kind == "f":
-                # Resampling and rounding make probabilities of nearly 0 a little less than that.
-                odd |= (band < (0 if self.threshold is None else -ROUNDING)) | (band >= _NO_CLASS)
+                # Resampling and rounding make probabilities of nearly 0 slightly negative.
+                fill |= (band < (0 if self.threshold is None else -ROUNDING)) | (band >= _NO_CLASS)
             elif band.dtype.kind == "i":
-                odd |= band < 0
-            hidden |= odd & ~among(band, self.values) if self.values else odd
+                fill |= band < 0
+            hidden |= fill & ~among(band, self.values) if self.values else fill
         return hidden
 
 
 def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Fill values of a dtype, besides values below 0."""
     if dtype.kind not in "iu":
         return _FILLS if dtype.kind == "f" else ()
     largest = int(np.iinfo(dtype).max)
@@ -119,19 +120,19 @@ def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
 
 
 def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
-    """Pixels that have one of some values, in the precision of the raster: 0.1 is found in float32."""
+    """Pixels with any of some values, compared in the raster's dtype: 0.1 is found in float32."""
     found = np.zeros(band.shape, bool)
     for value in values:
         if band.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 found |= band == band.dtype.type(value)
-        elif float(value).is_integer():  # compared as it is, an array of bytes would be converted to float64
+        elif float(value).is_integer():  # comparing with a float would convert an 8-bit array to float64
             found |= band == int(value)
     return found
 
 
 def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
-    """Values to ignore, and whether those that nobody named are to be ignored as well."""
+    """Values to ignore, and whether common fill values are ignored, too (`careful`)."""
     parts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     words = [word.strip().lower() for part in parts if part is not None for word in str(part).split(",")]
     try:

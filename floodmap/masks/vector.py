@@ -1,4 +1,4 @@
-"""Polygons of flood (and of unobserved ground), read window by window as pixels of any grid."""
+"""Polygon masks: flood (and unobserved ground), rasterized window by window on any grid."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
 _VERTICES = 4096
-"""Polygons with more vertices are cut up: rasterio converts every vertex again for each window a polygon touches."""
+"""Polygons with more vertices are cut into pieces: rasterio converts all vertices again for each window."""
 _MOST_PIXELS = 4_000_000_000
-"""Two polygon files on a finer grid than this would take hours."""
+"""Most pixels of a grid on which two polygon files are compared; more would take hours."""
 
 
 class PolygonMask:
-    """A polygon file: flood inside, dry outside, unobserved where a layer or file beside it says so.
+    """A polygon file: flood inside, dry outside, unobserved inside polygons of a second layer or file.
 
     As floodmap writes them: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and `x_unobserved`.
     """
@@ -44,48 +44,48 @@ class PolygonMask:
         self.crs = own if is_placed(own) else None
 
     def geometries(self, crs: Any) -> NDArray[np.object_]:
-        """All its polygons, unobserved ground too, in a CRS (None: its own)."""
+        """All polygons (n,), including unobserved ground, in a CRS (None: the file's own)."""
         return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """Burn it into a frame's pixels: those whose centre a polygon holds.
+        """A reader of windows of a grid: a pixel belongs to a polygon that contains its centre.
 
         Raises:
-            MissingCRSError: one of both has no CRS.
-            EvaluationError: the rule does not suit polygons, or none of them touches the grid.
-            VectorError: the file cannot be brought to the frame's CRS.
+            MissingCRSError: one of the two has no CRS.
+            EvaluationError: the rule does not suit polygons, or no polygon touches the grid.
+            VectorError: the file cannot be reprojected to the grid's CRS.
         """
         if (self.crs is None) != (grid.crs is None):
             has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
             raise MissingCRSError(f"{self.path} has {has}; assign one with: ogr2ogr -a_srs, or rio edit-info --crs")
         flood = self._read(self._flood, grid.crs)[0]
-        unobserved = self._read(self._unobserved, grid.crs)[0] if self._unobserved else _NOTHING
+        unobserved = self._read(self._unobserved, grid.crs)[0] if self._unobserved else _EMPTY
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
         span = grid.span_x
         every = np.concatenate([flood.geometries, unobserved.geometries])
         if len(every) and not len(_pieces(turned(every, grid.crs, span), grid, _VERTICES, cut=False)):
             raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
         layers = [
-            (_Burnt(_pieces(turned(geometries, grid.crs, span), grid, _VERTICES)), code)
+            (_Rasterizer(_pieces(turned(geometries, grid.crs, span), grid, _VERTICES)), code)
             for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
         ]
 
         def read(window: Window) -> Codes:
             codes = np.full((window.height, window.width), DRY, np.uint8)
-            for burnt, code in layers:
-                burnt.burn(codes, window, code)
+            for layer, code in layers:
+                layer.burn(codes, window, code)
             return codes
 
         return read
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Does nothing: no file is kept open."""
 
     def _parts(self) -> list[tuple[Path, str | None]]:
         return [self._flood, *([self._unobserved] if self._unobserved else [])]
 
     def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
-        """One layer in a CRS (None: its own), and its own CRS; a layer may well be empty."""
+        """One layer in a CRS (None: its own), and the layer's own CRS; the layer may be empty."""
         path, layer = part
         if path.suffix.lower() in PARQUET:
             return _read_parquet(path, crs)
@@ -98,15 +98,15 @@ class PolygonMask:
             raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
         own = horizontal(known_crs(about["crs"])) if about["crs"] else None
         if not about["features"]:
-            return _NOTHING, own
+            return _EMPTY, own
         return read_vectors(path, crs=crs, layer=layer, polygons=True), own
 
 
-_NOTHING = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
+_EMPTY = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
 
 
 def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid:
-    """A grid over the polygons of both, in the first one's CRS, with square pixels of `resolution_m` on the ground.
+    """A grid over the polygons of both files, in the CRS of `a`, with square pixels of `resolution_m` on the ground.
 
     Without a CRS the resolution is in the files' own units.
 
@@ -138,8 +138,8 @@ def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid
     return GeoGrid(crs, Affine(step_x, 0, west, 0, -step_y, north), (height, width))
 
 
-class _Burnt:
-    """Polygons in pixel coordinates, burnt into windows of their grid."""
+class _Rasterizer:
+    """Rasterizes polygons, given in pixel coordinates, in windows of their grid."""
 
     def __init__(self, pieces: NDArray[np.object_]) -> None:
         self._pieces = pieces
@@ -155,7 +155,7 @@ class _Burnt:
 
 
 def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
-    """Polygons that touch the grid, in its pixel coordinates, cut into pieces of few vertices."""
+    """Polygons that touch the grid, in its pixel coordinates; with `cut`, in pieces of at most `vertices`."""
     inverse = ~grid.transform
 
     def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -170,7 +170,7 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 
 
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
-    """Halve a polygon, along pixel edges where no pixel's centre lies, until each piece has few vertices."""
+    """Cut a polygon in halves, along pixel edges, away from pixel centres, until each piece has few vertices."""
     west, north, east, south = polygon.bounds
     across = east - west >= south - north
     middle = float(np.floor((west + east) / 2 if across else (north + south) / 2))
@@ -182,14 +182,14 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
     try:
         halves = shapely.intersection(polygon, [shapely.box(*first), shapely.box(*second)])
     except shapely.GEOSException:
-        # Rounding to pixel coordinates can tangle a ring; it burns the same whole, only slower.
+        # Rounding to pixel coordinates can make a ring invalid; rasterized whole the result is the same, only slower.
         return [polygon]
     parts = shapely.get_parts(shapely.get_parts(halves))
     return [piece for part in parts if part.area > 0 for piece in _cut(part, vertices)]
 
 
 def _flood_layer(path: Path) -> str | None:
-    """The layer to read: `flood` if there is one, else the only one."""
+    """Name of the layer to read: `flood`, else the only one; None for GeoParquet, which has no layers."""
     if path.suffix.lower() in PARQUET:
         return None
     names = _layers(path)
@@ -200,6 +200,7 @@ def _flood_layer(path: Path) -> str | None:
 
 
 def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
+    """File and layer of the unobserved ground that belongs to a file; None where there is none."""
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
@@ -219,7 +220,7 @@ def _layers(path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """A file of one layer, which may be empty, and its own CRS."""
+    """Read a GeoParquet file, which may be empty, in a CRS (None: its own); also returns the file's own CRS."""
     geometries, columns, own = read_parquet(path)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}
@@ -228,6 +229,7 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
+    """Polygons (n,) that a rule calls flood."""
     if rule.values or rule.threshold is not None:
         raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
     if not rule.attribute or not len(vectors):
@@ -240,6 +242,7 @@ def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_
 
 
 def _equals(value: Any, match: str) -> bool:
+    """Whether an attribute's value equals the text that a user gave; numbers are compared as numbers."""
     if isinstance(value, str):
         return value == match
     try:

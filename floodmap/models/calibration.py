@@ -1,4 +1,7 @@
-"""Whether 70 per cent means 70 per cent: reliability, calibration error, thresholds; from counts by probability."""
+"""Calibration of probabilities: reliability, expected calibration error, Platt scaling and scores by threshold.
+
+All of it is computed from histograms: pixels counted by predicted probability and by the reference.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +12,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 Histogram = NDArray[np.int64]
-"""(101, 2): pixels by probability in per cent, dry and flooded in the reference."""
+"""int64 (101, 2): pixels by probability in per cent (rows) that are dry and flooded in the reference (columns)."""
 Floats = NDArray[np.float64]
 
 PERCENT = np.arange(101) / 100
+"""Probabilities of the histogram's rows, 0 to 1."""
 BINS = 15
-"""Bins of the expected calibration error, as is usual since Guo et al. 2017."""
+"""Number of bins of the expected calibration error, as is usual since Guo et al. 2017."""
 
 
 class Calibration(NamedTuple):
-    """What is done to a model's logits so that its probabilities are shares (Platt 1999): scaled, then shifted."""
+    """Platt scaling of a model's logits (Platt 1999): `scale * logit + shift`."""
 
     scale: float = 1.0
     shift: float = 0.0
+    """In logits."""
 
 
 UNCALIBRATED = Calibration()
 SCALES, SHIFTS = (0.4, 2.0), (-1.0, 1.0)
-"""Bounds of what is fitted: a handful of pictures, all right or all dry, would ask for infinities."""
+"""Bounds of the fit: it would diverge for a few pictures that are all correct or all dry."""
 
 
 def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Floats, Floats, Floats]:
-    """Mean probability, flooded share and share of all pixels in each of `BINS` bins; NaN in empty ones.
+    """Reliability diagram: mean probability, flooded share and share of all pixels, (BINS,) each; NaN in empty bins.
 
     Args:
         histogram: the counts.
-        probability: what each per cent stands for, (101,); other values after a recalibration.
+        probability: probability of each row of the histogram, (101,), 0 to 1; other values after a recalibration.
     """
     total = histogram.sum(axis=1).astype(np.float64)
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
-    count, said, flooded = (
+    count, predicted, flooded = (
         np.bincount(bins, weights, BINS) for weights in (total, total * probability, histogram[:, 1].astype(float))
     )
     with np.errstate(invalid="ignore"):
-        return said / count, flooded / count, count / max(count.sum(), 1.0)
+        return predicted / count, flooded / count, count / max(count.sum(), 1.0)
 
 
 def calibration_error(histogram: Histogram, probability: Floats = PERCENT) -> float:
     """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3), 0 to 1."""
-    said, flooded, share = reliability(histogram, probability)
-    return float(np.nansum(share * np.abs(said - flooded)))
+    predicted, flooded, share = reliability(histogram, probability)
+    return float(np.nansum(share * np.abs(predicted - flooded)))
 
 
 def recalibrated(scale: float, shift: float) -> Floats:
-    """What each per cent stands for once logits are scaled and shifted (Platt 1999), (101,)."""
+    """Probability of each row of the histogram after Platt scaling (Platt 1999), (101,), 0 to 1."""
     return np.asarray(1 / (1 + np.exp(-(scale * _logit() + shift))))
 
 
 def fit(histogram: Histogram) -> Calibration:
-    """Scale and shift of the logits under which the counts are likeliest, within bounds."""
-    from scipy.optimize import minimize  # here: it takes 15 MB, and segmenting does not fit
+    """Fit Platt scaling to counts by maximum likelihood, within `SCALES` and `SHIFTS`."""
+    from scipy.optimize import minimize  # imported here: it takes 15 MB, and a run of `segment` never fits
 
     counts, logit = histogram.astype(np.float64) / max(histogram.sum(), 1), _logit()
 
@@ -71,34 +76,38 @@ def fit(histogram: Histogram) -> Calibration:
 
 
 def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: int = 0) -> float:
-    """Calibration error where each picture's probabilities are recalibrated on the others.
+    """Expected calibration error by cross-validation: pictures of a fold are recalibrated on the other folds.
 
     Args:
-        histograms: one a picture.
-        folds: parts; each is recalibrated with what was fitted to the others.
-        seed: of the draw of the parts.
+        histograms: one for each picture.
+        folds: number of folds.
+        seed: seed of the random assignment to folds.
+
+    Returns:
+        The error, 0 to 1.
     """
     order = np.random.default_rng(seed).permutation(len(histograms))
-    said, flooded, count = np.zeros((3, BINS))
+    predicted, flooded, count = np.zeros((3, BINS))
     for part in np.array_split(order, min(folds, len(histograms))):
         rest = [histograms[i] for i in range(len(histograms)) if i not in set(part.tolist())]
         probability = recalibrated(*fit(np.sum(rest, axis=0))) if rest else PERCENT
         own = np.sum([histograms[i] for i in part], axis=0)
         mean, share_flooded, share = reliability(own, probability)
         weight = share * own.sum()
-        said += np.nan_to_num(mean) * weight
+        predicted += np.nan_to_num(mean) * weight
         flooded += np.nan_to_num(share_flooded) * weight
         count += weight
-    return float(np.abs(said - flooded).sum() / max(count.sum(), 1.0))
+    return float(np.abs(predicted - flooded).sum() / max(count.sum(), 1.0))
 
 
 def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
-    """IoU, precision and recall if flood began at 1, 2 ... 100 per cent; (100,) each.
+    """IoU, precision and recall at thresholds of 1, 2 ... 100 per cent; (100,) each, 0 to 1.
 
-    IoU and recall are 1 where there is neither flood nor a claim of it, and precision is 1 where nothing is claimed.
+    IoU is 1 where there is neither flood nor predicted flood. Recall is 1 where there is no flood, precision is 1 where
+    no flood is predicted.
     """
-    claimed = histogram[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
-    tp, fp, flood = claimed[:, 1], claimed[:, 0], float(histogram[:, 1].sum())
+    positive = histogram[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
+    tp, fp, flood = positive[:, 1], positive[:, 0], float(histogram[:, 1].sum())
     iou = np.divide(tp, flood + fp, out=np.ones(100), where=flood + fp > 0)
     precision = np.divide(tp, tp + fp, out=np.ones(100), where=tp + fp > 0)
     recall = tp / flood if flood else np.ones(100)
@@ -106,5 +115,5 @@ def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
 
 
 def _logit() -> Floats:
-    probability = np.clip(PERCENT, 0.005, 0.995)  # half a per cent is what rounding hides
+    probability = np.clip(PERCENT, 0.005, 0.995)  # probabilities are rounded to whole per cents
     return np.asarray(np.log(probability / (1 - probability)))

@@ -1,4 +1,4 @@
-"""A digest in the header of weights: safetensors has no checksum, and a flipped bit is a weight like any other."""
+"""A SHA-256 digest of the weights in the header of their file, since safetensors has no checksum of its own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from floodmap.errors import ModelError
 
 DIGEST = "digest"
-"""Key of the header under which it stands."""
+"""Key of the header that holds the digest."""
 
 
 def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """The header with the digest of these tensors and of the rest of it, as they are to be written.
+    """Add the digest of the tensors and of the other keys to a header that is to be written.
 
     Raises:
         ModelError: a weight is no finite number: training diverged.
@@ -27,17 +27,17 @@ def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[
 
 
 def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Refuse tensors that are not what was written.
+    """Check tensors that were read from a file against the digest in its header.
 
-    Files from before there was a digest have none, and of these it is known only that their weights are numbers.
+    Files of early versions have no digest; for these only the check for finite weights remains.
 
     Args:
-        path: the file, for the error.
-        state: its tensors, in the types they are stored in.
+        path: the file, for the error message.
+        state: its tensors, in the types in which they are stored.
         header: its metadata.
 
     Raises:
-        ModelError: they have changed, or a weight is no finite number.
+        ModelError: the digest differs, or a weight is NaN or infinite.
     """
     if DIGEST in header and header[DIGEST] != digest_of(state, header):
         raise ModelError(f"{path} was changed or damaged after it was written; fetch or train it again")
@@ -45,9 +45,9 @@ def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, s
 
 
 def digest_of(state: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """SHA-256 of the tensors, with their names, types and shapes, and of the header but for the digest."""
-    told = {key: value for key, value in header.items() if key != DIGEST}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of the rest of the header."""
+    metadata = {key: value for key, value in header.items() if key != DIGEST}
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

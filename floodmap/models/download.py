@@ -1,4 +1,4 @@
-"""Large files over unreliable networks: resumed, checked, never half-written."""
+"""Downloads of large files over unreliable networks: resumed, checked by SHA-256, never half-written."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from floodmap.errors import DownloadError, ModelError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and the bytes there will be (None where the server does not say)."""
+"""Called with the bytes received so far and the size of the file in bytes (None where the server does not say)."""
 
 _CHUNK = 1 << 18
+"""Bytes read in one go."""
 
 
 class _CutError(Exception):
-    """The connection broke off; another attempt may go on from there."""
+    """The connection was interrupted; another attempt may resume the download."""
 
 
 class _UnreachableError(_CutError):
-    """There was no connection at all."""
+    """No connection could be made."""
 
 
 def sha256_of(path: Path) -> str:
@@ -58,22 +59,22 @@ def download(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> None:
-    """Fetch a file whose hash is known.
+    """Download a file of known SHA-256, resuming an interrupted download.
 
-    The bytes go to `<target>.part`, which stays when the download breaks off, so that the next call, or the next try of
-    this one, asks for the rest alone. Several processes may ask for one target: one fetches it, the others wait.
+    The bytes go to `<target>.part`. It stays when the download is interrupted, and the next attempt requests only the
+    missing bytes. Several processes may call this for one target: one downloads it, the others wait.
 
     Args:
         url: http, https or file.
-        target: where the file will be, complete and checked; its folder exists.
+        target: path of the complete and checked file; its folder must exist.
         sha256: of the whole file, hexadecimal.
         progress: see `Progress`.
-        retries: attempts in a row that may break off without bringing the file any further.
-        backoff_s: pause before the first retry, in seconds; it doubles with each.
-        timeout_s: longest silence of the server, in seconds.
+        retries: number of consecutive attempts without further bytes before an error is raised.
+        backoff_s: pause before the first retry, in seconds; it doubles with each retry.
+        timeout_s: longest wait for the server's data, in seconds.
 
     Raises:
-        DownloadError: no network, no such file there, or what came has another hash (it is deleted).
+        DownloadError: no network, no such file on the server, or the wrong SHA-256 (the file is then deleted).
         ModelError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -84,7 +85,7 @@ def download(
         _transfer(url, part, progress, retries, backoff_s, timeout_s)
         received = sha256_of(part)
         if received != sha256 and resumed:
-            # What an earlier run left was not the beginning of this file.
+            # The part file of an earlier run was not the beginning of this file: download all of it.
             part.unlink()
             _transfer(url, part, progress, retries, backoff_s, timeout_s)
             received = sha256_of(part)
@@ -103,7 +104,7 @@ def _lock(target: Path) -> Iterator[None]:
         logger.warning("another process is fetching %s; waiting for it", target.name)
         lock.acquire()
     except (OSError, NotImplementedError) as error:
-        # NotImplementedError: a network file system without locks.
+        # filelock raises NotImplementedError on a network file system without locks.
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{target.parent} cannot be written: {reason}; set FLOODMAP_CACHE elsewhere") from error
     try:
@@ -115,16 +116,16 @@ def _lock(target: Path) -> Iterator[None]:
 def _transfer(
     url: str, part: Path, progress: Progress | None, retries: int, backoff_s: float, timeout_s: float
 ) -> None:
-    """Bring the part file to its full length, over as many connections as it takes."""
+    """Download the part file to its full length, over as many connections as are needed."""
     furthest, failures, reached = _size(part), 0, False
     while True:
         try:
             return _receive(url, part, progress, timeout_s)
         except _CutError as error:
-            # A server that ignores ranges starts over each time: only getting further than ever counts.
+            # A server that ignores range requests starts over each time: only more bytes than ever are progress.
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
-            # Someone without a network should learn so at once.
+            # Without a network the error is raised at once, without retries.
             reached = reached or not isinstance(error, _UnreachableError)
             if failures > retries or not reached:
                 raise DownloadError(f"{url} cannot be fetched: {error}") from error
@@ -133,7 +134,7 @@ def _transfer(
 
 
 def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
-    """Ask once for what is missing and append it."""
+    """Request the missing bytes once and append them."""
     start = _size(part)
     headers = {"User-Agent": "floodmap"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -144,7 +145,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
-            # Nothing is missing, or the part is longer than the file: the hash will tell.
+            # Range not satisfiable: the part is complete, or longer than the file. The SHA-256 is checked next.
             return
         if error.code == 429 or error.code >= 500:
             raise _CutError(f"the server answered {error.code} {error.reason}") from error
@@ -158,7 +159,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
 
 
 def _extent(response: http.client.HTTPResponse, part: Path, start: int) -> tuple[int, int | None]:
-    """Where in the file the answer begins, and the length of the whole file."""
+    """First byte of the response within the file, and the length of the whole file in bytes, None if unknown."""
     length = response.headers.get("Content-Length")
     if response.status != 206:
         return 0, int(length) if length else None
@@ -177,20 +178,20 @@ def _append(
     if total is not None and total - start > free:
         raise _full(part, total - start, free)
     with _opened(part, "ab" if start else "wb") as write:
-        # read1 hands over what has arrived; read would lose up to a chunk when the connection breaks.
+        # read1 returns the bytes that have arrived; read would lose up to a chunk when the connection breaks.
         while chunk := response.read1(_CHUNK):
             write(chunk)
             done += len(chunk)
             if progress:
                 progress(done, total)
     if total is not None and done < total:
-        # http.client does not tell the end of a file from a connection cut short unless the whole body is read at once.
+        # Unless the whole body is read at once, http.client raises no error when the connection closes early.
         raise _CutError(f"the connection broke off after {done} of {total} bytes")
 
 
 @contextmanager
 def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes to the file; whatever the file system refuses becomes a ModelError."""
+    """Yield a function that writes to the file; errors of the file system become a ModelError."""
 
     def refused(error: OSError) -> ModelError:
         return ModelError(f"{part} cannot be written: {error.strerror or error}; free some space or set FLOODMAP_CACHE")

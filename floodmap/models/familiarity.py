@@ -1,4 +1,4 @@
-"""How far ground lies from all that a model was trained on, by the encoder's features of its colours and textures."""
+"""Out-of-distribution detection: distance of a scene's encoder features from those of the training views."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 PREFIX = "familiar."
-"""Names of its arrays among a model's weights begin with this."""
+"""Prefix of the arrays' names in a model's file."""
 KEY = "familiar"
-"""Where the header of these has its limit."""
+"""Key of the file's header that holds the limit, as JSON."""
 DIMENSIONS = 32
-"""Directions in which training ground differs most, and distances are measured."""
+"""Number of principal components in which distances are measured."""
 NEIGHBOUR = 3
-"""Distances are those to the training view that is the third nearest: the nearest may be odd itself."""
+"""Distances are those to the third nearest training view: the nearest may be an outlier itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """Ground that a model knows.
+    """Nearest-neighbour distance to the training views in whitened principal components of encoder features.
 
-    Source of the measure: Sun et al. 2022, Out-of-distribution detection with deep nearest neighbours,
-    arXiv:2204.06507.
+    Source: Sun et al. 2022, Out-of-distribution detection with deep nearest neighbours, arXiv:2204.06507.
     """
 
     centre: Floats
-    """Mean features of training views, (D,)."""
+    """Mean features of the training views, float32 (D,)."""
     basis: Floats
-    """Features to directions that are measured in, (D, K)."""
+    """Projection of features onto whitened principal components, float32 (D, K)."""
     bank: Floats
-    """Training views there, (N, K)."""
+    """Training views in these components, float32 (N, K)."""
     limit: float
-    """Distance that few pictures of the kinds that the model was scored on reach."""
+    """Distance above which a scene is out of distribution; few validation pictures reach it."""
 
     @classmethod
     def of(cls, views: Floats, weights: Floats) -> Familiarity:
-        """Learned from features of training views (N, D), each counting by its weight (N,); no limit yet."""
+        """Fit to features of training views (N, D) with weights (N,); the limit is infinite."""
         weights = weights / weights.sum()
         centre = weights @ views
         spread = np.sqrt(weights @ (views - centre) ** 2) + 1e-4
         scaled = (views - centre) / spread
         values, vectors = np.linalg.eigh((scaled * weights[:, None]).T @ scaled)
         values, vectors = values[::-1][:DIMENSIONS], vectors[:, ::-1][:, :DIMENSIONS]
-        # What hardly varies in training is not blown up: it may vary by chance.
+        # Components of little variance are not scaled up to one: their variance may be noise.
         basis = vectors / np.sqrt(values + 0.02 * values[0]) / spread[:, None]
         kept = [np.asarray(each, np.float16).astype(np.float32) for each in (centre, basis)]
         bank = ((views - kept[0]) @ kept[1]).astype(np.float16).astype(np.float32)
@@ -55,7 +54,7 @@ class Familiarity:
 
     @classmethod
     def stored(cls, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str]) -> Familiarity | None:
-        """From a model's file; None where it has none."""
+        """Read from the arrays and the header of a model's file; None where it has none."""
         if KEY not in header:
             return None
         centre, basis, bank = (
@@ -64,16 +63,16 @@ class Familiarity:
         return cls(centre, basis, bank, float(json.loads(header[KEY])["limit"]))
 
     def arrays(self) -> dict[str, NDArray[np.float16]]:
-        """What a model's file holds of it; the limit stands in its header."""
+        """The arrays that a model's file holds, by name; the limit is in the file's header."""
         named = {"centre": self.centre, "basis": self.basis, "bank": self.bank}
         return {f"{PREFIX}{name}": each.astype(np.float16) for name, each in named.items()}
 
     def distances(self, views: Floats) -> Floats:
-        """How far views are from training, (n,), by their features (n, D)."""
-        places = (views - self.centre) @ self.basis
-        apart = np.linalg.norm(places[:, None] - self.bank[None], axis=2)
-        return np.asarray(np.partition(apart, NEIGHBOUR - 1, axis=1)[:, NEIGHBOUR - 1], np.float32)
+        """Distance of views from the training views, float32 (n,), from their features (n, D)."""
+        projected = (views - self.centre) @ self.basis
+        distance = np.linalg.norm(projected[:, None] - self.bank[None], axis=2)
+        return np.asarray(np.partition(distance, NEIGHBOUR - 1, axis=1)[:, NEIGHBOUR - 1], np.float32)
 
-    def strangeness(self, views: Floats) -> float:
-        """Mean distance of a scene's views, in units of the limit."""
+    def ood_score(self, views: Floats) -> float:
+        """Out-of-distribution score of a scene: mean distance of its views (n, D), in units of the limit."""
         return float(self.distances(views).mean() / self.limit)

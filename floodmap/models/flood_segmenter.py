@@ -1,4 +1,4 @@
-"""Floodmap's own models at work: tiles and prompts in, flood probabilities out."""
+"""`FloodSegmenter`: inference with floodmap's own models, image tiles and prompts in, flood probabilities out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from floodmap._runtime.forks import PerProcess, threads
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, Sent, sent, sent_array, sent_floats
+from floodmap.models.backends.dispatch import Dispatcher, TileBatch, array_to_device, floats_to_device, tiles_to_device
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.calibration import UNCALIBRATED, Calibration
 from floodmap.models.familiarity import Familiarity
@@ -29,18 +29,19 @@ from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 
 SIDE_BY_SIDE = 4
-"""Windows at most that a CPU works on at once."""
+"""Most batches that a CPU computes in parallel, each with its own threads."""
 SHARED = 2**19
-"""Pixels from which on threads share a tile that is alone: oneDNN makes other kernels for them, 5 MB for a shape."""
+"""Pixels of a tile from which several threads share it. Below, one thread does: oneDNN keeps other kernels for each
+number of threads, 5 MB for a shape."""
 TOGETHER = 4
-"""Tiles of one shape, all too small to share, that a CPU sees at once, filled up to so many: of 320 pixels a side they
-take little more than half the time. Other numbers would be more of oneDNN's kernels, and eight hardly save more."""
+"""Tiles of one shape in a batch on a CPU, where each is too small to share; shorter batches are padded. At 320 pixels a
+side this takes little more than half the time. Other numbers would need more of oneDNN's kernels; eight save little."""
 POINTED_SCALES = (0.7, 1.4)
-"""Scales at which windows with points are seen besides their own: worth 0.866 to 0.873 on val with eight points."""
+"""Scales of test-time augmentation for windows with points, beside 1: IoU on val with eight points 0.866 to 0.873."""
 
 
 class FloodSegmenter:
-    """A model that floodmap trained: knows floods, needs no prompt, takes tiles of any size."""
+    """A model that floodmap trained on floods: needs no prompt and takes tiles of any size."""
 
     knows_floods = True
     multiple = 32
@@ -61,11 +62,11 @@ class FloodSegmenter:
         self._side_by_side = PerProcess(partial(ThreadPoolExecutor, self.best_batch_size, "windows"))
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
-        # Meta's stretch every tile to their frame, and a GPU has to prepare for every shape.
+        # Meta's networks resize every tile to their frame, and a GPU needs a warm-up for every shape.
         self.any_size = isinstance(network, FloodSam) and not self.offloads
         network.eval().requires_grad_(False)
         fuse(network)
-        # The prompt encoder stays in float32: bfloat16 cannot tell neighbouring coordinates apart.
+        # The prompt encoder stays in float32: in bfloat16 neighbouring coordinates are equal.
         network.image_encoder.to(dtype)
         network.mask_decoder.to(dtype)
         if isinstance(network, FloodSam):
@@ -80,94 +81,95 @@ class FloodSegmenter:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `protocol.Segmenter`.
 
-        Where somebody gave points, the shipped model looks at three scales and takes the mean.
+        The shipped model predicts windows with points at three scales; the result is the mean.
         """
         if self.device.type != "cpu":
-            return self._dispatcher.run(self._predict_elsewhere, tiles, prompts)
+            return self._dispatcher.run(self._predict_on_device, tiles, prompts)
 
-        # Each batch by a thread of its own: those that share one wait for each other at every step, and so for whatever
-        # else the machine does.
-        def alone(numbers: list[int]) -> list[NDArray[np.float32]]:
-            each = threads(self._threads) // min(len(todo), self.best_batch_size)
-            torch.set_num_threads(max(1, each if _pixels(tiles, numbers[:1]) >= SHARED else 1))  # of this thread
-            filled = numbers if len(numbers) == 1 else numbers + [numbers[-1]] * (TOGETHER - len(numbers))
-            pictures = sent([tiles[number] for number in filled], self.device)
-            results = self._predict(pictures, [prompts[number] for number in filled])
-            return list(results[: len(numbers)].numpy())
+        # Each batch has its own threads: threads that share a window wait for each other at every layer.
+        def run_batch(indices: list[int]) -> list[NDArray[np.float32]]:
+            each = threads(self._threads) // min(len(batches), self.best_batch_size)
+            torch.set_num_threads(max(1, each if _pixels(tiles, indices[:1]) >= SHARED else 1))  # of this thread
+            padded = indices if len(indices) == 1 else indices + [indices[-1]] * (TOGETHER - len(indices))
+            batch = tiles_to_device([tiles[index] for index in padded], self.device)
+            results = self._predict(batch, [prompts[index] for index in padded])
+            return list(results[: len(indices)].numpy())
 
-        # The largest first, so that no thread is left with much when the others are done.
-        todo = sorted(seen_together(tiles, prompts), key=lambda numbers: -_pixels(tiles, numbers))
+        # The largest first: a large batch at the end would leave the other threads idle.
+        batches = sorted(cpu_batches(tiles, prompts), key=lambda indices: -_pixels(tiles, indices))
         try:
-            found = dict(zip(chain(*todo), chain(*self._side_by_side().map(alone, todo)), strict=True))
+            results = dict(zip(chain(*batches), chain(*self._side_by_side().map(run_batch, batches)), strict=True))
         finally:
-            torch.set_num_threads(threads(self._threads))  # new threads begin with what any thread set last
-        return [found[number] for number in range(len(tiles))]
+            torch.set_num_threads(threads(self._threads))  # a new thread inherits the value that was set last
+        return [results[index] for index in range(len(tiles))]
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """See `protocol.Segmenter`."""
-        return 0.0 if self.familiarity is None else self.familiarity.strangeness(self.described(tiles))
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """Out-of-distribution score; see `protocol.Segmenter`."""
+        return 0.0 if self.familiarity is None else self.familiarity.ood_score(self.described(tiles))
 
     def described(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
-        """What the encoder says of the colours and textures of tiles, (n, D); only the small encoder does."""
+        """Feature statistics of tiles for `Familiarity`, (n, D); see `PyramidEncoder.described`, no other has them."""
         return np.stack(self._dispatcher.run(self._describe, tiles, [Prompts.none()] * len(tiles)))
 
     @torch.inference_mode()
-    def _describe(self, pictures: Sent, _: Sequence[Prompts]) -> Tensor:
-        height, width = pictures.rgb.shape[-2:]
+    def _describe(self, batch: TileBatch, _: Sequence[Prompts]) -> Tensor:
+        height, width = batch.rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        rgb, valid = F.pad(pictures.rgb, pad), F.pad(pictures.valid, pad)
+        rgb, valid = F.pad(batch.rgb, pad), F.pad(batch.valid, pad)
         encoder = self.network.image_encoder
         described: Tensor = encoder.described(normalized(rgb, valid, encoder.skip4.weight.dtype))
         return described
 
-    def _predict_elsewhere(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
-        # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape; torch's own kernels take a
-        # quarter more time, and none for that. What is set here is set for all threads, of which one tells a GPU.
+    def _predict_on_device(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
+        # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape. Torch's own kernels need no
+        # preparation and take a quarter more time. The flag holds for all threads; only one launches GPU work.
         with torch.backends.cudnn.flags(enabled=not isinstance(self.network, FloodSam)):
-            return self._predict(pictures, prompts)
+            return self._predict(batch, prompts)
 
     @torch.inference_mode()
-    def _predict(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
-        seen = self._see(pictures, prompts)
+    def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
+        """Probabilities (B, H, W), averaged over scales for tiles with points, 0 outside the boxes of bounded ones."""
+        probabilities = self._probabilities(batch, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
                 if len(p.points_xy):
                     one = slice(i, i + 1)
-                    scales = _scales(p, pictures.rgb.shape)
-                    others = [self._see_scaled(pictures[one], p, scale) for scale in scales]
-                    seen[one] = torch.stack([seen[one], *others]).mean(dim=0)
-        for one_seen, p in zip(seen, prompts, strict=True):
-            if p.bounded:  # that boxes surround all flood a decoder would only hear of
-                one_seen.masked_fill_(sent_array(~p.bounds(one_seen.shape), self.device), 0.0)
-        return seen
+                    scales = _scales(p, batch.rgb.shape)
+                    others = [self._probabilities_at_scale(batch[one], p, scale) for scale in scales]
+                    probabilities[one] = torch.stack([probabilities[one], *others]).mean(dim=0)
+        for probability, p in zip(probabilities, prompts, strict=True):
+            if p.bounded:  # the decoder alone does not keep flood inside the boxes
+                probability.masked_fill_(array_to_device(~p.bounds(probability.shape), self.device), 0.0)
+        return probabilities
 
-    def _see(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
-        """Probabilities (B, H, W) of tiles, whose pictures may be floats, 0 to 255."""
+    def _probabilities(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
+        """Probabilities (B, H, W) of tiles at their own scale; RGB may be floats, 0 to 255."""
         masks = [p.mask for p in prompts if p.mask is not None]
         pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
         if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
-            decode = partial(self._decode, prompts=prompts, shape_hw=pictures.rgb.shape[-2:])
-            return self._decoded_by(decode, pictures)
-        likelihood = sent_array(np.stack(masks).astype(np.float32), self.device) if masks else None
-        return self._replayer.run(self._see_unpointed, pictures.rgb, pictures.valid, pictures.gsd_m, likelihood)
+            decode = partial(self._decode, prompts=prompts, shape_hw=batch.rgb.shape[-2:])
+            return self._encode_and_decode(decode, batch)
+        likelihood = array_to_device(np.stack(masks).astype(np.float32), self.device) if masks else None
+        return self._replayer.run(self._probabilities_unpointed, batch.rgb, batch.valid, batch.gsd_m, likelihood)
 
-    def _see_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
-        """As `_see`, with a mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
+    def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
+        """As `_probabilities`, with one mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
 
         def decode(encoded: Encoded) -> Tensor:
             masks = None if likelihood is None else self._mask_logits(encoded, likelihood, rgb.shape[-2:])
             return self.network.decode(encoded, masks=masks)[0]
 
-        return self._decoded_by(decode, Sent(rgb, valid, gsd_m))
+        return self._encode_and_decode(decode, TileBatch(rgb, valid, gsd_m))
 
-    def _decoded_by(self, decode: Callable[[Encoded], Tensor], pictures: Sent) -> Tensor:
-        rgb, valid = pictures.rgb, pictures.valid
+    def _encode_and_decode(self, decode: Callable[[Encoded], Tensor], batch: TileBatch) -> Tensor:
+        """Calibrated probabilities (B, H, W) by the encoder and a function that decodes to logits."""
+        rgb, valid = batch.rgb, batch.valid
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             rgb, valid = F.pad(rgb, pad), F.pad(valid, pad)
-        told = (pictures.gsd_m,) if isinstance(self.network, FloodSam) else ()
-        logits = decode(self.network.encode(rgb, valid, *told))
+        gsd = (batch.gsd_m,) if isinstance(self.network, FloodSam) else ()
+        logits = decode(self.network.encode(rgb, valid, *gsd))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
         return full[:, 0, :height, :width].sigmoid_()
@@ -176,72 +178,77 @@ class FloodSegmenter:
         height, width = encoded.shape_hw
         return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
-    def _see_scaled(self, pictures: Sent, prompts: Prompts, scale: float) -> Tensor:
-        """As `_see`, of one tile seen from further away (`scale` below 1) or nearer."""
-        valid, shape_hw = pictures.valid, pictures.rgb.shape[-2:]
+    def _probabilities_at_scale(self, batch: TileBatch, prompts: Prompts, scale: float) -> Tensor:
+        """As `_probabilities`, of one tile resampled by a factor: `scale` below 1 makes it smaller."""
+        valid, shape_hw = batch.valid, batch.rgb.shape[-2:]
         scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
         resized = partial(F.interpolate, size=scaled_hw, mode="bilinear", align_corners=False, antialias=True)
         share = resized(valid[:, None].float())
-        rgb = resized(pictures.rgb * valid[:, None].float()) / share.clamp(min=1e-3)
+        rgb = resized(batch.rgb * valid[:, None].float()) / share.clamp(min=1e-3)
         y, x = (new / old for new, old in zip(scaled_hw, shape_hw, strict=True))
         prompts = replace(
             prompts,
             points_xy=prompts.points_xy * np.array([x, y], np.float32),
             boxes_xyxy=prompts.boxes_xyxy * np.array([x, y, x, y], np.float32),
         )
-        seen = self._see(Sent(rgb, share[:, 0] > 0.5, pictures.gsd_m / scale), [prompts])
-        return F.interpolate(seen[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
+        scaled = self._probabilities(TileBatch(rgb, share[:, 0] > 0.5, batch.gsd_m / scale), [prompts])
+        return F.interpolate(scaled[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
+        """Logits of tiles with prompts of any kinds, one tile after another; `shape_hw` is their size in pixels."""
         decoded = []
         for i, p in enumerate(prompts):
             points = boxes = masks = None
             if len(p.points_xy):
-                xy = sent_floats(p.points_xy - PIXEL_CENTRE, self.device)
-                points = (xy[None], sent_array(p.labels, self.device)[None])
+                xy = floats_to_device(p.points_xy - PIXEL_CENTRE, self.device)
+                points = (xy[None], array_to_device(p.labels, self.device)[None])
             if len(p.boxes_xyxy):
                 corners = [p.boxes_xyxy[:, :2].min(axis=0), p.boxes_xyxy[:, 2:].max(axis=0)]
-                boxes = sent_floats(np.concatenate(corners) - PIXEL_CENTRE, self.device)[None]
+                boxes = floats_to_device(np.concatenate(corners) - PIXEL_CENTRE, self.device)[None]
             if p.mask is not None:
-                masks = self._mask_logits(encoded, sent_floats(p.mask, self.device)[None], shape_hw)
+                masks = self._mask_logits(encoded, floats_to_device(p.mask, self.device)[None], shape_hw)
             one = encoded[i : i + 1]
             decoded.append(self.network.decode(one, points=points, boxes=boxes, masks=masks)[0])
         return torch.cat(decoded)
 
 
-def seen_together(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[list[int]]:
-    """Numbers of tiles that a CPU sees at once: small ones of one shape, in which no person has pointed at anything."""
+def cpu_batches(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[list[int]]:
+    """Batches of tile indices for a CPU: `TOGETHER` small tiles of one shape without points or boxes; others alone."""
     batches: list[list[int]] = []
-    alike: dict[Hashable, list[int]] = {}
-    for number, (tile, prompt) in enumerate(zip(tiles, prompts, strict=True)):
+    same_shape: dict[Hashable, list[int]] = {}
+    for index, (tile, prompt) in enumerate(zip(tiles, prompts, strict=True)):
         if TOGETHER * tile.reason.size >= SHARED or len(prompt.points_xy) or prompt.bounded:
-            batches.append([number])
+            batches.append([index])
         else:
-            alike.setdefault((tile.reason.shape, None if prompt.mask is None else prompt.mask.shape), []).append(number)
-    for numbers in alike.values():
-        batches += [numbers[first : first + TOGETHER] for first in range(0, len(numbers), TOGETHER)]
+            key = tile.reason.shape, None if prompt.mask is None else prompt.mask.shape
+            same_shape.setdefault(key, []).append(index)
+    for indices in same_shape.values():
+        batches += [indices[first : first + TOGETHER] for first in range(0, len(indices), TOGETHER)]
     return batches
 
 
-def _pixels(tiles: Sequence[Tile], numbers: Sequence[int]) -> int:
-    return sum(tiles[number].reason.size for number in numbers)
+def _pixels(tiles: Sequence[Tile], indices: Sequence[int]) -> int:
+    return sum(tiles[index].reason.size for index in indices)
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
-    """What else a tile with points is seen at; with boxes only what fits into SAM's frame, where they have a place."""
+    """Further scales for a tile with points; with boxes only those at which it fits into SAM's frame.
+
+    Box coordinates are encoded relative to the frame.
+    """
     return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
 
 
 def mask_logits(
     likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """Coarse likelihoods of tiles, of any resolution, as mask prompts of logits (B, 1, *mask_hw).
+    """Convert coarse likelihoods of tiles, of any resolution, to mask prompts: logits (B, 1, *mask_hw).
 
     Args:
-        likelihood: 0 to 1, (B, h, w), covering the tiles.
+        likelihood: (B, h, w), 0 to 1, covering the tiles.
         shape_hw: the tiles' size in pixels.
-        mask_hw: a quarter of the padded tiles' size; beyond the tiles the prompts say dry.
-        calibration: of the model, which knows its own logits only; undone.
+        mask_hw: a quarter of the padded tiles' size; the padding is dry.
+        calibration: of the model; it is inverted, for the model was trained with its uncalibrated logits as prompts.
     """
     covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
     logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale

@@ -1,7 +1,7 @@
-"""Near infrared beside a model: water absorbs it, and plants and soil do not.
+"""Near infrared (NIR) combined with a model's probabilities: water absorbs NIR, plants and soil reflect it.
 
-The model sees colours alone. What NDWI and the brightness in near infrared say is added to its logits: a veto on what
-is called water and shines, and a hint at dark water that was missed.
+The model's input is RGB alone. Evidence from NDWI and from NIR brightness is added to its logits: negative where the
+model finds water on bright ground, positive where it missed dark water.
 """
 
 from __future__ import annotations
@@ -19,49 +19,51 @@ from floodmap.models.protocol import Segmenter
 
 Floats = NDArray[np.float32]
 
-MIDDLE, STEEPNESS = 0.05, 20.0
-"""NDWI (McFeeters, IJRS 17:1425, 1996) that says nothing, and how much a logit changes with it beside that."""
-FROM_NDWI, FROM_BRIGHTNESS = 4.0, 2.0
-"""The most that either says, as a logit."""
-DARK, DARKNESS = 0.5, 6.0
-"""Share of the scene's brightest near infrared below which ground is dark, and how much a logit changes with it."""
-SHADOWS_M, HINT = 2.0, 2.0
-"""Where pixels are smaller than this, in metres, shadows are seen: as dark and as blue as water. There the hint at
-water is no stronger than this, as a logit; the veto is."""
-HEARD = 64.0
-"""Distance in pixels around a person's points within which these count more."""
+NDWI_MIDPOINT, NDWI_SLOPE = 0.05, 20.0
+"""NDWI (McFeeters, IJRS 17:1425, 1996) of zero evidence, and the slope of the evidence there, in logits."""
+NDWI_WEIGHT, BRIGHTNESS_WEIGHT = 4.0, 2.0
+"""Largest absolute evidence of either, in logits."""
+BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
+"""NIR of zero evidence, as a share of the scene's bright NIR, and the slope of the evidence, in logits."""
+SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
+"""Below this ground sample distance, in metres, shadows are resolved, which are as dark and as blue as water. There the
+evidence for water is at most this many logits; evidence against water has no such limit."""
+POINT_RADIUS = 64.0
+"""Radius in pixels (of a Gaussian) around point prompts within which NIR evidence is reduced, at a point to zero."""
 _BRIGHT = 95
-"""Percentile of a scene's near infrared that is its brightest: plants, or soil."""
+"""Percentile of a scene's NIR that counts as its bright NIR: plants or soil."""
 _PREVIEW = 512
+"""Longest side in pixels of the preview for that percentile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """What is known of near infrared in a scene."""
+    """Stretch and bright level of a scene's near infrared, from which the evidence for water follows."""
 
     low: tuple[float, float]
-    """Values that tiles have as 0, green and near infrared."""
+    """Source values that are 0 in tiles: of green, and of NIR."""
     high: tuple[float, float]
-    """Values that tiles have as 255."""
+    """Source values that are 255 in tiles: of green, and of NIR."""
     bright: float
-    """The scene's brightest near infrared."""
-    hint: float
-    """The most it says for water, as a logit."""
+    """Bright NIR of the scene, in source values."""
+    max_evidence: float
+    """Largest evidence for water, in logits."""
 
     @classmethod
     def of(cls, scene: Scene) -> Infrared | None:
-        """None where the scene has no near infrared, or none but darkness."""
+        """Measure a scene's near infrared; None where there is none, or where it is 0 or less everywhere."""
         preview = scene.preview(_PREVIEW)
         if preview.nir is None or not preview.valid.any():
             return None
         low, high = ((ends[1], ends[3]) for ends in (scene.stretch.low, scene.stretch.high))
-        shown = float(np.percentile(preview.nir[preview.valid], _BRIGHT))
-        bright = low[1] + shown * (high[1] - low[1]) / 255
-        seen = scene.gsd_m is None or scene.gsd_m < SHADOWS_M
-        return cls(low, high, bright, HINT if seen else FROM_NDWI + FROM_BRIGHTNESS) if bright > 0 else None
+        stretched = float(np.percentile(preview.nir[preview.valid], _BRIGHT))
+        bright = low[1] + stretched * (high[1] - low[1]) / 255
+        shadows = scene.gsd_m is None or scene.gsd_m < SHADOW_GSD_M
+        max_evidence = SHADOW_EVIDENCE if shadows else NDWI_WEIGHT + BRIGHTNESS_WEIGHT
+        return cls(low, high, bright, max_evidence) if bright > 0 else None
 
     def evidence(self, tile: Tile) -> Floats:
-        """What it says for water in a tile, a logit (height, width)."""
+        """Evidence for water in a tile, in logits, float32 (height, width)."""
         if tile.nir is None:
             return np.zeros(tile.reason.shape, np.float32)
         green, nir = (
@@ -70,17 +72,17 @@ class Infrared:
         )
         green, nir = np.maximum(green, 0), np.maximum(nir, 0)
         ndwi = (green - nir) / np.maximum(green + nir, 1e-6)
-        said = FROM_NDWI * np.tanh(STEEPNESS / FROM_NDWI * (ndwi - MIDDLE))
-        said += FROM_BRIGHTNESS * np.tanh(DARKNESS * (DARK - nir / self.bright))
-        return np.asarray(np.minimum(said, self.hint), np.float32)
+        logit = NDWI_WEIGHT * np.tanh(NDWI_SLOPE / NDWI_WEIGHT * (ndwi - NDWI_MIDPOINT))
+        logit += BRIGHTNESS_WEIGHT * np.tanh(BRIGHTNESS_SLOPE * (BRIGHTNESS_MIDPOINT - nir / self.bright))
+        return np.asarray(np.minimum(logit, self.max_evidence), np.float32)
 
 
 class WithInfrared:
-    """A model whose results near infrared has a say in.
+    """A model whose probabilities are combined with evidence from near infrared.
 
     Args:
         segmenter: the model.
-        infrared: of the scene.
+        infrared: near infrared of the scene.
     """
 
     def __init__(self, segmenter: Segmenter, infrared: Infrared) -> None:
@@ -92,29 +94,30 @@ class WithInfrared:
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[Floats]:
         """Flood probability of every pixel; see `protocol.Segmenter`."""
-        found = self.segmenter.predict(tiles, prompts)
-        return [self._joined(*each) for each in zip(found, tiles, prompts, strict=True)]
+        probabilities = self.segmenter.predict(tiles, prompts)
+        return [self._combine(*each) for each in zip(probabilities, tiles, prompts, strict=True)]
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """See `protocol.Segmenter`."""
-        return self.segmenter.strangeness(tiles)
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """Out-of-distribution score; see `protocol.Segmenter`."""
+        return self.segmenter.ood_score(tiles)
 
-    def _joined(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
+    def _combine(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
+        """Add the evidence from near infrared to the logits of a tile's probabilities, (height, width)."""
         if not np.isfinite(probability).all():
             return probability
-        said = self.infrared.evidence(tile)
+        logit = self.infrared.evidence(tile)
         for x, y in prompts.points_xy:
-            rows, cols = np.ogrid[: said.shape[0], : said.shape[1]]
-            near = np.exp(-((rows + 0.5 - y) ** 2 + (cols + 0.5 - x) ** 2) / HEARD**2)
-            said = said * (1 - near).astype(np.float32)
-        share = np.clip(probability, 0.01, 0.99)
-        joined = share / (share + (1 - share) * np.exp(-said))
+            rows, cols = np.ogrid[: logit.shape[0], : logit.shape[1]]
+            near = np.exp(-((rows + 0.5 - y) ** 2 + (cols + 0.5 - x) ** 2) / POINT_RADIUS**2)
+            logit = logit * (1 - near).astype(np.float32)
+        prior = np.clip(probability, 0.01, 0.99)
+        posterior = prior / (prior + (1 - prior) * np.exp(-logit))
         if prompts.bounded:  # outside of boxes all is dry
-            joined = np.where(probability == 0, np.float32(0), joined)
-        return np.asarray(joined, np.float32)
+            posterior = np.where(probability == 0, np.float32(0), posterior)
+        return np.asarray(posterior, np.float32)
 
 
 def with_infrared(segmenter: Segmenter, scene: Scene) -> Segmenter:
-    """The model, and near infrared beside it where the scene has that."""
+    """Combine a model with the scene's near infrared; the model itself where the scene has none."""
     infrared = None if scene.nir_band is None else Infrared.of(scene)
     return segmenter if infrared is None else WithInfrared(segmenter, infrared)

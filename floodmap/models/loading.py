@@ -30,7 +30,7 @@ _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 def load_segmenter(
     model: ResolvedModel, device: str = "auto", precision: str = "auto"
 ) -> FloodSegmenter | SamSegmenter:
-    """Load a model's weights and make it ready to run; on a CPU with as many threads as torch has by now.
+    """Load a model's weights onto a device; on a CPU it runs with torch's present number of threads.
 
     Args:
         model: weights on this disk.
@@ -38,7 +38,7 @@ def load_segmenter(
         precision: `auto`, `float32` or `bfloat16`.
 
     Raises:
-        ModelError: the file is damaged or holds another architecture, or the device is not there.
+        ModelError: the file is damaged or holds an unknown architecture, or the device is not available.
     """
     chosen = pick_device(device)
     dtype = pick_dtype(chosen, precision)
@@ -50,7 +50,11 @@ def load_segmenter(
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device of that name, or the best there is for `auto`."""
+    """The device of that name; `auto` is CUDA where it is available, else the CPU.
+
+    Raises:
+        ModelError: the device is not available.
+    """
     if wanted == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -100,7 +104,7 @@ def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor])
         known = ", ".join(["flood_sam", *VIT])
         raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-    # Weights of versions before it lack the maps of points; untrained, these add nothing.
+    # Weights of early versions lack the layer `point_maps`; its initial weights are zero and so add nothing.
     untrained = {name: value for name, value in network.state_dict().items() if name.startswith("point_maps.")}
     network.load_state_dict({**untrained, **state})
     return network
@@ -112,5 +116,5 @@ def _load_sam(path: Path) -> Sam:
         return build_sam(state)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
+    except Exception as error:  # on a damaged file torch.load raises errors of any type
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

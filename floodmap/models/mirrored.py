@@ -1,4 +1,4 @@
-"""Windows seen twice, once in a mirror."""
+"""Test-time augmentation: predictions averaged over a window and its mirror image."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 def predict_mirrored(
     segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]
 ) -> list[NDArray[np.float32]]:
-    """The mean of what a model makes of tiles and of their mirror images, (height, width) each."""
+    """Mean of a model's probabilities of tiles and of their mirror images, float32 (height, width) each."""
     if isinstance(segmenter, Mirrored):
         return segmenter.predict(tiles, prompts)
-    moved = [_moved(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
-    found = segmenter.predict([*tiles, *map(mirrored, tiles)], [*prompts, *moved])
-    pairs = zip(found[: len(tiles)], found[len(tiles) :], strict=True)
-    return [np.asarray((seen + turned[:, ::-1]) / 2, np.float32) for seen, turned in pairs]
+    flipped_prompts = [_flip_prompts(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
+    probabilities = segmenter.predict([*tiles, *map(mirrored, tiles)], [*prompts, *flipped_prompts])
+    pairs = zip(probabilities[: len(tiles)], probabilities[len(tiles) :], strict=True)
+    return [np.asarray((direct + flipped[:, ::-1]) / 2, np.float32) for direct, flipped in pairs]
 
 
 class Mirrored:
-    """A model whose say of a window is the mean of what it makes of the window and of its mirror image.
+    """A model with test-time augmentation: the mean of its predictions for a window and for its mirror image.
 
     Args:
         segmenter: the model.
@@ -50,19 +50,20 @@ class Mirrored:
         """Flood probability of every pixel; see `protocol.Segmenter`."""
         return predict_mirrored(self.segmenter, tiles, prompts)
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """See `protocol.Segmenter`."""
-        return self.segmenter.strangeness(tiles)
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """Out-of-distribution score; see `protocol.Segmenter`."""
+        return self.segmenter.ood_score(tiles)
 
 
 def mirrored(tile: Tile) -> Tile:
-    """A tile's mirror image, left and right exchanged."""
+    """A tile's mirror image: left and right are exchanged."""
     nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
     rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
     return replace(tile, rgb=rgb, reason=reason, nir=nir)
 
 
-def _moved(prompts: Prompts, width: int) -> Prompts:
+def _flip_prompts(prompts: Prompts, width: int) -> Prompts:
+    """Prompts of a tile of this width in pixels, for its mirror image."""
     left, top, right, bottom = prompts.boxes_xyxy.T
     return replace(
         prompts,

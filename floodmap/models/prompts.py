@@ -1,4 +1,4 @@
-"""Prompts: points, boxes and a coarse mask that tell a model where to look; picked from a likelihood."""
+"""Prompts of SAM: points, boxes and a coarse mask; and prompts picked from a flood likelihood."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from scipy import ndimage
 from floodmap.errors import PromptError
 from floodmap.geo.window import Window
 
-FLOOD_SURE, DRY_SURE = 0.8, 0.2
-"""Likelihoods from which, and up to which, a pixel counts as confident."""
-_ROOM = 0.02
-"""A point needs this much confident ground around it, as a share of the tile's long side: slivers prompt nothing."""
+FLOOD_LIMIT, DRY_LIMIT = 0.8, 0.2
+"""Likelihood from which a pixel is confidently flood, and up to which it is confidently dry."""
+_MIN_DEPTH = 0.02
+"""Least distance of a point from the edge of its region, as a share of the tile's long side: no point on slivers."""
 _BOX_SHARE = 0.01
 """Flood regions smaller than this share of the tile get no box."""
 _POINT_REACH = 240.0
-"""Pixels around a point on flood within which there may be flood outside all boxes: twice the reach of `kriging`."""
+"""Radius in pixels around a flood point within which flood outside all boxes is allowed: twice that of kriging."""
 PIXEL_CENTRE = 0.5
-"""SAM counts pixels from the centre of the first one; `Prompts` from its corner."""
+"""Offset in pixels: SAM's coordinates start at the centre of the first pixel, those of `Prompts` at its corner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompts:
-    """Where to look, in pixels of a tile or scene: x to the right, y down, (0, 0) the top left corner of the image.
+    """Point, box and mask prompts in pixel coordinates of a tile or scene: x to the right, y down.
 
-    The centre of the top left pixel is (0.5, 0.5), as in a geotransform.
+    (0, 0) is the top left corner of the image; the centre of the top left pixel is (0.5, 0.5), as in a geotransform.
     """
 
     points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
-    """(N, 2)."""
+    """Points, float32 (N, 2), x first."""
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(N,), 1 on flood, 0 on dry ground."""
+    """Labels of the points, int64 (N,): 1 flood, 0 dry."""
     boxes_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    """(M, 4), each around flood: left, top, right, bottom."""
+    """Boxes around flood, float32 (M, 4): left, top, right, bottom."""
     mask: NDArray[np.float32] | None = None
-    """(h, w), 0 to 1: coarse flood likelihood of the whole tile, at any resolution; None where there is none."""
+    """Coarse flood likelihood of the whole tile, float32 (h, w) at any resolution, 0 to 1; None where there is none."""
     bounded: bool = False
-    """Whether all flood lies in the boxes, or about points on flood; so it is wherever there are boxes. Without one, as
-    where a scene's boxes all lie in other windows, there is none."""
+    """Whether flood is limited to the boxes and to the surroundings of flood points; true wherever there are boxes.
+    If it is true and there is no box, the scene's boxes all lie in other windows: then there is no flood here."""
 
     def __post_init__(self) -> None:
         points, boxes = np.asarray(self.points_xy, np.float32), np.asarray(self.boxes_xyxy, np.float32)
@@ -65,19 +65,19 @@ class Prompts:
 
     @classmethod
     def none(cls) -> Prompts:
-        """No prompt at all."""
+        """An empty prompt set."""
         return cls()
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.floating[Any]]) -> Prompts:
-        """A coarse likelihood alone, (h, w), 0 to 1."""
+        """A mask prompt alone: a coarse flood likelihood, (h, w), 0 to 1."""
         return cls(mask=np.asarray(mask, np.float32))
 
     def within(self, window: Window) -> Prompts:
-        """A scene's points and boxes in the pixels of one window: what is outside is dropped, boxes are clipped.
+        """A scene's points and boxes in the pixel coordinates of one window: points outside are dropped, boxes clipped.
 
         Raises:
-            PromptError: there is a mask, which belongs to a tile and cannot be cut without knowing the tile's size.
+            PromptError: there is a mask; a mask belongs to one tile, and cropping it would need the tile's size.
         """
         if self.mask is not None:
             raise PromptError("a mask prompt belongs to one tile; crop the likelihood and pick prompts for each window")
@@ -92,7 +92,7 @@ class Prompts:
         )  # fmt: skip
 
     def bounds(self, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Where there may be flood in a tile of this size: everywhere, unless there are boxes."""
+        """Pixels where flood is allowed, bool (height, width) of a tile: all, unless `bounded`."""
         if not self.bounded:
             return np.ones(shape_hw, bool)
         rows, cols = np.ogrid[: shape_hw[0], : shape_hw[1]]
@@ -119,25 +119,25 @@ def pick_prompts(
     *,
     max_points: int = 5,
     max_boxes: int = 3,
-    flood_sure: float = FLOOD_SURE,
-    dry_sure: float = DRY_SURE,
+    flood_limit: float = FLOOD_LIMIT,
+    dry_limit: float = DRY_LIMIT,
 ) -> Prompts:
-    """Choose where to prompt from how likely flood is.
+    """Pick point, box and mask prompts from a flood likelihood; deterministic.
 
-    Points are the deepest places of confident flood and of confident dry ground: peaks of the distance transform, each
-    taken before the ground within its own radius is closed to the next. Boxes surround connected regions of flood, and
-    the likelihood itself is the mask. Nothing is random.
+    Points are peaks of the distance transform of the confident flood and of the confident dry regions. After each peak,
+    twice its radius around it is closed to further peaks. Boxes surround the connected regions of flood. The mask is
+    the likelihood itself.
 
     Args:
         likelihood: float32 (h, w), 0 to 1, of the tile, at the tile's resolution or any other.
-        valid: bool (height, width) of the tile; True where observed. Points lie on such pixels alone.
-        max_points: of either label.
-        max_boxes: the largest regions get one.
-        flood_sure: from this likelihood up flood is confident.
-        dry_sure: up to this likelihood dry ground is confident.
+        valid: bool (height, width) of the tile; True where observed. Points lie only on such pixels.
+        max_points: most points of either label.
+        max_boxes: most boxes; the largest regions get one.
+        flood_limit: from this likelihood up a pixel is confidently flood.
+        dry_limit: up to this likelihood a pixel is confidently dry.
 
     Returns:
-        Prompts in tile pixels; none, not even a mask, where nothing is confidently flood.
+        Prompts in tile pixels; an empty set, without a mask, where no pixel is confidently flood.
 
     Raises:
         PromptError: the likelihood is not one, or a tile has no pixels.
@@ -146,12 +146,12 @@ def pick_prompts(
     if valid.ndim != 2 or not valid.size:
         raise PromptError(f"valid of shape {valid.shape} must be (height, width)")
     observed = _shrink_valid(valid, likelihood.shape)
-    # Of a likelihood finer than the tile several cells share a pixel; coarser, a cell is that many pixels.
+    # Below 1 where the likelihood is finer than the tile.
     pixels_per_cell = np.array(valid.shape[::-1]) / likelihood.shape[::-1]
-    flood_xy = _deepest(observed & (likelihood >= flood_sure), max_points)
+    flood_xy = _deepest(observed & (likelihood >= flood_limit), max_points)
     if not len(flood_xy):
         return Prompts.none()
-    dry_xy = _deepest(observed & (likelihood <= dry_sure), max_points)
+    dry_xy = _deepest(observed & (likelihood <= dry_limit), max_points)
     return Prompts(
         points_xy=(np.concatenate([flood_xy, dry_xy]) * pixels_per_cell).astype(np.float32),
         labels=np.repeat([1, 0], [len(flood_xy), len(dry_xy)]),
@@ -161,7 +161,7 @@ def pick_prompts(
 
 
 def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which cells of another grid over the same tile hold valid pixels alone; of a finer one, centres decide."""
+    """Cells of another grid over the tile that hold only valid pixels; in a finer grid the cell's centre decides."""
     for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
         starts = np.arange(cells) * side // cells if cells <= side else (2 * np.arange(cells) + 1) * side // (2 * cells)
         valid = np.logical_and.reduceat(valid, starts, axis=axis)
@@ -169,14 +169,14 @@ def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArra
 
 
 def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Centres (n, 2), x first, of the pixels farthest from the region's edge; the image's edge is one."""
+    """Centres (n, 2), x first, of the pixels farthest from the region's edge; the image border counts as an edge."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     rows, cols = np.ogrid[: region.shape[0], : region.shape[1]]
     found: list[tuple[float, float]] = []
     while len(found) < count:
         row, col = np.unravel_index(int(depth.argmax()), depth.shape)
         radius = depth[row, col]
-        if radius < max(1.0, _ROOM * max(region.shape)):
+        if radius < max(1.0, _MIN_DEPTH * max(region.shape)):
             break
         found.append((col + 0.5, row + 0.5))
         depth[(rows - row) ** 2 + (cols - col) ** 2 < (2 * radius) ** 2] = 0.0
@@ -184,7 +184,7 @@ def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
 
 
 def _boxes(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Boxes (n, 4) of the largest connected parts, largest first."""
+    """Bounding boxes (n, 4) of the largest connected components, largest first."""
     labels, parts = ndimage.label(region)
     sizes = np.bincount(labels.ravel(), minlength=parts + 1)[1:]
     order = [i for i in np.argsort(-sizes, kind="stable")[:count] if sizes[i] >= _BOX_SHARE * region.size]

@@ -1,4 +1,4 @@
-"""What a model is, as the pipeline sees it."""
+"""`Segmenter`: the interface that every model offers to the pipeline."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from floodmap.models.training_record import TrainingRecord
 
 
 class Segmenter(Protocol):
-    """A model, as the pipeline sees it."""
+    """A segmentation model: image tiles and prompts in, flood probabilities out."""
 
     name: str
-    """What the polygons' `model` field says."""
+    """The model's name, written to the polygons' `model` field."""
     sha256: str
-    """Hash of the weights."""
+    """SHA-256 of the weights."""
     knows_floods: bool
-    """Whether the model finds flood water by itself; otherwise the unsupervised likelihood points it there."""
+    """Whether the model finds flood water without prompts; if not, prompts come from the unsupervised likelihood."""
     multiple: int
-    """Window sides are multiples of this where possible."""
+    """Window sides, in pixels, are multiples of this where possible."""
     any_size: bool
-    """Whether it sees a part of a window as it sees the window, at the same scale and for less."""
+    """Whether a crop of a window is processed at the window's scale, and so costs less than the window."""
     best_batch_size: int
-    """Windows at a time that it works on best."""
+    """Number of windows in a batch that gives the highest throughput."""
     offloads: bool
-    """Whether it works on a device of its own, and leaves this machine's cores to the rest."""
+    """Whether the model runs on a device other than the CPU, so that the CPU's cores are free for other work."""
     runs_on: str
-    """Device and precision, which results depend on a little."""
+    """Device and precision; the last bits of results depend on them."""
     training: TrainingRecord | None
-    """What is known of its training."""
+    """The pictures that it was trained and validated on; None where its file does not say."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
-        """Flood probability of every pixel.
+        """Predict the flood probability of every pixel.
 
         Args:
-            tiles: of any shapes.
-            prompts: one for each tile, in its pixels.
+            tiles: image tiles, of any shapes.
+            prompts: one for each tile, in the tile's pixel coordinates.
 
         Returns:
-            For each tile (height, width), 0 to 1; unobserved pixels hold any number.
+            For each tile float32 (height, width), 0 to 1; unobserved pixels hold any number.
         """
         ...
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """How far a scene, seen in these tiles, lies from training: 1 is the limit; 0 where that is not known."""
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """Out-of-distribution score of a scene, from sample tiles: above 1 is out of distribution, 0 is not known."""
         ...

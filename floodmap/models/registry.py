@@ -1,4 +1,4 @@
-"""The models floodmap knows: where each one's file lies or comes from, and whether it is the right one. No torch."""
+"""Model registry: names, files, download addresses and SHA-256 of the weights. Does not import torch."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ State = Literal["ok", "damaged", "absent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model with a name."""
+    """An entry of the registry: a model that can be chosen by name."""
 
     name: str
-    """What `--model` takes."""
+    """The name that `--model` takes."""
     file: str
-    """Name of its file."""
+    """File name of the weights."""
     architecture: str
-    """What the weights fit: `vit_b`, `vit_l`, `vit_h` (Meta's SAM) or `flood_sam` (floodmap's own)."""
+    """Network of the weights: `vit_b`, `vit_l`, `vit_h` (Meta's SAM) or `flood_sam` (floodmap's own)."""
     sha256: str
     """SHA-256 of the file, lower-case hexadecimal."""
     size_mb: float
     """Size of the file, in units of 1,000,000 bytes."""
     shipped: bool = False
-    """Whether it is part of the package; otherwise it is fetched on first use."""
+    """Whether the file is part of the package; if not, it is downloaded on first use."""
     licence: str = "Apache-2.0"
     """SPDX identifier."""
     description: str = ""
@@ -51,37 +51,37 @@ class Model:
 
     @property
     def url(self) -> str | None:
-        """Where the file is fetched from; None where it ships."""
+        """Download address of the file; None for a model that ships in the package."""
         base = os.environ.get("FLOODMAP_MODEL_URL") or BASE_URL
         return None if self.shipped else f"{base.rstrip('/')}/{self.file}"
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be once it is fetched."""
+        """Path of the file on this disk, whether or not it has been downloaded."""
         return (WEIGHTS if self.shipped else cache_dir()) / self.file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """Weights on this disk."""
+    """Weights in a file on this disk."""
 
     path: Path
     """The file, .safetensors or .pth."""
     name: str
-    """The model's name, or the file's stem where floodmap does not know it."""
+    """The model's name, or the file's stem where the registry has no such file."""
     architecture: str | None
-    """As in `Model`; None where the file does not say and its tensors must tell."""
+    """As in `Model`; None where the file does not name it and it follows from the tensors' shapes."""
     sha256: str
     """SHA-256 of the file."""
 
     @property
     def training(self) -> TrainingRecord | None:
-        """What the file says of its training; None where it says nothing."""
+        """The training record in the file's header; None where it has none."""
         return TrainingRecord.of(read_metadata(self.path)) if self.path.suffix == ".safetensors" else None
 
 
 def cache_dir() -> Path:
-    """Folder of fetched models: FLOODMAP_CACHE, or the user's cache folder on this system. Not created here."""
+    """Folder of downloaded models: FLOODMAP_CACHE, or the user's cache folder of this system. Not created here."""
     if named := os.environ.get("FLOODMAP_CACHE"):
         return Path(named).expanduser()
     import platformdirs
@@ -90,7 +90,7 @@ def cache_dir() -> Path:
 
 
 def registry() -> dict[str, Model]:
-    """All models by name, the shipped one first (left out where the package was built without it)."""
+    """All models by name, the shipped one first; it is left out where the package was built without it."""
     models = {model.name: model for model in _SAM}
     card = model_card()
     if not card:
@@ -125,7 +125,11 @@ _SAM = (
 
 
 def model_card() -> dict[str, Any]:
-    """What `weights/finetuned.json` says of the shipped model: its `sha256` and how it was trained; {} if not there."""
+    """Content of `weights/finetuned.json`: SHA-256 and training of the shipped model; {} without such a file.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     path = WEIGHTS / "finetuned.json"
     if not path.is_file():
         return {}
@@ -139,10 +143,10 @@ def model_card() -> dict[str, Any]:
 
 
 def find(name: str) -> Model:
-    """The model of that name or alias.
+    """Look up a model by its name or alias.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none of that name.
     """
     models = registry()
     key = ALIASES.get(name, name)
@@ -154,11 +158,11 @@ def find(name: str) -> Model:
 
 
 def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedModel:
-    """Turn a model's name or file into weights on this disk, fetched if need be and checked.
+    """Turn a model's name or file into weights on this disk: downloaded if need be, and checked by SHA-256.
 
     Args:
-        model: a name or alias, or the path of a .safetensors or .pth file; names come first.
-        progress: told how a download goes on; see `floodmap.models.download.Progress`.
+        model: a name or alias, or the path of a .safetensors or .pth file; names take precedence.
+        progress: called during a download; see `floodmap.models.download.Progress`.
 
     Raises:
         ModelError: unknown name, missing or damaged file, or no network to fetch it from.
@@ -196,7 +200,7 @@ def _resolve_file(path: Path, models: dict[str, Model]) -> ResolvedModel:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, read without its tensors.
+    """Read the metadata in the header of a safetensors file, without its tensors.
 
     Raises:
         ModelError: the file is not in the safetensors format.
@@ -214,10 +218,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def fetch(model: Model, *, progress: Progress | None = None) -> Path:
-    """Download a model into the cache, going on where an earlier attempt broke off, and check it.
+    """Download a model into the cache, resuming an interrupted download, and check its SHA-256.
 
     Raises:
-        ModelError: it cannot be fetched or written; the message says how to bring the file by hand.
+        ModelError: it cannot be downloaded or written; the message says how to bring the file by hand.
     """
     if model.url is None:
         raise ModelError(f"{model.name} ships with floodmap and is not fetched; if it is damaged, reinstall floodmap")
@@ -231,16 +235,16 @@ def fetch(model: Model, *, progress: Progress | None = None) -> Path:
 
 
 def add(file: Path) -> tuple[Model, Path]:
-    """Take a file that was brought by hand into the cache.
+    """Copy a file that was brought by hand into the cache.
 
     Args:
-        file: any name; its SHA-256 tells which model it is. It is copied and stays where it is.
+        file: a file of any name; its SHA-256 identifies the model. The original stays where it is.
 
     Returns:
-        The model and where its file lies now.
+        The model, and the path of its file in the cache.
 
     Raises:
-        ModelError: it is no file, no model that floodmap knows, or the cache cannot be written.
+        ModelError: it is no file, its SHA-256 is not in the registry, or the cache cannot be written.
     """
     if not file.is_file():
         raise ModelError(f"{file} is not a file")
@@ -272,10 +276,10 @@ def _copy(file: Path, model: Model) -> None:
 
 
 def verify(model: Model) -> State:
-    """Hash the model's file again.
+    """Compare the SHA-256 of the model's file with the registry.
 
     Returns:
-        "ok", "damaged" (another hash than it should have) or "absent".
+        "ok", "damaged" (the hashes differ) or "absent".
     """
     if not model.path.is_file():
         return "absent"

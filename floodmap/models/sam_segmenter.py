@@ -1,4 +1,4 @@
-"""Meta's SAM at work: tiles and prompts in, flood probabilities out."""
+"""`SamSegmenter`: inference with Meta's SAM, image tiles and prompts in, flood probabilities out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, Sent, sent_array, sent_floats
+from floodmap.models.backends.dispatch import Dispatcher, TileBatch, array_to_device, floats_to_device
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
@@ -20,15 +20,15 @@ from floodmap.models.sam.common import FRAME
 from floodmap.models.sam.meta_sam import Sam
 
 SETS = (4, 16)
-"""Prompt sets decoded at once: on a GPU the next of these."""
+"""Numbers of prompt sets decoded in one batch; on a GPU batches are padded to the next of these."""
 TOKENS = 8
-"""Points and corners of boxes in each of them, at least, on a GPU; otherwise a power of two."""
-NOTHING = -1e4
+"""Least number of tokens (points and box corners) a prompt set is padded to on a GPU; above it, a power of two."""
+NO_PROMPT_LOGIT = -1e4
 """Logit where nothing is prompted."""
 
 
 class SamSegmenter:
-    """Meta's SAM: does not know floods, is told where to look by prompts, sees 1024 x 1024 pixels."""
+    """Meta's SAM, not trained on floods: needs prompts, and resizes every tile to a frame of 1024 x 1024 pixels."""
 
     knows_floods = False
     multiple = 32
@@ -48,83 +48,89 @@ class SamSegmenter:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Flood probability of every pixel; see `protocol.Segmenter`.
 
-        Every box, with the points inside it, is a prompt of its own, and so are the points outside all boxes; the mask
-        of a tile is their union. Where nothing is prompted nothing is flooded.
+        Every box with the points inside it is one prompt set, and the points outside all boxes are another. The mask of
+        a tile is the union of their masks. Without a prompt a tile is dry.
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
-    def strangeness(self, tiles: Sequence[Tile]) -> float:
-        """Not known: Meta does not say what is far from eleven million pictures."""
+    def ood_score(self, tiles: Sequence[Tile]) -> float:
+        """Always 0, not known: there are no features of SAM's training images to compare with."""
         return 0.0
 
     @torch.inference_mode()
-    def _predict(self, pictures: Sent, prompts: Sequence[Prompts]) -> Tensor:
-        rgb = pictures.rgb
+    def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
+        """Probabilities (B, height, width)."""
+        rgb = batch.rgb
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
-        embedding = self._replayer.run(self._embed, rgb, pictures.valid)
-        low = torch.full((len(rgb), FRAME // 4, FRAME // 4), NOTHING, device=self.device)
-        sets = [(number, one) for number, p in enumerate(prompts) for one in prompt_sets(p)]
+        embedding = self._replayer.run(self._embed, rgb, batch.valid)
+        low_res = torch.full((len(rgb), FRAME // 4, FRAME // 4), NO_PROMPT_LOGIT, device=self.device)
+        sets = [(index, prompt_set) for index, p in enumerate(prompts) for prompt_set in prompt_sets(p)]
         for first in range(0, len(sets), SETS[-1]):
-            numbers, some = zip(*sets[first : first + SETS[-1]], strict=True)
-            xy, labels = tokens(some, FRAME / max(shape_hw))
-            of = np.array(numbers)
-            if self.offloads:  # as many as a GPU is told of in one call; a mask counts once in the union
-                (xy, labels), of = _filled(xy, labels), np.pad(of, (0, _up_to(SETS, len(of)) - len(of)), "edge")
-            images = sent_array(of, self.device)
-            placed = sent_floats(xy, self.device), sent_array(labels, self.device)
-            logits = self._replayer.run(self.network.best_masks, embedding[images].float(), *placed)
-            low.scatter_reduce_(0, images[:, None, None].expand_as(logits), logits.float(), "amax")
-        return self._upscale(low, shape_hw).sigmoid_()
+            indices, chunk = zip(*sets[first : first + SETS[-1]], strict=True)
+            xy, labels = tokens(chunk, FRAME / max(shape_hw))
+            tile_of_set = np.array(indices)
+            if self.offloads:  # few shapes, for CUDA graphs; a mask that is repeated does not change the union
+                missing = _next_size(SETS, len(tile_of_set)) - len(tile_of_set)
+                (xy, labels), tile_of_set = _padded(xy, labels), np.pad(tile_of_set, (0, missing), "edge")
+            images = array_to_device(tile_of_set, self.device)
+            inputs = floats_to_device(xy, self.device), array_to_device(labels, self.device)
+            logits = self._replayer.run(self.network.best_masks, embedding[images].float(), *inputs)
+            low_res.scatter_reduce_(0, images[:, None, None].expand_as(logits), logits.float(), "amax")
+        return self._upscale(low_res, shape_hw).sigmoid_()
 
     def _embed(self, rgb: Tensor, valid: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network.encode(rgb, valid).embedding
 
     @staticmethod
-    def _upscale(low: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-        """Logits of the frame, (B, 256, 256), as those of tiles, (B, height, width)."""
+    def _upscale(low_res: Tensor, shape_hw: tuple[int, int]) -> Tensor:
+        """Resample logits of the frame, (B, 256, 256), to those of tiles, (B, height, width)."""
         scale = FRAME / max(shape_hw)
-        frame = F.interpolate(low[:, None], (FRAME, FRAME), mode="bilinear", align_corners=False)
+        frame = F.interpolate(low_res[:, None], (FRAME, FRAME), mode="bilinear", align_corners=False)
         height, width = (round(side * scale) for side in shape_hw)
         part = frame[..., :height, :width]
         return F.interpolate(part, shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
 def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Points and corners of boxes of prompt sets, in the frame, (N, T, 2), and of what kind they are, (N, T).
+    """Prompt sets as the prompt encoder's tokens: coordinates in the frame (N, T, 2), and label codes (N, T).
 
-    See `Sam.best_masks`.
+    Tokens are points and box corners; shorter sets are padded with code -2. For the codes, see `Sam.best_masks`.
+
+    Args:
+        sets: prompt sets in tile pixels, with one box at most.
+        scale: pixels of the frame to a pixel of the tile.
     """
     each = []
-    for one in sets:
-        corners = one.boxes_xyxy.reshape(-1, 2)
+    for prompt_set in sets:
+        corners = prompt_set.boxes_xyxy.reshape(-1, 2)
         rest = (corners, [2, 3]) if len(corners) else (np.zeros((1, 2)), [-1])
-        each.append((np.concatenate([one.points_xy, rest[0]]), np.concatenate([one.labels, rest[1]])))
-    most = max(len(labels) for _, labels in each)
-    xy = np.zeros((len(each), most, 2), np.float32)
-    kinds = np.full((len(each), most), -2, np.int64)
-    for row, (places, labels) in enumerate(each):
-        xy[row, : len(labels)], kinds[row, : len(labels)] = places * scale - PIXEL_CENTRE, labels
-    return xy, kinds
+        each.append((np.concatenate([prompt_set.points_xy, rest[0]]), np.concatenate([prompt_set.labels, rest[1]])))
+    length = max(len(labels) for _, labels in each)
+    xy = np.zeros((len(each), length, 2), np.float32)
+    codes = np.full((len(each), length), -2, np.int64)
+    for row, (points, labels) in enumerate(each):
+        xy[row, : len(labels)], codes[row, : len(labels)] = points * scale - PIXEL_CENTRE, labels
+    return xy, codes
 
 
-def _filled(xy: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Prompt sets and tokens as many as a GPU is told of in one call: the last set again, tokens of no kind."""
-    count, most = labels.shape
-    more = (0, _up_to(SETS, count) - count)
-    wider = (0, max(TOKENS, 1 << (most - 1).bit_length()) - most)
-    xy = np.pad(np.pad(xy, ((0, 0), wider, (0, 0))), (more, (0, 0), (0, 0)), "edge")
-    return xy, np.pad(np.pad(labels, ((0, 0), wider), constant_values=-2), (more, (0, 0)), "edge")
+def _padded(xy: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Pad prompt sets (the last one repeated) and tokens (code -2) to few shapes, so that CUDA graphs are reused."""
+    count, length = labels.shape
+    more_sets = (0, _next_size(SETS, count) - count)
+    more_tokens = (0, max(TOKENS, 1 << (length - 1).bit_length()) - length)
+    xy = np.pad(np.pad(xy, ((0, 0), more_tokens, (0, 0))), (more_sets, (0, 0), (0, 0)), "edge")
+    return xy, np.pad(np.pad(labels, ((0, 0), more_tokens), constant_values=-2), (more_sets, (0, 0)), "edge")
 
 
-def _up_to(sizes: Sequence[int], count: int) -> int:
+def _next_size(sizes: Sequence[int], count: int) -> int:
     return next(size for size in sizes if size >= count)
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
-    """Keep the weights of the image encoder's products in a precision, in place, so that autocast need not copy them.
+    """Convert the image encoder's linear and convolution weights, in place, so that autocast does not copy them.
 
-    Its norms and positions stay as they are.
+    Its layer norms and positional embeddings keep their type.
     """
     for module in network.image_encoder.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
@@ -133,7 +139,7 @@ def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
 
 
 def prompt_sets(prompts: Prompts) -> list[Prompts]:
-    """Split a tile's prompts into those of one object each: every box with its points, then the points in no box."""
+    """Split a tile's prompts into one set for each object: every box with its points, then the points in no box."""
     sets, free = [], np.ones(len(prompts.points_xy), bool)
     for box in prompts.boxes_xyxy:
         inside = ((prompts.points_xy >= box[:2]) & (prompts.points_xy <= box[2:])).all(axis=1)

@@ -1,4 +1,4 @@
-"""What a model's file says of its training: the pictures it learned from, and those that chose among its weights."""
+"""The record of a model's training in the header of its file: pictures of the training and validation sets."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["train", "val"]
-"""Trained on; or validated on, which chose among the weights and made the calibration."""
+"""Role of a picture in training. `val` pictures selected the checkpoint and were used to fit the calibration."""
 
 HASH_CHARS = 16
-"""Hexadecimal characters of a SHA-256 that are kept: two of a million files agree with a chance of 1 in 10^7."""
+"""Hexadecimal characters of a SHA-256 that are kept; the chance of a collision among 10^6 files is 1 in 10^7."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
-    """The training of one model."""
+    """The training and validation pictures of one model."""
 
     base: str
-    """Name or file of the weights it began with."""
+    """Name or file of the initial weights."""
     train: frozenset[str]
-    """Pictures it was trained on, as `picture_key` names them."""
+    """Keys of the training pictures; see `picture_key`."""
     val: frozenset[str]
-    """Pictures it was validated on."""
+    """Keys of the validation pictures."""
 
     @classmethod
     def of(cls, header: Mapping[str, str]) -> TrainingRecord | None:
-        """The record in the header of a safetensors file; None where there is none.
+        """Read the record from the header of a safetensors file; None where there is none.
 
         Raises:
             ModelError: it is damaged.
@@ -44,52 +44,52 @@ class TrainingRecord:
         if "training" not in header:
             return None
         try:
-            told = json.loads(header["training"])
-            keys = told.get("keys", {})
-            return cls(base=str(told["base"]), train=_keys(keys, "train"), val=_keys(keys, "val"))
+            record = json.loads(header["training"])
+            keys = record.get("keys", {})
+            return cls(base=str(record["base"]), train=_keys(keys, "train"), val=_keys(keys, "val"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"what the model's file says of its training is damaged ({error})") from error
 
     def role_of(self, path: Path) -> Role | None:
-        """Whether a picture was trained or validated on, by the content of its file; None: neither, or not known."""
+        """Role of a picture in the training, by the content of its file; None: neither, or not known."""
         known: dict[Role, frozenset[str]] = {"train": self.train, "val": self.val}
         if not path.is_file() or path.stat().st_size not in {_size(key) for keys in known.values() for key in keys}:
-            return None  # and most files need not be read
+            return None  # most files differ in size and need not be read
         key = picture_key(path)
         return next((role for role, keys in known.items() if key in keys), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """Weights that `train` made, and how good they are."""
+    """Weights that `train` wrote, and their validation scores."""
 
     path: Path
     """The `.safetensors` file, which `segment` takes as its model."""
     base: str
-    """What it began with."""
+    """Name or file of the initial weights."""
     train: tuple[str, ...]
-    """Names of the pictures it was trained on."""
+    """Names of the training pictures."""
     val: tuple[str, ...]
-    """Names of the pictures it was validated on, which chose the best weights."""
+    """Names of the validation pictures, which selected the best checkpoint."""
     val_iou: float
-    """Mean IoU on these, prompted automatically."""
+    """Mean IoU on the validation pictures with automatic prompts, 0 to 1."""
     val_iou_before: float
-    """The same of the base."""
+    """The same score of the initial weights."""
 
     @classmethod
     def read(cls, path: Path) -> TrainedModel:
-        """From the header of weights that `train` made.
+        """Read from the header of weights that `train` wrote.
 
         Raises:
-            ModelError: the file is another, or damaged.
+            ModelError: the file is damaged or was not written by `train`.
         """
         from floodmap.models.registry import read_metadata
 
         header = read_metadata(path)
         try:
-            told, scores = json.loads(header["training"]), json.loads(header["scores"])
+            record, scores = json.loads(header["training"]), json.loads(header["scores"])
             return cls(
-                path=path, base=str(told["base"]), train=tuple(told["train"]), val=tuple(told["val"]),
+                path=path, base=str(record["base"]), train=tuple(record["train"]), val=tuple(record["val"]),
                 val_iou=float(scores["val_iou"]), val_iou_before=float(scores["val_iou_before"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
@@ -97,17 +97,17 @@ class TrainedModel:
 
     @property
     def run_folder(self) -> Path:
-        """Folder with the log, its curves and what is needed to go on."""
+        """Folder with the training log, its curves and the checkpoint from which a run is resumed."""
         return run_folder(self.path)
 
 
 def run_folder(weights: Path) -> Path:
-    """Folder beside weights that `train` makes: the log, its curves and what is needed to go on."""
+    """Folder beside weights that `train` writes, with the log, its curves and the checkpoint for `--resume`."""
     return weights.with_name(f"{weights.stem}_run")
 
 
 def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Columns of a training log."""
+    """Columns of a training log, by name, float64 (rows,)."""
     import numpy as np
 
     with path.open(newline="", encoding="utf-8") as file:
@@ -116,36 +116,43 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
-    """Training log of weights that `train` made, if it still lies beside them."""
+    """Training log of weights that `train` wrote, if it still lies beside them and can be read."""
     path = run_folder(weights) / "log.csv"
     try:
         return read_log(path) if path.is_file() else None
-    except (OSError, ValueError, TypeError, csv.Error):  # broken off in the middle of a line
+    except (OSError, ValueError, TypeError, csv.Error):  # the run was killed in the middle of a line
         return None
 
 
 def seen_before(model: str, trained: int, validated: int, total: int) -> str | None:
-    """A line on scores of pictures that a model knows; None where it knows none."""
+    """Warning for scores on pictures that a model was trained or validated on; None where there are none.
+
+    Args:
+        model: the model's name.
+        trained: number of pictures from its training set.
+        validated: number of pictures from its validation set.
+        total: number of pictures.
+    """
     counts = ((trained, "trained on"), (validated, "chosen and calibrated by"))
-    said = " and ".join(f"{what} {count}" for count, what in counts if count)
-    if not said:
+    roles = " and ".join(f"{role} {count}" for count, role in counts if count)
+    if not roles:
         return None
-    return f"{model} was {said} of these {total} pictures: its scores here say little about other pictures"
+    return f"{model} was {roles} of these {total} pictures: its scores here say little about other pictures"
 
 
 def picture_key(path: Path) -> str:
-    """What tells a picture from others: the size of its file in bytes, and the beginning of its SHA-256."""
+    """Key of a picture's content: the size of its file in bytes, and the beginning of its SHA-256."""
     with path.open("rb") as file:
         return f"{path.stat().st_size}-{hashlib.file_digest(file, 'sha256').hexdigest()[:HASH_CHARS]}"
 
 
 def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, list[str]]:
-    """Pictures as a header holds them, under `keys`."""
+    """Keys of the training and validation pictures, as a header holds them under `keys`."""
     return {"train": sorted({picture_key(path) for path in train}), "val": sorted({picture_key(path) for path in val})}
 
 
-def _keys(told: Mapping[str, Any], role: Role) -> frozenset[str]:
-    return frozenset(str(key) for key in told.get(role, ()))
+def _keys(keys: Mapping[str, Any], role: Role) -> frozenset[str]:
+    return frozenset(str(key) for key in keys.get(role, ()))
 
 
 def _size(key: str) -> int:

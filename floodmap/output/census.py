@@ -1,4 +1,4 @@
-"""Pixels and ground of each code in a scene, counted."""
+"""Pixel counts and areas on the ground of each code in a scene."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
 
 _CELL = 256
+"""Side in pixels of the cells for which areas on the ground are computed."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """Pixels and ground of each code in a scene."""
+    """Pixel counts and areas on the ground of each code in a scene."""
 
     pixels: NDArray[np.int64]
-    """(256,), by code."""
+    """Number of pixels by code, (256,)."""
     ground_m2: NDArray[np.float64] | None
-    """(256,), by code; geodesic. None where the scene has no place on the Earth."""
+    """Geodesic area in square metres by code, (256,); None where the scene has no place on the Earth."""
     threshold: int
-    """Flood from this code up."""
+    """Per cent; codes from here to 100 are flood."""
 
     @property
     def flood_pixels(self) -> int:
-        """Pixels of flood."""
+        """Number of flood pixels."""
         return int(self.pixels[self.threshold : FIRST_REASON].sum())
 
     @property
     def observed_pixels(self) -> int:
-        """Pixels of flood and dry ground."""
+        """Number of flood and dry pixels."""
         return int(self.pixels[:FIRST_REASON].sum())
 
     @property
     def unobserved_pixels(self) -> dict[str, int]:
-        """By reason; ground outside the area of interest is not among them."""
+        """Number of unobserved pixels by reason, without those outside the area of interest."""
         return {name: int(self.pixels[code]) for code, name in REASONS.items() if code != OUTSIDE and self.pixels[code]}
 
     @property
     def flood_m2(self) -> float | None:
-        """Ground under water."""
+        """Flooded area in square metres; None without a place on the Earth."""
         return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : FIRST_REASON].sum())
 
     @property
     def observed_m2(self) -> float | None:
-        """Ground that was seen."""
+        """Observed area in square metres; None without a place on the Earth."""
         return None if self.ground_m2 is None else float(self.ground_m2[:FIRST_REASON].sum())
 
     @property
     def observed_share(self) -> float:
-        """Of the pixels inside the area of interest; 1 where there are none."""
-        wanted = self.observed_pixels + sum(self.unobserved_pixels.values())
-        return self.observed_pixels / wanted if wanted else 1.0
+        """Observed share of the pixels inside the area of interest, 0 to 1; 1 where there are no pixels."""
+        inside = self.observed_pixels + sum(self.unobserved_pixels.values())
+        return self.observed_pixels / inside if inside else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """Areas and pixel counts, as the JSON report holds them."""
@@ -78,35 +79,35 @@ class Census:
 
 
 def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
-    """Count every pixel of a scene, and its ground where that can be measured.
+    """Count the pixels of each code in a scene, and their areas where the scene has a place on the Earth.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom.
         grid: the scene's pixels.
-        threshold: flood from this code up.
+        threshold: per cent; codes from here to 100 are flood.
     """
     tally = Tally(grid, threshold=threshold)
-    for _ in tally.watch(strips):
+    for _ in tally.count(strips):
         pass
     return tally.census()
 
 
 class Tally:
-    """Counts strips on their way to somebody else; arguments as of `take_census`."""
+    """Counts strips as they pass through an iterator; arguments as of `take_census`."""
 
     def __init__(self, grid: GeoGrid, *, threshold: int) -> None:
         self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
-    def watch(self, strips: Strips) -> Strips:
-        """The same strips, each counted before it goes on."""
+    def count(self, strips: Strips) -> Strips:
+        """Count strips and yield them unchanged."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])
             yield first, codes
 
     def census(self) -> Census:
-        """What was counted so far."""
+        """The counts so far."""
         ground_m2 = self._ground_m2.copy() if self._placed else None
         return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
 
@@ -121,8 +122,8 @@ class Tally:
 
 
 def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pixels of each code between two edges: (cells, 256)."""
-    # Run by run: most pixels have their neighbour's code.
+    """Number of pixels of each code between column edges, int64 (cells, 256)."""
+    # Counted by runs, since most pixels have their neighbour's code.
     begins = np.empty(codes.shape, bool)
     np.not_equal(codes[:, 1:], codes[:, :-1], out=begins[:, 1:])
     begins[:, edges[:-1]] = True

@@ -1,4 +1,4 @@
-"""Strips of codes to cloud-optimized GeoTIFFs: the mask and the probability raster, with overviews that agree."""
+"""Writing cloud-optimized GeoTIFFs from strips of codes: mask and probability, with consistent overviews."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from floodmap.geo.window import Window
 from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
-"""Side of a COG's tiles; a raster that fits in one has no overviews."""
-"""Nodata value of both rasters."""
+"""Side of a COG's tiles in pixels; a raster that fits into one tile has no overviews."""
 CACHE_BYTES = 32 * 2**20
-"""GDAL's block cache while writing."""
+"""Size of GDAL's block cache while writing."""
 STEP_COLUMNS = 4096
-"""Columns of a band whose overviews are made in one go, which takes some 15 bytes a pixel; a power of two."""
+"""Columns of a band whose overviews are computed at a time, with some 15 bytes a pixel; a power of two."""
 KINDS = ("mask", "probability")
+"""The two rasters, as their files' names end."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterable[tuple[int, Codes]]
@@ -48,26 +48,26 @@ def write_rasters(
     overwrite: bool = False,
     scratch: Path | None = None,
 ) -> tuple[Path, Path]:
-    """Write `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, into `out_dir`.
+    """Write and return `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, in `out_dir`.
 
     Both are tiled COGs of uint8 with nodata 255 (unobserved). The mask is 1 where the probability is at least the
-    threshold and 0 elsewhere; the probability is in per cent, 0 to 100. Every overview pixel sums up the
-    full-resolution pixels beneath it: the mask has the most frequent of the three values, where unobserved wins every
-    tie and flood wins over dry, so a pixel of which half or more is unobserved is unobserved; the probability is the
-    mean of the observed pixels, and is unobserved exactly where the mask is. The bytes depend on the input alone.
+    threshold and 0 elsewhere; the probability is in per cent, 0 to 100. An overview pixel is computed from the
+    full-resolution pixels that it covers. The mask has the most frequent of the three values; on a tie unobserved
+    precedes flood, and flood precedes dry. The probability is the mean of the observed pixels, and is unobserved
+    exactly where the mask is. The bytes depend on the input alone.
 
     Args:
-        strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; read once.
-        out_dir: folder, made where it is missing.
+        strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; iterated once.
+        out_dir: folder, created if it is missing.
         name: how the file names begin.
-        grid: the scene's pixels; the identity as its transform writes no georeference.
+        grid: the scene's pixels; with the identity as its transform no georeference is written.
         threshold: per cent; codes from here to 100 are flood.
         tags: GDAL metadata of both files.
         overwrite: replace files that exist.
         scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
 
     Raises:
-        OutputError: a file exists already, the strips do not cover the scene, or the disk refuses.
+        OutputError: a file exists already, the strips do not cover the scene, or a file cannot be written.
     """
     targets = [out_dir / f"{name}_{kind}{suffix}" for kind in KINDS for suffix in (".tif", ".qml")]
     for target in targets:
@@ -84,7 +84,7 @@ def write_rasters(
                 rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=CACHE_BYTES),
                 warnings.catch_warnings(),
             ):
-                # A scene without georeference is a supported input, and its reader has said so.
+                # A scene without georeference is a supported input; a warning was given when it was opened.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 _write_levels(strips, plain, threshold, profile)
                 for kind in KINDS:
@@ -103,7 +103,7 @@ def write_rasters(
 
 
 def overview_levels(width: int, height: int) -> int:
-    """How many overviews a raster has: halved until it fits in one tile."""
+    """Number of overviews of a raster, which is halved until it fits into one tile."""
     return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
 
 
@@ -128,7 +128,7 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
 
 
 def _create(path: Path, grid: Mapping[str, Any]) -> Any:
-    # PackBits costs a third of DEFLATE at its fastest, and keeps the temporary files below the scene's size.
+    # PackBits takes a third of the time of the fastest DEFLATE, and keeps the temporary files below the scene's size.
     return rasterio.open(
         path, "w", driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=BLOCK_SIZE, blockysize=BLOCK_SIZE,
         compress="PACKBITS", bigtiff="IF_SAFER", **grid,
@@ -136,11 +136,12 @@ def _create(path: Path, grid: Mapping[str, Any]) -> Any:
 
 
 def _shrunk(length: int, level: int) -> int:
+    """Length of a side at an overview level, in pixels."""
     return -(-length // (1 << level))
 
 
 def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
-    """Cut strips anew into bands of `rows` rows each (the last may be shorter), checking that they cover the scene."""
+    """Regroup strips into bands of `rows` rows, the last maybe fewer; OutputError unless they cover the scene."""
     band, filled, expected = np.empty((rows, width), np.uint8), 0, 0
     for row_off, codes in strips:
         if row_off != expected or codes.ndim != 2 or codes.shape[1] != width:
@@ -161,7 +162,7 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 
 
 def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
-    """Mask and probability at every level, level 0 first; first row and column lie on multiples of 2**levels."""
+    """Mask and probability at every level, level 0 first; the block begins at multiples of 2**levels pixels."""
     hidden = codes > 100
     flood = codes >= threshold
     height, width = codes.shape
@@ -178,7 +179,7 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
         narrow: Any = np.uint8 if level == 1 else wide
         sums = [_halved(values, dtype) for values, dtype in zip(sums, (narrow, wide, narrow), strict=False)]
         n_flood, total, *others = sums
-        if not (others or height % (1 << level) or width % (1 << level)):  # every pixel has as many beneath it
+        if not (others or height % (1 << level) or width % (1 << level)):  # every pixel covers equally many pixels
             half = 1 << 2 * level - 1
             yield (n_flood >= half).view(np.uint8), ((total + wide(half)) >> 2 * level).astype(np.uint8)
             continue
@@ -196,12 +197,12 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 
 
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """The values, and 255 where they are hidden: every bit set, several times faster than a choice."""
+    """Replace hidden values by 255, by setting all bits, which is several times faster than `np.where`."""
     return values | -hidden.view(np.uint8)
 
 
 def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Sums over 2 x 2 pixels, of bytes up to 127 each; an odd last row or column stands alone."""
+    """Sums over 2 x 2 pixels; bytes must be at most 127. An odd last row or column is summed alone."""
     if values.dtype != np.uint8:
         rows = values[0::2].astype(dtype)
         rows[: len(values) // 2] += values[1::2]
@@ -211,23 +212,23 @@ def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
     rows = np.zeros((-(-len(values) // 2), values.shape[1] + values.shape[1] % 2), np.uint8)
     rows[:, : values.shape[1]] = values[0::2]
     rows[: len(values) // 2, : values.shape[1]] += values[1::2]
-    pairs = rows.view(np.uint16)  # several times faster than every second byte
+    pairs = rows.view(np.uint16)  # several times faster than strided access to bytes
     return np.asarray(((pairs & 255) + (pairs >> 8)).astype(dtype))
 
 
 def _footprint(length: int, level: int) -> NDArray[Any]:
-    """How many full-resolution pixels lie beneath each overview pixel along one axis."""
+    """Number of full-resolution pixels that each overview pixel covers along one axis."""
     edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
     return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
 
 
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
-    """Join the levels of one raster to the COG `KIND.tif`.
+    """Combine the levels of one raster into the COG `KIND.tif`.
 
-    GDAL's own overviews will not do: MODE picks freely among ties, AVERAGE leaves nodata only where everything is, so
-    mask and probability would disagree, and each level would be made from the one before. The COG driver copies the
-    overviews of its source, and a VRT can name any file as one. It also keeps memory low: opened for writing, the
-    driver holds the whole scene.
+    GDAL's own overviews do not fit: MODE chooses arbitrarily on ties, and AVERAGE gives nodata only where all pixels
+    are nodata, so mask and probability would disagree; and each level would be computed from the one before. The COG
+    driver copies the overviews of its source, and a VRT can name any file as an overview. This also keeps memory low:
+    a COG opened for writing is held in memory as a whole.
     """
     vrt_path = work_dir / f"{kind}.vrt"
     with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:
@@ -237,7 +238,7 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
         if kind == "probability":
             base.units = ("%",)
     rasterio.shutil.copy(work_dir / f"{kind}_0.tif", vrt_path, driver="VRT")
-    # As text: GDAL writes tags with control characters in them as they are, which is no XML to anybody else.
+    # Edited as text: GDAL writes control characters in tags unescaped, which XML parsers reject.
     before, end, after = vrt_path.read_bytes().rpartition(b"</VRTRasterBand>")
     if not end:
         raise OutputError(f"GDAL wrote no band into {vrt_path}")
@@ -247,7 +248,7 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
         for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif"))))
     ]
     vrt_path.write_bytes(b"".join((before, *(overview.encode() for overview in overviews), end, after)))
-    # Level 6 takes four times as long and makes the probability a tenth smaller.
+    # Level 6 takes four times as long, and the probability is a tenth smaller.
     rasterio.shutil.copy(
         vrt_path, work_dir / f"{kind}.tif", driver="COG", overviews="FORCE_USE_EXISTING", blocksize=BLOCK_SIZE,
         compress="DEFLATE", level=3, predictor="STANDARD" if kind == "probability" else "NO", bigtiff="IF_SAFER",

@@ -1,4 +1,4 @@
-"""A scene's strips to its results: rasters, layers, and last the JSON report that vouches for them."""
+"""Writing a scene's results from its strips: rasters, vector layers, and last the JSON report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finishing:
-    """What is to be made of a scene's strips."""
+    """The task of writing a scene's results from its strips."""
 
     source: str
     """Name of the scene's file."""
@@ -37,57 +37,61 @@ class Finishing:
     date: datetime
     """When the picture was taken."""
     out: Path
+    """Folder for the results."""
     name: str
     """How the results' names begin."""
     threshold: int
     """Per cent; codes from here to 100 are flood."""
     min_area_m2: float
+    """Smaller flood polygons are dropped."""
     simplify_m: float
+    """Tolerance of the simplification in metres; 0: none."""
     formats: tuple[Format, ...]
+    """Vector formats."""
     report: bool
-    """Whether an HTML report is to come."""
+    """Whether an HTML report will be written afterwards."""
     settings: Mapping[str, Any]
-    """Everything the results depend on, for the JSON report."""
+    """Everything that the results depend on, for the JSON report."""
     started: float
     """When the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
     """What a user should know before the results are trusted, a line each."""
 
     def to_json(self) -> str:
-        """All of it as text, for `from_json` in another process."""
+        """Serialize as JSON, for `from_json` in another process."""
         grid = {"crs": self.grid.crs and self.grid.crs.to_wkt(), "transform": [*self.grid.transform][:6]}
-        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         grid["shape_hw"] = self.grid.shape_hw
-        return json.dumps({**kept, "grid": grid, "date": self.date.isoformat(), "out": str(self.out)})
+        return json.dumps({**values, "grid": grid, "date": self.date.isoformat(), "out": str(self.out)})
 
     @classmethod
     def from_json(cls, text: str) -> Finishing:
-        """From what `to_json` gave."""
-        kept = json.loads(text)
-        grid = kept["grid"]
+        """Read the text of `to_json`."""
+        values = json.loads(text)
+        grid = values["grid"]
         crs = CRS.from_wkt(grid["crs"]) if grid["crs"] else None
-        changed = {
-            "grid": GeoGrid(crs, Affine(*grid["transform"]), tuple(grid["shape_hw"])), "out": Path(kept["out"]),
-            "date": datetime.fromisoformat(kept["date"]), "formats": tuple(kept["formats"]),
-            "warnings": tuple(kept["warnings"]),
+        typed = {
+            "grid": GeoGrid(crs, Affine(*grid["transform"]), tuple(grid["shape_hw"])), "out": Path(values["out"]),
+            "date": datetime.fromisoformat(values["date"]), "formats": tuple(values["formats"]),
+            "warnings": tuple(values["warnings"]),
         }  # fmt: skip
-        return cls(**{**kept, **changed})
+        return cls(**{**values, **typed})
 
     def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
-        """Write the results of all strips.
+        """Write the results of all strips, the JSON report last.
 
         Args:
             strips: of the whole scene.
-            at_once: outline what reaches the last row without waiting for the rasters, which takes more memory.
+            at_once: finish the outlines without waiting for the rasters, which takes more memory.
         """
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
 
-        # Rasters and polygons are made side by side: either keeps one core busy. But what reaches the last row is
-        # outlined when the rasters are done, and all outlines are simplified then: that takes the most memory of all.
+        # Rasters and polygons are made in parallel, each on one core. But components that reach the last row are
+        # traced, and all outlines simplified, once the rasters are done: that step takes the most memory of all.
         def strips_and_rasters() -> Iterator[tuple[int, Any]]:
-            yield from tally.watch(strips.strips())
+            yield from tally.count(strips.strips())
             if not at_once:
                 rasters.result()
 
@@ -96,7 +100,7 @@ class Finishing:
                 write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
                 threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
             )  # fmt: skip
-            # Which takes as long as some of the rasters: they are made meanwhile.
+            # Imported here: the import takes long, and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
             from floodmap.output.vector_files import write_layers
 
@@ -143,8 +147,8 @@ class Finishing:
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Windows run, skipped, skipped_by_coarse and failed in all strips, as the JSON report holds them."""
     notes = list(notes)
-    # A window that reaches into a resumed run's first strip is tried by both runs, and may fail in both.
-    failed = {tuple(one["window"].values()): one for note in notes for one in note["failed"]}
+    # A window that overlaps a resumed run's first strip is computed by both runs, and may fail in both.
+    failed = {tuple(failure["window"].values()): failure for note in notes for failure in note["failed"]}
     return {
         "windows": {
             "run": sum(note["run"] for note in notes),

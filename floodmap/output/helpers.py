@@ -1,4 +1,4 @@
-"""Processes beside this one: told, and answering, in lines of JSON."""
+"""Helper processes of floodmap that exchange messages with this one, as lines of JSON over pipes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from floodmap import errors
 
 
 class Process:
-    """Another process that runs a module of floodmap; where none can be begun, it hears and answers nothing.
+    """A helper process that runs a module of floodmap; if it cannot be started, no message is ever received.
 
     Args:
-        module: its name; it calls `answering`.
+        module: the module's name; it calls `open_channel` first.
         arguments: of its command line.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.popen: subprocess.Popen[str] | None = None
-        # Not by multiprocessing, which would run the user's script again; nor does what lies in this folder count.
+        # Not by multiprocessing, which would run the user's script again. -P: no imports from the current folder.
         command = [sys.executable, "-P", "-m", module, *arguments]
         path = os.pathsep.join(part or os.getcwd() for part in sys.path)
         with suppress(OSError, ValueError):
@@ -34,55 +34,55 @@ class Process:
                 env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
 
-    def say(self, what: Any) -> None:
-        """Send it a line."""
+    def send(self, content: Any) -> None:
+        """Send a message to the process, as one line of JSON."""
         if self.popen and self.popen.stdin:
-            with suppress(OSError, ValueError):  # that it is gone shows when it is to answer
-                self.popen.stdin.write(json.dumps(what) + "\n")
+            with suppress(OSError, ValueError):  # if it has ended, `receive` returns None
+                self.popen.stdin.write(json.dumps(content) + "\n")
                 self.popen.stdin.flush()
 
-    def hear(self) -> tuple[str, Any] | None:
-        """Its next answer: of what kind, and what; None where none comes any more."""
+    def receive(self) -> tuple[str, Any] | None:
+        """Wait for the next message of the process: its kind and its content; None once the process has ended."""
         if self.popen is None or self.popen.stdout is None:
             return None
         with suppress(OSError, ValueError):
-            kind, what = json.loads(self.popen.stdout.readline())
-            return kind, what
+            kind, content = json.loads(self.popen.stdout.readline())
+            return kind, content
         return None
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         process, self.popen = self.popen, None
         if process:
             with suppress(OSError), process:
                 process.kill()
 
 
-def answering() -> Callable[[str, Any], None]:
-    """To be called first in the other process; returns what sends an answer: of what kind, and what.
+def open_channel() -> Callable[[str, Any], None]:
+    """To be called first in a helper process; returns the function that sends a message: its kind and its content.
 
-    What libraries print goes to standard error from here on, and Ctrl-C is for who began the process.
+    From then on, what libraries print goes to standard error, and Ctrl-C is left to the parent process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    channel = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
-    turn = threading.Lock()
+    lock = threading.Lock()
 
-    def say(kind: str, what: Any) -> None:
-        with turn, suppress(OSError):
-            answers.write(json.dumps([kind, what]) + "\n")
-            answers.flush()
+    def send(kind: str, content: Any) -> None:
+        with lock, suppress(OSError):
+            channel.write(json.dumps([kind, content]) + "\n")
+            channel.flush()
 
-    return say
+    return send
 
 
-def described(error: BaseException) -> list[str]:
-    """An error as it is sent: its kind, and what it says."""
+def error_to_json(error: BaseException) -> list[str]:
+    """An error as the content of a message: the name of its type, and its text."""
     return [type(error).__name__, str(error)]
 
 
-def error_of(sent: list[str]) -> BaseException:
-    """What `described` an error, as an error; of a kind that is not floodmap's, a RuntimeError."""
-    kind, text = sent
-    made = getattr(errors, kind, MemoryError if kind == "MemoryError" else None)
-    return made(text) if made else RuntimeError(f"{kind}: {text}")
+def error_from_json(content: list[str]) -> BaseException:
+    """The error from `error_to_json`; a RuntimeError if its type is not one of floodmap's."""
+    kind, text = content
+    error_type = getattr(errors, kind, MemoryError if kind == "MemoryError" else None)
+    return error_type(text) if error_type else RuntimeError(f"{kind}: {text}")

@@ -1,4 +1,4 @@
-"""Whether a file on disk says enough of its CRS to lie where it should."""
+"""A check that the CRS in a written file places it where the scene lies."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from floodmap.geo.names import readable
 
 
 def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tuple[float, float]) -> None:
-    """Raise OutputError if a file that was written says less of a CRS than it takes to find the ground again.
+    """Raise OutputError if the CRS in a written file differs from the scene's by more than a pixel on the ground.
 
-    A GeoTIFF leaves out a projection that it has no code for; a Shapefile leaves out shifts between datums, and some
-    parameters. Neither is an error to the library that writes them. GeoJSON is in WGS 84: what cannot be brought there
-    is one.
+    A GeoTIFF drops a projection for which it has no code. A Shapefile drops datum shifts and some parameters. Neither
+    is an error of the library that writes them. GeoJSON is always in WGS 84 and is not checked: there, a failed
+    transformation is an error.
 
     Args:
         path: a raster, or a layer as `vector_files.write_layers` writes it.
-        crs: what it should be in; one of no place on the Earth is not looked into.
-        xy: a point in that CRS, on the ground.
-        next_xy: a pixel from there; a file may be that much off.
+        crs: the scene's CRS; without a place on the Earth nothing is checked.
+        xy: a point of the scene in that CRS.
+        next_xy: a point one pixel from there; the distance is the tolerance.
     """
     if path.suffix == ".geojson" or not is_placed(crs):
         return
     xs, ys = np.transpose((xy, next_xy))
-    wanted, found = _lonlat(crs, xs, ys), _lonlat(_crs_of(path), xs, ys)
-    if found is None or wanted is None:
+    expected, written = _lonlat(crs, xs, ys), _lonlat(_crs_of(path), xs, ys)
+    if written is None or expected is None:
         raise OutputError(f"{path} cannot hold the scene's CRS")
     earth = Geod(ellps="WGS84")
-    off, pixel = (earth.inv(*wanted[:, 0], *other)[2] for other in (found[:, 0], wanted[:, 1]))
-    if not off <= pixel:
-        raise OutputError(f"{path} cannot hold the scene's CRS: it would lie {off:,.0f} m beside the scene")
+    shift_m, pixel_m = (earth.inv(*expected[:, 0], *other)[2] for other in (written[:, 0], expected[:, 1]))
+    if not shift_m <= pixel_m:
+        raise OutputError(f"{path} cannot hold the scene's CRS: it would lie {shift_m:,.0f} m beside the scene")
 
 
 def _lonlat(crs: Any, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Longitudes and latitudes (2, n); None where there is no CRS, or none that leads there."""
+    """Longitudes and latitudes in degrees, (2, n); None without a CRS, or where it cannot be transformed to WGS 84."""
     try:
         to_lonlat = Transformer.from_crs(known_crs(crs), "EPSG:4326", always_xy=True) if crs else None
         return None if to_lonlat is None else np.array(to_lonlat.transform(xs, ys, errcheck=True))

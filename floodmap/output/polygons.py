@@ -1,4 +1,4 @@
-"""Codes to polygons with geodesic areas, strip by strip; masks and probability rasters of any origin too."""
+"""Vectorization: strips of codes, or masks and probability rasters of any tool, to polygons with geodesic areas."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Polygons:
     """The two vector layers of one scene, in its CRS."""
 
     flood: GeoDataFrame
-    """A Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min (both
-    0 to 1), model, source. Perimeters count holes too, as QGIS and shapely do."""
+    """One Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min
+    (both 0 to 1), model, source. Perimeters include those of holes, as in QGIS and shapely."""
     unobserved: GeoDataFrame
-    """A Polygon a row: id, reason, area_m2, perimeter_m."""
+    """One Polygon a row: id, reason, area_m2, perimeter_m."""
 
 
 def polygonize(
@@ -53,40 +53,39 @@ def polygonize(
     source: str | None,
     confidence: bool = True,
 ) -> Polygons:
-    """Outline flooded and unobserved ground, without a cut where one strip meets the next.
+    """Trace flooded and unobserved ground as polygons, which are not cut at strip borders.
 
-    Polygons are the 4-connected components of pixels; rasterized back, they are the mask. Those below the minimum area
-    go before the rest is simplified; unobserved ground always stays, since left out it would look dry.
+    Polygons are the 4-connected components of pixels; rasterized, they are the mask again. Those below the minimum area
+    are dropped before the others are simplified. Unobserved polygons are never dropped: they would look dry.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
-        grid: the scene's pixels; without a CRS, or with one of no place on Earth, areas are null, and options in metres
-            are refused.
+        grid: the scene's pixels. Without a place on the Earth areas are null, and options in metres are refused.
         threshold: per cent; codes from here to 100 are flood.
         min_area_m2: smaller flood polygons are dropped; geodesic.
-        simplify_m: about the size in metres of what disappears from outlines (Visvalingam and Whyatt's effective area
-            is its square; not a distance). Flood and unobserved ground keep their common border.
+        simplify_m: about the size in metres of details that are removed from outlines. Its square is the effective area
+            of Visvalingam and Whyatt; it is not a distance. Flood and unobserved ground keep their common border.
         model: name of the model, for the `model` column.
         source: name of the scene, for the `source` column.
-        confidence: False leaves the confidence null, where codes are no probabilities.
+        confidence: False leaves the confidence null, for codes that are not probabilities.
 
     Raises:
         MissingCRSError: an option in metres without a CRS.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
-    found = _Found(grid, min_area_m2, measured=not simplify_m)
+    collected = _Collected(grid, min_area_m2, measured=not simplify_m)
     for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
-        found.add(components)
-    components, area, perimeter = found.joined()
-    del found
+        collected.add(components)
+    components, area, perimeter = collected.joined()
+    del collected
     if simplify_m and len(components.outline):
         pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
             raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
-        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # kept nowhere else
+        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # pop: no reference is kept
         area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
@@ -116,20 +115,20 @@ def vectorize(
     Args:
         path: a raster of one band that GDAL reads.
         flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 of 0 and 1, 255 of 0 and 255.
-        threshold: the raster holds probabilities, flooded from this share (0.01 to 1) up. Where it holds per cent
-            (whole numbers, floats above 1, or it says so) the threshold is scaled, and a warning says so. None: 0.5 in
-            a probability raster that floodmap wrote, else a mask.
-        ignore_values: values that are unobserved (9, "0,9", (0, 9)), beside nodata and values that hardly anybody means
-            as dry: below 0, 255 in uint8, 1e20. "none": nodata alone.
+        threshold: probability from which a pixel is flood, 0.01 to 1, for rasters of probabilities. Where these are in
+            per cent (whole numbers, floats above 1, or by the raster's unit) it is scaled, with a warning. None: 0.5 in
+            a probability raster that floodmap wrote; any other raster is a mask.
+        ignore_values: values that are unobserved (9, "0,9", (0, 9)), beside nodata and values that are hardly ever
+            meant as dry: below 0, 255 in uint8, 1e20. "none": nodata alone.
         min_area_m2: smaller polygons are dropped; geodesic square metres.
-        simplify_m: about the size in metres of what disappears from outlines.
+        simplify_m: about the size in metres of details that are removed from outlines.
 
     Returns:
         One row per polygon in the raster's CRS (`Polygons.flood`); empty, with its CRS, where nothing is flooded.
 
     Raises:
         SceneError: it holds no probabilities, or is placed by control points alone.
-        EvaluationError: it cannot be read, nothing says what is flood, or the threshold is no share.
+        EvaluationError: it cannot be read, the value of flood is unknown, or the threshold is not within 0.01 to 1.
         MissingCRSError: an option in metres without a CRS.
     """
     return vectorize_layers(
@@ -162,8 +161,8 @@ def vectorize_layers(
         )
 
 
-class _Found:
-    """Components that are kept, with their measures; unless all are to be `measured`, those of the small ones only."""
+class _Collected:
+    """Components above the minimum area, with areas and perimeters: of all if `measured`, else of small ones only."""
 
     def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
         self._grid, self._min_area_m2, self._measured = grid, min_area_m2, measured
@@ -174,22 +173,22 @@ class _Found:
         area, perimeter = np.full((2, len(outline)), np.nan)
         small = np.ones(len(outline), bool)
         if not self._measured and len(outline):
-            # Pixels of one strip are never four times as large as others.
+            # Within a band no pixel is four times as large as another.
             pixel_m2 = _pixel_m2(outline, self._grid)
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
         area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
         # An area that is not known (NaN) is not below the minimum.
         kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
-        self._parts.append((_chosen(components, kept), area[kept], perimeter[kept]))
+        self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
-        """All of them, from the top of the scene down."""
+        """All components, their areas (m²) and their perimeters (m), from the top of the scene down."""
         parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
         names = Components.__slots__
         joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
         order = np.argsort(joined.first)
         area, perimeter = (np.concatenate([part[index] for part in parts])[order] for index in (1, 2))
-        return _chosen(joined, order), area, perimeter
+        return _subset(joined, order), area, perimeter
 
 
 _NOTHING = np.empty(0, object)
@@ -199,7 +198,7 @@ _NO_COMPONENTS = Components(
 )  # fmt: skip
 
 
-def _chosen(components: Components, index: NDArray[Any]) -> Components:
+def _subset(components: Components, index: NDArray[Any]) -> Components:
     return Components(**{name: getattr(components, name)[index] for name in Components.__slots__})
 
 
@@ -220,7 +219,7 @@ def _frame(
 
 
 def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
-    """Square metres of a pixel in the middle of some outlines; NaN where the CRS does not reach."""
+    """Area in square metres of a pixel in the middle of outlines; NaN outside the area in which the CRS is valid."""
     if not grid.is_on_earth:
         return math.nan
     west, north, east, south = shapely.total_bounds(outline)

@@ -1,9 +1,9 @@
-"""Results written once before the first window is run, of a scene of two pixels: what cannot be written shows then.
+"""A rehearsal: all results are written for a scene of two pixels before the first window, so that errors come early.
 
-A format may be unable to hold a CRS, a field or a name, which only the library that writes it knows. After hours of
-windows that would come too late. Writing takes a tenth of a second, but what writes polygons takes half a second to
-load and 90 MB while windows run; so the command has another process load it while the model is loaded, and end before
-the first window.
+A format may be unable to hold a CRS, a field or a name, and only the library that writes it finds that. After hours of
+windows such an error would be too late. Writing takes a tenth of a second. But the libraries that write polygons take
+half a second to load, and 90 MB while windows run. So the command starts a helper process, which loads them while the
+model is loaded and ends before the first window.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from floodmap.errors import FloodmapError, OutputError, writing
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.output.helpers import Process, answering, described, error_of
+from floodmap.output.helpers import Process, error_from_json, error_to_json, open_channel
 from floodmap.strips.codes import NODATA
 
 if TYPE_CHECKING:
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) -> None:
-    """Write everything that a run will write, of two pixels where the scene lies, flood and unobserved; delete it.
+    """Write everything that a run will write, for one flood and one unobserved pixel in the scene's place; delete it.
 
     Args:
         finishing: of the run.
         scratch: a folder on the disk of the results.
-        helper: does it, unless what it takes is loaded here anyway; None: it is done here.
+        helper: the helper process, used unless the libraries are loaded in this process; None: it is done here.
 
     Raises:
-        OutputError: something cannot be written; one line says what, and why.
+        OutputError: something cannot be written.
     """
     if helper is None or is_loaded() or not helper.ask(finishing, scratch):
         perform(finishing, scratch)
 
 
 def is_loaded() -> bool:
-    """Whether what writes polygons is loaded in this process."""
+    """Whether the libraries that write polygons are loaded in this process."""
     return "geopandas" in sys.modules
 
 
@@ -64,7 +64,7 @@ def perform(finishing: Finishing, scratch: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # the run itself will say it
+        warnings.simplefilter("ignore")  # the run itself gives these warnings
         small = replace(
             finishing, grid=GeoGrid(grid.crs, grid.transform @ Affine.scale(across, down), (2, 1)),
             out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
@@ -89,18 +89,18 @@ class _TwoPixels:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes (2, 1)."""
+        """One strip: its first row, and its codes, uint8 (2, 1)."""
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Of a strip of no windows."""
+        """Notes of one strip, with all counts 0."""
         return [{"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}]
 
 
 class Helper:
-    """Another process, which loads what writes results and waits to rehearse a run, once.
+    """A helper process that loads the libraries which write results, and waits to rehearse one run.
 
-    Where none can be begun, or it is ended, nothing is lost: it says that it did not do it.
+    If it cannot be started, or is killed, `ask` returns False, and the rehearsal is done in this process.
     """
 
     def __init__(self) -> None:
@@ -108,44 +108,44 @@ class Helper:
         atexit.register(self.dismiss)
 
     def ask(self, finishing: Finishing, scratch: Path) -> bool:
-        """Rehearse; whether that was done.
+        """Let the process rehearse; whether it did.
 
         Raises:
-            FloodmapError: what went wrong.
+            FloodmapError: something cannot be written.
         """
-        self.process.say([finishing.to_json(), str(scratch.absolute())])
-        kind, what = self.process.hear() or ("ended", [])
+        self.process.send([finishing.to_json(), str(scratch.absolute())])
+        kind, content = self.process.receive() or ("ended", [])
         self.dismiss()
         if kind == "error":
-            raise error_of(what)
+            raise error_from_json(content)
         return kind == "done"
 
     def dismiss(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if it runs."""
         atexit.unregister(self.dismiss)
         self.process.end()
 
 
 def main() -> None:
-    """Be the other process."""
-    say = answering()
+    """Entry point of the helper process."""
+    send = open_channel()
     logging.getLogger("floodmap").addHandler(logging.NullHandler())
     logging.getLogger("floodmap").propagate = False
-    import geopandas  # noqa: F401 (takes a second, which is at hand now)
+    import geopandas  # noqa: F401 (takes a second, while the model is loaded anyway)
 
     from floodmap.output import placing, polygons, vector_files  # noqa: F401
     from floodmap.output.finishing import Finishing
 
-    if line := sys.stdin.readline():  # or nobody wants it
+    if line := sys.stdin.readline():  # empty if the parent process ended without a task
         try:
             task, scratch = json.loads(line)
             perform(Finishing.from_json(task), Path(scratch))
         except FloodmapError as error:
-            say("error", described(error))
+            send("error", error_to_json(error))
         except BaseException as error:
-            say("failed", described(error))  # it is tried again where a traceback is of use
+            send("failed", error_to_json(error))  # the parent process tries again, and its traceback is shown
         else:
-            say("done", None)
+            send("done", None)
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: rasters, polygons and a JSON report, all of it or nothing."""
+"""`FloodMap`: the results of a run on disk; and checks of output folders before a run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 BYTES_PER_PIXEL = 0.8
-"""Disk a run takes at its worst moment: strips, uncompressed levels and finished rasters side by side."""
+"""Peak disk space of a run in bytes a pixel: strips, uncompressed overview levels and finished rasters together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodMap:
-    """The results of one scene, on disk; in a notebook it shows its map."""
+    """The results of one scene, on disk; in a notebook it is displayed as a map."""
 
     name: str
     """The scene's name, which every file's name begins with."""
@@ -46,17 +46,17 @@ class FloodMap:
     report_path: Path
     """The JSON file."""
     report: dict[str, Any]
-    """What the JSON file holds: areas, counts, warnings, settings, versions."""
+    """Content of the JSON file: areas, counts, warnings, settings, versions."""
     page_path: Path | None = None
-    """The HTML page, where `report=True` asked for one."""
+    """The HTML report; None without `report=True`."""
 
     @property
     def failed_windows(self) -> int:
-        """Windows that could not be read or segmented; their ground is unobserved."""
+        """Number of windows that could not be read or segmented; their pixels are unobserved."""
         return len(self.report["windows"]["failed"])
 
     def polygons(self) -> GeoDataFrame:
-        """Flood polygons in the scene's CRS; as written, so after `min_area_m2` and `simplify_m`."""
+        """Flood polygons in the scene's CRS, read from the first vector file, after `min_area_m2` and `simplify_m`."""
         import geopandas
 
         path = self.layer_paths[0]
@@ -81,21 +81,21 @@ class FloodMap:
 
 
 def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Per cent as shares, float32: 0 to 1; NaN where unobserved."""
+    """Convert codes to probabilities, float32 of the same shape, 0 to 1; NaN where unobserved."""
     share = percent.astype(np.float32) / np.float32(100)
     share[percent > 100] = np.nan
     return share
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """A raster of results, whole."""
+    """All pixels of a raster of results, uint8 (height, width)."""
     with open_result(path) as dataset:
         return np.asarray(dataset.read(1))
 
 
 @contextmanager
 def open_result(path: Path) -> Iterator[DatasetReader]:
-    """Open a raster of a run; one without georeference is no reason for a warning."""
+    """Open a raster of results; without rasterio's warning that it has no georeference."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -106,13 +106,16 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
 
 
 def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
-    """Every file a run may write, the `.qml` beside the rasters left out.
+    """Paths of all files that a run writes, without the `.qml` beside the rasters.
 
     Args:
         out: folder of the results.
         name: how their names begin.
         formats: vector formats.
-        sheet: with the HTML report, which comes last.
+        sheet: include the HTML report, as the last path.
+
+    Returns:
+        Mask, probability, JSON report, vector files, HTML report.
     """
     rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
     vectors = []
@@ -123,27 +126,27 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
 
 
 def page_path_of(out: Path, name: str) -> Path:
-    """Where a scene's HTML report goes."""
+    """Path of a scene's HTML report."""
     return out / f"{name}_report.html"
 
 
 def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None = None) -> None:
-    """Raise OutputError if a result is there already.
+    """Raise OutputError if a result exists already.
 
     Args:
-        results: all that a run writes, the JSON report third.
-        resumed: the run's settings, where it was to go on with what is there; the error says what differs.
+        results: see `result_paths`.
+        resumed: the settings of a run with `--resume`, else None; the error says what differs.
     """
     for path in results:
         if path.exists():
-            why = "" if resumed is None else f" and cannot be gone on with ({_otherwise(results, resumed)})"
+            why = "" if resumed is None else f" and cannot be gone on with ({_difference(results, resumed)})"
             raise OutputError(
                 f"{path} exists already{why}; replace it with --overwrite, or choose another output folder"
             )
 
 
-def _otherwise(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Why results that are there are not those of a run with these settings."""
+def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """Why existing results are not those of a run with these settings."""
     summary = _summary(results[2])
     if summary is None:
         return f"{results[2].name}, which says how it was made, is missing or damaged"
@@ -153,7 +156,7 @@ def _otherwise(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Path) -> dict[str, Any] | None:
-    """What a JSON report holds; None where it is not there, or none."""
+    """Content of a JSON report; None where it is missing or damaged."""
     try:
         summary = json.loads(report.read_text("utf-8"))
     except (OSError, ValueError):
@@ -162,7 +165,7 @@ def _summary(report: Path) -> dict[str, Any] | None:
 
 
 def refuse_long_names(results: Iterable[Path]) -> None:
-    """Raise OutputError if a result's name is longer than file systems take: 255 bytes, on all usual ones."""
+    """Raise OutputError if a result's name is longer than file systems allow: 255 bytes on all usual ones."""
     for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
         if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
             raise OutputError(f"{path.parent}: the name {path.name} is too long for a file; rename the scene")
@@ -172,13 +175,13 @@ def _is_too_long(path: Path) -> bool:
     try:
         path.lstat()
     except OSError as error:
-        return error.errno == errno.ENAMETOOLONG  # some disks take less than 255 bytes
+        return error.errno == errno.ENAMETOOLONG  # some file systems allow fewer than 255 bytes
     return False
 
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[None]:
-    """Make the folder for results; where nothing comes to lie in it, it goes again."""
+    """Create the folder for results; it is removed again if it was created here and is empty at the end."""
     made = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +194,7 @@ def output_folder(out: Path) -> Iterator[None]:
 
 
 def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
-    """Raise OutputError if a result would replace what the run reads: `x_mask.tif` may be the user's own."""
+    """Raise OutputError if a result would replace an input of the run: `x_mask.tif` may be the user's own file."""
     for path in results:
         for given in inputs:
             if path.exists() and os.path.exists(given) and path.samefile(given):
@@ -199,10 +202,10 @@ def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> No
 
 
 def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
-    """The results of an earlier run with the same settings, if it was finished."""
-    wanted = result_paths(out, name, formats)
-    mask, probability, report, *layers = wanted
-    if not all(path.exists() for path in wanted):
+    """The results of an earlier, finished run with the same settings; None where there are none."""
+    paths = result_paths(out, name, formats)
+    mask, probability, report, *layers = paths
+    if not all(path.exists() for path in paths):
         return None
     summary = _summary(report)
     if summary is None or changes({key: summary.get(key) for key in settings}, settings):
@@ -214,7 +217,7 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
 
 
 def is_newer(path: Path, other: Path) -> bool:
-    """Whether a file is there and not older than another: an older one goes with results that were replaced."""
+    """Whether a file exists and is not older than another; an older one belongs to results that were replaced."""
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
@@ -229,5 +232,5 @@ def check_disk(out: Path, pixels: int) -> None:
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the JSON file, whole or not at all."""
+    """Write the JSON report atomically."""
     write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -1,4 +1,4 @@
-"""Rings: edges of outlines joined, and rings put together to polygons."""
+"""Rings joined from edges of outlines, and polygons from rings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from scipy.sparse.csgraph import connected_components, depth_first_order
 
 Ints = NDArray[np.int64]
 LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
-"""A first vertex (row * stride + column), the way from there to the last, and the kind of the pixels on the right.
+"""An edge: its first vertex (row * stride + column), the step to its last vertex, and the kind of pixels on its right.
 
-Packed, for of a large component there are millions.
+Packed into 13 bytes, since a large component has millions.
 """
 Lines = NDArray[np.void]
 
 
 def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
-    """Edges of each owner."""
+    """Group edges by their component: yields each component with its edges."""
     if len(owner):
         order = np.argsort(owner, kind="stable")
         owners, begins = np.unique(owner[order], return_index=True)
@@ -29,13 +29,18 @@ def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
 
 
 def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
-    """Join edges to rings, those of one owner after those of another, as `assembled` takes them.
+    """Join edges to rings, component by component.
 
-    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: rings then
-    touch themselves nowhere, which makes the polygons valid.
+    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: no ring then
+    touches itself, so that the polygons are valid.
 
     Args:
-        parts: edges, and the owner of each. Emptied, so that they do not lie there twice.
+        parts: arrays of edges, and the component of each edge. The list is emptied to free memory.
+        stride: vertices in a row.
+        noded: keep vertices where the kind on the right changes.
+
+    Returns:
+        The arguments of `assembled`: vertices, vertices of each ring, and rings of each component.
     """
     lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
@@ -55,7 +60,7 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
 
     along, sizes = _cycles(before)
     begins = np.cumsum(sizes) - sizes
-    # A ring begins at its first vertex, which is a corner, and of a component's rings its shell begins first.
+    # A ring begins at its smallest vertex, which is a corner; of a component's rings the shell has the smallest one.
     rings_of = np.bincount(owner[along[begins]])
     previous = before[along]
     kept = heading[along] != heading[previous]
@@ -66,7 +71,7 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
 
 
 def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Cycles of a permutation, of which the inverse is given, each from its least member, and their sizes."""
+    """Cycles of a permutation, given by its inverse: members of each cycle from its smallest one, and the sizes."""
     n_edges = len(before)
     every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
     path = np.empty_like(before)
@@ -75,7 +80,7 @@ def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
     _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
     by_head = np.argsort(heads)
     heads, sizes = heads[by_head], sizes[by_head]
-    # Opened at their heads and strung together, the cycles are one path, which scipy follows in compiled code.
+    # Opened at their heads and concatenated, the cycles are one path, which scipy follows in compiled code.
     path[before[heads]] = np.append(heads[1:], heads[:1])
     graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
     order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
@@ -83,12 +88,15 @@ def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
 
 
 def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
-    """Polygons from open rings: each ring gets its first vertex again at its end.
+    """Build polygons from open rings; each ring is closed by its first vertex.
 
     Args:
-        vertices_xy: (n, 2), ring by ring.
-        ring_sizes: vertices of each ring.
-        rings_of: rings of each polygon, the shell first.
+        vertices_xy: (n, 2), ring by ring, x first.
+        ring_sizes: number of vertices of each ring.
+        rings_of: number of rings of each polygon, the shell first.
+
+    Returns:
+        shapely Polygons, object (polygons,).
     """
     ends = np.cumsum(ring_sizes)
     closing = ends + np.arange(len(ends))

@@ -1,8 +1,8 @@
-"""Outlines of connected components of a raster, followed from strip to strip without a cut.
+"""Outlines of the connected components of a raster, traced strip by strip; outlines are not cut at strip borders.
 
-`rasterio.features.shapes` wants the whole raster, and what it keeps until the end does not shrink. Here the raster
-passes by in bands of rows. Only the corners of components that reach the last row are kept; a component that ends is
-handed out as a polygon. All work on pixels is a handful of array comparisons; the rest is done on runs and edges.
+`rasterio.features.shapes` needs the whole raster, and its memory grows until the end. Here the raster is read in bands
+of rows. Only edges of components that reach the last row are kept; a component that ends above it is returned as a
+polygon. Pixels are processed by a few array comparisons; the rest works on runs and edges.
 """
 
 from __future__ import annotations
@@ -19,36 +19,39 @@ from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_o
 from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
 BAND_PIXELS = 2**20
-"""Pixels looked at in one go: in pure noise each of them costs some hundred bytes."""
+"""Pixels of a band; in pure noise each takes some hundred bytes."""
 
 Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """Some 4-connected components of pixels of one kind; all arrays have one length."""
+    """4-connected components of pixels of one kind, as a table: all arrays are (n,)."""
 
     kind: Codes
     """`FLOOD`, or the code of unobserved pixels; 0 is neither."""
     first: Ints
-    """Where the first pixel lies, row by row; gives components an order that does not depend on the strips."""
+    """Index of the first pixel in row-major order; it sorts components independently of the strips."""
     n_pixels: Ints
-    """How many pixels."""
+    """Number of pixels."""
     code_sum: Ints
-    """Sum of their codes."""
+    """Sum of the pixels' codes."""
     code_min: Ints
-    """Least of their codes."""
+    """Smallest code of the pixels."""
     outline: NDArray[np.object_]
     """shapely Polygons in (column, row) of pixel corners; the shell starts at its topmost, leftmost corner."""
 
 
 def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = False) -> Iterator[Components]:
-    """Outline the components of flooded pixels and of each reason for being unobserved, as they end.
+    """Trace the components of flooded pixels and of each reason for being unobserved; each is returned once it ends.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom.
         threshold: per cent; codes from here to 100 are flood.
         noded: keep vertices where three kinds meet, also on a straight edge, so that neighbours share all vertices.
+
+    Yields:
+        For each band, the components that end in it.
     """
     tracer: _Tracer | None = None
     for _, codes in strips:
@@ -59,22 +62,22 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
         for row in range(0, len(codes), rows):
             yield tracer.add(codes[row : row + rows])
     if tracer is not None:
-        # Below the last row lies nothing, so every component ends there.
+        # One more row, outside: every component ends above it.
         yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight stretches of outlines, with their component on the left as seen on the screen."""
+    """Straight edges of outlines; the component is on the left of the direction of travel, as seen on the screen."""
 
     line: Lines
-    """(n,) of `LINE`."""
+    """Edges, (n,) of `LINE`."""
     pixel: Ints
-    """(n,): a pixel on the left."""
+    """Index of a pixel on the left, (n,)."""
 
 
 class _Tracer:
-    """The state between two bands: the last row, and what is known of the components that reach it."""
+    """The state between two bands: the last row, and the open components, which reach it."""
 
     def __init__(self, width: int, threshold: int, noded: bool) -> None:
         self._stride = width + 1
@@ -86,13 +89,13 @@ class _Tracer:
         """Component of each run of the last row."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
-        """Edges of each open component, in as many pieces as they came."""
+        """Edges of each open component, one array for each band."""
 
     def add(self, codes: Codes) -> Components:
-        """Take the next rows; return the components that end above the last of them."""
+        """Add the next rows, (rows, width); returns the components that end above the last of them."""
         stride, n_open = self._stride, len(self._parts)
         padded, kinds = self._block(codes)
-        # One more column of nothing makes rows one long line, in which no run can pass a row's end.
+        # With an empty column after each row, the flattened rows have no run that crosses a row's end.
         change = np.flatnonzero(kinds[1:] != kinds[:-1])
         starts, ends = change[kinds[1:][change] != 0], change[kinds[:-1][change] != 0]
         carried = int(np.searchsorted(starts, stride))
@@ -102,7 +105,7 @@ class _Tracer:
         is_open = np.zeros(n_labels, bool)
         last = label[np.searchsorted(starts, len(kinds) - 1 - stride) : len(starts)]
         is_open[last] = True
-        # Every component is known by its position among the open or among the ended ones.
+        # Number of every component among the open ones, or among the ended ones.
         number = np.where(is_open, np.cumsum(is_open), np.cumsum(~is_open)) - 1
 
         base = (self._n_rows - 1) * stride
@@ -131,22 +134,22 @@ class _Tracer:
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Codes and kinds of the last row and the new ones as one line, with a column of nothing after each row."""
+        """Codes and kinds of the last row and the new rows, flattened, with an empty column after each row."""
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
         kinds = (padded >= self._threshold).view(np.uint8)
         if max(self._above.max(), codes.max()) < FIRST_REASON:
             kinds[0] = 0
-            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # of nothing, as all that is unobserved is here
+            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # the empty column, the only unobserved pixels here
         else:
             kinds = kinds * (padded < FIRST_REASON) | padded * (padded >= FAILED)
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
-        """Component of each run, then of each open component: runs of one kind that touch from row to row."""
+        """Component of each run, then of each open component; runs of one kind in touching rows are joined."""
         stride, n_runs = self._stride, len(starts)
-        # Where two runs overlap, one of them starts: look up and down from every start.
+        # Where runs of two rows overlap, one of them starts: it is enough to compare every start with both rows.
         up = np.flatnonzero((starts >= stride) & (kinds[starts - stride] == kinds[starts]))
         inner = starts[: np.searchsorted(starts, len(kinds) - stride)]
         down = np.flatnonzero(kinds[inner + stride] == kinds[inner])
@@ -163,10 +166,10 @@ def _no_statistics() -> dict[str, Ints]:
 
 
 def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
-    """What `Components` says of each run."""
+    """The columns of `Components` for each run, without the outline."""
     if not len(starts):
         return _no_statistics()
-    # reduceat takes alternately what is in a run and what is between two.
+    # reduceat gives runs and the gaps between them in turn.
     cuts = np.stack([starts, ends], axis=1).ravel()
     return {
         "kind": kinds[starts].astype(np.int64),
@@ -178,7 +181,7 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
 
 
 def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
-    """Statistics of components from those of their parts."""
+    """Statistics of components, merged from those of their parts; `owner` is the component of each part."""
     merged = {key: np.zeros(n_owners, np.int64) for key in parts}
     merged["kind"][owner] = parts["kind"]
     for key in ("n_pixels", "code_sum"):
@@ -190,12 +193,12 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 
 
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
-    """Edges of a block whose first row has been looked at before, cut where the kind on either side changes.
+    """Edges of a block below its first row, which belongs to the last band; cut where the kind on either side changes.
 
     Args:
-        padded: kinds as one line, with one more in front.
-        stride: pixels in a row, with the empty one.
-        change: where a pixel's left neighbour is of another kind.
+        padded: kinds, flattened, with one more pixel in front.
+        stride: pixels in a row, with the empty column.
+        change: indices of pixels whose left neighbour is of another kind.
     """
     kinds = padded[1:]
     across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride
@@ -230,4 +233,5 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
 
 
 def _by_column(position: Ints, stride: int) -> Ints:
+    """Positions sorted by column."""
     return position[np.argsort(position % stride, kind="stable")]

@@ -1,4 +1,4 @@
-"""Polygons to GeoPackage (styled), Shapefile, GeoJSON, FlatGeobuf and GeoParquet: all of a scene's layers or none."""
+"""Writing polygons as GeoPackage (styled), Shapefile, GeoJSON, FlatGeobuf and GeoParquet: all layers or none."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
-"""Names for those that exceed a Shapefile's 10 characters."""
+"""Short names of fields that are longer than a Shapefile's 10 characters."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""What lies beside the main file of a format."""
+"""Suffixes of the files beside a format's main file."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -41,16 +41,16 @@ def write_layers(
 ) -> list[Path]:
     """Write both layers in each format: `NAME.gpkg`; `NAME_flood.shp` and `NAME_unobserved.shp`, and so on.
 
-    A GeoPackage holds its styles for QGIS; beside the other formats lies a `.qml`. Layers are of type MultiPolygon,
-    empty ones too. The bytes depend on the input alone.
+    A GeoPackage contains its styles for QGIS; the other formats have a `.qml` beside them. Layers are of type
+    MultiPolygon, also empty ones. The bytes depend on the input alone.
 
     Args:
-        flood: as `polygonize` makes it.
-        unobserved: likewise.
-        out_dir: folder, made where it is missing.
+        flood: flood polygons, see `Polygons`.
+        unobserved: unobserved polygons, see `Polygons`.
+        out_dir: folder, created if it is missing.
         name: how the file names begin.
-        formats: out of `FORMATS`.
-        date: stands in the files where their format wants one; taken as UTC where it has no zone.
+        formats: some of `FORMATS`.
+        date: timestamp in the files, for formats that have one; UTC if it has no time zone.
         overwrite: replace files that exist.
         scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
 
@@ -58,7 +58,7 @@ def write_layers(
         The layers' files, flood first in each format.
 
     Raises:
-        OutputError: a file exists already, a format is unknown, or the disk refuses.
+        OutputError: a file exists already, a format is unknown, or a file cannot be written.
         MissingCRSError: GeoJSON without a CRS.
     """
     files = [file for suffix in formats for file in _files(name, suffix)]
@@ -68,10 +68,10 @@ def write_layers(
 def write_file(
     flood: GeoDataFrame, unobserved: GeoDataFrame, path: Path, *, date: datetime, overwrite: bool = False
 ) -> list[Path]:
-    """Write both layers to a file the user named; its suffix is the format.
+    """Write both layers to a file that the user named; its suffix is the format.
 
-    Formats of one layer hold the flood alone; unobserved ground, where there is any, goes to `STEM_unobserved` beside
-    it. For the rest, see `write_layers`.
+    In formats of a single layer the file holds the flood polygons alone. Unobserved polygons, if there are any, are
+    written to `STEM_unobserved` beside it. For arguments and errors see `write_layers`.
     """
     suffix = path.suffix.lower().removeprefix(".")
     files = [_File(path.name, suffix, LAYERS if suffix == "gpkg" else LAYERS[:1])]
@@ -115,7 +115,7 @@ def _write_all(
             with quiet_gdal(date), writable(Path(folder)) as plain:
                 for number, file in enumerate(files):
                     _write_file(frames, file, plain / f"{number}.{file.suffix}", date)
-            # A Shapefile's main file comes last: while it is missing, nothing takes the other parts for a layer.
+            # A Shapefile's main file is moved last: without it, no program takes the other parts for a layer.
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == ".shp"):
                 part.replace(out_dir / _final_name(part, files[int(part.stem)]))
     # pyogrio and pyarrow raise errors of many kinds.
@@ -125,12 +125,12 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """What a part of a file (`0.gpkg`, `1.dbf`) is called at last."""
+    """Final name of a file with a temporary name (`0.gpkg`, `1.dbf`)."""
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 
 def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
-    """Write a file under another, plain, name: what pyogrio makes of the one the user gave is not foreseeable."""
+    """Write a file under a plain temporary name, since pyogrio interprets some characters of names (`!`, `;`)."""
     import pyogrio
 
     if file.suffix == "gpkg":
@@ -151,11 +151,11 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
     options: dict[str, Any] = {"geometry_type": "MultiPolygon", "promote_to_multi": True}
     layer = Path(file.name).stem
     if file.suffix == "shp":
-        layer = path.stem  # of a Shapefile that is the file's name
+        layer = path.stem  # a Shapefile's layer has the file's name
         frame = frame.rename(columns=SHAPEFILE_FIELDS)
         options |= {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": f"{date:%Y-%m-%d}"}
     if file.suffix == "geojson":
-        # The default, 7 decimals, moves corners by up to half a centimetre.
+        # The default, 7 decimals, shifts corners by up to half a centimetre.
         options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
     pyogrio.write_dataframe(frame, path, driver=DRIVERS[file.suffix], layer=layer, **options)
 
@@ -166,7 +166,7 @@ def style(name: str) -> str:
 
 
 def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
-    """Add the table in which QGIS looks for styles, as QGIS itself would."""
+    """Add the table `layer_styles` from which QGIS reads styles, as QGIS itself writes it."""
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(
@@ -191,7 +191,7 @@ def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
 
 @contextmanager
 def quiet_gdal(date: datetime) -> Iterator[None]:
-    """GDAL takes the date for the time of writing, and says nothing of a missing CRS, which is a supported input."""
+    """Set GDAL's time of writing to the date, and suppress warnings of a missing CRS, which is a supported input."""
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")

@@ -1,7 +1,8 @@
-"""Results made in a process of their own while windows are computed.
+"""Results written by a process of their own while windows are computed.
 
-Outlines and rasters take as much of Python's lock as reading and blending windows: in one process they held up what
-keeps a GPU busy (`benchmarks/gpu.py`). The process follows the journal: `python -m floodmap.output.worker WORK`.
+Outlines and rasters need Python's global interpreter lock as much as reading and blending windows do. In one process
+they delayed the input of a GPU (`benchmarks/gpu.py`). The process follows the journal:
+`python -m floodmap.output.worker WORK`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ from floodmap._runtime.files import write_whole
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.errors import OutputError
 from floodmap.output.finishing import Finishing
-from floodmap.output.helpers import Process, answering, described, error_of
+from floodmap.output.helpers import Process, error_from_json, error_to_json, open_channel
 from floodmap.output.results import FloodMap, finished_before
 from floodmap.strips.journal import Journal, Strips
 
 log = logging.getLogger(__name__)
 
 _END = -1
-"""Sent when no further strip will come."""
+"""Message that no further strip will be appended."""
 _TASK = "finishing.json"
+"""File in the journal's scratch folder with the task of the process; see `Finishing.to_json`."""
 
 
 class FinishingProcess:
-    """A process that makes results of the strips that come into a journal. A context manager: it ends with it.
+    """A process that writes results from the strips of a journal as they are appended; a context manager.
 
-    Where no process can be begun (a program that Python is embedded in, say), results are made when they are asked for.
+    If no process can be started (for example where Python is embedded in another program), `result` writes them here.
     """
 
     def __init__(self, finishing: Finishing, journal: Journal) -> None:
@@ -40,50 +42,52 @@ class FinishingProcess:
         write_whole(journal.scratch / _TASK, finishing.to_json())
         level = logging.getLogger("floodmap").getEffectiveLevel()
         self.process = Process(__name__, str(journal.folder.absolute()), str(journal.scratch.absolute()), str(level))
-        journal.told = self.process.say
+        journal.told = self.process.send
 
     def __enter__(self) -> FinishingProcess:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._journal.told = lambda _: None
-        self.process.end()  # before the journal's folder is given to somebody else: results half made are in it
+        self.process.end()  # before the lock on the journal's folder is released: it holds unfinished results
 
     def result(self) -> FloodMap:
-        """The results, once all strips are in the journal.
+        """Wait for the results; to be called once all strips are in the journal.
 
         Raises:
-            FloodmapError: what went wrong there.
+            FloodmapError: the error of the process.
         """
-        self.process.say(_END)
-        begun, made = False, self._finishing
-        while (heard := self.process.hear()) is not None:
-            kind, what = heard
-            begun = True
+        self.process.send(_END)
+        started, finishing = False, self._finishing
+        while (message := self.process.receive()) is not None:
+            kind, content = message
+            started = True
             if kind == "log":
-                name, level, message = what
-                logging.getLogger(name).log(level, "%s", message)
+                name, level, text = content
+                logging.getLogger(name).log(level, "%s", text)
             elif kind == "error":
-                raise error_of(what)
-            elif kind == "done" and (done := finished_before(made.out, made.name, made.formats, made.settings)):
+                raise error_from_json(content)
+            elif kind == "done" and (
+                done := finished_before(finishing.out, finishing.name, finishing.formats, finishing.settings)
+            ):
                 return done
-        if begun:
+        if started:
             raise OutputError(
-                f"{made.out}: what makes the results was ended; if memory ran out, make room; go on with --resume"
+                f"{finishing.out}: what makes the results was ended; if memory ran out, make room; go on with --resume"
             )
         log.debug("no process could be begun for the results")
-        return made.run(self._journal)
+        return finishing.run(self._journal)
 
 
-class _Followed:
-    """How many strips there are by now, as the other process says, a line each time."""
+class _StripCount:
+    """The number of strips in the journal, updated by messages of the parent process, one number a line."""
 
     def __init__(self) -> None:
         self._changed, self._count, self._ended = threading.Condition(), 0, False
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def comes(self, index: int) -> bool:
-        """Wait for a strip; whether there is one."""
+    def wait_for(self, index: int) -> bool:
+        """Wait for a strip; False if there will be none of that index."""
         with self._changed:
             self._changed.wait_for(lambda: index < self._count or self._ended)
             return index < self._count
@@ -93,40 +97,40 @@ class _Followed:
             with self._changed:
                 self._count, self._ended = max(self._count, int(line)), self._ended or int(line) == _END
                 self._changed.notify_all()
-        os._exit(1)  # nobody is there to use results; another run may begin in the same folder
+        os._exit(1)  # the parent process has ended, and another run may begin in the same folder
 
 
-class _Passing(logging.Handler):
-    """Hands log records on."""
+class _SendingHandler(logging.Handler):
+    """Sends log records to the parent process."""
 
-    def __init__(self, say: Callable[[str, Any], None]) -> None:
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
         super().__init__()
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say("log", [record.name, record.levelno, record.getMessage()])
+        self._send("log", [record.name, record.levelno, record.getMessage()])
 
 
 def main(folder: str, scratch: str, level: str) -> None:
-    """Be the other process."""
-    say = answering()
-    say("begun", None)
-    own = logging.getLogger("floodmap")
-    own.setLevel(int(level))
-    own.addHandler(_Passing(say))
-    own.propagate = False
-    followed = _Followed()
-    import geopandas  # noqa: F401 (takes a second, which is at hand now)
+    """Entry point of the helper process."""
+    send = open_channel()
+    send("begun", None)
+    logger = logging.getLogger("floodmap")
+    logger.setLevel(int(level))
+    logger.addHandler(_SendingHandler(send))
+    logger.propagate = False
+    strip_count = _StripCount()
+    import geopandas  # noqa: F401 (takes a second, while the first windows are computed anyway)
 
     try:
-        made = Finishing.from_json(Path(scratch, _TASK).read_text("utf-8"))
+        finishing = Finishing.from_json(Path(scratch, _TASK).read_text("utf-8"))
         with freed_memory_kept():
-            made.run(Strips(Path(folder), followed.comes), at_once=True)
+            finishing.run(Strips(Path(folder), strip_count.wait_for), at_once=True)
     except BaseException as error:
-        say("error", described(error))
+        send("error", error_to_json(error))
     else:
-        say("done", None)
-    os._exit(0)  # a thread waits for what will not come, and Python would wait for it
+        send("done", None)
+    os._exit(0)  # without waiting for the thread that reads standard input
 
 
 if __name__ == "__main__":

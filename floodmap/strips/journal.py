@@ -1,4 +1,4 @@
-"""Progress that survives anything: finished strips on disk, each checked, each renamed into place whole."""
+"""Journal of a run: finished strips on disk, each with a checksum and written atomically, to resume from."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from floodmap.strips.strip import Strip
 
 _DIGEST = 16
 _KIND = b"LZ4 blocks"
-"""Goes into the digest, so that strips of another kind, of an earlier version, count as none."""
+"""Part of the digest: strips of another format, from an earlier version, do not match and do not count."""
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A finished strip and what it took."""
+    """A finished strip and notes on how it was made."""
 
     strip: Strip
     notes: Mapping[str, Any]
-    """Whatever the pipeline counts per strip (windows run, skipped, failed); JSON."""
+    """Counts of the pipeline for this strip (windows run, skipped, failed); JSON."""
 
 
 class Strips:
-    """Finished strips in a work folder, each whole or not counted.
+    """Finished strips in a work folder, from the top down to the first that is missing or damaged.
 
     Args:
         folder: the work folder.
-        comes: waits for a strip that is still to come, by its number from the top, and says whether there is one; None:
-            those that are there are all.
+        comes: called with a strip's number, counted from the top; waits until the strip is finished and returns True,
+            or returns False where there will be none. None: nobody writes strips any more.
     """
 
     def __init__(self, folder: Path, comes: Callable[[int], bool] | None = None) -> None:
@@ -52,18 +52,18 @@ class Strips:
 
     @property
     def scratch(self) -> Path:
-        """A folder for results in the making, on the results' own disk; what a killed run leaves in it is deleted."""
+        """Folder for temporary files, on the same disk as the results; files of a killed run in it are deleted."""
         path = self.folder / _SCRATCH
         with writing(path):
             path.mkdir(exist_ok=True)
         return path
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """What was noted of each finished strip from the top."""
+        """Notes of each finished strip, from the top."""
         return [head["notes"] for head, _ in self._whole()]
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes of the finished strips from the top, a few rows at a time: strips can be large."""
+        """First row and codes (rows, scene width) of the finished strips from the top, in blocks of a few rows."""
         for head, packed in self._whole():
             pieces, end = [], 0
             for columns, sizes in head["pieces"]:
@@ -79,7 +79,7 @@ class Strips:
         return self.folder / f"{index:05d}.strip"
 
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Head and compressed codes of each strip from the top, up to the first that is missing or damaged."""
+        """Header and compressed codes of each strip from the top, up to the first that is missing or damaged."""
         for index in count():
             if not self._comes(index):
                 return
@@ -98,14 +98,14 @@ class Strips:
 class Journal(Strips):
     """The work folder of one scene's run. A context manager: the folder is locked while it is open.
 
-    A compressed GeoTIFF that is killed while open reads back as nodata without an error, so none is open while windows
-    are computed. A strip's file begins with a digest of the rest: half a file counts as no file.
+    A compressed GeoTIFF of a process that is killed reads back as nodata without an error, so none is open while
+    windows are computed. A strip's file begins with a digest of the rest: a file written in part does not count.
 
     Args:
-        folder: the work folder; made if it is not there.
+        folder: the work folder; created if it is missing.
         settings: everything the results depend on; strips made with other settings must not be mixed in.
-        resume: go on from the strips that are there; where there are none, begin.
-        discard: throw away the strips that are there, unless `resume` can go on from them.
+        resume: continue after the strips that are there; start from the beginning where there are none.
+        discard: delete the strips that are there, unless `resume` can continue from them.
 
     Raises:
         OutputError: another run is at work here; there is unfinished work and `resume` was not asked for; that work
@@ -115,7 +115,7 @@ class Journal(Strips):
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         super().__init__(folder)
         self.told: Callable[[int], None] = lambda _: None
-        """Told how many strips from the top are whole, whenever that is known."""
+        """Callback with the number of finished strips, counted from the top, whenever it changes."""
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +131,7 @@ class Journal(Strips):
             raise
 
     def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
+        """Keep the strips of an earlier run or delete them, and write the settings of this run (`wanted`, JSON)."""
         record = self.folder / _SETTINGS
         found = record.read_text("utf-8") if record.exists() else None
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
@@ -148,14 +149,14 @@ class Journal(Strips):
 
     def __exit__(self, *error: object) -> None:
         if not has_strips(self.folder):
-            self.remove()  # there is nothing to go on with
+            self.remove()  # there is nothing to resume from
         self._lock.release()
 
     def append(self, index: int, entry: Entry) -> None:
-        """Put a strip on disk, whole or not at all.
+        """Write a strip to disk, whole or not at all.
 
         Raises:
-            OutputError: the disk is full, or will not have it.
+            OutputError: the disk is full, or the system refuses to write.
         """
         strip = entry.strip
         head = {
@@ -172,22 +173,22 @@ class Journal(Strips):
         self.told(index + 1)
 
     def finished(self) -> int:
-        """How many strips from the top are whole; the next to be appended follows them."""
+        """Number of finished strips from the top, which is the number of the next strip to append."""
         whole = sum(1 for _ in self._whole())
         self.told(whole)
         return whole
 
     def remove(self) -> None:
-        """Delete the work folder: the results are in place. What cannot be deleted stays."""
+        """Delete the work folder, once the results are in place; files that cannot be deleted stay."""
         with suppress(OSError):
             self._clear()
-            # Windows deletes no open file, NFS no folder that had one.
+            # Windows cannot delete an open file, and NFS no folder in which an open file was deleted.
             self._lock.release()
             (self.folder / "lock").unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Delete everything but the lock; the settings first, for without them strips are worth nothing."""
+        """Delete everything but the lock; the settings first, since strips without settings do not count."""
         (self.folder / _SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         for path in self.folder.iterdir():
@@ -196,9 +197,9 @@ class Journal(Strips):
 
 
 def refuse_busy(folder: Path) -> None:
-    """Raise OutputError where a run is at work in a work folder; at once, and without a trace.
+    """Raise OutputError if another run holds the lock of a work folder; writes nothing.
 
-    `Journal` says the same, when there is all that it needs: by then a model may have been loaded for nothing.
+    `Journal` raises the same error, but it is opened late: by then a model has been loaded for nothing.
     """
     lock = folder / "lock"
     if not lock.exists():
@@ -211,7 +212,7 @@ def refuse_busy(folder: Path) -> None:
 
 
 def has_strips(folder: Path) -> bool:
-    """Whether a work folder holds finished strips of a run that has not ended."""
+    """Whether a work folder holds finished strips of an unfinished run."""
     return (folder / _SETTINGS).exists() and any(folder.glob("*.strip"))
 
 

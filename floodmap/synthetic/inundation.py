@@ -1,7 +1,7 @@
 """Floods painted on pictures of dry ground seen from above; roofs, trees and cars stay dry.
 
-Water stands where a smooth random surface lies below a level. Shallow water lets the ground through, ground beside it
-is wet and dark, shadows stay, and what stands out of the water hides it.
+Water stands where a smooth random terrain lies below a level. The ground shows through shallow water, ground beside the
+water is wet and dark, shadows stay, and objects that stand out of the water cover it.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ Bools = NDArray[np.bool_]
 Texture = Callable[..., Floats]
 
 IGNORED = 255
-"""Mask value of pixels of which nobody can say whether they are flooded."""
+"""Mask value of pixels that cannot be labelled as flooded or dry."""
 _FAINT, _PLAIN = 0.12, 0.4
-"""Share of the water's own colour below which a pixel passes for dry, and from which on it is flooded."""
+"""Opacity of the water, 0 to 1: below the first a pixel is dry, from the second on it is flooded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Water:
-    """How the water of one flood looks; lengths in metres on the ground."""
+    """Appearance of the water of one flood; lengths in metres on the ground."""
 
     colours: NDArray[np.float64]
-    """(2, 3), 0 to 1: two colours that flow into each other."""
+    """(2, 3), RGB, 0 to 1: two colours, mixed in smooth patches."""
     clarity_m: float
-    """Depth at which a third of the ground's light comes through."""
+    """Depth at which about a third (1/e) of the ground's light comes through."""
     ripple: float
-    """Height of ripples, as a share of the brightness."""
+    """Amplitude of ripples, as a share of the brightness."""
     ripple_m: float
-    """Their length."""
+    """Wavelength of ripples."""
     sky: NDArray[np.float64]
-    """(3,), 0 to 1: colour of the sky in it."""
+    """(3,), RGB, 0 to 1: colour of the sky that the water reflects."""
     mirrored: float
-    """How much of the sky it shows at most, 0 to 1."""
+    """Largest reflectance of the sky, 0 to 1."""
     glint: float
-    """Share of the water that glitters in the sun, 0 to 1."""
+    """Share of pixels with sun glint where there is any, 0 to 1."""
     shadow: float
-    """How dark shadows of what stands beside it are on it, 0 to 1."""
+    """Darkness of shadows on the water, 0 to 1."""
     wet: float
-    """Brightness of wet ground beside that of dry, 0 to 1."""
+    """Brightness of wet ground relative to dry ground, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """A picture of dry ground, straight down."""
+    """A nadir picture of dry ground, with masks of its objects."""
 
     rgb: NDArray[np.uint8]
     """(3, height, width)."""
     stands: Bools
-    """(height, width): roofs, trees, cars: what water does not cover."""
+    """(height, width): roofs, trees, cars and other objects that water does not cover."""
     unknown: Bools
-    """(height, width): pixels of which nobody knows what they are: they may be painted over, and are not scored."""
+    """(height, width): unlabelled pixels: they may be painted over, and are not scored."""
     low: Bools
-    """(height, width): ground that is flooded first, such as roads."""
+    """(height, width): low ground, such as roads, which is flooded first."""
     gsd_m: float
-    """Metres a pixel."""
+    """Ground sample distance, in metres."""
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Water as it stands after rain and rivers: muddy, dark, green, grey, or bright with sky."""
+    """Draw the appearance of flood water at random: muddy, dark, green, grey, or bright with reflected sky."""
     kind = rng.choice(["mud", "tea", "olive", "grey", "black", "any"], p=[0.32, 0.2, 0.13, 0.13, 0.1, 0.12])
     low, high = {
         "mud": ((0.42, 0.33, 0.24), (0.76, 0.63, 0.47)), "tea": ((0.12, 0.09, 0.07), (0.34, 0.25, 0.17)),
@@ -86,7 +86,14 @@ def draw_water(rng: np.random.Generator) -> Water:
 
 
 def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
-    """Smooth noise of about unit variance, (height, width); `across`: how many times as wide as high its cells are."""
+    """Smooth noise of about unit variance, float32 (height, width).
+
+    Args:
+        shape_hw: height and width.
+        cell: height of a cell of the noise, in pixels.
+        rng: random generator.
+        across: width of a cell, in heights of it.
+    """
     height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
     cells = rng.standard_normal((height, width)).astype(np.float32)
     large = Image.fromarray(cells).resize((shape_hw[1], shape_hw[0]), Image.Resampling.BICUBIC)
@@ -97,17 +104,17 @@ def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, a
 def flood(
     ground: Ground, water: Water, rng: np.random.Generator, share: float, texture: Texture = noise
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Flood a share of the open ground of a picture.
+    """Paint a flood on a share of the open ground of a picture.
 
     Args:
-        ground: what is flooded.
-        water: what with.
-        rng: where the water stands, and its waves.
-        share: of the open ground, 0 to 1.
-        texture: of the ground's height and of the water: see `noise`.
+        ground: the picture and its masks.
+        water: appearance of the water.
+        rng: random generator of the terrain and the waves.
+        share: flooded share of the open ground, 0 to 1.
+        texture: noise for the terrain and the water, with the signature of `noise`.
 
     Returns:
-        The picture, uint8 (3, height, width), and its mask, (height, width): 1 flood, 0 dry, 255 not scored.
+        The picture, uint8 (3, height, width), and its mask, uint8 (height, width): 1 flood, 0 dry, 255 not scored.
     """
     shape, gsd = ground.stands.shape, ground.gsd_m
     rgb: Floats = ground.rgb.astype(np.float32) / np.float32(255)
@@ -131,17 +138,17 @@ def flood(
 
 
 def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Cars and other small things that are brighter or of another colour than what lies around them."""
+    """Mask (height, width) of cars and other small objects, by brightness and colour unlike their surroundings."""
     picture = rgb.astype(np.float32) / 255
     around = np.stack([ndimage.uniform_filter(plane, max(3, round(5 / gsd_m))) for plane in picture])
     apart = picture - around
-    odd = (apart.mean(axis=0) > 0.16) | (np.ptp(apart, axis=0) > 0.16)
-    few = ndimage.binary_opening(odd, iterations=max(1, round(0.3 / gsd_m)))
+    distinct = (apart.mean(axis=0) > 0.16) | (np.ptp(apart, axis=0) > 0.16)
+    few = ndimage.binary_opening(distinct, iterations=max(1, round(0.3 / gsd_m)))
     return np.asarray(ndimage.binary_dilation(few, iterations=max(1, round(0.3 / gsd_m))))
 
 
 def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Trees and bushes, by colour and texture: greenish and uneven; crop rows among them."""
+    """Mask (height, width) of trees and bushes, by green colour and rough texture; it includes crop rows."""
     picture = rgb.astype(np.float32) / 255
     green = picture[1] - np.maximum(picture[0], picture[2]) * 0.98
     grey = picture.mean(axis=0)
@@ -154,14 +161,14 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Metres of water above the ground; below 0 where there is none."""
+    """Depth of the water, float32 (height, width), in metres; negative above the water level."""
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
     height = texture(shape, broad, rng) + rng.uniform(0.05, 0.4) * texture(shape, broad / 5, rng)
     height += rng.uniform(0.0, 0.12) * texture(shape, max(4.0, broad / 20), rng)
     height += rng.uniform(0.0, 0.05) * texture(shape, max(3.0, broad / 60), rng)
     bright = ndimage.gaussian_filter(ground.rgb.mean(axis=0, dtype=np.float32), max(1.5, 1.5 / gsd))
-    # Lawns lie above paving, or below.
+    # Bright ground lies a little above dark ground, or below it: lawns and paving.
     height += rng.normal(0, 0.3) * (bright - bright.mean()) / max(float(bright.std()), 1.0)
     height -= rng.uniform(0.0, 1.2) * ndimage.gaussian_filter(ground.low.astype(np.float32), 1.0 / gsd)
     height *= np.float32(np.exp(rng.uniform(-1.2, 0.6)))
@@ -170,14 +177,14 @@ def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Gen
 
 
 def _light(rgb: Floats, open_ground: Bools) -> Floats:
-    """Of the picture, (3, 1, 1), about 1: water is as bright as the day, and some of its cast is the camera's."""
+    """Brightness of the light, float32 (3, 1, 1), about 1, estimated from the open ground of the picture."""
     median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
     day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
     return np.asarray(day * np.ones((3, 1, 1)), np.float32)
 
 
 def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
-    """How deep in shadow the open ground lies, (height, width), 0 to 1."""
+    """Strength of shadows on open ground, float32 (height, width), 0 to 1."""
     grey = rgb.mean(axis=0)
     known = (~stands).astype(np.float32)
     side = max(5, round(14 / gsd))
@@ -187,7 +194,7 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
 
 
 def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """The water's own colour, (3, height, width), 0 to 1."""
+    """Colour of the water's surface, float32 (3, height, width), about 0 to 1, with reflections, ripples and glint."""
     mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]
     surface = first + (second - first) * mixture
@@ -206,7 +213,13 @@ def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Ge
 def coarser(
     rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A picture and its mask by means of factor x factor pixels; pixels that are neither mostly are not scored."""
+    """Downsample a picture and its mask by the mean; mask pixels without a majority of 60 % are not scored.
+
+    Args:
+        rgb: uint8 (3, height, width).
+        mask: uint8 (height, width), 1 flood, 0 dry, 255 not scored.
+        factor: pixels averaged along each axis.
+    """
     height, width = (side // factor * factor for side in mask.shape)
     blocks = (height // factor, factor, width // factor, factor)
     small = rgb[:, :height, :width].reshape(3, *blocks).mean(axis=(2, 4)).round().astype(np.uint8)
@@ -217,7 +230,7 @@ def coarser(
 def patchwork(
     tiles: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], per_side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Pictures and masks of one size side by side, per_side x per_side of them."""
+    """Mosaic of per_side x per_side pictures and masks of one size: uint8 (3, height, width) and (height, width)."""
     rows = [tiles[first : first + per_side] for first in range(0, per_side**2, per_side)]
     rgb = np.concatenate([np.concatenate([tile[0] for tile in row], axis=2) for row in rows], axis=1)
     mask = np.concatenate([np.concatenate([tile[1] for tile in row], axis=1) for row in rows], axis=0)

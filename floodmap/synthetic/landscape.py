@@ -1,6 +1,7 @@
-"""The landscape of a synthetic scene: hashed noise, what the seed decides, macro cells and the block drawn on.
+"""The landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, a block to draw on.
 
-Distances are metres from the top-left corner of the scene, x to the east, y to the south.
+Macro cells are Voronoi cells of jittered lattice points; roads, banks and hedges lie on their borders. Distances are
+metres from the top-left corner of the scene, x to the east, y to the south.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ if TYPE_CHECKING:
     from floodmap.synthetic.scene import SyntheticScene
 
 BLOCK = 512
+"""Side of a block of the scene, in pixels."""
 PAD = 8
+"""Margin around a block while it is drawn, in pixels."""
 _LATTICE = 8
+"""Spacing of the lattice of smooth fields, in pixels."""
 SIDE = BLOCK + 2 * PAD
 _MACRO_M = 260.0
+"""Mean spacing of macro cells, in metres."""
 _REACH_M = 32.0
+"""Distance from a block within which objects can reach into it, in metres."""
 _WATERS = np.array([(156, 128, 94), (138, 116, 84), (120, 118, 96), (104, 112, 94), (74, 80, 72), (168, 148, 116)])
 _Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
 
 
 def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
-    """Hash integer lattice points to float32 in [0, 1)."""
+    """Hash integer lattice points (ix, iy) to uniform float32 in [0, 1); `salt` selects the field."""
     bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
     bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
     bits ^= np.uint32(salt & 0xFFFFFFFF)
@@ -39,7 +45,7 @@ def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
 
 
 def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: float, salt: int) -> np.ndarray:
-    """Fractal value noise at points, about unit variance; octaves are rotated so that no lattice direction shows."""
+    """Fractal value noise at points, of about unit variance; octaves are rotated, to hide the lattice directions."""
     total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape))
     amplitude, power = 1.0, 0.0
     for octave in range(octaves):
@@ -70,7 +76,7 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Apply spline weights along both axes; four taps a pixel, and unlike BLAS the same sums on any machine."""
+    """Apply spline weights along both axes; sparse products, unlike BLAS, give the same sums on any machine."""
     wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
@@ -85,44 +91,59 @@ def upsample(lattice: np.ndarray) -> np.ndarray:
 
 
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Attributes by index, as float32 so that no plane of pixels is widened."""
+    """Values of a table by index, as float32, to save memory."""
     return table.astype(np.float32).take(index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What the seed decides once for a scene."""
+    """Parameters of a scene, drawn once from its seed; colours are floats on the 0-255 scale."""
 
     seed: int
     gsd_m: float
     level_m: float
+    """Height of the water level."""
     sun_xy: tuple[float, float]
-    """Shadow of a point one metre high, in metres."""
+    """Shadow of a point one metre high: its offset (x, y), in metres."""
     water: np.ndarray
-    """float (2, 3): the two colours that turbidity mixes."""
+    """float (2, 3): the two colours of the water, mixed by turbidity."""
     clarity_m: float
+    """Depth at which the ground's light falls to 1/e."""
     glint: float
+    """Amount of sun glint."""
     covers: np.ndarray
     """Cumulative shares of the ground covers."""
     tint: np.ndarray
+    """(3,): factor of the colours of the ground."""
     village: float
+    """Threshold of the noise field above which there are villages."""
     wood: float
+    """Threshold of the noise field above which there are woods."""
     asphalt: float
+    """Share of borders of macro cells that are asphalt roads."""
     track: float
+    """Share of borders of macro cells that are asphalt roads or tracks."""
     leaf: np.ndarray
+    """(3,): colour of tree crowns."""
     haze: float
+    """Share of haze in the colours, 0 to 1."""
     contrast: float
+    """Factor of the contrast."""
     saturation: float
+    """Factor of the saturation, 0 to 1."""
     balance: np.ndarray
+    """(3,): factors of the white balance."""
     noise: float
+    """Standard deviation of the sensor's noise."""
     blur: float
+    """Weight of each of the two neighbours in the blur along an axis."""
 
     def salt(self, name: str) -> int:
-        """A seed for one noise field of this scene."""
+        """Hash salt of a named noise field of this scene."""
         return crc32(f"{self.seed}/{name}".encode())
 
     def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Natural ground height at points."""
+        """Height of the natural ground at points, in metres."""
         bend_x = fractal(x, y, 420.0, 2, 0.5, self.salt("bend x"))
         bend_y = fractal(x, y, 420.0, 2, 0.5, self.salt("bend y"))
         return 2.2 * fractal(x + 60 * bend_x, y + 60 * bend_y, 700.0, 8, 0.52, self.salt("terrain"))
@@ -130,6 +151,7 @@ class Look:
 
 @lru_cache(maxsize=16)
 def decide_look(scene: SyntheticScene) -> Look:
+    """Draw the parameters of a scene from its seed."""
     rng = np.random.default_rng([scene.seed, 2])
     azimuth, cotangent = rng.uniform(0, 2 * np.pi), 1 / np.tan(np.radians(rng.uniform(33, 62)))
     water = _WATERS[rng.integers(len(_WATERS))] * rng.uniform(0.85, 1.1) + rng.normal(0, 3, 3)
@@ -163,7 +185,7 @@ def decide_look(scene: SyntheticScene) -> Look:
 
 
 class _Sites:
-    """The landscape at points: warped position, height above the water, nearest macro cells, densities."""
+    """Landscape at points: warped position, height above the water, two nearest macro cells, densities of objects."""
 
     def __init__(self, look: Look, x: np.ndarray, y: np.ndarray) -> None:
         self.look = look
@@ -190,7 +212,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Attributes of the border between two macro cells, the same from either side."""
+    """Attributes of the borders between pairs of macro cells; only `side` depends on the order of a pair."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -208,7 +230,7 @@ class _Pairs:
 
 
 class Canvas:
-    """One padded block while it is drawn: smooth fields, then ground, water, objects and the sensor."""
+    """A padded block that is being drawn: smooth fields, colours, shadows, roofs and canopy, (side, side) each."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -226,10 +248,10 @@ class Canvas:
         self._split()
 
     def _split(self) -> None:
-        """Macro cells by pixel: warped local x, y; cell and border index; distance to the border in metres.
+        """Find the macro cell of each pixel: warped x, y; index of cell and border; distance to the border in metres.
 
-        Squared distances without their common |p|^2 are linear in p, so half the difference of the two smallest
-        over the distance of their seeds is the exact distance to the border.
+        Squared distances to the seeds, without their common term |p|^2, are linear in p. So the difference of the two
+        smallest, divided by twice the distance of their seeds, is the exact distance to the border.
         """
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
@@ -251,7 +273,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Spline noise of about unit variance, float32 (side, side); `stretch` lengthens it to the east."""
+        """Spline noise of about unit variance, float32 (side, side); `stretch` lengthens it along x."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
@@ -260,11 +282,14 @@ class Canvas:
         return _resample(lattice, down, across)
 
     def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
-        """Low-frequency fractal noise in the warped frame, float32 (side, side)."""
+        """Low-frequency fractal noise at warped positions, float32 (side, side)."""
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
-        """The pixels within `reach_m` of a segment between two points: slices, and centres in metres; None outside."""
+        """Pixels of the box around points, with a margin `reach_m`: slices, x and y of centres in metres.
+
+        None where the box lies outside the block.
+        """
         gsd, row0, col0 = self.look.gsd_m, self.row0, self.col0
         left, right = int((min(x_m) - reach_m) / gsd) - col0, int((max(x_m) + reach_m) / gsd) + 2 - col0
         top, bottom = int((min(y_m) - reach_m) / gsd) - row0, int((max(y_m) + reach_m) / gsd) + 2 - row0
@@ -274,7 +299,7 @@ class Canvas:
         return (rows, cols), self.x_m[:, cols], self.y_m[rows]
 
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
-        """One jittered point a cell, in reach of the block: its site, x, y and eight dice (8, n)."""
+        """One jittered point for each cell within reach of the block: site, x, y, and eight random numbers (8, n)."""
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (
             a.ravel()

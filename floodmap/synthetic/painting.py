@@ -32,7 +32,7 @@ _ROOFS = np.array(
 
 
 def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a line at jittered integers: the piece (int32) and the distance to the nearest cut."""
+    """Cut an axis at jittered integers: index of the piece (int32), and distance to the nearest cut."""
     nearest = np.rint(t).astype(np.int32)
     cut = nearest + np.float32(0.6) * (uniform(nearest, row, salt) - np.float32(0.5))
     return nearest - (t < cut), np.abs(t - cut)
@@ -41,7 +41,12 @@ def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndar
 def _parcels(
     canvas: Canvas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Cut macro cells into jittered bricks: frame u, v, parcel index, margin (metres) and names to hash."""
+    """Divide macro cells into parcels, like jittered bricks.
+
+    Returns:
+        For each pixel: coordinates u and v in its cell's frame, index of the parcel, and distance to the parcel's edge
+        in metres. For each parcel: two integers to hash.
+    """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
     angle = uniform(ix, iy, look.salt("angle")) * np.pi
@@ -65,13 +70,13 @@ def _parcels(
 
 
 def paint_ground(canvas: Canvas) -> None:
-    """Parcels with their crops, rows and tramlines; each lies a little above or below its neighbours."""
+    """Paint parcels with crops, rows and tramlines; each lies slightly above or below its neighbours."""
     look = canvas.look
     u, v, parcel, margin_m, names = _parcels(canvas)
     dice = np.stack([uniform(names[0], names[1], look.salt(f"parcel {n}")) for n in range(7)])
     cover = np.where(dice[6] < 0.03, _CAR_PARK, np.searchsorted(look.covers, dice[0]).clip(0, _CAR_PARK - 1))
     table = _COVERS[cover]
-    # Rows finer than the pixels would alias into moire.
+    # Rows finer than the pixels would alias (moire).
     pulse = 2 * np.pi / np.maximum(0.9 + 2.2 * dice[2] ** 2, 2.6 * look.gsd_m)
     lengthwise = dice[3] < 0.7
     phase = u * look_up(pulse * lengthwise, parcel) + v * look_up(pulse * ~lengthwise, parcel)
@@ -90,7 +95,7 @@ def paint_ground(canvas: Canvas) -> None:
 
 
 def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
-    """Grassy field margins, and trodden grass between the houses of a village."""
+    """Paint grassy margins of fields, and trodden grass between the houses of a village."""
     town = np.where(lot, 0, np.clip(upsample(canvas.sites.village) * 2.5, 0, 0.9))
     trodden = np.clip(0.5 + 0.5 * canvas.smooth(9.0, "yard", 3), 0, 1)
     blade = 1 + 0.08 * canvas.fine
@@ -101,7 +106,7 @@ def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
 
 
 def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-    """Bays of 2.6 x 5.2 m either side of aisles, some of them taken."""
+    """Paint parking bays of 2.6 x 5.2 m along aisles, some of them with cars."""
     if not len(where):
         return
     u, v = u.ravel()[where], v.ravel()[where]
@@ -119,7 +124,7 @@ def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndar
 
 
 def paint_roads(canvas: Canvas) -> None:
-    """Asphalt roads with marks and cars, tracks with a grassy middle, and the banks that carry them."""
+    """Paint asphalt roads with markings and cars, and tracks with a grassy middle; both lie on banks."""
     look, pairs, edge_m = canvas.look, canvas.pairs, canvas.edge_m
     canvas.dry_m += look_up(pairs.bank_m, canvas.border) * np.clip(1.8 - edge_m / 4, 0, 1)
     half = look_up(pairs.half_m, canvas.border)
@@ -150,12 +155,12 @@ def paint_roads(canvas: Canvas) -> None:
 
 
 def _cover(inside_m: np.ndarray, gsd_m: float) -> np.ndarray:
-    """The share of a pixel that a shape covers, from the signed distance of its centre to the outline."""
+    """Share of a pixel that a shape covers, from the signed distance of its centre to the outline (positive inside)."""
     return np.clip(inside_m / gsd_m + 0.5, 0, 1)
 
 
 def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, dv: float) -> np.ndarray:
-    """Whether the ray from ground points towards the sun meets the box |u| < a, |v| < b within one shadow length."""
+    """Whether the ray from points on the ground to the sun hits the box |u| < a, |v| < b within a shadow's length."""
     lo, hi = np.zeros_like(u), np.ones_like(u)
     for position, half, step in ((u, a, du), (v, b, dv)):
         step = step if abs(step) > 1e-6 else 1e-6
@@ -166,7 +171,7 @@ def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, d
 
 
 def draw_houses(canvas: Canvas) -> None:
-    """Houses where villages, roads and high ground are; a few stand in the water."""
+    """Draw houses, mostly in villages, along roads and on high ground; a few stand in the water."""
     sites, x, y, dice = canvas.scatter(19.0, "house")
     pairs = sites.pairs
     near_road = (pairs.half_m > 0) & (sites.edge_m < 34)
@@ -181,7 +186,7 @@ def draw_houses(canvas: Canvas) -> None:
 def _draw_house(
     canvas: Canvas, centre: tuple[float, float], long: float, short: float, heading: float, dice: np.ndarray
 ) -> None:
-    """A gabled, hipped or flat roof whose facets the sun lights differently, and its cast shadow."""
+    """Draw a gabled, hipped or flat roof, shaded by the sun's direction, and its cast shadow."""
     (x, y), (sun_x, sun_y), gsd = centre, canvas.look.sun_xy, canvas.look.gsd_m
     tall = float(3.0 + 3.5 * dice[6])
     spot = canvas.patch((x, x + sun_x * tall), (y, y + sun_y * tall), float(np.hypot(long, short)) + gsd)
@@ -209,7 +214,7 @@ def _draw_house(
 
 
 def draw_trees(canvas: Canvas) -> None:
-    """Crowns as heights (to be lit by their slope) and their shadows: woods, hedges along borders, gardens, strays."""
+    """Draw tree crowns as heights, which are shaded later, and their shadows: woods, hedges, gardens, single trees."""
     look = canvas.look
     sites, x, y, dice = canvas.scatter(5.5, "tree")
     hedge = (sites.pairs.hedge < 0.4) & (np.abs(sites.edge_m - sites.pairs.half_m - 3.5) < 2.5)
@@ -236,7 +241,7 @@ def draw_trees(canvas: Canvas) -> None:
 
 
 def paint_water(canvas: Canvas) -> np.ndarray:
-    """Wet soil at the edge, then water, lighter where shallow; returns where the ground is under water."""
+    """Paint wet soil at the edge, then water, lighter where shallow; returns bool (side, side): ground under water."""
     look = canvas.look
     wet = np.exp(-np.maximum(canvas.dry_m, 0) / 0.18) * 0.32
     depth = np.maximum(-canvas.dry_m, 0)
@@ -255,7 +260,7 @@ def paint_water(canvas: Canvas) -> np.ndarray:
 
 
 def paint_objects(canvas: Canvas, flooded: np.ndarray) -> None:
-    """Shadows on ground and, fainter, on water; then roofs; then crowns lit by the slope of the canopy."""
+    """Paint shadows on ground and, fainter, on water; then roofs; then crowns, shaded by the slope of the canopy."""
     look = canvas.look
     shade = canvas.shadow * np.where(flooded, np.float32(0.5), np.float32(1.0))
     height = canvas.canopy + (canvas.canopy > 0) * (0.35 * canvas.fine)

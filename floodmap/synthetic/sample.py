@@ -31,9 +31,17 @@ def write_sample(
 
     Args:
         path: the RGB file; `<stem>_reference.tif` is written beside it.
-        jpeg_quality: compress the picture as JPEG of this quality, a tenth of the size, with the collar in an internal
-            mask, since JPEG would fray a nodata value; None: deflate, nodata 0.
+        width: columns of the scene, in pixels.
+        height: rows of the scene, in pixels.
+        seed: seed of the landscape.
+        gsd_m: ground sample distance, in metres.
+        jpeg_quality: compress the picture as JPEG of this quality, a tenth of the size. The collar is then an internal
+            mask, since JPEG changes nodata values. None: deflate, nodata 0.
+        overwrite: replace files that exist.
         progress: called with the finished share, in (0, 1].
+
+    Returns:
+        Paths of the scene and of its reference.
 
     Raises:
         FloodmapError: a target exists and `overwrite` is False.

@@ -23,14 +23,14 @@ EPSG = 32643
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticScene:
-    """A flooded landscape seen from the air, determined by its fields alone."""
+    """A synthetic aerial scene of a flooded landscape; the pixels depend only on the fields below."""
 
     width: int
     """Scene columns, in pixels."""
     height: int
     """Scene rows, in pixels."""
     seed: int
-    """Everything else (terrain, palette, sun, haze, water, density of objects) derives from it."""
+    """Seed of everything else: terrain, colours, sun, haze, water, density of objects."""
     gsd_m: float = 0.3
     """Ground sample distance, in metres a pixel."""
     collar: bool = True
@@ -44,15 +44,15 @@ class SyntheticScene:
 
     @property
     def transform(self) -> Affine:
-        """Pixel to UTM; the origin differs by seed, on whole metres."""
+        """Transform from pixels to UTM; the origin depends on the seed and lies on whole metres."""
         east, north = np.random.default_rng([self.seed, 1]).integers((300_000, 900_000), (700_000, 3_000_000))
         return Affine(self.gsd_m, 0.0, float(east), 0.0, -self.gsd_m, float(north))
 
     def window(self, row_off: int, col_off: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a window; every window equals the same crop of the whole scene.
+        """Draw a window; it equals the same crop of the whole scene.
 
         Returns:
-            rgb: uint8 (3, height, width); 0, 0, 0 in the collar and nowhere else.
+            rgb: uint8 (3, height, width); 0, 0, 0 in the collar only.
             mask: uint8 (height, width); 1 flooded, 0 dry (roofs and crowns included), 255 collar.
         """
         if not (0 <= row_off <= row_off + height <= self.height and 0 <= col_off <= col_off + width <= self.width):
@@ -71,7 +71,7 @@ class SyntheticScene:
 
 
 def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """True inside the picture: four edges, slightly rotated, stepped as flight strips end and a little ragged."""
+    """Pixels inside the collar, bool (rows, columns): the edges are rotated, stepped like flight strips, and ragged."""
     if not scene.collar:
         return np.ones((len(rows), len(cols)), bool)
     rng = np.random.default_rng([scene.seed, 3])
@@ -91,7 +91,7 @@ def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndar
 
 
 def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Haze, contrast, white balance, blur and noise: uint8 (3, side, side), never 0."""
+    """Apply the sensor (blur, contrast, haze, white balance, noise) to a block: uint8 (3, side, side), never 0."""
     look = canvas.look
     shot = rng.standard_normal((SIDE, SIDE), np.float32) * look.noise
     grey = canvas.rgb.mean(0) * (1 - look.saturation)
@@ -109,7 +109,7 @@ def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _block(scene: SyntheticScene, row: int, col: int) -> np.ndarray:
-    """Draw one block: uint8 (4, BLOCK, BLOCK), RGB and mask."""
+    """Draw one block: uint8 (4, BLOCK, BLOCK), RGB and mask; cached and read-only."""
     canvas = Canvas(decide_look(scene), row, col)
     paint_ground(canvas)
     paint_roads(canvas)

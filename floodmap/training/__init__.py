@@ -1,1 +1,1 @@
-"""Training on labelled pictures."""
+"""Training of models on labelled pictures: sampling, augmentation, losses, loop, fine-tuning."""

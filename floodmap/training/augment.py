@@ -1,4 +1,4 @@
-"""Water and light that labelled pictures do not show, painted over them."""
+"""Data augmentation of pictures: repainted flood water (`Water`) and changed exposure, colour and noise (`Light`)."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import jpeg
 
 WAVES = 64
-"""Half waves along a side of the patches that waves are cut from."""
+"""Side of the random patches from which waves are sampled, in cells; a cell is half a wave long."""
 TANNIN = 0.45
-"""Share of the painted water that is dark and brown, as it stands between houses and trees: few pictures show it."""
+"""Share of the repainted pictures whose water is dark and brown, as between houses and trees: few pictures show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Water:
-    """Other water for the flooded part of pictures: two colours that flow into each other, waves, reflections, and the
-    water of another picture of the batch."""
+    """Random parameters that repaint the flood water of a batch of B pictures.
+
+    The new water has two colours that blend into each other, waves and reflections, or comes from another picture.
+    """
 
     opacity: Tensor
-    """(B, 1, 1, 1); 0 where the water stays as it is."""
+    """(B, 1, 1, 1), 0 to 1: opacity of the new water; 0 leaves a picture as it is."""
     colours: Tensor
-    """(B, 2, 3, 1, 1), 0 to 1."""
+    """(B, 2, 3, 1, 1), 0 to 1: two RGB colours for each picture."""
     mixture: Tensor
-    """(B, 1, 5, 5) over the far view: how much of the second colour."""
+    """(B, 1, 5, 5), 0 to 1: share of the second colour, on a grid over the far view."""
     waves: Tensor
-    """(B, 2, WAVES, WAVES): a patch of swell and one of ripples, to be repeated."""
+    """(B, 2, WAVES, WAVES): normal noise, a patch for swell and one for ripples; tiled by mirroring."""
     directions: Tensor
-    """(B, 2, 2, 2): places in the far view, -1 to 1, to places in those patches."""
+    """(B, 2, 2, 2): matrices from coordinates in the far view (-1 to 1) to coordinates in each patch of `waves`."""
     heights: Tensor
-    """(B, 2, 1, 1): of swell and ripples, as a share of the water's brightness."""
+    """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
-    """(B, 1, 1, 1): how much of what stands behind it, and of the sky, the water reflects."""
+    """(B, 1, 1, 1), 0 to 1: share of the reflection in the water's colour."""
     sky: Tensor
-    """(B, 3, 1, 1): its colour in the water, 0 to 1."""
+    """(B, 3, 1, 1), about 0 to 1: RGB colour of the reflected sky."""
     tall: Tensor
-    """(B,): how much stands behind the water, in units of half a far view."""
+    """(B,): greatest height of a reflection, in units of half a far view."""
     borrowed: Tensor
-    """bool (B,): whether it is painted with another picture's water, where one of the batch has enough."""
+    """bool (B,): take the water of another picture of the batch, where one has enough."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
-        """Water for a batch, each picture's repainted with its probability."""
+        """Draw the parameters of a batch; `shares` (B,) has the probability that each picture is repainted."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(len(shares), *shape, 1, 1, generator=generator)
@@ -75,17 +77,20 @@ class Water:
         )
 
     def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float) -> Tensor:
-        """Repaint pictures.
+        """Repaint the flood water of pictures, in place.
 
         Args:
             rgb: (B, 3, H, W), 0 to 1.
-            flood: share of each pixel, (B, H, W).
-            place: (B, H, W, 2): where the pixels lie in the far view, -1 to 1.
-            detail: how much of the ripples is seen.
+            flood: flooded share of each pixel, (B, H, W), 0 to 1.
+            place: coordinates of the pixels in the far view, (B, H, W, 2), -1 to 1.
+            detail: factor of the ripples' amplitude, 0 to 1.
+
+        Returns:
+            The same tensor, clipped to 0 to 1.
         """
-        lender, lent = int(flood.mean(dim=(1, 2)).argmax()), None
-        if flood[lender].mean() > 0.5:
-            lent = rgb[lender].clone(), flood[lender]
+        donor, donor_water = int(flood.mean(dim=(1, 2)).argmax()), None
+        if flood[donor].mean() > 0.5:
+            donor_water = rgb[donor].clone(), flood[donor]
         for i in self.opacity[:, 0, 0, 0].nonzero()[:, 0]:
             mixture = F.grid_sample(
                 self.mixture[i, None], place[i, None], mode="bicubic", padding_mode="border", align_corners=False
@@ -94,47 +99,47 @@ class Water:
             colour = colour * (1 + self._waves(int(i), place[i], detail))
             if self.mirrored[i] > 0:
                 tall = float(self.tall[i] / (place[i, 1, 0, 1] - place[i, 0, 0, 1]))
-                upturned = reflection(rgb[i], flood[i] > 0.5, self.sky[i], tall)
-                colour = torch.lerp(colour, upturned, self.mirrored[i])
-            if lent is not None and self.borrowed[i] and i != lender:
-                colour = torch.lerp(colour, lent[0], lent[1])
+                reflected = reflection(rgb[i], flood[i] > 0.5, self.sky[i], tall)
+                colour = torch.lerp(colour, reflected, self.mirrored[i])
+            if donor_water is not None and self.borrowed[i] and i != donor:
+                colour = torch.lerp(colour, donor_water[0], donor_water[1])
             rgb[i] = torch.lerp(rgb[i], colour, self.opacity[i] * flood[i])
         return rgb.clamp_(0.0, 1.0)
 
     def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
-        """(1, H, W), about 0."""
+        """Relative brightness of the waves of picture i, (1, H, W), with mean 0."""
         total = torch.zeros(1, *place.shape[:2])
         for patch, to_patch, height in zip(
             self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True
         ):
-            at = ((place @ to_patch.T + 1) % 4 - 2).abs() - 1  # back and forth over the patch, which has no seam then
+            at = ((place @ to_patch.T + 1) % 4 - 2).abs() - 1  # tiled by mirroring, so that there is no seam
             total += height * F.grid_sample(patch[None, None], at[None], align_corners=False)[0]
         return total
 
 
 def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor:
-    """What still water shows of a picture seen obliquely: what stands behind it upside down, and above that the sky.
+    """Mirror image in still water of an oblique picture: the bank above it upside down, beyond that the sky.
 
     Args:
         rgb: (3, H, W).
         flooded: bool (H, W).
-        sky: its colour, (3, 1, 1).
-        tall: rows that it shows of what stands behind it, at most.
+        sky: its RGB colour, (3, 1, 1).
+        tall: greatest height of what is reflected, in rows.
 
     Returns:
-        (3, H, W), blurred a little; of no meaning on dry ground.
+        (3, H, W), slightly blurred; without meaning on dry ground.
     """
     rows = torch.arange(len(flooded))[:, None].expand(flooded.shape)
     bank = torch.where(flooded, -1, rows).cummax(dim=0).values  # the last dry row above
     mirrored = (2 * bank - rows).clamp(min=0)
     is_sky = (2 * bank < rows) | (rows - bank > tall) | flooded.gather(0, mirrored)
-    upturned = torch.where(is_sky, sky, rgb.gather(1, mirrored.expand(3, -1, -1)))
-    return F.avg_pool2d(F.pad(upturned[None], (1, 1, 3, 3), mode="replicate"), (7, 3), 1)[0]
+    reflected = torch.where(is_sky, sky, rgb.gather(1, mirrored.expand(3, -1, -1)))
+    return F.avg_pool2d(F.pad(reflected[None], (1, 1, 3, 3), mode="replicate"), (7, 3), 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """How pictures are recoloured: exposure, colour, haze, sharpness, noise and compression, drawn for each picture."""
+    """Random photometric changes: exposure, colour, haze, blur, noise, compression; each field (B, 1 or 3, 1, 1)."""
 
     gamma: Tensor
     saturation: Tensor
@@ -145,10 +150,12 @@ class Light:
     blur: Tensor
     noise: Tensor
     jpeg: Tensor
-    """Quality it is compressed with, 0 for not at all."""
+    """JPEG quality, 25 to 85; 0: not compressed."""
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Light:
+        """Draw the parameters for so many pictures."""
+
         def uniform(low: float, high: float, channels: int = 1) -> Tensor:
             return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
 
@@ -167,15 +174,15 @@ class Light:
             jpeg=chosen(0.15) * uniform(25.0, 85.0),
         )
 
-    def leave(self, chosen: Tensor) -> None:
-        """Leave these pictures of the batch, bool (B,), as they are."""
+    def disable(self, chosen: Tensor) -> None:
+        """Set the parameters of these pictures, bool (B,), so that nothing changes."""
         for value in (self.gamma, self.saturation, self.contrast, self.gain):
             value[chosen] = 1.0
         for value in (self.haze, self.blur, self.noise, self.jpeg):
             value[chosen] = 0.0
 
     def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
-        """Pictures (B, 3, H, W), 0 to 1, in this light."""
+        """Apply the changes to pictures (B, 3, H, W), 0 to 1; returns the same shape and range."""
         rgb = rgb.clamp(1e-4, 1.0).pow(self.gamma)
         grey = rgb.mean(dim=1, keepdim=True)
         # Saturation, contrast about a middle grey, gain and haze are one scaling and one offset.

@@ -1,4 +1,4 @@
-"""A training run on disk: what it begins with, what it goes on from, and the weights it leaves."""
+"""Files of a training run: initial weights, checkpoints to resume from, and exported weights."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ Trainable = FloodSam | Sam
 
 @dataclass(slots=True)
 class State:
-    """How far a run is."""
+    """Progress of a training run; part of its checkpoint."""
 
     step: int = 0
+    """Optimizer steps taken."""
     elapsed: float = 0.0
     """Seconds of training."""
     best: float = -1.0
-    """Best mean IoU of validation."""
+    """Best mean IoU on the validation pictures so far, 0 to 1; -1 before the first checkpoint."""
     since_best: int = 0
-    """Checkpoints since then."""
+    """Checkpoints since that best one."""
 
 
-class Averaged:
-    """Exponential moving average of a model's weights and statistics."""
+class MovingAverage:
+    """Exponential moving average of a model's weights and batch norm statistics."""
 
     def __init__(self, model: Trainable) -> None:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def update(self, model: Trainable, step: int, memory: int) -> None:
-        """Take in the weights after a step; `memory` in steps."""
+        """Update the average with the weights after a step; `memory`: time constant in steps, less at the beginning."""
         decay = min(1 - 1 / memory, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -56,12 +57,12 @@ class Averaged:
 
 
 def build(config: TrainConfig, init: Path | None = None) -> Trainable:
-    """A network to train: random weights, or those of a file as far as names and shapes agree."""
+    """Build the network to train: random weights, or those of `init` where names and shapes agree."""
     if config.architecture == "flood_sam":
         model: Trainable = FloodSam(config.encoder).to(memory_format=torch.channels_last)
     else:
         model = Sam(vit_encoder(VIT[config.architecture]))
-        # What lies between the blocks of such an encoder does not fit into memory beside it.
+        # Such an encoder's activations do not fit into memory: they are recomputed for the gradients.
         model.recomputes = config.what != "decoder"
     if init is not None:
         _load_matching(model, init)
@@ -73,6 +74,7 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
 
 
 def _load_matching(model: Trainable, path: Path) -> None:
+    """Load the tensors of a file that the model has under the same name and in the same shape; leave the others."""
     own = model.state_dict()
     loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, mmap=True)
     given = {name: value.float() for name, value in loaded.items() if value.is_floating_point()}
@@ -88,7 +90,7 @@ def export(
     scores: Mapping[str, float],
     calibration: Calibration,
 ) -> None:
-    """Write weights as float16 safetensors with their config, and what their logits mean, in the header."""
+    """Write weights as float16 safetensors; config, scores and calibration of the logits stand in the header."""
     whole = merged(state)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in whole.items()}
     header = {
@@ -102,12 +104,12 @@ def export(
 def save(
     path: Path,
     model: Trainable,
-    averaged: Averaged,
+    averaged: MovingAverage,
     optimizer: torch.optim.Optimizer,
     draws: list[Tensor],
     state: State,
 ) -> None:
-    """Keep all that a run needs to go on as if it had not stopped; `draws`: states of the processes' generators."""
+    """Write a checkpoint with everything needed to resume; `draws`: random generator state of each process."""
     saved = {
         "model": model.state_dict(), "averaged": averaged.state, "optimizer": optimizer.state_dict(), "draws": draws,
         **asdict(state),
@@ -119,12 +121,12 @@ def save(
 def restore(
     path: Path,
     model: Trainable,
-    averaged: Averaged,
+    averaged: MovingAverage,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     rank: int,
 ) -> State:
-    """Bring everything to where the run was; nothing is changed where there is none."""
+    """Load a checkpoint into model, average, optimizer and generator; without a file nothing changes."""
     if not path.exists():
         return State()
     saved = torch.load(path, weights_only=True, map_location="cpu")

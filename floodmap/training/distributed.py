@@ -1,4 +1,4 @@
-"""One process, or several that train together, each on a device of its own, through `accelerate`."""
+"""Data-parallel training: one process, or several through `accelerate`, each on a device of its own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from floodmap._runtime.extras import require
 
 
 class ProcessGroup:
-    """The processes of a run; a single one unless `accelerate launch` or `torchrun` began more.
+    """The processes of a training run; a single one unless `accelerate launch` or `torchrun` started several.
 
     Args:
-        device: what a single process runs on.
+        device: torch device of a single process; several get theirs from `accelerate`.
 
     Raises:
         MissingPackageError: there are several and `accelerate` is not installed.
@@ -37,10 +37,10 @@ class ProcessGroup:
         return self.rank == 0
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Give all processes the mean of their gradients."""
+        """Replace the gradients of every process by their mean over all processes."""
         if self.size > 1:
             for parameter in model.parameters():
-                if parameter.requires_grad:  # some are without a gradient where a prompt of that kind was not drawn
+                if parameter.requires_grad:  # parameters of prompts that were not drawn have no gradient
                     gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                     parameter.grad = self._accelerator.reduce(gradient, reduction="mean")
 
@@ -52,7 +52,7 @@ class ProcessGroup:
         return float(total)
 
     def gathered(self, value: Any) -> list[Any]:
-        """An object of every process, in order of rank."""
+        """The values of all processes, in order of rank."""
         if self.size == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -60,6 +60,6 @@ class ProcessGroup:
         return list(gather_object([value]))
 
     def wait(self) -> None:
-        """Until all have come so far."""
+        """Barrier: wait until all processes are here."""
         if self.size > 1:
             self._accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Views that a frozen encoder has seen once, kept on disk: training a decoder then costs the decoder alone."""
+"""Cache on disk of what a frozen image encoder computes, so that training a decoder runs the decoder alone."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from floodmap.training.samples import Pairs, Views
 from floodmap.training.simulated_prompts import cells_of, coarse_prompt
 
 STRIDES = {"target": 1, "scored": 1, "skip2": 2, "skip1": 4, "colours": 4, "coarse": 4, "skip0": 8, "embedding": STRIDE}
-"""Pixels to a side of what is kept of views."""
+"""Stride of each cached tensor: pixels of the view per cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch of near views, encoded."""
+    """A batch of encoded near views."""
 
     encoded: Encoded
     views: Views
     """Without their pixels: `rgb` is empty."""
     colours: Tensor
-    """Of cells, (B, 3, h/4, w/4), 0 to 255."""
+    """Mean RGB of cells of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
-    """What was made of the far views, as mask prompts (B, 1, h/4, w/4)."""
+    """Mask prompts from the far views, logits (B, 1, h/4, w/4)."""
 
 
-class Encodings:
-    """Batches on disk.
+class FeatureCache:
+    """Encoded batches in a folder; those that are missing are computed and written.
 
     Args:
-        folder: where they are; what is there of an earlier run is used.
-        count: how many.
-        draw: the i-th pairs, always the same.
-        encode: embedding of views.
+        folder: gets a file for each batch; files of an earlier run are used again.
+        count: number of batches.
+        draw: returns the i-th batch of pairs, always the same.
+        encode: embeddings of views.
         decode: logits of embeddings without a prompt, for the coarse masks.
+        report: called with the share done, 0 to 1.
     """
 
     def __init__(
@@ -64,35 +65,35 @@ class Encodings:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Any of the batches; where the encoder keeps a view's own size, some part of its views.
+        """Draw a random batch; where the encoder keeps a view's own size, a random part of its views.
 
-        So the same views are never quite the same, and decoding them costs about half.
+        So the cached views vary from step to step, and decoding them costs about half.
         """
         path = self._paths[int(torch.randint(len(self._paths), (), generator=generator))]
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             sides, can_be_cut = file.get_slice("target").get_shape()[1:], "skip0" in names
-            place = [_draw_stretch(side, generator) for side in sides] if can_be_cut else []
-            found = {
-                name: _part(file.get_slice(name), STRIDES[name], place).to(device)
+            place = [_draw_interval(side, generator) for side in sides] if can_be_cut else []
+            tensors = {
+                name: _read_part(file.get_slice(name), STRIDES[name], place).to(device)
                 if name in STRIDES
                 else file.get_tensor(name).to(device)
                 for name in names
             }
-        target = found["target"].float() / 255
-        skips = (found["skip0"], found["skip1"], found["skip2"]) if can_be_cut else None
-        ground = (found["ground0"], found["ground1"]) if "ground0" in names else None
+        target = tensors["target"].float() / 255
+        skips = (tensors["skip0"], tensors["skip1"], tensors["skip2"]) if can_be_cut else None
+        ground = (tensors["ground0"], tensors["ground1"]) if "ground0" in names else None
         return Batch(
-            Encoded(found["embedding"], skips, (target.shape[-2], target.shape[-1]), ground),
-            Views(target.new_zeros(0), target, found["scored"], target.new_zeros(len(target))),
-            found["colours"].float(), found["coarse"].float(),
+            Encoded(tensors["embedding"], skips, (target.shape[-2], target.shape[-1]), ground),
+            Views(target.new_zeros(0), target, tensors["scored"], target.new_zeros(len(target))),
+            tensors["colours"].float(), tensors["coarse"].float(),
         )  # fmt: skip
 
 
-def _draw_stretch(side: int, generator: torch.Generator) -> slice:
-    """Three quarters of a side somewhere along it, in units of the encoder's coarsest stride.
+def _draw_interval(side: int, generator: torch.Generator) -> slice:
+    """Random interval of three quarters of a side, in pixels; multiples of 32, the encoder's coarsest stride.
 
-    Always as long: every new shape has the CPU's library make some 100 kernels anew, a third of a step.
+    The length is fixed: for each new shape oneDNN prepares some 100 kernels, which takes a third of a step.
     """
     units = side // 32
     length = -(-3 * units // 4)
@@ -100,14 +101,15 @@ def _draw_stretch(side: int, generator: torch.Generator) -> slice:
     return slice(32 * first, 32 * (first + length))
 
 
-def _part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
-    """A part of planes on disk, its rows and columns in pixels: (B, H, W), or (B, C, H, W) as convolutions like it."""
-    places = (slice(one.start // stride, one.stop // stride) for one in place)
+def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
+    """Read a part of a tensor on disk, `place` in pixels: (B, H, W), or (B, C, H, W) in channels-last order."""
+    places = (slice(interval.start // stride, interval.stop // stride) for interval in place)
     part: Tensor = stored[(slice(None), *places)].contiguous()
     return part if part.ndim == 3 else part.permute(0, 3, 1, 2)
 
 
 def _write(path: Path, batch: Batch) -> None:
+    """Write a batch: floats as bfloat16, target as uint8, images with channels last."""
     encoded, views = batch.encoded, batch.views
     tensors = {
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,

@@ -1,4 +1,4 @@
-"""A user's own model: from labelled imagery to weights that say what they were made of."""
+"""Fine-tuning on a user's labelled imagery; the weights record in their header what they were trained on."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from floodmap.models.training_record import TrainedModel, keys_as_json, read_log
 from floodmap.options import FineTuneOptions
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import ProcessGroup
-from floodmap.training.labelled import fingerprint_of, pieces, sources, swapped_to
+from floodmap.training.labelled import find_swapped_masks, fingerprint_of, pieces, sources
 from floodmap.training.loop import Checkpoint, train
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
 """Pairs of views in a step, on average."""
 SAM_SIZES = ((256, 1024, 1),)
-"""Sides of far and near views for Meta's encoders, which see every view stretched to 1024 pixels."""
+"""As `TrainConfig.sizes`, for Meta's encoders, to which every view is resized to 1024 pixels."""
 SAM_PAIRS = 4
-"""Pairs of these in a step, one after another."""
+"""Pairs of views in a step for Meta's encoders: batches of one, accumulated."""
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
-"""Columns of the log that are drawn, on the left and on the right, with what they are called there."""
+"""Columns of the log and their legends, for the left and the right chart of the training curves."""
 
 
 def fine_tune(
@@ -60,28 +60,28 @@ def fine_tune(
     """Train a model on labelled imagery.
 
     Args:
-        data: a folder that `labels.find_labels` understands.
+        data: a folder in one of the layouts of `labels.find_labels`.
         out: the weights, a `.safetensors` file; beside it, while training and afterwards, a folder `NAME_run` with the
-            log, its curves and what is needed to go on.
-        options: how.
-        overwrite: replace what is there.
-        resume: go on with a run that was broken off.
+            log, its curves and the checkpoint to resume from.
+        options: settings of the run.
+        overwrite: replace existing results.
+        resume: go on with an interrupted run.
         report: called with the share done and the stage.
-        on_checkpoint: called with the scores of every checkpoint; the first are those of the base.
+        on_checkpoint: called with the scores of every checkpoint; the first are those of the base weights.
 
     Raises:
         LabelError: the labels cannot be used.
-        ModelError: the base is no model of this kind.
-        OutputError: results are there already, or an unfinished run of other data or settings.
+        ModelError: the base cannot be trained so.
+        OutputError: results exist already, or an unfinished run of other data or settings.
     """
     require("matplotlib", "training")
     folder = run_folder(out)
     group = ProcessGroup(options.device)
     if group.is_first:
         _refuse_existing(out, folder, overwrite=overwrite, resume=resume)
-    base = _base(options.base, options.what)
+    base = _read_base(options.base, options.what)
     audited = audit(find_labels(data), flood_value=options.flood_value, ignore_values=options.ignore_values)
-    swapped = swapped_to(load_segmenter(resolve(options.base), str(group.device)), audited.usable, audited.rule)
+    swapped = find_swapped_masks(load_segmenter(resolve(options.base), str(group.device)), audited.usable, audited.rule)
     audited = replace(audited, findings=(*audited.findings, *swapped))
     _refuse_findings(audited, data, strict=options.strict)
     train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
@@ -89,7 +89,7 @@ def fine_tune(
     if not all(samples):
         raise LabelError(f"{data} has no observed pixel that is labelled to train or to validate on")
     config = _config(options, base, len(samples[0]), group.size)
-    about = {
+    record = {
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
         "val": [one.name for one in validate_on], "flood_values": list(audited.flood_values),
         "ignored_values": list(audited.rule.ignored),
@@ -101,26 +101,26 @@ def fine_tune(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if group.is_first:
-        _refuse_other_run(folder / "run.json", {**about, "options": repr(replace(options, device=""))}, resume=resume)
-    drawn_from = sources(train_on, samples[0], options.augment)
-    best = train(config, drawn_from, samples[1], folder, base.path, report, on_checkpoint)
+        _refuse_other_run(folder / "run.json", {**record, "options": repr(replace(options, device=""))}, resume=resume)
+    view_sources = sources(train_on, samples[0], options.augment)
+    best = train(config, view_sources, samples[1], folder, base.path, report, on_checkpoint)
     if group.is_first:
-        _finished(best, out, about)
+        _write_result(best, out, record)
     group.wait()
     return TrainedModel.read(out)
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
-    """Weights to begin with, and what they fit."""
+class _BaseWeights:
+    """Weights to begin with, and the network they belong to."""
 
     path: Path
     architecture: str
     encoder: EncoderConfig
 
 
-def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: int) -> TrainConfig:
-    """A run of so many epochs, whatever the architecture takes in one step."""
+def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_processes: int) -> TrainConfig:
+    """Training settings for `options.epochs` epochs, whatever the size of a step of the architecture."""
     config = TrainConfig(
         architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
         settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
@@ -138,7 +138,7 @@ def _config(options: FineTuneOptions, base: _Base, n_samples: int, n_processes: 
 
 
 def _workers(device: str, n_processes: int) -> int:
-    """Processes that draw views ahead: some where a GPU learns, on systems that fork."""
+    """Number of processes that draw batches in advance: up to 8 for a GPU, on systems that fork; else 0."""
     if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
         return 0
     return min(8, (os.cpu_count() or 1) // n_processes)
@@ -155,7 +155,7 @@ def _refuse_existing(out: Path, folder: Path, *, overwrite: bool, resume: bool) 
         raise OutputError(f"{folder} holds an unfinished run; go on with --resume, or start afresh with --overwrite")
 
 
-def _base(name: str, what: str) -> _Base:
+def _read_base(name: str, what: str) -> _BaseWeights:
     path = resolve(name).path
     try:
         if path.suffix == ".safetensors":
@@ -175,7 +175,7 @@ def _base(name: str, what: str) -> _Base:
         raise ModelError(f"{path}: architecture {architecture} cannot be trained; known: flood_sam, {', '.join(VIT)}")
     if what == "lora" and architecture == "flood_sam":
         raise ModelError(f"{path}: its encoder has no attention to adapt; use --train decoder or --train full")
-    return _Base(path, architecture, encoder)
+    return _BaseWeights(path, architecture, encoder)
 
 
 def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
@@ -187,27 +187,27 @@ def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
         raise LabelError(f"{data} has no usable picture; the first finding: {audited.findings[0].text}")
 
 
-def _refuse_other_run(path: Path, about: dict[str, Any], *, resume: bool) -> None:
-    told = json.dumps(about, indent=1, sort_keys=True)
-    if resume and path.exists() and path.read_text("utf-8") != told:
+def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> None:
+    text = json.dumps(record, indent=1, sort_keys=True)
+    if resume and path.exists() and path.read_text("utf-8") != text:
         raise OutputError(f"{path.parent} holds a run of other data or settings; start afresh with --overwrite")
-    write_whole(path, told)
+    write_whole(path, text)
 
 
-def _finished(best: Path, out: Path, about: dict[str, Any]) -> None:
-    """The best weights under their name, with what they were made of in the header."""
+def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
+    """Write the best weights to `out`, with the record of the training in the header, and draw the curves."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
     state, log_file = load_file(best), best.parent / "log.csv"
-    before = read_log(log_file)["val_iou"][0]  # the log begins with the base
+    before = read_log(log_file)["val_iou"][0]  # the first row scores the base weights
     header["scores"] = json.dumps({**json.loads(header["scores"]), "val_iou_before": float(before)})
     with writing(out), atomic_path(out) as partial:
-        save_file(state, partial, metadata=with_digest(state, {**header, "training": json.dumps(about)}))
+        save_file(state, partial, metadata=with_digest(state, {**header, "training": json.dumps(record)}))
     draw_curves(log_file, best.parent / "curves.png")
 
 
 def draw_curves(log_file: Path, path: Path) -> None:
-    """Loss and IoU of training and validation as a picture."""
+    """Plot loss and mean IoU of training and validation to a PNG file."""
     from matplotlib.figure import Figure
 
     columns = read_log(log_file)

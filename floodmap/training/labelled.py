@@ -1,4 +1,4 @@
-"""Labelled pictures made ready for training: cut to samples, looked through for swapped masks."""
+"""Labelled pictures prepared for training: cut into samples, grouped into sources, checked for swapped masks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from floodmap.strips.codes import DRY, FLOOD, THRESHOLD, UNOBSERVED
 from floodmap.training.samples import IGNORED, Sample, Source
 
 SAMPLE_SIDE = 1536
-"""Scenes are cut into pieces of about this side, in pixels."""
+"""Side of the pieces that scenes are cut into, in pixels, about."""
 
 
 def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
-    """A labelled picture or scene in pieces that fit into memory together; unobserved ground is not scored."""
+    """Cut a labelled picture or scene into samples; unobserved pixels are `IGNORED`, pieces without labels left out."""
     with Scene.open(one.image) as scene:
         reference, _ = read_label(one, scene, rule)
         grid = Grid(height=scene.height, width=scene.width, tile_size=SAMPLE_SIDE, overlap=0, multiple=1)
@@ -38,12 +38,12 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
 
 
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
-    """What views are drawn from: scenes with a place on the ground, seen from straight above, and photographs.
+    """Sources of training views: scenes with a CRS (seen straight from above) and photographs (without one).
 
     Args:
         labelled: pictures with their masks.
-        samples: these, cut to pieces.
-        augment: how views may be changed: see `FineTuneOptions`.
+        samples: the same, cut by `pieces`.
+        augment: which augmentation is allowed: see `FineTuneOptions`.
     """
     placed = set()
     for one in labelled:
@@ -73,24 +73,26 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
 
 
 def fingerprint_of(labelled: Sequence[Labelled]) -> str:
-    """SHA-256 of all pictures and masks, whatever their folder is called."""
+    """SHA-256 over names and bytes of all pictures and masks; the name of their folder does not count."""
     digest = hashlib.sha256()
     for one in labelled:
         for path in (one.image, one.label):
-            # A file geodatabase is a folder; while somebody looks at it there are locks in it.
-            inside = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
-            for file in inside:
+            # A file geodatabase is a folder; while a program has it open there are lock files in it.
+            members = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
+            for file in members:
                 if file is not None and file.is_file() and file.suffix.lower() != ".lock":
                     digest.update(one.name.encode())
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def swapped_to(model: Segmenter, labelled: Sequence[Labelled], rule: FloodRule) -> list[Finding]:
-    """What a model says of pictures shrunk to `audit.PREVIEW_SIDE` pixels, without prompts.
+def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: FloodRule) -> list[Finding]:
+    """Find masks that were swapped between pictures, by a model's predictions without prompts at preview size.
+
+    Pictures are shrunk to `audit.PREVIEW_SIDE` pixels.
 
     Args:
-        model: one that knows floods; others say nothing.
+        model: one trained on floods; for others there are no findings.
         labelled: usable pictures.
         rule: what is flood in the masks.
     """

@@ -1,7 +1,7 @@
-"""Training: reads from top to bottom.
+"""The training loop: steps, learning rate, checkpoints, validation, early stopping.
 
-Every step sees the same ground twice, as `floodmap segment` does: from far, where the picture's meaning shows, and
-near, with what was made of the far view as a prompt (or with points, a box, or nothing).
+Every step uses two views of the same ground, as `floodmap segment` does: a far view with its surroundings, and a near
+view prompted with the prediction for the far one (or with points, a box, or nothing).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from floodmap.models.calibration import fit
-from floodmap.training.checkpoint import Averaged, State, Trainable, build, export, restore, save
+from floodmap.training.checkpoint import MovingAverage, State, Trainable, build, export, restore, save
 from floodmap.training.config import TrainConfig
 from floodmap.training.distributed import ProcessGroup
 from floodmap.training.samples import Sample, Source
@@ -28,15 +28,15 @@ from floodmap.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-JUDGED = 8
-"""Pictures at most, of those that are trained on, that are scored beside those of validation."""
+MAX_TRAIN_SCORED = 8
+"""Most training pictures that are scored at a checkpoint, beside the validation pictures."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
-"""Names that an image encoder's parameters begin with, but for those that lead over to the decoder."""
+"""Name prefixes of the image encoder's parameters, without the layers that lead over to the decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """How good a model is at one moment of its training."""
+    """Progress and scores of a training run at a checkpoint."""
 
     step: int
     """Steps taken."""
@@ -49,7 +49,7 @@ class Checkpoint:
     val_loss: float
     """Cross-entropy plus Dice on the validation pictures."""
     train_iou: float
-    """Mean IoU on at most `JUDGED` training pictures, seen whole as those of validation are."""
+    """Mean IoU on at most `MAX_TRAIN_SCORED` training pictures, whole, as on the validation pictures."""
     val_iou: float
     """Mean IoU on the validation pictures, with the coarse pass as a prompt."""
     val_iou_unprompted: float
@@ -61,7 +61,7 @@ class Checkpoint:
         return {**row, "minutes": round(self.minutes, 2)}
 
     def __str__(self) -> str:
-        """A line for people, with the time left."""
+        """A line for the log, with the minutes left."""
         left = f", {self.minutes * (1 / self.share - 1):.0f} min left" if 0 < self.share < 1 else ""
         loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}, "
         return (
@@ -82,17 +82,17 @@ def train(
     """Train a model from scratch or from other weights, or go on from the folder's checkpoint.
 
     Args:
-        config: the run.
+        config: settings of the run.
         sources: labelled pictures.
         validation: pictures scored at every checkpoint (mean IoU); never trained on.
-        folder: gets `last.pt` (to go on from), `log.csv`, `tensorboard/` where tensorboardX is installed,
+        folder: gets `last.pt` (to resume from), `log.csv`, `tensorboard/` where tensorboardX is installed,
             `model.safetensors` (the averaged weights) and `best.safetensors` (those of the best validation).
-        init: weights to begin with, where they fit.
+        init: file of weights to begin with, where names and shapes agree.
         report: called with the share done and the stage.
         on_checkpoint: called with the scores of every checkpoint, and with those of `init` before the first step.
 
     Returns:
-        Path of `model.safetensors`, or of `best.safetensors` where there is patience.
+        Path of `model.safetensors`, or of `best.safetensors` with early stopping (`patience`).
 
     Raises:
         ModelError: several processes were begun without what they need.
@@ -101,7 +101,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = build(config, None if (folder / "last.pt").exists() else init).to(group.device)
-    averaged = Averaged(model)
+    averaged = MovingAverage(model)
     optimizer = make_optimizer(model, config)
     generator = torch.Generator().manual_seed(config.seed + group.rank)
     state = restore(folder / "last.pt", model, averaged, optimizer, generator, group.rank)
@@ -110,12 +110,12 @@ def train(
     if config.cached_batches:
         trainer.cache_features(folder / f"encodings-{group.rank}", report)
     started, saved = time.monotonic() - state.elapsed, state.elapsed
-    judged = (validation, some_samples(sources))
+    scored_samples = (validation, training_subset(sources))
     losses: list[float] = []
-    if state.step == 0 and init is not None:  # so that no run ends below what it began with
-        checkpoint = _judge(averaged, config, judged, losses, folder, state, group)
+    if state.step == 0 and init is not None:  # the initial weights compete as well: no run ends with a worse best
+        checkpoint = _score_checkpoint(averaged, config, scored_samples, losses, folder, state, group)
         if group.is_first:
-            _log(folder, checkpoint)
+            _write_log(folder, checkpoint)
             on_checkpoint(checkpoint)
     while (progress := config.progress(state.step, state.elapsed)) < 1 and not _stops_early(config, state):
         for parameters in optimizer.param_groups:
@@ -129,9 +129,9 @@ def train(
         report(config.progress(state.step, state.elapsed), "train")
         if ends or config.is_checkpoint(state.step, state.elapsed - saved):
             draws = group.gathered(generator.get_state())
-            checkpoint = _judge(averaged, config, judged, losses, folder, state, group)
+            checkpoint = _score_checkpoint(averaged, config, scored_samples, losses, folder, state, group)
             if group.is_first:
-                _log(folder, checkpoint)
+                _write_log(folder, checkpoint)
                 on_checkpoint(checkpoint)
                 save(folder / "last.pt", model, averaged, optimizer, draws, state)
             group.wait()
@@ -140,22 +140,22 @@ def train(
     return folder / ("model.safetensors" if config.patience is None else "best.safetensors")
 
 
-def _judge(
-    averaged: Averaged,
+def _score_checkpoint(
+    averaged: MovingAverage,
     config: TrainConfig,
-    judged: tuple[Sequence[Sample], Sequence[Sample]],
+    scored_samples: tuple[Sequence[Sample], Sequence[Sample]],
     losses: Sequence[float],
     folder: Path,
     state: State,
     group: ProcessGroup,
 ) -> Checkpoint:
-    """Score the averaged weights, write them, and see whether they are the best so far.
+    """Score the averaged weights, export them, and copy them to `best.safetensors` where they are the best so far.
 
-    `judged`: pictures to validate on, and some of those that are trained on.
+    `scored_samples`: the validation pictures, and some of the training pictures.
     """
     model = build(config).to(group.device)
     model.load_state_dict(averaged.state)
-    on_val, on_train = (validate(model.eval(), samples, group.device) for samples in judged)
+    on_val, on_train = (validate(model.eval(), samples, group.device) for samples in scored_samples)
     state.since_best += 1
     is_best = on_val.iou > state.best
     if is_best:
@@ -174,25 +174,26 @@ def _judge(
     return checkpoint
 
 
-def some_samples(sources: Sequence[Source], count: int = JUDGED) -> list[Sample]:
-    """At most so many of the pictures that are trained on, from everywhere among them."""
+def training_subset(sources: Sequence[Source], count: int = MAX_TRAIN_SCORED) -> list[Sample]:
+    """At most `count` of the training pictures, evenly spaced in their order."""
     samples = [sample for source in sources for sample in source.samples]
     return samples[:: -(-len(samples) // count)]
 
 
 def _stops_early(config: TrainConfig, state: State) -> bool:
+    """Whether so many checkpoints as `patience` allows have passed without a better validation score."""
     return config.patience is not None and state.since_best >= config.patience
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """Learning rate factor after a share of the run: a linear rise, then half a cosine down to 1 %."""
+    """Learning rate factor at `progress` (0 to 1): linear warm-up, then cosine decay to 1 %."""
     if progress < warmup:
         return max(progress / warmup, 0.02)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
 
 
 def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, with a learning rate of its own for the encoder."""
+    """AdamW; the learning rate of the encoder is scaled by `encoder_rate`, and vectors have no weight decay."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -204,8 +205,8 @@ def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(listed, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _log(folder: Path, checkpoint: Checkpoint) -> None:
-    """A row of the log, as CSV and for TensorBoard."""
+def _write_log(folder: Path, checkpoint: Checkpoint) -> None:
+    """Append a checkpoint to `log.csv` and, where tensorboardX is installed, to `tensorboard/`."""
     row = checkpoint.as_row()
     path = folder / "log.csv"
     fresh = not path.exists()

@@ -1,4 +1,4 @@
-"""Low-rank adapters: a frozen layer learns a small correction (Hu et al. 2021, arXiv:2106.09685)."""
+"""Low-rank adapters (LoRA) for frozen linear layers (Hu et al. 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from floodmap.models.sam.modeling import ImageEncoderViT
 
 
 class LoraLinear(nn.Module):
-    """A linear layer that stays as it is, and the product of two thin ones that is learned beside it.
+    """A frozen linear layer plus a trained low-rank correction, the product of two thin matrices.
 
     Args:
-        base: the layer.
-        rank: of the correction.
+        base: the layer; it is frozen.
+        rank: rank of the correction.
     """
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
@@ -32,14 +32,14 @@ class LoraLinear(nn.Module):
 
 
 def adapt(encoder: ImageEncoderViT, rank: int) -> None:
-    """Freeze an image encoder but for adapters in the attention of every block, in place."""
+    """Freeze an image encoder and add trainable adapters to the qkv layer of every block, in place."""
     encoder.requires_grad_(False)
     for block in encoder.blocks:
         block.attn.qkv = LoraLinear(block.attn.qkv, rank)
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with its adapters added to the layers they correct, under the names these had before."""
+    """Merge the adapters of a state dict into the weights of their layers; returns it with the original names."""
     whole: dict[str, Tensor] = {}
     for name, value in state.items():
         layer, _, last = name.rpartition(".")

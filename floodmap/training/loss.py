@@ -1,4 +1,4 @@
-"""What training holds against a model: flood missed or imagined, and places that look otherwise in another window."""
+"""Training losses: cross-entropy plus Dice, error of the predicted IoU, consistency between windows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from floodmap.models.sam.flood_sam import FloodSam
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
-    """Cross-entropy plus Dice over scored pixels (see `mask_loss`), and the error of the predicted IoU (B,)."""
+    """Cross-entropy plus Dice (see `mask_loss`) plus 0.05 times the mean squared error of the predicted IoU (B,)."""
     stride = target.shape[-1] // logits.shape[-1]
     weight, share = _shrunk(target, scored, stride)
     with torch.no_grad():
-        sure, real = (logits > 0) & (weight > 0), (share > 0.5) & (weight > 0)
-        union = (sure | real).sum(dim=(1, 2))
-        true_iou = torch.where(union > 0, (sure & real).sum(dim=(1, 2)) / union.clamp(min=1), 1.0)
+        predicted, flooded = (logits > 0) & (weight > 0), (share > 0.5) & (weight > 0)
+        union = (predicted | flooded).sum(dim=(1, 2))
+        true_iou = torch.where(union > 0, (predicted & flooded).sum(dim=(1, 2)) / union.clamp(min=1), 1.0)
     return mask_loss(logits, target, scored, dry_weight) + 0.05 * F.mse_loss(iou, true_iou)
 
 
@@ -25,9 +25,9 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
     """Cross-entropy plus Dice over scored pixels.
 
     Args:
-        logits: (B, h, w) at a whole fraction of the target's resolution.
-        target: flood share (B, H, W).
-        scored: bool (B, H, W).
+        logits: (B, h, w), h and w whole fractions of H and W.
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W); other pixels do not count.
         dry_weight: factor of the cross-entropy of pictures without flood.
     """
     stride = target.shape[-1] // logits.shape[-1]
@@ -38,19 +38,19 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
     flood = logits.sigmoid()
     hit = (flood * target * weight).sum(dim=(1, 2))
     total = ((flood + target) * weight).sum(dim=(1, 2))
-    # Dice says little of a crop without flood but how small its largest mistake is: cross-entropy alone teaches those.
+    # Without flood in a view Dice measures little but whether there is any error: it has cross-entropy alone.
     dice = ((1 - (2 * hit + 1.0) / (total + 1.0)) * flooded).sum() / flooded.sum().clamp(min=1)
     return cross + dice
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """The scored share of cells of `stride` pixels, and the flooded share of what is scored in them."""
+    """Average-pool by `stride`: scored share of each cell, and flooded share of its scored pixels, both (B, h, w)."""
     weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
     share = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
     return weight, share.clamp(0, 1)
 
 
-def unsteadiness(
+def consistency_loss(
     model: FloodSam,
     encoded: Encoded,
     logits: Tensor,
@@ -58,24 +58,32 @@ def unsteadiness(
     scored: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """How differently a part of a view is seen by itself and as part of the whole: a mean square of probabilities.
+    """Consistency loss: mean squared difference of probabilities between a view and a random part of it decoded alone.
 
-    The decoder's tokens look at all of a window. What they make of one place must not hang on where the window ends,
-    or two cuts of one scene differ.
+    The decoder's tokens attend to all of a window. Without this loss the result at a place depends on where the window
+    ends, and two tilings of one scene differ.
+
+    Args:
+        model: the network.
+        encoded: the encoded views.
+        logits: of the whole views, (B, H/2, W/2).
+        masks: mask prompts of the whole views, (B, 1, H/4, W/4), if any.
+        scored: bool (B, H, W).
+        generator: draws the part.
     """
-    rows, cols = (draw_stretch(side, generator) for side in scored.shape[1:])
+    rows, cols = (draw_interval(side, generator) for side in scored.shape[1:])
 
     def part(x: Tensor, stride: int) -> Tensor:
         return x[..., rows.start // stride : rows.stop // stride, cols.start // stride : cols.stop // stride]
 
-    alone, _ = model.decode(encoded.crop(rows, cols), masks=None if masks is None else part(masks, 4))
-    difference = alone.float().sigmoid() - part(logits, 2).float().sigmoid()
+    cropped, _ = model.decode(encoded.crop(rows, cols), masks=None if masks is None else part(masks, 4))
+    difference = cropped.float().sigmoid() - part(logits, 2).float().sigmoid()
     weight = part(F.avg_pool2d(scored[:, None].float(), 2)[:, 0], 2)
     return (difference.square() * weight).sum() / weight.sum().clamp(min=1)
 
 
-def draw_stretch(side: int, generator: torch.Generator) -> slice:
-    """Some stretch of a side, at least half of it, in units of the encoder's coarsest stride."""
+def draw_interval(side: int, generator: torch.Generator) -> slice:
+    """Random interval of at least half a side, in pixels; multiples of 32, the encoder's coarsest stride."""
     n_units = side // 32
     length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))
     first = int(torch.randint(0, n_units - length + 1, (), generator=generator))

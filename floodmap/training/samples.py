@@ -1,4 +1,4 @@
-"""Labelled pictures, and views of them, as arrays."""
+"""Labelled pictures (`Sample`, `Source`) as arrays, and batches of training views of them (`Views`, `Pairs`)."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from floodmap.options import Augment
 IGNORED = 255
 """Mask value of pixels that are not scored: outside the picture, or unlabelled."""
 FAR_FACTORS = (3.0, 5.0)
-"""How many times coarser the far view of a pair is than the near one; `scales.COARSE_FACTOR` lies between."""
+"""Range of the ratio of pixel sizes, far view to near view; `scales.COARSE_FACTOR` lies in it."""
 PLAIN_FACTOR = 4
-"""As `scales.COARSE_FACTOR`: a power of two, so that a level of the picture's pyramid is the far view."""
+"""That ratio in plain pairs, as `scales.COARSE_FACTOR`: a power of two, so that a pyramid level is the far view."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """A batch of views."""
+    """A batch of B square views of labelled pictures."""
 
     rgb: Tensor
     """float32 (B, 3, size, size), 0 to 255; 0 outside the picture."""
     target: Tensor
-    """float32 (B, size, size): the flood share of each pixel."""
+    """float32 (B, size, size), 0 to 1: flooded share of each pixel."""
     scored: Tensor
-    """bool (B, size, size)."""
+    """bool (B, size, size): pixels that the loss counts."""
     gsd_m: Tensor
-    """float32 (B,): metres a pixel, 0 where the network is not told."""
+    """float32 (B,): ground sample distance given to the network, in metres; 0 where it is withheld or not known."""
 
     def to(self, device: torch.device) -> Views:
+        """The same on a device."""
         return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored, self.gsd_m)))
 
     def __getitem__(self, part: slice) -> Views:
-        """Some views of the batch."""
+        """A slice of the batch."""
         return Views(self.rgb[part], self.target[part], self.scored[part], self.gsd_m[part])
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The same ground twice: from far, with its surroundings, and a part of it from near."""
+    """A batch of view pairs of the same ground: a far view with its surroundings, and a near view of a part of it."""
 
     far: Views
     near: Views
     near_xy: Tensor
-    """(B, 2): centre of the near view in pixels of the far one, counted from the far one's centre."""
+    """(B, 2): centre of the near view, x first, in pixels of the far view from the far view's centre."""
     factor: Tensor
-    """(B,): near pixels per far pixel."""
+    """(B,): pixel size of the far view over that of the near view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,50 +62,55 @@ class Sample:
 
     name: str
     rgb: NDArray[np.uint8]
-    """(3, height, width)."""
+    """uint8 (3, height, width)."""
     mask: NDArray[np.uint8]
-    """(height, width): 1 flood, 0 dry, 255 not scored."""
+    """uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) not scored."""
     place: str = ""
-    """Where it was taken. Places are drawn alike, however many pictures there are of each; "": one by itself."""
+    """Where it was taken; "": a place of its own. Places are drawn equally often, however many pictures each has."""
     gsd_m: float = 0.0
-    """Metres a pixel; 0: not known."""
+    """Ground sample distance in metres; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Pictures of one kind, and how they may be drawn."""
+    """A set of samples, how often views are drawn from it, and how these are transformed."""
 
     name: str
     samples: Sequence[Sample]
     share: float
-    """Share of the views that come from this source."""
+    """Share of the pairs of views that come from this source; relative to those of the other sources."""
     from_above: bool
-    """Straight-down pictures have no up: they are turned by any angle. Oblique ones are tilted by a few degrees."""
+    """Nadir pictures, which are rotated by any angle. Others are oblique, and are rotated by a few degrees."""
     zoom: tuple[float, float] = (0.6, 1.6)
-    """Range of source pixels per pixel of a near view."""
+    """Range of the zoom: pixels of the picture per pixel of the near view."""
     factor: tuple[float, float] = FAR_FACTORS
-    """Range of near pixels per far pixel. Pictures too small to be shrunk so much are seen twice from near."""
+    """Range of the ratio of pixel sizes, far view to near view; from 1 up where pictures are too small to shrink."""
     rim: float = 1.6
-    """Most that a far view may be wider than its picture: what is mostly empty teaches little."""
+    """Largest ratio of the far view's side to the picture's: a view that is mostly empty teaches little."""
     plain: float = 0.0
-    """Share of the pairs seen as a scene is when it is segmented: pixel for pixel, from far by `PLAIN_FACTOR`, turned
-    by right angles at most, half of them in the light they came in. Resampling blurs what is a pixel wide."""
+    """Share of the pairs without resampling, as when a scene is segmented; resampling blurs what is a pixel wide.
+
+    The near view has the picture's pixels, the far view is shrunk by `PLAIN_FACTOR`. Rotations are by right angles
+    at most; half of these pairs keep their light.
+    """
     wet: float = 0.0
-    """Share of the pairs that seek flood, for sources with little of it: pictures with more are drawn more often, and
-    of sixteen places in the far view the first that is flooded."""
+    """Share of the pairs drawn towards flood, for sources with little of it.
+
+    Pictures with more flood are drawn more often, and the near view is centred on flood (in up to 16 trials).
+    """
     augment: Augment = "full"
-    """How views are changed; but for `full`, all of them are plain."""
+    """Which augmentation is applied; with any value but `full` all pairs are plain."""
     repainted: float = 0.0
-    """Share of the pairs whose flood is painted in other colours of water: for pictures of few kinds of water."""
+    """Share of the pairs whose flood water is repainted (`augment.Water`): for pictures of few kinds of water."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as uint8 (3, height, width)."""
+    """Read a picture as uint8 RGB (3, height, width)."""
     with Image.open(path) as image:
         return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A mask as uint8 (height, width), values as stored."""
+    """Read a mask as uint8 (height, width); values as stored."""
     with Image.open(path) as image:
         return np.asarray(image.convert("L") if image.mode not in ("L", "P", "1") else image).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Random pairs of views of labelled pictures, by number: the same whoever draws them."""
+"""Deterministic batches of random view pairs: batch i depends on (seed, rank, i) only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from floodmap.training.config import TrainConfig
 from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Source, Views
 
 COARSEST_LEVEL = 3
-"""Pictures are kept at 1, 1/2, 1/4 and 1/8 of their size, so that a shrunken view does not alias."""
+"""Levels of a picture's pyramid below full size (1/2, 1/4, 1/8), so that a shrunken view does not alias."""
 GSD_WITHHELD = 0.25
-"""Share of the pairs whose ground sample distance the network is not told: plain pictures from above come, too."""
+"""Share of the pairs whose ground sample distance is withheld: users have nadir pictures without one, too."""
 GSD_ERROR = 0.2
-"""How wrong it is told elsewhere: standard deviation of its logarithm. Those of many pictures are estimates."""
-AHEAD = 4
-"""Batches that each process draws ahead."""
+"""Noise of the others: standard deviation of the logarithm. The values of many pictures are estimates."""
+PREFETCH = 4
+"""Batches that each worker process draws in advance."""
 
 
 class _Pyramid:
-    """A sample at halved sizes, the mask as float with its scored share beside it."""
+    """Image pyramid of a sample: uint8 (5, h, w) at each level: RGB, flooded and scored, the last two 0 to 255."""
 
     def __init__(self, sample: Sample) -> None:
         rgb = torch.from_numpy(sample.rgb)
@@ -42,11 +42,11 @@ class _Pyramid:
             self.levels.append(F.avg_pool2d(last[None].float(), 2)[0].round().to(torch.uint8))
 
     def view(self, source_xy: Tensor, zoom: float) -> Tensor:
-        """Planes as seen at these places.
+        """Sample the planes at these coordinates.
 
         Args:
             source_xy: (size, size, 2) in pixels of the picture, x first.
-            zoom: picture pixels per pixel of the view, about.
+            zoom: pixels of the picture per pixel of the view, about; chooses the level.
 
         Returns:
             float32 (5, size, size), 0 to 1; 0 outside the picture.
@@ -56,7 +56,7 @@ class _Pyramid:
         full = torch.tensor(self.levels[0].shape[:0:-1])
         side = torch.tensor(picture.shape[:0:-1])
         xy = source_xy * (side / full)
-        # Only the part in view is turned into floats.
+        # Only the part in view is converted to float.
         first = (xy.amin(dim=(0, 1)).floor().long() - 1).clamp(min=0)
         last = torch.minimum(xy.amax(dim=(0, 1)).ceil().long() + 2, side)
         if bool((last <= first).any()):
@@ -69,11 +69,11 @@ class _Pyramid:
 
 
 class PairSampler:
-    """Draws random pairs of views: turned, zoomed, tilted and recoloured.
+    """Draws random pairs of views: rotated, zoomed, tilted, repainted and recoloured.
 
     Args:
-        sources: what to draw from; their shares need not add up to one.
-        generator: the only source of randomness; may be exchanged between batches.
+        sources: samples to draw from; their shares need not add up to one.
+        generator: the only source of randomness; may be replaced between batches.
     """
 
     def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
@@ -81,47 +81,47 @@ class PairSampler:
         self.generator = generator or torch.Generator()
         self._pyramids = [[_Pyramid(sample) for sample in source.samples] for source in self.sources]
         self._shares = torch.tensor([float(source.share) for source in self.sources])
-        self._weights = [_by_place(source.samples) for source in self.sources]
+        self._weights = [_place_weights(source.samples) for source in self.sources]
         self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
-        """Draw as many pairs, of views with sides of these lengths in pixels."""
+        """Draw `count` pairs; sides of the far and near views in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
         are_plain = [
             self._uniform(0, 1) < self.sources[int(pick)].plain or self.sources[int(pick)].augment != "full"
             for pick in picks
         ]
-        unlit = [self.sources[int(pick)].augment in ("flips", "off") for pick in picks]
+        keep_light = [self.sources[int(pick)].augment in ("flips", "off") for pick in picks]
         drawn = (self._pair(int(p), far_size, near_size, plain) for p, plain in zip(picks, are_plain, strict=True))
         far, near, near_xy, factors, gsds_m = zip(*drawn, strict=True)
-        near_gsd_m = self._told(torch.tensor(gsds_m))
-        told = near_gsd_m * torch.tensor(factors), near_gsd_m
+        near_gsd_m = self._given_gsd_m(torch.tensor(gsds_m))
+        given_gsd_m = near_gsd_m * torch.tensor(factors), near_gsd_m
         places = [_grid(far_size).expand(count, -1, -1, -1)]
         places.append(torch.stack([_grid(near_size) / f + xy for f, xy in zip(factors, near_xy, strict=True)]))
         shares = torch.tensor([self.sources[int(pick)].repainted for pick in picks])
         water, light = Water.draw(shares, self.generator), Light.draw(count, self.generator)
-        light.leave(torch.tensor([
-            plain and (self._uniform(0, 1) < 0.5 or left) for plain, left in zip(are_plain, unlit, strict=True)
+        light.disable(torch.tensor([
+            plain and (self._uniform(0, 1) < 0.5 or keep) for plain, keep in zip(are_plain, keep_light, strict=True)
         ]))  # fmt: skip
         views = []
         both = torch.stack(far), torch.stack(near)
-        for planes, place, detail, gsd_m in zip(both, places, (0.4, 1.0), told, strict=True):
+        for planes, place, detail, gsd_m in zip(both, places, (0.4, 1.0), given_gsd_m, strict=True):
             scored = planes[:, 4] > 0.5
             target = (planes[:, 3] / planes[:, 4].clamp(min=1e-3)).clamp(0, 1)
             rgb = water.on(planes[:, :3], target, place * (2 / far_size), detail)
             views.append(Views(light.on(rgb, self.generator) * scored[:, None] * 255.0, target, scored, gsd_m))
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
-    def _told(self, gsd_m: Tensor) -> Tensor:
-        """Metres a pixel (B,) as the network is told them."""
-        dice = torch.rand(len(gsd_m), generator=self.generator)
+    def _given_gsd_m(self, gsd_m: Tensor) -> Tensor:
+        """Ground sample distances (B,) as given to the network: with noise, or 0 where withheld."""
+        chance = torch.rand(len(gsd_m), generator=self.generator)
         error = torch.randn(len(gsd_m), generator=self.generator) * GSD_ERROR
-        return torch.where(dice < GSD_WITHHELD, 0.0, gsd_m * error.exp())
+        return torch.where(chance < GSD_WITHHELD, 0.0, gsd_m * error.exp())
 
     def _pair(
         self, pick: int, far_size: int, near_size: int, plain: bool
     ) -> tuple[Tensor, Tensor, Tensor, float, float]:
-        """The planes of a far and a near view, the near one's centre and factor, and metres a pixel of it."""
+        """Draw a pair: planes of far and near view; centre, factor and ground sample distance of the near one."""
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
         weights = self._weights[pick] * (self._flooded[pick] if wet else 1)
@@ -141,7 +141,7 @@ class PairSampler:
         reach = max(far_size / 2 - near_size / factor / 2, 0.0)
         if plain:  # pixels of the views on pixels of the picture and of its shrunken level
             centre = (centre / factor).round() * factor
-        for _ in range(16):  # until it looks at the picture, not past it, and at flood if it is to
+        for _ in range(16):  # until its centre lies in the picture, and on flood where that is required
             near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
             if plain:
                 near_xy = (near_xy * factor).round() / factor
@@ -153,7 +153,7 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """As `_homography`, without resampling: a square's eight symmetries, or left and right alone."""
+        """As `_homography`, without resampling: the eight symmetries of a square, or a horizontal flip alone."""
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
             signs[1] = 1.0
@@ -164,10 +164,11 @@ class PairSampler:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def _centre(self, length: int, margin: float) -> float:
+        """Random coordinate of a view's centre along a side of the picture; its middle where the side is short."""
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float) -> Tensor:
-        """(3, 3): pixels of the far view, from its centre, to pixels of the picture, from the view's centre there."""
+        """Random homography (3, 3): pixels of the far view to pixels of the picture, both from the view's centre."""
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
         )
@@ -188,43 +189,44 @@ class PairSampler:
 
 
 def zoom_only(zoom: float) -> Tensor:
-    """(3, 3): pixels of a view to those of its picture, neither turned nor mirrored."""
+    """Homography (3, 3) from pixels of a view to pixels of its picture that neither rotates nor flips."""
     return torch.diag(torch.tensor([zoom, zoom, 1.0]))
 
 
-def _by_place(samples: Sequence[Sample]) -> Tensor:
-    """How often each is drawn: every place as often as any other."""
+def _place_weights(samples: Sequence[Sample]) -> Tensor:
+    """Sampling weight of each sample, such that every place is drawn equally often."""
     count = Counter(sample.place for sample in samples if sample.place)
     return torch.tensor([1.0 / count.get(sample.place, 1) for sample in samples])
 
 
 def _grid(size: int) -> Tensor:
-    """Pixel centres of a view, (size, size, 2), x first, counted from its centre."""
+    """Pixel centres of a view from its centre, (size, size, 2), x first."""
     axis = torch.arange(size) + 0.5 - size / 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
 
 
 def _map(homography: Tensor, xy: Tensor) -> Tensor:
+    """Apply a homography to points (..., 2)."""
     mapped = xy @ homography[:, :2].T + homography[:, 2]
     return mapped[..., :2] / mapped[..., 2:]
 
 
 class Batches(Dataset[Pairs]):
-    """An endless sequence of random batches, and an iterator over it.
+    """An endless sequence of random batches by index, and an iterator over it.
 
     Args:
-        sampler: draws them.
-        config: says how large they are, and how many processes draw.
-        rank: of the process that learns from them; each learns from others.
-        first: number of the first that the iterator yields.
+        sampler: draws the pairs.
+        config: seed, sizes of the batches, and number of worker processes.
+        rank: rank of the training process; each rank has batches of its own.
+        first: index of the first batch that the iterator yields.
     """
 
     def __init__(self, sampler: PairSampler, config: TrainConfig, rank: int = 0, first: int = 0) -> None:
         self._sampler, self._config, self._rank = sampler, config, rank
-        self._drawn = self._draw(first)
+        self._iterator = self._draw(first)
 
     def __getitem__(self, number: int) -> Pairs:
-        """The batch of that number, always the same."""
+        """The batch of that index, always the same."""
         generator = torch.Generator().manual_seed((self._config.seed + self._rank) * 1_000_003 + number)
         self._sampler.generator = generator
         size = int(torch.multinomial(torch.tensor(self._config.size_shares), 1, generator=generator))
@@ -232,13 +234,13 @@ class Batches(Dataset[Pairs]):
         return self._sampler.batch(pairs, far_size, near_size)
 
     def __next__(self) -> Pairs:
-        return next(self._drawn)
+        return next(self._iterator)
 
     def _draw(self, first: int) -> Iterator[Pairs]:
         if self._config.workers == 0:
             yield from map(self.__getitem__, count(first))
-        else:  # forked, so that they share the pictures
+        else:  # forked workers share the pictures in memory
             yield from DataLoader(
-                self, batch_size=None, sampler=count(first), num_workers=self._config.workers, prefetch_factor=AHEAD,
+                self, batch_size=None, sampler=count(first), num_workers=self._config.workers, prefetch_factor=PREFETCH,
                 multiprocessing_context="fork",
             )  # fmt: skip

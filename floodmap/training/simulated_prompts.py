@@ -1,4 +1,4 @@
-"""Prompts simulated from a reference, as a person or the tool itself would give them; for training."""
+"""Training prompts simulated from the reference: points, boxes and (perturbed) coarse masks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from floodmap.models.sam.common import SUREST
 from floodmap.training.samples import Pairs
 
 CELL = 4
-"""Pixels to a side of the cells that regions are made of; as many as those of mask prompts."""
+"""Side of the cells of which regions consist, in pixels; the same as of mask prompts."""
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
-    """What was made of the far views, where the near ones lie: mask prompts (B, 1, near/4, near/4)."""
+    """Crop the predictions for the far views to the near views: mask prompts, logits (B, 1, near/4, near/4)."""
     near_size, far_size = pairs.near.rgb.shape[-1], pairs.far.rgb.shape[-1]
     axis = torch.arange(near_size // 4) * 4 + 2.0 - near_size / 2
     cells = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
@@ -29,17 +29,17 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
 
 
 def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Coarse masks that are wrong in some places of some views, as on pictures that a model was not trained on.
+    """Add random errors to the coarse masks of some views, as on pictures that a model was not trained on.
 
-    On those it was trained on the coarse pass is hardly ever wrong, and the near view would learn to believe it.
+    On training pictures the coarse pass is hardly ever wrong, so the model would learn to copy the mask prompt.
 
     Args:
         coarse: mask prompts (B, 1, h, w), logits.
-        share: of the views that are changed.
-        generator: of all draws.
+        share: probability that a view is changed.
+        generator: source of randomness.
 
     Returns:
-        The same, with a smooth random field added where they are changed.
+        Mask prompts of that shape; a smooth random field is added to the changed ones.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
@@ -50,15 +50,15 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
 
 
 def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Coarse masks that have flood_dropped the flood of some views, as they do dark water between houses from far.
+    """Remove most flood from the coarse masks of some views: from far, dark water between houses is often missed.
 
     Args:
         coarse: mask prompts (B, 1, h, w), logits.
-        share: of the views that are changed.
-        generator: of all draws.
+        share: probability that a view is changed.
+        generator: source of randomness.
 
     Returns:
-        The same, with a ceiling that is dry nearly everywhere where they are changed.
+        Mask prompts of that shape; the changed ones are limited from above by a random field that is mostly dry.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
@@ -69,27 +69,27 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
 
 
 def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """What somebody might call flood instead: in some views a stretch of water is none, or dry ground of one colour is.
+    """Swap the label of one region in some views: a part of the water becomes dry, or dry ground of one colour flood.
 
-    On pictures it was trained on a model is hardly ever wrong, so it would learn to overhear points there: they have to
-    tell it something that it cannot know.
+    On training pictures a model is hardly ever wrong, so it would learn to ignore points. With a swapped label only the
+    points carry the information.
 
     Args:
-        colours: of the cells, (B, 3, H/4, W/4), 0 to 255.
-        target: flood share (B, H, W).
+        colours: mean RGB of the cells, (B, 3, H/4, W/4), 0 to 255.
+        target: flooded share of each pixel, (B, H, W).
         scored: bool (B, H, W).
-        share: of the views that are changed, where a region is found.
-        generator: of all draws.
+        share: probability that a view is changed; where no region is found it stays as it is.
+        generator: source of randomness.
 
     Returns:
-        The flood share so understood, (B, H, W).
+        The changed target, (B, H, W).
     """
     changed = target.clone()
     for i in range(len(target)):
-        if not _chance(share, generator):
+        if not _draw_bool(share, generator):
             continue
-        flooded, known = (cells_of(x[i, None].float())[0].cpu().numpy() > 0.5 for x in (target, scored))
-        region = _region(colours[i].float().cpu().numpy(), flooded, known, generator)
+        flooded, labelled = (cells_of(x[i, None].float())[0].cpu().numpy() > 0.5 for x in (target, scored))
+        region = _draw_region(colours[i].float().cpu().numpy(), flooded, labelled, generator)
         if region is None:
             continue
         soft = torch.from_numpy(region).float()[None, None].to(target.device)
@@ -100,15 +100,15 @@ def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float
 
 
 def cells_of(planes: Tensor) -> Tensor:
-    """Means of cells, (..., C, H/4, W/4) of (..., C, H, W)."""
+    """Mean of each cell: (..., C, H, W) to (..., C, H/4, W/4)."""
     return F.avg_pool2d(planes, CELL)
 
 
-def _region(
-    colours: NDArray[np.float32], flooded: NDArray[np.bool_], known: NDArray[np.bool_], generator: torch.Generator
+def _draw_region(
+    colours: NDArray[np.float32], flooded: NDArray[np.bool_], labelled: NDArray[np.bool_], generator: torch.Generator
 ) -> NDArray[np.bool_] | None:
-    """Connected ground of one class and about one colour, neither tiny nor most of the view; None if there is none."""
-    own = known & (flooded == _chance(0.5, generator))
+    """Random connected region of one class and similar colour, bool (h, w), 2 to 50 % of the view; None: not found."""
+    own = labelled & (flooded == _draw_bool(0.5, generator))
     places = np.argwhere(own)
     if not len(places):
         return None
@@ -121,36 +121,39 @@ def _region(
     return region if 0.02 < region.mean() < 0.5 else None
 
 
-def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One to three points a crop where the guess is wrong, as by a person who corrects it.
+def simulate_points(
+    target: Tensor, scored: Tensor, predicted: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw one to three points a view where the prediction is wrong, as a person would who corrects it.
 
-    Half of the first ones lie deepest in the largest error. A third of the others, and all where nothing is wrong, lie
-    anywhere, most on flood; pictures without a class get none of it.
+    The first point lies in an error: half the time deepest in the largest one, else anywhere in any. A later point lies
+    in an error half the time. All others, and all where nothing is wrong, lie anywhere, 65 % of them on flood. A point
+    of a class that the view lacks has the label -1 (no point).
 
     Args:
-        target: flood share (B, H, W).
+        target: flooded share of each pixel, (B, H, W).
         scored: bool (B, H, W).
-        guess: what was made of the crops before, bool (B, h, w) at a whole fraction of their resolution.
-        generator: of all draws.
+        predicted: flood predicted so far, bool (B, h, w), h and w whole fractions of H and W.
+        generator: source of randomness.
 
     Returns:
-        Coordinates (B, N, 2) and labels (B, N), as `FloodSam.forward` takes them.
+        Coordinates (B, N, 2), x first, in pixels, and labels (B, N): 1 flood, 0 dry, -1 none; as `FloodSam` takes them.
     """
     batch, width = len(target), target.shape[-1]
     count = int(torch.randint(1, 4, (), generator=generator))
     points = torch.zeros(batch, count, 2)
     labels = torch.full((batch, count), -1)
-    flooded, known = (target > 0.5).cpu(), scored.cpu()
-    wrong = _grown(guess, width) != flooded
+    flooded, labelled = (target > 0.5).cpu(), scored.cpu()
+    wrong = _upsampled(predicted, width) != flooded
     for i in range(batch):
         for slot in range(count):
-            if slot == 0 and _chance(0.5, generator) and (deepest := _deepest(wrong[i] & known[i], flooded[i])):
+            if slot == 0 and _draw_bool(0.5, generator) and (deepest := _deepest(wrong[i] & labelled[i], flooded[i])):
                 points[i, slot] = torch.tensor(deepest[::-1]).float()
                 labels[i, slot] = int(flooded[i][deepest])
                 continue
-            corrects = (slot == 0 or _chance(0.5, generator)) and bool((wrong[i] & known[i]).any())
-            choice = wrong[i] if corrects else flooded[i] == _chance(0.65, generator)
-            places = (choice & known[i]).flatten().nonzero()[:, 0]
+            corrects = (slot == 0 or _draw_bool(0.5, generator)) and bool((wrong[i] & labelled[i]).any())
+            choice = wrong[i] if corrects else flooded[i] == _draw_bool(0.65, generator)
+            places = (choice & labelled[i]).flatten().nonzero()[:, 0]
             if len(places):
                 place = int(places[torch.randint(len(places), (), generator=generator)])
                 points[i, slot] = torch.tensor([place % width, place // width]).float()
@@ -158,39 +161,39 @@ def simulate_points(target: Tensor, scored: Tensor, guess: Tensor, generator: to
     return points.to(target.device), labels.to(target.device)
 
 
-def deepest_points(target: Tensor, scored: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One point a crop where the largest error is deepest, as `oracle.add_point`; of no class where nothing is wrong.
+def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Place one point a view deepest in the largest error, as `oracle.add_point`; label -1 where nothing is wrong.
 
     Args:
-        target: flood share (B, H, W).
+        target: flooded share of each pixel, (B, H, W).
         scored: bool (B, H, W).
-        guess: as in `simulate_points`; None: that nothing is flooded.
+        predicted: as in `simulate_points`; None: everything dry.
 
     Returns:
-        As `simulate_points`, N being 1.
+        As `simulate_points`, with N = 1.
     """
     points, labels = torch.zeros(len(target), 1, 2), torch.full((len(target), 1), -1)
-    flooded, known = (target > 0.5).cpu(), scored.cpu()
-    wrong = flooded if guess is None else _grown(guess, target.shape[-1]) != flooded
+    flooded, labelled = (target > 0.5).cpu(), scored.cpu()
+    wrong = flooded if predicted is None else _upsampled(predicted, target.shape[-1]) != flooded
     for i in range(len(target)):
-        if place := _deepest(wrong[i] & known[i], flooded[i]):
+        if place := _deepest(wrong[i] & labelled[i], flooded[i]):
             points[i, 0] = torch.tensor(place[::-1]).float()
             labels[i, 0] = int(flooded[i][place])
     return points.to(target.device), labels.to(target.device)
 
 
-def _grown(guess: Tensor, width: int) -> Tensor:
-    """Guesses (B, h, w) at the resolution of crops that wide."""
-    stride = width // guess.shape[-1]
-    return guess.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
+def _upsampled(predicted: Tensor, width: int) -> Tensor:
+    """Repeat predictions (B, h, w) to the resolution of views of that width."""
+    stride = width // predicted.shape[-1]
+    return predicted.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
 
 
 def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
-    """Row and column deepest in the largest error of one kind, to a cell; None where nothing is wrong.
+    """Row and column deepest in the largest connected error of one kind, to a cell; None where nothing is wrong.
 
     Args:
         wrong: bool (H, W).
-        flooded: bool (H, W): which of two kinds an error is of.
+        flooded: bool (H, W), by the reference: errors where it is true are missed flood, others false flood.
     """
     cell = np.s_[CELL // 2 :: CELL, CELL // 2 :: CELL]
     largest: NDArray[np.bool_] | None = None
@@ -208,7 +211,7 @@ def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
 
 
 def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
-    """The box around all flood, each side off by up to a tenth; the whole crop where nothing is flooded."""
+    """Boxes around all flood, (B, 4) as x, y, x, y in pixels, each edge off by up to a tenth; whole views where dry."""
     batch, height, width = target.shape
     boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)
     flooded = ((target > 0.5) & scored).cpu()
@@ -223,5 +226,6 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
     return boxes.to(target.device)
 
 
-def _chance(share: float, generator: torch.Generator) -> bool:
+def _draw_bool(share: float, generator: torch.Generator) -> bool:
+    """True with this probability."""
     return float(torch.rand((), generator=generator)) < share

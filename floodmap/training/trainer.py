@@ -1,4 +1,4 @@
-"""One step of training: what a batch of pairs teaches."""
+"""One training step: simulated prompts, losses and gradients of a batch of view pairs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import Trainable
 from floodmap.training.config import PROMPT_KINDS, TrainConfig
 from floodmap.training.distributed import ProcessGroup
-from floodmap.training.feature_cache import Encodings
-from floodmap.training.loss import flood_loss, unsteadiness
+from floodmap.training.feature_cache import FeatureCache
+from floodmap.training.loss import consistency_loss, flood_loss
 from floodmap.training.samples import Views
 from floodmap.training.sampling import Batches
 from floodmap.training.simulated_prompts import (
@@ -33,7 +33,7 @@ from floodmap.training.simulated_prompts import (
 
 
 def set_training(model: Trainable, *, settled: bool) -> None:
-    """Training mode, but for batch norms once they are to stay as they are, and for an encoder that is frozen."""
+    """Set training mode, but eval mode for a frozen encoder; where `settled`, batch norms use running statistics."""
     model.train()
     if not any(parameter.requires_grad for parameter in model.image_encoder.parameters()):
         model.image_encoder.eval()
@@ -44,7 +44,7 @@ def set_training(model: Trainable, *, settled: bool) -> None:
 
 
 def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> float:
-    """One step of the optimizer; returns the loss."""
+    """One optimizer step over the accumulated batches; returns the mean loss."""
     optimizer.zero_grad(set_to_none=True)
     loss = sum(trainer.step() for _ in range(trainer.config.accumulate)) / trainer.config.accumulate
     group.average_gradients(trainer.model)
@@ -54,14 +54,14 @@ def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: Proces
 
 
 class Trainer:
-    """What a model is shown and asked.
+    """Computes losses and gradients of batches of view pairs with simulated prompts.
 
     Args:
-        model: gets the gradients.
-        config: the run.
+        model: the network, whose gradients are accumulated.
+        config: settings of the run.
         batches: pairs of views.
-        generator: the source of all other randomness.
-        device: where the model is.
+        generator: source of all other randomness.
+        device: the device of the model.
     """
 
     def __init__(
@@ -73,37 +73,37 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.model, self.config, self.batches, self.generator, self.device = model, config, batches, generator, device
-        self._encodings: Encodings | None = None
+        self._cache: FeatureCache | None = None
 
     def cache_features(self, folder: Path, report: Callable[[float, str], None]) -> None:
-        """Encode batches once, on disk, to learn from these alone; the encoder is frozen."""
+        """Encode batches once to a folder; from then on `step` uses these alone. For frozen encoders."""
         set_training(self.model, settled=True)
         with torch.no_grad():
-            self._encodings = Encodings(
+            self._cache = FeatureCache(
                 folder, self.config.cached_batches, self.batches.__getitem__, self._encode, self._decode_alone,
                 lambda share: report(share, "encode"),
             )  # fmt: skip
 
     def step(self) -> float:
-        """Add the gradients of one batch with one kind of prompt for the near views; returns the loss."""
-        kind = PROMPT_KINDS[_draw(self.config.prompt_shares, self.generator)]
-        if self._encodings is not None:
-            batch = self._encodings.draw(self.generator, self.device)
-            return self._learn_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
+        """Accumulate the gradients of one batch, near views with one random kind of prompt; returns the loss."""
+        kind = PROMPT_KINDS[_draw_index(self.config.prompt_shares, self.generator)]
+        if self._cache is not None:
+            batch = self._cache.draw(self.generator, self.device)
+            return self._backward_near(batch.encoded, batch.views, batch.colours, batch.coarse, kind)
         pairs = next(self.batches)
         far, near = pairs.far.to(self.device), pairs.near.to(self.device)
-        logits, far_loss = self._learn(self._encode(far), far, {})
+        logits, far_loss = self._backward(self._encode(far), far, {})
         coarse = coarse_prompt(logits, pairs)
-        learns = kind != "points" or not isinstance(self.model, FloodSam)
-        with torch.set_grad_enabled(learns):
+        with_gradients = kind != "points" or not isinstance(self.model, FloodSam)
+        with torch.set_grad_enabled(with_gradients):
             encoded = self._encode(near)
-        near_loss = self._learn_near(encoded, near, cells_of(near.rgb), coarse, kind)
+        near_loss = self._backward_near(encoded, near, cells_of(near.rgb), coarse, kind)
         return (far_loss + near_loss) / 2
 
     def _encode(self, views: Views) -> Encoded:
         views = views.to(self.device)
-        learns = self.config.what != "decoder" and torch.is_grad_enabled()
-        with torch.autocast(self.device.type, torch.bfloat16), torch.set_grad_enabled(learns):
+        with_gradients = self.config.what != "decoder" and torch.is_grad_enabled()
+        with torch.autocast(self.device.type, torch.bfloat16), torch.set_grad_enabled(with_gradients):
             rgb = views.rgb.contiguous(memory_format=torch.channels_last)
             if isinstance(self.model, FloodSam):
                 return self.model.encode(rgb, views.scored, views.gsd_m)
@@ -113,51 +113,53 @@ class Trainer:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             return self.model.decode(encoded, **prompts)[0].float()
 
-    def _learn_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
-        config, chance = self.config, self.generator
-        # Decoding parts as well costs a third of a step, so not every one does it; points would have to be cut; and of
-        # encoded views parts are all that is ever seen.
-        steadied = self._encodings is None and kind in ("none", "coarse") and config.steadiness > 0
-        steadied = steadied and _draw((0.5, 0.5), chance) == 1
-        has_mask = kind == "coarse" or (kind != "none" and _draw((1 - config.joined, config.joined), chance) == 1)
+    def _backward_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
+        config, generator = self.config, self.generator
+        # The consistency loss costs a third of a step, so every second one has it. It has no points, which would have
+        # to be cropped, and no cached views, which are parts already.
+        with_consistency = self._cache is None and kind in ("none", "coarse") and config.steadiness > 0
+        with_consistency = with_consistency and _draw_index((0.5, 0.5), generator) == 1
+        has_mask = kind == "coarse" or (
+            kind != "none" and _draw_index((1 - config.joined, config.joined), generator) == 1
+        )
         prompts: dict[str, Any] = {}
         if has_mask:
             prompts["masks"] = drop_flood(
-                perturb_coarse(coarse, config.perturbed, chance), config.flood_dropped, chance
+                perturb_coarse(coarse, config.perturbed, generator), config.flood_dropped, generator
             )
         if kind == "box":
-            prompts["boxes"] = simulate_boxes(views.target, views.scored, chance)
+            prompts["boxes"] = simulate_boxes(views.target, views.scored, generator)
         if kind != "points":
-            return self._learn(encoded, views, prompts, steadied=steadied)[1]
+            return self._backward(encoded, views, prompts, with_consistency=with_consistency)[1]
         if isinstance(self.model, FloodSam):
-            some = slice(0 if self.config.thorough else 2 * len(views.target) // 3, None)
-            prompts = {name: prompt[some] for name, prompt in prompts.items()}
-            return self._learn_correction(self.model, encoded[some], views[some], colours[some], prompts)
-        views = self._understood(views, colours)
-        guess = self._decode_alone(encoded, **prompts)
+            subset = slice(0 if self.config.thorough else 2 * len(views.target) // 3, None)
+            prompts = {name: prompt[subset] for name, prompt in prompts.items()}
+            return self._backward_correction(self.model, encoded[subset], views[subset], colours[subset], prompts)
+        views = self._relabelled(views, colours)
+        predicted = self._decode_alone(encoded, **prompts)
         for _ in range(self._draw_rounds()):
-            prompts["points"] = self._click(views, guess, prompts.get("points"))
-            guess = self._decode_alone(encoded, **prompts)
-        return self._learn(encoded, views, prompts)[1]
+            prompts["points"] = self._add_points(views, predicted, prompts.get("points"))
+            predicted = self._decode_alone(encoded, **prompts)
+        return self._backward(encoded, views, prompts)[1]
 
-    def _learn_correction(
+    def _backward_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Points come after the decoder: its first run has no gradients, that with what they corrected has."""
+        """Train the correction at points: the first decoding has no gradients, corrector and second decoding have."""
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             decoded = model.decode_unpointed(encoded, **prompts)
             ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
         for _ in range(series):
-            understood = self._understood(views, colours)
-            points = self._draw_points(model, ground, understood)
-            # Autocasts of their own: older torch reuses weights that were cast without gradients.
+            relabelled = self._relabelled(views, colours)
+            points = self._draw_points(model, ground, relabelled)
+            # A second autocast context: older torch reuses weights that were cast without gradients.
             with torch.autocast(self.device.type, torch.bfloat16):
                 corrected = model.corrector.correct(ground, points)
-                seen = model.decode_corrected(encoded, ground, corrected.detach(), points)
+                redecoded = model.decode_corrected(encoded, ground, corrected.detach(), points)
                 losses = (
-                    flood_loss(one, decoded.iou.float(), understood.target, views.scored, self.config.dry_weight)
-                    for one in (corrected, seen)
+                    flood_loss(logits, decoded.iou.float(), relabelled.target, views.scored, self.config.dry_weight)
+                    for logits in (corrected, redecoded)
                 )
                 loss = sum(losses, torch.zeros((), device=self.device)) / (2 * series)
                 (loss / self.config.accumulate).backward()
@@ -165,58 +167,60 @@ class Trainer:
         return total
 
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
-        """Points in rounds: some at random, or one by one as models are compared."""
-        one_by_one = _draw((0.5, 0.5), self.generator) == 1
+        """Draw points in rounds: at random, or one by one in the largest error, as in comparisons."""
+        one_by_one = _draw_index((0.5, 0.5), self.generator) == 1
         if one_by_one:
             points = deepest_points(views.target, views.scored, None)
-            rounds = _draw((1.0,) * 8, self.generator)
+            rounds = _draw_index((1.0,) * 8, self.generator)
         else:
-            points = self._click(views, ground.logits, None)
+            points = self._add_points(views, ground.logits, None)
             rounds = self._draw_rounds() - 1
         for _ in range(rounds):
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-                guess = model.corrector.correct(ground, points, roughly=not self.config.thorough)
-            points = self._click(views, guess, points, one_by_one=one_by_one)
+                predicted = model.corrector.correct(ground, points, roughly=not self.config.thorough)
+            points = self._add_points(views, predicted, points, one_by_one=one_by_one)
         return points
 
-    def _understood(self, views: Views, colours: Tensor) -> Views:
-        """Views with another notion of flood in some of them; see `simulated_prompts.relabel_region`."""
+    def _relabelled(self, views: Views, colours: Tensor) -> Views:
+        """The views, some with one region relabelled; see `simulated_prompts.relabel_region`."""
         share = self.config.relabelled
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
-        return 1 + _draw((1.0, 1.0, 1.0, 1.0), self.generator)
+        """Number of rounds of points, 1 to 4."""
+        return 1 + _draw_index((1.0, 1.0, 1.0, 1.0), self.generator)
 
-    def _click(
-        self, views: Views, guess: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
+    def _add_points(
+        self, views: Views, predicted: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Further points where a result is wrong, as in training SAM (arXiv:2304.02643, appendix A)."""
+        """Add points where the prediction is wrong, as in SAM's training (arXiv:2304.02643, appendix A)."""
         if one_by_one:
-            xy, labels = deepest_points(views.target, views.scored, guess > 0)
+            xy, labels = deepest_points(views.target, views.scored, predicted > 0)
         else:
-            xy, labels = simulate_points(views.target, views.scored, guess > 0, self.generator)
+            xy, labels = simulate_points(views.target, views.scored, predicted > 0, self.generator)
         if points is None:
             return xy, labels
         return torch.cat([points[0], xy], dim=1), torch.cat([points[1], labels], dim=1)
 
-    def _learn(
-        self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, steadied: bool = False
+    def _backward(
+        self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, with_consistency: bool = False
     ) -> tuple[Tensor, float]:
-        """Add the gradients of one batch of views; returns their logits and the loss."""
+        """Decode views and accumulate the gradients of the loss; returns their logits and the loss."""
         size = max(views.target.shape[1:])
         offset_xy = torch.randint(0, FRAME - size + 1, (len(views.target), 2), generator=self.generator).float()
-        unsteady: Tensor | float = 0.0
+        inconsistency: Tensor | float = 0.0
         with torch.autocast(self.device.type, torch.bfloat16):
             logits, iou = self.model.decode(encoded, offset_xy=offset_xy.to(self.device), **prompts)
-            if steadied and isinstance(self.model, FloodSam):
-                unsteady = unsteadiness(
+            if with_consistency and isinstance(self.model, FloodSam):
+                inconsistency = consistency_loss(
                     self.model, encoded, logits, prompts.get("masks"), views.scored, self.generator
                 )  # fmt: skip
         loss = flood_loss(logits.float(), iou.float(), views.target, views.scored, self.config.dry_weight)
-        loss = loss + self.config.steadiness * unsteady
+        loss = loss + self.config.steadiness * inconsistency
         (loss / self.config.accumulate).backward()
         return logits.detach().float(), float(loss.detach())
 
 
-def _draw(shares: Sequence[float], generator: torch.Generator) -> int:
+def _draw_index(shares: Sequence[float], generator: torch.Generator) -> int:
+    """Random index, with probabilities in proportion to `shares`."""
     return int(torch.multinomial(torch.tensor(shares), 1, generator=generator))

@@ -1,4 +1,4 @@
-"""How good a model in training is on pictures it never trains on."""
+"""Validation: IoU, loss and calibration of a model on whole held-out pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from floodmap.training.samples import IGNORED, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores of whole pictures: means over pictures."""
+    """Scores of whole pictures, averaged over pictures."""
 
     iou: float
     """Mean IoU with the coarse pass as a prompt, as scenes are segmented."""
@@ -31,7 +31,7 @@ class Validation:
     loss: float
     """Mean of cross-entropy plus Dice (`loss.mask_loss`) with the coarse pass as a prompt."""
     histogram: Histogram
-    """Scored pixels by probability, with the coarse pass as a prompt."""
+    """Scored pixels by probability in per cent and by label, with the coarse pass as a prompt."""
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) 
     Args:
         model: in eval mode.
         samples: labelled pictures.
-        device: where the model is.
+        device: the device of the model.
     """
     scores, histogram = torch.zeros(len(samples), 3), np.zeros((101, 2), np.int64)
     for i, sample in enumerate(samples):
@@ -57,25 +57,25 @@ def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) 
 
 @torch.no_grad()
 def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Logits of one whole picture, in one window, at its own pixels: with no prompt, and with the coarse pass as one.
+    """Logits of a whole picture in one window at full resolution: without a prompt, and with the coarse pass as one.
 
-    Both (height, width), on the CPU.
+    Both float32 (height, width), on the CPU.
     """
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
     height, width = rgb.shape[-2:]
     with torch.autocast(device.type, torch.bfloat16):
         factor = coarse_factor(max(height, width))
         small = F.avg_pool2d(rgb, factor, ceil_mode=True)
-        [coarse] = _whole(model, small, [None], factor * sample.gsd_m)
+        [coarse] = _predict_logits(model, small, [None], factor * sample.gsd_m)
         coarse = coarse.clamp(-SUREST, SUREST)
         cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
         pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
-        none, auto = _whole(model, rgb, [None, F.pad(cells, pad, value=-6.0)], sample.gsd_m)
+        none, auto = _predict_logits(model, rgb, [None, F.pad(cells, pad, value=-6.0)], sample.gsd_m)
     return none[0, 0].cpu(), auto[0, 0].cpu()
 
 
-def _whole(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
-    """Logits of a whole picture (1, 3, H, W) with each of these mask prompts, at its size (1, 1, H, W)."""
+def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
+    """Logits (1, 1, H, W) of a whole picture (1, 3, H, W), for each of these mask prompts."""
     height, width = rgb.shape[-2:]
     padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
     valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
@@ -91,7 +91,7 @@ def _whole(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m:
 
 
 def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
-    """1 where prediction and mask are both empty."""
-    said, real = flood.numpy() & (mask != IGNORED), mask == 1
-    union = int((said | real).sum())
-    return int((said & real).sum()) / union if union else 1.0
+    """IoU over scored pixels; 1 where prediction and mask are both empty."""
+    predicted, reference = flood.numpy() & (mask != IGNORED), mask == 1
+    union = int((predicted | reference).sum())
+    return int((predicted & reference).sum()) / union if union else 1.0

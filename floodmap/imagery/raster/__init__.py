@@ -1,1 +1,1 @@
-"""One raster file: how it is opened, what it is made of, where it lies."""
+"""One raster file: opening it, its files and members, its bands, values and georeference."""

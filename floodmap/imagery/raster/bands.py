@@ -1,4 +1,4 @@
-"""Which bands of a raster are red, green, blue, near infrared and alpha."""
+"""Band assignment: which bands of a raster are red, green, blue, near infrared and alpha."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _WORDS: dict[Role, tuple[str, ...]] = {
     "blue": ("blue", "blau", "bleu", "azul", "blu"),
     "nir": ("nir", "nir1", "nir08", "nir8", "infrared", "ir", "ir1", "pir", "vnir", "infrarrojo", "infrarouge"),
 }  # fmt: skip
-_OTHERS = frozenset({
+_OTHER_BANDS = frozenset({
     "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal",
     "mid", "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
 })  # fmt: skip
-"""Words that make of a colour's name another band's: red edge, coastal blue, green I, short-wave infrared."""
+"""Words that turn a colour's name into that of another band: red edge, coastal blue, green I, short-wave infrared."""
 _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
     "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
 }  # fmt: skip
-"""Shortest, best and longest of each."""
+"""Shortest, best and longest wavelength of each, in nanometres."""
 _CODE = re.compile(r"(?:b|band ?)0*([0-9]{1,2})(a?)")
 _SENSORS = re.compile(r"\b(sr|landsat|l[5789]|lc0[89]|le07|lt05|sentinel|s2[abc]?)\b")
 _SENTINEL_2: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "8"}
@@ -39,21 +39,21 @@ _SPOT: dict[Role, str] = {"blue": "0", "green": "1", "red": "2", "nir": "3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandChoice:
-    """Bands of a raster by the part they play, counted from 1."""
+    """Bands of a raster by role, counted from 1."""
 
     rgb: tuple[int, ...]
-    """Red, green, blue; or one band, shown as grey or through its palette."""
+    """Red, green, blue; or one band, used as grey or as palette indices."""
     nir: int | None = None
     """Near infrared."""
     alpha: int | None = None
-    """Opacity; 0 is nodata."""
+    """Alpha band; 0 is transparent."""
     palette: bool = False
-    """Values of the one band index a colour table."""
+    """Whether the values of the one band are indices of a colour table."""
     guess: str = ""
-    """What was taken for granted because nothing says it, and how to overrule that; nothing where it is known."""
+    """Message about an assumption, and how to override it; empty where the metadata decides."""
 
     @property
-    def shown(self) -> tuple[int, ...]:
+    def used(self) -> tuple[int, ...]:
         """The bands whose values are used, near infrared last."""
         return self.rgb if self.nir is None else (*self.rgb, self.nir)
 
@@ -66,18 +66,18 @@ def choose_bands(
     name: object = "scene",
     colours_are_default: bool = False,
 ) -> BandChoice:
-    """Choose bands by number, else by their names, else by colour interpretation, else by their order.
+    """Assign bands by number, else by their names, else by colour interpretation, else by their order.
 
-    Names come before colours: GDAL calls the bands of every file of three or four bytes a pixel red, green and blue.
-    Without either one or two bands are grey, three are RGB, four are RGB and near infrared, and of more the first
-    three are RGB.
+    Names come before colour interpretation: GDAL calls the bands of any file of three or four 8-bit bands red, green
+    and blue. Without names and colours, one or two bands are grey, three are RGB, four are RGB and near infrared; of
+    more the first three are RGB.
 
     Args:
-        colorinterp: one per band, as rasterio gives them.
-        descriptions: one per band, as rasterio gives them; `Red`, `NIR`, `665 nm` or Sentinel-2's `B04` is understood.
+        colorinterp: one per band, as rasterio returns them.
+        descriptions: one per band, as rasterio returns them, such as `Red`, `NIR`, `665 nm` or Sentinel-2's `B04`.
         wanted: one band (grey), three (red, green, blue) or four (and near infrared), counted from 1.
         name: the file, for the message.
-        colours_are_default: the colour interpretation is what GDAL gives to every such file.
+        colours_are_default: the colour interpretation is GDAL's default for such files.
 
     Raises:
         SceneError: `wanted` has another length, or a band that does not exist.
@@ -85,11 +85,11 @@ def choose_bands(
     alphas = [band for band, kind in enumerate(colorinterp, 1) if kind == ColorInterp.alpha]
     usable = [band for band in range(1, len(colorinterp) + 1) if band not in alphas]
     if wanted is not None:
-        rgb, nir = _wanted(wanted, len(colorinterp), name)
+        rgb, nir = _chosen_by_user(wanted, len(colorinterp), name)
         alphas = [] if alphas and alphas[-1] in wanted else alphas
         guess = ""
     else:
-        rgb, nir, guess = _found(colorinterp, descriptions, usable, colours_are_default)
+        rgb, nir, guess = _detected(colorinterp, descriptions, usable, colours_are_default)
         if not rgb:  # an alpha band and nothing else
             rgb, alphas = (alphas[0],), []
     palette = len(rgb) == 1 and colorinterp[rgb[0] - 1] == ColorInterp.palette
@@ -97,7 +97,7 @@ def choose_bands(
     return BandChoice(rgb=rgb, nir=nir, alpha=alphas[-1] if alphas else None, palette=palette, guess=guess)
 
 
-def _wanted(wanted: tuple[int, ...], count: int, name: object) -> tuple[tuple[int, ...], int | None]:
+def _chosen_by_user(wanted: tuple[int, ...], count: int, name: object) -> tuple[tuple[int, ...], int | None]:
     if len(wanted) not in (1, 3, 4):
         raise SceneError(f"{len(wanted)} bands chosen for {name}; choose 1 (grey), 3 (red, green, blue) or 4 (and NIR)")
     missing = [str(band) for band in wanted if not 1 <= band <= count]
@@ -106,40 +106,42 @@ def _wanted(wanted: tuple[int, ...], count: int, name: object) -> tuple[tuple[in
     return (wanted, None) if len(wanted) < 4 else (wanted[:3], wanted[3])
 
 
-def _found(
+def _detected(
     colorinterp: Sequence[ColorInterp], descriptions: Sequence[str | None], usable: list[int], default: bool
 ) -> tuple[tuple[int, ...], int | None, str]:
-    """Bands to show, near infrared, and what of that was guessed."""
+    """Colour bands, near infrared, and the message about what was guessed."""
     names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
-    named = _named(names)
+    named = _by_name(names)
     roles = {band: role for role, band in named.items()}
-    telling = {band for band, text in names.items() if re.sub(r"(?i)^b(and)?[ _]*0*", "", text.strip()) != str(band)}
+    informative = {
+        band for band, text in names.items() if re.sub(r"(?i)^b(and)?[ _]*0*", "", text.strip()) != str(band)
+    }
     by_colour: dict[str, int] = {}
     for band in usable:
         colour = colorinterp[band - 1].name
-        if roles.get(band, colour) == colour:  # what is called NIR is not red
+        if roles.get(band, colour) == colour:  # a band with the name NIR is not red
             by_colour.setdefault(colour, band)
     for known, sure in ((named, True), (by_colour, not default)):
         rgb = tuple(known[role] for role in RGB if role in known)
         if len(set(rgb)) < 3:
             continue
-        fourth = [band for band in usable if band not in rgb and band not in telling and len(usable) == 4]
+        fourth = [band for band in usable if band not in rgb and band not in informative and len(usable) == 4]
         nir = named.get("nir") or by_colour.get("nir") or (fourth[0] if fourth else None)
-        return rgb, nir, "" if sure else _guess_of(rgb, nir, named)
+        return rgb, nir, "" if sure else _guess_text(rgb, nir, named)
     if len(usable) < 3:
         text = "it has two bands and no colours: band {0} alone is shown, as grey; choose others with --bands"
         return tuple(usable[:1]), None, text.format(*usable) if len(usable) == 2 else ""
-    last = usable[3] if len(usable) == 4 and usable[3] not in telling else None
+    last = usable[3] if len(usable) == 4 and usable[3] not in informative else None
     nir = named.get("nir") or by_colour.get("nir") or last
     others = [band for band in usable if band != nir]
-    rgb = _filled(named, usable) or tuple(others[:3] if len(others) >= 3 else usable[:3])
+    rgb = _with_green_twice(named, usable) or tuple(others[:3] if len(others) >= 3 else usable[:3])
     nir = None if nir in rgb else nir
-    plain = len(usable) == 3 and not telling  # three bands in any other order would be odd
-    return rgb, nir, "" if plain else _guess_of(rgb, nir, named)
+    plain = len(usable) == 3 and not informative  # three bands are hardly ever in another order
+    return rgb, nir, "" if plain else _guess_text(rgb, nir, named)
 
 
-def _filled(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
-    """Red, green and blue where two of them are named and no other band can be the third: green stands for it."""
+def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
+    """Red, green and blue where two are named, green among them, and no band can be the third: green is used twice."""
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]
     if len(missing) != 1 or "green" not in named or (len(usable) == 3 and nameless):
@@ -147,23 +149,23 @@ def _filled(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]
     return tuple(named.get(role, named["green"]) for role in RGB)
 
 
-def _guess_of(rgb: tuple[int, ...], nir: int | None, named: Mapping[Role, int]) -> str:
+def _guess_text(rgb: tuple[int, ...], nir: int | None, named: Mapping[Role, int]) -> str:
     unknown = [role for role in RGB if role not in named] or list(RGB)
     infrared = "" if nir is None else f", and band {nir} for near infrared"
     example = ",".join(map(str, (*reversed(rgb), *([nir] if infrared else []))))
     return (
-        f"nothing says which of its bands {'is' if len(unknown) == 1 else 'are'} {_listed(unknown)}: bands "
+        f"nothing says which of its bands {'is' if len(unknown) == 1 else 'are'} {_joined(unknown)}: bands "
         f"{', '.join(map(str, rgb))} are taken for red, green and blue{infrared}; where that is wrong, say which are, "
         f"for instance --bands {example}"
     )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _joined(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _named(names: Mapping[int, str]) -> dict[Role, int]:
-    """The band of each colour, as far as the bands' names say so."""
+def _by_name(names: Mapping[int, str]) -> dict[Role, int]:
+    """The band of each role, as far as the bands' names show it."""
     plain = {band: " ".join(re.findall(r"[^\W_]+|\.", text.casefold())) for band, text in names.items()}
     return _by_code(plain) | _by_wavelength(names) | _by_word(plain)
 
@@ -174,20 +176,20 @@ def _by_word(names: Mapping[int, str]) -> dict[Role, int]:
         fitting = []
         for band, name in names.items():
             tokens = name.split()
-            others = _OTHERS.union(*(_WORDS[other] for other in _WORDS if other != role))
+            others = _OTHER_BANDS.union(*(_WORDS[other] for other in _WORDS if other != role))
             if (any(word in tokens for word in words) or name == role[0]) and not others.intersection(tokens):
                 fitting.append((len(tokens), band))
         if fitting:
-            found[role] = min(fitting)[1]  # "red" before "red mean"
+            found[role] = min(fitting)[1]  # fewest words: "red" before "red mean"
     return found
 
 
 def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
     nanometres: dict[int, float] = {}
     for band, name in names.items():
-        told = re.search(r"([0-9]+(?:\.[0-9]+)?) *(nm|nano|um|µm|μm|micro)", name.casefold())
-        if told:
-            nanometres[band] = float(told[1]) * (1 if told[2].startswith("n") else 1000)
+        match = re.search(r"([0-9]+(?:\.[0-9]+)?) *(nm|nano|um|µm|μm|micro)", name.casefold())
+        if match:
+            nanometres[band] = float(match[1]) * (1 if match[2].startswith("n") else 1000)
     found: dict[Role, int] = {}
     for role, (shortest, best, longest) in _WAVELENGTHS_NM.items():
         fitting = [(abs(value - best), band) for band, value in nanometres.items() if shortest <= value <= longest]
@@ -197,15 +199,15 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 
 
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
-    """Bands called as Sentinel-2 and Landsat call theirs: B2, B04, B8A, SR_B4."""
+    """Bands named by the codes of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
     codes: dict[str, int] = {}
     sensors = set()
     for band, name in names.items():
-        told = _CODE.fullmatch(name) or next(filter(None, map(_CODE.fullmatch, name.split())), None)
-        if told:
-            codes.setdefault(told[1] + told[2], band)
+        match = _CODE.fullmatch(name) or next(filter(None, map(_CODE.fullmatch, name.split())), None)
+        if match:
+            codes.setdefault(match[1] + match[2], band)
             sensors.update(_SENSORS.findall(name))
-    # "B1, B2, B3" of bands 1, 2 and 3 is no more than their numbers.
+    # The names B1, B2, B3 of bands 1, 2 and 3 are only numbers.
     only_counted = all(str(band) == code for code, band in codes.items()) and not sensors
     if not codes or only_counted:
         return {}

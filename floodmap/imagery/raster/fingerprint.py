@@ -1,4 +1,4 @@
-"""A short name for what decides a raster's pixels and their place: a changed scene is not taken for the old one."""
+"""Fingerprint (SHA-256) of a raster's pixels and place: results of a changed scene are not resumed or reused."""
 
 from __future__ import annotations
 
@@ -19,75 +19,75 @@ if TYPE_CHECKING:
     from floodmap.imagery.raster.source import Source
 
 WHOLE_BYTES = 2**30
-"""Files of so many bytes together are read whole; of larger ones the date of change counts as well as pieces."""
+"""Files of up to this many bytes together are hashed whole; of larger ones, pieces and the modification time."""
 _EDGE_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
 _HEAD_BYTES = 16 * 2**10
-"""Of a file behind a URL: a GeoTIFF's header, and of a cloud-optimized one some of the index of its blocks."""
+"""First bytes of a remote file that are hashed: a GeoTIFF's header, and part of the block index of a COG."""
 _TIMEOUT_S = 30
-_BESIDE = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
-"""Files beside a raster that hold statistics, or its place, which is looked at once it is known."""
+_SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
+"""Sidecars with statistics or the georeference, which is hashed as it was read instead."""
 _OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
-_UNTOLD = ("Metadata", "Histograms")
-"""Parts of a VRT that decide no pixel."""
+_IGNORED_TAGS = ("Metadata", "Histograms")
+"""Elements of a VRT that do not affect its pixels."""
 
 
-class _Unknown(Exception):
-    """Nothing tells whether a file has changed."""
+class _NoFingerprint(Exception):
+    """There is no way to detect that a file has changed."""
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
-    """SHA-256 of an open raster: its files' contents, its place and its bands; None where that cannot be had.
+    """SHA-256 of an open raster: its files' contents, its place and its bands; None where it cannot be computed.
 
-    Of a member of an archive its checksum or bytes count, of a URL what the server says of the file and its first
-    bytes. Names, statistics and histograms do not count, nor dates, save for rasters of more than `WHOLE_BYTES`.
+    Of a member of an archive its checksum or content counts; of a URL, the server's headers and the first bytes.
+    Names, statistics and histograms do not count. Dates count only for rasters of more than `WHOLE_BYTES`.
 
     Args:
-        name: what the raster is called.
+        name: the raster's name.
         source: the raster.
-        with_overviews: smaller copies of it are read, too.
+        with_overviews: whether overviews are used, so that they count, too.
     """
-    if source.anatomy.elsewhere:
+    if source.anatomy.is_service:
         return None
-    files = [file for file in source.anatomy.files if not _BESIDE.search(str(file))]
+    files = [file for file in source.anatomy.files if not _SIDECARS.search(str(file))]
     files = [file for file in files if with_overviews or not _OVERVIEWS.search(str(file))]
     files = list(dict.fromkeys([name, *files]))
-    digest = hashlib.sha256(_described(source).encode())
+    digest = hashlib.sha256(_metadata(source).encode())
     whole = sum(file.path.stat().st_size for file in files if file.path and file.path.is_file()) <= WHOLE_BYTES
     for file in files:
         try:
             digest.update(_content(file, whole=whole))
-        except (_Unknown, OSError, URLError, ValueError):
+        except (_NoFingerprint, OSError, URLError, ValueError):
             return None
     return digest.hexdigest()
 
 
 def of_input(name: Path | str) -> str | None:
-    """SHA-256 of a mask, an area of interest or prompts: a file, a .gdb folder, or a name that only GDAL knows.
+    """SHA-256 of a mask, an area of interest or prompts: a file, a .gdb folder, or a name that only GDAL opens.
 
-    None where nothing tells whether it has changed.
+    None where a change cannot be detected.
     """
     source = SourceName.of(name if has_gdal_name(name) else Path(name))
     digest = hashlib.sha256()
     try:
         for part in [source] if source.path is None else map(SourceName.of, _parts(source.path)):
             digest.update(_content(part, whole=True))
-    except (_Unknown, OSError, URLError, ValueError):
+    except (_NoFingerprint, OSError, URLError, ValueError):
         return None
     return digest.hexdigest()
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that hold features or pixels."""
-    if path.is_dir():  # a .gdb folder; readers put locks into it
+    """The files of a dataset that hold features or pixels."""
+    if path.is_dir():  # a .gdb folder; readers write lock files into it
         return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
     return [path, *(path.with_suffix(suffix) for suffix in beside)]
 
 
-def _described(source: Source) -> str:
-    """What was read of a raster's place and of its bands, wherever that is written."""
+def _metadata(source: Source) -> str:
+    """Georeference and bands of a raster as they were read, from whatever file, as text."""
     palette = None if source.palette is None else source.palette.tolist()
     crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
     shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
@@ -95,6 +95,7 @@ def _described(source: Source) -> str:
 
 
 def _content(name: SourceName, *, whole: bool) -> bytes:
+    """Bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive."""
     if name.path is not None:
         return _of_path(name.path, whole=whole)
     if name.given.startswith("<"):
@@ -102,7 +103,7 @@ def _content(name: SourceName, *, whole: bool) -> bytes:
     if name.is_remote:
         return _of_url(str(name.opened))
     if name.container is None:
-        raise _Unknown
+        raise _NoFingerprint
     file, inside = name.container
     return _of_member(file, inside, whole=whole)
 
@@ -135,13 +136,13 @@ def _of_vrt(text: bytes) -> bytes:
     except ET.ParseError:
         return hashlib.sha256(text).digest()
     for parent in [*root.iter()]:
-        for child in [child for child in parent if child.tag in _UNTOLD]:
+        for child in [child for child in parent if child.tag in _IGNORED_TAGS]:
             parent.remove(child)
     return hashlib.sha256(ET.tostring(root)).digest()
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """A member of an archive, or a part of a file that holds several rasters."""
+    """Digest of a member of an archive, or of a raster in a file that holds several."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             known = {info.filename: info for info in archive.infolist()}
@@ -156,17 +157,19 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
 
 
 def _of_url(opened: str) -> bytes:
-    """What a server says of a file, and its first bytes."""
+    """Headers of a server's response, and the first bytes of the file."""
     url = re.search(r"https?://.*", opened)
     if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
-        raise _Unknown
+        raise _NoFingerprint
     address, inside = url[0], ""
     if archive := re.match(r"/vsi(?:zip|tar|gzip)/+vsicurl/(.*?\.(?:zip|tgz|tar|tar\.gz|gz))(?:/|$)(.*)", opened):
         address, inside = archive[1], archive[2]
     request = urllib.request.Request(address, headers={"Range": f"bytes=0-{_HEAD_BYTES - 1}"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        told = [answer.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Range", "Content-Length")]
-        head: bytes = answer.read(_HEAD_BYTES)
-    if not told[0] and not told[1]:
-        raise _Unknown  # a picture can change behind a header that does not
-    return repr((told[0], told[1], told[2].rpartition("/")[2] or told[3], inside)).encode() + head
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        headers = [
+            response.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Range", "Content-Length")
+        ]
+        head: bytes = response.read(_HEAD_BYTES)
+    if not headers[0] and not headers[1]:
+        raise _NoFingerprint  # the first bytes alone may stay the same when the picture changes
+    return repr((headers[0], headers[1], headers[2].rpartition("/")[2] or headers[3], inside)).encode() + head

@@ -1,4 +1,4 @@
-"""Ground that a raster has no pixels for: blocks never written, and parts of a mosaic that are missing.
+"""Gaps: ground without pixels in a raster. Blocks that were never written, and missing parts of a mosaic.
 
 GDAL reads both as 0, which is black and may look like water.
 """
@@ -19,18 +19,18 @@ from floodmap.strips.codes import FAILED, NODATA
 
 Codes = NDArray[np.uint8]
 
-MOST_BLOCKS = 1_000_000
-"""Blocks that are asked for one by one, at most: two seconds' worth, 65 gigapixels in blocks of 256 pixels a side."""
+MAX_BLOCKS = 1_000_000
+"""Most blocks that are checked one by one: it takes two seconds; 65 gigapixels in blocks of 256 pixels a side."""
 
 
 class Gaps(Protocol):
-    """What a raster lacks."""
+    """Ground without pixels in a raster."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """Codes of a rectangle of the raster seen at a height and width; None where nothing is lacking.
+        """Codes of a rectangle of the raster, resampled to a height and width; None where there is no gap.
 
-        0 where there are pixels; NODATA where none was ever written; FAILED where they are missing. Where the rectangle
-        is seen smaller than it is, a pixel lacks something if any of those beneath it does.
+        0 where there are pixels; NODATA where none was ever written; FAILED where they are missing. A downsampled pixel
+        is a gap if any of its source pixels is.
         """
         ...
 
@@ -40,8 +40,9 @@ class BlockGaps:
     """Blocks of a TIFF that were never written."""
 
     absent: NDArray[np.bool_]
-    """(rows, columns) of blocks."""
+    """bool (rows, columns) of blocks: True for blocks that were never written."""
     block_hw: tuple[int, int]
+    """Rows and columns of a block, in pixels."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """See `Gaps`."""
@@ -60,30 +61,31 @@ class BlockGaps:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Placed:
-    """A member of a mosaic, and what it lacks itself."""
+class PlacedMember:
+    """A member of a mosaic with its own gaps."""
 
     place: Rect
-    """Where it lies in the mosaic."""
+    """Its place in the mosaic."""
     source: Rect
-    """What of the member that is."""
-    see_through: bool = False
-    """Where it lacks something, what lies beneath shows."""
+    """The part of the member that lies there, in its own pixels."""
+    transparent: bool = False
+    """Whether members below show through its gaps."""
     gaps: Gaps | None = None
+    """Gaps of the member itself; None: it has none."""
     lost: bool = False
-    """It cannot be read at all."""
+    """Whether the member cannot be read at all."""
     needed: bool = False
-    """Where it cannot be read there is nothing, whatever lies beneath: values are computed from all members."""
+    """Whether the mosaic is computed from all members, so that without this one there are no values in its place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MosaicGaps:
-    """What is missing of a mosaic's band, and where no member of it lies."""
+    """Gaps of a band of a mosaic: missing members, gaps of members, and ground that no member covers."""
 
-    placed: Sequence[Placed]
-    """In the order in which they are drawn."""
+    placed: Sequence[PlacedMember]
+    """The members, in drawing order."""
     bounds: NDArray[np.float64]
-    """(n, 4): left, top, right and bottom of each in the mosaic."""
+    """(n, 4): left, top, right and bottom of each member, in pixels of the mosaic."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """See `Gaps`."""
@@ -91,26 +93,27 @@ class MosaicGaps:
         near = (left < rect.left + rect.width) & (right > rect.left)
         near &= (top < rect.top + rect.height) & (bottom > rect.top)
         found = np.full(shape_hw, NODATA, np.uint8)
-        chosen = [one for one, is_near in zip(self.placed, near, strict=True) if is_near]
-        # What lies beneath a missing member shows, and is real, unless that takes part in what is computed.
-        for one in sorted(chosen, key=lambda one: 2 if one.lost and one.needed else not one.lost):
-            self._draw(one, rect, found)
+        chosen = [member for member, is_near in zip(self.placed, near, strict=True) if is_near]
+        # Missing members are drawn first, since those below show through and are real. Where values are computed from
+        # all members, missing ones are drawn last.
+        for member in sorted(chosen, key=lambda member: 2 if member.lost and member.needed else not member.lost):
+            self._draw(member, rect, found)
         return found if found.any() else None
 
-    def _draw(self, one: Placed, rect: Rect, found: Codes) -> None:
-        place, source = one.place, one.source
+    def _draw(self, member: PlacedMember, rect: Rect, found: Codes) -> None:
+        place, source = member.place, member.source
         rows, cols = _Axis(rect.top, rect.height, len(found)), _Axis(rect.left, rect.width, found.shape[1])
         part = found[
             rows.covered(place.top, place.top + place.height), cols.covered(place.left, place.left + place.width)
         ]
-        if one.lost or one.gaps is None or not part.size:
-            part[...] = FAILED if one.lost else 0
+        if member.lost or member.gaps is None or not part.size:
+            part[...] = FAILED if member.lost else 0
             return
         across, down = source.width / place.width, source.height / place.height
         left, top = max(rect.left, place.left), max(rect.top, place.top)
         right = min(rect.left + rect.width, place.left + place.width)
         bottom = min(rect.top + rect.height, place.top + place.height)
-        inner = one.gaps.within(
+        inner = member.gaps.within(
             Rect(
                 source.left + (left - place.left) * across, source.top + (top - place.top) * down,
                 (right - left) * across, (bottom - top) * down,
@@ -119,17 +122,18 @@ class MosaicGaps:
         )  # fmt: skip
         if inner is None:
             part[...] = 0
-        elif one.see_through:
+        elif member.transparent:
             part[inner == 0] = 0
         else:
             part[...] = inner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AnyGaps:
-    """What any of several bands lacks."""
+class CombinedGaps:
+    """Gaps of any of several bands."""
 
     bands: Sequence[Gaps]
+    """Gaps of each band."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """See `Gaps`."""
@@ -141,16 +145,16 @@ class AnyGaps:
 
 
 def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None:
-    """Blocks of a GeoTIFF that were never written in some of these bands; None where all were.
+    """Blocks of a GeoTIFF that were never written in some of these bands; None where all were written.
 
-    Of more than `MOST_BLOCKS` nothing is said: asking for each would take longer than a damaged header is worth.
+    None, too, for files of more than `MAX_BLOCKS` blocks: checking each would take too long.
     """
     if dataset.driver != "GTiff":
         return None
     pixel_by_pixel = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") != "BAND"
     high, wide = dataset.block_shapes[bands[0] - 1]
     shape = math.ceil(dataset.height / high), math.ceil(dataset.width / wide)
-    if math.prod(shape) > MOST_BLOCKS:
+    if math.prod(shape) > MAX_BLOCKS:
         return None
     absent = np.zeros(shape, bool)
     for band in bands[:1] if pixel_by_pixel else bands:
@@ -160,37 +164,42 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
     return BlockGaps(absent, (high, wide)) if absent.any() else None
 
 
-def mosaic_gaps(placed: Sequence[Placed], shape_hw: tuple[int, int]) -> MosaicGaps | None:
-    """What a band of a mosaic lacks; None where one whole member covers it."""
+def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> MosaicGaps | None:
+    """Gaps of a band of a mosaic; None where one member without gaps covers the whole of it."""
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
-    complete = any(one.place == whole and one.gaps is None and not one.lost for one in placed)
-    if complete and not any(one.lost and one.needed for one in placed):
+    complete = any(member.place == whole and member.gaps is None and not member.lost for member in placed)
+    if complete and not any(member.lost and member.needed for member in placed):
         return None
-    edges = [(left, top, left + width, top + height) for left, top, width, height in (one.place for one in placed)]
+    edges = [
+        (left, top, left + width, top + height) for left, top, width, height in (member.place for member in placed)
+    ]
     return MosaicGaps(placed, np.array(edges, np.float64).reshape(-1, 4))
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Pixels along one side of a rectangle of a raster."""
+    """Resampled pixels along one axis of a rectangle of a raster."""
 
     first: float
+    """Start of the rectangle, in pixels of the raster."""
     length: float
+    """Length of the rectangle, in pixels of the raster."""
     count: int
+    """Number of resampled pixels."""
 
     def touched(self, start: float, stop: float) -> slice:
-        """Pixels that a stretch of the raster touches."""
+        """Resampled pixels that an interval of the raster touches."""
         scale = self.count / self.length
         low, high = (start - self.first) * scale, (stop - self.first) * scale
         return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
 
     def covered(self, start: float, stop: float) -> slice:
-        """Pixels that a stretch of the raster covers for the most part."""
+        """Resampled pixels that an interval of the raster covers by half or more."""
         scale = self.count / self.length
         return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))
 
     def blocks(self, size: int, count: int) -> tuple[int, int]:
-        """The first block that lies here, and the one after the last."""
+        """Index of the first block that meets the rectangle, and of the one after the last."""
         first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
         return max(0, first), min(count, last)
 
@@ -199,4 +208,4 @@ class _Axis:
 
 
 _EPSILON = 1e-6
-"""Of a pixel: what rounding may add."""
+"""Tolerance for rounding, in pixels."""

@@ -1,4 +1,4 @@
-"""Where a raster lies, by its own account: CRS and transform, or ground control points."""
+"""Georeference of a raster, from its own metadata: CRS and transform, or ground control points."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ LOG = logging.getLogger(__name__)
 def warped_by_gcps(
     dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: object
 ) -> DatasetReader | WarpedVRT:
-    """A dataset placed by ground control points alone, resampled onto a north-up grid in the points' CRS."""
+    """Resample a dataset that has only ground control points onto a north-up grid in the points' CRS.
+
+    Other datasets are returned unchanged.
+
+    Raises:
+        SceneError: the control points cannot be used.
+    """
     points, points_crs = dataset.gcps
     crs = crs or points_crs
     if not points or not dataset.transform.is_identity or not crs:
         return dataset
     how = Resampling.nearest if palette else Resampling.bilinear
-    bare = ColorInterp.alpha not in dataset.colorinterp
+    no_alpha = ColorInterp.alpha not in dataset.colorinterp
     try:
-        return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=bare))
+        return closed_by(stack, WarpedVRT(dataset, src_crs=crs, crs=crs, resampling=how, add_alpha=no_alpha))
     except (*GDAL_ERRORS, ValueError) as error:
         raise SceneError(
             f"{path} cannot be placed by its {len(points)} control points: {gdal_reason(error)}"
@@ -38,10 +44,11 @@ def warped_by_gcps(
 
 
 def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
-    """A raster's pixels and where they lie, its CRS without heights; `UNPLACED` where it has no place on the ground.
+    """The grid of a raster, with a 2-D CRS; with transform `UNPLACED` and no CRS where it has no georeference.
 
     Raises:
-        SceneError: the CRS given, or the file's own, cannot be that of its coordinates.
+        SceneError: the coordinates do not exist in the CRS given, or in the file's own; or a CRS is given for a raster
+            without a transform.
     """
     grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
     if grid.transform.is_identity or grid.transform == UNPLACED:

@@ -1,4 +1,4 @@
-"""Opening a raster with GDAL: which file, which bands, where it lies. Leaves the folder of the file as it found it."""
+"""Opening a raster with GDAL: file, bands, nodata, georeference. Nothing is written into the folder of the file."""
 
 from __future__ import annotations
 
@@ -30,74 +30,83 @@ from floodmap.imagery.raster.anatomy import Anatomy, anatomy
 from floodmap.imagery.raster.bands import BandChoice, choose_bands
 from floodmap.imagery.raster.gaps import Gaps
 from floodmap.imagery.raster.place import find_grid, warped_by_gcps
-from floodmap.imagery.raster.values import alpha_is_infrared, least_opaque, nodata_of, palette_of, sample_of, scale_of
-from floodmap.imagery.raster.voids import Voids, find_voids, text_of
+from floodmap.imagery.raster.values import (
+    alpha_is_infrared,
+    nodata_of,
+    palette_of,
+    sample_of,
+    scale_of,
+    smallest_opaque,
+)
+from floodmap.imagery.raster.voids import Voids, find_voids, voids_text
 
 LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
+"""Rows of a window, and a margin, that the block cache shall hold."""
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
-_CARELESS = ("GTiff", "VRT", "HFA", "COG")
-"""Formats whose fourth band may be called alpha by default; of others it is alpha."""
+_DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
+"""Formats in which GDAL may call the fourth band alpha by default; in others it is alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An open raster and what was decided about it."""
+    """An open raster with its bands, grid, nodata and other properties of its values."""
 
     dataset: DatasetReader | WarpedVRT
-    """What is read from: the file, or a virtual dataset over it."""
+    """The dataset to read from: the file, or a virtual dataset over it."""
     bands: BandChoice
-    """Which bands are read."""
+    """The bands that are read."""
     grid: GeoGrid
-    """Its pixels, and where they lie by its own account."""
+    """Its pixel grid, from its own metadata."""
     nodata: float | None
-    """Value of pixels that hold nothing, where the dtype can hold it."""
+    """Nodata value, if the dtype can hold it."""
     dtype: np.dtype[Any]
-    """One dtype that holds the values of every chosen band."""
+    """Common dtype of the chosen bands."""
     palette: NDArray[np.uint8] | None
     """Colour table (entries, 4), RGBA."""
     has_mask: bool
-    """The raster has a mask of its own beside any alpha band and nodata value."""
+    """Whether it has a mask band, besides any alpha band and nodata value."""
     voids: Voids
-    """Values that stand for nothing though nobody declared them."""
+    """Undeclared nodata values."""
     anatomy: Anatomy
-    """Which files it is made of, and what they lack."""
-    own_means: bool = False
-    """GDAL's means are wrong for it: beneath, a band that is none is taken for alpha."""
+    """Its files and members, and gaps in them."""
+    average_without_gdal: bool = False
+    """Whether GDAL's means are wrong, because the file calls a band alpha that holds near infrared."""
     remarks: tuple[str, ...] = ()
-    """What was taken for granted, a line each."""
+    """Assumptions made, one line each."""
 
-    opaque_from: float = 1
-    """The least alpha of a pixel that counts as seen: loss frays the rim of what is transparent."""
+    min_alpha: float = 1
+    """Smallest alpha of an observed pixel: lossy compression changes alpha near transparent pixels."""
     scale: NDArray[np.uint8] | None = None
-    """What stored values of fewer than 8 bits are of 255; None where they have 8 bits, or more."""
+    """uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
 
     @property
     def lossy(self) -> bool:
-        """Whether it is compressed with loss, so that black borders are only nearly black."""
+        """Whether it has lossy compression, so that black borders are only nearly black."""
         return self.anatomy.lossy
 
     @property
     def gaps(self) -> Gaps | None:
-        """What it has no pixels for."""
+        """Ground without pixels."""
         return self.anatomy.gaps
 
     @property
     def depth(self) -> int:
-        """How many values a pixel has: its colours, and near infrared."""
-        return 3 if self.palette is not None else len(self.bands.shown)
+        """Number of values of a pixel: its colours, and near infrared."""
+        return 3 if self.palette is not None else len(self.bands.used)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes GDAL may cache of it: enough for a row of windows, where that is worth it.
+        """Size of GDAL's block cache for it, in bytes: enough for a row of windows, where that is worth it.
 
-        GDAL forgets the block used longest ago. A cache that holds less of its blocks than a row of windows, taken from
-        left to right, finds none of them for the next row. Blocks are decoded up to twice then, which is cheaper than
-        memory that grows with a scene's width; but strips once for every window. Then it is enough for those of one
-        window: more would never be found again.
+        GDAL drops the least recently used block. Windows are read row by row. If the cache holds fewer blocks than a
+        row of windows, none is left for the next row. Tiles are then decoded up to twice, which is cheaper than memory
+        that grows with the width of the scene: the cache holds the blocks of one window, since more would never be
+        used again. Strips (blocks as wide as the scene) would be decoded once for every window, so their limit is
+        higher.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -120,78 +129,74 @@ def open_source(
     crs: str | None,
     threads: int = 1,
 ) -> Source:
-    """Open a raster for reading; `stack` closes it.
+    """Open a raster for reading.
 
     Args:
-        name: any raster GDAL reads.
-        stack: what is opened is closed with it.
-        bands: bands to use instead of those the file's metadata suggests.
+        name: any raster that GDAL reads.
+        stack: closes the raster.
+        bands: bands to use instead of those from the file's metadata.
         nir: whether near infrared is read.
         nodata: nodata value instead of the file's own and of voids; `none`: every value is ground.
         crs: CRS instead of the file's own; the coordinates are not changed.
-        threads: that decompress it.
+        threads: threads that decompress it.
 
     Raises:
-        SceneError: the file is missing, no raster, of a complex dtype, or does not fit the arguments.
+        SceneError: the file is missing, is no raster, has a complex dtype, or does not fit the arguments.
     """
     with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         given = None if crs is None else parse_crs(crs)
         raw = _open(name, stack, threads)
-        if raw.driver == "JPEG" and name.path is not None:
-            _refuse_truncated_jpeg(name.path)
         kinds = list(raw.colorinterp)
-        infrared = bands is None and raw.driver in _CARELESS and alpha_is_infrared(raw)
+        infrared = bands is None and raw.driver in _DEFAULT_ALPHA and alpha_is_infrared(raw)
         if infrared:
             kinds[3] = ColorInterp.undefined
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
         choice = choice if nir else replace(choice, nir=None)
-        made_of = anatomy(raw, name, choice.shown, stack)
-        if made_of.mended is not None:
-            raw = closed_by(stack, rasterio.open(made_of.mended))
-        dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.shown))
+        structure = anatomy(raw, name, choice.used, stack)
+        if structure.repaired is not None:
+            raw = closed_by(stack, rasterio.open(structure.repaired))
+        dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.used))
         palette = palette_of(raw, choice)
         value = nodata_of(raw, choice, nodata, dtype, name)
-        looked_for = nodata is None and dtype != np.uint8
-        voids = find_voids(sample_of(raw, choice.shown), value) if looked_for else Voids()
+        seeks_voids = nodata is None and dtype != np.uint8
+        voids = find_voids(sample_of(raw, choice.used), value) if seeks_voids else Voids()
         if voids.values and (value is None or not math.isfinite(value)):
             value = voids.values[0]
         scale = scale_of(raw, choice, dtype)
-        opaque_from = least_opaque(raw, choice.alpha, lossy=made_of.lossy)
-        dataset = _amended(raw, stack, choice, value)
+        min_alpha = smallest_opaque(raw, choice.alpha, lossy=structure.lossy)
+        dataset = _with_nodata(raw, stack, choice, value)
         dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
         if isinstance(dataset, WarpedVRT):
-            if made_of.gaps is not None:
-                raise SceneError(
-                    f"{name} is placed by control points and has ground that no pixel was ever written for; declare "
-                    f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
-                )
+            _refuse_gaps(structure, name)
             choice = choice if choice.alpha is not None else replace(choice, alpha=dataset.count)
         grid = find_grid(dataset, given, name)
         flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
         dataset=dataset, bands=choice, grid=grid, nodata=value, dtype=dtype, palette=palette,
-        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=made_of,
-        own_means=infrared, opaque_from=opaque_from, scale=scale,
-        remarks=tuple(_remarks(name, choice, voids, made_of, scale)),
+        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=structure,
+        average_without_gdal=infrared, min_alpha=min_alpha, scale=scale,
+        remarks=tuple(_remarks(name, choice, voids, structure, scale)),
     )  # fmt: skip
 
 
 def _remarks(
-    name: SourceName, choice: BandChoice, voids: Voids, made_of: Anatomy, scale: NDArray[np.uint8] | None
+    name: SourceName, choice: BandChoice, voids: Voids, structure: Anatomy, scale: NDArray[np.uint8] | None
 ) -> Iterator[str]:
+    """Assumptions made about a raster, one line each."""
     if choice.guess:
         yield choice.guess
     if scale is not None:
         count = len(np.unique(scale))
         yield f"{name}: its bands hold {count} values each; the models were trained on pictures of 256"
     if voids.values:
-        yield text_of(name, voids.values, voids.share)
-    for lost, why in made_of.lost.items():
+        yield voids_text(name, voids.values, voids.share)
+    for lost, why in structure.lost.items():
         yield f"{name}: its part {lost} cannot be read ({why}); the ground it covers is unobserved"
 
 
 def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
+    """Open the file; raises SceneError where it is missing, empty, truncated (JPEG), or no raster of real numbers."""
     path = name.path
     if path is not None:
         if not path.exists():
@@ -213,11 +218,13 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
     complex_bands = [kind for kind in dataset.dtypes if "complex" in kind]
     if complex_bands:
         raise SceneError(f"{name} holds {complex_bands[0]} numbers; floodmap needs an image of real numbers")
+    if dataset.driver == "JPEG" and path is not None:
+        _refuse_truncated_jpeg(path)
     return dataset
 
 
 def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """When a picture was taken, as the file says, else when the file was last changed; in UTC."""
+    """Time of acquisition from the file's tags, else the file's modification time; UTC."""
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:
@@ -229,8 +236,9 @@ def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
-    # What a truncated JPEG lacks reads as grey, without an error: ground that looks dry. GDAL_ERROR_ON_LIBJPEG_WARNING
-    # makes it an error, but only once per open file, so the file is decoded here, coarsely, for nothing else.
+    # The missing part of a truncated JPEG reads as grey, without an error: ground that looks dry.
+    # GDAL_ERROR_ON_LIBJPEG_WARNING makes it an error, but only once per open file, so the file is decoded here, at a
+    # lower resolution, just for this check.
     try:
         with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):
             dataset = rasterio.open(path.absolute())
@@ -244,22 +252,31 @@ def _refuse_truncated_jpeg(path: Path) -> None:
         LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
 
 
-def _amended(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
-    """A virtual copy of the dataset with our nodata value and without an alpha band that is none.
+def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
+    # Where the gaps lie is not known on the warped grid.
+    if structure.gaps is not None:
+        raise SceneError(
+            f"{name} is placed by control points and has ground that no pixel was ever written for; declare "
+            f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
+        )
 
-    GDAL leaves nodata and transparent pixels out of its averages when it reads at a lower resolution: it has to know.
+
+def _with_nodata(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
+    """A virtual copy of the dataset with the nodata value that is used, and without a band falsely called alpha.
+
+    GDAL leaves nodata and transparent pixels out of its averages, so its metadata must be right.
     """
-    bogus_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
+    false_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]
     known = own == nodata or (own is not None and nodata is not None and np.array_equal(own, nodata, equal_nan=True))
-    if known and not bogus_alpha:
+    if known and not false_alpha:
         return dataset
     memory = closed_by(stack, MemoryFile(ext=".vrt"))
     rasterio.shutil.copy(dataset, memory.name, driver="VRT")
     with rasterio.open(memory.name, "r+") as virtual:
         if not known:
             virtual.nodata = nodata
-        if bogus_alpha:
+        if false_alpha:
             kinds = virtual.colorinterp
             virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in kinds]
     return closed_by(stack, rasterio.open(memory.name))

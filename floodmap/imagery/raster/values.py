@@ -1,4 +1,4 @@
-"""What the stored values of a raster mean: its palette, nodata, alpha, and values of few bits."""
+"""Meaning of the stored values of a raster: palette, nodata, alpha, and values of fewer than 8 bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PALETTE_ALPHA = 3
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
-    """Values of some places, (bands, n), as stored; what cannot be read is left out."""
+    """Sample of values (bands, n), as stored, from windows spread over the raster; unreadable windows are left out."""
     found = []
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
         try:
@@ -31,22 +31,22 @@ def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
     return np.concatenate(found, axis=1) if found else np.empty((len(bands), 0), dataset.dtypes[bands[0] - 1])
 
 
-def least_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """The least alpha of what is seen: all that is not transparent; after a lossy compression half of opaque."""
-    if alpha is None or alpha > dataset.count:  # of a warped raster, which GDAL makes
+def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
+    """Smallest alpha of an observed pixel: anything above 0; with lossy compression, half of the opaque value."""
+    if alpha is None or alpha > dataset.count:  # the alpha band that GDAL adds to a warped raster
         return 1
     kind = np.dtype(dataset.dtypes[alpha - 1])
     if not lossy:
         return 1 if kind.kind in "iu" else float(np.finfo(np.float32).tiny)
     sample = sample_of(dataset, (alpha,))
     top = float(sample.max(initial=0))
-    # Files of 16 bits may hold an alpha of 0 to 255: what most opaque pixels hold is opaque.
+    # Files of 16 bits may hold an alpha of 0 to 255: the value of most pixels with a high alpha is the opaque value.
     opaque = float(np.median(sample[sample > top / 2])) if top > 0 else 255.0
     return max(1.0, opaque / 2)
 
 
 def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
-    """What stored values of fewer than 8 bits are of 255, (256,); None where they have 8 bits, or more."""
+    """uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
     bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
     if dtype != np.uint8 or choice.palette or bits >= 8:
         return None
@@ -56,10 +56,10 @@ def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -
 
 
 def alpha_is_infrared(dataset: DatasetReader) -> bool:
-    """Whether the fourth band of four says alpha but holds a picture.
+    """Whether the fourth of four bands is called alpha but holds near infrared.
 
-    GDAL marks the fourth of four 8-bit bands as alpha unless told otherwise, so RGB and near infrared written without
-    care reads as RGBA; and near infrared is 0 on deep water, which would become nodata.
+    By default GDAL marks the fourth of four 8-bit bands as alpha, so RGB and near infrared reads as RGBA. Near infrared
+    is 0 on deep water, which would become nodata.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -70,18 +70,19 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
         forget_error(dataset)
         return False
     top = float(sample.max(initial=0))
-    between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # what loss makes of 0 and of opaque is no picture
+    between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # without lossy variants of 0 and of opaque
     return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
+    """Square windows at `count` by `count` places, evenly spaced from edge to edge."""
     rows = np.linspace(0, max(height - side, 0), count).astype(int)
     cols = np.linspace(0, max(width - side, 0), count).astype(int)
     return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
 
 
 def palette_of(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
-    """The colour table (entries, 4), RGBA; None where colours are stored as they are."""
+    """The colour table uint8 (entries, 4), RGBA; None for a raster without palette."""
     if not choice.palette:
         return None
     entries = dataset.colormap(choice.rgb[0])
@@ -97,7 +98,11 @@ def nodata_of(
     dtype: np.dtype[Any],
     name: SourceName,
 ) -> float | None:
-    """The nodata value if a pixel can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241."""
+    """The nodata value if the dtype can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241.
+
+    Raises:
+        SceneError: the value given by the user does not fit the dtype.
+    """
     if given == "none":
         return None
     value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given

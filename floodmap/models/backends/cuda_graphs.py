@@ -1,7 +1,7 @@
-"""What a GPU was told once, told again in one call: CUDA graphs.
+"""Capture calls as CUDA graphs and replay them: one launch instead of some 400 for an image encoder of SAM.
 
-An encoder of SAM is some 400 calls, and a thread that makes them asks for Python's lock at each: beside threads that
-read and outline it took as long to tell the GPU as the GPU to do it (`benchmarks/gpu.py`).
+Every launch needs Python's global interpreter lock. Beside threads that read windows and trace outlines, launching took
+as long as the computation itself (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -17,69 +17,70 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-_MOST = 64
-"""Graphs kept: each holds the memory that its function takes, though all share it."""
+_MAX_GRAPHS = 64
+"""Most graphs that are kept; all share one memory pool."""
 
 Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
+class _CapturedGraph:
     graph: Any
+    """A `torch.cuda.CUDAGraph`."""
     inputs: tuple[Tensor | None, ...]
-    """That it reads."""
+    """Static tensors that the graph reads."""
     result: Tensor
-    """That it writes, and the next one may overwrite."""
+    """Static tensor that the graph writes; the replay of another graph may overwrite it."""
 
-    def play(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
-        for ours, theirs in zip(self.inputs, inputs, strict=True):
-            if ours is not None and theirs is not None:
-                ours.copy_(theirs, non_blocking=True)
+    def replay(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
+        for static, given in zip(self.inputs, inputs, strict=True):
+            if static is not None and given is not None:
+                static.copy_(given, non_blocking=True)
         self.graph.replay()
         return self.result.clone()
 
 
 class Replayer:
-    """Runs functions of tensors: on an NVIDIA GPU as graphs, from the third time on that they get such tensors.
+    """Runs functions of tensors; on an NVIDIA GPU as CUDA graphs, from the third call with the same shapes on.
 
-    One function at a time, in inference mode, on one stream. They must do the same whatever the tensors hold, and wait
-    for nothing.
+    One function at a time, in inference mode, on one stream. A function must launch the same kernels whatever values
+    the tensors hold, and must not synchronize.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._records = device.type == "cuda" and torch.version.cuda is not None
-        self._met: Counter[Hashable] = Counter()
-        self._recorded: dict[Hashable, _Recorded] = {}
+        self._captures = device.type == "cuda" and torch.version.cuda is not None
+        self._calls: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, _CapturedGraph] = {}
         self._pool: Any = None
 
     def run(self, function: Function, *inputs: Tensor | None) -> Tensor:
-        """What `function`, the same object each time, returns for these."""
-        if not self._records:
+        """The result of `function` for these inputs; it must be the same object each time."""
+        if not self._captures:
             return function(*inputs)
-        key = (function, *(None if one is None else (one.shape, one.dtype, one.stride()) for one in inputs))
-        self._met[key] += 1  # at first things are compiled, and what comes seldom is not worth it
-        if self._met[key] == 3 and len(self._recorded) < _MOST:
+        key = (function, *(None if x is None else (x.shape, x.dtype, x.stride()) for x in inputs))
+        self._calls[key] += 1  # the first calls compile kernels, and rare shapes are not worth a capture
+        if self._calls[key] == 3 and len(self._graphs) < _MAX_GRAPHS:
             try:
-                self._recorded[key] = self._record(function, inputs)
-            except Exception as error:  # whatever CUDA gives; out of memory among it
+                self._graphs[key] = self._capture(function, inputs)
+            except Exception as error:  # errors of CUDA have many types; out of memory is one of them
                 log.debug("%s cannot be recorded (%s)", function, error)
-        recorded = self._recorded.get(key)
-        return function(*inputs) if recorded is None else recorded.play(inputs)
+        graph = self._graphs.get(key)
+        return function(*inputs) if graph is None else graph.replay(inputs)
 
-    def _record(self, function: Function, inputs: tuple[Tensor | None, ...]) -> _Recorded:
-        torch.cuda.empty_cache()  # nothing is given back while it records
+    def _capture(self, function: Function, inputs: tuple[Tensor | None, ...]) -> _CapturedGraph:
+        torch.cuda.empty_cache()  # no memory is freed during a capture
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        kept = tuple(None if one is None else one.clone() for one in inputs)
-        graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        static = tuple(None if x is None else x.clone() for x in inputs)
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(now)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            # Other threads send tiles meanwhile, which is not to be recorded.
+            # Thread-local: other threads copy tiles to the GPU meanwhile, which must not be captured.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                result = function(*kept)
+                result = function(*static)
             finally:
                 graph.capture_end()
-        now.wait_stream(stream)
-        return _Recorded(graph, kept, result)
+        current.wait_stream(stream)
+        return _CapturedGraph(graph, static, result)

@@ -1,4 +1,4 @@
-"""Tiles sent to a device in batches, and what comes back: several threads may send, so that a GPU is never idle."""
+"""Batches of tiles copied to a device, computed there and fetched; asynchronous on a GPU, so that it is never idle."""
 
 from __future__ import annotations
 
@@ -22,104 +22,108 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """Tiles of one shape, on a device."""
+class TileBatch:
+    """A batch of tiles of one shape, on a device."""
 
     rgb: Tensor
     """uint8 (B, 3, height, width)."""
     valid: Tensor
     """bool (B, height, width)."""
     gsd_m: Tensor
-    """float32 (B,): metres a pixel, 0 where unknown."""
+    """Ground sample distance in metres, float32 (B,); 0 where unknown."""
 
-    def __getitem__(self, part: slice) -> Sent:
-        """Some of the tiles."""
-        return Sent(self.rgb[part], self.valid[part], self.gsd_m[part])
+    def __getitem__(self, part: slice) -> TileBatch:
+        """A slice of the batch."""
+        return TileBatch(self.rgb[part], self.valid[part], self.gsd_m[part])
 
 
-Predict = Callable[[Sent, Sequence[Prompts]], Tensor]
-"""Tiles and their prompts to results."""
-Coming = tuple[list[int], Callable[[], NDArray[Any]]]
-"""Numbers of tiles, and what waits for their results."""
+Predict = Callable[[TileBatch, Sequence[Prompts]], Tensor]
+"""Computes a result, (B, ...), from a batch of tiles and their prompts."""
+Pending = tuple[list[int], Callable[[], NDArray[Any]]]
+"""Indices of tiles, and a function that waits for their results."""
 
 
 class Dispatcher:
-    """The way to one device.
+    """Runs batches on one device.
 
-    A GPU works on what it was told while one thread waits for an earlier result and others put the next batches
-    together. It is told by a single thread, for torch and cuDNN prepare for every thread anew. On a CPU, where telling
-    is doing, one batch waits for the other: two at once would want twice the memory.
+    A GPU computes while one thread waits for an earlier result and others prepare the next batches. A single thread
+    launches all GPU work, because torch and cuDNN initialize per thread. On a CPU batches run one after the other: two
+    at once would take twice the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._turn = device, PerProcess(Lock)
-        self._teller = ThreadPoolExecutor(1, "telling", self._begin_telling) if device.type == "cuda" else None
-        self._room: int | None = None
-        """Tiles that fit into the device's memory at once, as far as is known."""
+        self._device, self._lock = device, PerProcess(Lock)
+        self._launcher = ThreadPoolExecutor(1, "launch", self._set_device) if device.type == "cuda" else None
+        self._max_tiles: int | None = None
+        """Number of tiles that fit into the device's memory at once; None while it has not run out of memory."""
 
-    def _begin_telling(self) -> None:
+    def _set_device(self) -> None:
         if self._device.index is not None:
-            torch.cuda.set_device(self._device)  # of this thread, which kernels of Triton's run on
+            torch.cuda.set_device(self._device)  # of this thread: Triton launches kernels on the current device
 
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
-        """What `predict` makes of tiles of any shapes, those of one shape together."""
-        if self._teller:
+        """Results of `predict` for tiles of any shapes; tiles of one shape form a batch."""
+        if self._launcher:
             refuse_lost_gpu()
-        coming: list[Coming] = []
-        for numbers in _alike(tiles):
-            told = predict, sent([tiles[i] for i in numbers], self._device), numbers, prompts
-            if self._teller:
-                coming += self._teller.submit(self._begin, *told).result()
+        pending: list[Pending] = []
+        for indices in _by_shape(tiles):
+            call = predict, tiles_to_device([tiles[i] for i in indices], self._device), indices, prompts
+            if self._launcher:
+                pending += self._launcher.submit(self._launch, *call).result()
                 continue
-            with self._turn():
-                coming += self._begin(*told)
-        found: dict[int, NDArray[Any]] = {}
-        for numbers, wait in coming:
-            found |= zip(numbers, wait(), strict=True)
-        return [found[number] for number in range(len(tiles))]
+            with self._lock():
+                pending += self._launch(*call)
+        results: dict[int, NDArray[Any]] = {}
+        for indices, wait in pending:
+            results |= zip(indices, wait(), strict=True)
+        return [results[index] for index in range(len(tiles))]
 
-    def _begin(self, predict: Predict, pictures: Sent, numbers: list[int], prompts: Sequence[Prompts]) -> list[Coming]:
-        """As many at once as there is room for, which is found by trying."""
-        coming: list[Coming] = []
+    def _launch(
+        self, predict: Predict, batch: TileBatch, indices: list[int], prompts: Sequence[Prompts]
+    ) -> list[Pending]:
+        """Start the computation of a batch; it is halved, as are all later ones, when the device runs out of memory."""
+        pending: list[Pending] = []
         first = 0
-        while first < len(numbers):
-            some = slice(first, min(first + (self._room or len(numbers)), len(numbers)))
+        while first < len(indices):
+            part = slice(first, min(first + (self._max_tiles or len(indices)), len(indices)))
             try:
-                result = predict(pictures[some], [prompts[i] for i in numbers[some]])
+                result = predict(batch[part], [prompts[i] for i in indices[part]])
             except torch.OutOfMemoryError:
-                if some.stop - first == 1:
+                if part.stop - first == 1:
                     raise
-                self._room = (some.stop - first) // 2
+                self._max_tiles = (part.stop - first) // 2
             else:
-                coming.append((numbers[some], fetch(result)))
-                first = some.stop
+                pending.append((indices[part], fetch(result)))
+                first = part.stop
                 continue
-            # Outside the handler: the error's traceback holds on to the memory that ran out.
-            log.info("the GPU has no memory for %d windows at once; going on with %d", some.stop - first, self._room)
+            # Outside the handler: the error's traceback keeps references to the tensors that filled the memory.
+            log.info(
+                "the GPU has no memory for %d windows at once; going on with %d", part.stop - first, self._max_tiles
+            )
             torch.cuda.empty_cache()
-        return coming
+        return pending
 
 
-def _alike(tiles: Sequence[Tile]) -> list[list[int]]:
-    """Numbers of the tiles of each shape."""
-    numbers: dict[tuple[int, ...], list[int]] = {}
-    for number, tile in enumerate(tiles):
-        numbers.setdefault(tile.reason.shape, []).append(number)
-    return list(numbers.values())
+def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
+    """Indices of the tiles of each shape."""
+    indices: dict[tuple[int, ...], list[int]] = {}
+    for index, tile in enumerate(tiles):
+        indices.setdefault(tile.reason.shape, []).append(index)
+    return list(indices.values())
 
 
-def sent(tiles: Sequence[Tile], device: torch.device) -> Sent:
-    """Tiles of one shape on a device."""
+def tiles_to_device(tiles: Sequence[Tile], device: torch.device) -> TileBatch:
+    """Copy tiles of one shape to a device."""
     rgb, valid = _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
-    return Sent(rgb, valid, sent_floats(np.array([tile.gsd_m for tile in tiles]), device))
+    return TileBatch(rgb, valid, floats_to_device(np.array([tile.gsd_m for tile in tiles]), device))
 
 
 def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
-    return sent_array(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None], device)
+    return array_to_device(np.stack(arrays) if len(arrays) > 1 else np.ascontiguousarray(arrays[0])[None], device)
 
 
-def sent_array(array: NDArray[Any], device: torch.device) -> Tensor:
-    """An array on a device; on the way to a GPU nobody waits, as torch otherwise does for all the GPU was told."""
+def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to a device; to a GPU asynchronously, from pinned memory: torch would wait for all queued work."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -127,12 +131,12 @@ def sent_array(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to fetch a result; what is returned waits for it alone, not for what the device is told later."""
+    """Start to copy a result to the CPU; the returned function waits for this copy alone, not for later GPU work."""
     if not result.is_cuda:
         return result.cpu().numpy
     host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     host.copy_(result, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # other threads have use for the core
+    done = torch.cuda.Event(blocking=True)  # waits without busy polling, so that other threads have the core
     done.record(torch.cuda.current_stream(result.device))
 
     def wait() -> NDArray[Any]:
@@ -143,5 +147,6 @@ def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
     return wait
 
 
-def sent_floats(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
-    return sent_array(np.asarray(array, np.float32), device)
+def floats_to_device(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
+    """As `array_to_device`, converted to float32."""
+    return array_to_device(np.asarray(array, np.float32), device)

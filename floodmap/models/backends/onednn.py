@@ -1,8 +1,8 @@
-"""Layers with what follows them in one go, as oneDNN has them and torch's own compiler calls them.
+"""oneDNN layers fused with their activation (convolution and ReLU6, linear and GELU), for inference on x86 CPUs.
 
-Writing what a layer gives to memory and reading it again for a ReLU6 or a GELU may take as long as the layer. The calls
-are not documented; where torch lacks them, and beside x86, where they were measured, the same is done step by step.
-So it is where `check` finds that they fail, or give something else.
+Unfused, the activation writes and reads the layer's output once more, which may take as long as the layer. The calls
+are those of torch's compiler and are not documented. Plain layers are used instead where torch lacks the calls, on
+other CPUs (they were measured on x86 only), and where `check` finds an error or a different result.
 """
 
 from __future__ import annotations
@@ -21,76 +21,81 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Cells of an image, for which weights are packed."""
-_CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""How far results may lie from those of plain layers, of their norm."""
+"""Number of input rows for which weights are packed: the cells of SAM's image embedding."""
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Largest relative difference (in the 2-norm) from plain layers."""
 
 log = logging.getLogger(__name__)
-_distrusted: dict[str, str] = {}
-"""Calls that are not used, and why."""
+_disabled: dict[str, str] = {}
+"""Calls that are not used, each with the reason."""
 
 
 def check(dtype: torch.dtype) -> None:
-    """Hold the calls against plain layers of a precision; one that fails or differs is not used, and a line says so.
+    """Compare the fused calls with plain layers; a call that fails or differs is disabled, with a warning.
 
     To be called when a model is loaded onto a CPU.
     """
     trials: dict[str, Callable[[torch.dtype], float]] = {"convolution": _try_convolution, "linear": _try_linear}
     for name, trial in trials.items():
-        before = _distrusted.pop(name, None)
+        before = _disabled.pop(name, None)
         try:
             with torch.inference_mode():
-                far = trial(dtype)
-            why = "" if far <= _CLOSE[dtype] else f"it is {far:.1g} off"
+                difference = trial(dtype)
+            why = "" if difference <= _TOLERANCE[dtype] else f"it is {difference:.1g} off"
         except Exception as error:  # whatever an undocumented call raises
             why = (str(error) or type(error).__name__).splitlines()[0]
         if why:
-            _distrusted[name] = why
+            _disabled[name] = why
             if why != before:
                 log.warning("models run more slowly: torch's fused %s layers do not work here (%s)", name, why)
 
 
 def _try_convolution(dtype: torch.dtype) -> float:
-    """How far those in one go are from those step by step, of their norm."""
+    """Largest relative difference of fused convolutions from plain ones; 0 where torch has no such call."""
     if not _CONVOLUTION:
         return 0.0
-    chance = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 16, 24, 24, generator=chance).to(dtype).to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 16, 24, 24, generator=generator).to(dtype).to(memory_format=torch.channels_last)
     worst = 0.0
     for conv in (nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 32, 1)):
         conv = conv.to(dtype).to(memory_format=torch.channels_last)
         for parameter in conv.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=chance).to(dtype)
-        worst = max(worst, _apart(conv_relu6(conv, x), F.relu6(conv(x))))
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(dtype)
+        worst = max(worst, _relative_difference(conv_relu6(conv, x), F.relu6(conv(x))))
     return worst
 
 
 def _try_linear(dtype: torch.dtype) -> float:
+    """Largest relative difference of packed linear layers from plain ones; 0 where torch has no such call."""
     if not (_LINEAR and _PACK):
         return 0.0
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(32, 48).to(dtype)
     for parameter in linear.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=chance).to(dtype)
-    x = torch.randn(1, 20, 32, generator=chance).to(dtype)
-    plain = _apart(PackedLinear(linear)(x), linear(x))
-    return max(plain, _apart(PackedLinear(linear, "gelu")(x), F.gelu(linear(x))))
+        parameter.data = torch.randn(parameter.shape, generator=generator).to(dtype)
+    x = torch.randn(1, 20, 32, generator=generator).to(dtype)
+    plain = _relative_difference(PackedLinear(linear)(x), linear(x))
+    return max(plain, _relative_difference(PackedLinear(linear, "gelu")(x), F.gelu(linear(x))))
 
 
-def _apart(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
+def _relative_difference(result: Tensor, expected: Tensor) -> float:
+    """Relative difference in the 2-norm; infinite where shapes differ or it is NaN."""
+    if result.shape != expected.shape:
         return float("inf")
-    far = float((found.float() - expected.float()).norm() / expected.float().norm())
-    return far if far == far else float("inf")
+    difference = float((result.float() - expected.float()).norm() / expected.float().norm())
+    return difference if difference == difference else float("inf")
 
 
 def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """A convolution and its ReLU6; `padding` (rows, columns) instead of its own, where no gradients are wanted.
+    """A convolution and its ReLU6; fused in inference mode on a CPU, with the same bits in down to a third of the time.
 
-    In inference mode on a CPU in one go: the same bits in down to a third of the time.
+    Args:
+        conv: the convolution.
+        x: (B, C, H, W).
+        padding: rows and columns, instead of the convolution's own padding; only without gradients.
     """
     pad = padding or (int(conv.padding[0]), int(conv.padding[1]))
-    fused = _CONVOLUTION and "convolution" not in _distrusted
+    fused = _CONVOLUTION and "convolution" not in _disabled
     if fused and x.device.type == "cpu" and x.dtype == conv.weight.dtype and torch.is_inference_mode_enabled():
         settings = list(pad), list(conv.stride), list(conv.dilation), conv.groups
         result: Tensor = _CONVOLUTION(x, conv.weight, conv.bias, *settings, "hardtanh", [0.0, 6.0], "")
@@ -101,9 +106,9 @@ def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = Non
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, and its GELU if there is one, in the order of weights that oneDNN multiplies fastest.
+    """A linear layer, optionally fused with GELU, whose weights are packed in oneDNN's memory layout.
 
-    It has no parameters any more, so it neither learns nor moves.
+    It has no parameters, so it can be neither trained nor moved to another device.
     """
 
     def __init__(self, linear: nn.Linear, then: Literal["none", "gelu"] = "none") -> None:
@@ -113,20 +118,20 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out), in the precision of its weights."""
+        """(..., in features) to (..., out features), in the type of its weights."""
         result: Tensor = _LINEAR(x.to(self.dtype), self._weight, self._bias, self.then, [], "none")
         return result
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Pack every linear layer of a module that learns no more and stays on the CPU, in place, where torch can."""
-    if not (_LINEAR and _PACK) or "linear" in _distrusted:
+    """Replace every linear layer of a module by a packed one, in place, where torch can; for inference on a CPU."""
+    if not (_LINEAR and _PACK) or "linear" in _disabled:
         return
     for child in list(module.modules()):
         for name, layer in list(child.named_children()):
             if not isinstance(layer, nn.Linear):
                 continue
-            after = getattr(child, "act", None) if name == "lin1" else None  # as the package names them
+            after = getattr(child, "act", None) if name == "lin1" else None  # names of segment_anything's MLPBlock
             gelu = isinstance(after, nn.GELU) and after.approximate == "none"
             setattr(child, name, PackedLinear(layer, "gelu" if gelu else "none"))
             if gelu:
@@ -134,12 +139,12 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own: oneDNN also takes it where it emulates it."""
+    """Whether this CPU has bfloat16 instructions; oneDNN supports the type also where it emulates it, slowly."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
     except Exception as error:  # whatever an undocumented call raises
         why = (str(error) or type(error).__name__).splitlines()[0]
-        if _distrusted.get("bfloat16") != why:
+        if _disabled.get("bfloat16") != why:
             log.warning("models run in float32: torch does not tell whether this CPU multiplies bfloat16 (%s)", why)
-        _distrusted["bfloat16"] = why
+        _disabled["bfloat16"] = why
         return False

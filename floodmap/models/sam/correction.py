@@ -1,4 +1,4 @@
-"""What makes a result of points: kriging, and a small network that has seen many results corrected."""
+"""Correction of logits at point prompts: kriging in feature and pixel space, refined by a small network."""
 
 from __future__ import annotations
 
@@ -9,94 +9,99 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CELL = 4
-"""Pixels to a side of the cells that the kernel is worked out on."""
-SURE = 5.0
-"""Logit that a point vouches for."""
-LOOKS = (0.5, 0.9)
-"""How far apart directions of the embedding, and of the decoder's features, are before ground no longer looks alike."""
-FAR, NEAR = (120.0, 0.7), (24.0, 0.3)
-"""Reach in pixels and share of two parts of the kernel: among what looks alike, and whatever it looks like."""
+"""Side in pixels of the cells on which the kernel is computed."""
+POINT_LOGIT = 5.0
+"""Absolute logit that a point asserts at its cell."""
+FEATURE_SCALES = (0.5, 0.9)
+"""Length scales of the kernel in normalized features: of the image embedding, and of the decoder's features."""
+LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
+"""Length scale in pixels and weight of two terms of the kernel: for similar features, and for almost any features."""
 EVERYWHERE = 0.05
-"""Share of the third part: what is wrong at points is, a little, wrong of the whole picture."""
+"""Weight of the kernel's constant term: an error at points is, to this share, an error of the whole tile."""
 NOISE = 0.1
-"""Variance of what points say, as a share of the kernel's: points that contradict each other meet in the middle."""
+"""Noise variance of points, relative to the kernel's variance; contradicting points average out."""
 CHANNELS = 48
+"""Channels of the network's layers."""
 HINTS = 16
-"""Channels that the image embedding is squeezed into."""
+"""Channels to which the image embedding is reduced."""
 DILATIONS = (1, 2, 4, 8, 16, 1)
-GAIN = 3.0
-"""Logits to a unit of the network's last layer."""
-STEEPEST = 9.0
-"""Largest logit that the network is told."""
+"""Dilations of the network's residual convolutions."""
+OUTPUT_SCALE = 3.0
+"""Factor from the network's last layer to logits."""
+MAX_INPUT_LOGIT = 9.0
+"""Largest absolute logit in the network's input; larger ones are clamped."""
 
 
 class Kriging:
-    """What points say of the ground of one tile.
+    """Kriging (Gaussian process regression) from the points of one tile to all of its cells.
 
     Args:
-        looks: of its cells, (D, H/4, W/4); see `looks_of`.
-        xy: points, (N, 2) in pixels from the centre of the first, x first.
+        appearance: features of the cells, (D, H/4, W/4); see `appearance_of`.
+        xy: points, (N, 2) in pixels from the centre of the first pixel, x first.
         labels: of the points, (N,): 1 flood, 0 dry.
     """
 
     MAPS = 6
-    """Planes that `maps` returns."""
+    """Number of planes that `maps` returns."""
 
-    def __init__(self, looks: Tensor, xy: Tensor, labels: Tensor) -> None:
-        height, width = looks.shape[1:]
+    def __init__(self, appearance: Tensor, xy: Tensor, labels: Tensor) -> None:
+        height, width = appearance.shape[1:]
         self.labels = labels
         self.col, self.row = (
             (x / CELL).long().clamp(0, n - 1) for x, n in zip(xy.float().unbind(1), (width, height), strict=True)
         )
-        own = looks[:, self.row, self.col]
-        unlike = looks.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
-        self.unlike = (unlike - 2 * torch.einsum("dn,dhw->nhw", own, looks)).clamp_(min=0)
-        """How unlike every cell is to each point's, (N, H/4, W/4)."""
-        down = torch.arange(height, device=looks.device) - self.row[:, None]
-        right = torch.arange(width, device=looks.device) - self.col[:, None]
-        self.away = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
-        """Squared distance in pixels, (N, H/4, W/4)."""
-        (far, share_far), (near, share_near) = FAR, NEAR
-        self.kernel = share_far * torch.exp(-self.unlike / 2 - self.away / (2 * far**2))
-        self.kernel += share_near * torch.exp(-self.unlike / 20 - self.away / (2 * near**2))
+        own = appearance[:, self.row, self.col]
+        squares = appearance.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
+        self.dissimilarity = (squares - 2 * torch.einsum("dn,dhw->nhw", own, appearance)).clamp_(min=0)
+        """Squared distance in feature space of every cell from each point's, (N, H/4, W/4)."""
+        down = torch.arange(height, device=appearance.device) - self.row[:, None]
+        right = torch.arange(width, device=appearance.device) - self.col[:, None]
+        self.distance2 = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
+        """Squared distance in pixels of every cell from each point's, (N, H/4, W/4)."""
+        (far, weight_far), (near, weight_near) = LONG_RANGE, SHORT_RANGE
+        self.kernel = weight_far * torch.exp(-self.dissimilarity / 2 - self.distance2 / (2 * far**2))
+        self.kernel += weight_near * torch.exp(-self.dissimilarity / 20 - self.distance2 / (2 * near**2))
         self.kernel += EVERYWHERE
-        """How much every cell shares with each point's, 0 to 1.05, (N, H/4, W/4)."""
+        """Covariance of every cell with each point's, 0 to 1.05, (N, H/4, W/4)."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits of cells, (H/4, W/4), as corrected by the points; no gradient flows through the correction."""
+        """Correct the logits of cells, (H/4, W/4), by the points; no gradient flows through the correction."""
         sign = self.labels.float() * 2 - 1
-        residual = sign * F.relu(SURE - sign * logits.detach()[self.row, self.col])
+        residual = sign * F.relu(POINT_LOGIT - sign * logits.detach()[self.row, self.col])
         variance = self.kernel[:, self.row, self.col] + NOISE * torch.eye(len(self.row), device=logits.device)
         return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
 
     def maps(self) -> Tensor:
-        """What flood points, and dry ones, say by looks alone, by place alone, and by both: (6, H/4, W/4), 0 to 1."""
-        (far, _), (near, _) = FAR, NEAR
-        told = (
-            torch.exp(-self.unlike / 2),
-            torch.exp(-self.away / (2 * near**2)),
-            torch.exp(-self.unlike / 4 - self.away / (2 * far**2)),
+        """Largest similarity of cells to any flood point and to any dry point, (6, H/4, W/4), 0 to 1.
+
+        Three planes for flood points, then three for dry ones: by features, by distance, and by both.
+        """
+        (far, _), (near, _) = LONG_RANGE, SHORT_RANGE
+        similarities = (
+            torch.exp(-self.dissimilarity / 2),
+            torch.exp(-self.distance2 / (2 * near**2)),
+            torch.exp(-self.dissimilarity / 4 - self.distance2 / (2 * far**2)),
         )
-        nothing = self.kernel.new_zeros(1, *self.kernel.shape[1:])
+        zeros = self.kernel.new_zeros(1, *self.kernel.shape[1:])
         return torch.stack(
-            [torch.cat([one[self.labels == label], nothing]).amax(dim=0) for label in (1, 0) for one in told]
+            [torch.cat([one[self.labels == label], zeros]).amax(dim=0) for label in (1, 0) for one in similarities]
         )
 
 
-def looks_of(embedding: Tensor, features: Tensor) -> Tensor:
-    """What cells look like, (B, D, H/4, W/4): their distances are those of the kernel.
+def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
+    """Features of cells in which the kernel measures dissimilarity, (B, D, H/4, W/4).
 
     Args:
         embedding: of the image encoder, (B, E, H/16, W/16).
-        features: of the mask decoder, of cells, (B, C, H/4, W/4).
+        features: of the mask decoder, at the resolution of cells, (B, C, H/4, W/4).
     """
-    coarse = F.normalize(embedding.float(), dim=1) / LOOKS[0]
+    coarse = F.normalize(embedding.float(), dim=1) / FEATURE_SCALES[0]
     coarse = F.interpolate(coarse, features.shape[2:], mode="bilinear", align_corners=False)
-    return torch.cat([coarse, F.normalize(features.float(), dim=1) / LOOKS[1]], dim=1)
+    return torch.cat([coarse, F.normalize(features.float(), dim=1) / FEATURE_SCALES[1]], dim=1)
 
 
 class Corrector(nn.Module):
-    """Logits, features and points to corrected logits; untrained it adds nothing to kriging.
+    """Corrects logits at points: kriging, a residual network, and kriging again; with initial weights kriging alone.
 
     Args:
         embed_dim: channels of the image embedding; the decoder's features have an eighth of them.
@@ -112,88 +117,98 @@ class Corrector(nn.Module):
         self.last.bias = nn.Parameter(torch.zeros(1))
 
     def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
-        """Correct what was made of some ground; tiles without points keep it.
+        """Correct the logits of tiles at their points; tiles without points keep their logits.
 
         Args:
-            ground: what was seen, of tiles of H x W pixels.
-            points: coordinates (B, N, 2) in pixels from the centre of the first, x first, and labels (B, N): 1 flood,
-                0 dry, -1 padding.
-            roughly: by kriging alone.
+            ground: the model's outputs for tiles of H x W pixels.
+            points: coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N):
+                1 flood, 0 dry, -1 padding.
+            roughly: by kriging alone, without the network.
 
         Returns:
             Logits (B, H/2, W/2), float32.
         """
         logits, xy, labels = ground.logits, *points
-        given = (labels >= 0).any(dim=1).nonzero()[:, 0].tolist()
-        if not given:
+        indices = (labels >= 0).any(dim=1).nonzero()[:, 0].tolist()
+        if not indices:
             return logits
-        base = ground.cells[given]
+        base = ground.cells[indices]
         with torch.autocast(logits.device.type, enabled=False):
-            told = [Kriging(ground.looks[i], xy[i][labels[i] >= 0], labels[i][labels[i] >= 0]) for i in given]
-            final = torch.stack([kriging(one) for kriging, one in zip(told, base, strict=True)])
-            maps = None if roughly else torch.stack([kriging.maps() for kriging in told])
+            krigings = [
+                Kriging(ground.appearance[i], xy[i][labels[i] >= 0], labels[i][labels[i] >= 0]) for i in indices
+            ]
+            final = torch.stack([kriging(one) for kriging, one in zip(krigings, base, strict=True)])
+            maps = None if roughly else torch.stack([kriging.maps() for kriging in krigings])
         if maps is not None:
-            levels = torch.stack([base, final], dim=1).clamp(-STEEPEST, STEEPEST) / SURE
-            refined = final + self._refine(ground, given, torch.cat([levels, maps], dim=1))
+            levels = torch.stack([base, final], dim=1).clamp(-MAX_INPUT_LOGIT, MAX_INPUT_LOGIT) / POINT_LOGIT
+            refined = final + self._refine(ground, indices, torch.cat([levels, maps], dim=1))
             with torch.autocast(logits.device.type, enabled=False):
-                final = torch.stack([kriging(one) for kriging, one in zip(told, refined, strict=True)])
+                final = torch.stack([kriging(one) for kriging, one in zip(krigings, refined, strict=True)])
         change = F.interpolate((final - base)[:, None], logits.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-        return logits.index_add(0, torch.tensor(given, device=logits.device), change)
+        return logits.index_add(0, torch.tensor(indices, device=logits.device), change)
 
     def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
-        """What points say of cells, (B, 6, H/4, W/4), float32; see `Kriging.maps`. Arguments as in `correct`."""
+        """Similarity maps of points, float32 (B, 6, H/4, W/4); see `Kriging.maps`. Arguments as in `correct`."""
         xy, labels = points
-        with torch.autocast(ground.looks.device.type, enabled=False):
-            told = (Kriging(ground.looks[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
-            return torch.stack([kriging.maps() for kriging in told])
+        with torch.autocast(ground.appearance.device.type, enabled=False):
+            krigings = (Kriging(ground.appearance[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
+            return torch.stack([kriging.maps() for kriging in krigings])
 
-    def _refine(self, ground: Ground, given: list[int], maps: Tensor) -> Tensor:
-        """What the network adds, (B, H/4, W/4)."""
-        dtype, features = self.first.weight.dtype, ground.features[given]
-        hints = self.hints(ground.embedding[given].to(dtype))
+    def _refine(self, ground: Ground, indices: list[int], maps: Tensor) -> Tensor:
+        """The network's update of logits, (B, H/4, W/4), for the tiles of these indices."""
+        dtype, features = self.first.weight.dtype, ground.features[indices]
+        hints = self.hints(ground.embedding[indices].to(dtype))
         hints = F.interpolate(hints, features.shape[2:], mode="bilinear", align_corners=False)
-        told = torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)
-        x = F.relu(self.first(told.contiguous(memory_format=torch.channels_last)))  # as dilated convolutions like it
+        inputs = torch.cat([features.to(dtype), hints, maps.to(dtype)], dim=1)
+        x = F.relu(self.first(inputs.contiguous(memory_format=torch.channels_last)))  # faster dilated convolutions
         for block in self.blocks:
             x = x + F.relu(block(x))
-        refined: Tensor = self.last(x)[:, 0].float() * GAIN
+        refined: Tensor = self.last(x)[:, 0].float() * OUTPUT_SCALE
         return refined
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What was seen of tiles before anybody said anything of them.
+    """Model outputs before any click is applied; detached.
 
-    No gradient flows to what it is made of: that is not to be seen otherwise for what somebody said of it.
+    No gradient flows from corrections into the encoder and the first decoding: points must not change these.
     """
 
     logits: Tensor
-    """(B, H/2, W/2), float32."""
+    """Flood logits, float32 (B, H/2, W/2)."""
     cells: Tensor
-    """Logits of cells, (B, H/4, W/4)."""
+    """Flood logits of cells, (B, H/4, W/4)."""
     embedding: Tensor
-    """(B, E, H/16, W/16)."""
+    """Image embedding, (B, E, H/16, W/16)."""
     features: Tensor
-    """Of the mask decoder, of cells, (B, C, H/4, W/4)."""
-    looks: Tensor
-    """See `looks_of`."""
+    """Features of the mask decoder at the resolution of cells, (B, C, H/4, W/4)."""
+    appearance: Tensor
+    """See `appearance_of`."""
 
     @classmethod
     def of(cls, logits: Tensor, embedding: Tensor, features: Tensor | None) -> Ground:
-        """From logits (B, H/2, W/2), the image encoder's embedding (B, E, H/16, W/16) and the mask decoder's features
-        (B, E/8, H/2, W/2)."""
+        """Detach a model's outputs and derive the features of cells.
+
+        Args:
+            logits: flood logits, (B, H/2, W/2).
+            embedding: of the image encoder, (B, E, H/16, W/16).
+            features: of the mask decoder, (B, E/8, H/2, W/2).
+
+        Raises:
+            ValueError: the features were not kept.
+        """
         if features is None:
             raise ValueError("corrections need the features that logits were read off")
         logits, embedding = logits.detach().float(), embedding.detach()
         fine = F.avg_pool2d(features.detach(), CELL // 2)
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            return cls(logits, cells_of(logits), embedding, fine, looks_of(embedding, fine))
+            return cls(logits, cells_of(logits), embedding, fine, appearance_of(embedding, fine))
 
     def with_logits(self, logits: Tensor) -> Ground:
-        """The same ground with other logits; gradients flow to these."""
+        """The same outputs with other logits, (B, H/2, W/2), through which gradients flow."""
         return replace(self, logits=logits, cells=cells_of(logits))
 
 
 def cells_of(logits: Tensor) -> Tensor:
-    """Logits of cells, (B, H/4, W/4) of (B, H/2, W/2)."""
+    """Average logits (B, H/2, W/2) over cells, to (B, H/4, W/4)."""
     return F.avg_pool2d(logits[:, None], CELL // 2)[:, 0]

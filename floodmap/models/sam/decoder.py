@@ -1,4 +1,4 @@
-"""SAM's prompt encoder and mask decoder, put together from the `segment-anything` package."""
+"""SAM's prompt encoder and mask decoder, adapted from the `segment-anything` package."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAtten
 from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
-"""Rows of the decoder's last step that are worked on together on a CPU, at a quarter of the resolution."""
+"""Rows of a strip in the decoder's last step on a CPU, at a quarter of the tile's resolution."""
 STRIP_CELLS = 2**13
-"""Cells of it, of small images: as many as in so many rows of a large one."""
+"""Cells of a chunk of small images in that step: as many as a strip of a large image has."""
 
 
 class TokenAttention(nn.Module):
-    """The package's attention between tokens and cells, blind for tokens that only fill a batch up.
+    """Attention between tokens and cells of the package, with a mask for padding tokens.
 
     Args:
-        attention: whose layers it takes.
+        attention: the package's layer; its weights are shared.
     """
 
     absent: Tensor | None = None
-    """Keys that are not there, bool (B, tokens); not with gradients."""
+    """Key padding mask, bool (B, tokens), True for padding; only without gradients."""
 
     def __init__(self, attention: TwoWayAttention) -> None:
         super().__init__()
@@ -41,25 +41,25 @@ class TokenAttention(nn.Module):
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        if torch.is_grad_enabled():  # as the package does it: on a CPU gradients of torch's own take longer
-            seen = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1) @ v
+        if torch.is_grad_enabled():  # as in the package: on a CPU the gradients of torch's fused attention take longer
+            attended = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1) @ v
         else:
-            there = None if self.absent is None else ~self.absent[:, None, None]
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=there)
-        projected: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+            mask = None if self.absent is None else ~self.absent[:, None, None]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        projected: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return projected
 
 
 class PointEncoder(PromptEncoder):
-    """SAM's prompt encoder; a GPU is not waited for to tell what kind each point is of.
+    """SAM's prompt encoder without synchronization with the GPU: label embeddings are looked up, not masked.
 
-    Kinds are the package's labels, 0 dry, 1 flood and -1 none, and 2 and 3, a box's first and last corner.
+    Label codes are those of the package, 0 dry, 1 flood and -1 padding, and 2 and 3 for a box's first and last corner.
     """
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As the package's: embeddings of points (B, N, 2) with labels and of boxes (B, 4), and of masks."""
+        """As in the package: embeddings of points (B, N, 2) with labels (B, N) and boxes (B, 4), and of masks."""
         sparse = []
         if points is not None:
             xy, labels = points
@@ -76,17 +76,17 @@ class PointEncoder(PromptEncoder):
         return embedded, dense
 
     def embed(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Embeddings (B, N, E) of places (B, N, 2) in the frame, of kinds (B, N)."""
-        placed = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
-        kinds = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
-        embedded: Tensor = placed * (labels >= 0)[..., None] + kinds[labels.clamp(min=-1) + 1]
+        """Embeddings (B, N, E) of points (B, N, 2) in pixels of the frame, with label codes (B, N)."""
+        positions = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
+        by_label = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
+        embedded: Tensor = positions * (labels >= 0)[..., None] + by_label[labels.clamp(min=-1) + 1]
         return embedded
 
 
 class Decoder(MaskDecoder):
-    """SAM's mask decoder for several images at once.
+    """SAM's mask decoder for batches of several images.
 
-    The package's own `predict_masks` repeats every image for every prompt, so it is right for one image only.
+    The package's own `predict_masks` repeats every image for every prompt, so it is correct for one image only.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -103,7 +103,7 @@ class Decoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """As the package's, for `forward`; see `decode`."""
+        """As in the package, for `forward`; see `decode`."""
         return self.decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)[:2]
 
     def decode(
@@ -117,21 +117,21 @@ class Decoder(MaskDecoder):
         keep: bool = True,
         ground: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decode one prompt set per image.
+        """Decode one prompt set for each image.
 
         Args:
             image_embeddings: (B, E, h, w).
             image_pe: positional encoding of the embedding's cells, (1 or B, E, h, w).
-            sparse_prompt_embeddings: (B, N, E).
-            dense_prompt_embeddings: (B, E, h, w), or anything that broadcasts to it.
+            sparse_prompt_embeddings: of points and boxes, (B, N, E).
+            dense_prompt_embeddings: of masks, (B, E, h, w), or broadcastable to it.
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
-            absent: which of the sparse embeddings only fill the batch up, bool (B, N); not with gradients.
-            keep: whether the features are wanted.
-            ground: (B, E), added to the tokens that masks are made of.
+            absent: padding among the sparse embeddings, bool (B, N), True for padding; only without gradients.
+            keep: return the features too.
+            ground: embedding of the ground sample distance, (B, E), added to the output tokens.
 
         Returns:
-            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the quality predicted for each (B, masks);
-            the features that the masks are read off, (B, E/8, as the masks), at least where they are wanted.
+            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the predicted IoU of each (B, masks); and
+            the features of the last layer, (B, E/8, height and width of the masks): with `keep` always, else maybe.
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -144,22 +144,23 @@ class Decoder(MaskDecoder):
             layer.self_attn.absent = layer.cross_attn_image_to_token.absent = absent
         hidden, source = self.transformer(source, image_pe.expand(batch, -1, -1, -1), tokens)
         weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        placed = source.transpose(1, 2).reshape(batch, dim, height, width)
-        masks, features = self._masks(placed, weights, skips, keep=keep)
+        image = source.transpose(1, 2).reshape(batch, dim, height, width)
+        masks, features = self._masks(image, weights, skips, keep=keep)
         return masks, self.iou_prediction_head(hidden[:, 0]), features
 
     def _masks(
         self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
+        """Masks and features from the image (B, E, h, w) and the weights of the masks (B, masks, E/8)."""
         features = self.output_upscaling(source)
-        return _read_off(features, weights), features
+        return _apply_weights(features, weights), features
 
 
 class SkipDecoder(Decoder):
-    """SAM's mask decoder with detail from the encoder added while it upscales, one step further than SAM's.
+    """SAM's mask decoder with skip connections from the encoder, upscaled to half the resolution instead of a quarter.
 
     As in HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after each sum. Water between the
-    crowns of trees is a few pixels wide: a quarter of the resolution loses it.
+    crowns of trees is a few pixels wide: it is lost at a quarter of the resolution.
     """
 
     def __init__(self, dim: int) -> None:
@@ -172,7 +173,7 @@ class SkipDecoder(Decoder):
         self.refine8 = ConvNorm(dim // 4, dim // 4, 3)
         self.refine4 = ConvNorm(dim // 8, dim // 8, 3)
         self.refine2 = ConvNorm(dim // 8, dim // 8, 3)
-        nn.init.zeros_(self.refine2.norm_weight)  # so that weights trained without it mean the same with it
+        nn.init.zeros_(self.refine2.norm_weight)  # identity, so that weights trained without this layer still fit
 
     def _masks(
         self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
@@ -182,7 +183,7 @@ class SkipDecoder(Decoder):
         quarter = self._quarter(source, skips)
         if keep or source.device.type != "cpu" or torch.is_grad_enabled():
             features = self._half(quarter, skips[2])
-            return _read_off(features, weights), features
+            return _apply_weights(features, weights), features
         return self._masks_by_strips(quarter, weights, skips[2]), None
 
     def _quarter(self, source: Tensor, skips: Skips) -> Tensor:
@@ -195,30 +196,30 @@ class SkipDecoder(Decoder):
 
     def _half(self, quarter: Tensor, skip: Tensor) -> Tensor:
         """Features at half the resolution."""
-        # In place: at this size every map counts.
+        # In place: these are the largest tensors of a window.
         features = F.interpolate(quarter, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skip)
         refined: Tensor = self.refine2(features)
         return refined.add_(features).relu_()
 
     def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
-        """The same as from all features at once, which take half the memory of a window."""
+        """Masks in row strips, or some images at a time: all features at once take half the memory of a window."""
         masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
         if len(quarter) > 1 and quarter[0, 0].numel() <= STRIP_CELLS:
-            together = STRIP_CELLS // quarter[0, 0].numel()
-            for first in range(0, len(quarter), together):
-                some = slice(first, first + together)
-                masks[some] = _read_off(self._half(quarter[some], skip[some]), weights[some])
+            per_chunk = STRIP_CELLS // quarter[0, 0].numel()
+            for first in range(0, len(quarter), per_chunk):
+                part = slice(first, first + per_chunk)
+                masks[part] = _apply_weights(self._half(quarter[part], skip[part]), weights[part])
             return masks
 
         def strip(first: int, end: int) -> Tensor:
-            return _read_off(self._half(quarter[:, :, first // 2 : end // 2], skip[:, :, first:end]), weights)
+            return _apply_weights(self._half(quarter[:, :, first // 2 : end // 2], skip[:, :, first:end]), weights)
 
-        # A strip is wrong within a row of the quarter of its border.
+        # Halo: results within one row of the quarter resolution from a strip's border are wrong.
         return by_row_strips(strip, masks, rows=2 * STRIP_ROWS, halo=2)
 
 
-def _read_off(features: Tensor, weights: Tensor) -> Tensor:
-    """Masks (B, masks, h, w) off features (B, C, h, w), by weights (B, masks, C)."""
-    # Channels last, so that their gradients come in the order that those of convolutions are in.
+def _apply_weights(features: Tensor, weights: Tensor) -> Tensor:
+    """Masks (B, masks, h, w): products of features (B, C, h, w) with the hypernetworks' weights (B, masks, C)."""
+    # Channels last, so that gradients have the memory format of the convolutions' gradients.
     masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
     return masks.unflatten(2, features.shape[2:])

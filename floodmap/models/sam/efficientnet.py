@@ -21,22 +21,22 @@ from floodmap.models.sam.strips import by_row_strips
 Skips = tuple[Tensor, Tensor, Tensor]
 """Features of the encoder at strides 8, 4 and 2."""
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
-"""Side of the depthwise kernels of each stage."""
+"""Side of the depthwise kernels of each stage, in cells."""
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
-"""Of each stage's first block; the stem has stride 2, too."""
-DESCRIBING = (2, 4)
-"""Stages whose features tell what ground looks like."""
+"""Stride of each stage's first block; the stem has stride 2."""
+DESCRIPTOR_STAGES = (2, 4)
+"""Stages whose features are used for out-of-distribution detection."""
 EXPANSION = 6
-"""How many times wider a block is inside, but for the first stage's, which are not."""
+"""Expansion factor of the blocks; 1 in the first stage."""
 
 STRIP_BYTES = 4 * 2**20
-"""About how much of a block's wide features is made at once: what fits into a CPU's cache need not go to its memory."""
+"""About the size of a strip of a block's expanded features: what fits into a CPU's cache is not written to memory."""
 
 
 STRIP_ROWS = 128
-"""Rows of the first stage that are made together, where it has more than three times as many."""
+"""Rows of a strip of the stem and the first stage, for images of more than three times as many rows there."""
 STRIP_CELLS = 2**16
-"""Cells of it, of small images: as many as in so many rows of a large one."""
+"""Cells of a chunk of small images there: as many as a strip of a large image has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class EncoderConfig:
     """Shape of a `PyramidEncoder`."""
 
     stem: int = 32
-    """Channels the picture becomes, at stride 2."""
+    """Channels of the stem, at stride 2."""
     widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
     """Channels of each stage; they end at strides 2, 4, 8, 16, 16, 32 and 32."""
     depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
@@ -52,24 +52,24 @@ class EncoderConfig:
     embed_dim: int = 192
     """Channels of the embedding, and of the prompt encoder and mask decoder."""
     context: int = 0
-    """Blocks that look far around at stride 32, where that costs next to nothing."""
+    """Number of blocks of 7 x 7 kernels at stride 32, for a large receptive field at little cost."""
     scaled: bool = False
-    """Whether the network is told the ground sample distance."""
+    """Whether the ground sample distance is an input of the network."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """From a checkpoint's header, where tuples have become lists; unknown or missing fields raise TypeError."""
-        whole: dict[str, Any] = {
+        """Read from a checkpoint's header, where tuples are lists; unknown or missing fields raise TypeError."""
+        with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
-        return cls(**whole)
+        return cls(**with_tuples)
 
 
 class ConvNorm(nn.Sequential):
     """A convolution and its batch norm, which `fuse` folds into one convolution for inference.
 
-    Plain 3 x 3 convolutions, because that is what CPUs run fastest in bfloat16 (400 GFLOP/s on two cores, where 1 x 1
-    convolutions with GELU between them reach 90).
+    Plain 3 x 3 convolutions, which CPUs run fastest in bfloat16: 400 GFLOP/s on two cores, where 1 x 1 convolutions
+    with GELU between them reach 90.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -82,7 +82,7 @@ class ConvNorm(nn.Sequential):
         conv, norm = self[0], self[1]
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.training:
             return super().forward(x)
-        # With its statistics settled a norm is a factor and a shift: on the weights they cost less than on every pixel.
+        # With fixed statistics a batch norm is a scale and a shift: cheaper on the weights than on every pixel.
         state = dict(norm.named_buffers())
         scale = norm.weight * (state["running_var"] + norm.eps).rsqrt()
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - state["running_mean"] * scale
@@ -90,7 +90,7 @@ class ConvNorm(nn.Sequential):
 
     @property
     def norm_weight(self) -> Tensor:
-        """The batch norm's scale."""
+        """The batch norm's scale, (out_channels,)."""
         weight: Tensor = self.get_parameter("1.weight")
         return weight
 
@@ -103,9 +103,9 @@ class ConvNorm(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """A wide depthwise convolution between two narrow ends (Sandler et al. 2018, arXiv:1801.04381).
+    """Inverted residual block: expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381).
 
-    There are no batch norms: those of the weights it begins with are folded into the convolutions before training.
+    It has no batch norms: those of the initial weights are folded into the convolutions before training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
@@ -121,21 +121,21 @@ class InvertedResidual(nn.Module):
         if x.device.type == "cpu" and not torch.is_grad_enabled() and row_bytes * x.shape[-2] > 3 * STRIP_BYTES:
             narrow = self._by_strips(x, max(1, STRIP_BYTES // (row_bytes * self.depthwise.stride[0])))
         else:
-            narrow = self.project(conv_relu6(self.depthwise, self._widened(x)))
+            narrow = self.project(conv_relu6(self.depthwise, self._expanded(x)))
         return x + narrow if self.is_residual else narrow
 
-    def _widened(self, x: Tensor) -> Tensor:
+    def _expanded(self, x: Tensor) -> Tensor:
         return x if isinstance(self.expand, nn.Identity) else conv_relu6(self.expand, x)
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
-        """The same, so many rows of the result at a time."""
+        """The block's result without the residual, in strips of this many rows."""
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
 
         def strip(first: int, end: int) -> Tensor:
             top, low = first * stride - pad, (end - 1) * stride + 1 + pad
-            wide = self._widened(x[:, :, max(top, 0) : low])
+            wide = self._expanded(x[:, :, max(top, 0) : low])
             if top < 0 or low > height:
                 wide = F.pad(wide, (0, 0, max(-top, 0), max(low - height, 0)))
             narrow: Tensor = self.project(conv_relu6(conv, wide, padding=(0, pad)))
@@ -147,10 +147,10 @@ class InvertedResidual(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution with gradients that CPUs work out fast.
+    """A depthwise convolution with fast gradients on CPUs.
 
-    Those of oneDNN take up to 40 times as long as the convolution itself, in bfloat16 with kernels of 5 x 5 and more or
-    with a stride (as of torch 2.15).
+    oneDNN's gradients take up to 40 times as long as the convolution itself, in bfloat16 with kernels of 5 x 5 and more
+    or with a stride (as of torch 2.15).
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
@@ -173,23 +173,23 @@ class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        to_bias = gradient.sum(dim=(0, 2, 3), dtype=weight.dtype)
-        to_x = _input_gradient(gradient, x, weight, ctx.stride)
-        return to_x, _weight_gradient(gradient, x, weight, ctx.stride), to_bias, None
+        bias_gradient = gradient.sum(dim=(0, 2, 3), dtype=weight.dtype)
+        input_gradient = _input_gradient(gradient, x, weight, ctx.stride)
+        return input_gradient, _weight_gradient(gradient, x, weight, ctx.stride), bias_gradient, None
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Of a depthwise convolution: another one, with its weights turned round, of what is set apart by the stride."""
+    """Gradient of the input: a depthwise convolution of the gradient, dilated by the stride, with flipped weights."""
     if stride > 1:
-        apart = torch.zeros_like(x)
-        apart[..., ::stride, ::stride] = gradient
-        gradient = apart
-    turned = weight.flip(2, 3).to(x.dtype)
-    return F.conv2d(gradient, turned, None, 1, weight.shape[-1] // 2, groups=len(weight))
+        dilated = torch.zeros_like(x)
+        dilated[..., ::stride, ::stride] = gradient
+        gradient = dilated
+    flipped = weight.flip(2, 3).to(x.dtype)
+    return F.conv2d(gradient, flipped, None, 1, weight.shape[-1] // 2, groups=len(weight))
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Of a depthwise convolution, 3 x 3 of its weights at a time: for these alone oneDNN has fast code."""
+    """Gradient of the weights, 3 x 3 of them at a time: only for these oneDNN has fast code."""
     side, pad = weight.shape[-1], weight.shape[-1] // 2
     corner, result = weight[..., :3, :3].to(x.dtype), torch.empty_like(weight)
     firsts = sorted({*range(0, side - 2, 3), side - 3})
@@ -197,19 +197,19 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -
     padded = x if side == 3 else F.pad(x, (pad, pad, pad, pad))
     for row, col in product(firsts, firsts):
         part = x if side == 3 else padded[..., row : row + rows, col : col + cols]
-        _, found, _ = torch.ops.aten.convolution_backward(
+        _, part_gradient, _ = torch.ops.aten.convolution_backward(
             gradient, part, corner, None, [stride, stride], [1, 1] if side == 3 else [0, 0], [1, 1], False, [0, 0],
             len(weight), [False, True, False],
         )  # fmt: skip
-        result[..., row : row + 3, col : col + 3] = found
+        result[..., row : row + 3, col : col + 3] = part_gradient
     return result
 
 
 class PyramidEncoder(nn.Module):
-    """Image to an embedding at stride 16 and skip features at strides 8, 4 and 2.
+    """Image encoder with an embedding at stride 16 and skip features at strides 8, 4 and 2.
 
-    The embedding takes the place of SAM's. The skip features hold detail alone, nothing from coarser strides: what the
-    picture means has to go through the embedding, or the decoder learns to do without it and so without prompts.
+    The embedding replaces that of SAM. Skip features have no input from coarser strides: with such input the decoder
+    would learn to ignore the embedding, and with it the prompts.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -230,79 +230,79 @@ class PyramidEncoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.top = ConvNorm(w32, dim, 1)
-        around = [InvertedResidual(dim, dim, 7, 1, 2) for _ in range(config.context)]
-        for block in around:
-            # So that weights trained without it mean the same with it.
+        context_blocks = [InvertedResidual(dim, dim, 7, 1, 2) for _ in range(config.context)]
+        for block in context_blocks:
+            # Identity, so that weights trained without these blocks still fit.
             nn.init.zeros_(block.project.weight)
             block.project.bias = nn.Parameter(torch.zeros(dim))
-        self.context = nn.Sequential(*around)
+        self.context = nn.Sequential(*context_blocks)
         self.lateral = ConvNorm(w16, dim, 1)
         self.smooth = ConvNorm(dim, dim, 3)
         self.skip8 = nn.Conv2d(w8, dim // 4, 1)
         self.skip4 = nn.Conv2d(w4, dim // 8, 1)
         self.skip2 = nn.Conv2d(w2, dim // 8, 1)
 
-    def forward(self, x: Tensor, around: Tensor | None = None) -> tuple[Tensor, Skips]:
+    def forward(self, x: Tensor, context_vector: Tensor | None = None) -> tuple[Tensor, Skips]:
         """Encode images.
 
         Args:
-            x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
-            around: (B, E), added to what the blocks of context are shown; None: nothing.
+            x: normalized RGB, (B, 3, H, W), H and W multiples of 32.
+            context_vector: (B, E), added to the input of the context blocks; None: nothing is added.
 
         Returns:
             Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
         """
-        features = [self._begun(x)]
+        features = [self._stem_and_first_stage(x)]
         for stage in self.stages[1:]:
             features.append(stage(features[-1]))
         top = self.top(features[6])
-        if around is not None:
-            top = top + around[:, :, None, None].to(top.dtype)
+        if context_vector is not None:
+            top = top + context_vector[:, :, None, None].to(top.dtype)
         coarse = F.interpolate(self.context(top), scale_factor=2.0, mode="nearest")
         embedding = F.relu(self.smooth(F.relu(coarse + self.lateral(features[4]))))
         del features[3:], top, coarse
-        # Each is let go of as soon as it can be: with what comes before them these take most of a window's memory.
+        # Every tensor is released as soon as possible: these features take most of a window's memory.
         skip8, skip4, skip2 = (layer(features.pop()) for layer in (self.skip8, self.skip4, self.skip2))
         return embedding, (skip8, skip4, skip2)
 
     def described(self, x: Tensor) -> Tensor:
-        """What images as in `forward` look like, (B, D): means and deviations of features at strides 8 and 16."""
-        features = self._begun(x)
-        told = []
+        """Feature statistics (B, D) of images as in `forward`: means and standard deviations at strides 8 and 16."""
+        features = self._stem_and_first_stage(x)
+        statistics = []
         for number, stage in enumerate(self.stages[1:5], 1):
             features = stage(features)
-            if number in DESCRIBING:
+            if number in DESCRIPTOR_STAGES:
                 cells = features.float().flatten(2)
-                told += [cells.mean(dim=2), cells.std(dim=2)]
-        return torch.cat(told, dim=1)
+                statistics += [cells.mean(dim=2), cells.std(dim=2)]
+        return torch.cat(statistics, dim=1)
 
-    def _begun(self, x: Tensor) -> Tensor:
-        """The stem and the first stage, at stride 2; on a CPU some rows at a time, for the same reason."""
+    def _stem_and_first_stage(self, x: Tensor) -> Tensor:
+        """Features at stride 2; on a CPU in row strips or some images at a time, to save memory."""
         rows, cols = x.shape[2] // 2, x.shape[3] // 2
-        together = max(1, STRIP_CELLS // (rows * cols))
-        by_images, by_rows = together < len(x), rows > 3 * STRIP_ROWS
+        per_chunk = max(1, STRIP_CELLS // (rows * cols))
+        by_images, by_rows = per_chunk < len(x), rows > 3 * STRIP_ROWS
         if x.device.type != "cpu" or torch.is_grad_enabled() or not (by_images or by_rows):
             first: Tensor = self.stages[0](conv_relu6(self.stem, x))
             return first
         shape = (len(x), self.skip2.in_channels, rows, cols)
-        begun = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         if by_images:
-            for number in range(0, len(x), together):
-                begun[number : number + together] = self._begun(x[number : number + together])
-            return begun
+            for number in range(0, len(x), per_chunk):
+                out[number : number + per_chunk] = self._stem_and_first_stage(x[number : number + per_chunk])
+            return out
 
         def strip(first: int, end: int) -> Tensor:
-            seen = x[:, :, max(2 * first - 1, 0) : 2 * end]
-            seen = F.pad(seen, (0, 0, 1, 0)) if first == 0 else seen
-            features: Tensor = self.stages[0](conv_relu6(self.stem, seen, padding=(0, 1)))
+            rows_in = x[:, :, max(2 * first - 1, 0) : 2 * end]
+            rows_in = F.pad(rows_in, (0, 0, 1, 0)) if first == 0 else rows_in
+            features: Tensor = self.stages[0](conv_relu6(self.stem, rows_in, padding=(0, 1)))
             return features
 
-        # A block is wrong within a row of a strip's border.
-        return by_row_strips(strip, begun, rows=STRIP_ROWS, halo=self.config.depths[0])
+        # Halo: each 3 x 3 block makes one more row at a strip's border wrong.
+        return by_row_strips(strip, out, rows=STRIP_ROWS, halo=self.config.depths[0])
 
 
 def fuse(module: nn.Module) -> None:
-    """Fold every batch norm of an eval-mode module into its convolution, in place."""
+    """Fold every batch norm of a module in eval mode into its convolution, in place."""
     for child in module.modules():
         if isinstance(child, ConvNorm):
             child.fuse()

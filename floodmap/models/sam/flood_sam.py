@@ -1,4 +1,4 @@
-"""SAM with floodmap's small encoder: the shipped model's network."""
+"""`FloodSam`: SAM with floodmap's small encoder, the network of the shipped model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from floodmap.models.sam.ground import GroundScale
 from floodmap.models.sam.modeling import PromptEncoder
 
 OUTSIDE = -3.0
-"""What a mask prompt says of ground outside a box."""
+"""Logit of a mask prompt outside a box."""
 
 
 class FloodSam(nn.Module):
-    """SAM with the small encoder: same prompts, same decoder, one mask, tiles of any size that is a multiple of 32.
+    """SAM with a small encoder: SAM's prompts and decoder, one mask, tiles of any size that is a multiple of 32.
 
-    SAM stretches every image to 1024 pixels; here a tile keeps its own size and lies in the top left corner of the
-    1024-pixel frame, so that a pixel means the same ground whatever the tile.
+    SAM resizes every image to 1024 pixels. Here a tile keeps its size and lies in the top left corner of the 1024-pixel
+    frame, so that the ground sample distance does not depend on the tile's size.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -36,7 +36,7 @@ class FloodSam(nn.Module):
         self.mask_decoder = SkipDecoder(dim)
         self.corrector = Corrector(dim)
         self.point_maps = nn.Conv2d(Kriging.MAPS, dim, 1)
-        nn.init.zeros_(self.point_maps.weight)  # so that weights trained without it mean the same with it
+        nn.init.zeros_(self.point_maps.weight)  # zero, so that weights trained without this layer still fit
         self.point_maps.bias = nn.Parameter(torch.zeros(dim))
         self.ground_scale = GroundScale(dim, 3) if config.scaled else None
 
@@ -55,12 +55,12 @@ class FloodSam(nn.Module):
 
         Args:
             rgb: (B, 3, H, W), 0 to 255; H and W multiples of 32.
-            valid: bool (B, H, W); other pixels are blanked.
+            valid: observed pixels, bool (B, H, W); others are set to 0 after normalization.
             points: coordinates (B, N, 2) in tile pixels, x first, and labels (B, N): 1 flood, 0 dry, -1 padding.
-            boxes: (B, 4) in tile pixels, x0 y0 x1 y1.
+            boxes: (B, 4) in tile pixels: left, top, right, bottom.
             masks: coarse flood logits (B, 1, H/4, W/4).
-            offset_xy: where the tile lies in the frame, (B, 2) pixels; the corner if None.
-            gsd_m: metres a pixel, (B,), 0 where unknown; None: unknown.
+            offset_xy: position of the tile in the frame, (B, 2) pixels; None: the top left corner.
+            gsd_m: ground sample distance in metres, (B,), 0 where unknown; None: unknown.
 
         Returns:
             Flood logits (B, H/2, W/2) and the predicted IoU (B,).
@@ -69,13 +69,13 @@ class FloodSam(nn.Module):
         return self.decode(encoded, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
     def encode(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor | None = None) -> Encoded:
-        """Images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
-        around = ground = None
+        """Encode images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
+        context_vector = ground = None
         if self.ground_scale is not None:
-            around, *rest = self.ground_scale(rgb.new_zeros(len(rgb)) if gsd_m is None else gsd_m)
+            context_vector, *rest = self.ground_scale(rgb.new_zeros(len(rgb)) if gsd_m is None else gsd_m)
             ground = rest[0], rest[1]
         image = normalized(rgb, valid, self.image_encoder.skip4.weight.dtype)
-        embedding, skips = self.image_encoder(image, around)
+        embedding, skips = self.image_encoder(image, context_vector)
         return Encoded(embedding, skips, (rgb.shape[-2], rgb.shape[-1]), ground)
 
     def decode(
@@ -87,16 +87,16 @@ class FloodSam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Prompts and encoded images to logits; arguments as in `forward`.
+        """Decode encoded images with prompts to logits; arguments and results as in `forward`.
 
-        Points are no tokens of the decoder, which learned little from them: its result is corrected at them, and seen
-        once more with the correction as its mask prompt. The mean of both is better than either.
+        Points are not tokens of the decoder, which learned little from these. The decoder's result is corrected at the
+        points, then decoded again with the correction as mask prompt. The mean of both is better than either.
         """
         decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy, keep=points is not None)
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Logits as corrected by points; tiles without points keep theirs."""
+        """Correct logits (B, H/2, W/2) at points; tiles without points keep theirs."""
         if points is None:
             return decoded.logits
         ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
@@ -107,9 +107,9 @@ class FloodSam(nn.Module):
     def decode_corrected(
         self, encoded: Encoded, ground: Ground, corrected: Tensor, points: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """What the decoder makes of corrected logits (B, H/2, W/2) as its mask prompt, kept right at the points.
+        """Decode again with corrected logits (B, H/2, W/2) as mask prompt; the result is corrected at the points too.
 
-        A token tells it that somebody saw to this prompt, and maps of what the points say how far.
+        A token marks the prompt as corrected, and the similarity maps of the points show how far that reaches.
         """
         embedding = encoded.embedding
         maps = F.avg_pool2d(self.corrector.maps(ground, points), 4).to(self.point_maps.weight.dtype)
@@ -131,11 +131,11 @@ class FloodSam(nn.Module):
         *,
         keep: bool = True,
     ) -> Decoded:
-        """As `decode` without points, and with the features that corrections want, where they are to be kept."""
+        """As `decode` without points; `keep`: return the features that corrections need."""
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
         if boxes is None:
-            # Nothing refers to places, so none are told: what is seen must not depend on where the window was cut.
+            # Without boxes there is no positional encoding: results must not depend on where the window was cut.
             sparse, position = embedding.new_zeros(batch, 0, dim), torch.zeros_like(embedding[:1])
         else:
             if offset_xy is None:
@@ -155,17 +155,18 @@ class FloodSam(nn.Module):
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
+        """Positional encoding of the embedding's cells, (B, E, h, w), for tiles at these offsets in the frame."""
         height, width = embedding.shape[-2:]
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
         x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-        places = (grid + offset_xy[:, None, None]).flatten(1, 2)
-        encoded = self.prompt_encoder.pe_layer.forward_with_coords(places, (FRAME, FRAME))
+        centres = (grid + offset_xy[:, None, None]).flatten(1, 2)
+        encoded = self.prompt_encoder.pe_layer.forward_with_coords(centres, (FRAME, FRAME))
         return encoded.transpose(1, 2).unflatten(2, (height, width)).to(embedding.dtype)
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """What is added to a decoder's tokens, and what to its embedding, of prompts and of the ground's scale."""
+    """Embeddings to add to the decoder's tokens (None without GSD), and to its image embedding: of prompts and GSD."""
     if encoded.ground is None:
         return None, dense
     tokens, cells = encoded.ground
@@ -173,12 +174,12 @@ def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor
 
 
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
-    """Draw boxes into the mask prompt, where a convolution finds them at once.
+    """Draw boxes into mask prompts: logits outside a box become `OUTSIDE`.
 
-    A network trained on a few hundred pictures does not learn from these alone what SAM's positional encodings say.
+    A network trained on a few hundred pictures does not learn SAM's positional encoding of boxes from these alone.
 
     Args:
-        masks: flood logits (B, 1, h, w) at a quarter of the tile's resolution, 0 where nothing is known.
+        masks: flood logits (B, 1, h, w) at a quarter of the tile's resolution, 0 for unknown.
         boxes: as in `FloodSam.forward`.
     """
     height, width = masks.shape[-2:]

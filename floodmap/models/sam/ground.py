@@ -1,4 +1,4 @@
-"""What the size of a pixel on the ground tells a network."""
+"""Embedding of the ground sample distance (GSD) as an input of the network."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import math
 import torch
 from torch import Tensor, nn
 
-FINEST, COARSEST = 0.01, 20.48
-"""Sizes of a pixel, in metres, beyond which all are alike."""
-OCTAVES = round(math.log2(COARSEST / FINEST)) + 1
+MIN_GSD_M, MAX_GSD_M = 0.01, 20.48
+"""Range in metres to which ground sample distances are clamped."""
+OCTAVES = round(math.log2(MAX_GSD_M / MIN_GSD_M)) + 1
 RATE = 4.0
-"""How fast it is learned, beside all else."""
+"""Factor on the learned vectors; it raises their learning rate relative to other weights."""
 
 
 class GroundScale(nn.Module):
-    """Vectors for the ground sample distance: one learned at each octave, mixed between, and one where it is unknown.
+    """Embedding of the ground sample distance: a learned vector at each octave, interpolated, and one for unknown.
 
-    A puddle is twenty pixels wide from a drone and half a pixel from a satellite; and a picture without a ground sample
-    distance was mostly taken obliquely.
+    A puddle is twenty pixels wide from a drone and half a pixel from a satellite. Pictures without a ground sample
+    distance are mostly oblique.
 
     Args:
         dim: length of a vector.
-        count: how many there are, for as many places in the network.
+        count: number of vectors, one for each place in the network to which one is added.
     """
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.count = count
-        self.weight = nn.Parameter(torch.zeros(OCTAVES + 1, count * dim))  # so that weights mean the same with it
+        self.weight = nn.Parameter(torch.zeros(OCTAVES + 1, count * dim))  # zero: weights trained without it still fit
 
     def forward(self, gsd_m: Tensor) -> tuple[Tensor, ...]:
-        """Metres a pixel (B,), 0 where unknown, to vectors (B, dim)."""
-        place = (gsd_m.float().clamp(FINEST, COARSEST) / FINEST).log2()
+        """Ground sample distances in metres (B,), 0 where unknown, to `count` vectors (B, dim)."""
+        octave = (gsd_m.float().clamp(MIN_GSD_M, MAX_GSD_M) / MIN_GSD_M).log2()
         octaves = torch.arange(OCTAVES, device=gsd_m.device)
         known = (gsd_m > 0).float()[:, None]
-        near = (1 - (place[:, None] - octaves).abs()).clamp(min=0)
-        mixed = RATE * torch.cat([near * known, 1 - known], dim=1) @ self.weight.float()
-        return mixed.chunk(self.count, dim=1)
+        weights = (1 - (octave[:, None] - octaves).abs()).clamp(min=0)
+        vectors = RATE * torch.cat([weights * known, 1 - known], dim=1) @ self.weight.float()
+        return vectors.chunk(self.count, dim=1)

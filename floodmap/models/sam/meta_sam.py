@@ -1,4 +1,4 @@
-"""Segment Anything as Meta built it, from the `segment-anything` package."""
+"""`Sam`: Meta's Segment Anything networks ViT-B, ViT-L and ViT-H, from the `segment-anything` package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Sam(nn.Module):
-    """Meta's SAM with its own image encoder, which sees every tile stretched to a frame of 1024 x 1024 pixels."""
+    """Meta's SAM with its ViT encoder: every tile is resized to fit a frame of 1024 x 1024 pixels."""
 
     def __init__(self, image_encoder: ImageEncoderViT) -> None:
         super().__init__()
@@ -36,16 +36,16 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
         self.recomputes = False
-        """Whether the encoder's blocks run again for their gradients instead of keeping what lies between."""
+        """Whether gradient checkpointing is on: the encoder's blocks recompute their activations for gradients."""
         self._kernels: Literal["unchecked", "checked", "fail"] = "unchecked"
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
-        """Tiles to embeddings (B, 256, 64, 64).
+        """Encode tiles to embeddings (B, 256, 64, 64).
 
         Args:
-            rgb: (B, 3, H, W), 0 to 255. The longer side is stretched to 1024; the package's own resizing of tensors
-                reads the wrong axes on images that are not square, so it is done here.
-            valid: bool (B, H, W); other pixels are blanked.
+            rgb: (B, 3, H, W), 0 to 255. The longer side is resized to 1024, here and not by the package, whose resizing
+                of tensors exchanges the axes of images that are not square.
+            valid: observed pixels, bool (B, H, W); others are set to 0 after normalization.
         """
         image = normalized(rgb, valid, torch.float32)
         height, width = rgb.shape[-2:]
@@ -65,6 +65,7 @@ class Sam(nn.Module):
         return encoder.neck(x.permute(0, 3, 1, 2))
 
     def _embed_fused(self, image: Tensor) -> Tensor:
+        """The embedding by Triton kernels; by the plain encoder where these fail their check or raise an error."""
         from floodmap.models.backends import triton_attention
 
         if self._kernels == "fail":
@@ -76,7 +77,7 @@ class Sam(nn.Module):
                 return triton_attention.embed(self.image_encoder, image)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # Triton raises what its own compiler and the system's give
+        except Exception as error:  # Triton raises errors of its compiler and of the system's, of many types
             reason = (str(error) or type(error).__name__).splitlines()[0]
         log.warning("attention runs at about half speed, as its kernels do not work here (%s)", reason)
         self._kernels = "fail"
@@ -91,10 +92,10 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `FloodSam.decode`, once trained for floods.
+        """As `FloodSam.decode`, for weights that were trained on floods; `offset_xy` has no effect.
 
         Returns:
-            Logits (B, h, w), four pixels of the frame to a side, and the predicted IoU (B,).
+            Flood logits (B, h, w), one for 4 x 4 pixels of the frame, and the predicted IoU (B,).
         """
         height, width = encoded.shape_hw
         scale = FRAME / max(height, width)
@@ -119,16 +120,16 @@ class Sam(nn.Module):
         return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
 
     def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N, 256, 256) of prompt sets of any kinds, each of an image of its own.
+        """Mask logits (N, 256, 256) of prompt sets, one for each image embedding.
 
-        One point alone is ambiguous, so SAM offers three masks and says which it thinks best (arXiv:2304.02643,
-        section 3); otherwise its single mask is taken.
+        A single point is ambiguous: of SAM's three masks the one of the highest predicted IoU is taken
+        (arXiv:2304.02643, section 3). Otherwise it is SAM's single mask.
 
         Args:
-            embedding: (N, 256, 64, 64).
-            xy: points and corners of boxes in the frame, (N, T, 2).
-            labels: of what kind they are, see `PointEncoder`; -2 where there is none. A set without a box holds one -1,
-                as the package adds it.
+            embedding: image embeddings, (N, 256, 64, 64).
+            xy: points and box corners in pixels of the frame, (N, T, 2).
+            labels: label codes of `PointEncoder`, (N, T); -2 is padding of the batch. As in the package, a set without
+                a box holds one -1.
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         dtype = decoder.iou_token.weight.dtype
@@ -145,23 +146,23 @@ class Sam(nn.Module):
 
 
 def _takes_kernels(encoder: ImageEncoderViT) -> bool:
-    """Whether an encoder is where, and as, `triton_attention` needs it: on an NVIDIA GPU, at half precision."""
+    """Whether `triton_attention` can run an encoder: on an NVIDIA GPU, in bfloat16, without gradients."""
     weight = encoder.patch_embed.proj.weight
-    there = weight.is_cuda and torch.version.cuda is not None and find_spec("triton") is not None
-    return there and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    available = weight.is_cuda and torch.version.cuda is not None and find_spec("triton") is not None
+    return available and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
 
 
 def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:
-    """A tile's size once its longer side is stretched to the frame."""
+    """A tile's size in pixels after its longer side is resized to the frame."""
     height, width = (max(4, round(side * FRAME / max(shape_hw))) for side in shape_hw)
     return height, width
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str:
-    """Which of `VIT` a state dict is of; that shows in the patch embedding.
+    """Name of the network in `VIT` that a state dict fits, by the width of its patch embedding.
 
     Raises:
-        ModelError: of none.
+        ModelError: it fits none.
     """
     patch = state.get("image_encoder.patch_embed.proj.weight")
     for name, shape in VIT.items():
@@ -171,10 +172,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> str:
 
 
 def build_sam(state: Mapping[str, Tensor]) -> Sam:
-    """SAM from an official state dict.
+    """Build SAM from the state dict of an official checkpoint.
 
     Raises:
-        ModelError: the state dict is not one of SAM's.
+        ModelError: the state dict does not fit SAM.
     """
     shape = VIT[architecture_of(state)]
     with torch.device("meta"):

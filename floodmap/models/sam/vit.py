@@ -1,4 +1,4 @@
-"""SAM's image encoder, and its attention some rows at a time: the same sums, in what fits into a CPU's cache."""
+"""SAM's ViT image encoder, with attention computed in chunks that fit into a CPU's cache."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from floodmap.models.sam.common import FRAME, STRIDE
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Scores, or what is added to them, worked out at a time."""
+"""Size of a chunk of attention scores, or of the positional bias that is added to them."""
 
 
 class CachedBlock(nn.Module):
-    """The package's block, its weights and its results; what is filled up to whole windows is not multiplied.
+    """The package's transformer block with the same results; cells that pad windows skip the linear layers.
 
     Args:
-        block: whose layers it takes.
+        block: the package's block; its weights are shared.
     """
 
     def __init__(self, block: Block) -> None:
@@ -29,17 +29,17 @@ class CachedBlock(nn.Module):
         self.norm2, self.mlp, self.window_size = block.norm2, block.mlp, block.window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """Transform (B, H, W, C) to the same shape."""
         x = x + self.attn(self.norm1(x), self.window_size)
-        seen: Tensor = x + self.mlp(self.norm2(x))
-        return seen
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class CachedAttention(nn.Module):
-    """The package's attention with relative positions, its weights and its results.
+    """The package's attention with relative positional embeddings, with the same results.
 
     Args:
-        attention: whose layers it takes.
+        attention: the package's layer; its weights are shared.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -49,84 +49,84 @@ class CachedAttention(nn.Module):
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor, side: int = 0) -> Tensor:
-        """(B, H, W, C) to the same; in windows of this side, or over the whole."""
+        """Attend within windows of this side in cells, or globally if it is 0; (B, H, W, C) to the same shape."""
         batch, height, width, dim = x.shape
         rows, cols = (side or height, side or width)
         down, right = -(-height // rows), -(-width // cols)
-        qkv = self._filled(x, down * rows, right * cols)
+        qkv = self._padded_qkv(x, down * rows, right * cols)
         qkv = qkv.reshape(batch, down, rows, right, cols, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, rows * cols, dim // self.num_heads).unbind(0)
-        seen = self._seen(q, k, v, rows, cols).view(batch, down, right, self.num_heads, rows, cols, -1)
-        seen = seen.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, down * rows, right * cols, dim)
-        projected: Tensor = self.proj(seen[:, :height, :width])
+        attended = self._attend(q, k, v, rows, cols).view(batch, down, right, self.num_heads, rows, cols, -1)
+        attended = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, down * rows, right * cols, dim)
+        projected: Tensor = self.proj(attended[:, :height, :width])
         return projected
 
-    def _filled(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Queries, keys and values of cells, (B, height, width, 3 C); those beyond the image are those of nothing."""
+    def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Queries, keys and values of cells, padded to (B, height, width, 3 C) with those of zeros."""
         qkv: Tensor = self.qkv(x)
         if qkv.shape[1:3] == (height, width):
             return qkv
-        filled = self.qkv(torch.zeros_like(x[:1, 0, 0])).expand(len(x), height, width, -1).clone()
-        filled[:, : x.shape[1], : x.shape[2]] = qkv
-        return filled
+        padded = self.qkv(torch.zeros_like(x[:1, 0, 0])).expand(len(x), height, width, -1).clone()
+        padded[:, : x.shape[1], : x.shape[2]] = qkv
+        return padded
 
-    def _seen(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
-        """Attention of (N, rows x cols, C)."""
-        placed = q.view(len(q), rows, cols, -1)
-        down = torch.einsum("bhwc,hkc->bhwk", placed, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
-        right = torch.einsum("bhwc,wkc->bhwk", placed, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
+        """Attention of (N, rows x cols, C) with relative positional embeddings."""
+        by_cell = q.view(len(q), rows, cols, -1)
+        down = torch.einsum("bhwc,hkc->bhwk", by_cell, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
+        right = torch.einsum("bhwc,wkc->bhwk", by_cell, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
         down, right = (one.reshape(len(q), rows * cols, -1) for one in (down, right))
         if q.device.type == "cpu" and not torch.is_grad_enabled():
-            return _by_parts(q, k, v, down, right, self.scale)
+            return _in_chunks(q, k, v, down, right, self.scale)
         bias = (down[..., :, None] + right[..., None, :]).flatten(-2)
-        if q.device.type == "cpu":  # where the gradients of torch's own attention take twice as long
+        if q.device.type == "cpu":  # the gradients of torch's fused attention take twice as long there
             return torch.baddbmm(bias, q * self.scale, k.transpose(1, 2)).softmax(dim=-1) @ v
         return _fused(q, k, v, bias, self.scale)
 
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
-    """Exchange every block and its attention, in place; their parameters stay."""
+    """Replace every block and its attention, in place; their parameters stay."""
     encoder.blocks = nn.ModuleList(CachedBlock(block) for block in encoder.blocks)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention of (N, cells, C) with what is added to its scores, (N, cells, keys), by torch's kernels.
+    """Attention of (N, cells, C) with a bias added to its scores, (N, cells, keys), by torch's fused kernels.
 
-    They take four dimensions; with three, torch multiplies step by step, and on a GPU in float32.
+    These need four dimensions; with three, torch uses separate products, and on a GPU in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
 
-def _by_parts(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Attention of (N, cells, C) with scores added for (N, cells, rows) and (N, cells, columns)."""
-    # Few as further channels where products are cheap: a third less time than added to the scores.
-    further = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]
-    if further:
+def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
+    """Attention of (N, cells, C) in chunks, with bias for key rows (N, cells, rows) and columns (N, cells, columns)."""
+    # A small bias is appended to the channels, where products are fast: a third less time than adding it to the scores.
+    appended = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]
+    if appended:
         q = torch.cat([q * scale, down, right], dim=-1)
-        k = torch.cat([k, _places(down.shape[-1], right.shape[-1]).to(k).expand(len(k), -1, -1)], dim=-1)
+        k = torch.cat([k, _one_hot_positions(down.shape[-1], right.shape[-1]).to(k).expand(len(k), -1, -1)], dim=-1)
         k = k.transpose(1, 2).contiguous()
-    seen, (count, cells) = torch.empty_like(v), v.shape[:2]
-    most = SCORES_BYTES // q.element_size()
-    together = max(1, most // (4 * cells**2))  # whole heads, sooner done by fewer, or rows of one
-    rows = cells if together > 1 else min(cells, max(1, most // cells))
-    scratch = q.new_empty(min(together, count), rows, cells)  # again and again: fresh pages take as long as a step
-    for first in range(0, count, together):
-        some = slice(first, min(first + together, count))
+    attended, (count, cells) = torch.empty_like(v), v.shape[:2]
+    max_scores = SCORES_BYTES // q.element_size()
+    heads = max(1, max_scores // (4 * cells**2))  # chunks of whole heads, or else of rows of one head
+    rows = cells if heads > 1 else min(cells, max(1, max_scores // cells))
+    scratch = q.new_empty(min(heads, count), rows, cells)  # reused: page faults of new memory take as long as a step
+    for first in range(0, count, heads):
+        chunk = slice(first, min(first + heads, count))
         for row in range(0, cells, rows):
-            part = (some, slice(row, min(row + rows, cells)))
-            scores = scratch[: some.stop - first, : part[1].stop - row]
-            if further:
-                torch.bmm(q[part], k[some], out=scores)
-                torch.bmm(torch.softmax(scores, -1, out=scores), v[some], out=seen[part])
+            part = (chunk, slice(row, min(row + rows, cells)))
+            scores = scratch[: chunk.stop - first, : part[1].stop - row]
+            if appended:
+                torch.bmm(q[part], k[chunk], out=scores)
+                torch.bmm(torch.softmax(scores, -1, out=scores), v[chunk], out=attended[part])
             else:
                 bias = scores.unflatten(-1, (down.shape[-1], right.shape[-1]))
                 torch.add(down[part][..., :, None], right[part][..., None, :], out=bias)
-                seen[part] = _fused(q[part], k[some], v[some], scores, scale)
-    return seen
+                attended[part] = _fused(q[part], k[chunk], v[chunk], scores, scale)
+    return attended
 
 
-def _places(rows: int, cols: int) -> Tensor:
-    """Which row and which column every cell lies in, (rows x cols, rows + cols), ones among zeros."""
+def _one_hot_positions(rows: int, cols: int) -> Tensor:
+    """One-hot row and column of every cell, (rows x cols, rows + cols)."""
     down, right = torch.eye(rows)[:, None], torch.eye(cols)[None]
     shape = (rows, cols, -1)
     return torch.cat([down.expand(shape), right.expand(shape)], dim=-1).flatten(0, 1)
@@ -134,13 +134,13 @@ def _places(rows: int, cols: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class VitShape:
-    """What tells SAM's image encoders apart."""
+    """Dimensions of one of SAM's image encoders."""
 
     embed_dim: int
     depth: int
     num_heads: int
     global_attention: tuple[int, ...]
-    """Blocks that attend to the whole image; the others attend within windows of 14 x 14 cells."""
+    """Indices of blocks with global attention; the others attend within windows of 14 x 14 cells."""
 
 
 VIT = {
@@ -151,7 +151,7 @@ VIT = {
 
 
 def vit_encoder(shape: VitShape) -> ImageEncoderViT:
-    """SAM's image encoder with random weights, as `segment_anything.build_sam` makes it, with faster attention."""
+    """SAM's image encoder with random weights, as `segment_anything.build_sam` builds it, with faster attention."""
     encoder = ImageEncoderViT(
         img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
         num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,

@@ -1,4 +1,4 @@
-"""HTML pages that open offline, all of one make: templates, charts as inline SVG, pictures as data."""
+"""HTML pages that open offline: templates, charts as inline SVG, pictures as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ Image8 = NDArray[np.uint8]
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Write a page, whole or not at all; what the template does not mark as safe is escaped.
+    """Render a template and write the page atomically; values are escaped unless the template marks them as safe.
 
     Args:
         path: the file.
         template: a file of `templates/`.
-        context: what the template names.
+        context: variables of the template.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the file cannot be written.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -52,9 +52,9 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
 @contextmanager
 def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
-    """A figure, in inches, and its axes from left to right."""
+    """A matplotlib figure, its size in inches, and its axes from left to right."""
     require("matplotlib", "a page with charts of a comparison")
-    # Without pyplot: it would choose a window system, and keep every figure.
+    # Without pyplot, which would select a GUI backend and keep a reference to every figure.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -65,10 +65,10 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
 
 
 def svg_of(drawn: Figure) -> str:
-    """A figure as an `<svg>` that takes the width it is given."""
+    """A figure as an `<svg>` element of variable width."""
     text = io.StringIO()
     with warnings.catch_warnings():
-        # Names may have signs that its font lacks; the browser has others, for they are written as text.
+        # Names may have characters that matplotlib's font lacks; text stays text, and the browser has other fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         drawn.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
@@ -77,12 +77,12 @@ def svg_of(drawn: Figure) -> str:
 
 
 def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
-    """A picture as a `data:` address.
+    """A picture as a JPEG `data:` URL.
 
     Args:
         rgb: uint8 (height, width, 3).
-        side: its longest side is made this short.
-        max_bytes: coarser, where it would be larger than this.
+        side: longest side in pixels to which it is shrunk.
+        max_bytes: largest size of the JPEG, for which its quality is reduced as far as 25; None: no limit.
     """
     picture = Image.fromarray(rgb)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -95,10 +95,10 @@ def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
 
 
 def png(indices: Image8, colours: Sequence[tuple[int, int, int, int]]) -> str:
-    """A picture of few colours as a `data:` address.
+    """A picture with a palette as a PNG `data:` URL.
 
     Args:
-        indices: uint8 (height, width), into `colours`.
+        indices: uint8 (height, width), indices into `colours`.
         colours: red, green, blue, opacity, each 0 to 255.
     """
     picture = Image.fromarray(indices)

@@ -1,4 +1,4 @@
-"""A scene and its results as small maps: flood, photograph, probability, with a scale bar and an arrow to the north."""
+"""Small maps of a scene: flood overlay, photograph and probability, with a scale bar and a north arrow."""
 
 from __future__ import annotations
 
@@ -21,70 +21,74 @@ from floodmap.output.results import FloodMap, open_result
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
-"""Longest side of the pictures, in pixels: what fits beside the others into a page of 2 MB, however noisy."""
+"""Longest side of the pictures, in pixels; all of them fit into a page of 2 MB, even where they compress badly."""
 PROBABILITY_SIDE = 600
+"""Longest side of the probability map, in pixels."""
 PHOTOGRAPH_BYTES = 600_000
+"""Largest size of the photograph."""
 LONG = 1000.0
-"""Longest side of a map in its own units, those of the scale bar, the arrow and the numbers."""
+"""Longest side of a map in map units, which the scale bar, the north arrow and the numbers use too."""
 NUMBER_SPACING = 36.0
-"""Numbers nearer to each other than this would hide each other; half of it is kept from the edge."""
+"""Least distance between two numbers, in map units, and twice the least distance from the edge."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
+"""Indices into `OVERLAY`; 0 is transparent."""
 OVERLAY = (
     (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
     (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
 )  # fmt: skip
-"""Nothing; flood and its shore, as the styles for QGIS have them; unobserved; failed; outside the area of interest."""
+"""RGBA: transparent; flood and its shore, as in the QGIS styles; unobserved; failed; outside the area of interest."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""What each of them means."""
+"""Kind of ground of each colour."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
-"""Colours of probabilities in per cent, as in the style for QGIS."""
+"""Colour ramp of probabilities in per cent, as in the QGIS style."""
 HATCH = 9
-"""Pixels from one stripe to the next."""
+"""Distance between the stripes of a hatching, in pixels."""
 
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleBar:
-    """A length on the ground."""
+    """A scale bar: a length on the ground."""
 
     length: float
-    """In units of the map."""
+    """Length in map units."""
     text: str
-    """The same in metres or kilometres."""
+    """Label, in metres or kilometres."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneMaps:
-    """Maps of one scene, all of the same frame, as a template needs them."""
+    """Maps of one scene, all of the same frame, for the template; pictures are `data:` URLs."""
 
     width: float
-    """In units of the map, of which the longer side has `LONG`."""
+    """Width in map units; the longer side has `LONG`."""
     height: float
+    """Height in map units."""
     photograph: str
-    """The scene, as a `data:` address."""
+    """The scene."""
     overlay: str
-    """Flood and what was not observed, to lie over it."""
+    """Flood and unobserved ground, transparent elsewhere."""
     probability: str
-    """Probability, and what was not observed."""
+    """Probability and unobserved ground."""
     shown: frozenset[str]
-    """Which of flood, unobserved, failed and outside are to be seen."""
+    """Kinds of ground in the overlay: flood, unobserved, failed, outside."""
     scale_bar: ScaleBar | None
-    """None without a place on the ground."""
+    """None without a CRS."""
     north_deg: float | None
-    """Where north is at the centre, clockwise from up; None without a place on the ground."""
+    """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbers of places, each with its position from the top left."""
+    """Numbered places: number, and position in map units from the top left."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
     """Draw the maps of a scene.
 
     Args:
-        flood_map: its results; read decimated.
+        flood_map: the results, whose overviews are read.
         picture: a preview of the scene.
-        places_xy: places to number from 1, in the scene's CRS; left out where they would hide others.
+        places_xy: places to number from 1, in the scene's CRS; a number that would hide another is left out.
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask_path) as dataset:
@@ -107,13 +111,13 @@ def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[floa
         scale_bar=frame.scale_bar,
         north_deg=frame.north_deg,
         numbers=tuple(
-            _apart((number, *frame.inside(*frame.place(x, y))) for number, (x, y) in enumerate(places_xy, 1))
+            _without_overlap((number, *frame.inside(*frame.place(x, y))) for number, (x, y) in enumerate(places_xy, 1))
         ),
     )
 
 
 def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
-    """Mask and probability of a scene, without the scene, as `data:` addresses of at most `side` pixels a side."""
+    """Overlay and probability of a scene, without the photograph, as `data:` URLs of at most `side` pixels a side."""
     drawn = []
     for path in (flood_map.mask_path, flood_map.probability_path):
         with open_result(path) as dataset:
@@ -121,31 +125,31 @@ def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
             width, height = (max(1, round(length * side / LONG)) for length in frame.size)
             drawn.append(frame.upright(_shrunk(dataset, (height, width))))
     mask, probability = drawn
-    nowhere = np.zeros(mask.shape, np.uint8)
-    overlay = _overlay(mask, nowhere, _failed(flood_map.report, frame, mask))
+    no_reason = np.zeros(mask.shape, np.uint8)
+    overlay = _overlay(mask, no_reason, _failed(flood_map.report, frame, mask))
     return png(overlay, OVERLAY), png(_hatched_probability(probability), _ramp())
 
 
 @dataclass(frozen=True)
 class MapFrame:
-    """How a raster lies on a map: its pixels stretched until the ground's squares are square, never mirrored."""
+    """The frame of a raster's map: pixels are stretched so that scale is equal along both axes, and never mirrored."""
 
     grid: GeoGrid
 
     @cached_property
     def _steps(self) -> tuple[float, float]:
-        """How far one column and one row lead, in metres, or else in units of the transform."""
+        """Size of a column and of a row in metres, or else in units of the transform."""
         a, b, _, d, e, _ = self.grid.transform[:6]
         return self.grid.steps_m or (math.hypot(a, d), math.hypot(b, e))
 
     @cached_property
     def _unit(self) -> float:
-        """Units of the map per step."""
+        """Map units for each metre, or unit of the transform."""
         return LONG / max(self.grid.width * self._steps[0], self.grid.height * self._steps[1])
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height, in units of the map; what is thinner than a line is drawn as one."""
+        """Width and height, in map units, each at least the width of a line."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -154,24 +158,24 @@ class MapFrame:
         return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
-        """Pixels (height, width, ...) in the order of the map: a south-up raster would be a mirror image."""
+        """Pixels (height, width, ...) in the map's order; a south-up raster is flipped, or it would be mirrored."""
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """From the CRS to units of the map, from the top left."""
+        """Convert coordinates of the CRS to map units from the top left."""
         col, row = ~self.grid.transform @ (x, y)
         down = self.grid.height - row if self._mirrored else row
         return col * self._steps[0] * self._unit, down * self._steps[1] * self._unit
 
     def inside(self, x: float, y: float) -> tuple[float, float]:
-        """A place on the map, or the nearest that is not at its edge."""
+        """Clamp a position in map units to the map without its edges, so that a number there is visible."""
         width, height = self.size
         margin_x, margin_y = (min(NUMBER_SPACING / 2, side / 2) for side in (width, height))
         return min(max(x, margin_x), width - margin_x), min(max(y, margin_y), height - margin_y)
 
     @cached_property
     def scale_bar(self) -> ScaleBar | None:
-        """The longest round length that takes no more than three tenths of the longer side."""
+        """Scale bar of the longest round length that is at most 0.3 of the longer side; None without a CRS."""
         if self.grid.crs is None:
             return None
         longest = 0.3 * LONG / self._unit
@@ -182,25 +186,25 @@ class MapFrame:
 
     @cached_property
     def north_deg(self) -> float | None:
-        """Where north is at the centre, in degrees clockwise from up."""
+        """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
         if self.grid.crs is None:
             return None
         to_lonlat = Transformer.from_crs(self.grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
         lon, lat = to_lonlat.transform(*(self.grid.transform @ (self.grid.width / 2, self.grid.height / 2)))
-        away = 0.01 * LONG / self._unit
-        points = [to_lonlat.transform(*Geod(ellps="WGS84").fwd(lon, lat, bearing, away)[:2], direction="INVERSE")
+        step_m = 0.01 * LONG / self._unit
+        points = [to_lonlat.transform(*Geod(ellps="WGS84").fwd(lon, lat, bearing, step_m)[:2], direction="INVERSE")
                   for bearing in (180.0, 0.0)]  # fmt: skip
         (left, top), (right, bottom) = (self.place(*point) for point in points)
         return round(math.degrees(math.atan2(right - left, top - bottom)), 1)
 
 
 def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
-    """A whole raster of results, from its overviews."""
+    """All of a raster of results at this size, from its overviews."""
     return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
 
 
 def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
-    """Pixels of the windows that failed, as far as no other window saw their ground."""
+    """Unobserved pixels of failed windows, bool (height, width)."""
     failed = np.zeros(mask.shape, bool)
     down, across = mask.shape[0] / frame.grid.height, mask.shape[1] / frame.grid.width
     for window in (one["window"] for one in summary["windows"]["failed"]):
@@ -212,6 +216,7 @@ def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
 
 
 def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
+    """Indices into `OVERLAY`, uint8 (height, width)."""
     flood, unobserved = mask == 1, mask == UNOBSERVED
     outside = unobserved & (reason == OUTSIDE)
     failed = np.asarray(failed & np.isin(reason, (0, FAILED)))
@@ -229,31 +234,32 @@ def _stripes(shape: tuple[int, ...]) -> Bools:
     return np.asarray((rows + cols) % HATCH < 2)
 
 
-def _next_to(there: Bools) -> Bools:
-    """Pixels with a neighbour of a kind above, below, left or right."""
-    near = np.zeros_like(there)
-    near[1:] |= there[:-1]
-    near[:-1] |= there[1:]
-    near[:, 1:] |= there[:, :-1]
-    near[:, :-1] |= there[:, 1:]
+def _next_to(region: Bools) -> Bools:
+    """Pixels with a 4-neighbour in a region."""
+    near = np.zeros_like(region)
+    near[1:] |= region[:-1]
+    near[:-1] |= region[1:]
+    near[:, 1:] |= region[:, :-1]
+    near[:, :-1] |= region[:, 1:]
     return near
 
 
 def _hatched_probability(probability: Image8) -> Image8:
+    """Per cent, with 101 and 102 as indices of the two colours of hatched, unobserved ground."""
     stripe = np.where(_stripes(probability.shape), np.uint8(102), np.uint8(101))
     return np.where(probability > 100, stripe, probability)
 
 
 def _ramp() -> list[tuple[int, int, int, int]]:
-    """Colours of 0 to 100 per cent, then of unobserved ground and its stripes."""
+    """RGBA of 0 to 100 per cent, then of unobserved ground and of its stripes."""
     at = [percent for percent, _ in RAMP]
     parts = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in RAMP])
     mixed = np.stack([np.interp(np.arange(101), at, parts[:, i]) for i in range(3)], axis=1).round().astype(int)
     return [*((int(r), int(g), int(b), 255) for r, g, b in mixed), OVERLAY[GREY], OVERLAY[GREY_STRIPE]]
 
 
-def _apart(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
-    """Numbers that do not hide one that came before."""
+def _without_overlap(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
+    """Numbers at least `NUMBER_SPACING` from all earlier ones."""
     kept: list[tuple[float, float]] = []
     for number, x, y in numbers:
         if all(math.hypot(x - a, y - b) >= NUMBER_SPACING for a, b in kept):

@@ -1,4 +1,4 @@
-"""The results of a scene in a notebook: two small maps and a line."""
+"""HTML representation of a scene's results in a notebook: two small maps and a summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDE = 420
 
 
 def notebook_html(flood_map: FloodMap) -> str:
-    """HTML without scripts or files beside it, as `_repr_html_` returns it."""
+    """HTML for `_repr_html_`, without scripts and external files."""
     report = flood_map.report
     hectares, flood = report["flood_area_ha"], report["pixels"]["flood"]
     size = f"{hectares:,.2f} ha" if hectares is not None else f"{flood:,} pixels"

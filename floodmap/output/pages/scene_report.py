@@ -1,4 +1,4 @@
-"""The results of one scene on one HTML page that opens offline: how much, where, how certain, and what was not seen."""
+"""The HTML report of one scene: flooded area, maps, certainty, unobserved ground; one page that opens offline."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from floodmap.output.results import FloodMap, open_result
 __all__ = ["SIDE", "write_scene_report"]
 
 LARGEST = 10
-"""Polygons that are listed, and numbered on the map."""
-TOLD = 5
-"""Failed windows that are told one by one."""
+"""Number of polygons in the table and on the map."""
+LISTED_FAILURES = 5
+"""Largest number of failed windows that are listed."""
 STRIP_ROWS = 512
-"""A row of the raster's tiles."""
+"""Rows that are read at a time: one row of the raster's tiles."""
 REASONS = {
     "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
     "mask": "under the mask that was given", "failed": "could not be read or segmented",
@@ -33,42 +33,46 @@ REASONS = {
 
 
 class Largest(NamedTuple):
-    """The largest polygons, as rows of a table, and where to number them."""
+    """The largest polygons, for the table and the map."""
 
     rows: list[dict[str, str]]
+    """Rows of the table: area, confidence, x, y."""
     places_xy: list[tuple[float, float]]
-    """Points inside them, in the scene's CRS."""
+    """Points inside the polygons, in the scene's CRS."""
     largest: str
-    """The area of the first; nothing where there is none."""
+    """Area of the largest polygon; empty where there is none."""
 
 
 def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
-    """Write the report of a scene.
+    """Write the HTML report of a scene.
 
-    Results are read in strips or decimated, so memory does not grow with the scene, save for the polygons.
+    Rasters are read in strips or from overviews, so that memory grows only with the polygons.
 
     Args:
         flood_map: finished results.
         picture: the scene's `preview`, of at most `SIDE` pixels a side.
         path: the file.
 
+    Returns:
+        The file.
+
     Raises:
-        OutputError: the system refuses.
+        OutputError: the file cannot be written.
     """
     summary = flood_map.report
     census = _census(flood_map)
     largest = _largest(flood_map)
-    atlas = draw_maps(flood_map, picture, largest.places_xy)
+    maps = draw_maps(flood_map, picture, largest.places_xy)
     write_page(
         path,
         "scene_report.html",
         title=flood_map.name,
         subtitle=_subtitle(summary),
-        verdict=_headline(summary),
+        headline=_headline(summary),
         warnings=summary.get("warnings", []),
         cards=_cards(summary, largest),
         failed=_failed(summary),
-        atlas=atlas,
+        maps=maps,
         ramp=", ".join(f"{colour} {percent}%" for percent, colour in RAMP),
         certainty=_certainty(summary, census) if census.observed_pixels else None,
         largest=largest.rows,
@@ -99,7 +103,7 @@ def _percent(summary: dict[str, Any]) -> int:
 
 
 def _largest(flood_map: FloodMap) -> Largest:
-    """The largest polygons, by area on the ground, or in pixels where there is none."""
+    """The largest polygons, by area in square metres, or in pixels without a CRS."""
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
     with open_result(flood_map.mask_path) as dataset:
@@ -109,21 +113,21 @@ def _largest(flood_map: FloodMap) -> Largest:
     flood = flood.assign(size=areas).nlargest(LARGEST, "size")
     inside = flood.geometry.representative_point()
     if crs:
-        at, inside = inside.to_crs(4326), inside.to_crs(crs)
-        where = [(f"{point.x:.5f}", f"{point.y:.5f}") for point in at]
+        lonlat, inside = inside.to_crs(4326), inside.to_crs(crs)
+        positions = [(f"{point.x:.5f}", f"{point.y:.5f}") for point in lonlat]
     else:
         pixels = (~transform @ (point.x, point.y) for point in inside)
-        where = [(f"{col:,.0f}", f"{row:,.0f}") for col, row in pixels]
+        positions = [(f"{col:,.0f}", f"{row:,.0f}") for col, row in pixels]
     sizes = [_area(size) if crs else _pixels(size) for size in flood["size"]]
     rows = [
         {"area": area, "confidence": _share(mean), "x": x, "y": y}
-        for area, mean, (x, y) in zip(sizes, flood["confidence_mean"], where, strict=True)
+        for area, mean, (x, y) in zip(sizes, flood["confidence_mean"], positions, strict=True)
     ]
     return Largest(rows, [(point.x, point.y) for point in inside], sizes[0] if sizes else "")
 
 
 def _area(m2: float) -> str:
-    """Square metres where there are few, square kilometres where there are many."""
+    """An area as text in m², ha or km², by its size."""
     if m2 < 1000:
         return f"{m2:,.1f} m²"
     return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
@@ -134,7 +138,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Per cent; what is not nought or all does not look so."""
+    """A share as text in per cent; shares next to 0 or 1 are not rounded to these."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -158,66 +162,66 @@ def _subtitle(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
-    """What was found, in a sentence that begins with the figure, and what that leaves open."""
+    """The main result as a sentence that begins with the area, and a sentence on unobserved ground."""
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
     share = _share(summary["flood_share_of_observed"])
-    told = {
+    parts = {
         "figure": _flooded(summary),
         "rest": f" of flood water: {share} of the ground that was observed.",
         "open": "",
     }
     if not summary["pixels"]["flood"]:
-        told |= {"figure": "No flood water", "rest": " was found on the ground that was observed."}
+        parts |= {"figure": "No flood water", "rest": " was found on the ground that was observed."}
     if summary["observed_share"] < 1:
-        told["open"] = f"{_share(1 - summary['observed_share'])} of the scene was not observed and may be wet or dry."
-    return told
+        parts["open"] = f"{_share(1 - summary['observed_share'])} of the scene was not observed and may be wet or dry."
+    return parts
 
 
 def _cards(summary: dict[str, Any], largest: Largest) -> list[dict[str, str]]:
     m2, count = summary["flood_area_m2"], summary["polygons"]["flood"]
     observed_m2, observed = summary["observed_area_m2"], _observed(summary)
-    seen = _pixels(observed) if observed_m2 is None else _area(observed_m2)
+    observed_area = _pixels(observed) if observed_m2 is None else _area(observed_m2)
     share = _share(summary["flood_share_of_observed"]) if observed else "n/a"
     first = "number 1 on the map" if count else "there is no polygon"
     rows = (
         ("Flooded area", _flooded(summary), "no CRS, so no area" if m2 is None else f"{m2:,.0f} m²", WATER),
         ("Share flooded", share, "of the observed ground", WATER),
-        ("Observed", _share(summary["observed_share"]), f"of the scene: {seen}", LAND),
+        ("Observed", _share(summary["observed_share"]), f"of the scene: {observed_area}", LAND),
         ("Flooded places", f"{count:,}", "polygons", LAND),
         ("The largest", largest.largest or "n/a", first, LAND),
     )
-    return [dict(zip(("name", "figure", "told", "colour"), row, strict=True)) for row in rows]
+    return [dict(zip(("name", "figure", "note", "colour"), row, strict=True)) for row in rows]
 
 
 def _failed(summary: dict[str, Any]) -> dict[str, Any] | None:
     failed = summary["windows"]["failed"]
     if not failed:
         return None
-    told = [
+    lines = [
         "column {col_off:,}, row {row_off:,}, {width:,} x {height:,} pixels".format(**one["window"]) + f": {one['why']}"
-        for one in failed[:TOLD]
+        for one in failed[:LISTED_FAILURES]
     ]
-    return {"count": len(failed), "told": told, "more": max(0, len(failed) - TOLD)}
+    return {"count": len(failed), "lines": lines, "more": max(0, len(failed) - LISTED_FAILURES)}
 
 
 def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
     low, high = THRESHOLDS[0], THRESHOLDS[-1]
-    most, least = _at(summary, census, low)["area"], _at(summary, census, high)["area"]
+    largest, smallest = _at(summary, census, low)["area"], _at(summary, census, high)["area"]
     between = int(census.pixels[low:high].sum()) / census.observed_pixels
     rows = [
         {"threshold": f"{percent / 100:.2f}", "own": percent == census.threshold, **_at(summary, census, percent)}
         for percent in sorted({*THRESHOLDS, census.threshold})
     ]
     return {
-        "text": f"Called flood from a probability of {low / 100:g} up it would be {most}, from {high / 100:g} up "
-        f"{least}; {_share(between)} of the observed ground lies between, where the model is undecided.",
+        "text": f"Called flood from a probability of {low / 100:g} up it would be {largest}, from {high / 100:g} up "
+        f"{smallest}; {_share(between)} of the observed ground lies between, where the model is undecided.",
         "rows": rows, "histogram": histogram(census), "curve": curve(census),
     }  # fmt: skip
 
 
 def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]:
-    """Flood from some per cent up: area, share of the observed ground, and difference from what is reported."""
+    """Flooded area at a threshold in per cent, its share of the observed ground, and its change from the report's."""
     pixels = int(census.pixels[percent:101].sum())
     change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
     if percent == census.threshold:
@@ -227,17 +231,17 @@ def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]
 
 
 def _left_out(summary: dict[str, Any]) -> str:
-    least = summary["settings"]["min_area_m2"]
-    return (
-        f"Polygons of less than {_area(least)} are left out; their ground counts in the flooded area." if least else ""
-    )
+    min_area = summary["settings"]["min_area_m2"]
+    if not min_area:
+        return ""
+    return f"Polygons of less than {_area(min_area)} are left out; their ground counts in the flooded area."
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Ground that was not observed, by reason."""
+    """Rows of the table of unobserved ground, by reason."""
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
-    wanted = _observed(summary) + sum(pixels["unobserved"].values())
-    rows = [(REASONS[reason], count, _share(count / wanted)) for reason, count in pixels["unobserved"].items()]
+    inside = _observed(summary) + sum(pixels["unobserved"].values())
+    rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]
     if pixels["outside"]:
         rows.append(("outside the area of interest", pixels["outside"], "not counted"))
     return [
@@ -250,7 +254,7 @@ def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
 def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
     chosen, windows = summary["settings"], summary["windows"]
     scene = chosen["scene"]
-    least, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
+    min_area, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
     optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
     ran = (
         f"{windows['run']:,} run, {windows['skipped_by_coarse']:,} clear from afar, "
@@ -261,7 +265,7 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Model", f"{summary['model']['name']}, {summary['model']['runs_on']}"),
         ("Prompts", str(chosen["prompts"])),
         ("Flood from a probability of", f"{chosen['threshold']:g}"),
-        ("Smallest polygon", _area(least) if least else "every one"),
+        ("Smallest polygon", _area(min_area) if min_area else "every one"),
         ("Outlines simplified by", f"{tolerance:.3g} m" if tolerance else "nothing"),
         ("Resolution", f"{resolution:g} m" if resolution else "the scene's own"),
         ("Bands", _bands(summary["source"])),
@@ -273,8 +277,8 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _bands(source: dict[str, Any]) -> str:
     infrared = source.get("near_infrared", {"band": None})
-    told = "used" if infrared.get("used") else "not used"
-    more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {told}"
+    used = "used" if infrared.get("used") else "not used"
+    more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {used}"
     return ", ".join(map(str, source["bands"])) + more
 
 

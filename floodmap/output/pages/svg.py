@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, without a plotting library: the report of a scene needs two."""
+"""Small charts as inline SVG, without a plotting library; the report of a scene has two."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 440.0, 250.0
-"""Size of a chart, in its own units."""
+"""Size of a chart, in SVG user units."""
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 10.0, 26.0, 40.0
-"""Space around the axes, for numbers and titles."""
+"""Margins around the axes for tick labels and titles, in the same units."""
 INK, FAINT = "#22303c", "#d5dbe1"
 
 
 @dataclass(slots=True, kw_only=True)
 class Chart:
-    """One pair of axes; what is drawn first lies lowest."""
+    """A chart with one pair of axes; elements that are added first are drawn at the bottom."""
 
     title: str
     x_label: str
@@ -26,17 +26,17 @@ class Chart:
     _parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Where a value lies from the left."""
+        """Horizontal position of a value, from the left."""
         low, high = self.x_range
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Where a value lies from the top."""
+        """Vertical position of a value, from the top."""
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def bar(self, x: tuple[float, float], y: tuple[float, float], colour: str) -> None:
-        """A bar between these values."""
+        """Add a bar between two values along either axis."""
         left, right, low, high = self.x(x[0]), self.x(x[1]), self.y(y[0]), self.y(y[1])
         self._parts.append(
             f'<rect x="{left:.1f}" y="{high:.1f}" width="{right - left:.1f}" height="{low - high:.1f}" '
@@ -44,25 +44,25 @@ class Chart:
         )
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, *, dashed: bool = False) -> None:
-        """A line through these values."""
-        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        """Add a line through points."""
+        coordinates = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="4 3"' if dashed else ""
-        self._parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        self._parts.append(f'<polyline points="{coordinates}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
 
     def dot(self, x: float, y: float, colour: str, label: str) -> None:
-        """A marked value with its number beside it."""
+        """Add a point with a label."""
         self._parts.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3.5" fill="{colour}"/>')
         self._parts.append(_text(self.x(x) + 6, self.y(y) - 6, label, size=11))
 
     def legend(self, names: Sequence[tuple[str, str]]) -> None:
-        """Colours and what they mean, in the middle of the top."""
+        """Add a legend, at the top in the middle, of (colour, name) pairs."""
         for number, (colour, name) in enumerate(names):
             top = TOP + 6 + 16 * number
             self._parts.append(f'<rect x="{WIDTH / 2:.1f}" y="{top:.1f}" width="10" height="10" fill="{colour}"/>')
             self._parts.append(_text(WIDTH / 2 + 15, top + 9, name, size=11))
 
     def svg(self) -> str:
-        """The chart as an `<svg>` that takes the width it is given."""
+        """The chart as an `<svg>` element of variable width."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         grid, numbers = [], []
         for value in ticks(*self.y_range):
@@ -86,7 +86,7 @@ class Chart:
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """About so many round numbers within a range: steps of 1, 2 or 5 times a power of ten."""
+    """Tick values within a range, at most about `count`: multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= high - low)
     first = math.ceil(low / step - 1e-9)
