@@ -6,7 +6,8 @@ Names are imported when they are first used (PEP 562), so `import floodmap` cost
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from floodmap.api import Prediction, compare, info, load_model, predict, sample, segment, train
+    from floodmap.api.labelled import compare, train
+    from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
     from floodmap.comparison.run import Comparison
     from floodmap.errors import FloodmapError
     from floodmap.evaluation.run import evaluate
@@ -60,7 +61,7 @@ _HOMES = {
     "FloodMap": "output.results",
     "FloodmapError": "errors",
     "Grid": "inference.tiling",
-    "Prediction": "api",
+    "Prediction": "api.scenes",
     "Progress": "inference.loop",
     "Prompts": "models.prompts",
     "Scene": "imagery.scene",
@@ -69,14 +70,14 @@ _HOMES = {
     "SegmentOptions": "options",
     "TrainedModel": "models.training_record",
     "Window": "geo.window",
-    "compare": "api",
+    "compare": "api.labelled",
     "evaluate": "evaluation.run",
-    "info": "api",
-    "load_model": "api",
-    "predict": "api",
-    "sample": "api",
-    "segment": "api",
-    "train": "api",
+    "info": "api.scenes",
+    "load_model": "api.scenes",
+    "predict": "api.scenes",
+    "sample": "api.scenes",
+    "segment": "api.scenes",
+    "train": "api.labelled",
     "vectorize": "output.polygons",
 }
 

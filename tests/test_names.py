@@ -18,7 +18,7 @@ from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
 
 import floodmap_cli.segment as command
-from floodmap.api import segment
+from floodmap.api.scenes import segment
 from floodmap.comparison.charts import histograms
 from floodmap.errors import OutputError, SceneError, VectorError
 from floodmap.evaluation.run import evaluate
