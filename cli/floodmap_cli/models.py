@@ -130,4 +130,14 @@ def _describe_file(path: Path) -> dict[str, Any]:
         "size_mb": round(path.stat().st_size / 1e6, 1),
         "sha256": resolved.sha256,
         "path": str(path),
-    } | metadata
+    } | metadata | _pictures(metadata)
+
+
+def _pictures(metadata: dict[str, str]) -> dict[str, Any]:
+    """The training record without the keys of the pictures, which tell a reader nothing: how many there are instead."""
+    try:
+        record = json.loads(metadata.get("training", "{}"))
+        keys = record.pop("keys", {})
+        return {"training": record | {f"{side}_pictures": len(keys[side]) for side in keys}} if record else {}
+    except (ValueError, AttributeError, TypeError):
+        return {}
