@@ -232,13 +232,17 @@ def test_a_model_is_trained_compared_and_used_from_python(tmp_path: Path, monkey
     loaded = floodmap.load_model(model.path, device="cpu")
     trials: list[str] = []
     scores = floodmap.compare(
-        "set", models=["finetuned", loaded], prompts=["none"], out="comparison", device="cpu",
+        "set", models=["finetuned", model.path], prompts=["none"], out="comparison", device="cpu",
         progress=lambda trial: trials.append(trial.name),
     )  # fmt: skip
     assert len(trials) == 8 and scores.page_path.exists() and "set was trained on 3 and chosen" in scores.table()
     line = "set was trained on 3 and chosen and calibrated by 1 of these 4 pictures"
     page = scores.page_path.read_text("utf-8")
     assert line in scores.summary["seen"][0] and f'<p class="seen">{line}' in page
+    for curve in ("loss", "val loss", "train iou", "val iou"):
+        assert f">{curve}</text>" in page
+    again = floodmap.compare("set", models=[loaded], prompts=["none"], out="again")
+    assert again.summary["seen"] == scores.summary["seen"]
     result = floodmap.segment("set/1.tif", out="out", model=loaded)
     assert result.report["model"]["seen_in_training"] in ("train", "val")
     scored = floodmap.evaluate(result.mask_path, "set/1_reference.tif")

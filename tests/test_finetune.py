@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from rasterio.crs import CRS
 from safetensors import safe_open
@@ -38,6 +40,7 @@ from floodmap.training.config import TrainConfig
 from floodmap.training.finetune import fine_tune
 from floodmap.training.labelled import fingerprint_of, pieces, sources
 from floodmap.training.loop import Checkpoint, train
+from floodmap_cli.main import cli
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +245,18 @@ def test_the_fingerprint_depends_on_pixels_not_on_places(data: Path, tmp_path: P
     (moved / "masks" / "0.png").write_bytes((moved / "masks" / "1.png").read_bytes())
     assert fingerprint_of(find_labels(moved).labelled) != before
     assert fingerprint_of([Labelled(name="x", image=moved / "images" / "0.png", label=None)]) != before
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_line_a_checkpoint_and_before_and_after(data: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    words = ["train", str(data), "-o", str(out), "--base", str(base), "--epochs", "2", "--val-share", "0.25"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("step 0: validation loss ") and "on training pictures" in lines[0]
+    assert re.match(r"step \d+: loss \d\.\d+, validation loss .* IoU .* on validation", lines[-1])
+    assert re.search(r"mean IoU 0\.\d{3}, before 0\.\d{3}, on 1 pictures it was not trained on", done.stdout)
+    told = CliRunner().invoke(cli, ["models", "info", str(out), "--json"], catch_exceptions=False)
+    training = json.loads(told.stdout)["training"]
+    assert training["train_pictures"] == 3 and training["val_pictures"] == 1 and "keys" not in training
