@@ -1,6 +1,6 @@
 """Flood polygons from georeferenced aerial rasters: `floodmap.segment("scene.tif").polygons()`.
 
-Names are imported when they are first used (PEP 562), so `import floodmap` costs nothing.
+Each public name is imported at the first use of the name (PEP 562). `import floodmap` therefore loads no large package.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,8 @@ __all__ = [
     "vectorize",
 ]
 
-# No module may bear the name of a function below: importing it would put the module in the function's place.
+# Module of each public name. No module directly in this package may have the name of a function below: the import of
+# such a module would replace the function `floodmap.NAME` by the module.
 _HOMES = {
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",

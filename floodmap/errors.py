@@ -1,4 +1,4 @@
-"""Errors that floodmap raises on purpose. The message is one line for the user: what is wrong, where, what to do."""
+"""Exceptions of floodmap. Each message is one line for the user: what is wrong, in which file, and what to do."""
 
 from __future__ import annotations
 
@@ -8,57 +8,60 @@ from pathlib import Path
 
 
 class FloodmapError(Exception):
-    """Base class of floodmap's errors; the command line prints it as one line and exits with code 1."""
+    """Base class of the exceptions of floodmap. The command line prints the message and exits with code 1."""
 
 
 class SceneError(FloodmapError, ValueError):
-    """A raster cannot be read as a scene."""
+    """Exception raised if a raster cannot be read as a scene or as probabilities."""
 
 
 class MissingCRSError(SceneError):
-    """An operation needs coordinates on the ground, and the file has none."""
+    """Exception raised if an operation needs a CRS, and a file has no CRS."""
 
 
 class GridError(FloodmapError, ValueError):
-    """Windows cannot be laid over a scene with these settings."""
+    """Exception raised if a scene cannot be divided into windows with the given tile size and overlap."""
 
 
 class VectorError(FloodmapError, ValueError):
-    """A vector file (area of interest, mask, prompts, reference) cannot be used."""
+    """Exception raised if a vector file (area of interest, mask, prompts, reference) cannot be used."""
 
 
 class PromptError(FloodmapError, ValueError):
-    """Prompts are malformed or lie outside the scene."""
+    """Exception raised if prompts are malformed or lie outside the scene."""
 
 
 class ModelError(FloodmapError):
-    """A model is unknown, its file is damaged or does not fit, or it cannot be fetched."""
+    """Exception raised if a model is unknown, cannot be downloaded, or has a corrupt or unsuitable file."""
 
 
 class DownloadError(ModelError, OSError):
-    """A file cannot be fetched over the network."""
+    """Exception raised if a file cannot be downloaded."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class EvaluationError(FloodmapError, ValueError):
-    """A prediction and a reference cannot be compared."""
+    """Exception raised if a prediction and a reference cannot be compared."""
 
 
 class LabelError(FloodmapError, ValueError):
-    """Labelled imagery is not there, or not fit to train on or compare with."""
+    """Exception raised if labelled imagery is missing, or cannot be used for training or for comparing models."""
 
 
 class OutputError(FloodmapError, OSError):
-    """A result cannot be written: it exists already, the disk is full, or a run cannot be resumed."""
+    """Exception raised if a result exists already or cannot be written, or if a run cannot be resumed.
+
+    A full disk is one cause.
+    """
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class MissingPackageError(FloodmapError, ImportError):
-    """An optional package is not installed."""
+    """Exception raised if an optional package is not installed."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -66,9 +69,12 @@ class MissingPackageError(FloodmapError, ImportError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Context manager: an OSError becomes OutputError, where a file or folder cannot be written.
+    """Convert an OSError in the `with` block into an OutputError with a message for the user.
 
-    No permission, a full disk, a file where a folder should be.
+    Causes are, for example, a missing permission, a full disk, or a file in the place of a folder.
+
+    Args:
+        path: the file or folder that the block writes, for the message.
     """
     try:
         yield

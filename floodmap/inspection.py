@@ -1,4 +1,4 @@
-"""Properties of a scene as floodmap reads it, and estimates of the memory, disk and time of segmenting it."""
+"""Properties of a scene as floodmap reads it, and estimates of memory, disk space and time of segmenting the scene."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from floodmap.output.results import BYTES_PER_PIXEL
 log = logging.getLogger(__name__)
 
 PROCESS_BYTES = 1.2e9
-"""Memory of Python, torch, and the shipped model with the windows of one batch."""
+"""Memory in bytes of Python, torch, and the shipped model with the windows of one batch."""
 PIXEL_BYTES = 0.3
-"""Memory of the polygons, in bytes for each pixel of a scene with as many shorelines as the synthetic ones."""
+"""Memory of the polygons, in bytes per scene pixel, if the scene has as many shorelines as the synthetic scenes."""
 PIXELS_PER_SECOND = 5e6
-"""Speed of the shipped model on two CPU cores."""
+"""Speed of the shipped model on two CPU cores, in window pixels per second."""
 STARTUP_SECONDS = 4
-"""Time of imports, reading the header and writing results, for a scene of any size."""
+"""Time in seconds for imports, reading the header and writing results, for a scene of any size."""
 
 
 def inspect_scene(
@@ -34,16 +34,17 @@ def inspect_scene(
     overlap: int = OVERLAP,
     with_fingerprint: bool = True,
 ) -> dict[str, Any]:
-    """Collect what `floodmap info` prints of a scene, as JSON types; memory, disk and time are estimates.
+    """Collect the properties that `floodmap info` prints, as JSON types. Memory, disk space and time are estimates.
 
     Args:
         source: a file, or a name that GDAL opens.
-        options: how to read it.
-        tile_size, overlap: of windows, in pixels.
-        with_fingerprint: compute the fingerprint of the file's content, for which all of the file may be read.
+        options: how the raster is read.
+        tile_size: longest side of a window, in pixels.
+        overlap: least number of pixels that neighbouring windows share.
+        with_fingerprint: whether the fingerprint of the content is computed, which may read the whole file.
 
     Raises:
-        SceneError: it is no raster that can be segmented.
+        SceneError: the source is no raster that can be segmented.
     """
     with Scene.open(source, options) as scene:
         warnings = [*scene.unsuited, *ood_warnings(scene, shipped_model())]
@@ -82,7 +83,7 @@ def inspect_scene(
 
 @cache
 def shipped_model() -> Segmenter:
-    """The shipped model, on the CPU, for the out-of-distribution warning."""
+    """Load the shipped model on the CPU, for the out-of-distribution warning."""
     from floodmap.models.loading import load_segmenter
     from floodmap.models.registry import resolve
 

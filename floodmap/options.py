@@ -1,6 +1,7 @@
-"""Options of a scene, a run and training, with default, check and help text; each is written here once.
+"""Options of scenes, runs and training: default values, checks and help texts, all defined in this module.
 
-The command line makes its options of these fields (`field.metadata`); `floodmap.segment` has the same defaults.
+The command line builds options from the dataclass fields below (`field.metadata`). `floodmap.segment` has the same
+default values.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from typing import Any, Literal, TypedDict, get_args
 from floodmap.errors import EvaluationError, FloodmapError, LabelError
 
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
-"""Vector formats floodmap writes, by suffix; in a GeoPackage both layers share a file, else each has its own."""
+"""Vector formats that floodmap writes, named by the suffix of the file.
+
+A GeoPackage contains both layers (`flood` and `unobserved`). In all other formats each layer is a separate file.
+"""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 Augment = Literal["full", "light", "flips", "off"]
-"""Random augmentation of views of training pictures."""
+"""Degrees of random augmentation of the views in training; `FineTuneOptions.augment` describes each degree."""
 
 OUTPUT_FOLDER = "floodmap_output"
-"""Folder of the results, in the current folder."""
+"""Default folder of the results, relative to the current folder."""
 MODEL = "finetuned"
-"""The shipped model."""
+"""Name of the default model; the package contains the weights of this model."""
 TILE_SIZE = 1024
-"""Longest side of a window, in pixels."""
+"""Default of the longest side of a window, in pixels."""
 OVERLAP = 24
-"""Pixels shared by neighbouring windows."""
+"""Default of the smallest overlap of neighbouring windows, in pixels."""
 THRESHOLD = 0.5
-"""Least probability of flood, from 0 to 1."""
+"""Default threshold: a pixel is flood from this probability (0 to 1) upwards."""
 FORMAT: Format = "gpkg"
-"""The default vector format."""
+"""Default vector format."""
 
 
 def option(
@@ -42,16 +46,16 @@ def option(
     shown: str | None = None,
     least: int | None = None,
 ) -> Any:
-    """A dataclass field that is an option of the command line as well.
+    """Return a dataclass field that is also an option of the command line.
 
     Args:
-        default: its default value.
-        help: help text, one or two sentences, for users of Python, too.
-        flag: name of the option; by default the field's name without the unit at its end: `min_area_m2` is
+        default: default value of the field.
+        help: help text of one or two sentences, which documents both the option and the field.
+        flag: name of the option. By default the name of the field without the unit at the end: `min_area_m2` becomes
             `--min-area`.
-        metavar: placeholder of the value in the help.
-        shown: text that the help shows for a default of None.
-        least: smallest value, for options that are whole numbers.
+        metavar: placeholder for the value in the help.
+        shown: text that the help shows in place of the default value.
+        least: smallest value that an integer option accepts.
     """
     return field(
         default=default, metadata={"help": help, "flag": flag, "metavar": metavar, "shown": shown, "least": least}
@@ -60,7 +64,7 @@ def option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneOptions:
-    """How a raster is read, where that is not left to its own metadata."""
+    """Options for reading a scene. With the default values, the metadata and the pixels of the raster decide."""
 
     resolution_m: float | None = option(
         None, "Work at this ground sample distance, in metres, instead of the scene's own pixels.", metavar="METRES"
@@ -70,35 +74,35 @@ class SceneOptions:
         metavar="R,G,B[,NIR]", shown="by colour interpretation",
     )  # fmt: skip
     nir: Literal["auto", "off"] = option(
-        "auto", "Use near infrared where the scene has it: land that shines in it is dry, and dark water is found."
+        "auto", "Use near infrared, if the scene has it: land that reflects it is dry, and dark water is found."
     )
     nodata: float | Literal["none"] | None = option(
-        None, "Value of pixels that hold nothing, instead of the file's own and of such as -9999 that are found; none: "
+        None, "Value of pixels without data, instead of the file's own nodata and of void values such as -9999; none: "
         "every pixel is ground.", metavar="VALUE|none",
     )  # fmt: skip
     mask: Path | str | None = option(None, "Raster or polygons to leave unobserved: cloud, say.", metavar="FILE")
     collar: Literal["auto", "off"] = option("auto", "Find untagged black or white borders and leave them unobserved.")
     crs: str | None = option(
-        None, "CRS of the scene, such as EPSG:32643, where the file has none or a wrong one.", metavar="CRS"
+        None, "CRS of the scene, such as EPSG:32643, if the file has none or a wrong one.", metavar="CRS"
     )
     aoi: Path | str | None = option(
-        None, "Polygons of the area of interest; ground outside is left out.", metavar="FILE"
+        None, "Polygons of the area of interest; ground outside is unobserved.", metavar="FILE"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOptions:
-    """Settings of a run; those that affect the results are stored with them."""
+    """Options of a run of `segment`. Options that affect the results are stored in the JSON report of the run."""
 
     scene: SceneOptions = field(default_factory=SceneOptions)
-    """How the raster is read."""
+    """Options for reading the raster."""
     prompts: Path | str = option(
-        "auto", "What tells the model where to look: a coarse pass (auto), nothing, or a coarse pass and a vector file "
+        "auto", "Prompts of the model: a coarse pass over the scene (auto), none, or the coarse pass and a vector file "
         "with points that correct the result (field `label`: 1 flood, 0 dry) and boxes around all flood.",
         metavar="auto|none|FILE",
     )  # fmt: skip
     tile_size: int = option(TILE_SIZE, "Longest side of a window; a multiple of 32.", metavar="PIXELS", least=32)
-    overlap: int = option(OVERLAP, "Pixels that neighbouring windows share, at least.", metavar="PIXELS", least=0)
+    overlap: int = option(OVERLAP, "Smallest overlap of neighbouring windows.", metavar="PIXELS", least=0)
     threshold: float = option(THRESHOLD, "Flood where the probability is at least this, from 0.01 to 1.")
     min_area_m2: float | None = option(
         None, "Drop smaller polygons, in square metres.", metavar="M2", shown="25 pixels"
@@ -111,10 +115,12 @@ class SegmentOptions:
         metavar="LIST",
     )  # fmt: skip
     report: bool = option(False, "Write NAME_report.html too: the results on one page that opens offline.")
-    batch_size: int = option(1, "Windows at a time.", shown="1 on a CPU, 8 on a GPU", least=1)
-    exhaustive: bool = option(False, "Look from near, too, at ground that the coarse pass is sure is dry, or flooded.")
+    batch_size: int = option(1, "Windows that are computed at a time.", shown="up to 4 on a CPU, 8 on a GPU", least=1)
+    exhaustive: bool = option(
+        False, "Compute all windows, also where the coarse pass has already decided between dry and flood."
+    )
     overwrite: bool = option(False, "Replace results that are there already, and unfinished work.")
-    resume: bool = option(False, "Go on where an interrupted run stopped; begin where there is nothing to go on with.")
+    resume: bool = option(False, "Go on with an interrupted run; begin a new one if there is none.")
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -128,41 +134,46 @@ class SegmentOptions:
 
     @property
     def threshold_percent(self) -> int:
-        """The threshold in per cent, as codes hold it."""
+        """Threshold in whole per cent, at least 1: the unit of codes (one uint8 per pixel)."""
         return max(1, round(self.threshold * 100))
 
     @property
     def files(self) -> dict[str, Path | str]:
-        """Other inputs of a run, by option: files, .gdb folders, names that only GDAL opens."""
+        """Input files of a run besides the scene, by name of the option (`mask`, `aoi`, `prompts`).
+
+        Each value is a file, a .gdb folder, or a name that only GDAL opens, such as `/vsizip/...`.
+        """
         given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
         return {name: path for name, path in given.items() if path not in (None, "auto", "none")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneOptions:
-    """Settings of training a model."""
+    """Options of training a model."""
 
     base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
     what: Literal["full", "lora", "decoder"] = option(
         "full", "Train everything; the decoder and adapters in a SAM encoder; or the decoder alone: fast, for few "
         "pictures.", flag="--train",
     )  # fmt: skip
-    epochs: float = option(20.0, "Looks at each picture, about.")
+    epochs: float = option(20.0, "Passes over the training pictures, about.")
     learning_rate: float = option(2e-4, "Step size of the optimizer, at its highest.")
-    val_share: float = option(0.2, "Share of the pictures to validate on, where the data does not say.")
+    val_share: float = option(0.2, "Share of the pictures to validate on, if the data has no splits of its own.")
     views: int = option(
         8, "With --train decoder: views of each picture to encode once and learn from; 0: new ones always.", least=0
     )
-    patience: int = option(8, "Half epochs without gain after which training stops.", least=1)
+    patience: int = option(8, "Half epochs without a better validation score after which training stops.", least=1)
     augment: Augment = option(
         "full", "How views are changed at random: in everything (turns, zoom, tilt, light), in light and by right "
         "angles (light), by right angles alone (flips), or not at all (off).",
     )  # fmt: skip
-    flood_value: str | None = option(None, "Flood in the masks; the rest is dry.", metavar="VALUE", shown="found out")
+    flood_value: str | None = option(
+        None, "Flood in the masks; the rest is dry.", metavar="VALUE", shown="from the masks"
+    )
     ignore_values: tuple[str, ...] = ()
-    """Values of the masks that are neither flood nor dry, besides their nodata; see `FloodRule.parse`."""
+    """Mask values of pixels that are excluded from training, besides declared nodata; see `FloodRule.parse`."""
     strict: bool = option(False, "Stop if anything is wrong with the labels, instead of leaving these pictures out.")
-    seed: int = option(0, "Seed of the views that are drawn.", least=0)
+    seed: int = option(0, "Seed of the random views.", least=0)
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -171,7 +182,7 @@ class FineTuneOptions:
 
 
 class TrainSettings(TypedDict, total=False):
-    """The fields of `FineTuneOptions` as keyword arguments, for type checkers: each may be left out."""
+    """Keyword arguments for type checkers: the fields of `FineTuneOptions` except `device`, all optional."""
 
     base: str
     what: Literal["full", "lora", "decoder"]
@@ -188,10 +199,11 @@ class TrainSettings(TypedDict, total=False):
 
 
 def check_threshold(threshold: float) -> None:
-    """Check that a threshold is a share from 0.01 to 1.
+    """Check that a threshold is a probability from 0.01 to 1.
 
     Raises:
-        EvaluationError: it is not; the message says what to write instead.
+        EvaluationError: the threshold is outside this range. If the threshold is a number of per cent (above 1, at most
+            100), the message contains the equal share.
     """
     if not 0.01 <= threshold <= 1:
         instead = f"; for {threshold:g} per cent write {threshold / 100:g}" if 1 < threshold <= 100 else ""

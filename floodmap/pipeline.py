@@ -50,7 +50,7 @@ from floodmap.strips.journal import Journal, has_strips, refuse_busy
 log = logging.getLogger(__name__)
 
 _DECOMPRESSION_THREADS = 4
-"""Threads that decompress a scene where the model runs on a device of its own."""
+"""Number of threads that decompress a scene if the model runs on another device than the CPU."""
 
 
 def segment_scene(
@@ -63,9 +63,16 @@ def segment_scene(
     progress: Callable[[Progress], None] | None = None,
     helper: Helper | None = None,
 ) -> FloodMap:
-    """Segment one scene, as `segment`, with a loaded model; `name` (None: the source's stem) begins the files' names.
+    """Segment one scene with a loaded model, as `floodmap.segment` does.
 
-    `helper`: a process that rehearses the writing (see `rehearsal`); None: it is done in this process.
+    Args:
+        source: path of the scene, or a name that GDAL opens.
+        out: folder for the results; created if it is missing.
+        segmenter: the loaded model.
+        options: settings of the run.
+        name: first part of the names of all files; None: the source's name without suffix.
+        progress: function called after every window, and before results are written.
+        helper: process that makes the trial write of the results (see `rehearsal`); None: this process makes it.
     """
     started = time.time()
     source = SourceName.of(source)
@@ -111,7 +118,7 @@ def segment_scene(
                 picture = preview(scene) if options.report else None
                 scene.close()  # frees GDAL's block cache
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
-            json_report = out / f"{name}.json"  # it vouches for the other files, which are about to change
+            json_report = out / f"{name}.json"  # it marks the other files as complete, and they are about to change
             with writing(json_report):
                 json_report.unlink(missing_ok=True)
             flood_map = worker.result() if worker else finishing.run(journal)
@@ -128,7 +135,7 @@ def _finishing(
     started: float,
     ood_lines: tuple[str, ...],
 ) -> Finishing:
-    """The description of how a scene's results are written from its strips."""
+    """Build the settings of the writer of a scene's results: files, thresholds and formats."""
     return Finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
@@ -140,7 +147,10 @@ def _finishing(
 def _done_before(
     scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any]
 ) -> FloodMap | None:
-    """Results of an earlier run with the same settings; the HTML report is added if it is wanted and missing."""
+    """Return the results of an earlier run with the same settings; None if there are none.
+
+    The HTML report is added if it is requested and missing or older than the results.
+    """
     done = finished_before(out, name, options.formats, settings) if options.resume else None
     if done is None:
         return None
@@ -155,17 +165,19 @@ def _done_before(
 
 
 def work_folder(out: Path, name: str) -> Path:
-    """Folder of the journal of a scene, while a run is unfinished."""
+    """Return the folder of a scene's journal, which exists while a run is unfinished."""
     return out / f".{name}.floodmap"
 
 
 def refuse_other_run(out: Path, name: str) -> None:
-    """Raise OutputError, without waiting, if another run holds the journal of that name in that output folder."""
+    """Raise OutputError, without waiting, if another run holds the journal of this name in this output folder."""
     refuse_busy(work_folder(out, name))
 
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Options without `resume` where an input has no fingerprint: a change since the last run would not be found.
+    """Return the options, without `resume` if an input has no fingerprint.
+
+    Without a fingerprint a change of the input since the last run is not detected.
 
     Raises:
         OutputError: an input has no fingerprint, and the results may not be overwritten.
@@ -186,14 +198,17 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def preview(scene: Scene) -> Tile:
-    """The preview of a scene for its HTML report."""
+    """Read the preview of a scene for its HTML report."""
     from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
 
 
 def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
-    """Write the HTML report of results; it is written last, since a later run can add it if it is missing."""
+    """Write the HTML report of results, and return the results with its path.
+
+    The report is written last, because a later run can add it if it is missing.
+    """
     from floodmap.output.pages.scene_report import write_scene_report
 
     path = page_path_of(flood_map.report_path.parent, flood_map.name)
@@ -201,10 +216,10 @@ def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Fill in the minimum area and the tolerance of simplification: 25 pixels and one pixel.
+    """Fill in a minimum area of 25 pixels and a tolerance of simplification of one pixel if they are not given.
 
     Raises:
-        MissingCRSError: an option or a format needs a CRS, and the scene has none.
+        MissingCRSError: an option or a format requires a CRS, and the scene has none.
     """
     if "parquet" in options.formats:
         require("pyarrow", "the format parquet")
@@ -226,7 +241,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Everything that results depend on, as JSON types: the source, the model, the settings, the versions."""
+    """Collect everything that the results depend on, as JSON types: source, model, settings, versions."""
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
@@ -258,13 +273,16 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
 
 
 def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Whether the model was trained or validated on the scene: its scores would not hold for other scenes."""
+    """Return the scene's role in the training of the model: train, val, or None (no part in it, or not known).
+
+    Scores on a scene of the training do not hold for other scenes.
+    """
     file = scene.path.path
     return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
 
 
 def jsonable(value: Any) -> Any:
-    """Convert to JSON types: paths and NaN to text, tuples to lists, so that settings equal those read from a file."""
+    """Convert a value to JSON types (paths and NaN to text, tuples to lists), to compare it with values from a file."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """Average the weights of related models: `python scripts/average_weights.py DATA ONE OTHER ... -o OUT.safetensors`.
 
-The models descend from the same weights. The mean is scored and calibrated on flood-area val, as in training. Its
-header holds the config of the last model. A tensor that some models lack is the mean over those that have it.
+The models must have been trained from the same initial weights. The mean is scored and calibrated on flood-area val, as
+in training. The header of the result holds the config of the last model. A tensor that some models lack is averaged
+over the models that have it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from floodmap.training.validation import validate
 
 
 def config_of(path: Path) -> TrainConfig:
-    """The training config in the header of a model's weights."""
+    """Read the training config in the header of a model's weights."""
     with safe_open(path, framework="pt") as file:
         stored = json.loads(file.metadata()["config"])
     known = {one.name for one in fields(TrainConfig)}  # older headers have other names for some fields
@@ -45,7 +46,7 @@ def main() -> None:
         if value.is_floating_point()
         else value
         for name, value in states[-1].items()
-        if not name.startswith(PREFIX)  # computed anew for the mean: see familiar_ground.py
+        if not name.startswith(PREFIX)  # features of training pictures, computed anew by familiar_ground.py
     }
     config = config_of(options.weights[-1])
     model = build(config)

@@ -1,6 +1,6 @@
-"""Style of the documents: `python scripts/check_docs.py`. Lines of 120 characters, sentences of 30 words at most.
+"""Check the style of the documents, lines of 120 characters and sentences of 30 words: `python scripts/check_docs.py`.
 
-The lab notes in `docs/lab/` are exempt; so are code and addresses of links. A table cell, a list item and a heading
+The lab notes in `docs/lab/`, code and the addresses of links are not checked. A table cell, a list item and a heading
 each begin a new sentence.
 """
 
@@ -20,7 +20,7 @@ END = re.compile(r"(?<=[.!?])[\"')*_]*\s+|\s*\|\s*")
 
 
 def documents() -> list[Path]:
-    """Every Markdown document at the top and in `docs/`, without the lab notes."""
+    """Return every Markdown document at the top of the repository and in `docs/`, without the lab notes."""
     inside = [path for path in ROOT.glob("docs/**/*.md") if "lab" not in path.relative_to(ROOT).parts]
     return sorted([*inside, *ROOT.glob("*.md")])
 

@@ -1,6 +1,6 @@
 """Check the content of wheels: `python scripts/check_wheel.py dist/*.whl`, run from the repository's root.
 
-Tests run on an editable install, which also finds files that are missing from the wheel.
+Tests run on an editable install, in which files that are missing from the wheel are also found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_WEIGHTS_BYTES = 25_000_000
 
 
 def expected(root: Path) -> set[str]:
-    """Every module, weight, style and template of the working tree, by its name inside the wheel."""
+    """Return the names inside the wheel of all modules, weights, styles and templates of the working tree."""
     names = set(REQUIRED)
     for folder, package in (("floodmap", "floodmap"), ("cli/floodmap_cli", "floodmap_cli")):
         names |= {f"{package}/{path.relative_to(root / folder).as_posix()}" for path in (root / folder).rglob("*.py")}
@@ -33,7 +33,7 @@ def expected(root: Path) -> set[str]:
 
 
 def problems(wheel: Path, root: Path) -> list[str]:
-    """One line for each problem of a wheel."""
+    """Return one line for each problem of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         metadata = archive.read(next(name for name in sizes if name.endswith(".dist-info/METADATA"))).decode()
@@ -53,7 +53,7 @@ def problems(wheel: Path, root: Path) -> list[str]:
 
 
 def main(args: list[str]) -> int:
-    """Check these wheels; returns 1 where one has problems, 2 without arguments."""
+    """Check these wheels; return 1 if a wheel has problems, 2 without arguments."""
     if not args:
         print("usage: check_wheel.py WHEEL...", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """Store features of training pictures in a model's file: `python scripts/familiar_ground.py DATA MODEL.safetensors`.
 
-They are the reference of the out-of-distribution score (`floodmap.models.familiarity`): features of one view of every
-training picture, and as the limit the `LIMIT`th percentile of the distances of val pictures. Val pictures that are kept
-out of every choice are left out. The weights stay as they are.
+The features are the reference of the out-of-distribution score (`floodmap.models.familiarity`): those of one view of
+every training picture. The limit of the score is the `LIMIT`th percentile of the distances of val pictures, without the
+sources in `FINAL`. The weights are not changed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from floodmap.training.samples import read_rgb
 SIDE, LEAST = 512, 64
 """Side of the views, and smallest side of a picture, in pixels."""
 LIMIT = 97
-"""Percentile of the val pictures' distances that is the limit."""
+"""Percentile of the distances of the val pictures, which is stored as the limit."""
 FINAL = ("leeman_decatur", "coasttrain_naip", "fair_dhaka", "nrcan_newbrunswick")
-"""Sources whose val pictures are kept out of every choice."""
+"""Sources whose val pictures had no part in any choice of weights, threshold or calibration."""
 
 
 def training_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -49,7 +49,7 @@ def training_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def val_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the same of the val pictures that set the limit."""
+    """Yield source and uint8 RGB (3, height, width) of the val pictures that set the limit."""
     for folder in (data / "nadir", data / "labelled"):
         for row in read_index(folder, "val"):
             if row["source"] not in FINAL:
@@ -61,7 +61,7 @@ def val_pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def features_of(pictures: Iterator[tuple[str, np.ndarray]], model: FloodSegmenter) -> tuple[list[str], np.ndarray]:
-    """Names of the sources, and features (N, C) of one random view of each picture."""
+    """Return the names of the sources, and features float32 (N, C) of one random view of each picture."""
     rng, names, features = np.random.default_rng(0), [], []
     for name, rgb in pictures:
         height, width = rgb.shape[1:]
@@ -76,7 +76,7 @@ def features_of(pictures: Iterator[tuple[str, np.ndarray]], model: FloodSegmente
 
 
 def store(path: Path, familiarity: Familiarity) -> None:
-    """Write features and limit into a model's file, in place of earlier ones."""
+    """Write features and limit into a model's file, in place of earlier features and of an earlier limit."""
     with safe_open(path, framework="pt") as file:
         header = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(PREFIX)}  # noqa: SIM118

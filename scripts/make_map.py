@@ -18,7 +18,7 @@ FLOOD_FILL, FLOOD_LINE, UNOBSERVED_FILL = (40, 110, 255, 120), (255, 255, 255, 2
 
 
 def rings(layer: geopandas.GeoDataFrame, to_pixels: rasterio.Affine) -> list[list[list[tuple[float, float]]]]:
-    """Pixel coordinates of each polygon's shell and holes."""
+    """Return the pixel coordinates of each polygon's shell and holes."""
     parts = [part for shape in layer.geometry for part in (shape.geoms if isinstance(shape, MultiPolygon) else [shape])]
     return [[[to_pixels * xy for xy in ring.coords] for ring in (part.exterior, *part.interiors)] for part in parts]
 

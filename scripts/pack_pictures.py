@@ -1,7 +1,8 @@
 """Compress the training pictures for a copy on a GPU machine: `python scripts/pack_pictures.py DATA OUT --quality 45`.
 
-OUT gets the folders, names, masks and tables of DATA, and its pictures as WebP. They keep their suffixes: readers go by
-the content. Of the pictures kept out of training only flood-area val is packed, for validation.
+OUT receives the folders, names, masks and tables of DATA, and its pictures as WebP. The pictures keep their suffixes,
+because readers detect the format from the content. Of the pictures kept out of training, only those of flood-area val
+are packed, for validation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image
 from training_data import WET_CLASSES, dry_files
 
 TABLES = ("flood-area/splits.csv", "nadir/index.csv", "labelled/index.csv")
-"""Tables that are copied as they are."""
+"""Tables that are copied unchanged."""
 
 
 def main() -> None:
@@ -38,14 +39,14 @@ def main() -> None:
 
 
 def _target(path: Path, options: argparse.Namespace) -> Path:
-    """Where a file of DATA goes in OUT; its folder is made."""
+    """Return the path in OUT of a file of DATA, and create its folder."""
     target: Path = options.out / path.relative_to(options.data)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def pairs(data: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yield each picture with its mask, or None; a picture with two masks comes twice."""
+    """Yield each picture with its mask, or with None; a picture with two masks is yielded twice."""
     for path in sorted((data / "flood-area" / "images").glob("*.jpg")):
         yield path, data / "flood-area" / "masks" / f"{path.stem}.png"
     for path in sorted((data / "dubai-water" / "images").glob("*.jpg")):

@@ -1,8 +1,8 @@
-"""Store in a model's file which pictures it was trained on: `python scripts/record_training.py DATA MODEL.safetensors`.
+"""Store the training pictures in a model's file: `python scripts/record_training.py DATA MODEL.safetensors`.
 
-The record holds a key of each picture (`models.training_record.picture_key`), so that `compare`, `evaluate` and
-`segment` recognise pictures that the model was trained on, or that chose among its weights. Pictures kept out of every
-choice have no key. The weights stay as they are.
+The record holds a key of each picture (`models.training_record.picture_key`). From the keys, `compare`, `evaluate` and
+`segment` identify pictures of the training set, and pictures whose scores selected the weights. Pictures kept out of
+every choice have no key. The weights are not changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BASE = "EfficientNet-Lite0, trained on ImageNet"
 
 
 def pictures(data: Path) -> tuple[list[Path], list[Path]]:
-    """Files of the pictures that were trained on, and of those that chose among the weights."""
+    """Return the files of the training pictures, and of the pictures whose scores selected the weights."""
     with (data / "flood-area" / "splits.csv").open() as file:
         splits = {row["name"]: row["split"] for row in csv.DictReader(file) if row["name"] not in WRONG_MASKS}
     train, val = (

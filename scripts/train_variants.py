@@ -1,9 +1,9 @@
 """Train variants at once on one GPU: `python scripts/train_variants.py DATA VARIANTS.json --out RUNS --copies OUT`.
 
 VARIANTS.json holds options of `train_finetuned.py` by name: {"a": "--learning-rate 5e-4 --seed 1", "b": "--seed 2"}.
-Drawing views on the CPU is the bottleneck, so several runs on one GPU take little longer than one. Pictures are read
-and painted once, for all runs. Every minute the latest weights of each run are copied to OUT, since the GPU may be lost
-at any time. docs/lab/training.md lists what a machine with a GPU needs.
+Drawing views on the CPU is the bottleneck, so several runs on one GPU take little longer than one run. Pictures are
+read, and floods are painted on them, once for all runs. Every minute the latest weights of each run are copied to OUT,
+because the GPU may be lost at any time. docs/lab/training.md lists the requirements of a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def with_shares(pictures: Sequence[Source], table: Path) -> list[Source]:
-    """The sources with the shares of a table; sources that are not in it are left out."""
+    """Return the sources with the shares of a table; sources that are not in the table are left out."""
     shares = shares_of(table)
     return [replace(source, share=shares[source.name]) for source in pictures if source.name in shares]
 
 
 def copy_weights(runs: Path, names: Sequence[str], copies: Path) -> None:
-    """Copy the latest weights and the log of each run, where there are any."""
+    """Copy the latest weights and the log of each run, if there are any."""
     for name in names:
         for file, ending in (("model.safetensors", ".safetensors"), ("log.csv", ".csv")):
             if (runs / name / file).exists():

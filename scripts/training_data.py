@@ -1,4 +1,4 @@
-"""Training data of the shipped model: builds sources of pictures; `shares.csv` has the share and settings of each.
+"""Training data of the shipped model: sources of pictures; `shares.csv` has the share and the settings of each source.
 
 A source listed in `nadir/index.csv` (file, mask, source, split, place, gsd_m) needs a row in `shares.csv` and no code.
 Only rows of the train split are read.
@@ -19,20 +19,22 @@ from floodmap.training.samples import IGNORED, Sample, Source, read_mask, read_r
 
 SHARES = Path(__file__).with_name("shares.csv")
 WET_MASKS = Path(__file__).with_name("wet_masks.npz")
-"""Masks by name of the picture, uint8: 1 water, 0 dry, 255 not scored; drawn for floodmap, see docs/model-card.md."""
+"""Masks of ucmerced pictures by name of the picture, uint8: 1 water, 0 dry, 255 without a label. They were drawn for
+floodmap, see docs/model-card.md."""
 WET_CLASSES = ("river", "harbor", "beach", "golfcourse")
 SYNTHETIC_SEEDS = range(1000, 1120)
 WRONG_MASKS = ("1010", "2018")
-"""Training pictures of flood-area with wrong masks, left out: a flooded town marked dry, another picture's mask."""
+"""Training pictures of flood-area with wrong masks, which are left out: in the mask of the first a flooded town is dry,
+and the second has the mask of another picture."""
 DARK_WATER = ("2023", "2025", "2033", "2048", "3000", "3005", "3041", "3045")
-"""Training pictures of flood-area with dark water, which is rare: drawn five times as often."""
+"""Training pictures of flood-area with dark water. They are drawn five times as often, because dark water is rare."""
 PAINTINGS = 2
-"""Floods painted on each labelled picture."""
+"""Number of floods that are painted on each labelled picture."""
 UCMERCED_GSD_M = 0.3048
 WATER, STANDING, ROAD = 1, (2, 3, 4), 5
-"""Classes in the masks of labelled pictures; STANDING: objects that stand out of the water."""
+"""Classes in the masks of labelled pictures. STANDING: objects that stand out of the water."""
 FAR_FACTOR, FAR_SIDE = 4, 256
-"""Painted pictures from far: factor of the pixel size, and side in pixels."""
+"""Coarse painted pictures: factor of the pixel size, and side in pixels."""
 
 
 def sources(data: Path, table: Path = SHARES) -> list[Source]:
@@ -40,7 +42,8 @@ def sources(data: Path, table: Path = SHARES) -> list[Source]:
 
     Args:
         data: folder with flood-area/, dubai-water/, ucmerced/, nadir/ and labelled/.
-        table: CSV with source, share, kind (oblique, above, tile), plain, wet, repainted; share 0 leaves a source out.
+        table: CSV with the columns source, share, kind (oblique, above, tile), plain, wet, repainted. A share of 0
+            leaves a source out. For the other numbers see `Source`.
     """
     with table.open() as file:
         rows = [row for row in csv.DictReader(file) if float(row["share"]) > 0]
@@ -62,14 +65,14 @@ def sources(data: Path, table: Path = SHARES) -> list[Source]:
 
 
 def shares_of(table: Path = SHARES) -> dict[str, float]:
-    """Share of each source of a table; sources with a share of 0 are left out."""
+    """Return the share of each source of a table; sources with a share of 0 are left out."""
     with table.open() as file:
         shares = {row["source"]: float(row["share"]) for row in csv.DictReader(file)}
     return {name: share for name, share in shares.items() if share > 0}
 
 
 def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
-    """Samples of an index by source; pictures without a mask are dry."""
+    """Return the samples of an index by source; pictures without a mask are dry."""
     found: dict[str, list[Sample]] = {}
     for row in read_index(folder, split):
         rgb = read_rgb(folder / row["file"])
@@ -80,13 +83,13 @@ def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
 
 
 def read_index(folder: Path, split: str) -> list[dict[str, str]]:
-    """Rows of one split in an index."""
+    """Return the rows of one split in an index."""
     with (folder / "index.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["split"] == split]
 
 
 def flood_area(folder: Path, split: str) -> list[Sample]:
-    """Samples of one split of flood-area."""
+    """Return the samples of one split of flood-area."""
     with (folder / "splits.csv").open() as file:
         names = [row["name"] for row in csv.DictReader(file) if row["split"] == split]
     return [
@@ -96,41 +99,47 @@ def flood_area(folder: Path, split: str) -> list[Sample]:
 
 
 def flood_area_to_train(folder: Path) -> list[Sample]:
-    """Training samples of flood-area, without wrong masks; dark water five times."""
+    """Return the training samples of flood-area without wrong masks; samples with dark water are listed five times."""
     floods = [one for one in flood_area(folder, "train") if one.name not in WRONG_MASKS]
     return floods + 4 * [one for one in floods if one.name in DARK_WATER]
 
 
 def dubai(data: Path) -> list[Sample]:
-    """Samples of tiles 1 to 4 of dubai-water."""
+    """Return the samples of tiles 1 to 4 of dubai-water."""
     folder = data / "dubai-water"
     paths = sorted(path for path in (folder / "images").glob("*.jpg") if not path.name.startswith("tile5_"))
     return [Sample(p.stem, read_rgb(p), read_mask(folder / "masks" / f"{p.stem}.png")) for p in paths]
 
 
 def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of the seventeen dry classes of ucmerced: those to train on, and every third by name, which is kept out."""
+    """Return the files of the seventeen dry classes of ucmerced: training files, and every third by name, kept out."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in WET_CLASSES)
     files = sorted((path for one in classes for path in one.glob("*.jpg")), key=lambda path: path.name)
     return [path for i, path in enumerate(files) if i % 3], files[::3]
 
 
 def ucmerced_dry(folder: Path) -> list[Sample]:
-    """Samples of the dry tiles of ucmerced."""
+    """Return the samples of the dry tiles of ucmerced."""
     return [_dry_sample(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
 
 
 def ucmerced_wet(folder: Path) -> list[Sample]:
-    """Samples of rivers, harbours and beaches of ucmerced, with the masks of `WET_MASKS`."""
+    """Return the samples of rivers, harbours and beaches of ucmerced, with the masks of `WET_MASKS`."""
     with np.load(WET_MASKS) as masks:
         paths = [folder / name.rstrip("0123456789") / f"{name}.jpg" for name in masks.files]
         return [Sample(path.stem, read_rgb(path), masks[path.stem], gsd_m=UCMERCED_GSD_M) for path in paths]
 
 
 def patchworks(data: Path, count: int = 150, per_side: int = 3, side: int = 256) -> list[Sample]:
-    """Larger pictures composed of tiles, one in three of them from flooded pictures.
+    """Compose larger pictures of tiles; each tile is from a flooded picture with probability 1/3.
 
-    With dry tiles alone a network could learn to take the seams of a patchwork for a sign of dry ground.
+    If all tiles were dry, a network could learn that the seams between tiles are a sign of dry ground.
+
+    Args:
+        data: see `sources`.
+        count: number of pictures.
+        per_side: number of tiles along a side of a picture.
+        side: side of a tile, in pixels.
     """
     dry = ucmerced_dry(data / "ucmerced")
     wet = [*flood_area_to_train(data / "flood-area"), *dubai(data), *ucmerced_wet(data / "ucmerced")]
@@ -142,7 +151,7 @@ def patchworks(data: Path, count: int = 150, per_side: int = 3, side: int = 256)
 
 
 def synthetic(side: int = 1536) -> list[Sample]:
-    """One synthetic scene for each of `SYNTHETIC_SEEDS`."""
+    """Return one synthetic scene for each of `SYNTHETIC_SEEDS`; `side`: height and width in pixels."""
     samples = []
     for seed in SYNTHETIC_SEEDS:
         scene = SyntheticScene(width=side, height=side, seed=seed)
@@ -151,14 +160,17 @@ def synthetic(side: int = 1536) -> list[Sample]:
 
 
 def painted(folder: Path) -> list[Sample]:
-    """Labelled pictures with painted floods, and dry as they are, so that water is learned and not the place."""
+    """Return labelled pictures with painted floods, and the same pictures dry.
+
+    With both, a network learns the appearance of water and not the place.
+    """
     with ProcessPoolExecutor() as pool:
         found = pool.map(_paint, *zip(*_to_paint(folder, PAINTINGS, coarse=False), strict=True))
         return [sample for samples in found for sample in samples]
 
 
 def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[Sample]:
-    """The same at coarser resolution: patchworks of nine pictures of one place, each flooded or dry."""
+    """Return coarse patchworks of nine pictures of one place, each with a painted flood or dry."""
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(_paint, *zip(*_to_paint(folder, 2 * PAINTINGS, coarse=True), strict=True)))
     rng, tiles = np.random.default_rng(1), [sample for samples in found for sample in samples]
@@ -178,26 +190,29 @@ def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[
 
 
 def ground_of(folder: Path, row: dict[str, str]) -> Ground:
-    """A labelled picture as input of `inundation.flood`."""
+    """Convert a labelled picture to the input of `inundation.flood`."""
     rgb, classes = read_rgb(folder / row["file"]), read_mask(folder / (row["mask_auto"] or row["mask"]))
     stands = np.isin(classes, STANDING)
     gsd_m = float(row["gsd_m"])
-    if "4" not in row["classes"].split():  # cars are not a class of this picture: they are part of the ground
+    if "4" not in row["classes"].split():  # the picture has no class for cars (4): its cars are labelled as ground
         stands |= standing_out(rgb, gsd_m) & (classes != IGNORED)
     unknown = (classes == IGNORED) | (classes == WATER)
     return Ground(rgb=rgb, stands=stands, unknown=unknown, low=classes == ROAD, gsd_m=gsd_m)
 
 
 def _to_paint(folder: Path, count: int, *, coarse: bool) -> Iterator[tuple[Path, dict[str, str], int, bool]]:
-    """Arguments of `_paint`, `count` times for each picture; `coarse`: those finer than 0.2 m a pixel alone."""
-    rows = [row for row in read_index(folder, "train") if row["source"] != "floodnet"]  # these are flooded already
+    """Yield the arguments of `_paint`, `count` times for each picture.
+
+    If `coarse` is true, only pictures finer than 0.2 m a pixel are used.
+    """
+    rows = [row for row in read_index(folder, "train") if row["source"] != "floodnet"]  # floodnet is flooded already
     for number, row in enumerate(rows):
         if not coarse or float(row["gsd_m"]) < 0.2:
             yield from ((folder, row, 10_000 * coarse + count * number + i, coarse) for i in range(count))
 
 
 def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[Sample]:
-    """A picture with a painted flood; with every `PAINTINGS`th seed the dry picture as well."""
+    """Return a picture with a painted flood; with every `PAINTINGS`th seed, return the dry picture as well."""
     ground, rng = ground_of(folder, row), np.random.default_rng([7, seed])
     dry = np.where(ground.unknown, IGNORED, 0).astype(np.uint8)
     pairs = [flood(ground, draw_water(rng), rng, float(rng.uniform(0.08, 0.9)))]
@@ -210,12 +225,12 @@ def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[S
 
 
 def _choose(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
-    """A random sample."""
+    """Return a random sample."""
     return samples[int(rng.integers(len(samples)))]
 
 
 def _cut(sample: Sample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random square of a picture, RGB and mask; a side that is too short is padded by repeating its edge."""
+    """Cut a random square from a picture, RGB and mask; a side that is too short is padded by repeating its edge."""
     top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in sample.mask.shape)
     part = np.s_[top : top + side, left : left + side]
     rgb, mask = sample.rgb[:, *part], sample.mask[part]
@@ -224,5 +239,5 @@ def _cut(sample: Sample, side: int, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def _dry_sample(rgb: np.ndarray, name: str) -> Sample:
-    """A dry sample of ucmerced."""
+    """Make a dry sample of ucmerced."""
     return Sample(name, rgb, np.zeros(rgb.shape[1:], np.uint8), gsd_m=UCMERCED_GSD_M)

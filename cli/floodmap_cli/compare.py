@@ -17,7 +17,7 @@ from .options import device_option, flips_option, ignore_option, json_option, ov
 log = logging.getLogger("floodmap.compare")
 
 INCOMPLETE = 3
-"""Exit code where some models could not be fetched."""
+"""Exit code if some models could not be downloaded."""
 
 
 @click.command("compare", short_help="Score models and prompts on labelled pictures.")
@@ -45,16 +45,19 @@ INCOMPLETE = 3
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Folder for report.html, scores.csv and summary.json; made if it is not there.",
+    help="Folder for report.html, scores.csv and summary.json; created if it is missing.",
 )
 @click.option(
     "--split",
     type=click.Choice(["all", "train", "val", "test"]),
     default="all",
     show_default=True,
-    help="Which part of the data, where it says so itself.",
+    help="Part of the data to use, if the data is divided into train, val or test.",
 )
-@click.option("--flood-value", metavar="VALUE", help="Flood in the masks; the rest is dry.  [default: found out]")
+@click.option(
+    "--flood-value", metavar="VALUE",
+    help="Value of flood in the masks; all others are dry.  [default: from the masks]",
+)
 @ignore_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @device_option
@@ -69,8 +72,8 @@ def compare(
     """Score every model with every kind of prompt on every labelled picture of DATA.
 
     DATA holds images/ and masks/, or scenes beside references (x.tif, x_reference.tif), perhaps in train/ and val/ or
-    with a splits.csv. Scores made with prompts from the reference are oracle scores and are kept apart. A model that
-    cannot be fetched (no network) is named, the others are compared, and the exit code is 3.
+    with a splits.csv. Scores with prompts from the reference are oracle scores and are listed separately. A model that
+    cannot be downloaded (no network) is listed, the others are compared, and the exit code is 3.
 
     \b
         floodmap compare flood-area
@@ -80,7 +83,7 @@ def compare(
     from floodmap.models.loading import load_segmenter
     from floodmap.models.mirrored import Mirrored
 
-    refuse_comparison(out, overwrite=overwrite)  # before the models are loaded, which takes long
+    refuse_comparison(out, overwrite=overwrite)  # early, because loading the models takes long
     resolved, missing = resolve_models([model.strip() for model in models.split(",")])
     for line in missing:
         log.warning("%s", line)

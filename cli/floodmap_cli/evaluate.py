@@ -18,23 +18,23 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option(
     "--flood-value", metavar="VALUE",
-    help='What is flood in the prediction: raster values ("1", "1,2"), or an attribute of polygons ("class=water").  '
+    help='Flood in the prediction: raster values ("1", "1,2"), or an attribute of polygons ("class=water").  '
     "[default: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon]",
 )
-@click.option("--reference-value", metavar="VALUE", help="What is flood in the reference; as --flood-value.")
+@click.option("--reference-value", metavar="VALUE", help="Flood in the reference, in the form of --flood-value.")
 @click.option(
     "--threshold", type=float, metavar="SHARE", callback=share,
-    help="The prediction is a raster of probabilities, flooded from this share (0.01 to 1) up, also where it holds per "
-    "cent: x_probability.tif, say, which is then taken from a folder.",
+    help="Probability, 0.01 to 1, from which a pixel of the prediction is flood. The prediction is then a raster of "
+    "probabilities or per cent; in a folder, x_probability.tif is used.",
 )
 @ignore_option
 @click.option(
     "--tolerance", "tolerance_m", type=float, metavar="METRES", callback=not_negative,
-    help="Boundaries this close to each other agree (pixels where there is no CRS).  [default: 3 pixels]",
+    help="Largest distance between boundaries that agree; in pixels if there is no CRS.  [default: 3 pixels]",
 )
 @click.option(
     "--resolution", "resolution_m", type=float, metavar="METRES", callback=positive,
-    help="Size of the pixels that are counted where both sides are polygons.  [default: 1]",
+    help="Size of the pixels that are counted if both sides are polygons.  [default: 1]",
 )
 @click.option(
     "--errors", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.gpkg",
@@ -42,7 +42,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 )
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write every score and count to this file, a row a scene, then the mean and the pool with their intervals.",
+    help="Write every score and count to this file: a row per scene, then the mean and the pool with their intervals.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @overwrite_option
@@ -61,13 +61,13 @@ def evaluate(
     """Score flood predictions against references.
 
     PREDICTION and REFERENCE are each a raster of one band or a polygon file, in any CRS and on any grid, or a folder
-    of them. Folders are paired by name: x_mask.tif (or x.gpkg ...) goes with x_reference.tif, x_mask.png, x.tif or
-    x.gpkg, and what stays unpaired is listed.
+    of such files. Files in folders are paired by name: x_mask.tif (or x.gpkg ...) with x_reference.tif, x_mask.png,
+    x.tif or x.gpkg. Files without a partner are listed.
 
-    Pixels that either side did not observe (nodata, 255, below 0, transparent, outside its extent, a layer
-    "unobserved") are left out, and the observed share stands beside every score. Outside polygons ground is dry. With
+    Pixels that are unobserved on either side (nodata, 255, below 0, transparent, outside the extent, a layer
+    "unobserved") are left out, and the observed share stands beside every score. Ground outside polygons is dry. With
     several scenes, the mean weighs scenes alike and the pool weighs pixels alike; the 95 % intervals come from a
-    bootstrap over scenes. --ignore-value holds for the reference, and for the prediction but for its 0 and its flood.
+    bootstrap over scenes. --ignore-value applies to the reference; in the prediction it does not apply to 0 and flood.
 
     \b
         floodmap evaluate results/scene_mask.tif scene_reference.tif

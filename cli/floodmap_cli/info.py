@@ -23,9 +23,9 @@ NIR_USE = "used, unless --nir off"
 @json_option
 @verbosity_options
 def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, verbosity: int, **options: Any) -> None:
-    """Say what floodmap sees in each SCENE, without segmenting it."""
+    """Print how floodmap reads each SCENE, without segmenting it."""
     scene_options = SceneOptions(**options)
-    # The fingerprint reads a whole file, which takes a while, and only the JSON has it.
+    # The fingerprint is in the JSON alone, because it takes long: the whole file is read for it.
     found = [
         inspect_scene(path, scene_options, tile_size=tile_size, overlap=overlap, with_fingerprint=as_json)
         for path in scenes
@@ -37,7 +37,7 @@ def info(scenes: tuple[str, ...], tile_size: int, overlap: int, as_json: bool, v
 
 
 def as_text(scene: dict[str, Any]) -> str:
-    """The result of `inspect_scene` as aligned lines of text."""
+    """Format the result of `inspect_scene` as aligned lines of text."""
     size, source, estimate = scene["size"], scene["source_size"], scene["estimate"]
     bands = ", ".join(str(band) for band in scene["bands"]) + (
         f" (and {scene['nir_band']}, near infrared: {NIR_USE})" if scene["nir_band"] else ""
@@ -63,7 +63,7 @@ def as_text(scene: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as text in s, min or h."""
+    """Format seconds as text in s, min or h."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

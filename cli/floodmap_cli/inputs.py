@@ -15,7 +15,7 @@ from floodmap.geo.source_name import SourceName
 log = logging.getLogger("floodmap")
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".vrt", ".img", ".ecw", ".sid", ".webp"})
-"""Suffixes of the files that are taken from a folder; a file given by name may have any suffix."""
+"""Suffixes of the files that are used from a folder; a file given by name may have any suffix."""
 
 
 def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceName]]:
@@ -23,7 +23,7 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
     Args:
         arguments: files, folders (not searched recursively), glob patterns, and names that only GDAL can open.
-        out: the output folder; files in it are left out, where it lies below a folder that is searched.
+        out: the output folder; if it lies below a folder that is searched, the files in it are left out.
 
     Raises:
         SceneError: an argument matches nothing, or two scenes cannot get different names.
@@ -38,8 +38,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
 
 def _expand(argument: str, out: Path) -> list[SourceName]:
-    """The scenes of one argument, without references and floodmap's own results."""
-    name = SourceName.of(argument)  # refuses empty text (an unset variable), which to Path is the current folder
+    """Return the scenes of one argument, without references and floodmap's own results."""
+    name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if path is None:
         return [name]
@@ -64,14 +64,14 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """The deepest folder of an argument that has no pattern in it, resolved."""
+    """Return the deepest folder of an argument that has no pattern in it, resolved."""
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()
 
 
 def _is_result(path: Path, *, explicit: bool) -> bool:
-    """Whether a file is a mask or probability raster written by floodmap; warns where it was given by name."""
+    """Return whether a file is a mask or probability raster written by floodmap; warn if the file was given by name."""
     if not path.stem.endswith(("_mask", "_probability")) or path.suffix.lower() != ".tif" or not path.is_file():
         return False
     import rasterio
@@ -90,7 +90,7 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 
 
 def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
-    """Name results after the file; where two files share a name, after its folder or its suffix as well."""
+    """Name the results after the file; if two files share a name, after the folder or the suffix as well."""
     namings: tuple[Callable[[SourceName], str], ...] = (
         lambda scene: scene.stem,
         lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,

@@ -9,9 +9,10 @@ import click
 
 
 class StderrHandler(logging.Handler):
-    """Writes each record as one line to standard error, looked up at that moment: a progress bar may have replaced it.
+    """Log handler that writes each record as one line to standard error.
 
-    Equal warnings are written once: training opens the same picture several times.
+    `sys.stderr` is looked up for each record, because a progress bar may have replaced it. Equal warnings are written
+    once, because training opens the same picture several times.
     """
 
     def __init__(self) -> None:
@@ -33,10 +34,10 @@ class StderrHandler(logging.Handler):
 
 
 def configure_logging(verbosity: int) -> None:
-    """Show floodmap's own log from WARNING (0), ERROR (-1), INFO (1) or DEBUG (2) up.
+    """Show floodmap's own log from ERROR (verbosity -1), WARNING (0), INFO (1) or DEBUG (2) up.
 
-    Logs and warnings of other libraries are shown at verbosity 2 alone: rasterio logs errors of GDAL that it then
-    raises, so users would read them twice.
+    Logs and warnings of other libraries are shown only at verbosity 2. The reason is that rasterio logs errors of GDAL
+    and then raises them, so users would read each error twice.
     """
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, StderrHandler)]
@@ -48,6 +49,6 @@ def configure_logging(verbosity: int) -> None:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are shown: -vv, or FLOODMAP_DEBUG set to anything but 0."""
+    """Return whether tracebacks are shown: with -vv, or if FLOODMAP_DEBUG is set to anything but 0."""
     wanted = os.environ.get("FLOODMAP_DEBUG", "0") not in ("", "0")
     return wanted or logging.getLogger("floodmap").getEffectiveLevel() <= logging.DEBUG

@@ -16,7 +16,7 @@ from .log import configure_logging, debugging
 
 COMMANDS = {
     "segment": "Find flood water in scenes; write rasters and polygons.",
-    "info": "Say what floodmap sees in a scene, without segmenting it.",
+    "info": "Print how floodmap reads a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
     "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
@@ -24,28 +24,28 @@ COMMANDS = {
     "models": "List, fetch and check the models.",
     "sample": "Write a synthetic flooded scene and its reference.",
 }
-"""Name (and module) of each command, with its short help: `floodmap --help` must not import them."""
+"""Name (and module) of each command, with its short help; `floodmap --help` must not import the modules."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run, so that --help answers without torch, rasterio or numpy."""
+    """Group of commands that are imported when they run: --help needs neither torch nor rasterio nor numpy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order in which a new user needs them."""
+        """Return the names of all commands, in the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is none of that name."""
+        """Import a command; return None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table above."""
+        """List the commands of `COMMANDS`."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -65,14 +65,14 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def cli() -> None:
     """Flood polygons from georeferenced aerial rasters.
 
-    One command does it, offline:
+    One command finds and writes them, offline:
 
         floodmap segment scene.tif --model finetuned
     """
 
 
 def _report(error: Exception, message: str) -> None:
-    """Write one line to standard error; before it the traceback, where `debugging()`."""
+    """Write one line to standard error; if `debugging()`, write the traceback before it."""
     if debugging():
         import traceback
 
@@ -125,7 +125,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """Entry point of the `floodmap` script."""
+    """Run the `floodmap` script."""
     sys.exit(run())
 
 

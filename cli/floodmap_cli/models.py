@@ -18,8 +18,8 @@ from .progress import progress_bar
 def models() -> None:
     """List, fetch and check the models.
 
-    `finetuned` ships with floodmap and works offline. Meta's SAM models are fetched on first use into a cache;
-    FLOODMAP_CACHE names another folder for it. On a machine without a network, bring the file and run:
+    `finetuned` ships with floodmap and works offline. Meta's SAM models are downloaded on first use into a cache;
+    FLOODMAP_CACHE sets another folder for the cache. On a machine without a network, copy the file there and run:
 
         floodmap models add FILE
     """
@@ -29,7 +29,7 @@ def models() -> None:
 @json_option
 @verbosity_options
 def list_models(as_json: bool, verbosity: int) -> None:
-    """List the models and say which are on this machine."""
+    """List the models, and which of them are on this machine."""
     rows = [_describe(model) for model in library.registry().values()]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -43,7 +43,7 @@ def list_models(as_json: bool, verbosity: int) -> None:
 @json_option
 @verbosity_options
 def info(model: str, as_json: bool, verbosity: int) -> None:
-    """Say what a model is: a name, or a .safetensors or .pth file."""
+    """Describe a model, given as a name or as a .safetensors or .pth file."""
     card = _describe_file(Path(model)) if Path(model).is_file() else _describe(library.find(model))
     if as_json:
         click.echo(json.dumps(card, indent=2, ensure_ascii=False))
@@ -58,9 +58,9 @@ def info(model: str, as_json: bool, verbosity: int) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(dir_okay=False, path_type=Path))
 @verbosity_options
 def add(files: tuple[Path, ...], verbosity: int) -> None:
-    """Take files you brought into the cache.
+    """Copy files of models into the cache.
 
-    A file's SHA-256 tells which model it is, whatever its name.
+    The SHA-256 of a file identifies the model; the file may have any name.
     """
     for file in files:
         model, path = library.add(file)
@@ -71,7 +71,7 @@ def add(files: tuple[Path, ...], verbosity: int) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @verbosity_options
 def pull(names: tuple[str, ...], verbosity: int) -> None:
-    """Fetch models now, to have them without a network later. Goes on where an earlier download broke off."""
+    """Download models now, for use without a network later. An interrupted download is continued."""
     for model in [library.find(name) for name in names]:
         if library.verify(model) != "ok":
             with progress_bar(model.file, unit="bytes", hidden=verbosity < 0) as update:
@@ -84,9 +84,9 @@ def pull(names: tuple[str, ...], verbosity: int) -> None:
 @click.pass_context
 @verbosity_options
 def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
-    """Hash the models' files again.
+    """Check the files of models by their SHA-256.
 
-    Without a NAME, those on this machine. Exits 1 where one is damaged or absent.
+    Without a NAME, all models on this machine are checked. The exit code is 1 if a file is damaged or missing.
     """
     chosen = [library.find(name) for name in names]
     chosen = chosen or [model for model in library.registry().values() if model.path.is_file() or model.shipped]
@@ -98,7 +98,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
 
 
 def _describe(model: library.Model) -> dict[str, Any]:
-    """Name, state, size, licence, hash and path of a registered model, as JSON types."""
+    """Return name, state, size, licence, hash and path of a registered model, as JSON types."""
     part = model.path.with_name(f"{model.file}.part")
     if model.path.is_file():
         state = "shipped" if model.shipped else "fetched"
@@ -121,7 +121,7 @@ def _describe(model: library.Model) -> dict[str, Any]:
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    """The same for a file of weights, with the metadata of its header."""
+    """Return name, architecture, size, hash and path of a file of weights, with the metadata of its header."""
     resolved = library.resolve(path)
     metadata = library.read_metadata(path) if path.suffix == ".safetensors" else {}
     return {
@@ -134,7 +134,7 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _pictures(metadata: dict[str, str]) -> dict[str, Any]:
-    """The training record without the keys of the pictures, which tell a reader nothing: how many there are instead."""
+    """Return the training record with the numbers of pictures instead of their keys, which are hashes."""
     try:
         record = json.loads(metadata.get("training", "{}"))
         keys = record.pop("keys", {})

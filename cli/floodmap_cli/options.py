@@ -1,7 +1,7 @@
 """Click options that several commands share, and callbacks that make a wrong value a usage error (exit 2).
 
-Most are built from the fields of the library's option dataclasses (`options_of`) under the same names, so that a
-command passes them on unchanged.
+Most options are built from the fields of the library's option dataclasses (`options_of`) under the same names, so that
+a command passes them on unchanged.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ Command = Callable[..., Any]
 
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Callback: refuse zero, negative numbers, NaN and infinity."""
+    """Refuse zero, negative numbers, NaN and infinity (callback of click)."""
     if value is not None and not 0 < value < math.inf:
         raise click.BadParameter(f"{value:g} is not a number above 0")
     return value
 
 
 def not_negative(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Callback: refuse negative numbers, NaN and infinity."""
+    """Refuse negative numbers, NaN and infinity (callback of click)."""
     if value is not None and not 0 <= value < math.inf:
         raise click.BadParameter(f"{value:g} is not 0 or a number above")
     return value
 
 
 def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
-    """Callback: a file or .gdb folder as a path, a name that only GDAL can open as text; refuse what does not exist."""
+    """Return a file or .gdb folder as a path, and a name that only GDAL can open as text (callback of click).
+
+    A file that does not exist is refused.
+    """
     if value is None:
         return None
     path = Path(value)
@@ -54,7 +57,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 
 
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Callback: refuse a threshold outside 0.01 to 1; the message shows how to write per cent."""
+    """Refuse a threshold outside 0.01 to 1; the message shows how to write per cent (callback of click)."""
     if value is not None:
         try:
             check_threshold(value)
@@ -126,11 +129,11 @@ _CHECKS = {
     "threshold": share, "min_area_m2": not_negative, "simplify_m": not_negative, "formats": _formats,
     "epochs": positive, "learning_rate": positive, "val_share": _part,
 }  # fmt: skip
-"""Callback of an option, by the name of its field."""
+"""Callbacks of options; the keys are names of fields."""
 
 
 def options_of(fields_of: type, *names: str) -> Callable[[Command], Command]:
-    """Options built from dataclass fields (see `floodmap.options.option`): the named ones, or all; in field order."""
+    """Build options from dataclass fields (see `floodmap.options.option`): the named fields, or all; in field order."""
     hints = get_type_hints(fields_of)
     chosen = [one for one in fields(fields_of) if one.metadata and (not names or one.name in names)]
     return _stack(*(_option(one, hints[one.name]) for one in chosen))
@@ -162,39 +165,39 @@ model_option = click.option(
     "--model", default=MODEL, show_default=True, metavar="NAME|FILE",
     help="A model's name (see: floodmap models list) or a .safetensors or .pth file.",
 )  # fmt: skip
-"""Adds the parameter `model`."""
+"""Decorator that adds the parameter `model`."""
 
 flips_option = click.option(
-    "--flips", is_flag=True, help="See every window in a mirror too and take the mean: a little better, twice as long."
+    "--flips", is_flag=True, help="Average each window with its mirror image: slightly better, but twice as long."
 )
-"""Adds the parameter `flips`."""
+"""Decorator that adds the parameter `flips`."""
 
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", callback=_device,
     help="auto, cpu, cuda, cuda:N or mps.",
 )  # fmt: skip
-"""Adds the parameter `device`."""
+"""Decorator that adds the parameter `device`."""
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
-"""Adds the parameter `overwrite`."""
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
+"""Decorator that adds the parameter `overwrite`."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result as JSON to standard output.")
-"""Adds the parameter `as_json`."""
+"""Decorator that adds the parameter `as_json`."""
 
 
 ignore_option = click.option(
     "--ignore-value", "ignore_values", multiple=True, metavar="VALUE", callback=_ignored,
-    help='Value of rasters that is neither flood nor dry ("0", "0,9"; may be repeated). So are nodata and, unless they '
-    "are flood, values below 0, 255 in bytes and fill values such as 1e20; none: nodata alone.",
+    help='Value of rasters that is neither flood nor dry ("0", "0,9"; may be repeated). Nodata is always ignored, and, '
+    "unless they are flood, values below 0, 255 in bytes and fill values such as 1e20; none: only nodata.",
 )  # fmt: skip
-"""Adds the parameter `ignore_values`, a tuple of texts for `floodmap.masks.rules.FloodRule.parse`."""
+"""Decorator that adds the parameter `ignore_values`, a tuple of texts for `floodmap.masks.rules.FloodRule.parse`."""
 
 
 def verbosity_options(command: Command) -> Command:
-    """Add -q and -v, set up logging before the command runs, and pass it `verbosity`: -1 quiet, 0, 1 (-v), 2 (-vv)."""
+    """Add -q and -v, set up logging before the command runs, and pass `verbosity` on: -1 quiet, 0, 1 (-v), 2 (-vv)."""
 
     @click.option("-q", "--quiet", is_flag=True, help="Only errors: no progress, no warnings.")
-    @click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks and what other libraries log.")
+    @click.option("-v", "--verbose", count=True, help="Log more; -vv adds tracebacks and the logs of other libraries.")
     @functools.wraps(command)
     def with_logging(*args: Any, quiet: bool, verbose: int, **kwargs: Any) -> Any:
         if quiet and verbose:

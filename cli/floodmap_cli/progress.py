@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> Iterator[Callable[..., None]]:
-    """Show a bar while the block runs; it appears with the first report.
+    """Show a bar while the block runs; the bar appears with the first call of `update`.
 
     Args:
         label: name of the work.
@@ -17,7 +17,8 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
         hidden: show nothing (-q).
 
     Yields:
-        A function `update(done, total, label)`; total defaults to 1, None: not known; a label replaces the first.
+        A function `update(done, total, label)`. By default `total` is 1; None: the total is unknown. A `label` replaces
+        the first label.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, total=1.0, label="": None
@@ -36,7 +37,7 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 
 @contextmanager
 def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
-    """Show the progress of a scene: windows and megapixels a second, time left.
+    """Show the progress of a scene: windows and megapixels per second, and the time left.
 
     Yields:
         A function `update(windows_done, windows_total, pixels_done, stage)`.

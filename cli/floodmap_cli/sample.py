@@ -15,9 +15,9 @@ PIXELS = click.IntRange(min=1)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("scene", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--size", type=PIXELS, default=2048, show_default=True, metavar="PIXELS", help="Width and height.")
-@click.option("--width", type=PIXELS, metavar="PIXELS", help="Width, where it is not --size.")
-@click.option("--height", type=PIXELS, metavar="PIXELS", help="Height, where it is not --size.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which landscape to draw.")
+@click.option("--width", type=PIXELS, metavar="PIXELS", help="Width, if it differs from --size.")
+@click.option("--height", type=PIXELS, metavar="PIXELS", help="Height, if it differs from --size.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the landscape.")
 @click.option(
     "--gsd", "gsd_m", type=float, default=0.3, show_default=True, metavar="METRES", callback=positive,
     help="Ground sample distance.",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("floodmap")
 
 REFUSED, FAILED_WINDOWS = 1, 3
-"""Exit codes: a scene was refused or failed; done, but some windows failed."""
+"""Exit codes: a scene was refused or failed (1); all scenes are done, but some windows failed (3)."""
 
 
 @click.command("segment", short_help="Find flood water in scenes; write rasters and polygons.")
@@ -42,7 +42,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Folder for the results; made if it is not there.",
+    help="Folder for the results; created if it is missing.",
 )
 @model_option
 @options_of(SegmentOptions, "prompts")
@@ -64,21 +64,21 @@ def segment(
     \b
         floodmap segment scene.tif --model finetuned
 
-    For each scene NAME the folder gets NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
+    For each scene NAME the results are NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
     NAME.gpkg with the layers `flood` and `unobserved`, all styled for QGIS, and NAME.json with areas and settings.
-    With --report, NAME_report.html tells and shows them on one page; with --resume as well, it is added to results that
-    are there already.
+    With --report, NAME_report.html shows the results on one page. With --report and --resume, this page is added to
+    results that exist already.
 
-    Exit codes: 0 done; 1 a scene was refused or failed, or the model fails everywhere; 2 wrong usage; 3 done, but some
-    windows failed, in whole or in part, and are unobserved there; 130 interrupted.
+    Exit codes: 0 done; 1 a scene was refused or failed, or the model fails on every window; 2 wrong usage; 3 done, but
+    some windows failed, in whole or in part, and these pixels are unobserved; 130 interrupted.
     """
     from floodmap._runtime.memory import configure_low_memory
 
     configure_low_memory()  # before the following imports start threads
     from floodmap.output.rehearsal import Helper, is_loaded
 
-    # Libraries that write polygons also read them: with polygons to read they are loaded in this process anyway, so
-    # that a helper process would save nothing.
+    # The libraries that write polygons also read polygons. If an input has polygons, this process loads the libraries
+    # anyway, and a helper process would save nothing.
     scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     vector_inputs = scene_options.aoi or scene_options.mask or settings["prompts"] not in ("auto", "none")
     helper = None if vector_inputs or is_loaded() else Helper()
@@ -114,7 +114,7 @@ def segment(
                 worst = REFUSED
                 continue
         _print_result(results[-1], as_json, verbosity)
-    if results and verbosity >= 0:  # with --json on standard error: standard output holds the JSON alone
+    if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
         click.echo(json.dumps([result.report for result in results], indent=2, ensure_ascii=False, default=str))
@@ -124,7 +124,7 @@ def segment(
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
-    """Scenes that no other run works on; logs the others now, before the model is loaded."""
+    """Yield the scenes that no other run is processing; log an error for the others now, before the model is loaded."""
     from floodmap.pipeline import refuse_other_run
 
     for name, path in found:
@@ -139,7 +139,7 @@ def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tu
 
 
 def _load(model: str, device: str) -> Any:
-    """Fetch a model if needed, with a progress bar, and load it."""
+    """Download a model if needed, with a progress bar, and load it."""
     from floodmap.models.registry import resolve
 
     from .progress import progress_bar
@@ -153,7 +153,7 @@ def _load(model: str, device: str) -> Any:
 
 @contextmanager
 def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
-    """Show the progress of one scene, and log the time it took; yields the callback of `segment_scene`."""
+    """Show the progress of one scene, and log the time that the scene took; yield the callback of `segment_scene`."""
     started = time.monotonic()
     with scene_bar(name, hidden=verbosity < 0) as update:
         yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
@@ -161,7 +161,7 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]
 
 
 def _print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
-    """Write one line on a scene's result to standard output; nothing with --json or -q."""
+    """Write one line on a scene's result to standard output; write nothing with --json or -q."""
     if as_json or verbosity < 0:
         return
     summary = result.report

@@ -21,7 +21,7 @@ from .progress import progress_bar
     "out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.safetensors",
-    help="The weights; NAME_run beside it holds the log, the curves and what is needed to go on.  "
+    help="File of the weights; NAME_run beside it holds the log, the curves and the state for --resume.  "
     "[default: named after DATA, in the current folder]",
 )
 @options_of(
@@ -32,15 +32,15 @@ from .progress import progress_bar
 @options_of(FineTuneOptions, "strict", "seed")
 @device_option
 @overwrite_option
-@click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @verbosity_options
 def train(
     data: Path, out: Path | None, device: str, overwrite: bool, resume: bool, verbosity: int, **settings: Any
 ) -> None:  # fmt: skip
-    """Train a model on the labelled imagery in DATA, beginning with one that knows floods.
+    """Train a model on the labelled imagery in DATA, starting from the weights of --base.
 
     DATA holds images/ and masks/, or scenes beside references (x.tif and x_reference.tif or x.gpkg), perhaps in train/
-    and val/ or with a splits.csv. The labels are audited first; near-duplicates stay on one side of the split.
+    and val/ or with a splits.csv. The labels are audited first. Near-duplicates are not divided between train and val.
 
     \b
         floodmap train my-floods

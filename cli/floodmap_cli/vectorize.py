@@ -15,7 +15,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Callback: refuse a file whose suffix is no vector format."""
+    """Refuse a file whose suffix is no vector format (callback of click)."""
     if value.suffix.lower().removeprefix(".") not in FORMATS:
         raise click.BadParameter(f"the suffix of {value.name} is no format; choose from {', '.join(FORMATS)}")
     return value
@@ -29,21 +29,22 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 )
 @click.option(
     "--threshold", type=float, metavar="SHARE", callback=share,
-    help="The raster holds probabilities, flooded from this share (0.01 to 1) up, also where it holds per cent.  "
+    help="Probability, 0.01 to 1, from which a pixel is flood; the raster then holds probabilities or per cent.  "
     "[default: 0.5 for x_probability.tif]",
 )
 @click.option(
     "--flood-value", metavar="VALUE",
-    help='Value of flooded pixels of a mask ("1", "1,2").  [default: 1 of 0 and 1, 255 of 0 and 255]',
+    help='Value of flooded pixels of a mask ("1", "1,2").  '
+    "[default: 1 in masks of 0 and 1, 255 in masks of 0 and 255]",
 )
 @ignore_option
 @click.option(
     "--min-area", "min_area_m2", type=float, default=0.0, metavar="M2", callback=not_negative,
-    help="Drop smaller flood polygons, in square metres on the ground.",
+    help="Drop flood polygons below this area on the ground, in square metres.",
 )
 @click.option(
     "--simplify", "simplify_m", type=float, default=0.0, metavar="METRES", callback=not_negative,
-    help="Simplify outlines by about this much; flood and unobserved ground keep their common border.",
+    help="Remove details of outlines below about this size; flood and unobserved ground keep their common border.",
 )
 @overwrite_option
 @json_option
@@ -60,9 +61,9 @@ def vectorize(
 ) -> None:
     """Trace a mask or probability raster as polygons.
 
-    MASK is a raster of one band, floodmap's own or another tool's. A GeoPackage gets the layers flood and unobserved
-    (nodata, transparent, below 0, 255 in a mask of 0 and 1), styled for QGIS; in other formats unobserved ground goes
-    to a second file, STEM_unobserved.
+    MASK is a raster of one band, written by floodmap or another program. A GeoPackage has the layers flood and
+    unobserved (nodata, transparent, below 0, 255 in a mask of 0 and 1), styled for QGIS. In other formats, unobserved
+    ground is written to a second file, STEM_unobserved.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg

@@ -1,1 +1,1 @@
-"""Helpers without any knowledge of floods: memory, threads, processes, files."""
+"""General helpers that are independent of floods and imagery: memory, threads, processes, files."""

@@ -1,4 +1,4 @@
-"""Differences between the settings of two runs, named as the options of the command line."""
+"""Comparison of the settings of two runs, as text that names the options of the command line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _UNITS = ("_m2", "_m")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Differences between two sets of settings, one line each, such as "--threshold was 0.5, is 0.6".
+    """Return the differences between the settings of two runs, such as "--threshold was 0.5, is 0.6".
 
     Args:
-        old: settings of the earlier run: JSON of what `pipeline.describe` returns.
-        new: settings of this run, as `pipeline.describe` returns them.
+        old: settings of the earlier run: the result of `pipeline.describe`, read back from JSON.
+        new: settings of this run: the result of `pipeline.describe`.
 
     Returns:
-        The lines; empty where the settings are equal.
+        One line of text for each difference; an empty list if the settings are equal.
     """
     before, now = _leaves(old), _leaves(json.loads(json.dumps(new, default=str)))
     names = [*now, *(name for name in before if name not in now)]
@@ -29,7 +29,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Nested settings as one mapping from the path of keys to the value."""
+    """Return nested settings as a flat mapping from paths of keys to values; `above` is the path of `settings`."""
     if isinstance(settings, Mapping):
         return {name: leaf for key, value in settings.items() for name, leaf in _leaves(value, (*above, key)).items()}
     return {above: settings}
@@ -38,7 +38,7 @@ def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...],
 def _line(
     name: tuple[str, ...], before: Mapping[Any, Any], now: Mapping[Any, Any], differing: set[tuple[str, ...]]
 ) -> str:
-    """The line for one setting that differs; empty where the line of another setting covers it."""
+    """Return the line for one setting that differs; empty if the line of another setting covers this difference."""
     old, new = before.get(name), now.get(name)
     match name:
         case ("source", "fingerprint"):
@@ -52,9 +52,9 @@ def _line(
         case ("versions", library):
             return f"{library} {old} was used, this is {new}"
         case ("source", "near_infrared", _):
-            return ""  # follows from bands, prompts and the model
+            return ""  # this value follows from the bands, the prompts and the model
         case ("source", field):
-            # An option that sets this field has a line of its own; new pixels come with a new date.
+            # No line if the option that sets this field has a line, or if a changed file explains the new date.
             if _option_of(field) & differing or (field == "date" and ("source", "fingerprint") in differing):
                 return ""
             return _change_text(f"the scene's {field.removesuffix('_m')}", old, new)
@@ -69,18 +69,22 @@ def _line(
 
 
 def _option_of(field: str) -> set[tuple[str, ...]]:
-    """Paths of keys at which the settings may hold the option that sets a field of the scene, or names a file."""
+    """Return the two possible paths of keys of an option: at the top level of the settings, or in `scene`.
+
+    Args:
+        field: a field of the source in the settings, or the name of an option with an input file.
+    """
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}
 
 
 def _path_of(option: str, settings: Mapping[Any, Any]) -> str:
-    """The file that an option names."""
+    """Return the input file given by an option, or the name of the option if the settings lack the option."""
     return next((str(settings[name]) for name in sorted(_option_of(option)) if name in settings), option)
 
 
 def _flag(option: str) -> str:
-    """The option as the command line writes it, without the unit at its end."""
+    """Return the name of an option on the command line: with hyphens, and without the unit at the end."""
     for unit in _UNITS:
         option = option.removesuffix(unit)
     return f"--{option.replace('_', '-')}"

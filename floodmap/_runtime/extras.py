@@ -1,4 +1,4 @@
-"""Optional packages, and the extra of floodmap that installs each."""
+"""Optional packages, and the extras of floodmap (`pip install 'floodmap[...]'`) that install the packages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from importlib.util import find_spec
 from floodmap.errors import MissingPackageError
 
 EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu"}
-"""The extra of `pip install 'floodmap[...]'` that brings each package."""
+"""Extra of floodmap that installs a package, by name of the package."""
 
 
 def require(package: str, what: str) -> None:
     """Raise MissingPackageError if an optional package is not installed.
 
     Args:
-        package: a key of `EXTRAS`.
-        what: the feature that needs it, as the beginning of a sentence.
+        package: name of the package, a key of `EXTRAS`.
+        what: the feature that needs the package, as subject of the sentence in the message.
     """
     if find_spec(package) is None:
         raise MissingPackageError(

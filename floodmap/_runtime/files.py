@@ -1,4 +1,4 @@
-"""Atomic writes: a file is written whole or not at all."""
+"""Atomic writing: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from floodmap.errors import writing
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Context manager: a temporary path in the same folder, renamed to `path` at the end, deleted after an error.
+    """Yield a temporary path; rename the temporary file to `path` at the end, or delete the file after an error.
 
-    The temporary name is short, however long the file's is. It holds the process id, so no two processes share one.
+    The temporary path is in the folder of `path`. The temporary name is short even if the name of `path` is long. The
+    temporary name contains the process id, so that two processes never write the same temporary file.
     """
     partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}-{os.getpid()}.part")
     try:
@@ -26,10 +27,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all.
+    """Write a text file in UTF-8, completely or not at all.
 
     Raises:
-        OutputError: the system refuses to write it.
+        OutputError: the operating system reports an error in writing.
     """
     with writing(path), atomic_path(path) as partial:
         partial.write_text(text, "utf-8")

@@ -1,8 +1,9 @@
-"""Limits of a forked process: no thread pool survives a fork, and locks held by other threads stay locked.
+"""Limits of a forked process: thread pools do not survive a fork, and locks held by other threads stay locked.
 
-Torch (OpenMP) and GDAL keep pools of threads. A fork copies the state of a pool but none of its threads: the child
-submits work to the pool and waits for ever. So a forked process works in one thread. A lock that another thread held
-at the moment of the fork is worse: in the child nobody releases it. Such a child is refused with an error.
+Torch (OpenMP) and GDAL keep pools of threads. A fork copies the state of a pool, but no thread of the pool. A child
+process that submits work to the copied pool waits for ever. A forked process therefore computes in one thread.
+A lock that another thread held at the moment of the fork is never released in the child process. A child process that
+was forked while another thread was inside torch or GDAL therefore gets an error.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ Value = TypeVar("Value")
 
 
 class _Process:
-    """State of this process: threads inside torch or GDAL, and whether and how it was forked."""
+    """State of this process: number of threads inside torch or GDAL, and circumstances of a fork."""
 
     def __init__(self) -> None:
         self.lock, self.active, self.last_end_s = Lock(), 0, -math.inf
         self.forked = self.forked_while_active = self.parent_used_gpu = False
 
     def after_fork_in_child(self) -> None:
-        """Reset the state in the child of a fork."""
+        """Reset the state in the child process of a fork, and limit torch to one thread."""
         self.forked_while_active |= self.active > 0
         self.lock, self.active, self.forked = Lock(), 0, True
         torch: Any = sys.modules.get("torch")
         if hasattr(torch, "set_num_threads"):
-            torch.set_num_threads(1)  # as torch's own DataLoader does in the processes that it forks
+            torch.set_num_threads(1)  # torch's own DataLoader does the same in forked processes
 
     def before_fork(self) -> None:
-        """Wait in the parent until threads that ended lately have released their locks, and note the use of a GPU.
+        """Wait, in the parent process, until recently ended threads have released locks; record the use of a GPU.
 
-        A thread that has ended for Python may still close files of PROJ. Meanwhile it holds a lock of SQLite, for
-        which the child would wait for ever.
+        A thread that has ended for Python may still be closing files of PROJ. During this time the thread holds a lock
+        of SQLite, and a child process would wait for the lock for ever.
         """
         if not self.active:
             time.sleep(max(0.0, self.last_end_s + _THREAD_EXIT_S - time.monotonic()))
@@ -49,7 +50,7 @@ class _Process:
 
 
 _THREAD_EXIT_S = 0.5
-"""Time in seconds that a thread takes to exit after its work, on a busy machine."""
+"""Time in seconds that a thread needs to exit after the end of its work, on a busy machine."""
 _process = _Process()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_process.before_fork, after_in_child=_process.after_fork_in_child)
@@ -59,10 +60,12 @@ _REMEDY = 'begin processes by multiprocessing.get_context("spawn"), or before fl
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Context manager around calls into torch and GDAL, which may hold locks: a child forked meanwhile is unusable.
+    """Mark a block that calls torch or GDAL, which may hold locks; a context manager.
+
+    A child process that is forked during the block, by another thread, cannot use floodmap.
 
     Raises:
-        FloodmapError: this process is such a child.
+        FloodmapError: this process was forked while another thread of the parent process was in such a block.
     """
     if _process.forked_while_active:
         raise FloodmapError(f"this process was forked while another thread of its parent used floodmap; {_REMEDY}")
@@ -77,28 +80,30 @@ def at_work() -> Iterator[None]:
 
 
 class PerProcess(Generic[Value]):
-    """A value that each process creates for itself, a lock or an executor: a copy from its parent does not work.
+    """Value that each process creates anew, such as a lock or an executor.
+
+    A copy from the parent process would not work after a fork.
 
     Args:
-        make: creates the value.
+        make: function that creates the value.
     """
 
     def __init__(self, make: Callable[[], Value]) -> None:
         self._make, self._process_id, self._value = make, os.getpid(), make()
 
     def __call__(self) -> Value:
-        """The value of this process."""
+        """Return the value of this process, which is created at the first call after a fork."""
         if self._process_id != os.getpid():
             self._value, self._process_id = self._make(), os.getpid()
         return self._value
 
 
 def threads(wanted: int) -> int:
-    """Number of threads to use: as many as wanted, but one in a forked process."""
+    """Return the number of threads to use: `wanted`, or 1 in a forked process."""
     return 1 if _process.forked else wanted
 
 
 def refuse_lost_gpu() -> None:
-    """Raise FloodmapError in a process forked from one that used a GPU: CUDA does not work after a fork."""
+    """Raise FloodmapError if this process was forked from a process that used a GPU; CUDA fails after a fork."""
     if _process.forked and _process.parent_used_gpu:
         raise FloodmapError(f"this process was forked from one that used a GPU, and cannot use it; {_REMEDY}")

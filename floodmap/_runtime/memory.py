@@ -1,4 +1,7 @@
-"""Settings of glibc's memory allocator: which freed memory the process keeps. No effect with other C libraries."""
+"""Settings of the memory allocator of glibc: freed memory is kept in the process, or returned to the kernel.
+
+With other C libraries, settings of the allocator have no effect.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,31 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEEP_BYTES, _RELEASE_BYTES = 1 << 30, 1 << 25
-"""Thresholds of the allocator while it keeps freed memory, and otherwise."""
+"""Thresholds of the allocator in bytes: while freed memory is kept for reuse (1 GiB), and at other times (32 MiB)."""
 _LARGE_BYTES = 5 << 20
-"""Blocks from this size on come from mmap and return to the kernel at once, where huge pages make that cheap."""
+"""Size in bytes from which blocks are allocated by mmap and return to the kernel as soon as they are freed.
+
+This size is used only if the system has huge pages, which make such allocations cheap.
+"""
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def configure_low_memory() -> None:
-    """Configure glibc, torch and MKL for little memory, in a process that does nothing but segment.
+    """Configure glibc, torch and MKL for low memory use, in a process that only segments scenes.
 
-    To be called before numpy, torch or rasterio is imported.
+    Call this function before numpy, torch or rasterio is imported.
 
-    - All threads share one heap (arena), where each reuses memory that another freed.
-    - Large blocks stay out of the heap, where they would leave holes. They are mapped in huge pages of 2 MB, which the
-      kernel zeroes in a tenth of the time.
-    - torch (ideep) caches layers by shape, besides the cache of oneDNN: 3 MB a shape, for 1 % of the time.
-    - MKL would keep buffers of 4 MB and more for every thread that ever multiplied matrices; now it allocates them
-      each time.
+    - All threads share one heap (arena), so that each thread reuses memory that another thread has freed.
+    - Large blocks are allocated outside the heap, because freed large blocks would leave unused gaps in the heap. Large
+      blocks are mapped in huge pages of 2 MB, which the kernel zeroes in a tenth of the time of small pages.
+    - The layer cache of torch (ideep) is limited to one entry. This cache, besides the cache of oneDNN, would take 3 MB
+      per shape of input and save 1 % of the time.
+    - MKL allocates buffers for each matrix product. By default MKL keeps buffers of 4 MB or more for every thread that
+      has multiplied matrices.
     """
     if _has_huge_pages():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # makes torch allocate in huge pages
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # of torch's ideep, where 0 is a crash
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # cache of torch's ideep; with 0, torch crashes
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
     if libc := _glibc():
         libc.mallopt(_M_ARENA_MAX, 1)
@@ -46,15 +53,16 @@ def _has_huge_pages() -> bool:
 
 @contextmanager
 def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
-    """Context manager: while windows run, glibc keeps memory that torch frees for the next window.
+    """Keep, in the `with` block, memory that torch frees after a window for the next window.
 
-    The kernel zeroes fresh pages one by one, which takes a sixth of the time of a window, on two threads more. At the
-    end all free memory returns to the kernel: later work allocates other sizes, which would come on top.
+    Without this setting, the kernel zeroes fresh pages for each window, which takes a sixth of the time of a window,
+    and more with two threads. At the end all free memory returns to the kernel. Later work allocates blocks of other
+    sizes, and would need memory in addition to the kept memory.
 
     Args:
-        large_apart: return large blocks at once all the same, in a process that `configure_low_memory` has set up.
-            False for Meta's encoders: nearly all their blocks are large, and fresh pages would take a fifth of the
-            time.
+        large_apart: True: large blocks still return to the kernel as soon as they are freed, if `configure_low_memory`
+            has configured the process. False for the encoders of Meta's models: nearly all blocks of these encoders
+            are large, and fresh pages would take a fifth of the time.
     """
     libc = _glibc()
     if libc is None:
@@ -70,13 +78,13 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
 
 
 def trim_heap() -> None:
-    """Return free memory to the kernel, before work that allocates much memory in other sizes."""
+    """Return free memory to the kernel; called before work that allocates much memory in blocks of other sizes."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
 
 def _glibc() -> Any | None:
-    """The C library if it is glibc, else None."""
+    """Return the C library of the process if this library is glibc, else None."""
     try:
         libc = ctypes.CDLL(None)
         return libc if libc.mallopt and libc.malloc_trim else None

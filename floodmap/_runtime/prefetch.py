@@ -1,4 +1,4 @@
-"""Prefetching in threads: the next windows are read while the model computes this one."""
+"""Prefetching in threads: the next windows are read while the model computes the current window."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Result = TypeVar("Result")
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, count: int = 3, threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Apply `work` to items in threads, up to `count` items ahead, and yield the results in the order of the items.
+    """Apply `work` to items in threads, and yield the results in the order of the items.
 
-    Close the generator before closing anything that `work` uses: closing it waits for the threads.
+    Up to `count` items are in work or finished before the caller takes their results. Close the generator before
+    closing anything that `work` uses, because closing the generator waits for the threads.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     todo = iter(items)

@@ -1,4 +1,4 @@
-"""Sizes of files and disks as text."""
+"""Formatting of sizes of files and disks as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def in_bytes(size: int) -> str:
-    """A number of bytes as text in a suitable unit: 999 B, 12 kB, 3.4 GB."""
+    """Format a number of bytes with a decimal unit, such as 999 B, 12 kB or 3.4 GB."""
     number, unit = float(size), 0
     while number >= 999.5 and unit < len(_UNITS) - 1:
         number, unit = number / 1000, unit + 1

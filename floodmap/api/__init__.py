@@ -1,1 +1,1 @@
-"""The public functions: of scenes, and of models that are trained and compared."""
+"""Public functions: for scenes, and for models that are trained and compared on labelled pictures."""

@@ -1,4 +1,4 @@
-"""Public functions of labelled pictures: train and compare."""
+"""Public functions for labelled pictures: train and compare."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def train(
     """Train a model on labelled imagery, as `floodmap train` does.
 
     Args:
-        data: a folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
-        out: file for the weights, `.safetensors`; by default named after the data, in the current folder.
+        data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
+        out: file for the weights, `.safetensors`; None: a file in the current folder, named after the data.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        overwrite: replace existing files.
-        resume: continue an interrupted run.
-        progress: called with the share done, 0 to 1, and the stage.
-        on_checkpoint: called with the scores of every checkpoint; the first are those of the initial weights.
-        settings: fields of `FineTuneOptions`: `epochs=40`, say.
+        overwrite: True: replace existing files.
+        resume: True: continue an interrupted run.
+        progress: function called with the finished share, 0 to 1, and the name of the stage.
+        on_checkpoint: function called with the scores of every checkpoint; first with those of the initial weights.
+        settings: fields of `FineTuneOptions`, for instance `epochs=40`.
 
     Raises:
-        FloodmapError: one line that says what is wrong and what to do.
+        FloodmapError: the run failed; the message is one line on what is wrong and what to do.
     """
     from floodmap.models.loading import pick_device
     from floodmap.training.finetune import fine_tune
@@ -70,24 +70,24 @@ def compare(
     overwrite: bool = False,
     progress: Callable[[Trial], None] | None = None,
 ) -> Comparison:
-    """Score models and kinds of prompt on labelled pictures, as `floodmap compare` does.
+    """Score models with several kinds of prompt on labelled pictures, as `floodmap compare` does.
 
     Args:
-        data: a folder with images/ and masks/, or with scenes beside references.
-        models: names, files, or models from `load_model`. Those that cannot be downloaded are in `missing`.
-        prompts: auto, none, point, box, points:N; the last three are taken from the reference (oracle).
+        data: folder with images/ and masks/, or with scenes beside references.
+        models: names, files, or models from `load_model`. Models that cannot be downloaded are listed in `missing`.
+        prompts: kinds of prompt: auto, none, point, box, points:N. The last three are made from the reference (oracle).
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
-        split: part of the data, where the data has splits.
-        flood_value: what is flood in the masks: "1", or "1,2"; None: found out.
-        ignore_values: values of the masks that are neither flood nor dry.
-        device: of models that are given by name or file.
-        flips: predict every window in a mirror, too, with models that are given by name or file.
-        seed: of the bootstrap.
-        overwrite: replace existing files.
-        progress: called after every picture, model and kind of prompt.
+        split: part of the data that is scored, if the data have splits.
+        flood_value: values of the masks that mean flood, such as "1" or "1,2"; None: found from the masks.
+        ignore_values: values of the masks that mean neither flood nor dry.
+        device: device of the models that are given by name or file; as in `train`.
+        flips: True: test-time augmentation with the mirror image, for models that are given by name or file.
+        seed: seed of the bootstrap.
+        overwrite: True: replace existing files.
+        progress: function called after every trial: one picture with one model and one kind of prompt.
 
     Raises:
-        FloodmapError: one line that says what is wrong and what to do.
+        FloodmapError: the comparison failed; the message is one line on what is wrong and what to do.
     """
     from floodmap.comparison.run import Contestant, compare_models, refuse_comparison, resolve_models
 

@@ -1,4 +1,4 @@
-"""Public functions of scenes: segment, predict, info, sample; and load_model."""
+"""Public functions for scenes: segment, predict, info, sample; and load_model."""
 
 from __future__ import annotations
 
@@ -71,38 +71,39 @@ def segment(
     """Find flood water in one scene, as `floodmap segment` does.
 
     Args:
-        source: any raster GDAL reads: a file, or a name such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`;
-            a dataset that rasterio has open for reading; or an xarray.DataArray with rioxarray's coordinates.
+        source: a file, or another name that GDAL opens, such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`,
+            `https://...`; a dataset open for reading in rasterio; or an xarray.DataArray with rioxarray's coordinates.
         out: folder for the results; created if it is missing.
-        name: how the files' names begin; by default the scene's own name without suffix.
+        name: first part of the names of all files; None: the scene's own name without suffix.
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: test-time augmentation: average every window with its mirror image.
-        batch_size: windows in a batch; None: the number with the highest throughput on the device.
-        exhaustive: predict at full resolution also where the coarse pass is confident.
-        progress: called after every window.
-        prompts: `auto`, `none`, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes.
-        resolution_m: ground sample distance to work at, in metres; None: the scene's own pixels.
-        bands: numbers of red, green, blue and perhaps near infrared, from 1; None: by colour interpretation and name.
-        nir: `off` leaves near infrared out.
-        nodata: value of pixels that hold nothing; None: the file's own, and void values that are found; `none`: none.
-        mask: raster or polygons of ground to leave unobserved.
-        aoi: polygons of the area of interest.
-        crs: CRS of a scene that has none or a wrong one.
-        collar: `off` keeps black and white borders.
+        flips: True: test-time augmentation, the mean over every window and its mirror image.
+        batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
+        exhaustive: True: predict at full resolution also where the coarse probability is below 0.15 or above 0.75.
+        progress: function called after every window.
+        prompts: `auto`, `none`, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood.
+        resolution_m: ground sample distance of the working grid, in metres; None: that of the file.
+        bands: numbers of red, green, blue and perhaps near infrared, from 1; None: by name, else colour interpretation.
+        nir: `auto` uses near infrared if the scene has it; `off` leaves it out.
+        nodata: value of pixels without data; None: the file's own, and void values that are found; `none`: there is
+            none.
+        mask: raster or polygons of ground that is left unobserved, such as cloud.
+        aoi: polygons of the area of interest; None: the whole scene.
+        crs: CRS of a scene whose file has none or a wrong one; None: the file's own.
+        collar: `auto` finds black and white borders and leaves them unobserved; `off` treats them as ground.
         tile_size: longest side of a window, in pixels.
-        overlap: pixels that neighbouring windows share.
-        threshold: flood where the probability is at least this, 0.01 to 1.
-        min_area_m2: smaller polygons are dropped; None: 25 pixels.
-        simplify_m: tolerance of the outlines, in metres; None: one pixel.
+        overlap: least number of pixels that neighbouring windows share.
+        threshold: least probability of flood in the mask, 0.01 to 1.
+        min_area_m2: smallest area of a polygon, in square metres; None: the area of 25 pixels.
+        simplify_m: tolerance of the simplified outlines, in metres; 0 follows every pixel; None: one pixel.
         formats: vector formats: gpkg, shp, geojson, fgb, parquet.
-        overwrite: replace results that are there.
-        resume: go on where an interrupted run stopped.
-        report: write the results on one HTML page, too.
+        overwrite: True: replace existing results.
+        resume: True: continue an interrupted run.
+        report: True: also write an HTML page of the results.
 
     Raises:
-        FloodmapError: one line that says what is wrong and what to do.
-        TypeError: the source or the model is of another type.
+        FloodmapError: the run failed; the message is one line on what is wrong and what to do.
+        TypeError: the source or the model has a type that is not listed above.
     """
     if name is not None and (name in ("", ".", "..") or Path(name).name != name):
         raise OutputError(f"{name!r} is no name for files; give one without folders")
@@ -113,7 +114,7 @@ def segment(
         mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
     )  # fmt: skip
     with named(source) as given:
-        refuse_other_run(Path(out), name or SourceName.of(given).stem)  # before a model is loaded for nothing
+        refuse_other_run(Path(out), name or SourceName.of(given).stem)  # before a model is loaded in vain
         segmenter = load_model(model, device=device, flips=flips)
         options = SegmentOptions(
             scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts),
@@ -128,9 +129,9 @@ class Prediction(NamedTuple):
     """Mask and flood probability of a picture in memory."""
 
     mask: NDArray[np.uint8]
-    """(height, width): 1 flood, 0 dry, 255 unobserved."""
+    """uint8 (height, width): 1 flood, 0 dry, 255 unobserved."""
     probability: NDArray[np.float32]
-    """(height, width), 0 to 1 in steps of 0.01; NaN where unobserved."""
+    """float32 (height, width), 0 to 1 in steps of 0.01; NaN at unobserved pixels."""
 
 
 def predict(
@@ -146,22 +147,22 @@ def predict(
     threshold: float = THRESHOLD,
     exhaustive: bool = False,
 ) -> Prediction:
-    """Find flood water in a picture in memory, as `segment` does in a file; nothing is written.
+    """Find flood water in a picture in memory, as `segment` does in a file. Nothing is written.
 
     Args:
         rgb: uint8 (3, height, width) or (height, width, 3).
-        nir: near infrared, uint8 (height, width); None where there is none.
-        valid: observed pixels, bool (height, width); None: all are observed.
-        gsd_m: ground sample distance, in metres; None where it is not known.
+        nir: uint8 (height, width): near infrared; None: the picture has none.
+        valid: bool (height, width): True at observed pixels; None: all pixels are observed.
+        gsd_m: ground sample distance, in metres; None: not known.
         model: a name, a file, or a model from `load_model`.
         prompts: `auto`, `none`, or points and boxes in pixels of the picture.
         tile_size: longest side of a window, in pixels.
-        overlap: pixels that neighbouring windows share.
-        threshold: flood where the probability is at least this, 0.01 to 1.
+        overlap: least number of pixels that neighbouring windows share.
+        threshold: least probability of flood in the mask, 0.01 to 1.
         exhaustive: as in `segment`.
 
     Raises:
-        FloodmapError: one line that says what is wrong and what to do.
+        FloodmapError: the prediction failed; the message is one line on what is wrong and what to do.
     """
     check_threshold(threshold)
     segmenter = load_model(model)
@@ -181,9 +182,9 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     """Load a model once, for many scenes.
 
     Args:
-        model: a name (`floodmap models list`) or a file; a model that is loaded already is returned as it is.
+        model: a name (`floodmap models list`) or a file. A model that is loaded already is returned unchanged.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: test-time augmentation: average every window with its mirror image.
+        flips: True: test-time augmentation, the mean over every window and its mirror image.
 
     Raises:
         ModelError: there is no such model, its file is damaged, or the device is not available.
@@ -204,16 +205,16 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
 
 
 def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **options: Any) -> dict[str, Any]:
-    """Properties of a scene and the estimated cost of segmenting it, as `floodmap info --json` prints them.
+    """Return properties of a scene and the estimated cost of segmenting it, as `floodmap info --json` prints them.
 
     Args:
         source: as in `segment`.
         tile_size: longest side of a window, in pixels.
-        overlap: pixels that neighbouring windows share.
-        options: fields of `SceneOptions`: `bands=(4, 3, 2)`, say.
+        overlap: least number of pixels that neighbouring windows share.
+        options: fields of `SceneOptions`, for instance `bands=(4, 3, 2)`.
 
     Raises:
-        FloodmapError: it is no raster that can be segmented.
+        FloodmapError: the source is no raster that can be segmented.
     """
     from floodmap.inspection import inspect_scene
 
@@ -234,11 +235,11 @@ def sample(
 
     Args:
         path: the scene, a GeoTIFF; the reference is written beside it, with `_reference` before the suffix.
-        width: in pixels.
-        height: in pixels.
-        seed: seed of the landscape; the same seed and size give the same pixels on every machine.
+        width: columns of the scene, in pixels.
+        height: rows of the scene, in pixels.
+        seed: seed of the landscape. The same seed, size and ground sample distance give the same pixels everywhere.
         gsd_m: ground sample distance, in metres.
-        overwrite: replace existing files.
+        overwrite: True: replace existing files.
 
     Returns:
         Paths of the scene and of its reference.

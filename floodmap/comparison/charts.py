@@ -16,15 +16,21 @@ Values = NDArray[np.float64]
 
 
 def _label(name: str) -> str:
-    """A name for a legend: matplotlib leaves out labels that begin with an underscore."""
+    """Return a name for a legend; it begins with a space if the name begins with an underscore.
+
+    matplotlib leaves out labels that begin with an underscore.
+    """
     return f" {name}" if name.startswith("_") else name
 
 
 def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
-    """Histograms of scores: a panel for each metric, an outline for each series, a dashed line at its mean.
+    """Draw histograms of scores: a panel for each metric, an outline for each series, a dashed line at its mean.
 
     Args:
-        scores: metric to series (model or prompt) to the scores of the pictures, 0 to 1.
+        scores: for each metric and each series (a model or a kind of prompt), the scores of the pictures, 0 to 1.
+
+    Returns:
+        SVG.
     """
     edges = np.linspace(0, 1, 21)
     with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
@@ -42,10 +48,13 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
 
 
 def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
-    """Bar chart of mean scores with their intervals: a group for each metric, a bar for each model.
+    """Draw a bar chart of mean scores with their intervals: a group for each metric, a bar for each model.
 
     Args:
-        means: model to metric to (mean, lower end, upper end), 0 to 1.
+        means: for each model and each metric, (mean, lower end, upper end), 0 to 1.
+
+    Returns:
+        SVG.
     """
     metrics = list(next(iter(means.values())))
     width = 0.8 / len(means)
@@ -64,7 +73,7 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
 
 
 def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
-    """Three panels over pooled pixels: reliability diagram, precision over recall, IoU over threshold."""
+    """Draw three panels over all pixels, as SVG: reliability diagram, precision over recall, IoU over threshold."""
     with figure(8.4, 2.7, 3) as (drawn, axes):
         axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
         for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
@@ -82,11 +91,14 @@ def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
 
 
 def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
-    """Scatter plots of IoU over measures of difficulty: a panel for each measure.
+    """Draw scatter plots of IoU over measures of difficulty: a panel for each measure.
 
     Args:
-        traits: name of a measure to its values, one for each picture.
-        scores: model to IoU, one for each picture.
+        traits: for each measure of difficulty, its values, one for each picture.
+        scores: for each model, the IoU of each picture.
+
+    Returns:
+        SVG.
     """
     with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
         for axis, (trait, values) in zip(axes, traits.items(), strict=True):
@@ -101,7 +113,16 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
 
 
 def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> str:
-    """Bar chart of the mean IoU of groups of pictures, a bar for each model; `means`: model to one value a group."""
+    """Draw a bar chart of the mean IoU of groups of pictures: a group for each of `groups`, a bar for each model.
+
+    Args:
+        groups: names of the groups.
+        means: for each model, the mean IoU of each group.
+        title: title of the chart.
+
+    Returns:
+        SVG.
+    """
     width = 0.8 / len(means)
     with figure(3.9, 2.4) as (drawn, (axis,)):
         for number, (colour, (model, values)) in enumerate(zip(COLOURS, means.items(), strict=False)):
@@ -113,7 +134,7 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
 
 def curves(log: Mapping[str, Values], x: str) -> str:
-    """Training curves over column `x` of a log: losses on the left, IoU on the right."""
+    """Draw training curves over column `x` of a log: losses on the left, IoU on the right; return SVG."""
     shown = (name for name in log if name != x and not name.endswith("unprompted"))
     names = [name for name in shown if np.isfinite(log[name]).any()]
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]

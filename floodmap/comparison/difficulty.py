@@ -1,4 +1,4 @@
-"""Measures of how difficult a flooded picture is, from its pixels and its reference; failures may share them."""
+"""Measures of how difficult a flooded picture is, from its pixels and its reference."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """Measures of one picture; NaN where one cannot be computed: no flood, or for `contrast` no dry ground."""
+    """Measures of one picture. A measure is NaN if there is no flood, `contrast` also if there is no dry ground."""
 
     flood_share: float
-    """Flooded share of the scored pixels, 0 to 1."""
+    """Flooded share of the pixels with a label, 0 to 1; always a number."""
     largest_share: float
-    """Share of the flood in its largest connected component, 0 to 1: small where flood is scattered."""
+    """Share of the flood pixels in the largest connected component, 0 to 1; small if flood is scattered."""
     irregularity: float
-    """Perimeter over that of a disc of equal area: one over the root of the Polsby-Popper score (1991)."""
+    """Perimeter of the flood, divided by the perimeter of a disc of equal area: one over the root of the Polsby-Popper
+    score (1991)."""
     texture: float
-    """Mean standard deviation of grey values in windows of 9 x 9 pixels within the flood, in units of 0 to 255."""
+    """Mean standard deviation of grey values, 0 to 255, in windows of 9 x 9 pixels within the flood."""
     contrast: float
-    """Distance of the mean colours of flood and dry ground over the spread within each (Fisher 1936)."""
+    """Distance between the mean colours of flood and of dry ground, divided by the spread within each (Fisher 1936)."""
 
 
 def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
@@ -55,7 +56,10 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Root of Fisher's criterion between two sets of colours (3, n), averaged over bands; NaN where one is empty."""
+    """Return the root of Fisher's criterion between two sets of colours (3, n), averaged over bands.
+
+    The result is NaN if a set is empty.
+    """
     if not one.size or not other.size:
         return float("nan")
     within = (one.var(axis=1) * one.shape[1] + other.var(axis=1) * other.shape[1]) / (one.shape[1] + other.shape[1])

@@ -1,4 +1,4 @@
-"""Oracle prompts: points and boxes taken from the reference, as if by a person who has it."""
+"""Oracle prompts: points and boxes computed from the reference, which a user does not have."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ class PromptKind:
     """A kind of prompt in a comparison."""
 
     source: Literal["auto", "none", "points", "box"]
-    """`auto` and `none` as in `floodmap segment`; the others come from the reference."""
+    """Source of the prompts: `auto` and `none` as in `floodmap segment`; `points` and `box` are computed from the
+    reference."""
     count: int = 0
-    """Number of points, placed one after another."""
+    """Number of points, placed one after another; 0 unless the source is `points`."""
 
     @classmethod
     def parse(cls, text: str) -> PromptKind:
-        """Read `auto`, `none`, `point`, `box` or `points:8`.
+        """Parse `auto`, `none`, `point`, `box` or `points:N`, such as `points:8`.
 
         Raises:
-            PromptError: it is none of these.
+            PromptError: the text is none of these.
         """
         kind, _, number = text.strip().lower().partition(":")
         if kind in ("auto", "none", "box") and not number:
@@ -46,7 +47,7 @@ class PromptKind:
 
     @property
     def is_oracle(self) -> bool:
-        """Whether prompts come from the reference: such a score is an upper limit, not what to expect in use."""
+        """True if the prompts come from the reference; their score is an upper limit of the score in use."""
         return self.source in ("points", "box")
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ MOST_POINTS = 64
 
 
 def reference_box(reference: Codes) -> Prompts:
-    """The box around all flood of a reference; no prompt where it has none.
+    """Return the box around all flood of a reference; an empty prompt set if the reference has no flood.
 
     Args:
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
@@ -72,16 +73,18 @@ def reference_box(reference: Codes) -> Prompts:
 
 
 def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Prompts:
-    """Add a point deepest in the largest error, as in SAM's training (arXiv:2304.02643, appendix A).
+    """Add the point of the largest error that is farthest from the error's edge.
+
+    SAM is trained with the same rule (arXiv:2304.02643, appendix A).
 
     Args:
         prompts: the prompts so far.
-        predicted: predicted flood, bool (height, width); None before the first prediction: everything dry, so that the
-            point lies deepest in the largest flood.
+        predicted: predicted flood, bool (height, width). None: nothing was predicted yet, and the point lies in the
+            largest flood.
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
 
     Returns:
-        The prompts with one more point; unchanged where nothing is wrong.
+        The prompts with one more point, without a mask; unchanged if the prediction has no error.
     """
     flood, scored = reference == FLOOD, reference != UNOBSERVED
     found = np.zeros_like(flood) if predicted is None else predicted
@@ -99,7 +102,7 @@ def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Pr
 
 
 def _largest(region: Bools) -> Bools:
-    """The largest connected component of a region, bool (height, width)."""
+    """Return the largest connected component of a region, bool (height, width)."""
     parts, count = ndimage.label(region)
     if count <= 1:
         return region

@@ -32,9 +32,9 @@ from floodmap.output.pages.html import jpeg, write_page
 from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 THUMBNAIL_SIDE = 300
-"""Longest side of a picture in the report: 300 pictures must stay below 10 MB, so few are shown, and small."""
+"""Longest side of a picture in the report, in pixels: a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Numbers of pictures in the overview with references, in the comparison of models, and among the worst."""
+"""Largest numbers of pictures in the overview with references, in the comparison of models, and among the worst."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -56,10 +56,10 @@ def write_html(
 
     Args:
         study: at least one model and one picture.
-        path: the file.
-        title: what the report is called.
+        path: the file to write.
+        title: title of the report.
         footer: last line, on the origin of the figures: version, date, data.
-        log: training log of the last model, column name to values, if there is one.
+        log: training log of the last model, values by column name; None: there is no log.
         missing: lines on models that have no scores.
     """
     write_page(path, "comparison.html", **_context(study, title, footer, log, missing))
@@ -208,7 +208,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """A row of thumbnails: a picture, its reference, and the difference of every model's result."""
+    """Return a row of thumbnails: a picture, its reference, and the difference of every model's result."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -237,7 +237,7 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Means of the measures of difficulty, of failures (the worst quarter where fewer than two failed) and others."""
+    """Return mean measures of difficulty, of failures (the worst quarter if fewer than 2) and of the other pictures."""
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
         return None
@@ -255,7 +255,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Charts of the mean IoU by share of water, and by the share of the picture in its largest water body."""
+    """Draw the mean IoU by share of water, and by the share of the picture in its largest water body."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

@@ -48,11 +48,11 @@ class Comparison:
     out: Path
     """Folder of `report.html`, `scores.csv` and `summary.json`."""
     missing: tuple[str, ...] = ()
-    """A line for each model that could not be fetched, and so has no scores."""
+    """A line for each model that could not be downloaded, and therefore has no scores."""
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Content of summary.json: means with 95 % intervals, differences of models, failures, findings."""
+        """Content of summary.json: means with 95 % intervals, differences between models, failures, findings."""
         return summary(self.study, self.seed, self.findings, self.missing)
 
     @property
@@ -61,7 +61,7 @@ class Comparison:
         return self.out / "report.html"
 
     def table(self) -> str:
-        """Mean scores as lines of text; those with prompts from the reference (oracle) listed separately."""
+        """Return mean scores as lines of text; oracle scores (prompts from the reference) are listed separately."""
         return "\n".join([*self.missing, table(self.study)])
 
 
@@ -72,14 +72,18 @@ class Contestant:
     segmenter: Segmenter
     """The model, loaded."""
     file: Path | None = None
-    """File of its weights; a training log may lie beside it."""
+    """File of the model's weights, beside which a training log may lie; None if the model was not loaded from a
+    file."""
 
 
 def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:
-    """Find weights of models by name or file; returns them, and a line for each that cannot be fetched.
+    """Find the weights of models by name or file; download those that are not on this machine.
+
+    Returns:
+        The models found; and a line for each model that cannot be downloaded.
 
     Raises:
-        ModelError: a name is unknown, a file is damaged, or no model can be fetched.
+        ModelError: a name is unknown, a file is damaged, or no model can be downloaded.
     """
     from floodmap.models.registry import resolve
 
@@ -111,20 +115,22 @@ def compare_models(
     """Score every model with every kind of prompt on every labelled picture.
 
     Args:
-        data: images/ and masks/, or scenes beside references, perhaps in train/ and val/ or with a splits.csv.
-        models: of different names.
+        data: folder with images/ and masks/, or with scenes beside references, perhaps in train/ and val/ or with a
+            splits.csv.
+        models: models of different names.
         prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
-        out: folder for the results; made if it is not there.
-        missing: lines on models that could not be fetched, for the results.
-        split: which part of the data, where the data has train, val or test.
-        flood_value, ignore_values: what is flood, and what is neither, in the masks; see `FloodRule.parse`.
+        out: folder for the results; created if it is missing.
+        missing: lines on models that could not be downloaded, for the results.
+        split: part of the data to use; data without train, val or test has only "all".
+        flood_value, ignore_values: values of the masks that are flood, and values that are neither flood nor dry; see
+            `FloodRule.parse`.
         seed: seed of the bootstrap.
         overwrite: replace existing results.
         report: called after every trial.
 
     Raises:
         LabelError: no picture can be used, or two models have one name.
-        PromptError: a kind of prompt is unknown, or named twice.
+        PromptError: a kind of prompt is unknown, or is named twice.
         OutputError: results exist already, or cannot be written.
     """
     from floodmap.comparison.report import write_html
@@ -157,7 +163,7 @@ def compare_models(
 
 
 def refuse_comparison(out: Path, *, overwrite: bool) -> None:
-    """Check that results can be written, before anything is computed: scoring takes long.
+    """Check that results can be written, before scores are computed, which takes long.
 
     Raises:
         OutputError: results exist already, or the folder cannot be written.
@@ -173,7 +179,11 @@ def refuse_comparison(out: Path, *, overwrite: bool) -> None:
 
 
 def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
-    """The usable pictures of a split; raises LabelError where there are none."""
+    """Return the usable pictures of a split.
+
+    Raises:
+        LabelError: there are none.
+    """
     chosen = [one for one in audited.usable if split in ("all", one.split)]
     if not chosen:
         first = f"; the first finding: {audited.findings[0].text}" if audited.findings else ""
@@ -182,7 +192,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
 
 
 def _footer(data: Path, n_findings: int) -> str:
-    """Last line of the report: version, date, data."""
+    """Return the last line of the report: version, date, data."""
     made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
     wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
     return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

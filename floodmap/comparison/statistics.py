@@ -26,48 +26,48 @@ from floodmap.models.calibration import calibration_error, cross_fitted_error
 from floodmap.strips.codes import FIRST_REASON, THRESHOLD
 
 FAILURE_IOU = 0.4
-"""A picture with an IoU below this is a failure, as in the study that floodmap reproduces."""
+"""IoU below which a picture is a failure, as in the study that floodmap reproduces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Paired difference of two models with the same kind of prompt, over pictures."""
+    """Paired difference between two models with the same kind of prompt, over all pictures."""
 
     first: str
     second: str
     prompts: str
     metric: Ratio
     mean: float
-    """Mean over pictures of the second model's score minus the first's."""
+    """Mean over pictures of the second model's score minus the score of the first model."""
     low: float
     high: float
-    """Ends of the 95 % interval of the mean: percentile bootstrap over pictures."""
+    """Ends of the 95 % interval of the mean, by percentile bootstrap over pictures."""
     p_value: float
-    """Of Wilcoxon's signed-rank test (1945), two-sided; 1 where no picture differs."""
+    """p-value of Wilcoxon's signed-rank test (1945), two-sided; 1 if no picture differs."""
     better: int
     worse: int
     """Numbers of pictures on which the second model scores higher (`better`) and lower (`worse`)."""
 
     @property
     def is_real(self) -> bool:
-        """Whether the difference is significant: p below 0.05, and an interval without 0."""
+        """True if the difference is significant: p is below 0.05, and the interval does not contain 0."""
         return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
 def evaluation_of(study: Study, model: str, kind: PromptKind, seed: int = 0) -> Evaluation:
-    """Evaluation of one model with one kind of prompt: scores, mean, pool and intervals."""
+    """Return the evaluation of one model with one kind of prompt: scores, mean, pool and intervals."""
     return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=seed)
 
 
 def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[Difference]:
-    """Paired differences of every two models, for every kind of prompt."""
+    """Yield the paired differences of every two models, for every kind of prompt."""
     for kind in study.kinds:
         for first, second in combinations(study.models, 2):
             yield difference(study, first, second, kind, metric, seed)
 
 
 def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
-    """Paired difference of two models in a metric, over the pictures that both have a score for."""
+    """Compute the paired difference of two models in a metric, over the pictures for which both have a score."""
     one, other = (np.array([getattr(t.scores, metric) for t in study.of(m, kind)]) for m in (first, second))
     change = (other - one)[np.isfinite(other - one)]
     if not len(change):
@@ -82,12 +82,12 @@ def difference(study: Study, first: str, second: str, kind: PromptKind, metric: 
 
 
 def failures(trials: list[Trial]) -> list[Trial]:
-    """Trials with an IoU below `FAILURE_IOU`, the worst first."""
+    """Return the trials with an IoU below `FAILURE_IOU`, the lowest IoU first."""
     return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
 
 
 def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """At most `count` trials, evenly spaced in the order of their IoU, the best first."""
+    """Return at most `count` trials, evenly spaced in the order of their IoU, the highest IoU first."""
     ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
     places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
     return [ordered[i] for i in places]
@@ -96,7 +96,12 @@ def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
 def summary(
     study: Study, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The study as JSON types: results of each model and kind of prompt, differences of models, findings on labels."""
+    """Convert a study to JSON types.
+
+    Returns:
+        Results of each model and kind of prompt, differences between models, measures of the pictures, findings on
+        labels.
+    """
     blocks = []
     for model in study.models:
         for kind in study.kinds:
@@ -121,7 +126,7 @@ def summary(
 
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, with None for NaN."""
+    """Return the values, with None for NaN."""
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
@@ -144,7 +149,7 @@ def write_tables(
 
 
 def table(study: Study) -> str:
-    """Mean scores as text: automatic prompts first, then oracle ones."""
+    """Return mean scores as text: first with automatic prompts, then with oracle prompts."""
     lines = [
         *study.seen(),
         f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}",
@@ -168,13 +173,16 @@ def table(study: Study) -> str:
 
 
 def nan_mean(values: NDArray[np.float64]) -> float:
-    """Mean of the finite values; NaN where there is none."""
+    """Return the mean of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation of the finite pairs; NaN for fewer than three pairs or a constant side."""
+    """Return Spearman's rank correlation of the finite pairs.
+
+    The result is NaN for fewer than three pairs, or if one side is constant.
+    """
     from scipy.stats import spearmanr
 
     finite = np.isfinite(one) & np.isfinite(other)
@@ -184,7 +192,13 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
 
 
 def expected_iou(codes: Codes) -> float:
-    """IoU to expect if probabilities are calibrated: expected intersection over expected union; 1 without flood."""
+    """Return the IoU that is expected if probabilities are calibrated: expected intersection over expected union.
+
+    The result is 1 if no pixel is predicted as flood.
+
+    Args:
+        codes: uint8, one per pixel: probability in per cent, or from 250 the reason why the pixel is unobserved.
+    """
     probability = codes[codes < FIRST_REASON] / 100
     flood = probability >= THRESHOLD / 100
     union = flood.sum() + probability[~flood].sum()

@@ -1,4 +1,4 @@
-"""Runs every model with every kind of prompt on every labelled picture, and keeps the scores of each trial."""
+"""Study: scores of every model with every kind of prompt on every labelled picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from floodmap.models.training_record import Role, seen_before
 from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 PREVIEW_SIDE = 480
-"""Longest side of the shrunken pictures and results that are kept for the report, in pixels."""
+"""Longest side in pixels of the shrunken pictures and results that are kept for the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,14 +42,15 @@ class Trial:
     model: str
     prompts: PromptKind
     given: Prompts
-    """Points and boxes that were given, in pixels of the picture; empty for automatic prompts."""
+    """Points and boxes of the prompt, in pixels of the picture; empty for automatic prompts."""
     scores: Scores
     histogram: NDArray[np.int64]
-    """int64 (101, 2): scored pixels by predicted probability in per cent, and by reference (dry, flooded)."""
+    """Number of pixels, int64 (101, 2), by predicted probability in per cent and by reference (dry, flooded). Pixels
+    that are unobserved on either side do not count."""
     preview: Codes
-    """The result, shrunk to at most `PREVIEW_SIDE` a side: codes of `floodmap.strips.codes`."""
+    """Result, shrunk to at most `PREVIEW_SIDE` pixels a side: codes of `floodmap.strips.codes`, uint8 (h, w)."""
     seconds: float
-    """Wall-clock time of the trial."""
+    """Wall-clock time of the trial, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,11 +59,11 @@ class Picture:
 
     name: str
     rgb: NDArray[np.uint8]
-    """uint8 (3, h, w), shrunk to at most `PREVIEW_SIDE` a side."""
+    """uint8 (3, h, w), shrunk to at most `PREVIEW_SIDE` pixels a side."""
     reference: Codes
-    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED, shrunk alike."""
+    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED, shrunk to the same size."""
     shape_hw: tuple[int, int]
-    """Height and width of the picture in full, in pixels."""
+    """Height and width of the picture before it was shrunk, in pixels."""
     traits: Difficulty
 
 
@@ -75,14 +76,14 @@ class Study:
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    """Role of a picture in a model's training (train, val), by name of the model and of the picture."""
+    """Role of a picture in a model's training (train, val); the keys are (name of the model, name of the picture)."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
-        """The trials of one model and one kind of prompt, in the order of the pictures."""
+        """Return the trials of one model and one kind of prompt, in the order of the pictures."""
         return [trial for trial in self.trials if trial.model == model and trial.prompts == kind]
 
     def seen(self) -> tuple[str, ...]:
-        """A line for each model that was trained or validated on some of the pictures."""
+        """Return a line for each model that was trained or validated on some of the pictures."""
         lines = []
         for model in self.models:
             roles = [self.roles.get((model, picture.name)) for picture in self.pictures]
@@ -104,9 +105,9 @@ def run_study(
 
     Args:
         labelled: pictures with their masks.
-        models: loaded, of different names.
-        kinds: how each is prompted.
-        rule: what is flood in the masks.
+        models: loaded models of different names.
+        kinds: kinds of prompt.
+        rule: definition of flood in the masks.
         clock: returns seconds, such as `time.monotonic`.
         report: called after every trial.
 
@@ -159,7 +160,7 @@ def trials(
     grid: GeoGrid,
     clock: Callable[[], float],
 ) -> Iterator[Trial]:
-    """Run every model with every kind of prompt on one picture; yields their results."""
+    """Run every model with every kind of prompt on one picture; yield the results."""
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
         windows = Grid(height=scene.height, width=scene.width, multiple=model.multiple)
@@ -176,7 +177,11 @@ def trials(
 def _segment(
     scene: Scene, windows: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
 ) -> tuple[Codes, Prompts]:
-    """Segment a picture with one kind of prompt; returns its codes (height, width) and the prompts given."""
+    """Segment a picture with one kind of prompt.
+
+    Returns:
+        The codes, uint8 (height, width), and the points and boxes of the prompt.
+    """
     model = with_infrared(model, scene)
 
     def run(prompter: Prompter) -> Codes:
@@ -197,7 +202,7 @@ def _segment(
 
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:
-    """Whether codes of `floodmap.strips.codes` are flood, at the default threshold."""
+    """Return the flood pixels of codes (`floodmap.strips.codes`), at the default threshold; bool of the same shape."""
     return (codes >= THRESHOLD) & (codes < FIRST_REASON)
 
 
@@ -219,16 +224,20 @@ def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Sco
 
 
 def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
-    """Scored pixels by predicted probability in per cent and by reference (dry, flooded), (101, 2)."""
+    """Count pixels by predicted probability in per cent and by reference (dry, flooded), int64 (101, 2).
+
+    Pixels that are unobserved on either side do not count.
+    """
     scored = (codes < FIRST_REASON) & (reference != UNOBSERVED)
     both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
     return np.bincount(both, minlength=202).reshape(101, 2)
 
 
 def find_swapped_masks(study: Study) -> list[Finding]:
-    """Find masks that were swapped between pictures, by the best model and kind of prompt that is not oracle.
+    """Find masks that were swapped between pictures, from the predictions with the highest total IoU.
 
-    Empty where all prompts are oracle, or there are no pictures.
+    Only kinds of prompt that are not oracle count. The result is empty if all kinds are oracle, or if there are no
+    pictures.
     """
     kinds = [kind for kind in study.kinds if not kind.is_oracle]
     if not kinds or not study.pictures:

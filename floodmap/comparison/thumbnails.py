@@ -1,4 +1,4 @@
-"""Small pictures for the report: with the reference, the prediction, their difference, or the prompts drawn over."""
+"""Small pictures for the report, overlaid with the reference, the prediction, their difference or the prompts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
 REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
-"""RGB colours, 0 to 255; the first three of the difference: true positive, false positive, false negative."""
+"""RGB colours, 0 to 255. In the difference: true positive (HIT), false positive (FALSE), false negative (MISSED)."""
 
 
 def rgb_of(picture: Picture) -> Image8:
-    """The picture itself, uint8 (height, width, 3)."""
+    """Return the picture itself, uint8 (height, width, 3)."""
     return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
 
 
@@ -26,24 +26,27 @@ def _predicted(trial: Trial) -> NDArray[np.bool_]:
 
 
 def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
-    """Blend a colour into the pixels `where`, with this opacity."""
+    """Blend a colour into the pixels `where`, with an opacity of `strength`, 0 to 1."""
     tinted = rgb.astype(np.float32)
     tinted[where] = tinted[where] * (1 - strength) + np.array(colour, np.float32) * strength
     return tinted.astype(np.uint8)
 
 
 def with_reference(picture: Picture) -> Image8:
-    """The picture with the reference's flood tinted."""
+    """Return the picture with the reference's flood tinted, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), picture.reference == FLOOD, REFERENCE, 0.5)
 
 
 def with_prediction(picture: Picture, trial: Trial) -> Image8:
-    """The picture with the predicted flood tinted."""
+    """Return the picture with the predicted flood tinted, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), _predicted(trial), PREDICTION, 0.45)
 
 
 def with_difference(picture: Picture, trial: Trial) -> Image8:
-    """The picture with true positives, false positives and false negatives tinted; unscored pixels as they are."""
+    """Return the picture with true positives, false positives and false negatives tinted, uint8 (height, width, 3).
+
+    Pixels that are unobserved in the reference or in the prediction are not tinted.
+    """
     predicted, flood = _predicted(trial), picture.reference == FLOOD
     scored = (picture.reference != UNOBSERVED) & (trial.preview < FIRST_REASON)
     image = _tinted(rgb_of(picture), predicted & flood & scored, HIT)
@@ -52,7 +55,13 @@ def with_difference(picture: Picture, trial: Trial) -> Image8:
 
 
 def with_prompts(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
-    """Draw points as discs (blue: flood, orange: dry) and boxes as frames; `scale`: thumbnail over picture size."""
+    """Draw points as discs (blue: flood, orange: dry) and boxes as frames.
+
+    Args:
+        rgb: the thumbnail, uint8 (height, width, 3).
+        prompts: in pixels of the picture in full size.
+        scale: width of the thumbnail, divided by the width of the picture.
+    """
     image = Image.fromarray(rgb)
     draw = ImageDraw.Draw(image)
     for box in prompts.boxes_xyxy * scale:

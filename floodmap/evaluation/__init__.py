@@ -1,1 +1,1 @@
-"""Evaluation of a flood map against a reference: counts, scores, means with intervals, error polygons."""
+"""Evaluation of a flood map against a reference: pixel counts, scores, means with intervals, and error polygons."""

@@ -1,4 +1,8 @@
-"""Confusion, area and boundary counts of two masks on one grid, window by window in constant memory."""
+"""Comparison of two masks on one grid: confusion counts, flooded areas and boundary counts.
+
+The masks are read window by window, so that memory does not depend on the size of the scene. In this module, observed
+pixels are pixels of the classes FLOOD and DRY.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +24,40 @@ Bools = NDArray[np.bool_]
 _BLOCK = 2048
 """Side of the windows, in pixels."""
 _CELL = 64
-"""Side of the cells in which all pixels are taken as equally large, in pixels."""
+"""Side of a square of pixels that are taken as equally large, in pixels."""
 _WIDEST = 2000
-"""Largest tolerance in pixels: the margin that is read around each window."""
+"""Largest tolerance in pixels; the tolerance determines the margin that is read around each window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Confusion):
-    """Counts and areas that add up over the windows of a scene."""
+    """Counts and areas of one window, which are summed over the windows of a scene."""
 
     predicted_m2: float = 0.0
-    """Predicted flood on ground that both observed; 0 where the grid is not placed on the Earth."""
+    """Area of predicted flood in square metres, over pixels observed in prediction and reference.
+
+    0 if the grid has no geographic or projected CRS.
+    """
     reference_m2: float = 0.0
-    """The reference's flood on the same ground; likewise."""
+    """Area of flood in the reference in square metres, over the same pixels; 0 if the grid has no such CRS."""
     prediction_observed: int = 0
-    """Pixels the prediction observed."""
+    """Number of pixels that are observed in the prediction."""
     reference_observed: int = 0
-    """Pixels the reference observed."""
+    """Number of pixels that are observed in the reference."""
 
     def __add__(self, other: Counts) -> Counts:
-        """The sums, field by field."""
+        """Return the sums of all fields."""
         return Counts(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def spacing(grid: GeoGrid) -> tuple[float, float]:
-    """Metres between rows and between columns at the grid's centre; 1, 1 (pixels) where it is not on the Earth."""
+    """Return the metres between rows and between columns at the centre of the grid.
+
+    1, 1 (pixels) if the grid has no geographic or projected CRS.
+
+    Raises:
+        EvaluationError: the centre of the grid does not exist in the CRS.
+    """
     if not grid.is_on_earth:
         return 1.0, 1.0
     if grid.steps_m is None:
@@ -53,17 +66,18 @@ def spacing(grid: GeoGrid) -> tuple[float, float]:
 
 
 def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: float, block: int = _BLOCK) -> Counts:
-    """Count the agreement of a prediction with a reference; the same result as with both masks whole in memory.
+    """Count how a prediction agrees with a reference. The result does not depend on the size of the windows.
 
     Args:
-        prediction: reads the codes of a window of the grid.
-        reference: likewise.
-        grid: the pixels to compare.
-        tolerance: largest distance at which boundaries match, in metres (pixels where the grid is not on the Earth).
+        prediction: function that reads the classes of a window of the grid (see `rules.Reader`).
+        reference: the same for the reference.
+        grid: grid of the pixels to compare.
+        tolerance: largest distance at which boundary pixels match, in metres; in pixels if the grid has no geographic
+            or projected CRS.
         block: side of the windows, in pixels.
 
     Raises:
-        EvaluationError: the tolerance is negative or spans too many pixels.
+        EvaluationError: the tolerance is negative or more than 2000 pixels.
     """
     steps = spacing(grid)
     if not 0 <= tolerance <= _WIDEST * min(steps):
@@ -74,7 +88,8 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
     margins = [int(np.ceil(tolerance / step)) for step in steps]
     total = Counts()
     for window in grid.blocks(block):
-        # A boundary pixel's neighbours lie one pixel further out than the farthest pixel it can match.
+        # A boundary pixel may match a pixel at the distance `margins`. The test whether that pixel is a boundary pixel
+        # needs neighbours one pixel further out.
         outer = grid.padded(window, margins[0] + 2, margins[1] + 2)
         predicted, referenced = prediction(outer), reference(outer)
         inner = (
@@ -88,7 +103,7 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
 
 
 def _pixels(predicted: Codes, referenced: Codes) -> Counts:
-    """Confusion counts."""
+    """Count the pixels of the confusion matrix, and the observed pixels of each side."""
     seen_p, seen_r = predicted != UNOBSERVED, referenced != UNOBSERVED
     seen = seen_p & seen_r
     flood_p, flood_r = seen & (predicted == FLOOD), seen & (referenced == FLOOD)
@@ -105,7 +120,7 @@ def _pixels(predicted: Codes, referenced: Codes) -> Counts:
 
 
 def _areas(predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> Counts:
-    """Flooded areas in square metres, cell by cell."""
+    """Compute flooded areas in square metres, in squares of `_CELL` pixels a side."""
     if not grid.is_on_earth:
         return Counts()
     rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
@@ -130,7 +145,15 @@ def _boundaries(
     steps: tuple[float, float],
     tolerance: float,
 ) -> Counts:
-    """Boundary pixels in the inner window, and how many of them match."""
+    """Count the boundary pixels in the inner window, and the boundary pixels within the tolerance of the other side.
+
+    Args:
+        predicted: uint8 (height, width), classes of the prediction in the outer window.
+        referenced: uint8 (height, width), classes of the reference in the outer window.
+        inner: slices of the inner window in the outer window.
+        steps: metres between rows and between columns.
+        tolerance: largest distance at which boundary pixels match, in the unit of `steps`.
+    """
     seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
     ours, theirs = boundary(seen & (predicted == FLOOD), seen), boundary(seen & (referenced == FLOOD), seen)
     return Counts(
@@ -142,13 +165,14 @@ def _boundaries(
 
 
 def boundary(flood: Bools, seen: Bools) -> Bools:
-    """Flooded pixels with a dry pixel left, right, above or below.
+    """Return bool (height, width), True for flooded pixels with a dry pixel left, right, above or below.
 
-    Where flood meets unobserved ground or the edge of the scene, its boundary is not known: there is none.
+    Flooded pixels beside unobserved pixels or the edge of the scene are no boundary pixels for this reason alone,
+    because the boundary there is not known.
 
     Args:
-        flood: bool (height, width), flooded and observed.
-        seen: bool (height, width), observed.
+        flood: bool (height, width), True for flooded pixels.
+        seen: bool (height, width), True for flooded and dry pixels.
     """
     dry = seen & ~flood
     beside = np.zeros_like(dry)
@@ -160,17 +184,17 @@ def boundary(flood: Bools, seen: Bools) -> Bools:
 
 
 def _near(of: Bools, to: Bools, inner: tuple[slice, slice], steps: tuple[float, float], tolerance: float) -> int:
-    """Number of pixels of boundary `of`, in the inner window, within the tolerance of boundary `to`."""
+    """Count the pixels of the boundary `of`, in the inner window, within the tolerance of the boundary `to`."""
     here = np.zeros_like(of)
     here[inner] = of[inner]
-    # Pixels on both boundaries need no search. The cost of a k-d tree grows with the length of the outlines, that of a
-    # distance transform with the area.
+    # Pixels on both boundaries need no search. The cost of a k-d tree grows with the length of the outlines. The cost
+    # of a distance transform would grow with the area.
     matched = int(np.count_nonzero(here & to))
     here &= ~to
     if tolerance == 0 or not here.any() or not to.any():
         return matched
     tree = cKDTree(np.argwhere(to) * steps)
-    # The bound of the query is exclusive, and 3 pixels of 0.1 m are 0.30000000000000004 m.
+    # A small margin: the bound of the query is exclusive, and 3 pixels of 0.1 m are 0.30000000000000004 m.
     reach = tolerance * (1 + 1e-6)
     distances, _ = tree.query(np.argwhere(here) * steps, distance_upper_bound=reach)
     return matched + int(np.count_nonzero(np.isfinite(distances)))

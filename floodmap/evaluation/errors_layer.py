@@ -27,23 +27,23 @@ LAYER = "errors"
 
 _PARTIAL = "0.gpkg"
 _STRIP = 512
-"""Rows that are read at a time."""
+"""Number of rows that are read together."""
 _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
-"""Kind of a disagreement: code of the prediction, code of the reference."""
+"""Class of the prediction and class of the reference for each kind of error."""
 
 
 def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene: str) -> GeoDataFrame:
-    """Outline the pixels that are flooded on one side alone, strip by strip.
+    """Compute polygons around false positives and false negatives, strip by strip.
 
     Args:
-        prediction: reads the codes of a window of the grid.
-        reference: likewise.
-        grid: the pixels to compare.
-        scene: its name, for the column `scene`.
+        prediction: function that reads the classes of a window of the grid (see `rules.Reader`).
+        reference: the same for the reference.
+        grid: grid of the pixels to compare.
+        scene: name of the scene, for the column `scene`.
 
     Returns:
-        One row for each polygon, in the grid's CRS (pixels where there is none): kind (false_positive, false_negative),
-        scene, area_m2 (geodesic; null without a CRS).
+        One row per polygon, in the CRS of the grid (in pixels without a CRS). The columns are `kind` (false_positive or
+        false_negative), `scene` and `area_m2` (geodesic; null without a CRS).
     """
     import geopandas
     import pandas as pd
@@ -60,19 +60,19 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
 
 
 def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: datetime, overwrite: bool) -> None:
-    """Write the disagreements of all scenes as one styled GeoPackage layer: false positives red, false negatives green.
+    """Write the error polygons of all scenes as one GeoPackage layer with style: false positives red, negatives green.
 
-    It is in the scenes' CRS where they share one, else in EPSG:4326.
+    The layer has the CRS of the scenes if all scenes have the same CRS, else EPSG:4326.
 
     Args:
-        layers: the result of `disagreement` for each scene.
-        path: the file, `.gpkg`.
-        date: written in place of the time of writing, so that equal input gives equal bytes.
-        overwrite: replace the file where it exists.
+        layers: results of `disagreement`, one per scene.
+        path: the file, with the suffix `.gpkg`.
+        date: date that is written in place of the time of writing, so that equal input gives equal bytes.
+        overwrite: replace the file if the file exists.
 
     Raises:
-        EvaluationError: some scenes have a CRS and some have none.
-        OutputError: the file is not called .gpkg, exists, or cannot be written.
+        EvaluationError: some scenes have a CRS and other scenes have none.
+        OutputError: the name of the file does not end in .gpkg, or the file exists or cannot be written.
     """
     import geopandas
     import pandas as pd
@@ -97,16 +97,17 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
                 )  # fmt: skip
                 vector_files.embed_styles(plain / _PARTIAL, (LAYER,), date)
             Path(folder, _PARTIAL).replace(path)
-    # pyogrio raises errors of many kinds.
+    # pyogrio raises exceptions of many classes.
     except Exception as error:
         raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Check that the file can be written, before the work is done.
+    """Check, before the evaluation begins, that the GeoPackage can be written.
 
     Raises:
-        OutputError: it is not called .gpkg, its folder is missing, or it exists and `overwrite` is not set.
+        OutputError: the name of the file does not end in .gpkg, the folder is missing, or the file exists and
+            `overwrite` is not set.
     """
     if path.suffix.lower() != ".gpkg":
         raise OutputError(f"{path}: the errors are written as a GeoPackage; give a name that ends in .gpkg")
@@ -117,7 +118,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """First row and codes of each strip: 100 where there is a disagreement of this kind, else 0."""
+    """Yield first row and codes, uint8 (rows, width), of each strip: 100 for pixels with an error of `kind`, else 0."""
     predicted, referenced = _KINDS[kind]
     for row in range(0, grid.height, _STRIP):
         strip = Window(row, 0, min(_STRIP, grid.height - row), grid.width)

@@ -1,4 +1,4 @@
-"""`evaluate()`: scores predicted flood against a reference, from files, folders or tables of polygons."""
+"""Function `evaluate`, which scores predicted flood against a reference: files, folders or tables of polygons."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 _log = logging.getLogger(__name__)
 
 Values: TypeAlias = float | str | Iterable[float] | None
-"""Values that are flood, as `FloodRule.parse` takes them."""
+"""Values of flood in the format of the user; see `FloodRule.parse`."""
 _CACHE_BYTES = 128 * 2**20
-"""GDAL's block cache; its default is a share of the machine's memory."""
+"""Size of GDAL's block cache in bytes; by default GDAL uses a share of the memory of the machine."""
 
 
 def evaluate(
@@ -57,39 +57,42 @@ def evaluate(
     overwrite: bool = False,
     seed: int = 0,
 ) -> Evaluation:
-    """Score predicted flood against a reference, over the ground that both observed.
+    """Score predicted flood against a reference, over the pixels that are flooded or dry in both.
 
-    Either side is a raster of one band or a polygon file, in any CRS and on any grid, or a folder of them. Folders are
-    paired by name (`x_mask.tif` with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg` ...). Pixels are those of the
-    prediction where it is a raster, else those of the reference; the other side is brought onto them by nearest
-    neighbour. Nodata, masked and transparent pixels, 255 beside 0 and 1, ground outside a raster and a layer
-    `unobserved` are left out; outside polygons it is dry. A raster without CRS is compared pixel by pixel with one of
-    the same size.
+    Prediction and reference are rasters of one band or polygon files, in any CRS and on any grid, or folders with such
+    files. Files of folders are paired by name (`x_mask.tif` with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg`
+    ...). If the prediction is a raster, its pixels are compared; if only the reference is a raster, the pixels of the
+    reference. The other side is warped to these pixels by nearest neighbour, or rasterized. A raster without CRS is
+    compared pixel by pixel with a raster of the same size.
+
+    Unobserved pixels are left out: nodata, masked and transparent pixels, 255 in rasters of 0, 1 and 255, pixels
+    outside a raster, and polygons of a layer `unobserved`. Pixels outside all polygons are dry.
 
     Args:
         prediction: a file, a folder, or a GeoDataFrame of flood polygons.
-        reference: the same.
-        flood_value: what is flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons.
-            None: 1 in rasters of 0 and 1, 255 in rasters of 0 and 255, every polygon.
-        reference_value: the same for the reference.
-        threshold: the prediction is a raster of probabilities, flooded from this share (0.01 to 1) up; of a folder
-            `x_probability.tif` is then taken. Where one holds per cent the threshold is scaled, and a warning says so.
-        ignore_values: values of rasters that are unobserved (9, "0,9", (0, 9)), beside nodata and values that rarely
-            mean dry: below 0, 255 in uint8, 1e20. "none": nodata alone. What has a meaning in the
-            prediction keeps it there: 0, what is flood, and 0 to 100 where there is a threshold.
-        tolerance_m: distance in metres within which boundaries agree, in pixels where there is no CRS.
-            None: three pixels of the scene.
-        resolution_m: pixel size where both sides are polygons, in metres (units of the files without CRS). None: 1.
-        errors: GeoPackage to write the false positives and false negatives to, styled.
-        overwrite: replace that file.
+        reference: a file, a folder, or a GeoDataFrame of flood polygons.
+        flood_value: flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons. None: 1
+            in rasters of 0 and 1, 255 in rasters of 0 and 255, and every polygon.
+        reference_value: flood in the reference, in the same format.
+        threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
+            a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
+            is scaled, with a warning.
+        ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to values that
+            rarely mean dry: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values
+            are never ignored; with a threshold, the values 0 to 100 are never ignored.
+        tolerance_m: largest distance in metres at which boundaries agree; in pixels without a CRS. None: three pixels
+            of the scene.
+        resolution_m: pixel size in metres if both sides are polygons; in units of the files without a CRS. None: 1.
+        errors: GeoPackage for polygons of false positives and false negatives, with style. None: no file.
+        overwrite: replace the GeoPackage if the file exists.
         seed: seed of the bootstrap.
 
     Raises:
-        EvaluationError: nothing pairs, a side is no mask, what is flood is ambiguous, or nothing overlaps. Of several
-            pairs those that fail are listed in `refused` instead, unless all do.
-        MissingCRSError: one side has a CRS and the other has none, nor the same size.
+        EvaluationError: no files pair, a file is no mask, the flood value is ambiguous, or prediction and reference do
+            not overlap. If only some of several pairs fail, the failed pairs are listed in `refused`, without an error.
+        MissingCRSError: only one side has a CRS, and the sizes differ.
         VectorError: polygons cannot be read.
-        OutputError: the errors cannot be written.
+        OutputError: the GeoPackage of `errors` cannot be written.
     """
     with as_file(prediction, "prediction") as predicted, as_file(reference, "reference") as referenced:
         return _evaluate_files(
@@ -113,7 +116,7 @@ def _evaluate_files(
     overwrite: bool,
     seed: int,
 ) -> Evaluation:
-    """As `evaluate`, for files and folders."""
+    """Score files or folders; see `evaluate`."""
     rules = (
         _prediction_rule(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
         FloodRule.parse(reference_value, ignore=ignore_values),
@@ -154,20 +157,20 @@ def _evaluate_files(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
-    """Which values are flood in the files of one side, for rasters and for polygons."""
+    """Definition of flood in the files of one side (predictions or references), for rasters and for polygons."""
 
     raster: FloodRule
     polygons: FloodRule
 
     def on(self, mask: RasterMask | PolygonMask, grid: GeoGrid) -> Reader:
-        """A reader of the mask's codes on a grid."""
+        """Return a function that reads the classes of a mask on a grid (see `rules.Reader`)."""
         return mask.on(grid, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """Add the ignored values to a prediction's rule, without those that have a meaning there.
+    """Return the rule of the prediction with the ignored values added, except values with a meaning in the prediction.
 
-    These are 0, which is dry, and the flood values; with a threshold, 0 to 100.
+    Values with a meaning are 0 (dry) and the flood values; with a threshold, all values from 0 to 100.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
@@ -179,7 +182,7 @@ def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
 
 
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
-    """Rules of one side, where the flood values of rasters are found from the files unless the user gave them."""
+    """Return the rules of one side. The flood values of rasters are inferred from the files if the user gave none."""
     rasters = [path for path in paths if not _holds_polygons(path)]
     return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
 
@@ -194,7 +197,11 @@ def _open(path: Path) -> RasterMask | PolygonMask:
 
 
 def _score_all(pairs: Pairs, score: Callable[[Pair], Scores]) -> tuple[list[Scores], list[str]]:
-    """Score every pair; returns the scores, and a line for each pair that failed. Raises where all of them fail."""
+    """Score every pair; return the scores, and a line of text for each pair that failed.
+
+    Raises:
+        EvaluationError: all pairs fail. The error of a single pair is raised unchanged.
+    """
     scenes, refused = [], []
     for pair in pairs.pairs:
         try:
@@ -216,7 +223,10 @@ def _score(
     resolution_m: float,
     keep_errors: Callable[[GeoDataFrame], None] | None,
 ) -> Scores:
-    """Score one pair on the prediction's grid, else the reference's, else one of `resolution_m`."""
+    """Score one pair on the grid of the raster (prediction preferred), or of two polygon files on a new grid.
+
+    The pixels of the new grid have a size of `resolution_m`.
+    """
     with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
         if isinstance(predicted, RasterMask):
             grid = predicted.grid
@@ -252,7 +262,7 @@ def _scores(counts: Counts, pair: Pair, tolerance: float, placed: bool) -> Score
 
 
 def _require_observed(counts: Counts, pair: Pair) -> None:
-    """Raise EvaluationError where no pixel is observed on both sides."""
+    """Raise EvaluationError if no pixel is observed (flooded or dry) in both the prediction and the reference."""
     if not counts.prediction_observed:
         raise EvaluationError(f"{pair.prediction} is unobserved throughout, so there is nothing to score")
     if not counts.reference_observed:
@@ -262,7 +272,10 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
 
 
 def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """A line for each model that was trained or validated on some of the scenes, by the JSON beside each result."""
+    """Return a warning for each model that was trained or validated on some of the scenes.
+
+    The information comes from the JSON report beside each prediction.
+    """
     roles: dict[str, list[str | None]] = {}
     for pair in pairs:
         model = _model_of(pair.prediction)
@@ -275,7 +288,7 @@ def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _model_of(prediction: Path) -> dict[str, Any]:
-    """The entry `model` of floodmap's JSON report beside a result; empty where there is none."""
+    """Return the entry `model` of the JSON report of floodmap beside a prediction; empty if there is no report."""
     for end in ("_mask", "_probability", ""):
         report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
         try:
@@ -288,7 +301,7 @@ def _model_of(prediction: Path) -> dict[str, Any]:
 
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:
-    """Warn of a flood value that the user gave and that occurs in no scene."""
+    """Log a warning if a flood value of the user occurs in no scene."""
     sides = (
         (rules[0], "prediction", "--flood-value", sum(scene.tp + scene.fp for scene in scenes)),
         (rules[1], "reference", "--reference-value", sum(scene.tp + scene.fn for scene in scenes)),

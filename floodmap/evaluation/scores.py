@@ -1,4 +1,8 @@
-"""Confusion counts of one scene, and the scores derived from them: IoU, Dice, boundary F1, areas. No I/O."""
+"""Confusion counts of one scene, and scores computed from the counts: IoU, Dice, boundary F1, areas.
+
+In this module, observed pixels are pixels that are flooded or dry in both the prediction and the reference. No file is
+read or written.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 Ratio = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1"]
-"""Scores between 0 and 1, 1 being best."""
+"""Names of scores between 0 and 1; 1 is the best value."""
 Metric = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1", "area_error_ha"]
-"""Everything that is averaged over scenes and pooled."""
+"""Names of all scores that are averaged over scenes and pooled."""
 
 RATIOS: tuple[Ratio, ...] = get_args(Ratio)
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -29,18 +33,18 @@ COUNTS = (
     "reference_boundary",
     "reference_boundary_matched",
 )
-"""Names of the counts, in the order of the argument of `ratio`."""
+"""Names of the counts, in the order of the argument `counts` of `ratio`."""
 
 
 def _ratio(part: Floats, whole: Floats, otherwise: Floats | float) -> Floats:
-    """`part / whole`, and `otherwise` where there is nothing to divide by."""
+    """Compute `part / whole`, with the value `otherwise` for elements with a `whole` of 0."""
     filled = np.broadcast_to(np.asarray(otherwise, np.float64), np.shape(whole)).copy()
     return np.divide(part, whole, out=filled, where=np.asarray(whole) > 0)
 
 
 def _boundary_f1(counts: Floats) -> Floats:
-    # The harmonic mean of the two matched shares. A mask without a boundary is all flood or all dry: two such masks
-    # agree or they do not, and there is no distance to measure.
+    # The harmonic mean of the two shares of matched boundary pixels. A mask without a boundary is all flood or all dry.
+    # If both masks have no boundary, the score is 1 for equal masks and 0 for different masks.
     wrong = counts[..., 1] + counts[..., 2]
     of_predicted = _ratio(counts[..., 5], counts[..., 4], 0.0)
     of_reference = _ratio(counts[..., 7], counts[..., 6], 0.0)
@@ -49,17 +53,17 @@ def _boundary_f1(counts: Floats) -> Floats:
 
 
 def ratio(metric: Ratio, counts: Floats) -> Floats:
-    """One score from counts, for any number of scenes or resamples at once.
+    """Compute one score from counts, for any number of scenes or bootstrap resamples.
 
-    Where neither mask has flood, IoU, Dice, precision and recall are 1: calling dry ground dry is right. Where only
-    one of them has, what cannot be divided is 0, as in scikit-learn.
+    If both masks have no flood, IoU, Dice, precision and recall are 1, because the prediction is right. If only one
+    mask has flood, a quotient with the denominator 0 is 0, as in scikit-learn.
 
     Args:
-        metric: which score.
-        counts: float64 (..., 8) in the order of `Scores.counts`; sums of scenes count as one large scene.
+        metric: name of the score.
+        counts: float64 (..., 8), in the order of `COUNTS`. Sums over scenes are scored like one large scene.
 
     Returns:
-        float64 (...), 0 to 1; NaN where no pixel was observed.
+        float64 (...), 0 to 1; NaN if no pixel is observed.
     """
     tp, fp, fn, tn = (counts[..., i] for i in range(4))
     both_empty = np.where(tp + fp + fn == 0, 1.0, 0.0)
@@ -75,112 +79,113 @@ def ratio(metric: Ratio, counts: Floats) -> Floats:
 
 
 def number(value: float | None) -> float | None:
-    """The value, or None for NaN, which JSON lacks; a score over no pixels is NaN."""
+    """Return the value, or None for NaN (the score of a scene without observed pixels), because JSON has no NaN."""
     return None if value is None or value != value else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """Pixel counts of two masks: confusion matrix and boundaries."""
+    """Pixel counts of a prediction and a reference: confusion matrix and boundaries."""
 
     tp: int = 0
-    """Pixels flooded in both."""
+    """True positives: number of pixels that are flooded in the prediction and in the reference."""
     fp: int = 0
-    """Pixels flooded in the prediction alone."""
+    """False positives: number of pixels that are flooded in the prediction and dry in the reference."""
     fn: int = 0
-    """Pixels flooded in the reference alone."""
+    """False negatives: number of pixels that are dry in the prediction and flooded in the reference."""
     tn: int = 0
-    """Pixels dry in both."""
+    """True negatives: number of pixels that are dry in the prediction and in the reference."""
     unobserved: int = 0
-    """Pixels left out: unobserved in the prediction, in the reference, or outside either."""
+    """Number of pixels that are left out: unobserved in, or outside, the prediction or the reference."""
     predicted_boundary: int = 0
-    """Boundary pixels of the predicted flood: flooded, with a dry pixel left, right, above or below."""
+    """Number of boundary pixels in the prediction: flooded, with a dry pixel left, right, above or below."""
     predicted_boundary_matched: int = 0
-    """Of these, pixels within the tolerance of a boundary pixel of the reference."""
+    """Number of boundary pixels in the prediction within the tolerance of a boundary pixel in the reference."""
     reference_boundary: int = 0
-    """Boundary pixels of the reference."""
+    """Number of boundary pixels in the reference."""
     reference_boundary_matched: int = 0
-    """Of these, pixels within the tolerance of a boundary pixel of the prediction."""
+    """Number of boundary pixels in the reference within the tolerance of a boundary pixel in the prediction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores(Confusion):
-    """Counts and scores of one scene, over the ground that prediction and reference both observed."""
+    """Counts and scores of one scene, over the pixels that are flooded or dry in both prediction and reference."""
 
     name: str
     """Name of the scene."""
     predicted_ha: float | None = None
-    """Predicted flood on jointly observed ground, geodesic hectares; None without a CRS."""
+    """Area of predicted flood over observed pixels, in geodesic hectares; None without a CRS."""
     reference_ha: float | None = None
-    """The reference's flood on the same ground, geodesic hectares; None without a CRS."""
+    """Area of flood in the reference over observed pixels, in geodesic hectares; None without a CRS."""
     tolerance: float | None = None
-    """Largest distance at which boundaries match; None where pooled scenes differ in it."""
+    """Largest distance at which boundary pixels match; None if pooled scenes have different tolerances."""
     tolerance_unit: Literal["m", "px"] = "m"
-    """Metres, or pixels where there is no CRS."""
+    """Unit of the tolerance: metres, or pixels without a CRS."""
     prediction: str = ""
-    """The prediction's file."""
+    """File of the prediction."""
     reference: str = ""
-    """The reference's file."""
+    """File of the reference."""
 
     @property
     def counts(self) -> Floats:
-        """tp, fp, fn, tn and the boundary counts, float64 (8,): what `ratio` takes."""
+        """Counts tp, fp, fn, tn and the boundary counts, float64 (8,), in the order of `COUNTS`."""
         return np.array([getattr(self, name) for name in COUNTS], np.float64)
 
     @property
     def observed(self) -> int:
-        """Pixels both sides observed."""
+        """Number of observed pixels: flooded or dry in both prediction and reference."""
         return self.tp + self.fp + self.fn + self.tn
 
     @property
     def observed_share(self) -> float:
-        """Share of the compared grid's pixels that both sides observed, 0 to 1."""
+        """Share of observed pixels among all pixels of the compared grid, 0 to 1."""
         return self.observed / (self.observed + self.unobserved) if self.observed else 0.0
 
     @property
     def iou(self) -> float:
-        """Intersection over union (Jaccard 1912), tp / (tp + fp + fn); 1 where both are empty."""
+        """Intersection over union (Jaccard 1912), tp / (tp + fp + fn); 1 if both masks have no flood."""
         return float(ratio("iou", self.counts))
 
     @property
     def dice(self) -> float:
-        """Dice coefficient (Dice 1945), which is F1: 2 tp / (2 tp + fp + fn); 1 where both are empty."""
+        """Dice coefficient (Dice 1945), equal to F1: 2 tp / (2 tp + fp + fn); 1 if both masks have no flood."""
         return float(ratio("dice", self.counts))
 
     @property
     def precision(self) -> float:
-        """Share of the predicted flood that is flood, tp / (tp + fp)."""
+        """Share of the predicted flood that is flood in the reference, tp / (tp + fp)."""
         return float(ratio("precision", self.counts))
 
     @property
     def recall(self) -> float:
-        """Share of the flood that was predicted, tp / (tp + fn)."""
+        """Share of the flood in the reference that is predicted, tp / (tp + fn)."""
         return float(ratio("recall", self.counts))
 
     @property
     def accuracy(self) -> float:
-        """Share of the observed pixels that agree, (tp + tn) / observed; high for any map where flood is rare."""
+        """Share of the observed pixels that agree, (tp + tn) / observed; high for any map if flood is rare."""
         return float(ratio("accuracy", self.counts))
 
     @property
     def boundary_f1(self) -> float:
         """Boundary F1 (Martin, Fowlkes & Malik 2004; for segmentation Csurka et al. 2013, section 3).
 
-        The harmonic mean of the share of predicted boundary pixels within the tolerance of the reference's boundary
-        and of the share the other way round. 0 where only one side has a boundary; where neither has, 1 if the masks
-        agree everywhere and 0 otherwise.
+        The score is the harmonic mean of two shares. The first is the share of boundary pixels of the prediction within
+        the tolerance of the boundary of the reference. The second is the share of boundary pixels of the reference
+        within the tolerance of the boundary of the prediction. The score is 0 if only one mask has a boundary. If both
+        masks have no boundary, the score is 1 for equal masks and 0 for different masks.
         """
         return float(ratio("boundary_f1", self.counts))
 
     @property
     def area_error_ha(self) -> float | None:
-        """Predicted minus reference flood, hectares; None without a CRS."""
+        """Area of predicted flood minus area of flood in the reference, in hectares; None without a CRS."""
         if self.predicted_ha is None or self.reference_ha is None:
             return None
         return self.predicted_ha - self.reference_ha
 
     def to_json(self) -> dict[str, Any]:
-        """Names, counts and scores, as JSON types; what is undefined is None."""
+        """Return names, counts and scores as JSON types; undefined values are None."""
         names = (*METRICS, "observed_share", *COUNTS, "unobserved", "predicted_ha", "reference_ha")
         values = {name: number(getattr(self, name)) for name in names}
         about = {name: getattr(self, name) for name in ("name", "prediction", "reference")}

@@ -1,4 +1,4 @@
-"""Scores of many scenes: mean, pool, bootstrap intervals of both, and their output as table, CSV and JSON."""
+"""Scores of many scenes: mean and pooled scores with bootstrap intervals, and output as table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from floodmap.errors import OutputError, writing
 from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
 
 RESAMPLES = 5000
-"""Number of bootstrap resamples: from seed to seed, the ends of an interval vary by about 1/100 of its width."""
+"""Number of bootstrap resamples. From seed to seed, the ends of an interval vary by about 1/100 of the width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Scores of one or many scenes, their mean and their pool, and what could not be scored."""
+    """Scores of one or many scenes, with mean and pooled scores, and the files that could not be scored."""
 
     scenes: tuple[Scores, ...]
-    """One per scored scene, sorted by name."""
+    """Scores of each scene, sorted by name of the scene."""
     unpaired_predictions: tuple[str, ...] = ()
-    """Prediction files with no reference of their name."""
+    """Prediction files without a reference."""
     unpaired_references: tuple[str, ...] = ()
-    """Reference files with no prediction of their name."""
+    """Reference files without a prediction."""
     refused: tuple[str, ...] = ()
-    """One line for each pair that could not be compared, with the reason; these are in no score."""
+    """One line of text for each pair that could not be compared, with the reason. Such pairs are in no score."""
     seen: tuple[str, ...] = ()
-    """A line for each model that was trained or validated on some of the scenes."""
+    """One warning for each model that was trained or validated on some of the scenes."""
     seed: int = 0
     """Seed of the bootstrap."""
 
     @property
     def pooled(self) -> Scores:
-        """All scenes as one: counts and hectares are summed, so large scenes weigh more than small ones."""
+        """Scores of all scenes pooled: counts and hectares are summed, so that large scenes have a large weight."""
         sums: dict[str, Any] = {name: sum(getattr(s, name) for s in self.scenes) for name in (*COUNTS, "unobserved")}
         for name in ("predicted_ha", "reference_ha"):
             areas = [getattr(scene, name) for scene in self.scenes]
@@ -47,31 +47,35 @@ class Evaluation:
         return Scores(name="pooled", tolerance_unit="m" if units == {"m"} else "px", **sums)
 
     def mean(self, metric: Metric | Literal["observed_share"]) -> float | None:
-        """A score's mean over scenes, each weighing the same; None where a scene has no CRS and hence no area."""
+        """Return the mean of a score over scenes with equal weights.
+
+        None if there are no scenes. The mean of `area_error_ha` is also None if a scene has no CRS and therefore no
+        area.
+        """
         values = [getattr(scene, metric) for scene in self.scenes]
         return None if not values or None in values else float(np.mean(values))
 
     def interval(
         self, metric: Metric, *, pooled: bool = False, rng: np.random.Generator | None = None
     ) -> tuple[float, float] | None:
-        """95 % interval of the mean (or of the pooled score): the percentile bootstrap (Efron 1979) over scenes.
+        """Compute the 95 % interval of a mean or pooled score by the percentile bootstrap over scenes (Efron 1979).
 
-        It covers the choice of scenes: how far the score would move with others of the same kind. Errors in the
-        references are not in it.
+        The interval shows how much the score depends on the choice of the scenes: the variation of the score for other
+        scenes of the same kind. Errors in the references are not included.
 
         Args:
-            metric: which score.
-            pooled: of the pooled score instead of the mean.
-            rng: source of the resamples; one seeded with `seed` where it is None, so that intervals repeat.
+            metric: name of the score.
+            pooled: True: interval of the pooled score; False: interval of the mean.
+            rng: random generator of the resamples. None: a generator with the seed `seed`, so that intervals repeat.
 
         Returns:
-            Lower and upper end; None for fewer than two scenes, and where a scene has no area.
+            Lower and upper end. None for fewer than two scenes, or if `mean` is None for the score.
         """
         count = len(self.scenes)
         if count < 2 or self.mean(metric) is None:
             return None
         rng = np.random.default_rng(self.seed) if rng is None else rng
-        # draws[i, j]: how often resample i drew scene j; sums and means need no more than these counts.
+        # draws[i, j] is the number of times that scene j is in resample i, which is sufficient for sums and means.
         draws = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
         resampled: Floats
         if pooled and metric != "area_error_ha":
@@ -83,7 +87,7 @@ class Evaluation:
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON types: scenes, mean and pooled scores with intervals, and pairs without scores."""
+        """Return all content as JSON types: scenes, mean and pooled scores with intervals, and pairs without scores."""
         summary = {"mean": self._summary(pooled=False), "pooled": self._summary(pooled=True)}
         unpaired = {"predictions": list(self.unpaired_predictions), "references": list(self.unpaired_references)}
         return {
@@ -97,7 +101,7 @@ class Evaluation:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Flat rows for a table: one per scene, then the mean and the pool with the ends of their intervals."""
+        """Return flat rows of a table: one per scene, then mean and pooled scores with the ends of the intervals."""
         rows = [{"kind": "scene", **scene.to_json()} for scene in self.scenes]
         for kind, summary in (("mean", self._summary(pooled=False)), ("pooled", self._summary(pooled=True))):
             row: dict[str, Any] = {"kind": kind, "name": f"{kind} of {len(self.scenes)}"}
@@ -118,10 +122,10 @@ class Evaluation:
         return summary | {"observed_share": pool.observed_share if pooled else self.mean("observed_share")}
 
     def write_csv(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write `rows` to a CSV file, UTF-8 with one header line; what is undefined is empty.
+        """Write `rows` to a CSV file in UTF-8 with one header line; undefined values are empty.
 
         Raises:
-            OutputError: the file exists and `overwrite` is not set, or it cannot be written.
+            OutputError: the file exists and `overwrite` is not set, or the file cannot be written.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -133,7 +137,7 @@ class Evaluation:
             writer.writerows(rows)
 
     def table(self) -> str:
-        """The scores as lines of text in aligned columns; intervals stand below their scores."""
+        """Return the scores as lines of text in aligned columns; each interval is below the score."""
         rows = self.rows() if len(self.scenes) > 1 else self.rows()[:1]
         lines = [["scene", *_COLUMNS.values()]]
         for row in rows:
@@ -164,7 +168,7 @@ def _shown(column: str, value: float | None) -> str:
     if value is None:
         return "-"
     if column == "observed_share":
-        # Rounded down: 100.0 % is said only of scenes without a single unobserved pixel.
+        # Rounded down, so that 100.0 % appears only for scenes without any unobserved pixel.
         return f"{np.floor(value * 1000) / 10:.1f} %"
     return f"{value:+.3f}" if column == "area_error_ha" else f"{value:.3f}"
 

@@ -1,1 +1,1 @@
-"""Places on the ground: grids, windows, CRS, areas; GDAL and vector files."""
+"""Georeferencing: pixel grids, windows, CRS, areas on the ellipsoid, settings of GDAL, and vector files."""

@@ -1,4 +1,4 @@
-"""Areas and lengths on the ellipsoid: of the cells of a grid, and of many polygons at a time."""
+"""Areas and lengths on the WGS 84 ellipsoid: of the cells of a pixel grid, and of arrays of polygons."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ EDGE_M = 1000.0
 """Longest edge that is projected without extra vertices, in metres."""
 EARTH_RADIUS_M = 6_371_000.0
 CHUNK = 2**17
-"""Vertices that are projected at a time."""
+"""Number of vertices that are projected together."""
 
 
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
-    """Area on the ellipsoid of each cell of a lattice of pixel rows and columns.
+    """Compute the area of each cell of a lattice on the ellipsoid.
 
+    A cell lies between two neighbouring row lines and two neighbouring column lines, and may contain many pixels.
     By Green's theorem the area of a ring on the ellipsoid is the integral of the authalic function q over longitude
-    (Snyder 1987, equation 3-12): exact for edges along meridians and parallels, and for others off by the square of
-    the cell's size in radians, so lattices of some ten pixels are right to far better than 0.1 %.
+    (Snyder 1987, equation 3-12). The result is exact for edges along meridians and parallels. For other edges, the
+    relative error is the square of the size of the cell in radians. For cells with sides of some ten pixels, the error
+    is far below 0.1 %.
 
     Args:
         crs: a geographic or projected CRS.
-        transform: pixel to CRS, any rotation.
-        row_edges: float64 (m + 1,), pixel rows of the lattice lines.
-        col_edges: float64 (n + 1,), pixel columns of the lattice lines.
+        transform: affine transform from (column, row) to the CRS, any rotation.
+        row_edges: float64 (m + 1,), positions of the row lines, in pixels.
+        col_edges: float64 (n + 1,), positions of the column lines, in pixels.
 
     Returns:
-        float64 (m, n), square metres.
+        float64 (m, n), areas of the cells in square metres.
 
     Raises:
-        EvaluationError: a cell does not exist on the Earth.
+        EvaluationError: the coordinates of a cell do not exist on the Earth.
     """
     cols, rows = np.meshgrid(col_edges, row_edges)
     x = transform.a * cols + transform.b * rows + transform.c
@@ -55,13 +57,13 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
     area = np.zeros((len(row_edges) - 1, len(col_edges) - 1))
     corners = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
     for start, end in zip(corners, corners[1:] + corners[:1], strict=True):
-        turn = (lon[end] - lon[start] + 180) % 360 - 180  # the short way over the antimeridian
+        turn = (lon[end] - lon[start] + 180) % 360 - 180  # shorter direction, also across the antimeridian
         area += np.radians(turn) * ((q[start] + q[end]) / 2 - q[corners[0]])
     return np.abs(area) * _GEOD.a**2 / 2
 
 
 def _authalic(lat: Floats) -> Floats:
-    """Authalic function q of latitudes in radians (Snyder 1987, equation 3-12)."""
+    """Compute the authalic function q of latitudes in radians (Snyder 1987, equation 3-12)."""
     e = float(np.sqrt(_GEOD.es))
     sin: Floats = np.sin(lat)
     q: Floats = (1 - e**2) * (sin / (1 - (e * sin) ** 2) + np.arctanh(e * sin) / e)
@@ -69,7 +71,7 @@ def _authalic(lat: Floats) -> Floats:
 
 
 def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Longitudes and latitudes in degrees, WGS 84, of coordinates in a CRS."""
+    """Convert coordinates in a CRS to longitudes and latitudes in degrees (WGS 84)."""
     try:
         lon, lat = _to_lonlat(known_crs(crs)).transform(x, y)
     except ProjError as error:
@@ -85,20 +87,22 @@ def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def measure(
     geometries: Geometries, crs: object, place: Callable[[Floats], Floats] | None = None
 ) -> tuple[Floats, Floats]:
-    """Area and perimeter on the WGS 84 ellipsoid of polygons whose edges are straight in their CRS.
+    """Compute the areas and perimeters of polygons on the WGS 84 ellipsoid.
 
-    Edges are cut at 1 km and all vertices projected to a Lambert azimuthal equal-area plane about the polygons
-    (Snyder 1987, chapter 24), where area is exact and length right to 0.1 % within 500 km of the centre. Vertex by
-    vertex this is many times faster than `pyproj.Geod`.
+    Edges are straight lines in the CRS, and are cut into pieces of at most 1 km. All vertices are projected to a
+    Lambert azimuthal equal-area plane centred on the polygons (Snyder 1987, chapter 24). In this plane areas are exact,
+    and lengths are right to 0.1 % within 500 km of the centre. Per vertex, this method is many times faster than
+    `pyproj.Geod`.
 
     Args:
-        geometries: shapely Polygons (n,).
+        geometries: shapely Polygons, object (n,).
         crs: a geographic or projected CRS.
-        place: affine map from the polygons' coordinates (m, 2) to those of the CRS; None: they are in the CRS.
+        place: affine map from coordinates of the polygons (m, 2) to coordinates in the CRS. None: the coordinates of
+            the polygons are in the CRS already.
 
     Returns:
-        Areas in square metres and perimeters in metres, float64 (n,); NaN without a CRS on Earth, and where the
-        coordinates do not exist in the CRS.
+        Areas in square metres and perimeters in metres, each float64 (n,). NaN without a geographic or projected CRS,
+        and for polygons with coordinates that do not exist in the CRS.
     """
     unknown = np.full(len(geometries), np.nan)
     if not len(geometries) or not is_placed(crs):
@@ -113,13 +117,14 @@ def measure(
     rings = _Rings(plane(place(vertices[ring_ends[:-1]])))
     ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends))
     with np.errstate(invalid="ignore"):
-        # In chunks, since measuring takes many arrays; each chunk begins with the last vertex of the one before.
+        # In chunks of vertices, because the computation needs many arrays. Each chunk begins with the last vertex of
+        # the previous chunk.
         for first in range(0, len(vertices) - 1, CHUNK):
             chunk = slice(first, first + CHUNK + 1)
             xy, ring_of_xy = _densified(place(vertices[chunk]), ring[chunk], EDGE_M / unit)
             rings.add(plane(xy), ring_of_xy)
     ring_area = -np.abs(rings.area)
-    # A polygon's first ring is its shell, the others are holes.
+    # The first ring of a polygon is the outer ring, and all other rings are holes.
     ring_area[polygon_ends[:-1][np.diff(polygon_ends) > 0]] *= -1
     owner = np.repeat(np.arange(len(geometries)), np.diff(polygon_ends))
     area = np.bincount(owner, ring_area, len(geometries)).astype(np.float64)
@@ -130,9 +135,10 @@ def measure(
 
 
 def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
-    """Cut edges longer than `longest`: vertices (m, 2) of the rings, and the ring's number of each vertex.
+    """Add vertices to edges longer than `longest`; return all vertices (m, 2), and the ring number of each vertex (m,).
 
-    `shapely.segmentize` also repairs polygons, which takes half a minute for a polygon of a million vertices.
+    `shapely.segmentize` is not used: the function also repairs polygons, which takes half a minute for a polygon of a
+    million vertices.
     """
     step = np.diff(xy, axis=0)
     pieces = np.ceil(np.hypot(step[:, 0], step[:, 1]) / longest)
@@ -147,9 +153,9 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 
 
 class _Rings:
-    """Signed area and length of closed rings in a plane, added up edge by edge.
+    """Signed areas and lengths of closed rings in a plane, as running sums over edges.
 
-    Coordinates are taken relative to the first vertex of each ring: products of large coordinates lose precision.
+    Coordinates are relative to the first vertex of each ring, because products of large coordinates lose precision.
     """
 
     def __init__(self, first_xy: Floats) -> None:
@@ -157,7 +163,12 @@ class _Rings:
         self.area, self.length = np.zeros((2, len(first_xy)))
 
     def add(self, xy: Floats, ring: Ints) -> None:
-        """Add the edges between consecutive vertices of a ring; `ring` holds each vertex's ring, ascending."""
+        """Add the edges between consecutive vertices of the same ring.
+
+        Args:
+            xy: float64 (m, 2), vertices in the plane.
+            ring: int64 (m,), number of the ring of each vertex, in ascending order.
+        """
         low, n_rings = ring[0], ring[-1] - ring[0] + 1
         inside = ring[1:] == ring[:-1]
         step, near = np.diff(xy, axis=0), xy - self._first_xy[ring]
@@ -178,9 +189,10 @@ def _plane_at(crs: pyproj.CRS, lon: int, lat: int) -> pyproj.Transformer:
 
 
 def equal_area(crs: pyproj.CRS, x: float, y: float) -> Callable[[Floats], Floats] | None:
-    """Projection of points (n, 2) to an equal-area plane centred on a point, rounded to whole degrees.
+    """Return a function that projects points (n, 2) from a CRS to an equal-area plane, in metres.
 
-    None where the point does not exist on the Earth.
+    The centre of the plane is the point (x, y) of the CRS, rounded to whole degrees. If this point does not exist on
+    the Earth, None is returned.
     """
     try:
         lon, lat = _to_lonlat(crs).transform(x, y)

@@ -1,4 +1,4 @@
-"""Coordinate reference systems: parsed, cached, reduced to 2-D, and tested for lying on the Earth."""
+"""Coordinate reference systems (CRS): parsing with a cache, reduction to 2-D, and a test for a place on the Earth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floodmap.errors import SceneError
 
 
 def is_placed(crs: object) -> bool:
-    """Whether a CRS is geographic or projected; False for no CRS and for local (engineering) ones."""
+    """Return whether a CRS is geographic or projected: False for None and for a local (engineering) CRS."""
     if crs is None:
         return False
     known = known_crs(crs)
@@ -22,10 +22,12 @@ def is_placed(crs: object) -> bool:
 
 
 def flat(crs: CRS | None) -> CRS | None:
-    """The horizontal (2-D) part of a CRS, by its EPSG code where it has one."""
+    """Return the horizontal (2-D) part of a CRS, defined by an EPSG code if the 2-D part has an EPSG code."""
     try:
         known = known_crs(crs) if crs else None
-    except ProjCRSError:  # GDAL reads some CRS that pyproj does not: not on the Earth, or refused later with the grid
+    except ProjCRSError:
+        # GDAL reads some CRS that pyproj cannot parse. A CRS of this kind is not on the Earth, or a later operation on
+        # the grid raises an error.
         return crs
     if known is None or len(known.axis_info) < 3:
         return crs
@@ -35,10 +37,10 @@ def flat(crs: CRS | None) -> CRS | None:
 
 
 def parse_crs(text: str) -> CRS:
-    """Parse a geographic or projected CRS.
+    """Parse text as a geographic or projected CRS.
 
     Raises:
-        SceneError: the text is no CRS, or a CRS of another kind.
+        SceneError: the text is no CRS, or a CRS that is not geographic and not projected.
     """
     try:
         crs = CRS.from_user_input(text)
@@ -55,10 +57,13 @@ def _crs_from_wkt(wkt: str) -> pyproj.CRS:
 
 
 def known_crs(crs: Any) -> pyproj.CRS:
-    """A CRS of any library as a `pyproj.CRS`; cached, since parsing takes milliseconds."""
+    """Convert a CRS of any library to a `pyproj.CRS`. Results are cached, because parsing takes milliseconds."""
     return _crs_from_wkt(crs.to_wkt() if hasattr(crs, "to_wkt") else pyproj.CRS.from_user_input(crs).to_wkt())
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """The 2-D part of a CRS: maps have no heights, and GeoPackage, Shapefile and GeoJSON cannot hold them."""
+    """Return the 2-D part of a CRS.
+
+    Flood maps have no heights, and GeoPackage, Shapefile and GeoJSON cannot store a CRS with heights.
+    """
     return crs.to_2d() if len(crs.axis_info) > 2 else crs

@@ -1,4 +1,4 @@
-"""GDAL for reading scenes: its settings, its error messages, and the closing of datasets."""
+"""GDAL for reading scenes: settings, error messages, and closing of datasets."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
 
-try:  # GDAL's own errors, where rasterio does not convert them; the class is not public
+try:  # base class of GDAL errors that rasterio does not convert; the class is not public
     from rasterio._err import CPLE_BaseError
 except ImportError:
     CPLE_BaseError = RasterioError
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
-"""Exceptions that rasterio raises where GDAL fails."""
+"""Exceptions that rasterio raises if GDAL fails."""
 CACHE_BYTES = 64 * 2**20
 """Default size of GDAL's block cache, in bytes."""
 
 
 @contextmanager
 def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
-    """Context manager: GDAL's settings for reading scenes, in the calling thread.
+    """Apply GDAL's settings for reading scenes in the `with` block, in the calling thread.
 
     Args:
         cache_bytes: size of GDAL's block cache, in bytes.
-        pam: read `.aux.xml` sidecars. GDAL then writes them, too, so only for a file that has one.
-        threads: number of threads that decompress a file opened in this context.
+        pam: True: read `.aux.xml` sidecars. GDAL then also writes sidecars, so use True only for a file with a sidecar.
+        threads: number of threads that decompress a file opened in the block.
     """
-    # GDAL (3.10 at least) reads a truncated PNG by its fast path as uninitialised memory, without an error.
+    # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
     if forks.threads(threads) > 1:
         settings["GDAL_NUM_THREADS"] = str(threads)
@@ -42,29 +42,33 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
 
 
 def has_sidecar(path: Path) -> bool:
-    """Whether a raster has an `.aux.xml` sidecar, which may hold its CRS or nodata; GDAL reads it only with PAM."""
-    return os.path.exists(f"{path}.aux.xml")  # unlike Path.exists, it returns False for a name that is too long
+    """Return whether a raster has an `.aux.xml` sidecar.
+
+    A sidecar may contain the CRS or the nodata value of the raster. GDAL reads sidecars only if PAM is enabled.
+    """
+    return os.path.exists(f"{path}.aux.xml")  # Path.exists may raise an error for a name that is too long
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:
-    """Let `stack` close a dataset; returns the dataset."""
-    # Not by enter_context: an entered dataset keeps a GDAL environment of the thread open, and scenes are closed in any
-    # order and by any thread.
+    """Register a dataset to be closed by `stack`, and return the dataset."""
+    # Not with enter_context: an entered dataset keeps a GDAL environment of the thread open, but scenes are closed in
+    # any order and by any thread.
     stack.callback(resource.close)
     return resource
 
 
 def forget_error(dataset: Any) -> None:
-    """Clear GDAL's last error after it was handled.
+    """Clear GDAL's last error after the error was handled.
 
-    Otherwise rasterio raises it at the next call whose result is not 0, such as the colour interpretation of a band.
+    Otherwise rasterio raises the old error at the next GDAL call with a result other than 0. An example is the call
+    for the colour interpretation of a band.
     """
     with suppress(Exception):
         _ = dataset.colorinterp
 
 
 def gdal_reason(error: BaseException) -> str:
-    """GDAL's error message in one line, also where rasterio wraps it in an error "see previous exception"."""
+    """Return GDAL's error message in one line, also if rasterio wraps the error as "see previous exception"."""
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
     return " ".join(str(error).split())

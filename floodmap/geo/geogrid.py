@@ -1,4 +1,4 @@
-"""GeoGrid: the pixel grid of a raster and its georeference."""
+"""GeoGrid: the pixel grid of a raster with CRS and affine transform."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ Floats = NDArray[np.float64]
 _LARGEST_UPSAMPLING = 4
 
 UNPLACED = Affine.scale(1, -1)
-"""Transform of a picture without georeference: x is the column, y is minus the row. QGIS draws such a picture this way,
-so results in these coordinates lie on it there."""
+"""Transform of a picture without georeference: x is the column, y is minus the row.
+
+QGIS draws a picture without georeference in the same coordinates, so that results lie over the picture.
+"""
 
 
 def how_to_place(transform: Affine) -> str:
-    """Advice for a raster without CRS, for messages: `--crs` alone helps only where there is a transform."""
+    """Return advice for a raster without CRS, for messages: `--crs` alone helps only if the raster has a transform."""
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
 
 class Raster(Protocol):
-    """An open raster with CRS, transform and shape, such as a dataset of rasterio."""
+    """Open raster with CRS, transform and shape (height, width), such as a dataset of rasterio."""
 
     crs: Any
     transform: Affine
@@ -43,50 +45,50 @@ class Raster(Protocol):
 
 @dataclass(frozen=True)
 class GeoGrid:
-    """A pixel grid: CRS, affine transform and shape."""
+    """Pixel grid, defined by CRS, affine transform and shape."""
 
     crs: Any
-    """A `rasterio.crs.CRS`, or anything else that pyproj reads as a CRS; None: no place on the Earth is known."""
+    """CRS: a `rasterio.crs.CRS`, or any object that pyproj reads as a CRS. None: the place on the Earth is unknown."""
     transform: Affine
-    """Affine transform from (column, row) to the CRS, any rotation; `UNPLACED` without CRS and transform."""
+    """Affine transform from (column, row) to the CRS, any rotation. `UNPLACED` for a raster without georeference."""
     shape_hw: tuple[int, int]
-    """Rows and columns."""
+    """Number of rows, number of columns."""
 
     @classmethod
     def of(cls, raster: Raster) -> GeoGrid:
-        """The grid of an open raster, from its own metadata."""
+        """Return the grid of an open raster, from the metadata of the raster."""
         return cls(raster.crs, raster.transform, raster.shape)
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.shape_hw[0]
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.shape_hw[1]
 
     @property
     def whole(self) -> Window:
-        """The window of all pixels."""
+        """Window of all pixels."""
         return Window(0, 0, *self.shape_hw)
 
     @property
     def lacks_georeference(self) -> bool:
-        """Whether it has no CRS and no transform other than identity or `UNPLACED`."""
+        """True if the grid has no CRS, and the transform is the identity or `UNPLACED`."""
         return self.crs is None and (self.transform == UNPLACED or self.transform.is_identity)
 
     @property
     def is_on_earth(self) -> bool:
-        """Whether its coordinates lie on the Earth."""
+        """True if the CRS is geographic or projected."""
         return is_placed(self.crs)
 
     @cached_property
     def steps_m(self) -> tuple[float, float] | None:
-        """Pixel spacing in geodesic metres at the grid's centre: from column to column, and from row to row.
+        """Pixel spacing at the centre of the grid, in geodesic metres: between columns, and between rows.
 
-        None without a CRS, and where the centre does not exist in the CRS, which is then the wrong one.
+        None without a CRS. Also None if the centre does not exist in the CRS, because the CRS is wrong.
         """
         if self.crs is None:
             return None
@@ -104,55 +106,58 @@ class GeoGrid:
 
     @cached_property
     def gsd_m(self) -> float | None:
-        """Ground sample distance at the centre, in geodesic metres: geometric mean of `steps_m`; None where that is."""
+        """Ground sample distance at the centre, in metres: geometric mean of `steps_m`. None if `steps_m` is None."""
         return None if self.steps_m is None else float((self.steps_m[0] * self.steps_m[1]) ** 0.5)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north of the corners, in the CRS; the grid may be rotated."""
+        """Bounding box of the four corners (west, south, east, north), in units of the CRS; the grid may be rotated."""
         xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
     @property
     def span_x(self) -> tuple[float, float]:
-        """Smallest and largest x of the corners, in the CRS."""
+        """Smallest and largest x of the four corners, in units of the CRS."""
         xs = [(self.transform @ (col, row))[0] for col in (0, self.width) for row in (0, self.height)]
         return min(xs), max(xs)
 
     def to_crs(self, xy: Floats) -> Floats:
-        """Pixel coordinates (n, 2), column first, to the CRS; rounded like Affine, so corners equal rasterio's."""
+        """Convert pixel coordinates (n, 2), each (column, row), to coordinates (x, y) in the CRS.
+
+        Rounding is the same as in `affine.Affine`, so that corners are equal to the corners of rasterio.
+        """
         return _transformed(self.transform, xy)
 
     def to_pixels(self, xy: Floats) -> Floats:
-        """Coordinates (n, 2) in the CRS to pixel coordinates, column first."""
+        """Convert coordinates (n, 2), each (x, y) in the CRS, to pixel coordinates (column, row)."""
         return _transformed(~self.transform, xy)
 
     def cell_areas_m2(self, row_edges: Floats, col_edges: Floats) -> Floats:
-        """Area in square metres of the cells between lattice lines; see `areas.cell_areas_m2`."""
+        """Compute the area in square metres of each cell between row and column lines; see `areas.cell_areas_m2`."""
         return cell_areas_m2(self.crs, self.transform, row_edges, col_edges)
 
     def blocks(self, side: int) -> Iterator[Window]:
-        """Windows of at most side x side pixels that tile the grid, row by row."""
+        """Yield windows of at most `side` x `side` pixels that cover the grid without overlap, row by row."""
         for row in range(0, self.height, side):
             for col in range(0, self.width, side):
                 yield Window(row, col, min(side, self.height - row), min(side, self.width - col))
 
     def padded(self, window: Window, rows: int, cols: int) -> Window:
-        """The window with a margin of `rows` and `cols` on each side, clipped to the grid."""
+        """Return a window enlarged by `rows` above and below and `cols` left and right, clipped to the grid."""
         top, left = max(window.row_off - rows, 0), max(window.col_off - cols, 0)
         bottom, right = min(window.row_end + rows, self.height), min(window.col_end + cols, self.width)
         return Window(top, left, bottom - top, right - left)
 
     def resampled(self, resolution_m: float | None, path: object) -> GeoGrid:
-        """A grid over exactly the same ground with pixels of nearly `resolution_m`; None: this grid.
+        """Return a grid of exactly the same extent, with pixels of nearly `resolution_m`.
 
         Args:
-            resolution_m: side of a pixel on the ground, in metres.
-            path: the raster's path, for messages.
+            resolution_m: side of a pixel on the ground, in metres. None: return this grid.
+            path: path of the raster, for messages.
 
         Raises:
-            MissingCRSError: the grid has no CRS, so a length in metres is not defined.
-            SceneError: the grid would have no pixels, or far more than this one.
+            MissingCRSError: the grid has no CRS, so that a length in metres is not defined.
+            SceneError: the new grid would have no pixels, or its pixels would be more than 4 times finer.
         """
         if resolution_m is None:
             return self

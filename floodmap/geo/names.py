@@ -1,8 +1,10 @@
-"""File names taken literally, for libraries that parse a name as an address.
+"""Literal file names for libraries that parse a name as an address.
 
 pyogrio splits a name at `!`, drops everything after `;` and line breaks, and opens names ending in .zip as archives.
-GDAL has a syntax of its own (`/vsi...`, `GPKG:...`, `{...}`), and SQLite refuses paths of more than 512 bytes. So these
-libraries get a plain path to the file: its own if that is plain, else an alias in a temporary folder.
+GDAL has its own syntax of names (`/vsi...`, `GPKG:...`, `{...}`). SQLite does not accept paths of more than 512 bytes.
+For this reason these libraries get only plain paths. A plain path is absolute, has no folder named like an archive, and
+contains only letters, digits, spaces and the characters `_.,+=@~()-`. A file with another path is opened through an
+alias, a plain path in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,38 +25,42 @@ _PLAIN_PART = re.compile(r"[\w .,+=@~()-]+")
 _ROOT = re.compile(r"[A-Za-z]:[\\/]|/(?!/|vsi)")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _LONGEST_PATH = 400
-"""Bytes of a path that SQLite accepts, with room for the names of its journals: its limit is 512."""
+"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the difference is room for names of journals."""
 _SIDECAR_ON_READ = (".gml",)
-"""Formats for which GDAL writes a sidecar when it reads them: they are always read by an alias in another folder."""
+"""Suffixes of formats for which GDAL writes a sidecar while reading.
+
+Files of these formats are always read through an alias, so that the sidecar is not written beside the file.
+"""
 _DOUBLE_SUFFIXES = (".gpkg.zip", ".shp.zip", ".gdb.zip")
-"""Pairs of suffixes that GDAL reads as one."""
+"""Pairs of suffixes that GDAL takes as one suffix."""
 _GDAL_NAME = re.compile(r"/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_+.-]+:", re.IGNORECASE)
 _ALIAS = "0"
 
 
 def local_or_gdal(name: Path | str) -> Path | str:
-    """A given name as a `Path`, or unchanged if only GDAL can open it: `/vsizip/...`, `https://...`, `NETCDF:"x.nc":y`.
+    """Return a name as a `Path`, or unchanged if only GDAL can open the name.
 
-    `Path` would turn two slashes into one.
+    Such names are, for example, `/vsizip/...`, `https://...` and `NETCDF:"x.nc":y`. `Path` would turn two slashes into
+    one.
     """
     return name if has_gdal_name(name) else Path(name)
 
 
 def has_gdal_name(name: Path | str) -> bool:
-    """Whether a name is no local file or folder, but has the form of a name that GDAL opens."""
+    """Return whether a name is not a local file or folder, but has the form of a name that GDAL opens."""
     return _GDAL_NAME.match(str(name)) is not None and not os.path.lexists(name)
 
 
 def is_there(name: Path | str) -> bool:
-    """Whether a file or folder exists; always True for names that only GDAL opens: opening them will show it."""
+    """Return whether a file or folder exists; always True for a name that only GDAL opens, which is not tested."""
     return has_gdal_name(name) or os.path.exists(name)
 
 
 def refuse_unreadable(*names: Path | str) -> None:
-    """Raise OutputError for a path that is not valid UTF-8: no format could store it.
+    """Raise OutputError if a path is not valid UTF-8, because no output format could store the path.
 
     Args:
-        names: files and folders; the folders above them are checked, too.
+        names: files and folders. The parent folders of a relative path are checked, too.
     """
     for name in names:
         try:
@@ -66,13 +72,13 @@ def refuse_unreadable(*names: Path | str) -> None:
 
 @contextmanager
 def readable(name: Path | str) -> Iterator[str]:
-    """Context manager: a name by which pyogrio opens exactly this file or folder, with its sidecars (.dbf, .prj, ...).
+    """Yield a name by which pyogrio opens exactly this file or folder, with the sidecars (.dbf, .prj, ...).
 
     Args:
-        name: a file, a .gdb folder, or a name that only GDAL opens, which stays as it is.
+        name: a file, a .gdb folder, or a name that only GDAL opens, which is yielded unchanged.
 
     Raises:
-        VectorError: there is no such file.
+        VectorError: the file does not exist.
     """
     if has_gdal_name(name):
         yield str(name)
@@ -89,11 +95,11 @@ def readable(name: Path | str) -> Iterator[str]:
 
 @contextmanager
 def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
-    """Context manager: a plain path to an existing folder; files written there are in `folder` at the end.
+    """Yield a plain path to an existing folder. Files written to the plain path are in `folder` at the end.
 
     Args:
-        folder: a folder of any name; none of its files may have the name of a file that is written.
-        however_long: accept a path that is too long for SQLite, where SQLite does not write.
+        folder: a folder of any name. No file in the folder may have the name of a file that is written.
+        however_long: accept a path that is too long for SQLite; only for files that SQLite does not write.
     """
     whole = folder.absolute()
     short = however_long or not _is_long(whole)
@@ -103,7 +109,7 @@ def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
     with _plain_folder() as place:
         alias = place / _ALIAS
         if short:
-            with suppress(OSError, NotImplementedError):  # not every system has symbolic links, nor may every user
+            with suppress(OSError, NotImplementedError):  # no symbolic links, or no permission to create a link
                 alias.symlink_to(whole, target_is_directory=True)
         if alias.is_symlink():
             yield alias
@@ -114,7 +120,7 @@ def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether GDAL and pyogrio take an absolute path literally."""
+    """Return whether an absolute path is plain: GDAL and pyogrio then take the path literally."""
     *folders, _ = parts = path.parts[1:] or ("",)
     plain_root = _ROOT.fullmatch(path.anchor) is not None and not str(path).startswith("/vsi")
     archives = any(part.lower().endswith(_ARCHIVES) for part in folders)
@@ -127,7 +133,7 @@ def _is_long(path: Path) -> bool:
 
 @contextmanager
 def _plain_folder() -> Iterator[Path]:
-    """Context manager: a temporary folder with a plain path."""
+    """Yield a temporary folder with a plain path; the folder is deleted at the end."""
     places = (Path(place).absolute() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home()))
     usable = (place for place in places if _is_plain(place) and not _is_long(place) and os.access(place, os.W_OK))
     if (place := next(usable, None)) is None:
@@ -137,13 +143,13 @@ def _plain_folder() -> Iterator[Path]:
 
 
 def _aliased(path: Path, folder: Path) -> Path:
-    """Make a file and its sidecars (files of the same stem) available in a folder under a plain name."""
+    """Link a file and the sidecars (files of the same stem) into a folder, under plain names; return the new path."""
     ending = next((double for double in _DOUBLE_SUFFIXES if path.name.lower().endswith(double)), path.suffix)
     ending = ending if _PLAIN_PART.fullmatch(ending) else ""
     stem = path.name[: len(path.name) - len(ending)]
     target = folder / f"{_ALIAS}{ending}"
     _link(path, target)
-    with suppress(OSError):  # a folder may not be listable although a file in it is readable
+    with suppress(OSError):  # a file may be readable although the folder cannot be listed
         for beside in path.parent.iterdir():
             rest = beside.name.removeprefix(stem)
             if beside.name.startswith(f"{stem}.") and beside.is_file() and _PLAIN_PART.fullmatch(rest):
@@ -152,7 +158,7 @@ def _aliased(path: Path, folder: Path) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make a file or folder available under another name: by a symbolic link, a hard link or a copy."""
+    """Make a file or folder available under another path: by a symbolic link, a hard link or a copy."""
     if os.path.lexists(target):
         return
     if not _is_long(source):

@@ -1,4 +1,4 @@
-"""Name of a raster: a local file, or a name that only GDAL opens."""
+"""Names of rasters: local files, and names that only GDAL opens."""
 
 from __future__ import annotations
 
@@ -17,31 +17,41 @@ _SCHEMES = {
     "gs": "/vsigs/", "gcs": "/vsigs/", "az": "/vsiaz/", "abfs": "/vsiadls/", "oss": "/vsioss/", "zip": "/vsizip/",
     "tar": "/vsitar/", "gzip": "/vsigzip/",
 }  # fmt: skip
-"""Prefix of GDAL's virtual file system, by the scheme of a URL."""
+"""Prefix in GDAL's virtual file system for each scheme of a URL."""
 _ARCHIVES = ("zip", "tar", "gzip")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _REMOTE = re.compile(r"^/vsi.*(curl|s3|gs|az|adls|oss|swift|hdfs)[/?]|^[A-Za-z0-9+]+://")
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):")
-"""A URL's scheme, or the driver in names such as `NETCDF:"f.nc":red`; one letter alone is a drive of Windows."""
+"""Pattern of the scheme of a URL, or of the driver in a name such as `NETCDF:"f.nc":red`.
+
+The pattern needs two characters before the colon, because a single letter is a drive of Windows.
+"""
 _VIRTUAL = re.compile(r"/vsi[a-z0-9]+(_streaming)?/")
 _TOKEN = re.compile(r'"([^"]*)"|([^":]+)')
 
 
 @dataclass(frozen=True, slots=True)
 class SourceName:
-    """The name of a raster, taken literally: `a!b.tif`, `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`, `https://...`."""
+    """Name of a raster, such as `a!b.tif`, `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red` or `https://...`.
+
+    The name of a local file is literal: no character in the name has a special meaning.
+    """
 
     given: str
-    """As the user wrote it."""
+    """Name as the user wrote it."""
     path: Path | None
-    """The file or folder, which may be missing; None for names that only GDAL opens."""
+    """Local file or folder, which may be missing; None for a name that only GDAL opens."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
-        """Parse a name: a local file or folder if one of that name exists, else possibly a name that only GDAL opens.
+        """Parse a name.
+
+        A name that begins with `/vsi` is for GDAL. Any other name of an existing file or folder is local, and so is any
+        `Path`. Other text is for GDAL if it begins with `<VRT`, or with a scheme or driver and a colon. Text that
+        begins with `file://`, and all remaining text, is local.
 
         Raises:
-            SceneError: the name is empty, holds a zero byte, or is not valid UTF-8.
+            SceneError: the name is empty, contains a zero byte, or is not valid UTF-8.
         """
         if isinstance(source, SourceName):
             return source
@@ -62,12 +72,15 @@ class SourceName:
 
     @property
     def opened(self) -> Path | str:
-        """The argument for `rasterio.open`, which parses text, but takes a `Path` and text from `/vsi` literally."""
+        """Argument for `rasterio.open`: the absolute path of a local file, or the text of a name for GDAL.
+
+        `rasterio.open` takes a `Path`, and text that begins with `/vsi`, literally. Other text is parsed.
+        """
         return self.path.absolute() if self.path is not None else self._vsi_name
 
     @property
     def _vsi_name(self) -> str:
-        """The name with GDAL's `/vsi` prefix in place of a URL's scheme."""
+        """Name with GDAL's `/vsi` prefix in place of the scheme of a URL."""
         url = _URL.match(self.given)
         scheme = url[1].casefold() if url else ""
         if url is None or scheme not in _SCHEMES:
@@ -77,12 +90,15 @@ class SourceName:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is read over a network."""
+        """True if the raster is read over a network."""
         return self.path is None and bool(_REMOTE.search(self._vsi_name))
 
     @property
     def stem(self) -> str:
-        """Name for the results: a file's name without suffix; for other names, the parts that identify the raster."""
+        """Beginning of the names of result files.
+
+        For a local file, this is the name without suffix; for other names, the parts that identify the raster.
+        """
         if self.path is not None:
             return self.path.stem
         if self.given.startswith("<"):
@@ -96,7 +112,7 @@ class SourceName:
 
     @property
     def label(self) -> str:
-        """The name without folders, as it is written into results."""
+        """Name without folders, as written into results."""
         if self.path is not None:
             return self.path.name
         if self._vsi_name.startswith("/vsi"):
@@ -105,7 +121,7 @@ class SourceName:
 
     @property
     def container(self) -> tuple[Path, str] | None:
-        """The local file that contains the raster, and the raster's name inside it; None where there is none."""
+        """Local file that contains the raster, and name of the raster inside this file; None without a local file."""
         if self.path is not None:
             return self.path, ""
         if not self._vsi_name.startswith("/vsi"):
@@ -122,12 +138,12 @@ class SourceName:
         return None
 
     def _tokens(self) -> list[str]:
-        """The parts after the driver's name, split at colons outside quotes."""
+        """Return the parts of the name after the driver, split at colons outside quotes."""
         rest = _PREFIX.sub("", self.given, count=1)
         return [quoted or bare for quoted, bare in _TOKEN.findall(rest)]
 
     def __str__(self) -> str:
-        """The name for messages; a URL without its query, which may hold a password."""
+        """Return the name for messages. The query of a URL is left out, because the query may contain a password."""
         if self.path is not None:
             return str(self.path)
         if self.given.startswith("<"):
@@ -136,12 +152,12 @@ class SourceName:
 
 
 def _prefixes(path: str) -> Iterator[str]:
-    """Leading parts of a path, from the shortest to the whole path."""
+    """Yield the leading parts of a path, from the shortest to the whole path; a part ends before `/` or `}`."""
     for end in [match.start() for match in re.finditer(r"[/}]", path)] + [len(path)]:
         if end:
             yield path[:end]
 
 
 def _safe_name(text: str) -> str:
-    """The text with characters replaced that some file systems do not allow in a name."""
+    """Return a text in which `_` replaces characters that some file systems do not allow in a name."""
     return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "scene"

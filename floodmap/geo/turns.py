@@ -1,6 +1,7 @@
-"""Antimeridian: the same ground lies at +180 and at -180 degrees, so coordinates are compared modulo a whole period.
+"""Coordinates across the antimeridian, where the same place has the longitudes +180 and -180 degrees.
 
-The period of x is the length of one period about the Earth: 360 degrees, or its length in a cylindrical projection.
+In geographic CRS and in cylindrical projections x is periodic, and coordinates are compared modulo one period. The
+period is the change of x in one turn around the Earth: 360 degrees, or the corresponding length in a projection.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ Floats = NDArray[np.float64]
 _CYLINDRICAL = ("Mercator", "Popular Visualisation", "Equidistant Cylindrical", "Lambert Cylindrical", "Miller")
 """First words of the methods of cylindrical projections, in which x is proportional to longitude."""
 _TURNS = (0, -1, 1)
-"""Whole turns by which coordinates are shifted; more than one turn is an error in the coordinates."""
+"""Numbers of periods by which coordinates are shifted. Coordinates more than one period away are wrong."""
 WARP_OPTIONS = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
-"""Options of GDAL's warper for grids that the antimeridian may cross. By default GDAL transforms some points around a
-window to find the part of the source to read. Close to the antimeridian that part is too small."""
+"""Options of GDAL's warper for grids that the antimeridian may cross.
+
+By default GDAL transforms some points around a window to find the part of the source to read. Close to the
+antimeridian, this part is too small.
+"""
 
 
 def x_period(crs: Any) -> float | None:
-    """Period of x in a CRS: 360 where x is in degrees; None where x is not periodic, as in UTM, or without a CRS."""
+    """Return the period of x in units of a CRS: 360 if the unit is the degree.
+
+    None without a CRS, or if x is not periodic, as in UTM.
+    """
     if crs is None:
         return None
     return _x_period(crs.to_wkt() if hasattr(crs, "to_wkt") else CRS.from_user_input(crs).to_wkt())
@@ -36,16 +43,20 @@ def x_period(crs: Any) -> float | None:
 def raster_shifts(
     crs: Any, own_x: tuple[float, float], frame_crs: Any, frame_x: tuple[float, float]
 ) -> tuple[float, ...]:
-    """Shifts along x at which a raster meets a target grid; the smallest first.
+    """Return the shifts along x with which a raster overlaps the range of x of a target grid.
 
-    From another CRS PROJ transforms coordinates of the grid into half a turn east and west of the raster's central
-    meridian. Between two geographic CRS, as within one CRS, coordinates keep their whole turns.
+    If the grid has another CRS, PROJ transforms x of the grid to at most half a period east or west of the central
+    meridian of the raster. Between two geographic CRS, and within one CRS, coordinates keep whole periods.
 
     Args:
         crs: CRS of the raster.
         own_x: smallest and largest x of the raster.
         frame_crs: CRS of the target grid.
         frame_x: smallest and largest x of the target grid.
+
+    Returns:
+        Shifts in units of `crs`: 0, minus one period, plus one period, in this order, as far as the raster then
+        overlaps the grid. (0.0,) if x is not periodic in `crs`.
     """
     period, other = x_period(crs), x_period(frame_crs)
     if period is None:
@@ -64,9 +75,9 @@ def raster_shifts(
 
 
 def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float, float], crs: Any) -> bool:
-    """Whether two rectangles in a CRS (west, south, east, north) share ground.
+    """Return whether two rectangles (west, south, east, north), in units of one CRS, overlap.
 
-    West may be larger than east: so GDAL writes a rectangle that crosses the antimeridian.
+    West is larger than east if a rectangle crosses the antimeridian, as in GDAL.
     """
     period = x_period(crs)
     if a[3] <= b[1] or a[1] >= b[3]:
@@ -77,12 +88,16 @@ def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geometries:
-    """Geometries shifted by whole turns into the range of x of a grid: a copy for each shift at which one meets it.
+    """Shift geometries by whole periods of x into the range of x of a grid.
 
     Args:
-        geometries: (n,), in the CRS.
-        crs: CRS of the geometries and the grid; where x is not periodic the geometries are returned unchanged.
+        geometries: shapely geometries, object (n,), in the CRS.
+        crs: CRS of the geometries and the grid. If x is not periodic, the geometries are returned unchanged.
         span: smallest and largest x of the grid.
+
+    Returns:
+        Shapely geometries, object (m,): one copy of a geometry for each shift (-1, 0 or 1 period) with which the
+        geometry meets the range.
     """
     period = x_period(crs)
     if period is None or not len(geometries):
@@ -96,11 +111,14 @@ def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geome
 
 
 def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
-    """Unwrap polygons that a transformation has torn at the antimeridian: they become continuous and extend past it.
+    """Remove jumps of x by one period at the antimeridian, which a transformation has caused in polygons.
+
+    The resulting polygons are continuous and extend beyond the antimeridian.
 
     Args:
-        geometries: (n,), in the CRS; every edge shorter than half a turn.
-        crs: CRS of the geometries; where x is not periodic they are returned unchanged.
+        geometries: shapely geometries, object (n,), in the CRS. On the Earth, every edge must be shorter than half a
+            period.
+        crs: CRS of the geometries. If x is not periodic, the geometries are returned unchanged.
     """
     period = x_period(crs)
     if period is None or not len(geometries):
@@ -114,10 +132,13 @@ def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
 
 
 def bounds_of(geometries: Geometries, crs: Any) -> tuple[float, float, float, float]:
-    """Bounds (west, south, east, north) of geometries, across the antimeridian where that is narrower.
+    """Return the bounding box (west, south, east, north) of geometries, in units of the CRS.
+
+    The box crosses the antimeridian if the box is narrower in this way. East is then beyond the antimeridian, for
+    example above 180 degrees.
 
     Args:
-        geometries: (n,), at least one.
+        geometries: shapely geometries, object (n,), at least one.
         crs: CRS of the geometries.
     """
     parts = shapely.get_parts(geometries)
@@ -151,7 +172,7 @@ def _unwrapped(geometry: shapely.Geometry, period: float) -> shapely.Geometry:
 
 
 def _ring(xy: Floats, period: float) -> Floats:
-    """Unwrap a closed ring (n, 2), in place; a ring about a pole cannot be unwrapped and stays unchanged."""
+    """Remove jumps of x by one period from a closed ring (n, 2), in place; a ring around a pole stays unchanged."""
     leaps = np.cumsum(np.round(np.diff(xy[:, 0]) / period))
     if leaps[-1] == 0:
         xy[1:, 0] -= leaps * period
@@ -159,7 +180,7 @@ def _ring(xy: Floats, period: float) -> Floats:
 
 
 def _x_range(crs: CRS, period: float) -> tuple[float, float]:
-    """Smallest and largest x that PROJ returns in a CRS."""
+    """Return the smallest and largest x that PROJ returns in a CRS, from the period of x."""
     centre = 0.0
     if not crs.is_geographic and crs.coordinate_operation is not None:
         eastings = (value.value for value in crs.coordinate_operation.params if "asting" in value.name)
@@ -176,6 +197,6 @@ def _x_period(wkt: str) -> float | None:
     if not method.startswith(_CYLINDRICAL) or crs.geodetic_crs is None:
         return None
     forward = Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
-    # Two degrees are measured, since x may jump by a whole turn within one of them.
+    # Measure the length of one degree at two longitudes, because x may jump by a whole period within one of the two.
     x, _ = forward.transform([0.0, 1.0, 120.0, 121.0], [0.0] * 4)
     return 360.0 * float(max(x[1] - x[0], x[3] - x[2]))

@@ -1,4 +1,7 @@
-"""Vector files as arrays: geometries in a wanted CRS and their attribute columns, without geopandas."""
+"""Reading of vector files as arrays: geometries in a given CRS, and attribute columns.
+
+Only GeoParquet is read with geopandas.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,18 @@ from floodmap.geo.names import readable
 from floodmap.geo.turns import unwrapped
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
-"""Suffixes of vector files; a GeoPackage may hold rasters instead, so `is_vector` opens it."""
+"""Suffixes of vector files. A GeoPackage may contain rasters instead; `is_vector` therefore opens a GeoPackage."""
 
 PARQUET = (".parquet", ".geoparquet")
 LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
-"""Before reprojecting, edges are densified to the layer's extent divided by this. The sagitta of a curved edge falls
-with the square of its length: for an edge of 100 km, 256 brings metres down to a thousandth of a pixel."""
+"""Number of parts of the extent of a layer; before reprojection, edges longer than one part get additional vertices.
+
+The sagitta of a curved edge is proportional to the square of the length of the edge. For an edge of 100 km, 256 parts
+reduce a sagitta of metres to a thousandth of a pixel.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +46,11 @@ class Vectors:
     """Features of one layer: geometries and attribute columns."""
 
     geometries: NDArray[np.object_]
-    """Shapely geometries (n,), 2-D, valid, none empty."""
+    """Shapely geometries, object (n,): 2-D, valid and not empty."""
     attributes: dict[str, NDArray[Any]]
-    """Columns (n,) by field name."""
+    """Attribute columns, each (n,), by name of the field."""
     crs: CRS | None
-    """CRS of the geometries, x before y; None where the file has none."""
+    """CRS of the geometries, with coordinates in the order x, y; None if the file has no CRS."""
 
     def __len__(self) -> int:
         return len(self.geometries)
@@ -52,14 +58,16 @@ class Vectors:
 
 @contextmanager
 def as_file(given: object, name: str) -> Iterator[Path]:
-    """Context manager: a path unchanged, or a temporary GeoPackage of a GeoDataFrame, deleted at the end.
+    """Yield a path unchanged, or write a GeoDataFrame to a temporary GeoPackage and yield the path of this file.
+
+    The temporary file is deleted at the end.
 
     Args:
         given: a path or a `geopandas.GeoDataFrame`.
-        name: name of the argument, for messages and for the file.
+        name: name of the argument, for messages and for the name of the temporary file.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: `given` is of another type.
         VectorError: the GeoDataFrame cannot be written.
     """
     if isinstance(given, str | os.PathLike):
@@ -71,14 +79,14 @@ def as_file(given: object, name: str) -> Iterator[Path]:
         path = Path(folder) / f"{name}.gpkg"
         try:
             given.to_file(path, layer="flood")  # type: ignore[attr-defined]
-        except Exception as error:  # GDAL's drivers and pandas raise errors of any kind
+        except Exception as error:  # GDAL's drivers and pandas raise exceptions of many classes
             reason = str(error).splitlines()[0]
             raise VectorError(f"the GeoDataFrame given as {name} cannot be written: {reason}") from error
         yield path
 
 
 def is_vector(path: Path | str) -> bool:
-    """Whether a file is vector data rather than imagery: by an unambiguous suffix, else by opening the file."""
+    """Return whether a file contains vector data and no imagery: by an unambiguous suffix, else by opening the file."""
     if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
         return True
     import pyogrio
@@ -94,18 +102,20 @@ def is_vector(path: Path | str) -> bool:
 def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
     """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or any other format of OGR).
 
-    Features without geometry are left out, and invalid polygons are repaired. Before reprojection long edges are
-    densified, so that an edge that is straight in the file's CRS stays where it is.
+    Features without a geometry are left out. Invalid polygons are repaired; of a repaired geometry only the areal part
+    is kept. Before reprojection vertices are added to long edges, so that an edge that is straight in the CRS of the
+    file keeps its course.
 
     Args:
         path: the file, a .gdb folder, or a name that only GDAL opens (`/vsizip/...`, `https://...`).
-        crs: target CRS, anything that pyproj reads, or a rasterio CRS. None keeps the file's coordinates and CRS.
-        layer: name of the layer; by default the first one with geometries.
-        polygons: refuse points and lines; of repaired geometries only the areal part is kept.
+        crs: target CRS: any object that pyproj reads, or a rasterio CRS. None: the coordinates and the CRS of the file
+            are kept.
+        layer: name of the layer; by default the first layer with geometries.
+        polygons: True: points and lines are an error.
 
     Raises:
-        VectorError: the file is missing, unreadable, empty, has no CRS where `crs` is given, has another geometry
-            type, lacks the layer, or its coordinates do not exist in `crs`.
+        VectorError: the file is missing, unreadable or empty, or lacks the layer. Points or lines are found although
+            `polygons` is True. With `crs`: the file has no CRS, or coordinates that do not exist in `crs`.
     """
     if Path(path).suffix.lower() in PARQUET:
         geometries, attributes, source_crs = read_parquet(Path(path))
@@ -126,7 +136,13 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
 
 
 def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
-    """Name of the layer to read: `wanted`, or the first with geometries; `name` is the name that pyogrio opens."""
+    """Return the name of the layer to read: `wanted`, or else the first layer with geometries.
+
+    Args:
+        path: the file, for messages.
+        name: name by which pyogrio opens the file.
+        wanted: name of the layer, or None.
+    """
     import pyogrio
     from pyogrio.errors import DataSourceError
 
@@ -134,7 +150,7 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
         layers = {str(layer): kind for layer, kind in pyogrio.list_layers(name)}
     except DataSourceError as error:
         raise VectorError(f"{path} cannot be read as vector data: {_one_line(error)}") from error
-    # Attribute tables, the layer_styles of QGIS among them, are layers without a geometry type.
+    # Attribute tables, such as the table layer_styles of QGIS, are layers without a geometry type.
     names = [name for name, kind in layers.items() if kind is not None]
     if not names:
         raise VectorError(f"{path} has no layer with geometries")
@@ -146,7 +162,9 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
 
 
 def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
-    """Read geometries (2-D), columns and CRS of a GeoParquet file by geopandas: GDAL in wheels cannot read the format.
+    """Read geometries (2-D), attribute columns and CRS of a GeoParquet file with geopandas.
+
+    GDAL as packaged in wheels cannot read GeoParquet.
 
     Raises:
         VectorError: the file is missing, or is no GeoParquet file.
@@ -181,7 +199,7 @@ def _read_layer(
 
 
 def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Make polygons valid and keep their areal part, which may be empty (a polygon collapsed to a line)."""
+    """Make polygons valid and keep only the areal part, which is empty for a polygon that has collapsed to a line."""
     areal = np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL])
     broken = areal & ~shapely.is_valid(geometries)
     if not broken.any():
@@ -201,10 +219,18 @@ def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
 def reprojected(
     geometries: NDArray[np.object_], source: CRS | None, wanted: Any, path: Path | str
 ) -> NDArray[np.object_]:
-    """Geometries in the CRS `wanted` (None: unchanged); edges are densified first, so that straight ones stay in place.
+    """Reproject geometries from the CRS `source` to the CRS `wanted`.
+
+    Vertices are added to long edges first, so that an edge that is straight in `source` keeps its course.
+
+    Args:
+        geometries: shapely geometries, object (n,).
+        source: CRS of the geometries; None if the file has no CRS.
+        wanted: target CRS, any object that pyproj reads. None: the geometries are returned unchanged.
+        path: the file, for messages.
 
     Raises:
-        VectorError: the source has no CRS, or coordinates do not exist in the target CRS.
+        VectorError: `source` is None, or coordinates do not exist in the target CRS.
     """
     if wanted is None or not len(geometries):
         return geometries
@@ -225,7 +251,7 @@ def reprojected(
         raise VectorError(
             f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"
         )
-    # Rounding can make a valid ring invalid where two of its edges nearly touch.
+    # Rounding can make a valid ring invalid if two edges of the ring nearly touch.
     return _repair(unwrapped(moved, target))
 
 

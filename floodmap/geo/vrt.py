@@ -1,4 +1,4 @@
-"""Members of a VRT mosaic: which rectangle of which raster lies where in it."""
+"""Members of a VRT mosaic: for each member the raster, the rectangle of the raster, and the place in the mosaic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _XML = "xml:VRT"
 
 
 class Rect(NamedTuple):
-    """A rectangle in pixels of a raster; the numbers may be fractions."""
+    """Rectangle in pixels of a raster; the numbers may have fractions."""
 
     left: float
     top: float
@@ -26,32 +26,32 @@ class Rect(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A source of one band of a mosaic: one band of a raster, cropped and placed."""
+    """Source of one band of a mosaic: one band of a raster, cropped and placed in the mosaic."""
 
     name: SourceName
     band: int
-    """Band of the raster, counted from 1."""
+    """Number of the band in the raster, counted from 1."""
     source: Rect | None
-    """Part of the raster that is used (`SrcRect`); None: all of it."""
+    """Rectangle of the raster that is used (`SrcRect`); None: the whole raster."""
     place: Rect | None
-    """Place of that part in the mosaic (`DstRect`); None: the whole mosaic."""
+    """Rectangle of the mosaic that `source` fills (`DstRect`); None: the whole mosaic."""
     transparent: bool
-    """Whether it has a nodata value or a mask, so that members below it show through."""
+    """True if the member has a nodata value or a mask, so that members below this member show through."""
 
 
 class Vrt:
-    """A VRT whose bands are composed of other rasters.
+    """VRT with bands that are composed of other rasters.
 
     Args:
-        dataset: opened with GDAL's VRT driver.
-        name: the name by which it was opened; names in it may be relative to it.
+        dataset: the VRT, opened with GDAL's VRT driver.
+        name: name by which the VRT was opened. File names in the VRT may be relative to this name.
     """
 
     def __init__(self, dataset: DatasetReader, name: SourceName) -> None:
         self._root = ET.fromstring(dataset.tags(ns=_XML)[_XML])
         self._folder = _folder(name)
         self.bands = tuple(tuple(self._members(band)) for band in self._root.iterfind("VRTRasterBand"))
-        """Members of each band in drawing order, the topmost last; none for bands that are not mosaics."""
+        """Members of each band in drawing order, the topmost last; empty for a band that is not a mosaic."""
         self.masks = tuple(
             member
             for mask in self._root.iter("MaskBand")
@@ -60,21 +60,22 @@ class Vrt:
         )
         """Members of the mask bands."""
         self.computed = any(band.find("PixelFunctionType") is not None for band in self._root.iterfind("VRTRasterBand"))
-        """Whether a pixel function computes a band from all its members together."""
+        """True if a pixel function computes a band from all members of the band together."""
         source = self._root.find("GDALWarpOptions/SourceDataset")
         self.warped = None if source is None else self._name_in(source)
-        """The raster that a warped VRT warps; None for other VRTs."""
+        """Source raster of a warped VRT; None for any other VRT."""
 
     @property
     def names(self) -> tuple[SourceName, ...]:
-        """All rasters that it names, each once, including those of masks and of bands that are not mosaics."""
+        """All rasters named in the VRT, each once, including rasters of masks and of bands that are not mosaics."""
         files = [element for tag in ("SourceFilename", "SourceDataset") for element in self._root.iter(tag)]
         return tuple(dict.fromkeys(self._name_in(element) for element in files))
 
     def without(self, lost: Collection[SourceName], replaced: dict[SourceName, str]) -> bytes:
-        """The VRT's XML without the members `lost`, and with others renamed (`replaced`).
+        """Return the XML of the VRT without the members `lost`, and with new names for the members in `replaced`.
 
-        GDAL fails at the first read of a member that cannot be opened, and reads it as 0 from then on.
+        GDAL raises an error at the first read of a member that cannot be opened, and returns 0 for the pixels of this
+        member from then on.
         """
         root = ET.fromstring(ET.tostring(self._root))
         for parent in root.iter():

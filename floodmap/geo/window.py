@@ -1,4 +1,4 @@
-"""Window: a rectangle of a raster's pixels."""
+"""Window: a rectangle of pixels of a raster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A rectangle of pixels: offset and size, in rows and columns of the scene's working grid."""
+    """Rectangle of pixels: offset and size, in rows and columns of the grid on which the scene is processed."""
 
     row_off: int
     col_off: int
@@ -27,19 +27,24 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index of the window in a (height, width) array of the whole scene."""
+        """Index of the window in an array (height, width) of the whole scene."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
 
     def to_rasterio(self, down: float = 1, across: float = 1) -> Any:
-        """As `rasterio.windows.Window`, of a raster with `down` times the rows and `across` times the columns."""
+        """Return the `rasterio.windows.Window` of the same rectangle in a raster of another resolution.
+
+        Args:
+            down: number of rows of that raster, divided by the number of rows of the scene.
+            across: number of columns of that raster, divided by the number of columns of the scene.
+        """
         from rasterio.windows import Window as RasterioWindow
 
         return RasterioWindow(self.col_off * across, self.row_off * down, self.width * across, self.height * down)
 
     def within(self, other: Window) -> Window:
-        """The same rectangle, with offsets relative to `other`."""
+        """Return the same rectangle with offsets relative to the window `other`."""
         return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
 
     def part(self, inner: Window) -> Window:
-        """The rectangle `inner`, whose offsets are relative to this window, in pixels of the scene."""
+        """Return the rectangle `inner`, given with offsets relative to this window, with offsets in the scene."""
         return Window(self.row_off + inner.row_off, self.col_off + inner.col_off, inner.height, inner.width)

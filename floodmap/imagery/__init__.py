@@ -1,1 +1,1 @@
-"""Scenes: rasters read as tiles of 8-bit pixels, with a reason for each unobserved pixel."""
+"""Reading of rasters as scenes: tiles of 8-bit pixels, with a reason code for every unobserved pixel."""

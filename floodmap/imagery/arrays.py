@@ -1,4 +1,4 @@
-"""Arrays in memory, opened as scenes."""
+"""Scenes from pictures in memory (numpy arrays)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
 
 _METRES = "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m"
-"""A local CRS in metres, for pictures with a ground sample distance but no place on the Earth."""
+"""Local CRS in metres, for pictures with a known ground sample distance and an unknown place on the Earth."""
 
 
 @contextmanager
@@ -29,13 +29,13 @@ def open_array(
     valid: NDArray[np.bool_] | None = None,
     gsd_m: float | None = None,
 ) -> Iterator[Scene]:
-    """Context manager: open a picture in memory as a scene.
+    """Open a picture in memory as a scene; a context manager, which closes the scene at the end.
 
     Args:
-        rgb: uint8 (3, height, width) or (height, width, 3).
-        nir: uint8 (height, width), near infrared.
-        valid: bool (height, width), observed pixels; None: all are observed.
-        gsd_m: ground sample distance, in metres; None: not known.
+        rgb: uint8 (3, height, width) or (height, width, 3): red, green and blue.
+        nir: uint8 (height, width): near infrared; None: the picture has none.
+        valid: bool (height, width): True at observed pixels; None: all pixels are observed.
+        gsd_m: ground sample distance in metres; None: not known.
 
     Raises:
         SceneError: an array has another dtype or shape, or the ground sample distance is not a positive number.
@@ -62,7 +62,7 @@ def open_array(
 
 
 def _bands(rgb: NDArray[Any], nir: NDArray[Any] | None) -> NDArray[np.uint8]:
-    """Stack the bands in the order of rasters: uint8 (3 or 4, height, width)."""
+    """Stack the colour bands, and near infrared if it is given, into one array: uint8 (3 or 4, height, width)."""
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or 3 not in (rgb.shape[0], rgb.shape[2]) or not rgb.size:
         raise SceneError(f"rgb is {rgb.dtype} {rgb.shape}; give uint8 (3, height, width) or (height, width, 3)")

@@ -1,8 +1,8 @@
-"""Untagged black or white borders (collars): pixels round the footprint of an orthophoto without a nodata value.
+"""Untagged black or white borders (collars): pixels around an orthophoto that no nodata value marks.
 
-A border pixel has exactly the border's colour and is connected to a large area of that colour which reaches the edge of
-the scene. Dark lakes and white roofs at the edge vary by more than that. The area is found once on a downsampled
-picture of the scene; each window then finds its own border pixels at full resolution.
+A border pixel is black or white within a small tolerance (`_TOLERANCE`). It is connected to a large area of the same
+colour, and the area touches the edge of the scene. Dark lakes and white roofs vary by more than the tolerance.
+The areas are found once, on a downsampled picture of the scene. Border pixels of a window are found at full resolution.
 """
 
 from __future__ import annotations
@@ -20,56 +20,63 @@ from floodmap.geo.window import Window
 Colour = Literal["black", "white"]
 Bools = NDArray[np.bool_]
 Read = Callable[[Window, tuple[int, int]], tuple[NDArray[Any], Bools]]
-"""Reads a window at a (height, width): values (bands, height, width), and pixels (height, width) that may be border."""
+"""Function that reads a window at a size (height, width).
+
+It returns the values (bands, height, width), and bool (height, width): True at pixels that may be border."""
 
 MAX_SIDE = 2048
 """Longest side of the downsampled picture on which borders are found, in pixels."""
 
 _TOLERANCE = 2
-"""Largest distance from black or white, in 8-bit values, of the border's colour."""
+"""Largest difference of a border pixel from black (0) or white (255), in 8-bit values."""
 _FRINGE_TOLERANCE = 24
-"""The same within `_FRINGE` pixels of the border, in a scene with lossy compression: JPEG rings across a block."""
+"""As `_TOLERANCE`, within `_FRINGE` pixels of the border of a lossy scene: JPEG changes values across a block."""
 _FRINGE = 8
-"""Width of the fringe, in pixels: a block of JPEG."""
+"""Distance from the border up to which the larger tolerance applies, in pixels: one block of JPEG."""
 _CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
-"""Smallest border that contains a corner of the scene: share of the downsampled picture, and pixels of it."""
+"""Smallest border that contains a corner of the scene: the larger of two limits.
+
+One limit is a share of the downsampled picture, the other a number of pixels of the downsampled picture."""
 _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
-"""The same for an area that only touches a side: more is required, since it may be an overexposed roof."""
+"""The same limits for an area that touches a side but no corner. They are larger: it may be an overexposed roof."""
 _THIN_SHARE = 0.25
-"""A border thinner than a pixel of the downsampled picture counts if it fills this share of a side of the scene."""
+"""Share of one side of the scene that a border thinner than a pixel of the downsampled picture must fill to count."""
 _PROBES, _PROBE_SIDE = 33, 2
-"""Probes along each side of the scene, and the side of a probe in pixels, before the whole scene is read."""
+"""Number of probes (small windows) along each side of the scene, and the side of a probe in pixels.
+
+In a scene above `MAX_SIDE` probes are read first. The whole scene is read only if a probe is black or white."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collar:
-    """The borders of a scene on a coarse grid, and how to find their pixels in a window."""
+    """Borders of a scene, marked on a coarse grid, and the search for border pixels in a window."""
 
     cells: dict[Colour, Bools]
-    """For each colour found, bool (rows, columns): the cells of a coarse grid over the scene that touch the border."""
+    """Per colour found, bool (rows, columns): True at cells of a coarse grid over the scene that touch the border."""
     height: int
-    """Scene rows, in pixels."""
+    """Number of rows of the scene."""
     width: int
-    """Scene columns, in pixels."""
+    """Number of columns of the scene."""
     lossy: bool
-    """Lossy compression: the border's colour varies at its inner edge."""
+    """Whether the scene has lossy compression, which changes the border's colour at the inner edge of the border."""
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        """Colours found."""
+        """Colours of the borders found: black, white or both."""
         return tuple(self.cells)
 
     def find(self, window: Window, values: NDArray[Any], possible: Bools) -> Bools:
-        """Border pixels of a window.
+        """Find the border pixels of a window.
 
         Args:
             window: place of the values in the scene.
-            values: (bands, height, width) as stored; smaller than the window where it was read downsampled.
-            possible: bool (height, width), False where a pixel is known to be no border.
+            values: (bands, height, width), as stored. If the window was read downsampled, height and width are
+                smaller than those of the window.
+            possible: bool (height, width), False at pixels that are known not to be border.
 
         Returns:
-            bool (height, width).
+            bool (height, width): True at border pixels.
         """
         shape_hw = values.shape[1:]
         found = np.zeros(shape_hw, bool)
@@ -87,17 +94,17 @@ class Collar:
         return found
 
     def candidates(self, window: Window, shape_hw: tuple[int, ...]) -> Bools:
-        """Pixels (height, width) of a downsampled window that may contain border pixels at full resolution."""
+        """Find pixels of a downsampled window that may contain border at full resolution: bool (height, width)."""
         possible = np.zeros(shape_hw, bool)
         for cells in self.cells.values():
             marked = cells[np.ix_(*self._cell_indices(window, shape_hw, cells.shape))]
             self._mark_edges(window, marked)
             possible |= marked
-        # A downsampled pixel may reach beyond the cell that holds its centre.
+        # A downsampled pixel may reach beyond the coarse cell that contains the pixel's centre.
         return np.asarray(ndimage.binary_dilation(possible, _EIGHT_NEIGHBOURS))
 
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
-        """For rows and for columns, the index of the cell that holds the centre of each pixel of a window."""
+        """Yield, for rows and then for columns, the index of the coarse cell that contains each pixel's centre."""
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(
             starts, lengths, shape_hw, cells_hw, (self.height, self.width), strict=True
@@ -106,8 +113,8 @@ class Collar:
             yield np.minimum((centres * (cells / whole)).astype(int), cells - 1)
 
     def _mark_edges(self, window: Window, marked: Bools) -> None:
-        # Where a rotated footprint meets the edge, the border is narrower than a cell. So in a scene with a border all
-        # pixels of its colour along the edge belong to it.
+        # Where a rotated footprint touches the edge of the scene, the border is narrower than a coarse cell. So all
+        # pixels along the edge are marked. Marked pixels that have the border's colour belong to the border.
         if window.row_off == 0:
             marked[0] = True
         if window.row_end == self.height:
@@ -121,13 +128,13 @@ class Collar:
 def find_collar(
     read: Read, *, height: int, width: int, colours: tuple[Colour, ...] = ("black", "white"), lossy: bool = False
 ) -> Collar | None:
-    """Find the borders of a scene; None where there are none, which small reads along the edge mostly show.
+    """Find the borders of a scene; None if there are none. For most scenes small reads along the edge suffice.
 
     Args:
-        read: reads a window; averages where it downsamples.
-        height: scene rows, in pixels.
-        width: scene columns, in pixels.
-        colours: possible colours of the border.
+        read: function that reads a window, and averages if it downsamples.
+        height: rows of the scene, in pixels.
+        width: columns of the scene, in pixels.
+        colours: colours that a border may have.
         lossy: whether the scene has lossy compression.
     """
     scale = max(1.0, max(height, width) / MAX_SIDE)
@@ -135,27 +142,30 @@ def find_collar(
     if not shares:
         return None
     shape_hw = max(1, round(height / scale)), max(1, round(width / scale))
-    # The average of a cell has the border's colour only where (nearly) all of its pixels have it.
+    # The mean of a cell has the border's colour only if (nearly) all pixels of the cell have it.
     values, possible = read(Window(0, 0, height, width), shape_hw)
     cells: dict[Colour, Bools] = {}
     for colour, share in shares.items():
         areas = _areas_at_edge(_has_colour(values, colour, _TOLERANCE) & possible)
         # A border thinner than a cell fills no cell; `Collar.find` also starts from the edge of the scene.
         if areas.any() or share >= _THIN_SHARE:
-            # Cells that the border fills in part do not have its colour: they are neighbours of cells that do.
+            # Cells that the border fills only in part have another colour. They lie beside cells that it fills.
             cells[colour] = ndimage.binary_dilation(areas, _EIGHT_NEIGHBOURS, iterations=2) if scale > 1 else areas
     return Collar(cells=cells, height=height, width=width, lossy=lossy) if cells else None
 
 
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
-    """Colours that fill at least one probe along the edge, each with the largest share of probes filled on a side."""
+    """Find colours that fill at least one probe along the edge, each with the largest share of filled probes on a side.
+
+    Shares are from 0 to 1.
+    """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()
     cols = np.linspace(0, width - side_w, _PROBES).astype(int).tolist()
     sides = [[(row, col) for col in cols] for row in (0, height - side_h)]
     sides += [[(row, col) for row in rows] for col in (0, width - side_w)]
     filled: dict[Colour, set[tuple[int, int]]] = {colour: set() for colour in colours}
-    # From top to bottom: formats without blocks (PNG, JPG) are then decoded only once.
+    # Probes are read from top to bottom, so that formats without blocks (PNG, JPG) are decoded only once.
     for place in sorted({place for side in sides for place in side}):
         values, possible = read(Window(*place, side_h, side_w), (side_h, side_w))
         for colour in colours:
@@ -169,7 +179,10 @@ def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> 
 
 
 def _has_colour(values: NDArray[Any], colour: Colour, tolerance: int) -> Bools:
-    """Pixels (height, width) that have the colour in every band; above 8 bits only exact 0 and the maximum count."""
+    """Find pixels that have the colour in every band: bool (height, width).
+
+    The tolerance is for uint8. In other dtypes only 0 is black, only the maximum of an integer dtype is white.
+    """
     if values.dtype == np.uint8:
         match = values <= tolerance if colour == "black" else values >= 255 - tolerance
     elif colour == "black":
@@ -182,7 +195,7 @@ def _has_colour(values: NDArray[Any], colour: Colour, tolerance: int) -> Bools:
 
 
 def _areas_at_edge(coloured: Bools) -> Bools:
-    """Connected areas that reach the edge and are large enough to be a border."""
+    """Keep connected areas that touch the edge and are large enough to be a border: bool (rows, columns)."""
     labels, count = ndimage.label(coloured, _EIGHT_NEIGHBOURS)
     if not count:
         return coloured
@@ -198,7 +211,7 @@ def _areas_at_edge(coloured: Bools) -> Bools:
 
 
 def _connected(coloured: Bools, marked: Bools) -> Bools:
-    """Pixels of the border's colour that are connected to marked ones."""
+    """Keep pixels of the border's colour that are connected to marked pixels of that colour: bool (height, width)."""
     seeds = coloured & marked
     if not seeds.any() or not (coloured & ~marked).any():
         return seeds

@@ -15,16 +15,23 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class AxisWeights:
-    """Downsampling along one axis: the source pixels of each target pixel, and their weights."""
+    """Weights for downsampling along one axis: the source pixels that each target pixel covers."""
 
     middles: NDArray[np.int64]
-    """(target pixels,): index of the source pixel at the centre of each."""
+    """int64 (target pixels,): index of the source pixel at the centre of each target pixel."""
     weights: Any
-    """(target pixels, source pixels), sparse: length of each source pixel that lies in the target pixel."""
+    """Sparse (target pixels, source pixels): length of the source pixel inside the target pixel, in source pixels."""
 
     @classmethod
     def of(cls, first: float, length: float, size: int, count: int) -> AxisWeights:
-        """Divide `length` of `size` source pixels, starting at `first`, into `count` target pixels."""
+        """Compute the weights for an interval of source pixels that is divided into equal target pixels.
+
+        Args:
+            first: start of the interval, in source pixels; may be a fraction.
+            length: length of the interval, in source pixels; may be a fraction.
+            size: number of source pixels along the axis.
+            count: number of target pixels.
+        """
         edges = first + np.arange(count + 1) * (length / count)
         middles = np.clip(((edges[:-1] + edges[1:]) / 2).astype(np.int64), 0, size - 1)
         low, high = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
@@ -36,7 +43,18 @@ class AxisWeights:
 
 
 def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, cols: AxisWeights) -> NDArray[Any]:
-    """Means (bands, rows, columns) over the pixels that are not `empty`; undefined values where all pixels are."""
+    """Average the source pixels in each target pixel, without empty source pixels.
+
+    Args:
+        values: (bands, height, width), of any real dtype.
+        empty: bool (height, width), True at source pixels without a value; None: all have a value.
+        rows: weights along the rows.
+        cols: weights along the columns.
+
+    Returns:
+        (bands, target rows, target columns), of the dtype of `values`. If all source pixels of a target pixel are
+        empty, the value is NaN for floats and undefined for integers.
+    """
     weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
     total = (cols.weights @ (rows.weights @ weight).T).T
     means = np.empty((len(values), *total.shape), np.float64)
@@ -51,12 +69,12 @@ def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, col
 
 
 def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
-    """Rounded means over blocks of `factor` x `factor` pixels (2 or 4), without nodata pixels.
+    """Average blocks of `factor` x `factor` pixels, without nodata pixels: (bands, rows, columns) of blocks, rounded.
 
     Args:
-        values: uint8 (bands, height, width).
-        factor: side of a block, 2 or 4.
-        n_empty: (1, rows, columns), nodata pixels of each block; None: there are none.
+        values: uint8 (bands, height, width); height and width are multiples of `factor`.
+        factor: side of a block in pixels, 2 or 4.
+        n_empty: (1, rows, columns), number of nodata pixels in each block; None: there are none.
         nodata: value of nodata pixels.
     """
     sums, shift = block_sums(values, factor), 2 * (factor.bit_length() - 1)
@@ -67,7 +85,7 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
 
 
 def block_sums(values: Bytes, factor: int) -> NDArray[Any]:
-    """Sums over blocks of `factor` x `factor` pixels (2 or 4); uint8 (bands, height, width) in."""
+    """Sum blocks of `factor` x `factor` pixels (2 or 4) of uint8 (bands, height, width)."""
     rows = values[:, 0::factor].astype(np.uint16)
     for row in range(1, factor):
         rows += values[:, row::factor]

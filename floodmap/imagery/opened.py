@@ -1,4 +1,4 @@
-"""Scenes given as Python objects (open datasets of rasterio, arrays of xarray), as names that GDAL opens."""
+"""Names that GDAL opens, for scenes given as Python objects: open datasets of rasterio, arrays of xarray."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
-"""A path, a name that GDAL opens, a dataset open for reading in rasterio, or an array with rioxarray's coordinates."""
+"""Scene argument: path, name that GDAL opens, open dataset of rasterio, or array with coordinates of rioxarray."""
 
 ACCEPTED = "a path, a name GDAL knows, a dataset that rasterio has open for reading, or an xarray.DataArray"
 
 
 @contextmanager
 def named(source: Source) -> Iterator[str | os.PathLike[str]]:
-    """Context manager: the name by which GDAL opens a scene.
+    """Yield the name by which GDAL opens a scene; a context manager.
 
     Args:
-        source: see `Source`. An xarray array, which may be lazy (dask), is written to a temporary GeoTIFF, which is
-            deleted at the end.
+        source: see `Source`. An array of xarray is written to a temporary GeoTIFF, which is deleted at the end. The
+            array may be lazy (dask).
 
     Raises:
-        TypeError: the source is of another type.
+        TypeError: the source has another type.
         SceneError: the dataset is closed, or the array has no coordinates.
     """
     if isinstance(source, str | os.PathLike):
@@ -50,12 +50,12 @@ def named(source: Source) -> Iterator[str | os.PathLike[str]]:
 
 
 def _is_array(source: object) -> bool:
-    # By the name of the class: xarray need not be installed.
+    # The class is compared by name, because xarray need not be installed.
     return any(f"{one.__module__}.{one.__name__}" == "xarray.core.dataarray.DataArray" for one in type(source).__mro__)
 
 
 def _as_geotiff(array: Any, folder: Path) -> Path:
-    """Write an array as a GeoTIFF with its CRS, transform and nodata value; returns the path."""
+    """Write an array of xarray as a GeoTIFF with CRS, transform and nodata value; return the path."""
     try:
         import rioxarray  # noqa: F401  registers the accessor `rio` of arrays
         from rioxarray.exceptions import RioXarrayError

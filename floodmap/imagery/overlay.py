@@ -1,4 +1,4 @@
-"""Overlays: which pixels of a window the user's mask or area of interest covers. Rasters or polygons, in any CRS."""
+"""Overlays: the user's mask or area of interest, laid over a scene. Each is a raster or polygons, in any CRS."""
 
 from __future__ import annotations
 
@@ -34,39 +34,40 @@ from floodmap.imagery.raster.voids import HUGE
 
 @dataclass(frozen=True, slots=True)
 class BaseScene:
-    """The scene that an overlay is laid over."""
+    """Scene that an overlay is laid over."""
 
     path: object
     """Name of the scene, for messages."""
     grid: GeoGrid
-    """The working grid."""
+    """Working grid of the scene."""
     source_shape_hw: tuple[int, int]
-    """Rows and columns of the file."""
+    """Rows and columns of the scene's file."""
 
 
 class Overlay(Protocol):
-    """Area of another file, laid over a scene."""
+    """Area of another file (mask or area of interest), laid over a scene."""
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Covered pixels of a window of the working grid, sampled at pixel centres: bool (height, width)."""
+        """Return bool `shape_hw`: True where the overlay covers the pixel's centre, for a window read at that shape."""
 
     def meets_scene(self) -> bool:
-        """Whether the overlay intersects the scene."""
+        """Return whether the overlay and the scene overlap."""
 
 
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
-    """Open polygons or a raster (its nonzero, valid pixels) as an overlay of a scene.
+    """Open polygons or a raster as an overlay of a scene. A raster covers the scene with its nonzero, valid pixels.
 
-    A raster without a CRS is laid pixel on pixel if it has the size of the scene's file.
+    A raster without a CRS is laid over the scene pixel by pixel if it has as many rows and columns as the scene's file.
 
     Args:
-        path: path of the polygons or the raster.
-        scene: the scene below.
-        stack: closes the overlay.
-        voids_cover: whether undeclared nodata values, below 0 or too large for a class (-9999, 1e20), cover the scene.
+        path: path of the polygons or the raster, or a name that GDAL opens.
+        scene: the scene below the overlay.
+        stack: exit stack that closes the overlay.
+        voids_cover: whether undeclared nodata values of a raster (-9999, 1e20) cover the scene. These are values below
+            0, which are no class numbers, and values from `HUGE` up.
 
     Raises:
-        MissingCRSError: the scene or the raster has no CRS, and their sizes differ.
+        MissingCRSError: the scene or the overlay has no CRS. The only exception is a raster as described above.
         SceneError, VectorError: the file cannot be read.
     """
     if is_vector(path):
@@ -81,7 +82,7 @@ def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_
 
 
 class _Polygons:
-    """Polygons in pixel coordinates of the working grid."""
+    """Overlay of polygons, in pixel coordinates of the working grid."""
 
     def __init__(self, path: Path | str, scene: BaseScene) -> None:
         polygons = read_vectors(path, crs=scene.grid.crs, polygons=True).geometries
@@ -96,11 +97,11 @@ class _Polygons:
         self._scene = shapely.box(0, 0, scene.grid.width, scene.grid.height)
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Rasterize the polygons that intersect the window."""
+        """Rasterize the polygons that intersect the window; see `Overlay.covers`."""
         bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
         near = self._parts[self._tree.query(shapely.box(*bounds), predicate="intersects")]
-        # Clipped first: rasterizing takes time for every vertex, and a river may run through the whole scene. With a
-        # margin of a pixel no clipped edge runs through pixel centres of the window.
+        # Polygons are clipped first, because rasterizing takes time for every vertex, and a river may cross the whole
+        # scene. The margin of one pixel keeps clipped edges away from the pixel centres of the window.
         margin = (-1, -1, 1, 1)
         clipped = shapely.clip_by_rect(near, *(edge + gap for edge, gap in zip(bounds, margin, strict=True)))
         clipped = clipped[~shapely.is_empty(clipped)]
@@ -111,19 +112,19 @@ class _Polygons:
         return np.asarray(rasterize(clipped, out_shape=shape_hw, transform=place, dtype=np.uint8) > 0)
 
     def meets_scene(self) -> bool:
-        """Whether a polygon intersects the scene's rectangle."""
+        """Return whether a polygon intersects the scene's rectangle."""
         return len(self._tree.query(self._scene, predicate="intersects")) > 0
 
 
 class _Raster:
-    """Band 1 of a raster; values other than 0 and nodata cover the scene."""
+    """Overlay of band 1 of a raster. Pixels with values other than 0 and nodata cover the scene."""
 
     def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
         try:
             with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # rasterio and GDAL parse text and relative paths as addresses.
+                # rasterio and GDAL parse text and relative paths as URLs; `SourceName` prevents this for files.
                 name = SourceName.of(path if has_gdal_name(path) else Path(path))
                 self._source = closed_by(stack, rasterio.open(name.opened))
                 structure = anatomy(self._source, name, (1,), stack)
@@ -146,7 +147,7 @@ class _Raster:
             raise MissingCRSError(f"{path} has no CRS and not the size of {scene.path}; it cannot be laid over it")
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Read the window, nearest neighbour."""
+        """Read the window by nearest neighbour; see `Overlay.covers`."""
         down, across = self._scale
         part = window.to_rasterio(down, across)
         covered = np.zeros(shape_hw, bool)
@@ -157,7 +158,7 @@ class _Raster:
                 seen = dataset.read_masks(1, **how) >= self._least_opaque if self._has_mask else True
             except RasterioError as error:
                 raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
-            # WarpedVRT fills pixels outside its source with nodata, or with 0 where there is no nodata value.
+            # WarpedVRT fills pixels outside its source with nodata, or with 0 if there is no nodata value.
             nodata = dataset.nodata
             known = ~np.isnan(values) & (True if nodata is None else values != nodata)
             if not self._voids_cover:
@@ -166,18 +167,21 @@ class _Raster:
         return covered
 
     def meets_scene(self) -> bool:
-        """Whether the raster's rectangle intersects the scene's."""
+        """Return whether the rectangles of the raster and of the scene overlap; True for a raster without a CRS."""
         if self._datasets == [self._source]:
             return True
         bounds = transform_bounds(self._source.crs, self._grid.crs, *self._source.bounds)
         return overlaps(bounds, self._grid.bounds, self._grid.crs)
 
     def _warped(self) -> list[WarpedVRT]:
-        """The raster warped to the scene's grid, once for each shift by whole turns at which it meets the grid."""
+        """Warp the raster to the scene's grid, by nearest neighbour.
+
+        Return one dataset for each shift by whole periods of x (see `turns`) at which the raster overlaps the grid.
+        """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
         how |= {"resampling": Resampling.nearest, **WARP_OPTIONS}
         alpha = ColorInterp.alpha in own.colorinterp
-        how |= {"add_alpha": self._has_mask and not alpha}  # else warping drops the raster's own mask
+        how |= {"add_alpha": self._has_mask and not alpha}  # otherwise warping drops the raster's own mask
         shifts = raster_shifts(own.crs, GeoGrid.of(own).span_x, grid.crs, grid.span_x) or (0.0,)
         return [WarpedVRT(own, src_transform=Affine.translation(shift, 0) @ own.transform, **how) for shift in shifts]

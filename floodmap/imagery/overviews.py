@@ -1,4 +1,4 @@
-"""Check of a raster's overviews against its pixels: an overview file may be that of an earlier picture."""
+"""Check of a raster's overviews against its pixels: an overview file may belong to an earlier version of the raster."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from floodmap.imagery.pixels import Pixels
 from floodmap.imagery.reader import Reader
 
 _MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
-"""Formats that decode a lower resolution directly, without overviews."""
+"""GDAL drivers of formats that are decoded at a lower resolution directly, without overviews."""
 _PLACES, _COARSE_PLACES = 8, 4
-"""Windows along each side of the scene: for factors up to 4, and for larger ones."""
+"""Number of windows along each side of the scene: for downsampling factors up to 4, and for larger factors."""
 _SIDE, _COARSE_SIDE = 32, 8
-"""Side of a window, in pixels of the overview, likewise."""
+"""Side of a window in pixels of the overview: for downsampling factors up to 4, and for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Difference allowed for rounding and compression, as a share of the range of the picture's values."""
+"""Difference allowed for rounding and compression, as a share of the range of values: lossless, and lossy."""
 _NOISE, _SHIFT = 2.0, 4.0
 """Limits of the mean squared difference, in local variances, and of the mean difference, in standard errors.
 
-An overview of single pixels (nearest neighbour) differs from the block means by the local variance; the mean over a
-window differs by far less."""
+An overview by nearest neighbour differs from the block means by about the local variance. The mean over a window
+differs by far less."""
 _MAX_FACTOR = 64
-"""Largest factor of downsampling that is checked."""
+"""Largest downsampling factor that is checked."""
 
 
 def overviews_agree(reader: Reader) -> bool:
-    """Whether windows read from overviews agree with the means of their pixels, at places all over the scene.
+    """Return whether windows read from overviews agree with the means of their pixels, at places all over the scene.
 
-    Overviews are made in many ways (mean, nearest, cubic, lossy, shifted by half a pixel). All of them stay within the
-    local variance of the pixels; another picture does not.
+    Overviews are made in many ways: by mean, nearest neighbour or cubic, with lossy compression, shifted by half a
+    pixel. All such overviews differ from the means by no more than the local variance of the pixels. An overview of
+    another picture differs by more.
 
     Args:
         reader: reader of the raster.
@@ -50,7 +51,7 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Windows to compare, each with a factor of downsampling, which doubles up to `deepest`."""
+    """Yield windows to compare, each with a downsampling factor: 2, 4, 8 and so on, up to `deepest`."""
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
@@ -58,14 +59,14 @@ def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
         if min(rows, cols) < 2:
             return
         for window in reader.spread(count=count, side=side * factor):
-            # Aligned with the pixels of the overview.
+            # Windows are aligned with the pixels of the overview.
             top, left = window.row_off // factor * factor, window.col_off // factor * factor
             yield Window(top, left, rows * factor, cols * factor), factor
         factor *= 2
 
 
 def _differs(reader: Reader, window: Window, factor: int) -> bool:
-    """Whether a window read downsampled by `factor` shows something else than the means of its pixels."""
+    """Return whether a window read with downsampling by `factor` differs from the means of the window's pixels."""
     small_hw = window.height // factor, window.width // factor
     try:
         seen = reader.read(window, small_hw)
@@ -73,8 +74,8 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
     except SceneError:
         return False  # damage is reported when windows are read
     known, hidden = _observed(pixels), ~_observed(seen)
-    # Next to unobserved pixels, means depend on how the overview left these out: only blocks that are observed (or
-    # unobserved) together with all their neighbours are compared.
+    # Beside unobserved pixels, means depend on how the overview left the unobserved pixels out. So a block is compared
+    # only if the block and all blocks beside it are fully observed, or if all are fully unobserved.
     blocks = _block_means(known[None].astype(np.float64), factor)[0]
     full, none = ndimage.minimum_filter(blocks, 3) == 1, ndimage.maximum_filter(blocks, 3) == 0
     for flags, other in ((hidden, full), (~hidden, none)):
@@ -98,7 +99,7 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
 
 
 def _observed(pixels: Pixels) -> NDArray[np.bool_]:
-    """Pixels (height, width) that are neither hidden, empty nor failed."""
+    """Return bool (height, width): True at pixels that are neither hidden, empty nor failed."""
     known = np.ones(pixels.values.shape[1:], bool)
     for flags in (pixels.hidden, pixels.empty, pixels.failed):
         if flags is not None:
@@ -107,14 +108,14 @@ def _observed(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _block_means(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Means over blocks of `factor` x `factor` pixels; (bands, height, width) in."""
+    """Average blocks of `factor` x `factor` pixels of an array (bands, height, width)."""
     bands, height, width = values.shape
     blocks = values.reshape(bands, height // factor, factor, width // factor, factor)
     return np.asarray(blocks.mean(axis=(2, 4)))
 
 
 def _range(reader: Reader, values: NDArray[np.float64]) -> float:
-    """Range of the values: 255 for 8-bit pictures and palettes, else as measured."""
+    """Return the range of the values: 255 for 8-bit pictures and palettes, else the measured maximum less minimum."""
     if reader.source.dtype == np.uint8 or reader.source.palette is not None:
         return 255.0
     return float(np.ptp(values)) if values.size else 0.0

@@ -1,4 +1,4 @@
-"""Pixels: stored values of a window, and flags of those that hold no observation."""
+"""Stored values of a window's pixels, and flags of pixels that hold no observation."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """Stored values of a window, and flags from the raster's own metadata."""
+    """Stored values of a window, with flags from the raster's own metadata."""
 
     values: NDArray[Any]
-    """(bands, height, width) as stored, near infrared last; palette indices are expanded to RGB."""
+    """(bands, height, width), near infrared last. Values are as stored, with two exceptions: palette indices are
+    expanded to RGB, and values of fewer than 8 bits are scaled to 0 to 255."""
     hidden: Bools | None = None
-    """(height, width); transparent (alpha) or masked in the file. None: nowhere."""
+    """bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel."""
     empty: Bools | None = None
-    """(height, width); nodata value, void, NaN, infinity, or never written. None: nowhere."""
+    """bool (height, width): True at nodata, voids, NaN, infinity and pixels that were never written; None: no pixel."""
     failed: Bools | None = None
-    """(height, width); could not be read. None: nowhere."""
+    """bool (height, width): True at pixels that could not be read; None: no pixel."""
     complete: Bools | None = None
-    """(height, width); every source pixel averaged into this one was checked, and none is hidden, empty or failed.
-    None: not known."""
+    """bool (height, width): True if every source pixel averaged into a pixel was checked, and none is hidden, empty or
+    failed. None: not known for any pixel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values as read, before they are checked for nodata and voids."""
+    """Values as read, before the search for nodata and voids."""
 
     values: NDArray[Any]
-    """(bands, height, width)."""
+    """(bands, height, width), of the raster's dtype."""
     nearest: NDArray[Any]
-    """(colour bands, height, width): the source pixel at the centre of each averaged area, to compare with nodata."""
+    """(colour bands, height, width): value of the source pixel at the centre of each averaged area, for the comparison
+    with nodata."""
     complete: Bools | None = None
-    """See `Pixels`."""
+    """See `Pixels.complete`."""
 
 
 def union(first: Bools | None, second: Bools | None) -> Bools | None:
-    """Where either of two flags is set; None: nowhere."""
+    """Return the pixels at which either of two flags, bool (height, width), is set; None: no pixel."""
     return second if first is None else first if second is None else np.asarray(first | second)
 
 
 def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
-    """Pixels (height, width) that are nodata, NaN or infinite; None: nowhere.
+    """Find pixels that are nodata, NaN or infinite: bool (height, width); None: no pixel.
 
-    A nodata value that may be a colour (0, 255) must occur in all colour bands; any other counts in a single band.
+    A nodata value that may be a colour (0, 255) must occur in all colour bands. Any other value counts in one band.
 
     Args:
-        values: (bands, height, width); checked for NaN and infinity.
-        nearest: (colour bands, height, width), not averaged; compared with nodata.
+        values: (bands, height, width), searched for NaN and infinity.
+        nearest: (colour bands, height, width), stored values that were not averaged, compared with nodata.
         nodata: the nodata value; None: there is none.
     """
     empty: Bools | None = None
@@ -64,7 +66,7 @@ def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None
             empty = np.asarray((nearest == value).any(axis=0))
         else:
             empty = np.asarray(nearest[0] == value)
-            if empty.any():  # most pictures hold none
+            if empty.any():  # most pictures have no such pixel
                 empty &= (nearest[1:] == value).all(axis=0)
     if values.dtype.kind == "f":
         infinite = ~np.isfinite(values).all(axis=0)

@@ -1,4 +1,4 @@
-"""Reader: stored values of any window of a raster at any size, with flags of unobserved pixels; used by `Scene`."""
+"""Reader of a raster: stored values of any window at any size, with flags of unobserved pixels; used by `Scene`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from floodmap.imagery.raster.source import Source
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
-"""Bytes of the file that are averaged at a time: they fit into a CPU's cache."""
+"""Bytes of the file that are averaged at a time. A piece of this size fits into the cache of a CPU."""
 _PIECES = 16
-"""Pieces along each axis into which a window is cut where it cannot be read as a whole."""
+"""Number of pieces along each axis into which a window is cut if it cannot be read as a whole."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 Bools = NDArray[np.bool_]
@@ -40,50 +40,52 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads windows of the working grid from a raster; thread-safe, by a lock."""
+    """Reader of windows of the working grid from a raster. It is thread-safe: a lock serializes reads."""
 
     path: SourceName
-    """The raster's name, for messages."""
+    """Name of the raster, for messages."""
     source: Source
-    """The open raster."""
+    """Open raster."""
     height: int
     """Rows of the working grid."""
     width: int
     """Columns of the working grid."""
     lock: Lock
-    """Held while GDAL reads: only one thread at a time may use a dataset."""
+    """Lock that is held while GDAL reads, because only one thread at a time may use a dataset."""
     overviews: bool = True
-    """Whether overviews, in the file or beside it, may be used."""
+    """Whether overviews, in the file or beside the file, may be used."""
 
     @property
     def has_overviews(self) -> bool:
-        """Whether there are overviews that may be used, so that downsampled reads are fast."""
+        """Whether the raster has overviews that may be used, so that downsampled reads are fast."""
         return self.overviews and bool(self.source.dataset.overviews(self.source.bands.rgb[0]))
 
     @property
     def whole(self) -> Window:
-        """The window of the whole scene."""
+        """Window of the whole scene."""
         return Window(0, 0, self.height, self.width)
 
     def shape_within(self, max_side: int) -> tuple[int, int]:
-        """Height and width of the scene scaled down (never up) to at most `max_side` pixels a side."""
+        """Return height and width of the scene, scaled down (never up) to at most `max_side` pixels a side."""
         scale = max(1.0, max(self.height, self.width) / max_side)
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Square windows of `side` pixels at `count` by `count` places, evenly spaced from edge to edge."""
+        """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge."""
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
         cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
         return [Window(int(row), int(col), height, width) for row in rows for col in cols]
 
     def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a window of the working grid as (bands, *shape_hw), averaged where that is coarser than the raster.
+        """Read a window of the working grid as (bands, *shape_hw), averaged if that is coarser than the raster.
+
+        If `shape_hw` is finer than the raster, values are interpolated (bilinear). Palette indices are never averaged.
 
         Raises:
-            SceneError: the file is damaged there.
+            SceneError: the file is damaged inside the window.
         """
-        # GDAL averages band by band. A window that does not fit into its cache would be decoded once for each band.
+        # GDAL averages band by band. A window larger than GDAL's cache would be decoded once for each band.
         across, down = (self.source.dataset.width / self.width, self.source.dataset.height / self.height)
         source_bytes = window.height * down * window.width * across * self.source.depth * self.source.dtype.itemsize
         count = min(shape_hw[0], math.ceil(2 * source_bytes / self.source.cache_bytes))
@@ -92,7 +94,7 @@ class Reader:
         return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
 
     def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Like `read`, but a damaged window is read in pieces, and pixels of damaged pieces are marked as failed."""
+        """Read a window as `read` does; read a damaged window in pieces, and mark damaged pieces as failed."""
         with suppress(SceneError):
             return self.read(window, shape_hw)
         return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
@@ -122,10 +124,10 @@ class Reader:
         return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
 
     def check(self) -> None:
-        """Read a few small windows spread over the scene, until one succeeds.
+        """Read nine small windows (4 x 4 pixels) spread over the scene, until one read succeeds.
 
         Raises:
-            SceneError: none of them can be read.
+            SceneError: no window can be read.
         """
         error: SceneError | None = None
         for window in self.spread(count=3, side=4):
@@ -138,7 +140,7 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle of the working grid, whose position and size may be fractions of pixels."""
+        """Read a rectangle of the working grid. Its position and size may be fractions of pixels."""
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
@@ -163,14 +165,14 @@ class Reader:
         return self._with_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
 
     def _with_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
-        """Add flags for parts of the raster that have no pixels (see `gaps`)."""
+        """Add flags for areas of the raster without pixels (see `imagery.raster.gaps`)."""
         if self.source.gaps is None:
             return pixels
         rect = Rect(part.col_off, part.row_off, part.width, part.height)
         found = self.source.gaps.within(rect, (pixels.values.shape[1], pixels.values.shape[2]))
         if found is None:
             return pixels
-        # Some of the source pixels averaged into a pixel next to a gap may be missing.
+        # Some of the source pixels that are averaged into a pixel beside a gap may be missing.
         near = ndimage.binary_dilation(found > 0, _EIGHT_NEIGHBOURS)
         complete = None if pixels.complete is None else pixels.complete & ~near
         failed = found == codes.FAILED
@@ -180,7 +182,7 @@ class Reader:
         )  # fmt: skip
 
     def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> Values:
-        """Values as GDAL reads them, averaged where the target is smaller."""
+        """Return values as GDAL reads them, averaged if the target is coarser than the raster."""
         bands, source = self.source.bands, self.source
         if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
             return self._downsampled(part, shape_hw)
@@ -198,7 +200,7 @@ class Reader:
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
     def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
-        """Area means of the full-resolution pixels, computed here without overviews."""
+        """Average the full-resolution pixels in each target pixel, without GDAL's averages and without overviews."""
         source, bands = self.source, self.source.bands
         outer = _outer(part, source.dataset)
         values = self._bands(bands.used, outer, (outer.height, outer.width), Resampling.nearest)
@@ -213,10 +215,10 @@ class Reader:
         return Values(area_means(values, empty, rows, cols), nearest)
 
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
-        """Means over whole blocks of 2 or 4 pixels a side of 8-bit rasters; None where GDAL has to average.
+        """Average whole blocks of 2 x 2 or 4 x 4 pixels of an 8-bit raster; None if GDAL has to average.
 
         GDAL takes three times as long, but handles masks and overviews. GDAL also leaves the nodata value out band by
-        band, although it may be a colour in one band.
+        band, although the value may be a colour in one band.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
@@ -250,7 +252,7 @@ class Reader:
         return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
 
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
-        """Pixels (height, width) that alpha or the file's mask hides; None: nowhere."""
+        """Return bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel."""
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
             alpha = self._read_flags(part, shape_hw, partial(dataset.read, bands.alpha))
@@ -261,7 +263,7 @@ class Reader:
         return hidden
 
     def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """Read a mask or an alpha band, by nearest neighbour where the target is smaller."""
+        """Read a mask or an alpha band, by nearest neighbour if the target is coarser than the raster."""
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = _outer(part, self.source.dataset)
@@ -272,7 +274,7 @@ class Reader:
 
 
 def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
-    """The smallest window of whole pixels that contains a rectangle of a raster."""
+    """Return the smallest window of whole pixels that contains a rectangle of a raster."""
     top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
     bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
     right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
@@ -280,7 +282,7 @@ def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
 
 
 def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:
-    """Slices that cut an array into at most `down` x `across` pieces."""
+    """Yield slices (rows, columns) that cut an array of shape `shape_hw` into at most `down` x `across` pieces."""
     rows = np.unique(np.linspace(0, shape_hw[0], down + 1).astype(int)).tolist()
     cols = np.unique(np.linspace(0, shape_hw[1], across + 1).astype(int)).tolist()
     for top, bottom in pairwise(rows):

@@ -21,35 +21,37 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """Everything that decides which pixels of a scene are observed."""
+    """Inputs that decide which pixels of a scene are observed."""
 
     mask: Overlay | None
-    """The user's mask: ground to leave unobserved."""
+    """The user's mask, which covers pixels to leave unobserved; None: there is no mask."""
     aoi: Overlay | None
-    """The area of interest."""
+    """Area of interest; None: the whole scene."""
     collar: Collar | None
-    """Untagged borders of the scene."""
+    """Untagged borders of the scene; None: there are none."""
     lossy: bool
     """Whether the raster has lossy compression."""
     n_colours: int
-    """Number of colour bands, which come first in the values read."""
+    """Number of colour bands. They come first in the values read, before near infrared."""
     lock: Lock
-    """Held while GDAL reads."""
+    """Lock that is held while GDAL reads."""
 
     def inside(self, window: Window, shape_hw: tuple[int, int]) -> Bools | None:
-        """Pixels of a window, read at `shape_hw`, inside the area of interest: bool (height, width); None: all."""
+        """Return bool `shape_hw`: True inside the area of interest, for a window of that shape; None: all pixels."""
         if self.aoi is None:
             return None
         with self.lock, gdal_env():
             return self.aoi.covers(window, shape_hw)
 
     def of(self, window: Window, pixels: Pixels, inside: Bools | None = None) -> NDArray[np.uint8]:
-        """Codes uint8 (height, width) of a window, 0 where observed; of several reasons the last one written counts.
+        """Return the codes of a window, uint8 (height, width): 0 at observed pixels, else a reason.
+
+        A pixel with several reasons has the last that applies of mask, collar, nodata, failed, outside.
 
         Args:
-            window: the window.
-            pixels: its pixels, read at any size.
-            inside: result of `inside`.
+            window: the window, in pixels of the working grid.
+            pixels: the window's pixels, read at any size.
+            inside: result of `inside` for the same window and size.
         """
         shape_hw = pixels.values.shape[1], pixels.values.shape[2]
         reason = np.zeros(shape_hw, np.uint8)
@@ -68,7 +70,7 @@ class Reasons:
         return reason
 
     def unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> NDArray[np.uint8]:
-        """Codes of a window that is not read, uint8 of `shape_hw`: `code` inside the area of interest."""
+        """Return the codes of a window that is not read, uint8 `shape_hw`: `code` inside the area of interest."""
         reason = np.full(shape_hw, code, np.uint8)
         inside = self.inside(window, shape_hw)
         if inside is not None:
@@ -76,7 +78,10 @@ class Reasons:
         return reason
 
     def complete(self, window: Window, pixels: Pixels, reason: NDArray[np.uint8]) -> Bools | None:
-        """Pixels of a downsampled window whose source pixels are all known to be observed; None: not known of any."""
+        """Return bool (height, width): True at pixels of a downsampled window if all source pixels are observed.
+
+        None: not known for any pixel.
+        """
         if pixels.complete is None or self.mask is not None or self.aoi is not None:
             return None
         complete: Bools = pixels.complete & (reason == 0)
@@ -85,16 +90,17 @@ class Reasons:
         return complete
 
     def observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
-        """Observed values (bands, n), as stored, including those outside the area of interest."""
+        """Return the observed values of a window, (bands, n), as stored, also from outside the area of interest."""
         reason = self.of(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
 
 
 def could_be_collar(pixels: Pixels, *, lossy: bool) -> Bools:
-    """Pixels (height, width) that may belong to an untagged border, by the raster's own flags."""
+    """Return bool (height, width): True at pixels that may be untagged border, by the raster's own flags."""
     possible = np.ones(pixels.values.shape[1:], bool)
-    # With lossy compression the fringe of a nodata border is found only through the nodata pixels that it is connected
-    # to. Without, a nodata border needs no search.
+    # With lossy compression the fringe of a nodata border has other values than nodata. The fringe is found only
+    # by its connection to nodata pixels, so nodata pixels stay possible. Without lossy compression a nodata border
+    # needs no search.
     for flags in (pixels.hidden, pixels.failed, None if lossy else pixels.empty):
         if flags is not None:
             possible &= ~flags

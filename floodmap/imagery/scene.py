@@ -1,4 +1,4 @@
-"""Scene: a raster opened for windowed reads as 8-bit RGB, with a reason for every unobserved pixel."""
+"""Scene: a raster opened for reading windows as 8-bit RGB, with a reason for every unobserved pixel."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ Bools = NDArray[np.bool_]
 
 
 class Scene:
-    """A raster opened for reading, with its bands, grid, stretch and borders. All imagery is read through it.
+    """Raster opened for reading, with its bands, grid, stretch and borders. All imagery is read through this class.
 
-    Windows are in pixels of the working grid, which is the raster's own unless a resolution is set; rotated and
-    south-up rasters stay as they are. A raster placed by ground control points is resampled onto a north-up grid first.
+    Windows are in pixels of the working grid, which is the raster's own grid unless a resolution is set. Rotated and
+    south-up rasters keep their orientation. A raster placed by ground control points is first resampled to north-up.
 
-    Any thread may read: a lock serializes reads. The scene is closed by the thread that opened it.
+    Any thread may read, because a lock serializes reads. The thread that opened the scene closes it.
     """
 
     path: SourceName
     """Name of the raster."""
     options: SceneOptions
-    """Options it was opened with."""
+    """Options that the scene was opened with."""
     grid: GeoGrid
-    """The working grid."""
+    """Working grid: CRS, transform, rows and columns."""
     source_gsd_m: float | None
     """Mean ground sample distance of the file's own pixels, in metres; None without a CRS."""
     collar: Collar | None
-    """Untagged borders; None where there are none."""
+    """Untagged black or white borders; None if there are none."""
     remarks: tuple[str, ...]
-    """Assumptions made and parts left out, one line each; they are logged, too."""
+    """Assumptions made, and parts of the raster that are left out, one line each. They are logged, too."""
     stretch: Stretch
-    """Stretch of stored values to 8 bits, for each of `bands` and then near infrared."""
+    """Stretch of stored values to 8 bits, per band: first those of `bands`, then near infrared."""
 
     @classmethod
     def open(
@@ -75,12 +75,12 @@ class Scene:
 
         Args:
             path: a file, or any other name that GDAL opens (`/vsizip/...`, `NETCDF:"f.nc":red`, `https://...`).
-            options: how to read it.
-            threads: threads that decompress it: more work in all, but less time where cores are idle.
+            options: how the raster is read; None: all defaults.
+            threads: number of threads that decompress the raster. More threads save time only if cores are idle.
 
         Raises:
-            SceneError: it cannot be read as an image, or the options do not fit it.
-            MissingCRSError: an option needs coordinates on the ground, and the file has none.
+            SceneError: the raster cannot be read as an image, or the options do not fit the raster.
+            MissingCRSError: an option needs coordinates on the ground, and the raster has none.
             VectorError: the mask or the area of interest cannot be read.
         """
         return cls(SourceName.of(path), options or SceneOptions(), threads)
@@ -114,7 +114,7 @@ class Scene:
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
-            # frame of a photograph is part of the picture. In rasters of few values black and white are ordinary.
+            # frame of a photograph is part of the picture. Below 8 bits a value, black and white are ordinary.
             has_collar = options.collar == "auto" and self.crs and self._source.scale is None
             self.collar = collar_of(self._reader, n_colours=self._n_colours) if has_collar else None
             self._reasons = Reasons(
@@ -138,7 +138,7 @@ class Scene:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the scene cannot be read afterwards."""
+        """Close the file. The scene cannot be read afterwards."""
         with self._lock, gdal_env():
             self._stack.close()
 
@@ -149,7 +149,7 @@ class Scene:
 
     @property
     def transform(self) -> Affine:
-        """Transform from working pixels to the CRS; without a CRS, the file's transform or `geogrid.UNPLACED`."""
+        """Transform from (column, row) to the CRS; without a CRS, the file's transform or `geogrid.UNPLACED`."""
         return self.grid.transform
 
     @property
@@ -169,22 +169,22 @@ class Scene:
 
     @property
     def crs(self) -> Any:
-        """The `rasterio.crs.CRS`; None where the scene has no place on the ground."""
+        """CRS of the scene, a `rasterio.crs.CRS`; None if the place on the Earth is not known."""
         return self._source.grid.crs
 
     @property
     def bands(self) -> tuple[int, ...]:
-        """Bands used as red, green and blue, or the one used as grey or as palette indices; counted from 1."""
+        """Bands used as red, green and blue; or one band used as grey or as palette indices. Counted from 1."""
         return self._source.bands.rgb
 
     @property
     def nir_band(self) -> int | None:
-        """Band of near infrared, counted from 1."""
+        """Band of near infrared, counted from 1; None: not used."""
         return self._source.bands.nir
 
     @property
     def nodata(self) -> float | None:
-        """Nodata value, if there is one."""
+        """Nodata value; None: there is none."""
         return self._source.nodata
 
     @property
@@ -204,7 +204,7 @@ class Scene:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 of the picture and its place, independent of its name; None where it cannot be computed.
+        """SHA-256 of the picture and its place, independent of the file's name; None if it cannot be computed.
 
         See `floodmap.imagery.raster.fingerprint`.
         """
@@ -212,21 +212,21 @@ class Scene:
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
-        """Warnings that the scene lies outside the training data, one line each; see `floodmap.imagery.suitability`."""
+        """Warnings that the scene is unlike the training data, one line each; see `floodmap.imagery.suitability`."""
         sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
     def date(self) -> datetime:
-        """Time of acquisition from the file's tags, else the file's modification time; UTC."""
+        """Time of acquisition from the file's tags, else the modification time of the file; UTC."""
         with self._lock, gdal_env():
             return date_of(self._source.dataset, self.path)
 
     def read(self, window: Window) -> Tile:
-        """Read one window.
+        """Read one window, in pixels of the working grid.
 
         Raises:
-            SceneError: the window lies (partly) outside the scene, or the file is damaged there.
+            SceneError: the window reaches outside the scene, or the file is damaged inside the window.
         """
         rows_fit = 0 <= window.row_off < window.row_end <= self.height
         if not rows_fit or not 0 <= window.col_off < window.col_end <= self.width:
@@ -234,30 +234,30 @@ class Scene:
         return replace(self._tile(window, (window.height, window.width)), gsd_m=self.gsd_m or 0.0)
 
     def failed(self, window: Window) -> Tile:
-        """The tile of a window that cannot be read: all pixels inside the area of interest are marked as failed."""
+        """Return the tile of a window that cannot be read: pixels inside the area of interest are marked as failed."""
         shape_hw = window.height, window.width
         try:
             return self._unread(window, shape_hw, codes.FAILED)
-        except SceneError:  # it is the area of interest that cannot be read
+        except SceneError:  # the area of interest itself cannot be read
             return Tile(window, np.zeros((3, *shape_hw), np.uint8), np.full(shape_hw, codes.FAILED, np.uint8))
 
     def preview(self, max_side: int) -> Tile:
-        """The whole scene, averaged down (never up) to at most `max_side` pixels a side.
+        """Read the whole scene, averaged down (never up) to at most `max_side` pixels a side.
 
-        Reads the whole file once where it has no overviews. Pixels that cannot be read are marked as failed.
+        Without overviews the whole file is read once. Pixels that cannot be read are marked as failed.
         """
         return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
 
     def preview_shape(self, max_side: int) -> tuple[int, int]:
-        """Height and width of `preview`."""
+        """Return height and width of `preview(max_side)`."""
         return self._reader.shape_within(max_side)
 
     def shrunk(self, window: Window, factor: int) -> Tile:
-        """A window of the scene downsampled by a whole factor (mean); unreadable pixels are marked as failed.
+        """Read a window downsampled by a whole factor (mean). Unreadable pixels are marked as failed.
 
         Args:
-            window: in pixels of the downsampled scene, whose sides are the scene's divided by `factor`, rounded up.
-            factor: scene pixels per pixel, along each side.
+            window: in pixels of the downsampled scene. Its sides are the scene's divided by `factor`, rounded up.
+            factor: number of scene pixels per downsampled pixel, along each side.
         """
         top, left = window.row_off * factor, window.col_off * factor
         height = min(window.row_end * factor, self.height) - top
@@ -266,14 +266,14 @@ class Scene:
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def samples(self, count: int, side: int) -> list[Tile]:
-        """Square windows at `count` by `count` places from edge to edge; unreadable pixels are marked as failed."""
+        """Read square windows at `count` x `count` places from edge to edge. Unreadable pixels are marked as failed."""
         windows = self._reader.spread(count=count, side=side)
         return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
 
     def valid_share(self) -> float:
-        """Observed share of the scene's pixels inside the area of interest, from 0 to 1.
+        """Return the share of observed pixels, 0 to 1, among the scene's pixels inside the area of interest.
 
-        Counted on all pixels of a small scene, on overviews where there are any, else on windows spread over the scene.
+        A small scene is counted whole, a larger one on its overviews, or else on windows spread over the scene.
         """
         cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
         tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)
@@ -289,7 +289,7 @@ class Scene:
 
     @property
     def _n_colours(self) -> int:
-        """Number of colour bands in the values read; near infrared follows them."""
+        """Number of colour bands in the values read; near infrared follows the colour bands."""
         return 3 if self._source.palette is not None else len(self.bands)
 
     def _tile(self, window: Window, shape_hw: tuple[int, int], *, tolerant: bool = False) -> Tile:
@@ -305,7 +305,7 @@ class Scene:
         return Tile(window, rgb, reason, nir, complete, self._failure(pixels))
 
     def _failure(self, pixels: Pixels) -> str:
-        """Message about members of a mosaic that are missing here; empty where there are none."""
+        """Return the message about members of a mosaic that cannot be read here; empty if there are none."""
         if pixels.failed is None or not self._source.anatomy.lost or not pixels.failed.any():
             return ""
         return f"{self.path}: a part of it cannot be read: {self._source.anatomy.lost_names}"

@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 99.0)
-"""Percentiles of the scene's values that become 0 and 255."""
+"""Percentiles of the scene's observed values that are mapped to 0 and to 255."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """For each band, the value that becomes 0 and the value that becomes 255."""
+    """Linear stretch: for each band, the value that is mapped to 0 and the value that is mapped to 255."""
 
     low: tuple[float, ...]
-    """Value that becomes 0, for each band, in the raster's units."""
+    """Value that is mapped to 0, for each band, in the raster's units."""
     high: tuple[float, ...]
-    """Value that becomes 255, for each band, above its `low`."""
+    """Value that is mapped to 255, for each band, in the raster's units; larger than `low`."""
 
     @classmethod
     def identity(cls, count: int) -> Stretch:
-        """The stretch that leaves 8-bit values unchanged."""
+        """Return the stretch that leaves the 8-bit values of `count` bands unchanged."""
         return cls(low=(0.0,) * count, high=(255.0,) * count)
 
     @classmethod
     def of(cls, samples: NDArray[Any]) -> Stretch:
-        """Stretch between the `PERCENTILES` of a sample (bands, n) of finite values; (0, 1) for an empty sample.
+        """Return the stretch between the `PERCENTILES` of a sample (bands, n) of finite values; (0, 1) if it is empty.
 
-        Where both percentiles are equal, minimum and maximum are used; a constant band becomes mid-grey.
+        If both percentiles of a band are equal, minimum and maximum are used. A constant band becomes mid-grey.
         """
         if samples.shape[1] == 0:
             return cls(low=(0.0,) * len(samples), high=(1.0,) * len(samples))
@@ -56,14 +56,14 @@ def _bounds(band: NDArray[Any]) -> tuple[float, float]:
     low, high = (float(value) for value in np.percentile(band.astype(np.float64), PERCENTILES))
     if not high > low:
         low, high = float(band.min()), float(band.max())
-    # Half a unit, or a few steps between neighbouring floats of this size.
+    # Half a unit; for large floats, a few steps between neighbouring numbers.
     half = max(0.5, 4 * float(np.spacing(abs(low))))
     return (low, high) if high > low else (low - half, low + half)
 
 
 def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    # float32 holds 16-bit values exactly; wider ones need float64, or neighbouring large values become equal.
-    # Halving first keeps the difference finite for floats near the largest.
+    # float32 holds 16-bit values exactly. Wider values need float64, because in float32 large neighbours become equal.
+    # Values are halved first, so that the difference of floats near the largest float stays finite.
     kind = np.dtype(np.float32 if values.dtype == np.float32 and abs(low) + abs(high) < 1e30 else np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = values.astype(kind) * kind.type(0.5)
@@ -74,7 +74,7 @@ def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _table(low: float, high: float, dtype: str) -> NDArray[np.uint8]:
-    """Stretched value of every bit pattern of an integer dtype of one or two bytes, read as unsigned."""
+    """Return the stretched value of every bit pattern of a 1- or 2-byte integer dtype, indexed as unsigned integer."""
     kind = np.dtype(dtype)
     patterns = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}")
     return _scale(patterns.view(kind.newbyteorder("=")), low, high)

@@ -1,4 +1,4 @@
-"""Warnings for scenes outside the models' training data: coarse pixels, snow or cloud."""
+"""Warnings for scenes unlike the models' training data: coarse pixels, snow or cloud."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 COARSEST_M = 5.0
 """Largest ground sample distance that the models were trained on, in metres."""
 WHITE_SHARE = 0.5
-"""Share of white pixels among the observed ones from which there is a warning."""
+"""Share of white pixels among the observed pixels from which a warning is given."""
 _WHITE, _GREY = 0.72, 0.12
-"""Least brightness of white in every band, and largest difference between bands, as shares of the full range."""
+"""Least value of a white pixel in every band, and largest difference between bands, as shares of the full range."""
 _REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
-"""Largest reflectance (as a fraction, and in ten-thousandths), and least reflectance (0 to 1) of snow and cloud."""
+"""Two units of reflectance, as a fraction and in ten-thousandths: (largest plausible value, least reflectance).
+
+The least reflectance is that of snow and cloud, 0 to 1."""
 
 
 def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]) -> Iterator[str]:
-    """Warnings about a scene that is unlike the models' training data, one line each.
+    """Yield warnings about a scene that is unlike the models' training data, one line each.
 
     Args:
-        name: the scene, for the message.
-        source_gsd_m: ground sample distance of the raster, in metres; None where it is not known.
-        gsd_m: the same of the working grid.
-        sample: (bands, n), observed values as stored, colours first.
+        name: name of the scene, for the message.
+        source_gsd_m: ground sample distance of the raster, in metres; None: not known.
+        gsd_m: ground sample distance of the working grid, in metres; None: not known.
+        sample: (bands, n), observed values as stored, colour bands first.
     """
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
         yield (
@@ -41,10 +43,10 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
 
 
 def white_share(sample: NDArray[Any]) -> float:
-    """Share of pixels that are bright and without colour.
+    """Return the share of pixels that are bright and nearly grey, 0 to 1.
 
     Args:
-        sample: (bands, n), as stored; uint8, or any other dtype, whose values may be reflectances or counts.
+        sample: (bands, n), as stored. Values of other dtypes than uint8 may be reflectances or counts.
     """
     if not sample.shape[1]:
         return 0.0
@@ -54,7 +56,7 @@ def white_share(sample: NDArray[Any]) -> float:
 
 
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
-    """The value of full brightness, and the share of it from which a pixel is white."""
+    """Return the value of full brightness, and the share of full brightness from which a pixel is white."""
     if sample.dtype == np.uint8:
         return 255.0, _WHITE
     top = float(np.percentile(sample, 99))

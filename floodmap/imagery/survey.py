@@ -1,4 +1,4 @@
-"""Samples from all over a scene, and what is decided by them: untagged borders, and the stretch to 8 bits."""
+"""Samples from all over a scene, and the properties found from them: untagged borders, and the stretch to 8 bits."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from floodmap.imagery.reasons import Reasons, could_be_collar
 from floodmap.imagery.stretch import Stretch
 
 SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
-"""Places along each side of the scene that are sampled, and the side of a window there, in pixels."""
+"""Sampled places along each side of the scene; side of a window at a place, and of a small window, in pixels."""
 SURVEY_SIDE = 2048
-"""Longest side of the whole scene when it is read downsampled, in pixels."""
+"""Longest side of the whole scene if it is read downsampled, in pixels."""
 _ENOUGH_SAMPLES = 1000
-"""Observed pixels from which a sample is used; with fewer, the whole scene is read downsampled."""
+"""Least number of observed pixels in a sample. If there are fewer, the whole scene is read downsampled."""
 
 Bools = NDArray[np.bool_]
 
 
 def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
-    """Untagged borders of a scene; None where there are none.
+    """Find the untagged borders of a scene; None if there are none.
 
     Args:
         reader: reader of the scene.
-        n_colours: number of colour bands, which come first in the values read.
+        n_colours: number of colour bands. They come first in the values read, before near infrared.
     """
     nodata, lossy = reader.source.nodata, reader.source.lossy
     colours: list[Colour] = ["black", "white"]
-    # A colour that is declared as nodata needs no search, unless lossy compression has changed it at the fringe.
+    # A colour declared as nodata needs no search, unless lossy compression has changed the colour at the fringe.
     if nodata in (0, 255) and not lossy:
         colours.remove("black" if nodata == 0 else "white")
 
@@ -47,7 +47,7 @@ def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
 
 
 def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
-    """Stretch of a scene's stored values to 8 bits, by its observed values."""
+    """Compute the stretch of a scene's stored values to 8 bits from a sample of observed values."""
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
         return Stretch.identity(source.depth)
@@ -55,7 +55,7 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
 
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Observed values (bands, n), as stored, of windows spread over the scene."""
+    """Read observed values (bands, n), as stored, of windows spread over the scene."""
     samples = []
     for window in reader.spread(count=SAMPLES, side=SAMPLE_SIDE):
         samples.append(reasons.observed(window, reader.read_tolerant(window, (window.height, window.width))))
@@ -66,7 +66,7 @@ def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
 
 
 def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Observed values (bands, n), as stored, of small windows spread over a scene; damaged windows are left out."""
+    """Read observed values (bands, n), as stored, of small windows spread over a scene; leave damaged windows out."""
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
     for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):
         with suppress(SceneError):  # damage is reported when windows are read

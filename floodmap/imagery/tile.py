@@ -14,31 +14,31 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The pixels of one window of a scene, as the models get them."""
+    """Pixels of one window of a scene, as input of the models."""
 
     window: Window
     """The window, in pixels of the working grid."""
     rgb: NDArray[np.uint8]
-    """(3, height, width); arbitrary where unobserved."""
+    """uint8 (3, height, width): red, green and blue, stretched to 0 to 255; arbitrary at unobserved pixels."""
     reason: NDArray[np.uint8]
-    """(height, width); 0 where observed, else a code of `floodmap.strips.codes`."""
+    """uint8 (height, width): 0 at observed pixels, else the reason, a code of `floodmap.strips.codes`."""
     nir: NDArray[np.uint8] | None = None
-    """Near infrared (height, width), where the scene has it."""
+    """uint8 (height, width): near infrared, stretched to 0 to 255; None if the scene has none."""
     complete: Bools | None = None
-    """(height, width), of a downsampled scene: all source pixels are known to be observed. None: not known.
+    """bool (height, width), of a downsampled scene: True if all source pixels of a pixel are observed. None: not known.
     A downsampled pixel may be observed although some of its source pixels are not."""
     failure: str = ""
-    """Why a part of the window could not be read, one line; empty where all of it was read."""
+    """Reason why a part of the window could not be read, one line; empty if all of the window was read."""
     gsd_m: float = 0.0
-    """Ground sample distance, in metres; 0 where the scene has no place on the ground."""
+    """Ground sample distance in metres; 0 if it is not known."""
 
     @property
     def valid(self) -> Bools:
-        """Observed pixels, (height, width)."""
+        """bool (height, width): True at observed pixels."""
         return np.asarray(self.reason == 0)
 
     def part(self, inner: Window) -> Tile:
-        """A copy of a part of the tile; `inner` is in the tile's own pixels."""
+        """Copy a part of the tile; `inner` is a window in pixels of the tile."""
         part = (..., *inner.slices)
         nir = None if self.nir is None else self.nir[part].copy()
         return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m)

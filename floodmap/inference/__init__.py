@@ -1,1 +1,1 @@
-"""From a scene and a model to strips of codes."""
+"""Inference: a scene and a model in, strips of codes (one uint8 per pixel) out."""

@@ -32,29 +32,36 @@ from floodmap.strips.strip import packed, unpacked
 
 Floats = NDArray[np.float32]
 _CHUNK = 64
-"""Rows of the coarse map that are compressed together."""
+"""Number of rows of the coarse map that are compressed together, as one chunk."""
 
 
 _SQUARE = 16
-"""Side of the squares of `Observed`, in cells of the coarse map."""
+"""Side of the squares of `Observed`, in pixels of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Side and overlap of the coarse pass's windows, in its pixels, and the number that their sides are multiples of. In
-large scenes they have the size of the fine windows, so that oneDNN needs no further kernels for them."""
+"""Side and overlap of the coarse pass's windows, in pixels of the coarse map, and a number of which their sides are
+multiples. In large scenes these windows have the size of the full-resolution windows, so that oneDNN compiles kernels
+for one size only."""
 
 
 class Observed:
-    """Map of the ground where all of the scene's own pixels are observed, in squares of 16 x 16 coarse cells.
+    """Squares of 16 x 16 coarse pixels, and whether all full-resolution pixels in each square are observed.
 
     Args:
-        height: rows of the coarse map.
-        width: its columns.
+        height: number of rows of the coarse map.
+        width: number of columns of the coarse map.
     """
 
     def __init__(self, height: int, width: int) -> None:
         self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
 
     def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
-        """Add a window of the coarse map: bool (rows, columns), True for complete cells; None: none is complete."""
+        """Add a window of the coarse map.
+
+        Args:
+            window: the window, in pixels of the coarse map.
+            complete: bool (rows, columns), True for coarse pixels in which all full-resolution pixels are observed;
+                None: there are no such pixels.
+        """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
             self._squares[rows, cols] = False
@@ -65,20 +72,20 @@ class Observed:
         self._squares[rows, cols] &= complete
 
     def covers(self, window: Window) -> bool:
-        """Whether a window of the coarse map is observed completely; it may reach beyond the map."""
+        """Return whether a window of the coarse map is observed completely; the window may reach beyond the map."""
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         return bool(self._squares[rows, cols].all())
 
 
 def _squares(first: int, end: int) -> slice:
-    """Squares that cells from `first` up to `end` overlap, along an axis."""
+    """Return the squares that coarse pixels from `first` up to `end` overlap, along an axis."""
     return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
 
 
 class CoarseMap:
     """Flood probability in per cent, uint8 (height, width), compressed in an unnamed temporary file.
 
-    Rows are appended at the bottom and read by slices.
+    Rows are appended at the bottom and read by slices of rows.
 
     Args:
         width: number of columns.
@@ -89,16 +96,17 @@ class CoarseMap:
         self._file = TemporaryFile()  # noqa: SIM115 (lives as long as the map)
         finalize(self, self._file.close)
         self._chunks: list[tuple[int, int]] = []
-        """Offset of each chunk in the file, and its length, in bytes."""
+        """Offset in the file and length of each chunk, in bytes."""
         self._lock = Lock()
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
-        """The first of the rows that were read last, and these rows: neighbouring windows need the same ones."""
+        """Number of the first row that was read last, and the rows that were read last: neighbouring windows read the
+        same rows."""
 
     def append(self, codes: NDArray[np.uint8]) -> None:
-        """Append rows, (rows, width).
+        """Append rows at the bottom, uint8 (rows, width), 0 to 100 per cent.
 
         Raises:
-            OutputError: there is no room for the file.
+            OutputError: the temporary file cannot be written, for example because the disk is full.
         """
         incomplete = self.shape[0] % _CHUNK  # rows of a chunk that is not full yet
         if incomplete:
@@ -110,7 +118,7 @@ class CoarseMap:
         self.shape = (self.shape[0] - incomplete + len(codes), self.shape[1])
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
-        """Rows from `rows.start` up to `rows.stop`."""
+        """Return the rows from `rows.start` to before `rows.stop`, uint8 (rows, width)."""
         with self._lock:
             first, last = rows.start // _CHUNK, (min(rows.stop, self.shape[0]) - 1) // _CHUNK
             if rows.start < self._first or rows.stop > self._first + len(self._rows):
@@ -123,7 +131,7 @@ class CoarseMap:
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
     def _write(self, compressed: bytes) -> int:
-        """Write bytes to the end of the file; returns their offset."""
+        """Append bytes to the file and return the offset of the first byte."""
         try:
             first = self._file.seek(0, SEEK_END)
             self._file.write(compressed)
@@ -144,21 +152,23 @@ class CoarseMap:
 def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
     """Predict the whole scene at reduced resolution, without prompts.
 
-    The result is averaged over the scene and its mirror image (test-time augmentation): this costs little here, and the
-    result is the mask prompt of all windows.
+    Probabilities are averaged over the scene and its mirror image (test-time augmentation). This takes little time at
+    reduced resolution, and the result is the mask prompt of all windows.
 
     Args:
-        scene: read as a whole.
+        scene: the scene, all of which is read.
         segmenter: the model.
-        exhaustive: use test-time augmentation also where the first prediction is confident.
+        exhaustive: predict the mirror image of every tile as a whole. False: predict the mirror image only of uncertain
+            parts, if the model accepts crops of any size.
 
     Returns:
-        Flood probability in per cent, (h, w), 0 where unobserved, the scene's sides divided by `coarse_factor`; and a
-        map of where all pixels of the scene are observed.
+        The flood probability in per cent, uint8 (h, w), 0 for unobserved pixels; and the squares of this map in which
+        all pixels of the scene are observed. The sides (h, w) are those of the scene, divided by `coarse_factor` and
+        rounded up.
 
     Raises:
         ModelError: the model fails, or its probabilities are not finite.
-        OutputError: there is no room for the temporary file.
+        OutputError: the temporary file cannot be written, for example because the disk is full.
     """
     factor = coarse_factor(max(scene.height, scene.width))
     grid = Grid(
@@ -179,7 +189,7 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
 
     with ExitStack() as stack:
         tiles = stack.enter_context(closing(ahead(lambda window: scene.shrunk(window, factor), grid)))
-        # Two pairs are computed in parallel, so that no core is idle while a pair's longer half is computed.
+        # Two pairs of tiles are computed in parallel, so that no core is idle while a pair's slower tile is computed.
         predicted = stack.enter_context(closing(ahead(predict, _in_pairs(tiles), count=2, threads=2)))
         for tile, probability in chain.from_iterable(predicted):
             observed.add(tile.window, None if tile.failure else tile.complete)
@@ -196,12 +206,12 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
 
 
 def _predict_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    """Mean of the probabilities of tiles and of their mirror images."""
+    """Return the mean probabilities of tiles and their mirror images: float32 (height, width) for each tile."""
     return _require_finite(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
 
 
 def _predict_twice_where_uncertain(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    """As `_predict_twice`, but parts with confident probabilities are predicted once."""
+    """Return the same as `_predict_twice`, but predict confident parts of a tile only once."""
     probabilities = _require_finite(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
     again: list[tuple[int, Window | None]] = []
     flipped: list[Tile] = []
@@ -229,9 +239,17 @@ def _require_finite(probabilities: Sequence[Floats]) -> list[Floats]:
 
 
 def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
-    """Crop a coarse map of the whole scene to a window, at about the coarse resolution, with bilinear interpolation.
+    """Crop a coarse map of the whole scene to a window, with bilinear interpolation.
 
-    Whole cells instead would be shifted against the window by up to one cell.
+    A crop of whole coarse pixels would be shifted against the window by up to one coarse pixel.
+
+    Args:
+        coarse: values of the whole scene, (height, width) at the coarse resolution.
+        window: the window, in pixels of the scene.
+        scene: the scene.
+
+    Returns:
+        The values in the window, float32 (h, w), at about the coarse resolution and in the unit of `coarse`.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),
@@ -244,7 +262,7 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
 
 
 def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Cells on either side of every sample along an axis, and the weight of the second, 0 to 1."""
+    """Return the coarse pixels on either side of each sample along an axis, and the weight of the second, 0 to 1."""
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)
     at = np.clip(centres * (cells / whole) - 0.5, 0, cells - 1)

@@ -1,4 +1,4 @@
-"""Unsupervised flood likelihood of each pixel, from colour, texture and, with NIR, NDWI; without training."""
+"""Unsupervised flood likelihood of each pixel from colour, texture and, with near infrared, NDWI; without training."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _SIDE = 256
-"""Working resolution: longer side in pixels. Texture is measured at it, independently of the input's resolution."""
+"""Longer side of the image that is analysed, in pixels. Texture is measured at this size, whatever the size of the
+input."""
 _COLOUR_BINS = 10
 _TEXTURE_BINS = 3
-"""Histogram bins of each of L*, a* and b*, and of texture."""
+"""Numbers of histogram bins: for each of L*, a* and b*, and for texture."""
 _RANGES = ((0.0, 100.0), (-24.0, 24.0), (-24.0, 40.0), (-0.7, 2.7))
 """Ranges of L*, a*, b* and texture that the bins span; values outside fall into the outermost bins."""
 _ITERATIONS = 5
 _SEED_WEIGHT = 0.1
 """Weight of the first guess in the log odds of every iteration."""
 _COLOUR_WEIGHT = 1.6
-"""Weight of the histograms' log ratio."""
+"""Weight of the log of the ratio between the histograms of flood and of dry ground."""
 _PRIOR_WEIGHT = 0.25
 """Weight of the prior odds of flood: 0 for equal odds, 1 for the odds of the last iteration. At 1 the iterations
 diverge to all flood or all dry."""
 _NDWI_WEIGHT = 10.0
-"""Weight of NDWI in the log odds. McFeeters' water is NDWI > 0; at this weight NDWI 0.1 is log odds of 1."""
+"""Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters' limit for water is an NDWI above
+0."""
 
 
 def likelihood(
@@ -42,24 +44,26 @@ def likelihood(
 ) -> NDArray[np.float32]:
     """Estimate the flood likelihood of every pixel, without training and without a reference.
 
-    The first guess is high for smooth pixels that are no greener than red (muddy or grey, not vegetation) and rather
-    bright for their image. It is refined iteratively, as in the dominant flood colour of Simantiris and Panagiotakis
-    (Remote Sensing 16:2126, 2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM TOG 23:309,
-    2004). Each iteration makes histograms over CIE L*a*b* and texture of flood and of dry ground, weighted by the last
-    likelihood. Their log ratio, smoothed along edges by a guided filter (He et al., IEEE TPAMI 35:1397, 2013), is the
-    next likelihood. Sky is dry. With NIR, NDWI (McFeeters, IJRS 17:1425, 1996) counts in every iteration.
+    The first guess is high for smooth pixels that are no greener than red (muddy or grey, not vegetation) and brighter
+    than the median of the image. It is refined iteratively, as in the dominant flood colour of Simantiris and
+    Panagiotakis (Remote Sensing 16:2126, 2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM
+    TOG 23:309, 2004). Each iteration makes two histograms over CIE L*a*b* and texture: of flood and of dry ground,
+    weighted by the last likelihood. The log of their ratio, smoothed along edges by a guided filter (He et al., IEEE
+    TPAMI 35:1397, 2013), is the next likelihood. Sky is dry. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996)
+    is added in every iteration.
 
-    The result ranks the pixels of one image: it does not tell whether anything is flooded.
+    The result ranks the pixels of one image; it does not show whether the image has any flood.
 
     Args:
-        rgb: uint8 (3, h, w), any size; resampled to a longer side of 256 pixels.
-        valid: bool (h, w); True where the pixel is observed.
-        nir: uint8 (h, w), stretched like the green band; None where there is none.
-        gsd_m: ground sample distance in metres. A scene that has one is map-projected and shows no sky; None is for
-            photographs, which may.
+        rgb: uint8 (3, h, w), any size; resampled to a longer side of 256 pixels if it is larger.
+        valid: bool (h, w), True for observed pixels.
+        nir: near infrared, uint8 (h, w), stretched like the green band; None if the scene has no such band.
+        gsd_m: ground sample distance in metres, of a map-projected scene, which shows no sky. None: the image is a
+            photograph, in which sky is searched for.
 
     Returns:
-        float32 (h, w), 0 to 1; 0 where not valid. 0.5 and above is the flood mask.
+        Flood likelihood, float32 (h, w), 0 to 1; 0 for pixels that are not valid. Pixels of 0.5 and above are the flood
+        mask.
 
     Raises:
         PromptError: the shapes do not agree.
@@ -77,23 +81,23 @@ def likelihood(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Features:
-    """Features of each pixel at the working resolution; float64 (h, w) unless noted otherwise."""
+    """Features of each pixel of the shrunken image; float64 (h, w) unless noted otherwise."""
 
     lab: Floats
     """CIE L*a*b* (3, h, w), D65."""
     lightness: Floats
-    """L*, smoothed."""
+    """L*, smoothed by a Gaussian filter."""
     redness: Floats
-    """(R - G) / (R + G), smoothed; negative on vegetation."""
+    """(R - G) / (R + G), smoothed by a Gaussian filter; negative on vegetation."""
     fine: Floats
     """Log of the local standard deviation of L* over about 3 pixels."""
     coarse: Floats
-    """The same over about 12 pixels."""
+    """Log of the local standard deviation of L* over about 12 pixels."""
     ground: Bools
-    """Observed and not sky."""
+    """Bool (h, w), True for pixels that are observed and not sky."""
 
     def centred(self, feature: Floats) -> Floats:
-        """A feature minus its median over the ground."""
+        """Return a feature minus its median over the ground."""
         return feature - (np.median(feature[self.ground]) if self.ground.any() else 0.0)
 
 
@@ -107,10 +111,12 @@ def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uin
 
 
 def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
-    """Mean of the valid pixels of each cell, at most 256 cells a side; cells without any have that of the nearest.
+    """Shrink bands to a longer side of at most 256 cells; each cell is the mean of its valid pixels.
+
+    A cell without valid pixels has the mean of the nearest cell with valid pixels.
 
     Returns:
-        The means (bands, h, w), and whether a cell has valid pixels, bool (h, w).
+        The means, float64 (bands, h, w); and bool (h, w), True for cells that have valid pixels.
     """
     scale = min(1.0, _SIDE / max(valid.shape))
     rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
@@ -125,7 +131,7 @@ def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats,
 
 
 def _enlarge(image: Floats, shape_hw: tuple[int, ...]) -> Floats:
-    """Bilinear interpolation to (height, width), aligned at the image's borders."""
+    """Enlarge an image to (height, width) by bilinear interpolation, aligned at the image's borders."""
     for axis, side in enumerate(shape_hw):
         cells = image.shape[axis]
         at = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
@@ -153,7 +159,7 @@ def _describe(rgb: Floats, observed: Bools, *, sky: bool) -> _Features:
 
 
 def _first_guess(features: _Features) -> Floats:
-    """Log odds of flood before the image's own flood colours are estimated."""
+    """Return the log odds of flood, (h, w), before the image's own flood colours are estimated."""
     smoothness = -1.2 * features.centred(features.fine) - 0.6 * features.centred(features.coarse)
     colour = 16.0 * (features.redness - 0.01)
     # Water under a clouded sky is brighter than vegetation and shadow, and darker than white roofs and clouds.
@@ -162,13 +168,22 @@ def _first_guess(features: _Features) -> Floats:
 
 
 def _ndwi_evidence(bands: Floats) -> Floats:
-    """Log odds of flood from NDWI = (green - NIR) / (green + NIR)."""
+    """Return the log odds of flood, (h, w), from NDWI = (green - NIR) / (green + NIR)."""
     green, nir = bands[1], bands[3]
     return _NDWI_WEIGHT * np.clip(_smooth((green - nir) / (green + nir + 1.0)), -0.5, 0.5)
 
 
 def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
-    """Estimate the image's own flood colours from a guess, in log odds; returns probabilities (h, w)."""
+    """Estimate the image's own flood colours, iteratively from a first guess.
+
+    Args:
+        guess: log odds of flood of the first guess, (h, w).
+        features: features of the same pixels.
+        water: log odds of flood from NDWI, (h, w); zeros without near infrared.
+
+    Returns:
+        Flood probabilities (h, w), 0 to 1; 0 outside the ground.
+    """
     ground, smooth = features.ground, _edge_aware(features.lightness)
     shape = (_COLOUR_BINS,) * 3 + (_TEXTURE_BINS,)
     index = _bin(features, shape)
@@ -191,7 +206,7 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
 
 
 def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Flat index (h, w) of each pixel's bin in a histogram of L*, a*, b* and texture of this shape."""
+    """Return the flat index (h, w) of each pixel's bin in a histogram of L*, a*, b* and texture with this shape."""
     bins = [
         np.clip((value - low) / (high - low) * size, 0, size - 1).astype(np.int64)
         for value, (low, high), size in zip((*features.lab, features.fine), _RANGES, shape, strict=True)
@@ -200,9 +215,10 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
-    """Sky pixels: bright, smooth, bluish or white areas at the top edge, lighter than the ground, of their own colour.
+    """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas at the top edge, lighter than ground.
 
-    Grey water at the top edge looks the same, but its colour is found further down too.
+    Grey water at the top edge looks the same, but its colour is found further down too. An area is therefore sky only
+    if few smooth pixels outside it have its colour.
     """
     red, green, blue = rgb
     soft = np.stack([_smooth(channel) for channel in lab])
@@ -228,7 +244,7 @@ def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
 
 
 def _to_lab(rgb: Floats) -> Floats:
-    """sRGB 0 to 255 to CIE L*a*b*, D65 (IEC 61966-2-1, CIE 15)."""
+    """Convert sRGB, 0 to 255, to CIE L*a*b*, D65 (IEC 61966-2-1, CIE 15); both (3, h, w)."""
     srgb = rgb / 255.0
     linear = np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
     to_xyz = np.array(
@@ -241,7 +257,10 @@ def _to_lab(rgb: Floats) -> Floats:
 
 
 def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
-    """The guided filter (He et al., eq. 5 to 8) of an L* guide: radius 5 pixels, edges are steps well above 7 L*."""
+    """Return the guided filter (He et al., eq. 5 to 8) of an L* guide.
+
+    The radius is 5 pixels. Steps well above 7 L* are edges.
+    """
 
     def box(image: Floats) -> Floats:
         return np.asarray(ndimage.uniform_filter(image, 11, mode="nearest"))

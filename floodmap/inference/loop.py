@@ -29,11 +29,12 @@ log = logging.getLogger(__name__)
 
 
 _MAX_BATCH_FACTOR = 4
-"""Largest number of partly predicted windows in a batch, as a multiple of the batch size."""
+"""Largest number of windows in a batch if the model predicts only parts of them, as a multiple of the batch size."""
 _TRIM_EVERY = 50
-"""Number of windows between two calls of `trim_heap`; without it the resident memory grows for hours."""
+"""Number of windows between two calls of `trim_heap`. Without these calls the resident memory grows for hours."""
 _READERS = 3
-"""Threads that read and prompt windows where the model runs on another device: one is too slow for a large GPU."""
+"""Number of threads that read windows and build prompts if the model runs on a device other than the CPU: a single
+thread is too slow for a large GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Progress:
     windows_done: int
     windows_total: int
     pixels_done: int
-    """Scene pixels, each counted once."""
+    """Number of finished scene pixels; a pixel in several windows is counted once."""
     stage: str
     """"segment" while windows are computed, "write" while results are written."""
 
@@ -59,7 +60,17 @@ def run_windows(
     batch_size: int,
     exhaustive: bool,
 ) -> None:
-    """Compute the strips that are missing in the journal; for `prompts` and `exhaustive` see `SegmentOptions`.
+    """Compute the strips that are missing in the journal, and append them to the journal.
+
+    Args:
+        scene: the scene.
+        grid: the windows of the scene.
+        segmenter: the model.
+        journal: strips that are finished already, in the order of the rows of windows.
+        report: called with the progress after every window.
+        prompts: see `SegmentOptions`.
+        batch_size: size of a batch in whole windows, see `batches`.
+        exhaustive: see `SegmentOptions`.
 
     Raises:
         ModelError: the model fails on every window (see `proof`); the journal is then unchanged.
@@ -70,7 +81,7 @@ def run_windows(
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
-    trim_heap()  # windows of the coarse pass have another size
+    trim_heap()  # the memory of the coarse pass is freed, because its windows have another size
     done = trimmed = first * columns
     row, notes, writer = first, no_notes(), _JournalWriter(scene.path, journal)
     windows = (window for number in range(first, rows) for window in grid.row(number))
@@ -79,14 +90,14 @@ def run_windows(
         readers = _READERS if segmenter.offloads else 1
         plans = ahead(selection.plan, windows, count=batch_size + readers, threads=readers)
         todo = batches(stack.enter_context(closing(plans)), columns, batch_size)
-        # Two batches are computed while one is blended, so that no core is idle; a GPU has one more in its queue.
+        # Two batches are computed while one is blended, so that no core is idle. A GPU has a third batch in its queue.
         in_flight = 3 if segmenter.offloads else 2
         predicted = ahead(partial(predict, segmenter), todo, count=in_flight, threads=in_flight)
         stack.enter_context(closing(predicted))
         for results, batch_notes in predicted:
             notes = {key: value + batch_notes[key] for key, value in notes.items()}
             top, end = grid.strip(row)
-            while results:  # pop: a result is freed once it is blended
+            while results:  # `pop` frees each result once it is blended
                 result = results.pop(0)
                 writer.add(result)
                 strip = mosaic.add(result.window, result.probability(), result.reason)
@@ -100,7 +111,7 @@ def run_windows(
                 notes = no_notes()
             else:
                 # This strip is in the journal already; its windows were computed again for the rows below it. The
-                # earlier run counted them, but what fails now is missing in the next strip.
+                # earlier run counted these windows. Only failures are kept, because they affect the next strip.
                 notes = {**no_notes(), "failed": notes["failed"]}
             strip, row = None, row + 1
             if done - trimmed >= _TRIM_EVERY:
@@ -110,9 +121,9 @@ def run_windows(
 
 
 class _JournalWriter:
-    """Appends strips to the journal and logs warnings, but nothing while the model has failed on every window.
+    """Writer of strips to the journal and of warnings to the log; both wait while the model has failed on every window.
 
-    Meanwhile strips and warnings are held back. They take little memory: there are few, or their ground needs no model.
+    The strips that wait take little memory: either they are few, or the model is not needed for most of their windows.
     """
 
     def __init__(self, path: object, journal: Journal) -> None:
@@ -121,7 +132,7 @@ class _JournalWriter:
         self._failed: list[WindowResult] = []
 
     def add(self, result: WindowResult) -> None:
-        """Add the next window's result, in the order of the windows."""
+        """Add the result of the next window, in the order of the windows."""
         if result.reached:
             self._proof.add(self._path, result.window, result.failure)
         if result.why:
@@ -134,7 +145,11 @@ class _JournalWriter:
         self._write()
 
     def end(self) -> None:
-        """To be called after the last strip; raises ModelError where every window failed."""
+        """Write what still waits, after the last strip.
+
+        Raises:
+            ModelError: the model failed on every window.
+        """
         self._proof.end()
         self._write()
 
@@ -159,7 +174,8 @@ def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[
     Args:
         windows: plans, row by row.
         columns: number of windows in a row.
-        size: a batch has at most the pixels of so many whole windows, and at most a few times as many plans.
+        size: largest number of pixels in a batch, as a number of whole windows. The number of plans in a batch is at
+            most `_MAX_BATCH_FACTOR` times this number.
     """
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[WindowPlan] = []
@@ -176,15 +192,18 @@ def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[
 def segment_whole(
     scene: Scene, grid: Grid, segmenter: Segmenter, prompter: Prompter, *, exhaustive: bool = True, proof: Proof
 ) -> NDArray[np.uint8]:
-    """Codes of a scene that fits into memory, uint8 (height, width), without a journal.
+    """Segment a scene that fits into memory, without a journal.
 
     Args:
         scene: the scene.
-        grid: its windows.
+        grid: the windows of the scene.
         segmenter: the model.
         prompter: makes the prompts of each window.
         exhaustive: predict every window as a whole, whatever the coarse probability.
-        proof: receives the scene's windows; the caller calls `end` after the last scene.
+        proof: receives the outcome of each window; the caller calls `Proof.end` after the last scene.
+
+    Returns:
+        Codes, uint8 (height, width).
     """
     mosaic, selection = Mosaic(grid), Selection(scene, prompter, exhaustive=exhaustive)
     codes = np.empty((grid.height, grid.width), np.uint8)

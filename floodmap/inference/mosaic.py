@@ -18,7 +18,7 @@ class _Band:
     """Partial sums of blended windows, for some columns of one row of windows."""
 
     percent: NDArray[np.float32]
-    """Weighted sum of probabilities in per cent, (rows, columns)."""
+    """Weighted sum of probabilities in per cent, float32 (rows, columns)."""
     reason: NDArray[np.uint8]
     """Code of the reason why a pixel is unobserved, 0 where it is observed, (rows, columns)."""
 
@@ -33,33 +33,34 @@ class _Band:
         return _Band(self.percent.copy(), self.reason.copy())
 
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
-        """Add another band to a part of this one: per cents are summed, of two reasons the higher code stays."""
+        """Add another band to the part `index`: percentages are summed; of two reasons the higher code stays."""
         self.percent[index] += other.percent
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
     def put(self, other: _Band, columns: slice) -> None:
-        """Replace the top rows of some columns by another band."""
+        """Replace the top rows of these columns by another band."""
         rows = other.reason.shape[0]
         self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """The slices at either end where weights are not 1."""
+    """Return the slices at either end of an axis in which the weights are not 1."""
     ones = np.flatnonzero(weights == 1)
     first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
     return slice(0, first), slice(last, len(weights))
 
 
 class Mosaic:
-    """Blends the windows of a grid, added row by row and from left to right, into strips.
+    """Weighted mean of the windows of a grid, which are added row by row and from left to right; returned as strips.
 
-    Only pixels that later windows overlap are kept as floating point: the width of one window, and the rows that reach
-    into the next row of windows. All others are rounded to codes at once, so memory hardly grows with the scene.
+    Only pixels that later windows overlap are kept as floating point: in the width of one window, and in the rows that
+    reach into the next row of windows. All other pixels are rounded to codes at once and compressed. Memory therefore
+    grows little with the size of the scene.
 
     Args:
         grid: the windows.
-        first_row: the row of windows to begin with. The caller must drop strips of which not all windows were added
-            (see `first_row_for`).
+        first_row: row of windows to begin with. Its strips lack the windows of rows above; the caller must drop strips
+            of which not all windows were added (see `first_row_for`).
     """
 
     def __init__(self, grid: Grid, first_row: int = 0) -> None:
@@ -76,7 +77,7 @@ class Mosaic:
 
     @staticmethod
     def first_row_for(grid: Grid, strip: int) -> int:
-        """The first row of windows that overlaps a strip: an unfinished strip is computed from there on."""
+        """Return the first row of windows that overlaps a strip; an unfinished strip is computed from this row on."""
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
 
@@ -84,9 +85,10 @@ class Mosaic:
         """Blend in the next window.
 
         Args:
-            window: the next one in the grid's order.
-            probability: (height, width), 0 to 1; None where the window failed: its observed pixels become `failed`.
-            reason: code of the reason why a pixel is unobserved, 0 where it is observed, (height, width).
+            window: the next window in the grid's order.
+            probability: float32 (height, width), 0 to 1; None if the window failed: its observed pixels then become
+                `failed`.
+            reason: code of the reason why a pixel is unobserved, 0 where it is observed, uint8 (height, width).
 
         Returns:
             The finished strip after the last window of a row, else None.
@@ -122,16 +124,18 @@ class Mosaic:
         return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
-        """Finish columns that no further window of this row overlaps.
+        """Finish the columns that no further window of this row overlaps.
 
-        They are blended with the row of windows above; rows that the row below overlaps are carried.
+        The columns are blended with the row of windows above. Rows that the next row of windows overlaps are kept for
+        it.
         """
         columns = slice(left, left + band.reason.shape[1])
         band.add(self._carry.part(np.s_[: self._carried_rows, columns]), np.s_[: self._carried_rows, :])
         rows = self._strip_height
         self._carry.put(band.part(np.s_[rows:, :]), columns)
         done = band.part(np.s_[:rows, :])
-        # 1e-4 per cent more: weights sum to one only up to rounding, and 0.495 must not become 49 here and 50 there.
+        # 1e-4 per cent are added, because the sum of the weights is one only up to rounding errors. Otherwise a
+        # probability of 0.495 would become 49 in some pixels and 50 in others.
         codes = (done.percent + np.float32(0.5 + 1e-4)).astype(np.uint8)
         if done.reason.any():
             np.copyto(codes, done.reason, where=done.reason > 0)

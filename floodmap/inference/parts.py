@@ -1,4 +1,4 @@
-"""Crops of a window where the coarse pass is uncertain; elsewhere the coarse probability is final."""
+"""Parts: square crops of a window in which the coarse pass is uncertain; elsewhere the coarse probability is final."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from floodmap.geo.window import Window
 from floodmap.models.prompts import Prompts
 
 DRY_LIMIT, FLOOD_LIMIT = 0.15, 0.75
-"""Coarse probabilities below the first are final as dry, above the second as flood. The dry limit is the stricter one:
-narrow streams have a low coarse probability."""
+"""Coarse probabilities below the dry limit are final as dry, those above the flood limit as flood. The dry limit is the
+stricter one, because narrow streams have a low coarse probability."""
 _CELL = 16
-"""Side in pixels of the cells that are confident or uncertain as a whole."""
+"""Side of a cell in pixels. A cell is a square of pixels that is confident or uncertain as a whole."""
 _STEP = 2
-"""Parts begin at multiples of so many cells, the model's coarsest stride: its features are then those of the window."""
+"""Parts begin at multiples of this number of cells, which is the model's coarsest stride. The cells of the model's
+features then cover the same pixels in a part as in the whole window."""
 _MARGIN = 1
-"""Context around uncertain cells, in cells: without it the IoU on dubai-water falls by 0.005."""
+"""Width of the context around uncertain cells, in cells. Without this context the IoU on dubai-water falls by 0.005."""
 _FADE = 16
-"""Width in pixels of the blend from a part's border to the coarse probability."""
+"""Width in pixels of the blend from the border of a part to the coarse probability."""
 _SIDE = 20
-"""Side of parts, in cells. All have one size, so that they form batches (`flood_segmenter.TOGETHER`), in down to half
-the time, and oneDNN has few shapes to compile kernels for. At 256 pixels they have too little context: one turned a
-field into a pond."""
+"""Side of parts, in cells. All parts have one size, so that they form batches (`flood_segmenter.TOGETHER`), which
+halves the time at best, and so that oneDNN compiles kernels for few shapes. Parts of 256 pixels have too little
+context: in one of them a field was predicted as a pond."""
 _PART_COST = 1.15
-"""Cost of a cell of a part relative to one of a whole window."""
+"""Computing time of a cell of a part, relative to that of a cell of a whole window."""
 
 Bools = NDArray[np.bool_]
 
@@ -35,12 +36,13 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
     """Find the parts of a window that the model has to predict.
 
     Args:
-        prompts: of the window. The mask prompt is the coarse probability; with points or boxes the window is whole.
+        prompts: prompts of the window. The mask prompt is the coarse probability. With points or boxes the window is
+            predicted as a whole.
         shape_hw: the window's size in pixels.
 
     Returns:
-        Parts in the window's pixels, which may overlap: an empty list where the coarse pass is confident everywhere,
-        None where the whole window has to be predicted.
+        Parts, which may overlap, in pixels of the window. An empty list if the coarse pass is confident everywhere;
+        None if the whole window has to be predicted.
     """
     mask = prompts.mask
     if mask is None or prompts.bounded or len(prompts.points_xy):
@@ -56,13 +58,19 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
 
 
 def coarse_probability(mask: NDArray[np.float32], shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Resample a mask prompt to a window's pixels, float32 (height, width), by the nearest cell."""
+    """Resample a mask prompt, (h, w), to the pixels of a window, float32 (height, width), by nearest neighbour."""
     rows, cols = (np.arange(n) * m // n for n, m in zip(shape_hw, mask.shape, strict=True))
     return mask[np.ix_(rows, cols)]
 
 
 def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.float32]) -> None:
-    """Blend a part's probabilities into those of its window, (height, width), in place, with a ramp at its borders."""
+    """Blend the probabilities of a part into those of its window, in place, with a ramp at the borders of the part.
+
+    Args:
+        part: the part, in pixels of the window.
+        probability: probabilities of the part, float32 (part height, part width), 0 to 1.
+        into: probabilities of the window, float32 (height, width), 0 to 1, which are changed.
+    """
     down = _ramp(part.row_off, part.height, into.shape[0])
     across = _ramp(part.col_off, part.width, into.shape[1])
     coarse = into[part.slices]
@@ -70,7 +78,7 @@ def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.fl
 
 
 def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
-    """Blend weights of a part along an axis, (side,), 0 to 1; no ramp where the window ends too."""
+    """Return the blend weights of a part along an axis, (side,), 0 to 1; no ramp at the border of the window."""
     inside = np.arange(side, dtype=np.float32) + 0.5
     before = inside if first else np.inf
     after = inside[::-1] if first + side < whole else np.inf
@@ -79,7 +87,13 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Cells that overlap anything uncertain, along an axis that is `side` pixels long."""
+    """Reduce one axis from mask pixels to cells: True for cells that overlap uncertain pixels.
+
+    Args:
+        uncertain: True for uncertain pixels of the mask prompt, at any resolution.
+        axis: the axis.
+        side: length of the axis in pixels of the window.
+    """
     length, begin = uncertain.shape[axis], np.arange(0, side, _CELL)
     last = -(-np.minimum(begin + _CELL, side) * length // side) - 1
     reached = np.logical_or.reduceat(uncertain, begin * length // side, axis=axis)
@@ -87,9 +101,10 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
 
 
 def _squares(uncertain: Bools) -> Iterator[Window]:
-    """Cover all uncertain cells and their margins by squares, greedily, in cells.
+    """Cover all uncertain cells and their margins by squares; yield the squares in cells.
 
-    Each square covers the first cell that is still uncovered, and of such squares it is the one that covers most cells.
+    The search is greedy. Each square covers the first cell that is still uncovered. Of all squares that cover this
+    cell, the one with most uncovered cells is taken.
     """
     uncovered = uncertain.copy()
     height, width = (min(_SIDE, whole) for whole in uncovered.shape)
@@ -104,7 +119,7 @@ def _squares(uncertain: Bools) -> Iterator[Window]:
 
 
 def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]:
-    """Parts along an axis that cover a cell within their margins: the first cell of each, and the cells it covers."""
+    """Yield the parts along an axis that cover a cell within their margins: first cell, and slice of covered cells."""
     for first in range(max(cell - side + 1, 0) // _STEP * _STEP, min(cell, whole - side) + 1, _STEP):
         covered = _without_margin(first, side, whole)
         if covered.start <= cell < covered.stop:
@@ -112,12 +127,12 @@ def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]
 
 
 def _without_margin(first: int, side: int, whole: int) -> slice:
-    """Cells of a part without its margins, along an axis; there is no margin where the window ends."""
+    """Return the cells of a part without its margins, along an axis; there is no margin at the border of the window."""
     end = first + side
     return slice(first + _MARGIN if first else 0, end - _MARGIN if end < whole else end)
 
 
 def _in_pixels(part: Window, shape_hw: tuple[int, int]) -> Window:
-    """Convert a part from cells to pixels of its window, clipped to it."""
+    """Convert a part from cells to pixels of its window, clipped to the window."""
     top, left = part.row_off * _CELL, part.col_off * _CELL
     return Window(top, left, min(part.height * _CELL, shape_hw[0] - top), min(part.width * _CELL, shape_hw[1] - left))

@@ -21,29 +21,31 @@ from floodmap.models.protocol import Segmenter
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """The prediction for a window, kept in pieces until it is blended, since many results may be queued."""
+    """Prediction of a window, kept in pieces until it is blended, because many results may wait in a queue."""
 
     window: Window
     reason: NDArray[np.uint8]
     """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
     pieces: Sequence[tuple[Window, NDArray[np.float32]]] = ()
-    """Parts in the window's pixels with their probabilities, (height, width); one part for a whole window."""
+    """Parts in pixels of the window, with their probabilities, float32 (height, width), 0 to 1. A window that is
+    predicted as a whole has a single part."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, (h, w) at its own resolution, which is final outside the pieces; None for whole windows."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the pieces. None if
+    the window is predicted as a whole."""
     unread: str = ""
-    """The error of reading the window or a part of it; empty if it was read."""
+    """Error message of reading the window or a part of it; empty if all of it was read."""
     reached: bool = False
-    """Whether the window, or a part of it, was an input of the model."""
+    """True if the window, or a part of it, was an input of the model."""
     failure: Failure | None = None
-    """The model's error on the window or on a part of it."""
+    """The model's error on the window or on a part of it; None if the model did not fail."""
 
     @property
     def why(self) -> str:
-        """The error of the model or of reading; empty where nothing failed."""
+        """Error message of the model or of reading; empty if nothing failed."""
         return self.failure.why if self.failure else self.unread
 
     def probability(self) -> NDArray[np.float32] | None:
-        """Probabilities of the whole window, float32 (height, width), 0 to 1; None where there are none."""
+        """Return the probabilities of the whole window, float32 (height, width), 0 to 1; None if there are none."""
         if self.coarse is None:
             return self.pieces[0][1] if self.pieces else None
         whole = coarse_probability(self.coarse, self.reason.shape)
@@ -53,14 +55,20 @@ class WindowResult:
 
 
 def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[WindowResult], dict[str, Any]]:
-    """Predict a batch; also notes: counts of windows run, skipped, skipped_by_coarse, and the failed windows."""
+    """Predict a batch of windows.
+
+    Returns:
+        The results, in the order of the batch; and notes. The notes hold the number of windows that were run, skipped
+        (no pixel is observed) and skipped_by_coarse (the coarse probability is final), the failed windows, and the
+        number of predicted pixels.
+    """
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]
     return results, _notes(batch, results)
 
 
 def no_notes() -> dict[str, Any]:
-    """Notes with all counts 0."""
+    """Return notes with all counts 0."""
     return {"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}
 
 
@@ -75,7 +83,7 @@ def _result(plan: WindowPlan, predicted: Sequence[NDArray[np.float32] | Failure]
 
 
 def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict[str, Any]:
-    """Counts of windows, and the failed ones; windows that were read only in part are counted as run too."""
+    """Count the windows and list the failed windows; a window that was read only in part is listed and also counted."""
     notes = no_notes()
     for plan, result in zip(batch, results, strict=True):
         if result.why:
@@ -88,7 +96,10 @@ def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict
 
 
 def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
-    """Each tile's probabilities or its failure; a batch that fails is halved, since halves may fit into memory."""
+    """Return the probabilities or the failure of each tile.
+
+    A batch that fails is halved, because each half may fit into memory.
+    """
     if not views:
         return []
     try:
@@ -99,5 +110,5 @@ def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> lis
         middle = len(views) // 2
     else:
         return [one if np.isfinite(one).all() else Failure(NOT_FINITE) for one in probabilities]
-    # Outside the handler: the error's traceback keeps references to the arrays that filled the memory.
+    # Outside the `except` block, because the error's traceback keeps references to the arrays that filled the memory.
     return _attempt(segmenter, views[:middle]) + _attempt(segmenter, views[middle:])

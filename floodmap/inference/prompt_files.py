@@ -22,19 +22,21 @@ _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false"
 def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     """Read a user's prompts: points with a `label` field, and polygons whose bounding boxes are box prompts.
 
-    Every layer of the file is read. A label is 1, "flood" or true, or 0, "dry" or false. Points outside the scene are
-    left out, boxes are clipped.
+    Every layer of the file is read. The label 1, "flood" or true means flood; 0, "dry" or false means dry. Points
+    outside the scene are left out. Boxes are clipped to the scene.
 
     Args:
         path: GeoJSON, GeoPackage or another format of OGR, in any CRS; see `read_vectors`.
-        grid: the scene's pixels. Without a CRS, the file's coordinates are taken to be those of the grid's transform.
+        grid: the scene's pixels. If the grid has no CRS, the coordinates of the file are used as coordinates of the
+            grid's transform.
 
     Returns:
-        Prompts in scene pixels.
+        Prompts in pixels of the scene.
 
     Raises:
         VectorError: the file cannot be read.
-        PromptError: a point has no usable label, a geometry is neither points nor polygons, or all lie outside.
+        PromptError: a point has no usable label, a geometry is neither a point nor a polygon, or all prompts lie
+            outside the scene.
     """
     points: list[NDArray[np.float64]] = []
     labels: list[int] = []
@@ -66,7 +68,10 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Layers that have features; None, the default layer, where none has, so that `read_vectors` raises the error."""
+    """Return the names of the layers that have features.
+
+    If there are none, the result is [None], the default layer: reading it makes `read_vectors` raise the error.
+    """
     if Path(path).suffix.lower() in PARQUET:
         return [None]
     import pyogrio
@@ -89,7 +94,7 @@ def _parse_label(path: Path | str, column: NDArray[Any] | None, index: int) -> i
     if column is None:
         raise PromptError(f"{path} has no field named label; give every point one: 1 or flood, 0 or dry")
     value = column[index]
-    # Numbers are text or integers, or floats in a layer that mixes points with polygons, which have no label (NaN).
+    # A number is text, an integer or a float: a float in layers that mix points with polygons, whose labels are NaN.
     word = str(int(value)) if isinstance(value, (float, np.floating)) and value in (0, 1) else str(value)
     if word.strip().lower() not in _WORDS:
         raise PromptError(f"{path}: label {value} of feature {index} is not understood; give 1 or flood, 0 or dry")

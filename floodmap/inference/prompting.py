@@ -1,4 +1,4 @@
-"""Builds the prompts of each window."""
+"""Prompters: functions that build the prompts of each window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from floodmap.models.protocol import Segmenter
 LIKELIHOOD_SIDE = 2048
 """Longest side in pixels of the preview from which the unsupervised likelihood is computed."""
 Prompter = Callable[[Tile], Prompts]
-"""Makes the prompts of a tile, in its pixels."""
+"""Function that returns the prompts of a tile, in pixels of the tile."""
 
 
 def make_prompter(
@@ -28,7 +28,7 @@ def make_prompter(
     """Make the function that builds the prompts of each window.
 
     Args:
-        scene: the scene; the coarse pass or the likelihood reads all of it.
+        scene: the scene, all of which is read by the coarse pass or for the likelihood.
         segmenter: the model.
         wanted: `auto`, `none`, a vector file, or prompts in pixels of the scene.
         exhaustive: see `coarse_pass`.
@@ -51,14 +51,15 @@ def make_prompter(
 
 
 def unprompted(_: Tile) -> Prompts:
-    """An empty prompt set for every window."""
+    """Return an empty prompt set, for any window."""
     return Prompts.none()
 
 
 def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> Prompter:
-    """Run the coarse pass and use its result as mask prompts.
+    """Run the coarse pass and return a prompter that uses its result as mask prompts.
 
-    Prompts are empty for models that were not trained on floods, and for scenes smaller than `COARSE_MIN_SIDE`.
+    Prompts are empty if the model was not trained on floods, or if the longer side of the scene is below
+    `COARSE_MIN_SIDE`.
     """
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_MIN_SIDE:
@@ -68,22 +69,22 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
 
 @dataclass(frozen=True, slots=True)
 class CoarsePrompter:
-    """Mask prompts from the coarse pass of a scene."""
+    """Prompter that returns mask prompts from the coarse pass of a scene."""
 
     scene: Scene
     coarse: CoarseMap
     observed: Observed
 
     def __call__(self, tile: Tile) -> Prompts:
-        """The mask prompt of a tile."""
+        """Return the mask prompt of a tile."""
         return self.prompts(tile.window)
 
     def prompts(self, window: Window) -> Prompts:
-        """The mask prompt of a window of the scene, without reading the window."""
+        """Return the mask prompt of a window of the scene, without reading the window."""
         return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
     def is_observed(self, window: Window) -> bool:
-        """Whether all pixels of a window are observed, as far as the coarse pass has read them."""
+        """Return True if the coarse pass found that all pixels of a window are observed."""
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
         height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
@@ -91,5 +92,10 @@ class CoarsePrompter:
 
 
 def joined(given: Prompts, prompter: Prompter) -> Prompter:
-    """Combine points and boxes of a user, in pixels of the scene, with the mask prompts of another prompter."""
+    """Return a prompter that adds the user's points and boxes to the mask prompts of another prompter.
+
+    Args:
+        given: points and boxes, in pixels of the scene.
+        prompter: the prompter that makes the mask prompts.
+    """
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)

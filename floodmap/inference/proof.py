@@ -1,4 +1,4 @@
-"""Early stop of a run whose model fails on every window: then the model is at fault, not the windows."""
+"""Early stop of a run in which the model fails on every window: the cause is then the model, not the windows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 
 MAX_FAILURES = 4
-"""Number of first windows of a run that fail with the same error, after which the run is stopped."""
+"""Number of windows after which a run is stopped, if all windows from the first on fail with the same error."""
 NOT_FINITE = "the model gave no number"
-"""Message for a window with NaN or infinity among its probabilities."""
+"""Error message for a window with NaN or infinity among its probabilities."""
 
-# Messages of numpy, torch's CPU allocator in two versions, CUDA, cuDNN and cuBLAS, and C++.
+# Lack of memory in messages of numpy, torch's CPU allocator in two versions, CUDA, cuDNN and cuBLAS, and C++.
 _MEMORY = re.compile(r"out ?of ?memory|(can't|cannot|unable to) alloc|not enough memory|alloc_failed|bad_alloc", re.I)
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+", re.I)
 
@@ -23,24 +23,24 @@ class Failure:
     """The error of a model on a window."""
 
     why: str
-    """The message, one line."""
+    """Error message, one line."""
     memory: bool = False
-    """Whether memory ran out; then other windows, or the same one later, may succeed."""
+    """True if memory ran out; then other windows, or the same window later, may succeed."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """From an exception: the first line of its message, or its type's name."""
+        """Make a failure of an exception: the first line of its message, or else the name of its type."""
         kind, lines = type(error).__name__, str(error).strip().splitlines()
         memory = isinstance(error, MemoryError) or bool(_MEMORY.search(f"{kind} {error}"))
         return cls(lines[0] if lines else kind, memory)
 
     def same_as(self, other: Failure) -> bool:
-        """Whether two messages are equal but for numbers, which are sizes, positions and addresses."""
+        """Return whether two messages are equal apart from numbers, which are sizes, positions and addresses."""
         return _NUMBER.sub("#", self.why) == _NUMBER.sub("#", other.why)
 
 
 class Proof:
-    """Whether a model works at all, from the first windows of a run that the model predicts."""
+    """Record of whether a model works at all, from the first windows of a run that are given to the model."""
 
     def __init__(self) -> None:
         self._failures: dict[tuple[object, Window], Failure] = {}
@@ -48,7 +48,7 @@ class Proof:
 
     @property
     def all_failed(self) -> bool:
-        """Whether all windows so far failed with the same error; False without any window."""
+        """True if all windows so far failed with the same error; False before the first window."""
         return bool(self._failures) and not self._works
 
     def add(self, path: object, window: Window, failure: Failure | None) -> None:
@@ -56,11 +56,12 @@ class Proof:
 
         Args:
             path: the scene of the window.
-            window: in the scene; a window predicted with several kinds of prompts counts once.
-            failure: the model's error; None where it did not fail.
+            window: the window in pixels of the scene. A window that is predicted with several kinds of prompts counts
+                once.
+            failure: the model's error; None if the model did not fail.
 
         Raises:
-            ModelError: the first `MAX_FAILURES` windows failed with the same error, other than lack of memory.
+            ModelError: the first `MAX_FAILURES` windows failed with the same error, and not for lack of memory.
         """
         if self._works:
             return
@@ -72,7 +73,7 @@ class Proof:
             self.end()
 
     def end(self) -> None:
-        """To be called after the last window.
+        """Check the record after the last window.
 
         Raises:
             ModelError: there were windows, and all of them failed with the same error.
@@ -83,6 +84,12 @@ class Proof:
 
 
 def model_failure(path: object, where: str, failure: Failure) -> ModelError:
-    """The error for a scene that cannot be segmented with a model; `where` it fails, such as "on every window"."""
+    """Return the error for a scene that cannot be segmented with a model.
+
+    Args:
+        path: the scene.
+        where: part of the run in which the model fails, such as "on every window".
+        failure: the model's error.
+    """
     advice = "give it more memory" if failure.memory else "install floodmap and its libraries afresh"
     return ModelError(f"{path}: the model fails {where} ({failure.why}); try another --model or --device, or {advice}")

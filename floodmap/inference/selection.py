@@ -1,4 +1,4 @@
-"""Plans of windows: whether the model predicts all of a window, parts of it or nothing, by the coarse probability."""
+"""Plans of windows: by the coarse probability, the model predicts all of a window, parts of it or nothing."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from floodmap.models.prompts import Prompts
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """The model's inputs for a window, and no other pixels, since many plans may be queued."""
+    """Inputs of the model for a window. Other pixels are not kept, because many plans may wait in a queue."""
 
     window: Window
     reason: NDArray[np.uint8]
     """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
     unread: str = ""
-    """The error of reading the window or a part of it; empty if it was read."""
+    """Error message of reading the window or a part of it; empty if all of it was read."""
     views: tuple[tuple[Tile, Prompts], ...] = ()
-    """The whole window, or parts of it, with their prompts."""
+    """Tiles of the whole window, or of parts of it, with their prompts; empty if there is nothing to predict."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, (h, w) at its own resolution, which is final outside the views; None for whole windows."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the views. None if
+    the window is predicted as a whole."""
 
     @property
     def pixels(self) -> int:
@@ -38,15 +39,15 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Plans the windows of a scene."""
+    """Planner of the windows of a scene."""
 
     scene: Scene
     prompter: Prompter
     exhaustive: bool = True
-    """Whether every window is predicted as a whole, whatever the coarse probability."""
+    """True: every window is predicted as a whole, whatever the coarse probability."""
 
     def plan(self, window: Window) -> WindowPlan:
-        """Read a window and make its prompts; it is not read where the coarse probability is final on all of it."""
+        """Read a window and build its prompts; a window with a final coarse probability on all of it is not read."""
         coarse = self._final_coarse(window)
         if coarse is not None:
             return WindowPlan(window, _all_observed(window.height, window.width), coarse=coarse)
@@ -63,14 +64,17 @@ class Selection:
         return WindowPlan(window, tile.reason, unread, tuple((one, self.prompter(one)) for one in tiles), prompts.mask)
 
     def _final_coarse(self, window: Window) -> NDArray[np.float32] | None:
-        """The coarse probability where it is final: confident everywhere, and all pixels observed; None elsewhere."""
+        """Return the coarse probability if it is final on all of a window, else None.
+
+        It is final if it is confident everywhere and all pixels are observed.
+        """
         if self.exhaustive or not isinstance(self.prompter, CoarsePrompter) or not self.prompter.is_observed(window):
             return None
         prompts = self.prompter.prompts(window)
         return prompts.mask if uncertain_parts(prompts, (window.height, window.width)) == [] else None
 
     def _read(self, window: Window) -> tuple[Tile, str]:
-        """Read a tile; also the error of reading it or a part of it, empty if it was read."""
+        """Read a tile; return the tile and the error message of reading it, which is empty if nothing failed."""
         try:
             tile = self.scene.read(window)
             return tile, tile.failure
@@ -79,5 +83,5 @@ class Selection:
 
 
 def _all_observed(height: int, width: int) -> NDArray[np.uint8]:
-    """A read-only view of zeros that takes no memory, uint8 (height, width)."""
+    """Return zeros, uint8 (height, width), as a read-only view that takes no memory: every pixel is observed."""
     return np.broadcast_to(np.uint8(0), (height, width))

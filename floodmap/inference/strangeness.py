@@ -1,4 +1,4 @@
-"""A warning for scenes that are out of distribution: unlike all pictures that a model was trained on."""
+"""Warning for scenes that are out of distribution: unlike all pictures that a model was trained on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from floodmap.imagery.scene import Scene
 from floodmap.models.protocol import Segmenter
 
 SIDE, PLACES = 512, 4
-"""Side in pixels of the sample windows, and their largest number along a side of the scene."""
+"""Side in pixels of the sample windows, and the largest number of sample windows along a side of the scene."""
 OBSERVED = 0.5
-"""Least observed share of a sample window."""
+"""Least observed share of a sample window, 0 to 1; sample windows below it are not used."""
 
 
 def ood_warnings(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
-    """A warning line where a scene's colours and textures are out of distribution, otherwise none.
+    """Return a warning line if a scene's colours and textures are out of distribution, otherwise an empty tuple.
 
-    Only sample windows spread over the scene are encoded: less than a hundredth of the work on a large scene.
+    The encoder runs only on sample windows spread over the scene. On a large scene this is less than a hundredth of the
+    work.
     """
     count = max(1, min(PLACES, -(-max(scene.height, scene.width) // SIDE)))
     tiles = [tile for tile in scene.samples(count, SIDE) if tile.valid.mean() >= OBSERVED]

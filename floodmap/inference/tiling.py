@@ -1,4 +1,4 @@
-"""Tiling of a scene into overlapping windows, and their blend weights. Without I/O and torch."""
+"""Tiling of a scene into overlapping windows, and their blend weights. This module uses neither I/O nor torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from floodmap.options import OVERLAP, TILE_SIZE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Overlapping windows covering a scene, row by row.
+    """Overlapping windows that cover a scene, row by row.
 
-    All windows of a grid have one shape. They are spread evenly: the last row and column neither reach beyond the scene
-    nor overlap their neighbours more than others do. They are no larger than needed to cover the scene in that many
-    rows and columns, so that few pixels are computed twice. All but the last begin at a multiple of the model's stride
-    where the overlap allows it: the cells of the model's features then cover the same pixels in every window.
+    All windows of a grid have one shape. They are spread evenly: the last row and the last column do not reach beyond
+    the scene, and they overlap their neighbours no more than other rows and columns do. Windows are no larger than
+    needed to cover the scene in their number of rows and columns, so that few pixels are computed twice.
+
+    All windows but those of the last row and column begin at a multiple of the model's stride, if the overlap allows
+    it. The cells of the model's features then cover the same pixels in every window.
     """
 
     height: int
@@ -33,9 +35,11 @@ class Grid:
     overlap: int = OVERLAP
     """Least overlap of neighbouring windows, in pixels."""
     multiple: int = 32
-    """Window sides are rounded up to a multiple of this, the model's coarsest stride, where the scene allows it."""
+    """Window sides are rounded up to a multiple of this number of pixels, the model's coarsest stride, unless the scene
+    is smaller."""
     step: int = 0
-    """If not 0, window sides are multiples of this too: scenes of many sizes then have windows of few sizes."""
+    """If not 0, window sides are multiples of this number of pixels too: scenes of many sizes then have windows of few
+    sizes."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -47,12 +51,12 @@ class Grid:
 
     @property
     def row_offsets(self) -> tuple[int, ...]:
-        """Top row of each row of windows."""
+        """First scene row of each row of windows."""
         return self._offsets(self.height)
 
     @property
     def col_offsets(self) -> tuple[int, ...]:
-        """Left column of each column of windows."""
+        """First scene column of each column of windows."""
         return self._offsets(self.width)
 
     @property
@@ -61,7 +65,7 @@ class Grid:
         return self._side(self.height), self._side(self.width)
 
     def row(self, index: int) -> tuple[Window, ...]:
-        """Windows of one row, from left to right."""
+        """Return the windows of one row, from left to right."""
         top, (height, width) = self.row_offsets[index], self.shape_hw
         return tuple(Window(top, left, height, width) for left in self.col_offsets)
 
@@ -73,17 +77,23 @@ class Grid:
             yield from self.row(index)
 
     def strip(self, index: int) -> tuple[int, int]:
-        """Scene rows (first, end) that are finished once the window row `index` and all above it are done."""
+        """Return the scene rows (first, end) that are finished once the windows down to row `index` are done."""
         tops = self.row_offsets
         end = tops[index + 1] if index + 1 < len(tops) else self.height
         return tops[index], end
 
     def row_weights(self) -> NDArray[np.float32]:
-        """Blend weights down the windows, (rows of windows, window height); over any scene row they sum to 1."""
+        """Return the blend weights down the windows, float32 (rows of windows, window height).
+
+        In each scene row, the weights of all windows sum to 1.
+        """
         return self._weights(self.height)
 
     def col_weights(self) -> NDArray[np.float32]:
-        """Blend weights across the windows, (columns of windows, window width); over any scene column they sum to 1."""
+        """Return the blend weights across the windows, float32 (columns of windows, window width).
+
+        In each scene column, the weights of all windows sum to 1.
+        """
         return self._weights(self.width)
 
     def _count(self, length: int) -> int:

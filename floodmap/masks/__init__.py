@@ -1,1 +1,1 @@
-"""Flood masks, as rasters or polygons, of any tool, read on any grid."""
+"""Reading of flood masks, rasters or polygons from any software, on any pixel grid."""

@@ -1,4 +1,7 @@
-"""Alignment of a raster with a target grid: pixel by pixel, or warped, also across the antimeridian."""
+"""Alignment of a raster with a target grid: equal pixels are used unchanged, other rasters are warped to the grid.
+
+Warping also works across the antimeridian.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,24 @@ from floodmap.geo.turns import WARP_OPTIONS, overlaps, raster_shifts, x_period
 from floodmap.geo.window import Window
 
 Absent = Callable[[Window], NDArray[np.bool_] | None]
-"""Function from a window to its missing pixels, bool (height, width): blocks never written, missing members of a
-mosaic. It returns None where none is missing."""
+"""Function from a window to bool (height, width), True for pixels that are missing in a raster.
+
+Pixels are missing in blocks that were never written, and in members of a mosaic that cannot be read. The function
+returns None if no pixel of the window is missing.
+"""
 
 
 def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) -> bool:
-    """Whether the pixels of a grid are exactly those of a raster.
+    """Return whether a raster and a target grid have exactly the same pixels.
+
+    Args:
+        dataset: the raster.
+        own: grid of the raster.
+        grid: the target grid.
+        path: path of the raster, for messages.
 
     Raises:
-        MissingCRSError: one of the two has no CRS, and their pixels differ.
+        MissingCRSError: the raster or the target grid has no CRS, and the pixels differ.
     """
     same_size = own.shape_hw == grid.shape_hw
     placed = [not side.lacks_georeference for side in (own, grid)]
@@ -54,22 +66,23 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
 
 
 def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stack: ExitStack) -> list[WarpedVRT]:
-    """A raster warped to a grid (nearest neighbour), once for each shift by whole turns at which it meets the grid.
+    """Warp a raster to a grid by nearest neighbour.
 
-    The last band of each is alpha.
+    The result has one dataset for each shift by whole periods of x (see `turns`) with which the raster meets the grid.
+    The last band of each dataset is alpha.
 
     Args:
         dataset: the raster.
-        own: its own grid.
+        own: grid of the raster.
         grid: the target grid.
         path: path of the raster, for messages.
-        stack: closes the datasets returned.
+        stack: closes the returned datasets.
 
     Raises:
-        EvaluationError: the raster does not overlap the grid, or cannot be warped to it.
+        EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.
     """
-    # Two rasters with transforms but without CRS share a plane. GDAL requires a CRS; with the same one on both sides it
-    # does not reproject.
+    # Two rasters with transforms but without CRS are taken to lie in the same plane. GDAL requires a CRS, and does not
+    # reproject if both sides have the same CRS.
     plane = CRS.from_epsg(3857)
     _require_overlap(own, grid, grid.crs or plane, path)
     shifts = raster_shifts(own.crs, own.span_x, grid.crs, grid.span_x)
@@ -85,7 +98,7 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
                     width=grid.width,
                     height=grid.height,
                     resampling=Resampling.nearest,
-                    tolerance=0.01,  # the default allows an error of an eighth of a pixel
+                    tolerance=0.01,  # pixels; the default allows an error of an eighth of a pixel
                     add_alpha=ColorInterp.alpha not in dataset.colorinterp,
                     **WARP_OPTIONS,
                 )
@@ -97,7 +110,13 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
 
 
 def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
-    """Missing pixels of a raster (`absent`, on its own grid), as a function of windows of another grid."""
+    """Return the missing pixels of a raster as a function of windows of another grid.
+
+    Args:
+        absent: missing pixels as a function of windows of the raster.
+        own: grid of the raster.
+        grid: the other grid.
+    """
     to_own = None
     if own.crs is not None and grid.crs is not None and own.crs != grid.crs:
         to_own = Transformer.from_crs(grid.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
@@ -142,7 +161,7 @@ def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
 
 
 def _same_pixels(a: GeoGrid, b: GeoGrid) -> bool:
-    """Whether two grids of one size agree to 1/100 of a pixel at every corner."""
+    """Return whether two grids of the same size agree to 1/100 of a pixel at every corner."""
     across = ~b.transform @ a.transform
     corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
     return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))

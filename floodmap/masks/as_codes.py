@@ -1,4 +1,4 @@
-"""Mask and probability rasters, floodmap's own or another tool's, read back as strips of codes."""
+"""Reading of mask and probability rasters of any software as strips of codes (one uint8 per pixel)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from floodmap.masks.rules import FloodRule, Ignore
 from floodmap.strips.codes import FLOOD, NODATA, UNOBSERVED
 
 STRIP_PIXELS = 2**22
-"""Pixels of a strip, at most, unless 512 rows hold more."""
+"""Largest number of pixels in a strip, unless 512 rows have more pixels."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterator[tuple[int, Codes]]
@@ -32,30 +32,30 @@ Strips = Iterator[tuple[int, Codes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedRaster:
-    """An open raster, read as codes."""
+    """Open raster that is read as codes; see `floodmap.strips.codes`."""
 
     strips: Callable[[], Strips]
-    """Reads it from top to bottom: (first row, codes uint8 (rows, width))."""
+    """Function that reads the raster from top to bottom, and yields (first row, codes uint8 (rows, width))."""
     threshold: int
-    """Flood from this code up."""
+    """Smallest code that is flood, in per cent; codes above 100 are not flood."""
     is_probability: bool
-    """Whether the codes are probabilities; of a mask they are only 0 and 100."""
+    """True if the codes are probabilities in per cent; the codes of a mask are only 0 (dry) and 100 (flood)."""
     grid: GeoGrid
-    """Its pixel grid."""
+    """Pixel grid of the raster."""
     model: str | None
-    """Name of the model that made it, where floodmap wrote it."""
+    """Name of the model, if floodmap wrote the raster; else None."""
     source: str
-    """The file's name."""
+    """Name of the file, without folders."""
 
 
 @contextmanager
 def open_codes(
     path: Path, *, flood_value: float | str | None = None, threshold: float | None = None, ignore_values: Ignore = None
 ) -> Iterator[CodedRaster]:
-    """Context manager: open a mask or probability raster; for arguments and errors see `vectorize`."""
+    """Open a mask or probability raster, and close the raster at the end; for arguments and errors see `vectorize`."""
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
     with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
-        # RasterMask decides what a raster without georeference means.
+        # RasterMask handles rasters without georeference.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raster = RasterMask(path)
         try:
@@ -94,14 +94,22 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
 
 
 def _windows(height: int, width: int) -> Iterator[Window]:
-    """Windows of full rows, in multiples of 512 rows (a block of a COG)."""
+    """Yield windows of full rows. The number of rows is a multiple of 512, the block size of a COG."""
     rows = max(1, STRIP_PIXELS // width // 512) * 512
     for row in range(0, height, rows):
         yield Window(row, 0, min(rows, height - row), width)
 
 
 def _codes(classes: Codes, percent: NDArray[np.float32], limit: int) -> Codes:
-    """Codes that are at least `limit` exactly where the class is flood, however the per cent are rounded."""
+    """Return codes, uint8 (height, width), in which exactly the flooded pixels have a code from `limit` to 100.
+
+    Rounding to whole per cent alone could move a pixel across the limit.
+
+    Args:
+        classes: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
+        percent: float32 (height, width), probability in per cent; NaN if unobserved.
+        limit: threshold in per cent.
+    """
     rounded = np.nan_to_num(percent).round()
     codes = np.where(classes == FLOOD, np.maximum(rounded, limit), np.minimum(rounded, limit - 1))
     return np.where(classes == UNOBSERVED, NODATA, codes).astype(np.uint8)

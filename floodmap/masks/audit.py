@@ -1,4 +1,7 @@
-"""Audit of labelled imagery before training: missing masks, wrong sizes and values, near-duplicates; splits."""
+"""Audit of labelled imagery before training, and the split into training and validation pictures.
+
+The audit finds missing masks, wrong sizes, unknown values and near-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -30,31 +33,31 @@ Kind = Literal[
     "missing mask", "stray mask", "unreadable", "size", "values", "empty", "full", "unscored", "duplicate", "swapped"
 ]
 FATAL: tuple[Kind, ...] = ("missing mask", "unreadable", "size", "values", "unscored")
-"""Kinds of findings for which a picture is left out. The other kinds are only reported."""
+"""Kinds of findings that exclude a picture from training. All other kinds are only reported."""
 HASH_SIDE = 8
-"""Cosine coefficients along each axis in a picture's perceptual hash."""
+"""Number of cosine coefficients along each axis in the perceptual hash of a picture."""
 ALIKE_BITS = 10
-"""Largest Hamming distance between the hashes (63 bits) of near-duplicates."""
+"""Largest Hamming distance between the hashes (63 bits) of two pictures that count as near-duplicates."""
 _LISTED_MASKS = 8
-"""Masks whose values are listed in the message where the flood value occurs in none."""
+"""Number of masks from which the error message lists values, if the flood value occurs in no mask."""
 PREVIEW_SIDE = 256
-"""Longest side of the downsampled picture that is checked, in pixels."""
+"""Longest side in pixels of the downsampled picture that the audit checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A problem with one picture."""
+    """Problem of one picture or one mask."""
 
     kind: Kind
-    """Kind of the problem."""
+    """Kind of the problem, one of the texts in `Kind`."""
     name: str
-    """Name of the picture, or of the mask where there is no picture."""
+    """Name of the picture, or of the mask if the mask has no picture."""
     text: str
-    """Message: what is wrong, and what to do."""
+    """Message: the problem, and what to do."""
 
     @property
     def is_fatal(self) -> bool:
-        """Whether the picture is left out because of it."""
+        """True if the problem excludes the picture from training."""
         return self.kind in FATAL
 
     def __str__(self) -> str:
@@ -66,13 +69,16 @@ class Audit:
     """Result of an audit."""
 
     findings: tuple[Finding, ...]
-    """Problems found, the fatal ones first."""
+    """Problems found; problems that exclude a picture come first."""
     usable: tuple[Labelled, ...]
-    """Pictures that can be trained on."""
+    """Pictures that can be used for training."""
     rule: FloodRule
-    """Definition of flood: values in raster masks, an attribute in polygon masks."""
+    """Definition of flood: values of raster masks, or an attribute of polygon masks."""
     groups: NDArray[np.int64]
-    """(usable pictures,): group number; near-duplicates share one, and belong on one side of any split."""
+    """int64 (number of usable pictures,): group number of each picture.
+
+    Near-duplicates have the same number. Training and validation must not both contain pictures of the same group.
+    """
 
     @property
     def flood_values(self) -> tuple[float, ...]:
@@ -80,7 +86,7 @@ class Audit:
         return self.rule.values
 
     def table(self) -> str:
-        """The findings as lines of text, the fatal ones first."""
+        """Return the problems as lines of text; problems that exclude a picture come first."""
         return "\n".join(map(str, self.findings))
 
 
@@ -88,14 +94,14 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
     """Check every picture and mask of a folder.
 
     Args:
-        labels: the folder's pictures.
-        flood_value: values of the masks that are flood, as `FloodRule.parse` reads them; all other values are dry.
-            None: inferred from the masks, and masks with unknown values are left out.
-        ignore_values: values that are neither flood nor dry, as `FloodRule.parse` reads them.
+        labels: pictures and masks of the folder, from `find_labels`.
+        flood_value: mask values of flood, in the format of `FloodRule.parse`; all other values are dry. None: the flood
+            value is inferred from the masks, and pictures with unknown values in their masks are excluded.
+        ignore_values: mask values of unobserved pixels, in the format of `FloodRule.parse`.
 
     Raises:
         LabelError: `flood_value` occurs in no mask.
-        EvaluationError: no mask shows what is flood.
+        EvaluationError: the flood value cannot be inferred from any mask.
     """
     findings = [
         Finding(kind="stray mask", name=path.name, text="is the mask of no picture; rename it or take it away")
@@ -124,7 +130,7 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 
 
 def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
-    """Raise LabelError if the flood value given by the user occurs in no mask."""
+    """Raise LabelError if the flood value of the user occurs in no mask; `dry`: names of pictures without flood."""
     if any(one.name not in dry or one.has_polygons for one in usable):
         return
     found: set[float] = set()
@@ -138,10 +144,12 @@ def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], f
 
 
 def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
-    """The rule from all masks together, else the rule that most single masks give, so that one mask cannot block all.
+    """Infer the rule from all masks together, or else take the rule that is inferred from most single masks.
+
+    A single mask with unknown values therefore does not prevent the inference.
 
     Raises:
-        EvaluationError: no mask shows what is flood.
+        EvaluationError: no rule can be inferred from any mask.
     """
     try:
         return settle(rule, paths, "--flood-value")
@@ -153,7 +161,7 @@ def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
 
 
 def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
-    """The rule from one mask; None where its values leave open what is flood."""
+    """Infer the rule from one mask; return None if the values of the mask do not show which value is flood."""
     try:
         return settle(rule, [path], "--flood-value")
     except EvaluationError:
@@ -161,9 +169,12 @@ def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
 
 
 def _check_picture(one: Labelled, rule: FloodRule, is_given: bool) -> tuple[list[Finding], Tile | None]:
-    """Findings about a picture and its mask, and the downsampled picture if it can be read.
+    """Return the problems of a picture and its mask, and the downsampled picture (None if the picture is unreadable).
 
-    `is_given`: the user gave the flood values, so that all others are known to be no flood.
+    Args:
+        one: the picture with its mask.
+        rule: definition of flood.
+        is_given: True if the user gave the flood values, so that no other value is flood.
     """
     if one.label is None:
         text = f"{one.image} has no mask; add one of its name (.png, .tif: JPEG blurs classes) or take the picture away"
@@ -208,7 +219,7 @@ def _mask_findings(
 def _raster_problem(
     one: Labelled, scene: Scene, rule: FloodRule, is_given: bool, finding: Callable[[Kind, str], Finding]
 ) -> Finding | None:
-    """Finding about a raster mask of another size or with unknown values; None where it fits its picture."""
+    """Return the problem of a raster mask with a wrong size or unknown values; None if the mask fits the picture."""
     if one.label is None:
         return None
     with closing(RasterMask(one.label)) as mask, gdal_env():
@@ -225,7 +236,10 @@ def _raster_problem(
 
 
 def picture_hash(path: Path) -> NDArray[np.bool_]:
-    """Perceptual hash of a picture, bool (63,): signs of its lowest cosines (Zauner 2010, section 3.2.1)."""
+    """Compute the perceptual hash of a picture, bool (63,), as in Zauner 2010, section 3.2.1.
+
+    A bit is True if a cosine coefficient of low frequency is above the median of these coefficients.
+    """
     with Scene.open(path) as scene:
         return _hash_of(scene.preview(PREVIEW_SIDE))
 
@@ -238,7 +252,11 @@ def _hash_of(preview: Tile) -> NDArray[np.bool_]:
 
 
 def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """Group numbers (n,) of pictures: connected components of the graph of pairs with similar hashes."""
+    """Return the group number of each picture, int64 (n,), from the perceptual hashes, bool (63,) each.
+
+    Groups are the connected components of a graph. An edge of the graph joins two pictures with hashes that differ in
+    at most `ALIKE_BITS` bits.
+    """
     if not hashes:
         return np.empty(0, np.int64)
     bits = np.array(hashes, np.float32)
@@ -248,7 +266,7 @@ def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
 
 
 def _duplicates(usable: Sequence[Labelled], groups: NDArray[np.int64]) -> Iterator[Finding]:
-    """A finding for each picture but the first of each group of near-duplicates."""
+    """Yield a finding for every picture of a group of near-duplicates except the first picture of the group."""
     for group in np.flatnonzero(np.bincount(groups) > 1):
         first, *others = (usable[int(i)] for i in np.flatnonzero(groups == group))
         for one in others:
@@ -262,19 +280,22 @@ def _duplicates(usable: Sequence[Labelled], groups: NDArray[np.int64]) -> Iterat
 def split_labels(
     usable: Sequence[Labelled], groups: NDArray[np.int64], *, val_share: float, seed: int
 ) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
-    """Split pictures into those to train on and those to validate on.
+    """Divide pictures into training pictures and validation pictures.
 
-    A split in the data set is kept; its `test` pictures are on neither side. Without one, whole groups of
+    If the data set has a split, this split is used, and `test` pictures are left out. Otherwise whole groups of
     near-duplicates are drawn at random for validation, until the share is reached.
 
     Args:
         usable: the pictures.
-        groups: (n,), group numbers of near-duplicates.
-        val_share: share of the pictures to validate on, 0 to 1.
+        groups: int64 (n,), group numbers of the pictures, from `near_duplicates`.
+        val_share: share of the pictures for validation, 0 to 1.
         seed: seed of the random draw.
 
+    Returns:
+        The training pictures and the validation pictures.
+
     Raises:
-        LabelError: one of the sides would be empty.
+        LabelError: no training picture or no validation picture is left.
     """
     if any(one.split for one in usable):
         sides = [[one for one in usable if one.split == split] for split in ("train", "val")]

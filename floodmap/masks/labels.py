@@ -1,4 +1,4 @@
-"""Labelled imagery: pictures and their masks, in the usual layouts of data sets."""
+"""Labelled imagery: pictures with masks, in the folder layouts that `find_labels` describes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from floodmap.masks.vector import PolygonMask
 Split = Literal["train", "val", "test"]
 
 PICTURES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".img")
-"""Suffixes of pictures."""
+"""Suffixes of picture files."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "rgb", "scenes", "pictures")
-"""Names of a folder of pictures, in upper or lower case."""
+"""Names of a folder of pictures; upper and lower case are equal."""
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "references", "reference", "annotations", "gt", "groundtruth")
-"""Names of a folder of masks, likewise."""
+"""Names of a folder of masks; upper and lower case are equal."""
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -36,26 +36,29 @@ SPLITS_FILE = "splits.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """A picture or scene and its mask."""
+    """Picture or scene with the mask of the picture."""
 
     name: str
-    """The picture's name, without suffix unless it needs it; with its split's folder in front where there is one."""
+    """Name of the picture file, after the name of the split's folder if there is a split, as in `train/x`.
+
+    The suffix of the file is left out, unless another picture has the same name without suffix.
+    """
     image: Path
-    """A raster of several bands."""
+    """Raster of several bands."""
     label: Path | None
-    """A raster of one band, or polygons; None where there is none."""
+    """Mask: a raster of one band, or polygons. None: the picture has no mask."""
     split: Split | None = None
-    """Split that the data set assigns it to; None: it assigns none."""
+    """Split that the data set assigns to the picture; None: the data set assigns no split."""
 
     @property
     def has_polygons(self) -> bool:
-        """Whether its mask is a polygon file."""
+        """True if the mask is a polygon file."""
         return self.label is not None and self.label.suffix.lower() in VECTORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """Pictures and masks of a folder."""
+    """Pictures and masks in a folder."""
 
     folder: Path
     labelled: tuple[Labelled, ...]
@@ -67,12 +70,13 @@ class Labels:
 def find_labels(folder: Path) -> Labels:
     """Find the pictures and masks of a folder.
 
-    Layouts: `images/` beside `masks/` (or `Image/`, `Mask/`, `labels/` ...), with files of the same name; scenes beside
-    references, `x.tif` with `x_reference.tif`, `x_mask.png` or `x.gpkg`; either of them in folders `train`, `val` and
-    `test`. A `splits.csv` with the columns `name` and `split` assigns pictures to splits.
+    Two layouts are read. In the first layout, `images/` and `masks/` (or `Image/`, `Mask/`, `labels/` ...) hold files
+    of the same name. In the second layout, scenes and references are in the same folder: `x.tif` with
+    `x_reference.tif`, `x_mask.png` or `x.gpkg`. Folders `train`, `val` and `test` may each contain such a layout.
+    A file `splits.csv` with the columns `name` and `split` assigns pictures to splits.
 
     Raises:
-        LabelError: the folder is missing, or holds no picture in any of these layouts, or `splits.csv` is wrong.
+        LabelError: the folder is missing, or contains no picture in any of these layouts, or `splits.csv` is invalid.
     """
     if not folder.is_dir():
         raise LabelError(f"{folder} is not a folder; give one with images/ and masks/, or scenes and references")
@@ -95,12 +99,15 @@ def find_labels(folder: Path) -> Labels:
 
 
 def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, GeoGrid]:
-    """Read a picture's mask on its pixels: uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid.
+    """Read the mask of a picture on the pixels of the picture.
 
     Args:
-        one: a picture with its mask.
+        one: a picture with a mask.
         scene: the picture, opened.
-        rule: definition of flood: raster masks use its values, polygon masks its attribute.
+        rule: definition of flood. Raster masks use the values of the rule, polygon masks the attribute.
+
+    Returns:
+        Classes, uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid of the pixels.
 
     Raises:
         EvaluationError: the mask does not fit the picture.
@@ -113,7 +120,7 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Geo
     rule = replace(rule, values=()) if one.has_polygons else replace(rule, attribute="", matches=())
     with closing(mask), gdal_env():
         if isinstance(mask, RasterMask) and mask.grid.crs is None:
-            grid = mask.grid  # without a CRS, mask and picture have the same pixels
+            grid = mask.grid  # a mask without a CRS has the same pixels as the picture
         codes = mask.on(grid, rule)(grid.whole)
     return codes, grid
 
@@ -128,13 +135,13 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _folder_named(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The subfolder with the first of some names, in upper or lower case; None where there is none."""
+    """Return the subfolder with the earliest of `names`, in upper or lower case; None if there is no such subfolder."""
     fitting = [path for path in _folders(folder) if path.name.lower() in names]
     return min(fitting, key=lambda path: names.index(path.name.lower()), default=None)
 
 
 def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
-    """Pictures with their masks, and masks without pictures."""
+    """Return the pictures of a folder, each with the mask if there is a mask, and the masks without a picture."""
     images, masks = _folder_named(folder, IMAGE_FOLDERS), _folder_named(folder, MASK_FOLDERS)
     if images and masks:
         pictures, candidates = _files(images, PICTURES), _files(masks, RASTERS + VECTORS)
@@ -160,7 +167,7 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
 
 
 def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
-    """The pictures with the splits that `splits.csv` assigns."""
+    """Yield the pictures with the splits that the file `path` (`splits.csv`) assigns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = {row["name"].strip(): row["split"].strip().lower() for row in csv.DictReader(file)}

@@ -1,4 +1,7 @@
-"""Inference of the flood value of masks without metadata about it, from the values of all masks of one side."""
+"""Inference of the flood value, for masks without metadata about the meaning of their values.
+
+The flood value is inferred from the values of all masks of one side: all predictions, or all references.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,23 @@ from floodmap.strips.codes import UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
-    """Complete a rule that does not define flood: of the values 0 and 1 it is 1, of 0 and 255 it is 255.
+    """Complete a rule that does not define flood, with a flood value or a threshold inferred from the rasters.
 
-    In rasters whose metadata declares per cent, as floodmap's probabilities do, flood begins at 0.5. The values of all
-    masks of one side are combined, since a mask that is all dry or all flood shows nothing. Values that the rule hides
-    are left out, and 255 beside 0 and 1 means unobserved, as in the masks that floodmap writes. With a threshold, the
-    largest values of the side show whether floats are per cent.
+    - Masks with the values 0 and 1: 1 is flood. Masks with the values 0 and 255: 255 is flood.
+    - Masks with the values 0, 1 and 255: 1 is flood and 255 unobserved, as in the masks that floodmap writes.
+    - Rasters with metadata that declares per cent, as in the probabilities of floodmap: the threshold is 0.5.
+    - Rule with a threshold: the largest values of all rasters show whether floats are per cent.
+
+    The values of all masks of one side are combined, because a mask that is all dry or all flood does not show the
+    flood value. Values that the rule hides (`FloodRule.hides`) are left out.
 
     Args:
-        rule: the rule from the user's options.
-        paths: rasters of one side; those that cannot be read are skipped.
-        option: the option that defines flood, for the error message.
+        rule: the rule from the options of the user.
+        paths: rasters of one side (predictions or references). Rasters that cannot be read are skipped.
+        option: name of the option that defines flood, for the error message.
 
     Raises:
-        EvaluationError: the values do not show what is flood.
+        EvaluationError: the values do not show which value is flood.
     """
     if rule.values or rule.attribute:
         return rule
@@ -68,7 +74,10 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
 
 
 def visible_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
-    """Values of a mask without those that the rule hides; 255 is kept unless ignored, since it may be flood."""
+    """Return the values of a mask without the values that the rule hides.
+
+    255 is kept unless the rule ignores 255, because 255 may be the flood value.
+    """
     values = mask.values()
     visible = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}
     return visible | (values & {float(UNOBSERVED)} - set(rule.ignored))
@@ -83,7 +92,7 @@ def _declares_percent(path: Path) -> bool:
 
 
 def _holds_percent(path: Path, rule: FloodRule) -> bool:
-    """Whether the values of a float raster without such metadata are per cent."""
+    """Return whether a float raster without metadata about per cent contains values in per cent."""
     try:
         with closing(RasterMask(path)) as mask:
             return mask.dtype.kind == "f" and not mask.declares_percent and mask.holds_percent(rule)

@@ -12,41 +12,47 @@ from floodmap.errors import EvaluationError
 Side = Literal["prediction", "reference"]
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
-"""Suffixes of raster masks, best first. JPEG is not among them: it blurs classes, so a .jpg is a picture."""
+"""Suffixes of raster masks, in order of preference.
+
+JPEG is not in the list, because JPEG compression blurs classes. A .jpg is always a picture.
+"""
 VECTORS = (".gpkg", ".fgb", ".parquet", ".geoparquet", ".shp", ".gdb", ".geojson", ".json")
-"""Suffixes of polygon files, best first."""
+"""Suffixes of polygon files, in order of preference."""
 
 _ROLES: dict[Side, tuple[str, ...]] = {
     "prediction": ("_mask", "_prediction", "_pred", "", "_flood"),
     "reference": ("_reference", "_truth", "_gt", "_labels", "_label", "_mask", "", "_flood"),
 }
-"""Endings of the file names (without suffix) of each side, best first; the name of a scene may end like that, too."""
+"""Endings of the file names (without suffix) of each side, in order of preference.
+
+The name of a scene may have one of these endings, too.
+"""
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
     "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
     "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
 }
-"""Endings of file names that never belong to this side: other files of a scene, or files of the other side."""
+"""Endings of file names that never belong to a side: other results of a scene, or files of the other side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A prediction and its reference."""
+    """Prediction and reference of one scene."""
 
     name: str
     """Name of the scene."""
     prediction: Path
-    """A raster or polygon file."""
+    """Raster or polygon file with the prediction."""
     reference: Path
-    """A raster or polygon file."""
+    """Raster or polygon file with the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Pairs, and files without a counterpart."""
+    """Pairs of a prediction and a reference, and files without a counterpart."""
 
     pairs: tuple[Pair, ...]
-    """Sorted by name."""
+    """Pairs, sorted by name of the scene."""
     unpaired_predictions: tuple[Path, ...] = ()
     """Predictions without a reference."""
     unpaired_references: tuple[Path, ...] = ()
@@ -54,27 +60,28 @@ class Pairs:
 
 
 def is_one_file(path: Path) -> bool:
-    """Whether a path is a file, or a file geodatabase, which is a folder."""
+    """Return whether a path is a file, or a file geodatabase (a folder with the suffix .gdb)."""
     return path.is_file() or (path.suffix.lower() == ".gdb" and path.is_dir())
 
 
 def pair_files(
     prediction: Path, reference: Path, *, is_imagery: Callable[[Path], bool], probabilities: bool = False
 ) -> Pairs:
-    """Pair two files, or the files of two folders by name.
+    """Pair two files, or pair the files of two folders by name.
 
-    `x_mask.tif`, `x.tif`, `x.gpkg` ... of the predictions go with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg`
-    ... of the references. Of several files of a scene the best is used: first by the ending of its name, then a raster
-    before polygons. One folder may hold both sides, and imagery beside them.
+    Predictions named `x_mask.tif`, `x.tif`, `x.gpkg` ... are paired with references named `x_reference.tif`,
+    `x_mask.png`, `x.tif`, `x.gpkg` ... Of several files of a scene, the file with the earliest ending in `_ROLES` is
+    used; among equal endings, a raster is preferred to polygons. One folder may contain predictions, references and
+    imagery.
 
     Args:
         prediction: a file, or a folder of files.
         reference: a file, or a folder of files.
-        is_imagery: returns whether a raster without an ending (`x.tif`) is a picture rather than a mask.
-        probabilities: prefer `x_probability.tif` to `x_mask.tif` as the prediction.
+        is_imagery: function that returns True if a raster without an ending (`x.tif`) is a picture and no mask.
+        probabilities: True: `x_probability.tif` is preferred to `x_mask.tif` as the prediction.
 
     Raises:
-        EvaluationError: a file or folder is missing, or nothing pairs.
+        EvaluationError: a file or folder is missing, or no prediction has a reference.
     """
     for path in (prediction, reference):
         if not path.exists():
@@ -95,14 +102,17 @@ def pair_files(
 
 
 def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
-    """The best file of each scene, by the scene's name."""
+    """Return one file per name of a scene. Of several files of a scene, the file with the lowest `_rank` is used.
+
+    Among files of equal rank, rasters are preferred to polygons.
+    """
     best: dict[str, tuple[tuple[int, int, str], Path]] = {}
     for file in [path] if is_one_file(path) else sorted(path.iterdir()):
         suffix = file.suffix.lower()
         scene = _scene(file, side, probabilities)
         if scene is None or file.name.startswith(".") or suffix not in RASTERS + VECTORS or not is_one_file(file):
             continue
-        # x.json is floodmap's report; in a folder, polygons in JSON are expected as .geojson.
+        # x.json is the report of floodmap. In a folder, polygon files in JSON must have the suffix .geojson.
         if file != path and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
             continue
         rank = (_rank(file, side, probabilities), (RASTERS + VECTORS).index(suffix), file.name)
@@ -112,7 +122,10 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
 
 
 def reference_name(file: Path) -> str | None:
-    """Name of the scene whose reference a file may be (`x` of `x_reference.tif`); None if it cannot be a reference."""
+    """Return the name of the scene of a reference file, `x` for `x_reference.tif`.
+
+    None if the file cannot be a reference.
+    """
     return _scene(file, "reference", False)
 
 
@@ -121,14 +134,14 @@ def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
 
 
 def _matching_end(file: Path, ends: Iterable[str]) -> str | None:
-    """The longest of some endings that the file's name has, if it is not the whole name."""
+    """Return the longest of `ends` with which the name of a file (without suffix) ends, except the whole name."""
     stem = file.stem
     fitting = [end for end in ends if stem.lower().endswith(end) and len(stem) > len(end)]
     return max(fitting, key=len, default=None)
 
 
 def _scene(file: Path, side: Side, probabilities: bool) -> str | None:
-    """Name of the scene that a file of this side belongs to; None if the file is not of this side."""
+    """Return the name of the scene of a prediction or reference file; None if the file does not belong to `side`."""
     roles = _roles(side, probabilities)
     if _matching_end(file, (end for end in _EXCLUDED[side] if end not in roles)):
         return None
@@ -136,13 +149,13 @@ def _scene(file: Path, side: Side, probabilities: bool) -> str | None:
 
 
 def _rank(file: Path, side: Side, probabilities: bool) -> int:
-    """Rank of the ending of a file's name; 0 is the best."""
+    """Return the position of the ending of a file name in the order of preference, counted from 0."""
     roles = _roles(side, probabilities)
     return roles.index(_matching_end(file, roles) or "")
 
 
 def _unpaired(files: dict[str, Path], names: list[str]) -> tuple[Path, ...]:
-    # The file river_mask.gpkg of a scene called river_mask also matches as the mask of a scene called river.
+    # river_mask.gpkg may be the file of a scene called river_mask, and also has the name of a mask of a scene river.
     return tuple(file for scene, file in sorted(files.items()) if scene not in names and file.stem not in names)
 
 

@@ -1,4 +1,4 @@
-"""Raster masks and probabilities, read window by window as flooded, dry and unobserved pixels of any grid."""
+"""Raster masks and probability rasters, read window by window as flooded, dry and unobserved pixels of any grid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from floodmap.strips.codes import UNOBSERVED
 __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
 _MAX_CLASSES = 16
-"""Most distinct values of a mask; with more, a raster is no mask, and counting stops."""
+"""Largest number of distinct values in a mask. A raster with more values is no mask, and counting stops."""
 
 
 PROBABILITY = "flood probability"
@@ -42,11 +42,11 @@ _PERCENT = ("%", "percent", "per cent", "pct")
 
 
 class ImageryError(EvaluationError):
-    """A mask is needed, but the raster has several bands."""
+    """Exception raised if a mask (one band) is needed, but a raster has several bands."""
 
 
 class RasterMask:
-    """A raster of one band (a mask or probabilities), open for reading on any grid."""
+    """Raster of one band (a mask or probabilities), open for reading on any grid."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class RasterMask:
             # QGIS and ArcGIS put the CRS of a PNG into a sidecar, which GDAL reads only with PAM enabled.
             with warnings.catch_warnings(), gdal_env(pam=Path(f"{path}.aux.xml").exists()):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # rasterio parses relative paths as addresses.
+                # rasterio would parse a relative path as an address.
                 self._dataset: DatasetReader = self._open.enter_context(rasterio.open(path.absolute()))
         except RasterioError as error:
             raise EvaluationError(f"{path} cannot be read as a raster: {gdal_reason(error)}") from error
@@ -77,7 +77,7 @@ class RasterMask:
 
     @property
     def grid(self) -> GeoGrid:
-        """The raster's own grid. A CRS without a transform, or one that is not on the Earth, is dropped."""
+        """Grid of the raster. The CRS is left out if the raster has no transform or the CRS is not on the Earth."""
         source = self._dataset
         bare = source.transform.is_identity or source.transform == UNPLACED
         crs = flat(source.crs) if is_placed(source.crs) and not bare else None
@@ -85,17 +85,17 @@ class RasterMask:
 
     @property
     def nodata(self) -> float | None:
-        """Declared nodata value."""
+        """Declared nodata value; None if the raster declares no nodata value."""
         return None if self._dataset.nodata is None else float(self._dataset.nodata)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the pixels."""
+        """Data type of the pixels."""
         dtype: np.dtype[Any] = np.dtype(self._dataset.dtypes[0])
         return dtype
 
     def values(self) -> set[float]:
-        """Distinct values of the valid pixels; incomplete where there are too many for a mask."""
+        """Return the distinct values of the valid pixels; incomplete if the raster has too many values for a mask."""
         found: set[float] = set()
         for window in self.grid.blocks(2048):
             band, valid = self._read_own(window)
@@ -105,10 +105,13 @@ class RasterMask:
         return found
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """A reader of windows of a grid: of the raster's own pixels where they are the same, else warped (nearest).
+        """Return a function that reads the classes of a window of a grid (see `rules.Reader`).
+
+        Pixels are used unchanged if the raster and the grid have the same pixels. Otherwise the raster is warped to the
+        grid by nearest neighbour.
 
         Raises:
-            MissingCRSError: one of the two has no CRS, and their pixels differ.
+            MissingCRSError: the raster or the grid has no CRS, and the pixels differ.
             EvaluationError: the rule does not suit this raster, or the raster does not overlap the grid.
         """
         self._check(rule)
@@ -140,7 +143,7 @@ class RasterMask:
         return read
 
     def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
-        """Probabilities in per cent, float32 (height, width), of a window of its own pixels; NaN where unobserved."""
+        """Read probabilities of a window of the raster's grid: per cent, float32 (height, width), NaN if unobserved."""
         band, valid = self._read_own(window)
         valid &= ~rule.hides(band)
         self._check_probabilities(band[valid], self.scale(rule))
@@ -149,33 +152,35 @@ class RasterMask:
 
     @property
     def declares_percent(self) -> bool:
-        """Whether the raster's metadata declares per cent, as in the probability rasters that floodmap writes."""
+        """True if the metadata of the raster declares per cent, as in the probability rasters that floodmap writes."""
         described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
         return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
 
     def scale(self, rule: FloodRule) -> int:
-        """The stored value of probability 1: 100 in a raster of per cent, else 1.
+        """Return the stored value of probability 1: 100 if the raster is in per cent, else 1.
 
-        The metadata decides; without it, integers are per cent, and so are floats above 1.
+        The metadata decides. Without metadata, integers are per cent, and floats are per cent if there are floats
+        above 1.
 
         Raises:
-            SceneError: the raster is a mask, or its values do not show the scale.
+            SceneError: the raster is a mask, or the values of the raster do not show the scale.
         """
         if self._scale is None:
             self._scale = 100 if self.declares_percent or rule.in_percent or self.holds_percent(rule) else 1
         return self._scale
 
     def tell_scale(self, rule: FloodRule) -> None:
-        """Log the stored value that the user's threshold stands for, where the raster holds per cent."""
+        """Log the stored value that corresponds to the threshold of the user, if the raster is in per cent."""
         if rule.threshold is not None and self.scale(rule) != 1:
             limit = round(rule.threshold * self.scale(rule), 6)
             LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
-        """Whether the values of a raster without metadata about its scale are per cent.
+        """Return whether the values of a raster without metadata about the scale are per cent.
 
         Raises:
-            SceneError: the raster is a mask, or holds shares from 0 to 1 and one other value, or values below 0.
+            SceneError: the raster is a mask, has many different values below 0, or has values between 0 and 1 and a
+                single value above 1.
         """
         if self.dtype.kind != "f":
             if self.declares_percent:
@@ -211,18 +216,25 @@ class RasterMask:
         self._open.close()
 
     def _read_own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values and validity, both (height, width), of a window of its own pixels."""
+        """Read a window of the raster's grid: values, and bool, True for valid pixels; both (height, width)."""
         band, valid = self._read(self._dataset, self._alpha, window)
         if self._absent is not None and (missing := self._absent(window)) is not None:
             valid &= ~missing
         return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values and validity, both (height, width), of a window of a dataset: the raster itself, or warped."""
+        """Read a window of a dataset: values, and bool, True for valid pixels; both (height, width).
+
+        Args:
+            source: the raster, or the raster warped to another grid.
+            alpha: number of the alpha band; None: the mask of the dataset is used.
+            window: the window, on the grid of the dataset.
+        """
         part = window.to_rasterio()
         try:
             band = source.read(1, window=part)
-            # GDAL's masks are wrong for float rasters with an alpha band (it scales alpha to 255), so alpha is read.
+            # The alpha band is read, because GDAL's masks are wrong for float rasters with an alpha band: GDAL scales
+            # alpha to 255.
             seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
             valid = self._opaque(seen)
         except RasterioError as error:
@@ -232,7 +244,11 @@ class RasterMask:
         return band, valid
 
     def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
-        """Pixels that alpha shows: above 0, or at least half where lossy compression has changed it near its edges."""
+        """Return bool, True for pixels with alpha above 0.
+
+        With lossy compression, alpha must be at least half of the largest value, because compression changes alpha
+        near edges.
+        """
         half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
         return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)
 
@@ -263,7 +279,7 @@ class RasterMask:
 
 
 def _absent(gaps: Gaps) -> Absent:
-    """Gaps as a function from a window to its missing pixels."""
+    """Return gaps as a function from a window to the missing pixels; see `alignment.Absent`."""
 
     def absent(window: Window) -> NDArray[np.bool_] | None:
         rect = Rect(window.col_off, window.row_off, window.width, window.height)
@@ -279,7 +295,7 @@ def _alpha_band(source: DatasetReader) -> int | None:
 
 
 def is_imagery(path: Path) -> bool:
-    """Whether a raster has several bands, so that it is a picture; False for a file that cannot be opened."""
+    """Return whether a raster has several bands and is therefore a picture; False if the file cannot be opened."""
     try:
         RasterMask(path).close()
     except ImageryError:

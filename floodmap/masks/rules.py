@@ -1,4 +1,4 @@
-"""Rules that turn the values of a mask into flooded, dry and unobserved pixels."""
+"""Rules that convert the values of a mask into flooded, dry and unobserved pixels."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]
-"""Function from a window of a grid to uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
+"""Function from a window of a grid to the classes of the pixels: uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
 
 
 Ignore = float | str | Iterable[float | str] | None
-"""Values to ignore, as a user gives them."""
+"""Values of unobserved pixels in the format of the user; see `FloodRule.parse`."""
 
 ROUNDING = 1e-3
-"""Rounding error allowed in float probabilities below 0 and above 1."""
+"""Rounding error that is allowed in float probabilities below 0 and above 1."""
 _FILLS = (9999, 32767, 65535, 99999, 999999)
-"""Common fill values (undeclared nodata), besides values below 0."""
+"""Common fill values (nodata values that files do not declare), besides values below 0."""
 _NO_CLASS = 1e6
-"""Values of float rasters from here up are no class."""
+"""Smallest value of a float raster that is too large for a class, and counts as a fill value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodRule:
-    """Definition of flooded and unobserved pixels on one side of a comparison; all others are dry."""
+    """Definition of flooded and unobserved pixels on one side of a comparison (predictions or references).
+
+    All other pixels are dry.
+    """
 
     values: tuple[float, ...] = ()
-    """Values of flooded pixels; empty: inferred by `meanings.settle`."""
+    """Values of flooded pixels; empty: `meanings.settle` infers the values."""
     threshold: float | None = None
-    """Least probability of flood, 0 to 1, in rasters of probabilities; None: the rasters are masks."""
+    """Smallest probability of flooded pixels, 0 to 1, in rasters of probabilities; None: the rasters are masks."""
     in_percent: bool = False
-    """Whether float probabilities without metadata are per cent, as other rasters of their side show."""
+    """True if float probabilities without metadata are per cent, because other rasters of the same side show this."""
     attribute: str = ""
-    """Attribute that selects flood polygons; empty: every polygon is flood."""
+    """Name of the attribute that selects flood polygons; empty: every polygon is flood."""
     matches: tuple[str, ...] = ()
-    """Values of that attribute that are flood."""
+    """Values of `attribute` in flood polygons."""
     ignored: tuple[float, ...] = ()
     """Values of unobserved pixels."""
     careful: bool = True
-    """Whether common fill values are unobserved, too, unless they are flood: see `hides`."""
+    """True if common fill values are unobserved, too, unless a fill value is a flood value; see `hides`."""
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):
@@ -57,15 +60,16 @@ class FloodRule:
     def parse(
         cls, flood: float | str | Iterable[float] | None, threshold: float | None = None, ignore: Ignore = None
     ) -> FloodRule:
-        """Parse a user's options.
+        """Parse the options of a user.
 
         Args:
-            flood: 1, (1, 255), "1,255" for rasters, "class=water,river" for polygons.
-            threshold: a share, 0.01 to 1.
-            ignore: -1, (0, 9), "0,9", ("0,9", "-1"); "none": nothing but the raster's declared nodata.
+            flood: values such as 1, (1, 255) or "1,255" for rasters; "class=water,river" for polygons.
+            threshold: smallest probability of flooded pixels, 0.01 to 1.
+            ignore: values of unobserved pixels, such as -1, (0, 9), "0,9" or ("0,9", "-1"). "none": only the nodata
+                value that the raster declares is unobserved.
 
         Raises:
-            EvaluationError: an option has another form, or both a flood value and a threshold are given.
+            EvaluationError: an option has another format, or both a flood value and a threshold are given.
         """
         ignored, careful = _ignored(ignore)
         if threshold is not None:
@@ -88,20 +92,21 @@ class FloodRule:
         return cls(values=values, ignored=ignored, careful=careful)
 
     def hides(self, band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Pixels (height, width) that are unobserved because of their value.
+        """Return bool (height, width), True for pixels that are unobserved because of their value.
 
-        These are the values that the rule ignores. Where it is `careful`, so are fill values that are not flood:
-        values below 0, the largest value of an integer dtype (255 in uint8), and values too large for a class (1e20,
-        3.4e38). Tools fill unobserved pixels with them, whether or not the file declares it.
+        Values in `ignored` are unobserved. If the rule is `careful`, fill values that are not flood are unobserved,
+        too. Fill values are values below 0, the largest value of an integer dtype (255 in uint8), values such as 9999,
+        and values too large for a class (1e20, 3.4e38). Software fills unobserved pixels with such values, and many
+        files do not declare the fill value.
 
         Args:
-            band: (height, width), any real dtype.
+            band: values of the pixels, (height, width), any real dtype.
         """
         hidden = among(band, self.ignored)
         if self.careful:
             fill = among(band, _fills(band.dtype))
             if self.values and band.dtype.kind in "iu":
-                fill |= band == UNOBSERVED  # an 8-bit mask may be stored in a wider dtype
+                fill |= band == UNOBSERVED  # 255: an 8-bit mask may be stored in a wider dtype
             if band.dtype.kind == "f":
                 # Resampling and rounding make probabilities of nearly 0 slightly negative.
                 fill |= (band < (0 if self.threshold is None else -ROUNDING)) | (band >= _NO_CLASS)
@@ -112,7 +117,7 @@ class FloodRule:
 
 
 def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Fill values of a dtype, besides values below 0."""
+    """Return the fill values of a dtype, besides values below 0."""
     if dtype.kind not in "iu":
         return _FILLS if dtype.kind == "f" else ()
     largest = int(np.iinfo(dtype).max)
@@ -120,7 +125,10 @@ def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
 
 
 def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
-    """Pixels with any of some values, compared in the raster's dtype: 0.1 is found in float32."""
+    """Return bool, of the shape of `band`, True for pixels that have one of `values`.
+
+    Values are compared in the dtype of the raster, so that 0.1 is found in float32.
+    """
     found = np.zeros(band.shape, bool)
     for value in values:
         if band.dtype.kind == "f":
@@ -132,7 +140,7 @@ def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
 
 
 def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
-    """Values to ignore, and whether common fill values are ignored, too (`careful`)."""
+    """Parse the values of unobserved pixels; also return whether common fill values are unobserved (`careful`)."""
     parts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     words = [word.strip().lower() for part in parts if part is not None for word in str(part).split(",")]
     try:

@@ -1,4 +1,7 @@
-"""Swapped masks: pairs of pictures with each other's mask, found by comparing predictions with all masks."""
+"""Detection of swapped masks: pairs of pictures in which each picture has the mask of the other picture.
+
+Predictions of a model are compared with the masks of all pictures of the same size.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,25 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 SWAPPED_IOU = 0.25
-"""Masks are swapped if a prediction's IoU is below this with its own mask, and above twice this with the other."""
+"""Limit of IoU for swapped masks.
+
+The IoU of each prediction with the mask of the same picture is below this limit. The IoU of each prediction with the
+mask of the other picture is above twice this limit.
+"""
 SIDE = 64
-"""Rows and columns at which masks are compared: masks of different pictures differ by more than their outlines."""
+"""Number of rows and of columns to which masks are downsampled for the comparison.
+
+A coarse comparison is sufficient, because masks of different pictures differ by more than their outlines.
+"""
 MOST = 2000
-"""Most pictures of one size that are compared, those of lowest IoU; a model wrong on more proves nothing."""
+"""Largest number of pictures of one size that are compared; the pictures with the lowest IoU are chosen.
+
+If a model is wrong on more pictures, the predictions show nothing about the masks.
+"""
 
 
 def shrunk(codes: Codes, shape_hw: tuple[int, int]) -> Codes:
-    """Downsample codes by nearest neighbour: the code at the centre of each new pixel."""
+    """Downsample codes, uint8 (height, width), to `shape_hw` by nearest neighbour at the centre of each new pixel."""
     rows, cols = ((np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(shape_hw, codes.shape, strict=True))
     return codes[np.ix_(rows, cols)]
 
@@ -31,15 +44,16 @@ def shrunk(codes: Codes, shape_hw: tuple[int, int]) -> Codes:
 def swapped_masks(
     names: Sequence[str], predicted: Sequence[Codes], masks: Sequence[Codes], shapes_hw: Sequence[tuple[int, int]]
 ) -> Iterator[Finding]:
-    """Find pairs of pictures of one size whose masks fit each other's picture far better than their own.
+    """Find pairs of pictures of the same size with swapped masks, and yield one finding per pair.
 
-    Only pictures whose own mask does not fit are compared, and only with pictures of the same size (others would not
-    have passed the audit). All are compared at `SIDE` x `SIDE` pixels at once, by matrix products.
+    Only pictures with an IoU below `SWAPPED_IOU` are compared. Pictures of different sizes are not compared, because
+    the audit would have found swapped masks of different sizes. All pictures are compared at the same time, at `SIDE` x
+    `SIDE` pixels, by matrix products.
 
     Args:
         names: names of the pictures.
-        predicted: a model's prediction for each, uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
-        masks: the mask of each, uint8 (h, w), of any size.
+        predicted: prediction of a model for each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
+        masks: mask of each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, of any size.
         shapes_hw: height and width of each picture.
     """
     if not names:
@@ -60,13 +74,21 @@ def swapped_masks(
 
 
 def _as_rows(predicted: Codes, mask: Codes) -> tuple[Bools, Bools, Bools]:
-    """Predicted flood, labelled flood, and labelled pixels of one picture, bool (SIDE * SIDE,) each."""
+    """Return predicted flood, labelled flood, and labelled pixels of one picture, each bool (SIDE * SIDE,)."""
     predicted_wet, labelled_wet = (shrunk(codes, (SIDE, SIDE)).ravel() for codes in (predicted, mask))
     return predicted_wet == FLOOD, labelled_wet == FLOOD, labelled_wet != UNOBSERVED
 
 
 def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> list[tuple[int, int]]:
-    """Pairs of rows that are each other's best match."""
+    """Return pairs (i, j) of rows, i < j, in which each row is the best match of the other row.
+
+    The match is the lower IoU of two: prediction i with mask j, and prediction j with mask i.
+
+    Args:
+        predicted_wet: bool (n, SIDE * SIDE), predicted flood of each picture.
+        labelled_wet: bool (n, SIDE * SIDE), labelled flood of each picture.
+        scored: bool (n, SIDE * SIDE), True for pixels with a label.
+    """
     p, m, s = (rows.astype(np.float32) for rows in (predicted_wet, labelled_wet, scored))
     hit = p @ m.T
     fit = _iou(hit, p @ s.T + m.sum(axis=1) - hit)
@@ -78,6 +100,6 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
 
 
 def _iou(hit: NDArray[Any], union: NDArray[Any]) -> Floats:
-    """Intersection over union, from pixel counts; 1 where there is no flood in either."""
+    """Compute intersection over union from pixel counts; 1 if the union is empty."""
     ones = np.ones(union.shape, np.float32)
     return np.asarray(np.divide(hit.astype(np.float32), union.astype(np.float32), out=ones, where=union > 0))

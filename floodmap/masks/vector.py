@@ -1,4 +1,4 @@
-"""Polygon masks: flood (and unobserved ground), rasterized window by window on any grid."""
+"""Polygon masks: polygons of flood and of unobserved areas, rasterized window by window on any grid."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
 _VERTICES = 4096
-"""Polygons with more vertices are cut into pieces: rasterio converts all vertices again for each window."""
+"""Number of vertices above which a polygon is cut into pieces.
+
+The reason is speed: rasterio converts all vertices of a polygon again for each window.
+"""
 _MOST_PIXELS = 4_000_000_000
-"""Most pixels of a grid on which two polygon files are compared; more would take hours."""
+"""Largest number of pixels of a grid on which two polygon files are compared; more pixels would take hours."""
 
 
 class PolygonMask:
-    """A polygon file: flood inside, dry outside, unobserved inside polygons of a second layer or file.
+    """Polygon file as a mask: flood inside polygons, dry outside, unobserved inside polygons of a second layer or file.
 
-    As floodmap writes them: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and `x_unobserved`.
+    The names are those of floodmap's results: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and
+    `x_unobserved`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,16 +48,18 @@ class PolygonMask:
         self.crs = own if is_placed(own) else None
 
     def geometries(self, crs: Any) -> NDArray[np.object_]:
-        """All polygons (n,), including unobserved ground, in a CRS (None: the file's own)."""
+        """Return all polygons, object (n,), including unobserved areas, in the CRS `crs` (None: CRS of the file)."""
         return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """A reader of windows of a grid: a pixel belongs to a polygon that contains its centre.
+        """Return a function that reads the classes of a window of a grid (see `rules.Reader`).
+
+        A pixel belongs to a polygon if the polygon contains the centre of the pixel.
 
         Raises:
-            MissingCRSError: one of the two has no CRS.
+            MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
             EvaluationError: the rule does not suit polygons, or no polygon touches the grid.
-            VectorError: the file cannot be reprojected to the grid's CRS.
+            VectorError: the file cannot be reprojected to the CRS of the grid.
         """
         if (self.crs is None) != (grid.crs is None):
             has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
@@ -79,13 +85,18 @@ class PolygonMask:
         return read
 
     def close(self) -> None:
-        """Does nothing: no file is kept open."""
+        """Do nothing, because no file is kept open."""
 
     def _parts(self) -> list[tuple[Path, str | None]]:
         return [self._flood, *([self._unobserved] if self._unobserved else [])]
 
     def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
-        """One layer in a CRS (None: its own), and the layer's own CRS; the layer may be empty."""
+        """Read one layer, which may be empty; also return the CRS of the layer.
+
+        Args:
+            part: the file and the name of the layer.
+            crs: CRS of the returned geometries. None: the CRS of the layer.
+        """
         path, layer = part
         if path.suffix.lower() in PARQUET:
             return _read_parquet(path, crs)
@@ -106,13 +117,16 @@ _EMPTY = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
 
 
 def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid:
-    """A grid over the polygons of both files, in the CRS of `a`, with square pixels of `resolution_m` on the ground.
+    """Return a grid that covers the polygons of both files, in the CRS of `a`, with square pixels on the ground.
 
-    Without a CRS the resolution is in the files' own units.
+    Args:
+        a: the first polygon file.
+        b: the second polygon file.
+        resolution_m: side of a pixel in metres; without a CRS, in the units of the files.
 
     Raises:
-        MissingCRSError: one has a CRS and the other has none.
-        EvaluationError: neither has a polygon, or the grid would be too large.
+        MissingCRSError: only one of the files has a CRS.
+        EvaluationError: the files have no polygons, or the grid would be too large.
     """
     if (a.crs is None) != (b.crs is None):
         bare = a if a.crs is None else b
@@ -139,14 +153,14 @@ def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid
 
 
 class _Rasterizer:
-    """Rasterizes polygons, given in pixel coordinates, in windows of their grid."""
+    """Rasterizer of polygons, in pixel coordinates of a grid, for windows of the grid."""
 
     def __init__(self, pieces: NDArray[np.object_]) -> None:
         self._pieces = pieces
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write a code over the pixels of a window whose centre lies in a polygon."""
+        """Write `code` into `codes`, uint8 (height, width) of the window, for pixels with the centre in a polygon."""
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
         hits = np.sort(self._tree.query(box))
         if len(hits):
@@ -155,7 +169,7 @@ class _Rasterizer:
 
 
 def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
-    """Polygons that touch the grid, in its pixel coordinates; with `cut`, in pieces of at most `vertices`."""
+    """Return polygons that touch the grid, in pixel coordinates; with `cut`, in pieces (see `_cut`)."""
     inverse = ~grid.transform
 
     def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -170,7 +184,11 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 
 
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
-    """Cut a polygon in halves, along pixel edges, away from pixel centres, until each piece has few vertices."""
+    """Cut a polygon in halves along pixel edges, until each piece has at most `vertices` vertices.
+
+    Pieces shorter than 16 pixels are not cut. Pixel edges are away from pixel centres, so that the rasterized result
+    does not change.
+    """
     west, north, east, south = polygon.bounds
     across = east - west >= south - north
     middle = float(np.floor((west + east) / 2 if across else (north + south) / 2))
@@ -182,14 +200,14 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
     try:
         halves = shapely.intersection(polygon, [shapely.box(*first), shapely.box(*second)])
     except shapely.GEOSException:
-        # Rounding to pixel coordinates can make a ring invalid; rasterized whole the result is the same, only slower.
+        # Rounding to pixel coordinates can make a ring invalid. The whole polygon gives the same result, but slower.
         return [polygon]
     parts = shapely.get_parts(shapely.get_parts(halves))
     return [piece for part in parts if part.area > 0 for piece in _cut(part, vertices)]
 
 
 def _flood_layer(path: Path) -> str | None:
-    """Name of the layer to read: `flood`, else the only one; None for GeoParquet, which has no layers."""
+    """Return the name of the layer to read: `flood`, or else the only layer; None for GeoParquet, without layers."""
     if path.suffix.lower() in PARQUET:
         return None
     names = _layers(path)
@@ -200,7 +218,7 @@ def _flood_layer(path: Path) -> str | None:
 
 
 def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
-    """File and layer of the unobserved ground that belongs to a file; None where there is none."""
+    """Return the file and layer of the unobserved areas that belong to a file; None if there is no such layer."""
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
@@ -220,7 +238,7 @@ def _layers(path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """Read a GeoParquet file, which may be empty, in a CRS (None: its own); also returns the file's own CRS."""
+    """Read a GeoParquet file, which may be empty, in the CRS `crs` (None: unchanged); also return the file's CRS."""
     geometries, columns, own = read_parquet(path)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}
@@ -229,7 +247,7 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
-    """Polygons (n,) that a rule calls flood."""
+    """Return bool (n,), True for polygons that are flood according to a rule."""
     if rule.values or rule.threshold is not None:
         raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
     if not rule.attribute or not len(vectors):
@@ -242,7 +260,7 @@ def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_
 
 
 def _equals(value: Any, match: str) -> bool:
-    """Whether an attribute's value equals the text that a user gave; numbers are compared as numbers."""
+    """Return whether a value of an attribute equals the text from the user; numbers are compared as numbers."""
     if isinstance(value, str):
         return value == match
     try:

@@ -1,1 +1,1 @@
-"""Models: which there are, how they are loaded and run."""
+"""Models: the registry of their files, loading, inference, and the networks."""

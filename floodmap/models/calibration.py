@@ -1,6 +1,6 @@
-"""Calibration of probabilities: reliability, expected calibration error, Platt scaling and scores by threshold.
+"""Calibration of flood probabilities: reliability, expected calibration error, Platt scaling, scores by threshold.
 
-All of it is computed from histograms: pixels counted by predicted probability and by the reference.
+All results are computed from histograms, which count pixels by predicted probability and by reference.
 """
 
 from __future__ import annotations
@@ -12,34 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 Histogram = NDArray[np.int64]
-"""int64 (101, 2): pixels by probability in per cent (rows) that are dry and flooded in the reference (columns)."""
+"""Number of pixels, int64 (101, 2). Row i: predicted probability of i per cent. Columns: reference dry, flooded."""
 Floats = NDArray[np.float64]
 
 PERCENT = np.arange(101) / 100
-"""Probabilities of the histogram's rows, 0 to 1."""
+"""Predicted probability of each row of a `Histogram`, float64 (101,), 0 to 1."""
 BINS = 15
-"""Number of bins of the expected calibration error, as is usual since Guo et al. 2017."""
+"""Number of bins of the expected calibration error, as in Guo et al. 2017."""
 
 
 class Calibration(NamedTuple):
-    """Platt scaling of a model's logits (Platt 1999): `scale * logit + shift`."""
+    """Platt scaling of a model's logits (Platt 1999): the calibrated logit is `scale * logit + shift`."""
 
     scale: float = 1.0
     shift: float = 0.0
-    """In logits."""
+    """Number that is added to the scaled logit."""
 
 
 UNCALIBRATED = Calibration()
 SCALES, SHIFTS = (0.4, 2.0), (-1.0, 1.0)
-"""Bounds of the fit: it would diverge for a few pictures that are all correct or all dry."""
+"""Bounds of the fitted `scale` and of the fitted `shift`, each (lowest, highest).
+Without bounds the fit diverges if the pictures are few and all are predicted correctly, or all are dry."""
 
 
 def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Floats, Floats, Floats]:
-    """Reliability diagram: mean probability, flooded share and share of all pixels, (BINS,) each; NaN in empty bins.
+    """Compute the reliability diagram, with `BINS` bins of equal width over the predicted probability.
 
     Args:
-        histogram: the counts.
-        probability: probability of each row of the histogram, (101,), 0 to 1; other values after a recalibration.
+        histogram: pixel counts; see `Histogram`.
+        probability: probability of each row of the histogram, (101,), 0 to 1. A recalibration changes these values.
+
+    Returns:
+        Mean predicted probability, flooded share and share of all pixels of each bin, float64 (BINS,) each, 0 to 1.
+        The first two are NaN in empty bins.
     """
     total = histogram.sum(axis=1).astype(np.float64)
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
@@ -51,19 +56,22 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
 
 
 def calibration_error(histogram: Histogram, probability: Floats = PERCENT) -> float:
-    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3), 0 to 1."""
+    """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3), 0 to 1.
+
+    Arguments as in `reliability`.
+    """
     predicted, flooded, share = reliability(histogram, probability)
     return float(np.nansum(share * np.abs(predicted - flooded)))
 
 
 def recalibrated(scale: float, shift: float) -> Floats:
-    """Probability of each row of the histogram after Platt scaling (Platt 1999), (101,), 0 to 1."""
+    """Return the probability of each histogram row after Platt scaling (Platt 1999), float64 (101,), 0 to 1."""
     return np.asarray(1 / (1 + np.exp(-(scale * _logit() + shift))))
 
 
 def fit(histogram: Histogram) -> Calibration:
-    """Fit Platt scaling to counts by maximum likelihood, within `SCALES` and `SHIFTS`."""
-    from scipy.optimize import minimize  # imported here: it takes 15 MB, and a run of `segment` never fits
+    """Fit Platt scaling to a histogram by maximum likelihood, within the bounds `SCALES` and `SHIFTS`."""
+    from scipy.optimize import minimize  # imported here: it takes 15 MB of memory, and `segment` never fits
 
     counts, logit = histogram.astype(np.float64) / max(histogram.sum(), 1), _logit()
 
@@ -76,12 +84,14 @@ def fit(histogram: Histogram) -> Calibration:
 
 
 def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: int = 0) -> float:
-    """Expected calibration error by cross-validation: pictures of a fold are recalibrated on the other folds.
+    """Compute the expected calibration error by cross-validation over pictures.
+
+    The pictures of each fold are recalibrated with Platt scaling that was fitted to the pictures of the other folds.
 
     Args:
-        histograms: one for each picture.
+        histograms: one histogram for each picture.
         folds: number of folds.
-        seed: seed of the random assignment to folds.
+        seed: seed of the random assignment of pictures to folds.
 
     Returns:
         The error, 0 to 1.
@@ -101,10 +111,11 @@ def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: in
 
 
 def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
-    """IoU, precision and recall at thresholds of 1, 2 ... 100 per cent; (100,) each, 0 to 1.
+    """Compute IoU, precision and recall at thresholds of 1, 2 ... 100 per cent.
 
-    IoU is 1 where there is neither flood nor predicted flood. Recall is 1 where there is no flood, precision is 1 where
-    no flood is predicted.
+    Returns:
+        IoU, precision and recall, float64 (100,) each, 0 to 1. IoU is 1 if there is neither flood nor predicted flood.
+        Recall is 1 if there is no flood. Precision is 1 if no flood is predicted.
     """
     positive = histogram[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
     tp, fp, flood = positive[:, 1], positive[:, 0], float(histogram[:, 1].sum())

@@ -1,4 +1,7 @@
-"""A SHA-256 digest of the weights in the header of their file, since safetensors has no checksum of its own."""
+"""SHA-256 digest of a model's weights, stored in the header of the weights file.
+
+The safetensors format has no checksum of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,32 @@ from torch import Tensor
 from floodmap.errors import ModelError
 
 DIGEST = "digest"
-"""Key of the header that holds the digest."""
+"""Key of the header under which the digest is stored."""
 
 
 def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """Add the digest of the tensors and of the other keys to a header that is to be written.
+    """Return a header with the digest of the tensors and of the other header keys added.
+
+    Args:
+        state: tensors by name, in the types in which they will be stored.
+        header: metadata of the file, without a digest.
 
     Raises:
-        ModelError: a weight is no finite number: training diverged.
+        ModelError: a weight is NaN or infinite, because training diverged.
     """
     _require_finite(state, "training diverged; try a lower --learning-rate")
     return {**header, DIGEST: digest_of(state, header)}
 
 
 def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Check tensors that were read from a file against the digest in its header.
+    """Check tensors that were read from a file against the digest in the file's header.
 
-    Files of early versions have no digest; for these only the check for finite weights remains.
+    Files of early versions have no digest. Their weights are only checked to be finite.
 
     Args:
-        path: the file, for the error message.
-        state: its tensors, in the types in which they are stored.
-        header: its metadata.
+        path: path of the file, for the error message.
+        state: tensors of the file by name, in the types in which they are stored.
+        header: metadata of the file.
 
     Raises:
         ModelError: the digest differs, or a weight is NaN or infinite.
@@ -45,7 +52,7 @@ def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, s
 
 
 def digest_of(state: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of the rest of the header."""
+    """Return the SHA-256, in hexadecimal, of tensors (name, type, shape, values) and of a header without its digest."""
     metadata = {key: value for key, value in header.items() if key != DIGEST}
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):

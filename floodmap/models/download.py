@@ -1,4 +1,7 @@
-"""Downloads of large files over unreliable networks: resumed, checked by SHA-256, never half-written."""
+"""Downloads of large files over unreliable networks, with resuming and a check of the SHA-256.
+
+The target file appears only after it is complete and checked.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,22 @@ from floodmap.errors import DownloadError, ModelError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes received so far and the size of the file in bytes (None where the server does not say)."""
+"""Callback with the bytes received so far and the size of the file in bytes (None if the server sends no size)."""
 
 _CHUNK = 1 << 18
-"""Bytes read in one go."""
+"""Largest number of bytes in one read."""
 
 
 class _CutError(Exception):
-    """The connection was interrupted; another attempt may resume the download."""
+    """Error of an interrupted connection; another attempt may resume the download."""
 
 
 class _UnreachableError(_CutError):
-    """No connection could be made."""
+    """Error of a connection that could not be opened."""
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in lower-case hexadecimal.
+    """Return the SHA-256 of a file's bytes, in lower-case hexadecimal.
 
     Raises:
         ModelError: the file cannot be read.
@@ -59,22 +62,22 @@ def download(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> None:
-    """Download a file of known SHA-256, resuming an interrupted download.
+    """Download a file whose SHA-256 is given, and resume an interrupted download.
 
-    The bytes go to `<target>.part`. It stays when the download is interrupted, and the next attempt requests only the
-    missing bytes. Several processes may call this for one target: one downloads it, the others wait.
+    The bytes are written to `<target>.part`. An interrupted download leaves this file, and the next attempt requests
+    only the missing bytes. Several processes may call this function for one target: one downloads, the others wait.
 
     Args:
-        url: http, https or file.
-        target: path of the complete and checked file; its folder must exist.
-        sha256: of the whole file, hexadecimal.
-        progress: see `Progress`.
-        retries: number of consecutive attempts without further bytes before an error is raised.
-        backoff_s: pause before the first retry, in seconds; it doubles with each retry.
-        timeout_s: longest wait for the server's data, in seconds.
+        url: address with the scheme http, https or file.
+        target: path of the complete and checked file; the folder of this path must exist.
+        sha256: SHA-256 of the whole file, in lower-case hexadecimal.
+        progress: callback, see `Progress`.
+        retries: number of consecutive retries without further bytes before an error is raised.
+        backoff_s: pause before the first retry, in seconds; each further retry doubles the pause.
+        timeout_s: longest wait for data of the server, in seconds.
 
     Raises:
-        DownloadError: no network, no such file on the server, or the wrong SHA-256 (the file is then deleted).
+        DownloadError: no network, no such file on the server, or a wrong SHA-256 (the file is then deleted).
         ModelError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -85,7 +88,7 @@ def download(
         _transfer(url, part, progress, retries, backoff_s, timeout_s)
         received = sha256_of(part)
         if received != sha256 and resumed:
-            # The part file of an earlier run was not the beginning of this file: download all of it.
+            # The part file of an earlier run was not the beginning of this file: download the whole file again.
             part.unlink()
             _transfer(url, part, progress, retries, backoff_s, timeout_s)
             received = sha256_of(part)
@@ -116,13 +119,13 @@ def _lock(target: Path) -> Iterator[None]:
 def _transfer(
     url: str, part: Path, progress: Progress | None, retries: int, backoff_s: float, timeout_s: float
 ) -> None:
-    """Download the part file to its full length, over as many connections as are needed."""
+    """Download `part` to its full length, with a new connection after every interruption."""
     furthest, failures, reached = _size(part), 0, False
     while True:
         try:
             return _receive(url, part, progress, timeout_s)
         except _CutError as error:
-            # A server that ignores range requests starts over each time: only more bytes than ever are progress.
+            # A server that ignores range requests starts over each time: progress is more bytes than ever before.
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
             # Without a network the error is raised at once, without retries.
@@ -134,7 +137,7 @@ def _transfer(
 
 
 def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
-    """Request the missing bytes once and append them."""
+    """Request the missing bytes once, and append the received bytes to `part`."""
     start = _size(part)
     headers = {"User-Agent": "floodmap"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -145,7 +148,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
-            # Range not satisfiable: the part is complete, or longer than the file. The SHA-256 is checked next.
+            # Range not satisfiable: `part` is complete, or longer than the file. The SHA-256 is checked next.
             return
         if error.code == 429 or error.code >= 500:
             raise _CutError(f"the server answered {error.code} {error.reason}") from error
@@ -159,7 +162,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
 
 
 def _extent(response: http.client.HTTPResponse, part: Path, start: int) -> tuple[int, int | None]:
-    """First byte of the response within the file, and the length of the whole file in bytes, None if unknown."""
+    """Return the position of the response's first byte in the file, and the file's length in bytes or None."""
     length = response.headers.get("Content-Length")
     if response.status != 206:
         return 0, int(length) if length else None
@@ -191,7 +194,7 @@ def _append(
 
 @contextmanager
 def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes to the file; errors of the file system become a ModelError."""
+    """Yield a function that writes bytes to `part`; errors of the file system are raised as ModelError."""
 
     def refused(error: OSError) -> ModelError:
         return ModelError(f"{part} cannot be written: {error.strerror or error}; free some space or set FLOODMAP_CACHE")

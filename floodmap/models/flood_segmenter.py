@@ -1,4 +1,4 @@
-"""`FloodSegmenter`: inference with floodmap's own models, image tiles and prompts in, flood probabilities out."""
+"""`FloodSegmenter`: inference with floodmap's own models, from image tiles and prompts to flood probabilities."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
 
 SIDE_BY_SIDE = 4
-"""Most batches that a CPU computes in parallel, each with its own threads."""
+"""Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
-"""Pixels of a tile from which several threads share it. Below, one thread does: oneDNN keeps other kernels for each
-number of threads, 5 MB for a shape."""
+"""Number of pixels of a tile from which a CPU computes the tile with several threads; smaller tiles get one thread.
+For each number of threads oneDNN keeps further kernels in memory, 5 MB for a shape."""
 TOGETHER = 4
-"""Tiles of one shape in a batch on a CPU, where each is too small to share; shorter batches are padded. At 320 pixels a
-side this takes little more than half the time. Other numbers would need more of oneDNN's kernels; eight save little."""
+"""Number of tiles in a batch on a CPU, for tiles of one shape with fewer than `SHARED / TOGETHER` pixels each.
+Shorter batches are padded. With tiles of 320 x 320 pixels a batch takes little more than half the time of single tiles.
+Batches of other sizes would need further kernels of oneDNN; batches of eight save little more."""
 POINTED_SCALES = (0.7, 1.4)
-"""Scales of test-time augmentation for windows with points, beside 1: IoU on val with eight points 0.866 to 0.873."""
+"""Further scales of test-time augmentation, besides 1, for windows with points.
+The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
 
 
 class FloodSegmenter:
-    """A model that floodmap trained on floods: needs no prompt and takes tiles of any size."""
+    """Model that was trained on floods by floodmap; it needs no prompt and accepts tiles of any size."""
 
     knows_floods = True
     multiple = 32
@@ -79,23 +81,23 @@ class FloodSegmenter:
                 pack_linears(network.image_encoder)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
-        """Flood probability of every pixel; see `protocol.Segmenter`.
+        """Predict the flood probability of every pixel; see `protocol.Segmenter`.
 
-        The shipped model predicts windows with points at three scales; the result is the mean.
+        With a `FloodSam`, tiles with points are predicted at three scales, and the result is the mean.
         """
         if self.device.type != "cpu":
             return self._dispatcher.run(self._predict_on_device, tiles, prompts)
 
-        # Each batch has its own threads: threads that share a window wait for each other at every layer.
+        # Each batch has its own threads, because threads that share a window wait for each other at every layer.
         def run_batch(indices: list[int]) -> list[NDArray[np.float32]]:
             each = threads(self._threads) // min(len(batches), self.best_batch_size)
-            torch.set_num_threads(max(1, each if _pixels(tiles, indices[:1]) >= SHARED else 1))  # of this thread
+            torch.set_num_threads(max(1, each if _pixels(tiles, indices[:1]) >= SHARED else 1))  # for this thread only
             padded = indices if len(indices) == 1 else indices + [indices[-1]] * (TOGETHER - len(indices))
             batch = tiles_to_device([tiles[index] for index in padded], self.device)
             results = self._predict(batch, [prompts[index] for index in padded])
             return list(results[: len(indices)].numpy())
 
-        # The largest first: a large batch at the end would leave the other threads idle.
+        # The largest batches come first: a large batch at the end would leave the other threads idle.
         batches = sorted(cpu_batches(tiles, prompts), key=lambda indices: -_pixels(tiles, indices))
         try:
             results = dict(zip(chain(*batches), chain(*self._side_by_side().map(run_batch, batches)), strict=True))
@@ -104,11 +106,14 @@ class FloodSegmenter:
         return [results[index] for index in range(len(tiles))]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Out-of-distribution score; see `protocol.Segmenter`."""
+        """Compute the out-of-distribution score of a scene; see `protocol.Segmenter`."""
         return 0.0 if self.familiarity is None else self.familiarity.ood_score(self.described(tiles))
 
     def described(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
-        """Feature statistics of tiles for `Familiarity`, (n, D); see `PyramidEncoder.described`, no other has them."""
+        """Return the feature statistics of tiles for `Familiarity`, float32 (n, D).
+
+        They come from `PyramidEncoder.described`; networks with another encoder have none.
+        """
         return np.stack(self._dispatcher.run(self._describe, tiles, [Prompts.none()] * len(tiles)))
 
     @torch.inference_mode()
@@ -122,13 +127,13 @@ class FloodSegmenter:
 
     def _predict_on_device(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
         # cuDNN takes up to two seconds to prepare a depthwise convolution for a new shape. Torch's own kernels need no
-        # preparation and take a quarter more time. The flag holds for all threads; only one launches GPU work.
+        # preparation and take a quarter more time. The flag affects all threads, but only one launches GPU work.
         with torch.backends.cudnn.flags(enabled=not isinstance(self.network, FloodSam)):
             return self._predict(batch, prompts)
 
     @torch.inference_mode()
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Probabilities (B, H, W), averaged over scales for tiles with points, 0 outside the boxes of bounded ones."""
+        """Return probabilities (B, H, W), averaged over scales for tiles with points, 0 outside of `Prompts.bounds`."""
         probabilities = self._probabilities(batch, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
@@ -138,12 +143,12 @@ class FloodSegmenter:
                     others = [self._probabilities_at_scale(batch[one], p, scale) for scale in scales]
                     probabilities[one] = torch.stack([probabilities[one], *others]).mean(dim=0)
         for probability, p in zip(probabilities, prompts, strict=True):
-            if p.bounded:  # the decoder alone does not keep flood inside the boxes
+            if p.bounded:  # the decoder also predicts flood outside the boxes
                 probability.masked_fill_(array_to_device(~p.bounds(probability.shape), self.device), 0.0)
         return probabilities
 
     def _probabilities(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Probabilities (B, H, W) of tiles at their own scale; RGB may be floats, 0 to 255."""
+        """Return probabilities (B, H, W) of tiles at one scale; RGB may be uint8 or float, 0 to 255."""
         masks = [p.mask for p in prompts if p.mask is not None]
         pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
         if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
@@ -153,7 +158,10 @@ class FloodSegmenter:
         return self._replayer.run(self._probabilities_unpointed, batch.rgb, batch.valid, batch.gsd_m, likelihood)
 
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
-        """As `_probabilities`, with one mask prompt for each tile, (B, h, w) of any resolution, or with no prompt."""
+        """Return the result of `_probabilities` for tiles without points and boxes.
+
+        `likelihood` holds one mask prompt for each tile, (B, h, w) at any resolution, 0 to 1; None: no prompt.
+        """
 
         def decode(encoded: Encoded) -> Tensor:
             masks = None if likelihood is None else self._mask_logits(encoded, likelihood, rgb.shape[-2:])
@@ -162,7 +170,7 @@ class FloodSegmenter:
         return self._encode_and_decode(decode, TileBatch(rgb, valid, gsd_m))
 
     def _encode_and_decode(self, decode: Callable[[Encoded], Tensor], batch: TileBatch) -> Tensor:
-        """Calibrated probabilities (B, H, W) by the encoder and a function that decodes to logits."""
+        """Return calibrated probabilities (B, H, W); the function `decode` computes logits from encoded tiles."""
         rgb, valid = batch.rgb, batch.valid
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -179,7 +187,7 @@ class FloodSegmenter:
         return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
     def _probabilities_at_scale(self, batch: TileBatch, prompts: Prompts, scale: float) -> Tensor:
-        """As `_probabilities`, of one tile resampled by a factor: `scale` below 1 makes it smaller."""
+        """Return the result of `_probabilities` for one tile resampled by a factor; a `scale` below 1 shrinks it."""
         valid, shape_hw = batch.valid, batch.rgb.shape[-2:]
         scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
         resized = partial(F.interpolate, size=scaled_hw, mode="bilinear", align_corners=False, antialias=True)
@@ -195,7 +203,7 @@ class FloodSegmenter:
         return F.interpolate(scaled[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
-        """Logits of tiles with prompts of any kinds, one tile after another; `shape_hw` is their size in pixels."""
+        """Return the logits of tiles with any prompts, decoded one by one; `shape_hw` is the tiles' size in pixels."""
         decoded = []
         for i, p in enumerate(prompts):
             points = boxes = masks = None
@@ -213,7 +221,11 @@ class FloodSegmenter:
 
 
 def cpu_batches(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[list[int]]:
-    """Batches of tile indices for a CPU: `TOGETHER` small tiles of one shape without points or boxes; others alone."""
+    """Group tiles into batches for a CPU, as lists of tile indices.
+
+    Up to `TOGETHER` tiles form a batch if they have one shape, fewer than `SHARED / TOGETHER` pixels each, and neither
+    points nor boxes. Their mask prompts must have one shape, too, or be absent. Every other tile is a batch of its own.
+    """
     batches: list[list[int]] = []
     same_shape: dict[Hashable, list[int]] = {}
     for index, (tile, prompt) in enumerate(zip(tiles, prompts, strict=True)):
@@ -232,7 +244,7 @@ def _pixels(tiles: Sequence[Tile], indices: Sequence[int]) -> int:
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
-    """Further scales for a tile with points; with boxes only those at which it fits into SAM's frame.
+    """Return further scales for a tile with points; with boxes, only scales at which the tile fits into SAM's frame.
 
     Box coordinates are encoded relative to the frame.
     """
@@ -242,13 +254,14 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
 def mask_logits(
     likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """Convert coarse likelihoods of tiles, of any resolution, to mask prompts: logits (B, 1, *mask_hw).
+    """Convert coarse flood probabilities of tiles to mask prompts: logits (B, 1, *mask_hw).
 
     Args:
-        likelihood: (B, h, w), 0 to 1, covering the tiles.
-        shape_hw: the tiles' size in pixels.
-        mask_hw: a quarter of the padded tiles' size; the padding is dry.
-        calibration: of the model; it is inverted, for the model was trained with its uncalibrated logits as prompts.
+        likelihood: flood probabilities (B, h, w), 0 to 1, at any resolution; each covers its whole tile.
+        shape_hw: height and width of the tiles, in pixels.
+        mask_hw: height and width of the mask prompts, a quarter of the padded tiles' size. The padding is dry.
+        calibration: calibration of the model. It is inverted, because uncalibrated logits were the mask prompts in
+            training.
     """
     covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
     logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale

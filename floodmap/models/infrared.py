@@ -1,7 +1,7 @@
 """Near infrared (NIR) combined with a model's probabilities: water absorbs NIR, plants and soil reflect it.
 
-The model's input is RGB alone. Evidence from NDWI and from NIR brightness is added to its logits: negative where the
-model finds water on bright ground, positive where it missed dark water.
+The model's input is RGB alone. Evidence for water, a number of logits, is computed from NDWI and from NIR brightness
+and added to the model's logits. It is negative on ground that is bright in NIR, positive on ground that is dark in NIR.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from floodmap.models.protocol import Segmenter
 Floats = NDArray[np.float32]
 
 NDWI_MIDPOINT, NDWI_SLOPE = 0.05, 20.0
-"""NDWI (McFeeters, IJRS 17:1425, 1996) of zero evidence, and the slope of the evidence there, in logits."""
+"""NDWI (McFeeters, IJRS 17:1425, 1996) at which the evidence is 0, and the slope of the evidence there, in logits."""
 NDWI_WEIGHT, BRIGHTNESS_WEIGHT = 4.0, 2.0
-"""Largest absolute evidence of either, in logits."""
+"""Largest absolute evidence from NDWI, and from NIR brightness, in logits."""
 BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
-"""NIR of zero evidence, as a share of the scene's bright NIR, and the slope of the evidence, in logits."""
+"""NIR at which the evidence is 0, as a share of the scene's bright NIR, and the factor in the tanh of the evidence."""
 SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
-"""Below this ground sample distance, in metres, shadows are resolved, which are as dark and as blue as water. There the
-evidence for water is at most this many logits; evidence against water has no such limit."""
+"""Ground sample distance in metres below which shadows are resolved, and largest evidence for water then, in logits.
+Shadows are as dark and as blue as water. Negative evidence (against water) has no such limit."""
 POINT_RADIUS = 64.0
-"""Radius in pixels (of a Gaussian) around point prompts within which NIR evidence is reduced, at a point to zero."""
+"""Radius in pixels of the Gaussian around point prompts that reduces the evidence; at a point the evidence is 0."""
 _BRIGHT = 95
-"""Percentile of a scene's NIR that counts as its bright NIR: plants or soil."""
+"""Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""
 _PREVIEW = 512
-"""Longest side in pixels of the preview for that percentile."""
+"""Longer side in pixels of the preview from which that percentile is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """Stretch and bright level of a scene's near infrared, from which the evidence for water follows."""
+    """Statistics of a scene's green and near infrared bands, from which the evidence for water is computed."""
 
     low: tuple[float, float]
-    """Source values that are 0 in tiles: of green, and of NIR."""
+    """Source values of green and of NIR that the stretch maps to 0."""
     high: tuple[float, float]
-    """Source values that are 255 in tiles: of green, and of NIR."""
+    """Source values of green and of NIR that the stretch maps to 255."""
     bright: float
-    """Bright NIR of the scene, in source values."""
+    """Bright NIR of the scene (percentile `_BRIGHT`), in source values."""
     max_evidence: float
     """Largest evidence for water, in logits."""
 
     @classmethod
     def of(cls, scene: Scene) -> Infrared | None:
-        """Measure a scene's near infrared; None where there is none, or where it is 0 or less everywhere."""
+        """Measure the bands of a scene; None if it has no NIR or no valid pixel, or if its bright NIR is 0 or less."""
         preview = scene.preview(_PREVIEW)
         if preview.nir is None or not preview.valid.any():
             return None
@@ -63,7 +63,7 @@ class Infrared:
         return cls(low, high, bright, max_evidence) if bright > 0 else None
 
     def evidence(self, tile: Tile) -> Floats:
-        """Evidence for water in a tile, in logits, float32 (height, width)."""
+        """Return the evidence for water in a tile, in logits, float32 (height, width); 0 if the tile has no NIR."""
         if tile.nir is None:
             return np.zeros(tile.reason.shape, np.float32)
         green, nir = (
@@ -78,11 +78,11 @@ class Infrared:
 
 
 class WithInfrared:
-    """A model whose probabilities are combined with evidence from near infrared.
+    """Model whose probabilities are combined with the evidence for water from near infrared.
 
     Args:
         segmenter: the model.
-        infrared: near infrared of the scene.
+        infrared: statistics of the scene's near infrared.
     """
 
     def __init__(self, segmenter: Segmenter, infrared: Infrared) -> None:
@@ -93,16 +93,16 @@ class WithInfrared:
         self.best_batch_size = segmenter.best_batch_size
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[Floats]:
-        """Flood probability of every pixel; see `protocol.Segmenter`."""
+        """Predict the flood probability of every pixel; see `protocol.Segmenter`."""
         probabilities = self.segmenter.predict(tiles, prompts)
         return [self._combine(*each) for each in zip(probabilities, tiles, prompts, strict=True)]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Out-of-distribution score; see `protocol.Segmenter`."""
+        """Compute the out-of-distribution score of a scene; see `protocol.Segmenter`."""
         return self.segmenter.ood_score(tiles)
 
     def _combine(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
-        """Add the evidence from near infrared to the logits of a tile's probabilities, (height, width)."""
+        """Add the evidence for water to the logits of a tile's probabilities, both float32 (height, width)."""
         if not np.isfinite(probability).all():
             return probability
         logit = self.infrared.evidence(tile)
@@ -112,12 +112,12 @@ class WithInfrared:
             logit = logit * (1 - near).astype(np.float32)
         prior = np.clip(probability, 0.01, 0.99)
         posterior = prior / (prior + (1 - prior) * np.exp(-logit))
-        if prompts.bounded:  # outside of boxes all is dry
+        if prompts.bounded:  # outside of the boxes the model's probability is 0, and must stay 0
             posterior = np.where(probability == 0, np.float32(0), posterior)
         return np.asarray(posterior, np.float32)
 
 
 def with_infrared(segmenter: Segmenter, scene: Scene) -> Segmenter:
-    """Combine a model with the scene's near infrared; the model itself where the scene has none."""
+    """Combine a model with a scene's near infrared; return the model itself if the scene has none."""
     infrared = None if scene.nir_band is None else Infrared.of(scene)
     return segmenter if infrared is None else WithInfrared(segmenter, infrared)

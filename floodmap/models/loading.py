@@ -1,4 +1,4 @@
-"""Models loaded from their files onto a device."""
+"""Loading of models from their files onto a device."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 def load_segmenter(
     model: ResolvedModel, device: str = "auto", precision: str = "auto"
 ) -> FloodSegmenter | SamSegmenter:
-    """Load a model's weights onto a device; on a CPU it runs with torch's present number of threads.
+    """Load a model's weights onto a device; on a CPU the model runs with torch's present number of threads.
 
     Args:
         model: weights on this disk.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        precision: `auto`, `float32` or `bfloat16`.
+        device: torch device such as `cpu`, `cuda`, `cuda:1` or `mps`, or `auto`; see `pick_device`.
+        precision: `float32`, `bfloat16` or `auto`; see `pick_dtype`.
 
     Raises:
-        ModelError: the file is damaged or holds an unknown architecture, or the device is not available.
+        ModelError: the file cannot be read or fails the check of its digest, its architecture is unknown, or the device
+            is not available.
     """
     chosen = pick_device(device)
     dtype = pick_dtype(chosen, precision)
@@ -50,7 +51,7 @@ def load_segmenter(
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where it is available, else the CPU.
+    """Return the torch device of a name; `auto` is CUDA if CUDA is available, else the CPU.
 
     Raises:
         ModelError: the device is not available.
@@ -71,7 +72,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32."""
+    """Return the dtype of a precision; `auto` is bfloat16 if the hardware multiplies it natively, else float32."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":
@@ -104,7 +105,7 @@ def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor])
         known = ", ".join(["flood_sam", *VIT])
         raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
-    # Weights of early versions lack the layer `point_maps`; its initial weights are zero and so add nothing.
+    # Weights of early versions lack the layer `point_maps`. With its initial weights, zeros, the layer adds nothing.
     untrained = {name: value for name, value in network.state_dict().items() if name.startswith("point_maps.")}
     network.load_state_dict({**untrained, **state})
     return network
@@ -116,5 +117,5 @@ def _load_sam(path: Path) -> Sam:
         return build_sam(state)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # on a damaged file torch.load raises errors of any type
+    except Exception as error:  # torch.load may raise errors of any type on an invalid file
         raise ModelError(_DAMAGED.format(path, str(error).splitlines()[0])) from error

@@ -1,4 +1,4 @@
-"""Test-time augmentation: predictions averaged over a window and its mirror image."""
+"""Test-time augmentation: the mean of the predictions for a window and for the window's mirror image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def predict_mirrored(
     segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]
 ) -> list[NDArray[np.float32]]:
-    """Mean of a model's probabilities of tiles and of their mirror images, float32 (height, width) each."""
+    """Return the mean of a model's probabilities for a tile and for its mirror image, float32 (height, width) each."""
     if isinstance(segmenter, Mirrored):
         return segmenter.predict(tiles, prompts)
     flipped_prompts = [_flip_prompts(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]
@@ -31,7 +31,7 @@ def predict_mirrored(
 
 
 class Mirrored:
-    """A model with test-time augmentation: the mean of its predictions for a window and for its mirror image.
+    """Model with test-time augmentation: the mean of the predictions for a window and for the window's mirror image.
 
     Args:
         segmenter: the model.
@@ -47,23 +47,23 @@ class Mirrored:
         self.runs_on = f"{segmenter.runs_on}, flips"
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
-        """Flood probability of every pixel; see `protocol.Segmenter`."""
+        """Predict the flood probability of every pixel; see `protocol.Segmenter`."""
         return predict_mirrored(self.segmenter, tiles, prompts)
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Out-of-distribution score; see `protocol.Segmenter`."""
+        """Compute the out-of-distribution score of a scene; see `protocol.Segmenter`."""
         return self.segmenter.ood_score(tiles)
 
 
 def mirrored(tile: Tile) -> Tile:
-    """A tile's mirror image: left and right are exchanged."""
+    """Return the mirror image of a tile, with left and right exchanged."""
     nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
     rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
     return replace(tile, rgb=rgb, reason=reason, nir=nir)
 
 
 def _flip_prompts(prompts: Prompts, width: int) -> Prompts:
-    """Prompts of a tile of this width in pixels, for its mirror image."""
+    """Return a tile's prompts in pixel coordinates of the mirror image; `width` is the tile's width in pixels."""
     left, top, right, bottom = prompts.boxes_xyxy.T
     return replace(
         prompts,

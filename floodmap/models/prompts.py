@@ -1,4 +1,4 @@
-"""Prompts of SAM: points, boxes and a coarse mask; and prompts picked from a flood likelihood."""
+"""Prompts of SAM (points, boxes and a coarse mask), and prompts derived from a flood likelihood."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from floodmap.errors import PromptError
 from floodmap.geo.window import Window
 
 FLOOD_LIMIT, DRY_LIMIT = 0.8, 0.2
-"""Likelihood from which a pixel is confidently flood, and up to which it is confidently dry."""
+"""Likelihood from which a pixel counts as confident flood, and likelihood up to which it counts as confident dry."""
 _MIN_DEPTH = 0.02
-"""Least distance of a point from the edge of its region, as a share of the tile's long side: no point on slivers."""
+"""Least distance of a point from the edge of its region, as a share of the longer side; narrow regions get no point."""
 _BOX_SHARE = 0.01
-"""Flood regions smaller than this share of the tile get no box."""
+"""Least area of a flood region that gets a box, as a share of the tile's area."""
 _POINT_REACH = 240.0
-"""Radius in pixels around a flood point within which flood outside all boxes is allowed: twice that of kriging."""
+"""Radius in pixels around a flood point in which flood outside all boxes is allowed.
+It is twice the longer length scale of kriging, `correction.LONG_RANGE`."""
 PIXEL_CENTRE = 0.5
-"""Offset in pixels: SAM's coordinates start at the centre of the first pixel, those of `Prompts` at its corner."""
+"""Offset in pixels from the origin of `Prompts`, the corner of the first pixel, to that of SAM, the pixel's centre."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,16 +33,16 @@ class Prompts:
     """
 
     points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
-    """Points, float32 (N, 2), x first."""
+    """Points in pixels, float32 (N, 2), x first."""
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Labels of the points, int64 (N,): 1 flood, 0 dry."""
     boxes_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    """Boxes around flood, float32 (M, 4): left, top, right, bottom."""
+    """Boxes around flood, float32 (M, 4): left, top, right, bottom in pixels."""
     mask: NDArray[np.float32] | None = None
-    """Coarse flood likelihood of the whole tile, float32 (h, w) at any resolution, 0 to 1; None where there is none."""
+    """Coarse flood likelihood of the whole tile, float32 (h, w) at any resolution, 0 to 1; None: no mask prompt."""
     bounded: bool = False
-    """Whether flood is limited to the boxes and to the surroundings of flood points; true wherever there are boxes.
-    If it is true and there is no box, the scene's boxes all lie in other windows: then there is no flood here."""
+    """Whether flood is limited to the boxes and to circles around flood points; always True if there are boxes.
+    If it is True without a box, all boxes of the scene lie in other windows. Flood is then limited to the circles."""
 
     def __post_init__(self) -> None:
         points, boxes = np.asarray(self.points_xy, np.float32), np.asarray(self.boxes_xyxy, np.float32)
@@ -65,19 +66,21 @@ class Prompts:
 
     @classmethod
     def none(cls) -> Prompts:
-        """An empty prompt set."""
+        """Return an empty set of prompts."""
         return cls()
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.floating[Any]]) -> Prompts:
-        """A mask prompt alone: a coarse flood likelihood, (h, w), 0 to 1."""
+        """Return a mask prompt alone, from a coarse flood likelihood (h, w), 0 to 1."""
         return cls(mask=np.asarray(mask, np.float32))
 
     def within(self, window: Window) -> Prompts:
-        """A scene's points and boxes in the pixel coordinates of one window: points outside are dropped, boxes clipped.
+        """Return a scene's points and boxes in pixel coordinates of one window.
+
+        Points outside the window are dropped, and boxes are clipped to it.
 
         Raises:
-            PromptError: there is a mask; a mask belongs to one tile, and cropping it would need the tile's size.
+            PromptError: there is a mask. A mask belongs to one tile, and cropping it would need the tile's size.
         """
         if self.mask is not None:
             raise PromptError("a mask prompt belongs to one tile; crop the likelihood and pick prompts for each window")
@@ -92,7 +95,7 @@ class Prompts:
         )  # fmt: skip
 
     def bounds(self, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Pixels where flood is allowed, bool (height, width) of a tile: all, unless `bounded`."""
+        """Return the pixels of a tile where flood is allowed, bool (height, width); all pixels unless `bounded`."""
         if not self.bounded:
             return np.ones(shape_hw, bool)
         rows, cols = np.ogrid[: shape_hw[0], : shape_hw[1]]
@@ -122,31 +125,31 @@ def pick_prompts(
     flood_limit: float = FLOOD_LIMIT,
     dry_limit: float = DRY_LIMIT,
 ) -> Prompts:
-    """Pick point, box and mask prompts from a flood likelihood; deterministic.
+    """Derive point, box and mask prompts from a flood likelihood; the result is deterministic.
 
-    Points are peaks of the distance transform of the confident flood and of the confident dry regions. After each peak,
-    twice its radius around it is closed to further peaks. Boxes surround the connected regions of flood. The mask is
-    the likelihood itself.
+    Points are the peaks of two distance transforms: of the confident flood, and of the confident dry regions. No two
+    points of a label are closer than twice the distance of the first one from its region's edge. Boxes surround the
+    connected regions with a likelihood of 0.5 or more. The mask prompt is the likelihood itself.
 
     Args:
-        likelihood: float32 (h, w), 0 to 1, of the tile, at the tile's resolution or any other.
-        valid: bool (height, width) of the tile; True where observed. Points lie only on such pixels.
-        max_points: most points of either label.
-        max_boxes: most boxes; the largest regions get one.
-        flood_limit: from this likelihood up a pixel is confidently flood.
-        dry_limit: up to this likelihood a pixel is confidently dry.
+        likelihood: flood likelihood of the tile, float32 (h, w), 0 to 1, at any resolution.
+        valid: bool (height, width) of the tile, True on pixels with a valid picture. Points lie only on these pixels.
+        max_points: largest number of points of each label.
+        max_boxes: largest number of boxes, drawn around the largest regions.
+        flood_limit: likelihood from which a pixel counts as confident flood.
+        dry_limit: likelihood up to which a pixel counts as confident dry.
 
     Returns:
-        Prompts in tile pixels; an empty set, without a mask, where no pixel is confidently flood.
+        Prompts in tile pixels. If no confident flood is wide enough for a point, the set is empty and has no mask.
 
     Raises:
-        PromptError: the likelihood is not one, or a tile has no pixels.
+        PromptError: the likelihood is no (h, w) array of values from 0 to 1, or the tile has no pixels.
     """
     likelihood = _checked_mask(likelihood)
     if valid.ndim != 2 or not valid.size:
         raise PromptError(f"valid of shape {valid.shape} must be (height, width)")
     observed = _shrink_valid(valid, likelihood.shape)
-    # Below 1 where the likelihood is finer than the tile.
+    # Pixels of the tile per cell of the likelihood; below 1 if the likelihood has a finer grid than the tile.
     pixels_per_cell = np.array(valid.shape[::-1]) / likelihood.shape[::-1]
     flood_xy = _deepest(observed & (likelihood >= flood_limit), max_points)
     if not len(flood_xy):
@@ -161,7 +164,11 @@ def pick_prompts(
 
 
 def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Cells of another grid over the tile that hold only valid pixels; in a finer grid the cell's centre decides."""
+    """Resample `valid` to another grid over the tile, bool `shape_hw`.
+
+    A cell of a coarser grid is valid if all of its pixels are valid. In a finer grid the pixel at the cell's centre
+    decides.
+    """
     for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
         starts = np.arange(cells) * side // cells if cells <= side else (2 * np.arange(cells) + 1) * side // (2 * cells)
         valid = np.logical_and.reduceat(valid, starts, axis=axis)
@@ -169,7 +176,7 @@ def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArra
 
 
 def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Centres (n, 2), x first, of the pixels farthest from the region's edge; the image border counts as an edge."""
+    """Return up to `count` points (n, 2), x first, farthest from the region's edge; the image border is an edge."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     rows, cols = np.ogrid[: region.shape[0], : region.shape[1]]
     found: list[tuple[float, float]] = []
@@ -184,7 +191,7 @@ def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
 
 
 def _boxes(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Bounding boxes (n, 4) of the largest connected components, largest first."""
+    """Return the bounding boxes (n, 4) of the largest connected components: left, top, right, bottom; largest first."""
     labels, parts = ndimage.label(region)
     sizes = np.bincount(labels.ravel(), minlength=parts + 1)[1:]
     order = [i for i in np.argsort(-sizes, kind="stable")[:count] if sizes[i] >= _BOX_SHARE * region.size]

@@ -1,4 +1,4 @@
-"""`Segmenter`: the interface that every model offers to the pipeline."""
+"""`Segmenter`: interface of all models, which the inference calls."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ from floodmap.models.training_record import TrainingRecord
 
 
 class Segmenter(Protocol):
-    """A segmentation model: image tiles and prompts in, flood probabilities out."""
+    """Interface of a segmentation model, which predicts flood probabilities from image tiles and prompts."""
 
     name: str
-    """The model's name, written to the polygons' `model` field."""
+    """Name of the model, written to the field `model` of the polygons."""
     sha256: str
-    """SHA-256 of the weights."""
+    """SHA-256 of the weights file, in lower-case hexadecimal."""
     knows_floods: bool
-    """Whether the model finds flood water without prompts; if not, prompts come from the unsupervised likelihood."""
+    """Whether the model finds flood water without prompts. If not, prompts come from the unsupervised likelihood."""
     multiple: int
-    """Window sides, in pixels, are multiples of this where possible."""
+    """Number of pixels of which window sides are multiples, unless the scene is smaller than a window."""
     any_size: bool
-    """Whether a crop of a window is processed at the window's scale, and so costs less than the window."""
+    """Whether a part of a window is computed at the same scale as the window, in less time than the whole window."""
     best_batch_size: int
-    """Number of windows in a batch that gives the highest throughput."""
+    """Number of windows in a batch with which the throughput is highest."""
     offloads: bool
     """Whether the model runs on a device other than the CPU, so that the CPU's cores are free for other work."""
     runs_on: str
-    """Device and precision; the last bits of results depend on them."""
+    """Device and precision, as text; the last bits of the results depend on both."""
     training: TrainingRecord | None
-    """The pictures that it was trained and validated on; None where its file does not say."""
+    """Pictures of the model's training and validation sets; None if the model's file has no such record."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
         """Predict the flood probability of every pixel.
 
         Args:
             tiles: image tiles, of any shapes.
-            prompts: one for each tile, in the tile's pixel coordinates.
+            prompts: one set of prompts for each tile, in the tile's pixel coordinates.
 
         Returns:
-            For each tile float32 (height, width), 0 to 1; unobserved pixels hold any number.
+            Probabilities of each tile, float32 (height, width), 0 to 1; values of unobserved pixels have no meaning.
         """
         ...
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Out-of-distribution score of a scene, from sample tiles: above 1 is out of distribution, 0 is not known."""
+        """Compute the out-of-distribution score of a scene from sample tiles.
+
+        Above 1 the scene is out of distribution. 0 means that the score is not known.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Model registry: names, files, download addresses and SHA-256 of the weights. Does not import torch."""
+"""Model registry: names, files, download addresses and SHA-256 of the weights. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from floodmap.models.training_record import TrainingRecord
 from floodmap.options import MODEL
 
 WEIGHTS = Path(str(resources.files("floodmap"))) / "weights"
-"""Folder of the models that ship inside the package."""
+"""Folder of the models that are part of the package."""
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-"""Where Meta publishes SAM's checkpoints; FLOODMAP_MODEL_URL names a mirror."""
+"""Address of SAM's checkpoints, published by Meta; the environment variable FLOODMAP_MODEL_URL names a mirror."""
 ALIASES = {"pretrained": "sam_vit_b"}
 SUFFIXES = (".safetensors", ".pth")
 
@@ -30,14 +30,14 @@ State = Literal["ok", "damaged", "absent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """An entry of the registry: a model that can be chosen by name."""
+    """Entry of the registry: a model that can be chosen by name."""
 
     name: str
-    """The name that `--model` takes."""
+    """Value of `--model` that selects this model."""
     file: str
     """File name of the weights."""
     architecture: str
-    """Network of the weights: `vit_b`, `vit_l`, `vit_h` (Meta's SAM) or `flood_sam` (floodmap's own)."""
+    """Network of the weights: `vit_b`, `vit_l` or `vit_h` (Meta's SAM), or `flood_sam` (floodmap's own)."""
     sha256: str
     """SHA-256 of the file, lower-case hexadecimal."""
     size_mb: float
@@ -45,9 +45,9 @@ class Model:
     shipped: bool = False
     """Whether the file is part of the package; if not, it is downloaded on first use."""
     licence: str = "Apache-2.0"
-    """SPDX identifier."""
+    """SPDX identifier of the licence of the weights."""
     description: str = ""
-    """One line for the user."""
+    """Description of the model in one line, shown by `floodmap models list`."""
 
     @property
     def url(self) -> str | None:
@@ -66,22 +66,22 @@ class ResolvedModel:
     """Weights in a file on this disk."""
 
     path: Path
-    """The file, .safetensors or .pth."""
+    """Path of the file, `.safetensors` or `.pth`."""
     name: str
-    """The model's name, or the file's stem where the registry has no such file."""
+    """Name of the model; the file's stem if the registry has no file with this SHA-256."""
     architecture: str | None
-    """As in `Model`; None where the file does not name it and it follows from the tensors' shapes."""
+    """Network as in `Model`; None if the file does not name it. Then it follows from the shapes of the tensors."""
     sha256: str
     """SHA-256 of the file."""
 
     @property
     def training(self) -> TrainingRecord | None:
-        """The training record in the file's header; None where it has none."""
+        """Training record in the file's header; None if the header has none."""
         return TrainingRecord.of(read_metadata(self.path)) if self.path.suffix == ".safetensors" else None
 
 
 def cache_dir() -> Path:
-    """Folder of downloaded models: FLOODMAP_CACHE, or the user's cache folder of this system. Not created here."""
+    """Return the folder of downloaded models: FLOODMAP_CACHE, else the user's cache folder. It is not created here."""
     if named := os.environ.get("FLOODMAP_CACHE"):
         return Path(named).expanduser()
     import platformdirs
@@ -90,7 +90,7 @@ def cache_dir() -> Path:
 
 
 def registry() -> dict[str, Model]:
-    """All models by name, the shipped one first; it is left out where the package was built without it."""
+    """Return all models by name, the shipped model first, unless the package was built without that model."""
     models = {model.name: model for model in _SAM}
     card = model_card()
     if not card:
@@ -125,10 +125,10 @@ _SAM = (
 
 
 def model_card() -> dict[str, Any]:
-    """Content of `weights/finetuned.json`: SHA-256 and training of the shipped model; {} without such a file.
+    """Read `weights/finetuned.json`: SHA-256 and training of the shipped model; {} if there is no such file.
 
     Raises:
-        ModelError: the file is damaged.
+        ModelError: the file cannot be read, or holds no valid SHA-256.
     """
     path = WEIGHTS / "finetuned.json"
     if not path.is_file():
@@ -146,7 +146,7 @@ def find(name: str) -> Model:
     """Look up a model by its name or alias.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is no model of that name.
     """
     models = registry()
     key = ALIASES.get(name, name)
@@ -158,14 +158,14 @@ def find(name: str) -> Model:
 
 
 def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedModel:
-    """Turn a model's name or file into weights on this disk: downloaded if need be, and checked by SHA-256.
+    """Find a model's weights on this disk; missing weights of the registry are downloaded, and the SHA-256 is checked.
 
     Args:
-        model: a name or alias, or the path of a .safetensors or .pth file; names take precedence.
+        model: name or alias of a model, or path of a .safetensors or .pth file. A name has precedence over a path.
         progress: called during a download; see `floodmap.models.download.Progress`.
 
     Raises:
-        ModelError: unknown name, missing or damaged file, or no network to fetch it from.
+        ModelError: the name is unknown, the file is missing or has a wrong SHA-256, or the download failed.
     """
     name = str(model)
     models = registry()
@@ -200,7 +200,7 @@ def _resolve_file(path: Path, models: dict[str, Model]) -> ResolvedModel:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata in the header of a safetensors file, without its tensors.
+    """Read the metadata in the header of a safetensors file, without the tensors.
 
     Raises:
         ModelError: the file is not in the safetensors format.
@@ -218,10 +218,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def fetch(model: Model, *, progress: Progress | None = None) -> Path:
-    """Download a model into the cache, resuming an interrupted download, and check its SHA-256.
+    """Download a model into the cache, with resuming of an interrupted download and a check of the SHA-256.
 
     Raises:
-        ModelError: it cannot be downloaded or written; the message says how to bring the file by hand.
+        ModelError: the file cannot be downloaded or written; the message says how to add a file by hand.
     """
     if model.url is None:
         raise ModelError(f"{model.name} ships with floodmap and is not fetched; if it is damaged, reinstall floodmap")
@@ -235,16 +235,16 @@ def fetch(model: Model, *, progress: Progress | None = None) -> Path:
 
 
 def add(file: Path) -> tuple[Model, Path]:
-    """Copy a file that was brought by hand into the cache.
+    """Copy the file of a model, obtained without floodmap, into the cache.
 
     Args:
-        file: a file of any name; its SHA-256 identifies the model. The original stays where it is.
+        file: path of a file with any name. The SHA-256 identifies the model. The original file stays unchanged.
 
     Returns:
         The model, and the path of its file in the cache.
 
     Raises:
-        ModelError: it is no file, its SHA-256 is not in the registry, or the cache cannot be written.
+        ModelError: there is no such file, its SHA-256 is not in the registry, or the cache cannot be written.
     """
     if not file.is_file():
         raise ModelError(f"{file} is not a file")
@@ -279,7 +279,7 @@ def verify(model: Model) -> State:
     """Compare the SHA-256 of the model's file with the registry.
 
     Returns:
-        "ok", "damaged" (the hashes differ) or "absent".
+        "ok", "damaged" (the SHA-256 differs) or "absent" (there is no file).
     """
     if not model.path.is_file():
         return "absent"

@@ -1,4 +1,4 @@
-"""`SamSegmenter`: inference with Meta's SAM, image tiles and prompts in, flood probabilities out."""
+"""`SamSegmenter`: inference with Meta's SAM, from image tiles and prompts to flood probabilities."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from floodmap.models.sam.common import FRAME
 from floodmap.models.sam.meta_sam import Sam
 
 SETS = (4, 16)
-"""Numbers of prompt sets decoded in one batch; on a GPU batches are padded to the next of these."""
+"""Numbers of prompt sets (each with the prompts of one object) in a batch: at most the last number.
+On a GPU, batches are padded to the next of these numbers."""
 TOKENS = 8
-"""Least number of tokens (points and box corners) a prompt set is padded to on a GPU; above it, a power of two."""
+"""Least number of tokens (points and box corners) to which a prompt set is padded on a GPU.
+Longer sets are padded to a power of two."""
 NO_PROMPT_LOGIT = -1e4
-"""Logit where nothing is prompted."""
+"""Logit of a tile without a prompt: dry."""
 
 
 class SamSegmenter:
-    """Meta's SAM, not trained on floods: needs prompts, and resizes every tile to a frame of 1024 x 1024 pixels."""
+    """Meta's SAM, not trained on floods; it needs prompts and resizes every tile to a frame of 1024 x 1024 pixels."""
 
     knows_floods = False
     multiple = 32
@@ -46,20 +48,20 @@ class SamSegmenter:
         self._dispatcher, self._replayer = Dispatcher(device), Replayer(device)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
-        """Flood probability of every pixel; see `protocol.Segmenter`.
+        """Predict the flood probability of every pixel; see `protocol.Segmenter`.
 
-        Every box with the points inside it is one prompt set, and the points outside all boxes are another. The mask of
-        a tile is the union of their masks. Without a prompt a tile is dry.
+        Every box with the points inside the box is one prompt set, and the points outside all boxes are another set.
+        The mask of a tile is the union of the masks of its prompt sets. A tile without a prompt is dry.
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Always 0, not known: there are no features of SAM's training images to compare with."""
+        """Return 0, which means not known, because there are no feature statistics of SAM's training images."""
         return 0.0
 
     @torch.inference_mode()
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Probabilities (B, height, width)."""
+        """Return flood probabilities (B, height, width)."""
         rgb = batch.rgb
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
         embedding = self._replayer.run(self._embed, rgb, batch.valid)
@@ -69,7 +71,7 @@ class SamSegmenter:
             indices, chunk = zip(*sets[first : first + SETS[-1]], strict=True)
             xy, labels = tokens(chunk, FRAME / max(shape_hw))
             tile_of_set = np.array(indices)
-            if self.offloads:  # few shapes, for CUDA graphs; a mask that is repeated does not change the union
+            if self.offloads:  # pad to few shapes, for CUDA graphs; a repeated mask does not change the union
                 missing = _next_size(SETS, len(tile_of_set)) - len(tile_of_set)
                 (xy, labels), tile_of_set = _padded(xy, labels), np.pad(tile_of_set, (0, missing), "edge")
             images = array_to_device(tile_of_set, self.device)
@@ -84,7 +86,7 @@ class SamSegmenter:
 
     @staticmethod
     def _upscale(low_res: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-        """Resample logits of the frame, (B, 256, 256), to those of tiles, (B, height, width)."""
+        """Resample logits of SAM's frame, (B, 256, 256), to logits of tiles, (B, height, width)."""
         scale = FRAME / max(shape_hw)
         frame = F.interpolate(low_res[:, None], (FRAME, FRAME), mode="bilinear", align_corners=False)
         height, width = (round(side * scale) for side in shape_hw)
@@ -93,13 +95,16 @@ class SamSegmenter:
 
 
 def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Prompt sets as the prompt encoder's tokens: coordinates in the frame (N, T, 2), and label codes (N, T).
+    """Convert prompt sets to tokens (points and box corners) of the prompt encoder.
 
-    Tokens are points and box corners; shorter sets are padded with code -2. For the codes, see `Sam.best_masks`.
+    Sets with fewer tokens than the longest set are padded with the label code -2.
 
     Args:
-        sets: prompt sets in tile pixels, with one box at most.
-        scale: pixels of the frame to a pixel of the tile.
+        sets: prompt sets in tile pixels, each with at most one box.
+        scale: pixels of the frame per pixel of the tile.
+
+    Returns:
+        Coordinates in pixels of the frame, float32 (N, T, 2), and label codes, int64 (N, T); see `Sam.best_masks`.
     """
     each = []
     for prompt_set in sets:
@@ -115,7 +120,7 @@ def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], 
 
 
 def _padded(xy: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pad prompt sets (the last one repeated) and tokens (code -2) to few shapes, so that CUDA graphs are reused."""
+    """Pad prompt sets (by the last set) and tokens (by label code -2) to few shapes, so that CUDA graphs are reused."""
     count, length = labels.shape
     more_sets = (0, _next_size(SETS, count) - count)
     more_tokens = (0, max(TOKENS, 1 << (length - 1).bit_length()) - length)
@@ -130,7 +135,7 @@ def _next_size(sizes: Sequence[int], count: int) -> int:
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
     """Convert the image encoder's linear and convolution weights, in place, so that autocast does not copy them.
 
-    Its layer norms and positional embeddings keep their type.
+    The encoder's layer norms and positional embeddings keep their type.
     """
     for module in network.image_encoder.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
@@ -139,7 +144,11 @@ def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
 
 
 def prompt_sets(prompts: Prompts) -> list[Prompts]:
-    """Split a tile's prompts into one set for each object: every box with its points, then the points in no box."""
+    """Split a tile's prompts into one set for each object.
+
+    Each box with the points inside it is a set. The points outside all boxes are one further set, if a flood point is
+    among them.
+    """
     sets, free = [], np.ones(len(prompts.points_xy), bool)
     for box in prompts.boxes_xyxy:
         inside = ((prompts.points_xy >= box[:2]) & (prompts.points_xy <= box[2:])).all(axis=1)

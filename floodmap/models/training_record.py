@@ -1,4 +1,4 @@
-"""The record of a model's training in the header of its file: pictures of the training and validation sets."""
+"""Record of a model's training in the header of the model's file: pictures of the training and validation sets."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["train", "val"]
-"""Role of a picture in training. `val` pictures selected the checkpoint and were used to fit the calibration."""
+"""Role of a picture in training; the pictures of `val` selected the checkpoint and were used to fit the calibration."""
 
 HASH_CHARS = 16
-"""Hexadecimal characters of a SHA-256 that are kept; the chance of a collision among 10^6 files is 1 in 10^7."""
+"""Number of hexadecimal characters of a SHA-256 that are kept.
+The chance of a collision among 10^6 files is 1 in 10^7."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
-    """The training and validation pictures of one model."""
+    """Pictures of the training and validation sets of one model."""
 
     base: str
     """Name or file of the initial weights."""
     train: frozenset[str]
     """Keys of the training pictures; see `picture_key`."""
     val: frozenset[str]
-    """Keys of the validation pictures."""
+    """Keys of the validation pictures; see `picture_key`."""
 
     @classmethod
     def of(cls, header: Mapping[str, str]) -> TrainingRecord | None:
-        """Read the record from the header of a safetensors file; None where there is none.
+        """Read the record from the header of a safetensors file; None if the header has no record.
 
         Raises:
-            ModelError: it is damaged.
+            ModelError: the record has an invalid format.
         """
         if "training" not in header:
             return None
@@ -51,37 +52,37 @@ class TrainingRecord:
             raise ModelError(f"what the model's file says of its training is damaged ({error})") from error
 
     def role_of(self, path: Path) -> Role | None:
-        """Role of a picture in the training, by the content of its file; None: neither, or not known."""
+        """Return the role of a picture in the training, by the content of its file; None if it is not in the record."""
         known: dict[Role, frozenset[str]] = {"train": self.train, "val": self.val}
         if not path.is_file() or path.stat().st_size not in {_size(key) for keys in known.values() for key in keys}:
-            return None  # most files differ in size and need not be read
+            return None  # keys begin with the size: a file of another size need not be read
         key = picture_key(path)
         return next((role for role, keys in known.items() if key in keys), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """Weights that `train` wrote, and their validation scores."""
+    """Weights written by `train`, and the validation scores of these weights."""
 
     path: Path
-    """The `.safetensors` file, which `segment` takes as its model."""
+    """Path of the `.safetensors` file, which `segment` accepts as model."""
     base: str
     """Name or file of the initial weights."""
     train: tuple[str, ...]
     """Names of the training pictures."""
     val: tuple[str, ...]
-    """Names of the validation pictures, which selected the best checkpoint."""
+    """Names of the validation pictures, whose mean IoU selected the checkpoint."""
     val_iou: float
-    """Mean IoU on the validation pictures with automatic prompts, 0 to 1."""
+    """Mean IoU on the validation pictures with the coarse pass as mask prompt, 0 to 1."""
     val_iou_before: float
-    """The same score of the initial weights."""
+    """Mean IoU of the initial weights, measured in the same way, 0 to 1."""
 
     @classmethod
     def read(cls, path: Path) -> TrainedModel:
-        """Read from the header of weights that `train` wrote.
+        """Read the training and the scores from the header of weights that `train` wrote.
 
         Raises:
-            ModelError: the file is damaged or was not written by `train`.
+            ModelError: the header cannot be read, or was not written by `train`.
         """
         from floodmap.models.registry import read_metadata
 
@@ -97,17 +98,17 @@ class TrainedModel:
 
     @property
     def run_folder(self) -> Path:
-        """Folder with the training log, its curves and the checkpoint from which a run is resumed."""
+        """Folder with the training log, the training curves and the checkpoint for `--resume`."""
         return run_folder(self.path)
 
 
 def run_folder(weights: Path) -> Path:
-    """Folder beside weights that `train` writes, with the log, its curves and the checkpoint for `--resume`."""
+    """Return the folder beside weights where `train` keeps the log, the curves and the checkpoint for `--resume`."""
     return weights.with_name(f"{weights.stem}_run")
 
 
 def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Columns of a training log, by name, float64 (rows,)."""
+    """Read the columns of a training log, by name, float64 (rows,) each."""
     import numpy as np
 
     with path.open(newline="", encoding="utf-8") as file:
@@ -116,7 +117,7 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
-    """Training log of weights that `train` wrote, if it still lies beside them and can be read."""
+    """Return the training log beside weights that `train` wrote; None if there is no log or it cannot be read."""
     path = run_folder(weights) / "log.csv"
     try:
         return read_log(path) if path.is_file() else None
@@ -125,13 +126,13 @@ def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
 
 
 def seen_before(model: str, trained: int, validated: int, total: int) -> str | None:
-    """Warning for scores on pictures that a model was trained or validated on; None where there are none.
+    """Return a warning if some of the scored pictures are in the training or validation set of a model, else None.
 
     Args:
         model: the model's name.
-        trained: number of pictures from its training set.
-        validated: number of pictures from its validation set.
-        total: number of pictures.
+        trained: number of scored pictures that are in the model's training set.
+        validated: number of scored pictures that are in the model's validation set.
+        total: number of all scored pictures.
     """
     counts = ((trained, "trained on"), (validated, "chosen and calibrated by"))
     roles = " and ".join(f"{role} {count}" for count, role in counts if count)
@@ -141,13 +142,13 @@ def seen_before(model: str, trained: int, validated: int, total: int) -> str | N
 
 
 def picture_key(path: Path) -> str:
-    """Key of a picture's content: the size of its file in bytes, and the beginning of its SHA-256."""
+    """Return the key of a picture's content: file size in bytes, and the first `HASH_CHARS` digits of the SHA-256."""
     with path.open("rb") as file:
         return f"{path.stat().st_size}-{hashlib.file_digest(file, 'sha256').hexdigest()[:HASH_CHARS]}"
 
 
 def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, list[str]]:
-    """Keys of the training and validation pictures, as a header holds them under `keys`."""
+    """Return the keys of the training and validation pictures, in the format of `keys` in a header's record."""
     return {"train": sorted({picture_key(path) for path in train}), "val": sorted({picture_key(path) for path in val})}
 
 

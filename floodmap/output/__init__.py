@@ -1,1 +1,1 @@
-"""From strips of codes to rasters, polygons and reports."""
+"""Output: strips of codes (one uint8 per pixel) in; rasters, polygons and reports out."""

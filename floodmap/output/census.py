@@ -13,7 +13,7 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
 
 _CELL = 256
-"""Side in pixels of the cells for which areas on the ground are computed."""
+"""Side in pixels of the squares in which all pixels are counted with the same area on the ground."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
@@ -23,11 +23,11 @@ class Census:
     """Pixel counts and areas on the ground of each code in a scene."""
 
     pixels: NDArray[np.int64]
-    """Number of pixels by code, (256,)."""
+    """Number of pixels of each code, (256,); the index is the code."""
     ground_m2: NDArray[np.float64] | None
-    """Geodesic area in square metres by code, (256,); None where the scene has no place on the Earth."""
+    """Geodesic area in square metres of each code, (256,); None without a geographic or projected CRS."""
     threshold: int
-    """Per cent; codes from here to 100 are flood."""
+    """Threshold in per cent: codes from the threshold to 100 are flood."""
 
     @property
     def flood_pixels(self) -> int:
@@ -41,27 +41,27 @@ class Census:
 
     @property
     def unobserved_pixels(self) -> dict[str, int]:
-        """Number of unobserved pixels by reason, without those outside the area of interest."""
+        """Number of unobserved pixels of each reason, without pixels outside the area of interest."""
         return {name: int(self.pixels[code]) for code, name in REASONS.items() if code != OUTSIDE and self.pixels[code]}
 
     @property
     def flood_m2(self) -> float | None:
-        """Flooded area in square metres; None without a place on the Earth."""
+        """Flooded area in square metres; None without a geographic or projected CRS."""
         return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : FIRST_REASON].sum())
 
     @property
     def observed_m2(self) -> float | None:
-        """Observed area in square metres; None without a place on the Earth."""
+        """Observed area in square metres; None without a geographic or projected CRS."""
         return None if self.ground_m2 is None else float(self.ground_m2[:FIRST_REASON].sum())
 
     @property
     def observed_share(self) -> float:
-        """Observed share of the pixels inside the area of interest, 0 to 1; 1 where there are no pixels."""
+        """Observed share of the pixels inside the area of interest, 0 to 1; 1 if there are no pixels."""
         inside = self.observed_pixels + sum(self.unobserved_pixels.values())
         return self.observed_pixels / inside if inside else 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """Areas and pixel counts, as the JSON report holds them."""
+        """Return areas and pixel counts in the form of the JSON report."""
         hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
         return {
             "flood_area_m2": _rounded(self.flood_m2),
@@ -79,12 +79,12 @@ class Census:
 
 
 def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
-    """Count the pixels of each code in a scene, and their areas where the scene has a place on the Earth.
+    """Count the pixels of each code in a scene, and their area on the ground.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom.
-        grid: the scene's pixels.
-        threshold: per cent; codes from here to 100 are flood.
+        grid: the scene's pixels. Areas are None without a geographic or projected CRS.
+        threshold: per cent; codes from the threshold to 100 are flood.
     """
     tally = Tally(grid, threshold=threshold)
     for _ in tally.count(strips):
@@ -93,21 +93,21 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
 
 
 class Tally:
-    """Counts strips as they pass through an iterator; arguments as of `take_census`."""
+    """Counter of the pixels in strips that pass through an iterator; its arguments are those of `take_census`."""
 
     def __init__(self, grid: GeoGrid, *, threshold: int) -> None:
         self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
-        """Count strips and yield them unchanged."""
+        """Count the pixels of strips and yield the strips unchanged."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])
             yield first, codes
 
     def census(self) -> Census:
-        """The counts so far."""
+        """Return the counts of all strips so far."""
         ground_m2 = self._ground_m2.copy() if self._placed else None
         return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
 
@@ -122,8 +122,8 @@ class Tally:
 
 
 def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of pixels of each code between column edges, int64 (cells, 256)."""
-    # Counted by runs, since most pixels have their neighbour's code.
+    """Return the number of pixels of each code between column edges, int64 (cells, 256)."""
+    # Runs of equal codes are counted, because most pixels have the code of their left neighbour.
     begins = np.empty(codes.shape, bool)
     np.not_equal(codes[:, 1:], codes[:, :-1], out=begins[:, 1:])
     begins[:, edges[:-1]] = True

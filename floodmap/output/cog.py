@@ -1,4 +1,4 @@
-"""Writing cloud-optimized GeoTIFFs from strips of codes: mask and probability, with consistent overviews."""
+"""Cloud-optimized GeoTIFFs of mask and probability, written from strips of codes, with consistent overviews."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from floodmap.geo.window import Window
 from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
-"""Side of a COG's tiles in pixels; a raster that fits into one tile has no overviews."""
+"""Side in pixels of the tiles of a COG; a raster that fits into one tile has no overviews."""
 CACHE_BYTES = 32 * 2**20
 """Size of GDAL's block cache while writing."""
 STEP_COLUMNS = 4096
-"""Columns of a band whose overviews are computed at a time, with some 15 bytes a pixel; a power of two."""
+"""Number of columns of a band whose overviews are computed at a time; a power of two. Each pixel needs some 15
+bytes."""
 KINDS = ("mask", "probability")
-"""The two rasters, as their files' names end."""
+"""The two kinds of raster, with which the names of their files end."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterable[tuple[int, Codes]]
@@ -51,20 +52,22 @@ def write_rasters(
     """Write and return `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, in `out_dir`.
 
     Both are tiled COGs of uint8 with nodata 255 (unobserved). The mask is 1 where the probability is at least the
-    threshold and 0 elsewhere; the probability is in per cent, 0 to 100. An overview pixel is computed from the
-    full-resolution pixels that it covers. The mask has the most frequent of the three values; on a tie unobserved
-    precedes flood, and flood precedes dry. The probability is the mean of the observed pixels, and is unobserved
-    exactly where the mask is. The bytes depend on the input alone.
+    threshold, and 0 elsewhere. The probability is in per cent, 0 to 100.
+
+    An overview pixel is computed from the full-resolution pixels that it covers. In the mask it has the most frequent
+    of the three values; on a tie unobserved precedes flood, and flood precedes dry. In the probability raster it is the
+    mean of the observed pixels, and it is unobserved exactly where the mask is. The bytes of the files depend only on
+    the arguments.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; iterated once.
         out_dir: folder, created if it is missing.
-        name: how the file names begin.
-        grid: the scene's pixels; with the identity as its transform no georeference is written.
-        threshold: per cent; codes from here to 100 are flood.
+        name: beginning of the file names.
+        grid: the scene's pixels; if its transform is the identity, no georeference is written.
+        threshold: per cent; codes from the threshold to 100 are flood.
         tags: GDAL metadata of both files.
         overwrite: replace files that exist.
-        scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
+        scratch: folder on the same disk for temporary files; None: a hidden folder inside `out_dir`.
 
     Raises:
         OutputError: a file exists already, the strips do not cover the scene, or a file cannot be written.
@@ -103,12 +106,12 @@ def write_rasters(
 
 
 def overview_levels(width: int, height: int) -> int:
-    """Number of overviews of a raster, which is halved until it fits into one tile."""
+    """Return the number of overviews of a raster: it is halved until it fits into one tile."""
     return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
 
 
 def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mapping[str, Any]) -> None:
-    """Write each level of both rasters as a plain GeoTIFF `KIND_LEVEL.tif`; level 0 alone is georeferenced."""
+    """Write each level of both rasters as a GeoTIFF `KIND_LEVEL.tif`; only level 0 has a georeference."""
     width, height = profile["width"], profile["height"]
     levels = overview_levels(width, height)
     with ExitStack() as stack:
@@ -128,7 +131,7 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
 
 
 def _create(path: Path, grid: Mapping[str, Any]) -> Any:
-    # PackBits takes a third of the time of the fastest DEFLATE, and keeps the temporary files below the scene's size.
+    # PackBits takes a third of the time of the fastest DEFLATE, and keeps the temporary files smaller than the scene.
     return rasterio.open(
         path, "w", driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=BLOCK_SIZE, blockysize=BLOCK_SIZE,
         compress="PACKBITS", bigtiff="IF_SAFER", **grid,
@@ -136,12 +139,16 @@ def _create(path: Path, grid: Mapping[str, Any]) -> Any:
 
 
 def _shrunk(length: int, level: int) -> int:
-    """Length of a side at an overview level, in pixels."""
+    """Return the length of a side at an overview level, in pixels."""
     return -(-length // (1 << level))
 
 
 def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
-    """Regroup strips into bands of `rows` rows, the last maybe fewer; OutputError unless they cover the scene."""
+    """Regroup strips into bands of `rows` rows; the last band may have fewer.
+
+    Raises:
+        OutputError: the strips do not cover the scene.
+    """
     band, filled, expected = np.empty((rows, width), np.uint8), 0, 0
     for row_off, codes in strips:
         if row_off != expected or codes.ndim != 2 or codes.shape[1] != width:
@@ -162,7 +169,7 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 
 
 def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
-    """Mask and probability at every level, level 0 first; the block begins at multiples of 2**levels pixels."""
+    """Yield mask and probability at every level, level 0 first; the block begins at multiples of 2**levels pixels."""
     hidden = codes > 100
     flood = codes >= threshold
     height, width = codes.shape
@@ -174,12 +181,13 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
         yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)
         sums = [flood.view(np.uint8), codes * ~hidden, hidden.view(np.uint8)]
     for level in range(1, levels + 1):
-        # At level 1 counts are at most 4; sums of probabilities 100 * 4**4 < 2**16 at level 4, 100 * 4**12 < 2**32.
+        # Counts are at most 4 at level 1. Sums of percentages are at most 100 * 4**4 < 2**16 at level 4, and at most
+        # 100 * 4**12 < 2**32 at level 12.
         wide: Any = np.uint16 if level <= 4 else np.uint32
         narrow: Any = np.uint8 if level == 1 else wide
         sums = [_halved(values, dtype) for values, dtype in zip(sums, (narrow, wide, narrow), strict=False)]
         n_flood, total, *others = sums
-        if not (others or height % (1 << level) or width % (1 << level)):  # every pixel covers equally many pixels
+        if not (others or height % (1 << level) or width % (1 << level)):  # all pixels cover equally many pixels
             half = 1 << 2 * level - 1
             yield (n_flood >= half).view(np.uint8), ((total + wide(half)) >> 2 * level).astype(np.uint8)
             continue
@@ -197,12 +205,12 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 
 
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """Replace hidden values by 255, by setting all bits, which is several times faster than `np.where`."""
+    """Replace hidden values by 255. Setting all bits is several times faster than `np.where`."""
     return values | -hidden.view(np.uint8)
 
 
 def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Sums over 2 x 2 pixels; bytes must be at most 127. An odd last row or column is summed alone."""
+    """Return sums over 2 x 2 pixels; uint8 values must be at most 127. An odd last row or column is summed alone."""
     if values.dtype != np.uint8:
         rows = values[0::2].astype(dtype)
         rows[: len(values) // 2] += values[1::2]
@@ -217,7 +225,7 @@ def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
 
 
 def _footprint(length: int, level: int) -> NDArray[Any]:
-    """Number of full-resolution pixels that each overview pixel covers along one axis."""
+    """Return the number of full-resolution pixels that each overview pixel covers along one axis."""
     edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
     return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
 
@@ -225,10 +233,10 @@ def _footprint(length: int, level: int) -> NDArray[Any]:
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
     """Combine the levels of one raster into the COG `KIND.tif`.
 
-    GDAL's own overviews do not fit: MODE chooses arbitrarily on ties, and AVERAGE gives nodata only where all pixels
-    are nodata, so mask and probability would disagree; and each level would be computed from the one before. The COG
+    GDAL's own overviews cannot be used, because mask and probability would disagree. MODE chooses arbitrarily on ties.
+    AVERAGE gives nodata only if all pixels are nodata, and each level would be computed from the level before. The COG
     driver copies the overviews of its source, and a VRT can name any file as an overview. This also keeps memory low:
-    a COG opened for writing is held in memory as a whole.
+    GDAL holds a COG that is opened for writing in memory as a whole.
     """
     vrt_path = work_dir / f"{kind}.vrt"
     with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:
@@ -238,7 +246,7 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
         if kind == "probability":
             base.units = ("%",)
     rasterio.shutil.copy(work_dir / f"{kind}_0.tif", vrt_path, driver="VRT")
-    # Edited as text: GDAL writes control characters in tags unescaped, which XML parsers reject.
+    # The VRT is edited as text: GDAL writes control characters in tags unescaped, and XML parsers reject them.
     before, end, after = vrt_path.read_bytes().rpartition(b"</VRTRasterBand>")
     if not end:
         raise OutputError(f"GDAL wrote no band into {vrt_path}")
@@ -248,7 +256,7 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
         for level in range(1, len(list(work_dir.glob(f"{kind}_*.tif"))))
     ]
     vrt_path.write_bytes(b"".join((before, *(overview.encode() for overview in overviews), end, after)))
-    # Level 6 takes four times as long, and the probability is a tenth smaller.
+    # DEFLATE level 6 takes four times as long, and makes the probability raster a tenth smaller.
     rasterio.shutil.copy(
         vrt_path, work_dir / f"{kind}.tif", driver="COG", overviews="FORCE_USE_EXISTING", blocksize=BLOCK_SIZE,
         compress="DEFLATE", level=3, predictor="STANDARD" if kind == "probability" else "NO", bigtiff="IF_SAFER",

@@ -1,4 +1,4 @@
-"""Writing a scene's results from its strips: rasters, vector layers, and last the JSON report."""
+"""Results of a scene, written from its strips: rasters, vector layers, and last the JSON report."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finishing:
-    """The task of writing a scene's results from its strips."""
+    """Settings for writing a scene's results from its strips: files, thresholds and formats."""
 
     source: str
-    """Name of the scene's file."""
+    """Name of the scene's file, without its folder."""
     grid: GeoGrid
     """The scene's pixels."""
     date: datetime
-    """When the picture was taken."""
+    """Date on which the picture was taken, if the file has it; else the date of the file."""
     out: Path
     """Folder for the results."""
     name: str
-    """How the results' names begin."""
+    """Beginning of the results' file names."""
     threshold: int
-    """Per cent; codes from here to 100 are flood."""
+    """Threshold in per cent: codes from the threshold to 100 are flood."""
     min_area_m2: float
-    """Smaller flood polygons are dropped."""
+    """Minimum area in square metres; smaller flood polygons are dropped."""
     simplify_m: float
-    """Tolerance of the simplification in metres; 0: none."""
+    """Tolerance of the simplification in metres; 0: outlines are not simplified."""
     formats: tuple[Format, ...]
-    """Vector formats."""
+    """Vector formats to write."""
     report: bool
-    """Whether an HTML report will be written afterwards."""
+    """True if an HTML report will be written afterwards."""
     settings: Mapping[str, Any]
-    """Everything that the results depend on, for the JSON report."""
+    """All settings that the results depend on, for the JSON report."""
     started: float
-    """When the run began, in seconds since the epoch."""
+    """Time at which the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
-    """What a user should know before the results are trusted, a line each."""
+    """Warnings about the results for the user, a line each."""
 
     def to_json(self) -> str:
         """Serialize as JSON, for `from_json` in another process."""
@@ -66,7 +66,7 @@ class Finishing:
 
     @classmethod
     def from_json(cls, text: str) -> Finishing:
-        """Read the text of `to_json`."""
+        """Make an object from the text of `to_json`."""
         values = json.loads(text)
         grid = values["grid"]
         crs = CRS.from_wkt(grid["crs"]) if grid["crs"] else None
@@ -81,15 +81,15 @@ class Finishing:
         """Write the results of all strips, the JSON report last.
 
         Args:
-            strips: of the whole scene.
+            strips: strips of the whole scene.
             at_once: finish the outlines without waiting for the rasters, which takes more memory.
         """
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
 
-        # Rasters and polygons are made in parallel, each on one core. But components that reach the last row are
-        # traced, and all outlines simplified, once the rasters are done: that step takes the most memory of all.
+        # Rasters and polygons are made in parallel, each on one core. The last step waits for the rasters, because it
+        # takes the most memory: components that reach the last row are traced, and all outlines are simplified.
         def strips_and_rasters() -> Iterator[tuple[int, Any]]:
             yield from tally.count(strips.strips())
             if not at_once:
@@ -100,7 +100,7 @@ class Finishing:
                 write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
                 threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
             )  # fmt: skip
-            # Imported here: the import takes long, and the rasters are written meanwhile.
+            # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
             from floodmap.output.vector_files import write_layers
 
@@ -145,7 +145,7 @@ class Finishing:
 
 
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Windows run, skipped, skipped_by_coarse and failed in all strips, as the JSON report holds them."""
+    """Return the numbers of windows run, skipped and skipped_by_coarse, and the failed windows, for the JSON report."""
     notes = list(notes)
     # A window that overlaps a resumed run's first strip is computed by both runs, and may fail in both.
     failed = {tuple(failure["window"].values()): failure for note in notes for failure in note["failed"]}

@@ -1,4 +1,4 @@
-"""Helper processes of floodmap that exchange messages with this one, as lines of JSON over pipes."""
+"""Helper processes of floodmap; they exchange messages with the parent process, as lines of JSON over pipes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from floodmap import errors
 
 
 class Process:
-    """A helper process that runs a module of floodmap; if it cannot be started, no message is ever received.
+    """A helper process that runs a module of floodmap; if it cannot be started, `receive` returns None.
 
     Args:
-        module: the module's name; it calls `open_channel` first.
-        arguments: of its command line.
+        module: name of the module, which calls `open_channel` first.
+        arguments: arguments on the command line of the process.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.popen: subprocess.Popen[str] | None = None
-        # Not by multiprocessing, which would run the user's script again. -P: no imports from the current folder.
+        # multiprocessing is not used, because it would run the user's script again. -P: no imports from the current
+        # folder.
         command = [sys.executable, "-P", "-m", module, *arguments]
         path = os.pathsep.join(part or os.getcwd() for part in sys.path)
         with suppress(OSError, ValueError):
@@ -37,12 +38,12 @@ class Process:
     def send(self, content: Any) -> None:
         """Send a message to the process, as one line of JSON."""
         if self.popen and self.popen.stdin:
-            with suppress(OSError, ValueError):  # if it has ended, `receive` returns None
+            with suppress(OSError, ValueError):  # if the process has ended, `receive` returns None
                 self.popen.stdin.write(json.dumps(content) + "\n")
                 self.popen.stdin.flush()
 
     def receive(self) -> tuple[str, Any] | None:
-        """Wait for the next message of the process: its kind and its content; None once the process has ended."""
+        """Wait for the next message of the process; return its kind and content, or None if the process has ended."""
         if self.popen is None or self.popen.stdout is None:
             return None
         with suppress(OSError, ValueError):
@@ -59,9 +60,12 @@ class Process:
 
 
 def open_channel() -> Callable[[str, Any], None]:
-    """To be called first in a helper process; returns the function that sends a message: its kind and its content.
+    """Open the channel to the parent process; a helper process calls this function first.
 
-    From then on, what libraries print goes to standard error, and Ctrl-C is left to the parent process.
+    From then on, text that libraries print goes to standard error, and Ctrl-C does not end the helper process.
+
+    Returns:
+        The function that sends a message, from the kind and the content of the message.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
@@ -77,12 +81,15 @@ def open_channel() -> Callable[[str, Any], None]:
 
 
 def error_to_json(error: BaseException) -> list[str]:
-    """An error as the content of a message: the name of its type, and its text."""
+    """Convert an error to the content of a message: the name of its type, and its text."""
     return [type(error).__name__, str(error)]
 
 
 def error_from_json(content: list[str]) -> BaseException:
-    """The error from `error_to_json`; a RuntimeError if its type is not one of floodmap's."""
+    """Convert the content of a message to an error.
+
+    The type is RuntimeError if the original type is neither floodmap's own nor MemoryError.
+    """
     kind, text = content
     error_type = getattr(errors, kind, MemoryError if kind == "MemoryError" else None)
     return error_type(text) if error_type else RuntimeError(f"{kind}: {text}")

@@ -1,4 +1,4 @@
-"""A check that the CRS in a written file places it where the scene lies."""
+"""Check that the CRS in a written file places the file where the scene lies."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from floodmap.geo.names import readable
 def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tuple[float, float]) -> None:
     """Raise OutputError if the CRS in a written file differs from the scene's by more than a pixel on the ground.
 
-    A GeoTIFF drops a projection for which it has no code. A Shapefile drops datum shifts and some parameters. Neither
-    is an error of the library that writes them. GeoJSON is always in WGS 84 and is not checked: there, a failed
-    transformation is an error.
+    A GeoTIFF drops a projection for which it has no code. A Shapefile drops datum shifts and some parameters. The
+    libraries that write these files raise no error. GeoJSON is always in WGS 84 and is not checked, because a failed
+    transformation to WGS 84 raises an error.
 
     Args:
-        path: a raster, or a layer as `vector_files.write_layers` writes it.
-        crs: the scene's CRS; without a place on the Earth nothing is checked.
+        path: a raster, or a layer that `vector_files.write_layers` wrote.
+        crs: the scene's CRS; if it is neither geographic nor projected, nothing is checked.
         xy: a point of the scene in that CRS.
-        next_xy: a point one pixel from there; the distance is the tolerance.
+        next_xy: a point one pixel from `xy`; the distance between the two points is the tolerance.
     """
     if path.suffix == ".geojson" or not is_placed(crs):
         return
@@ -43,7 +43,7 @@ def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tup
 
 
 def _lonlat(crs: Any, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Longitudes and latitudes in degrees, (2, n); None without a CRS, or where it cannot be transformed to WGS 84."""
+    """Return longitudes and latitudes in degrees, (2, n); None without a CRS or without a transformation to WGS 84."""
     try:
         to_lonlat = Transformer.from_crs(known_crs(crs), "EPSG:4326", always_xy=True) if crs else None
         return None if to_lonlat is None else np.array(to_lonlat.transform(xs, ys, errcheck=True))

@@ -1,4 +1,4 @@
-"""Vectorization: strips of codes, or masks and probability rasters of any tool, to polygons with geodesic areas."""
+"""Vectorization: strips of codes, or masks and probability rasters of any program, to polygons with geodesic areas."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Polygons:
     """The two vector layers of one scene, in its CRS."""
 
     flood: GeoDataFrame
-    """One Polygon a row, from the top of the scene down: id, area_m2, perimeter_m, confidence_mean, confidence_min
-    (both 0 to 1), model, source. Perimeters include those of holes, as in QGIS and shapely."""
+    """One polygon per row, from the top of the scene down. Columns: id, area_m2, perimeter_m, confidence_mean,
+    confidence_min (both 0 to 1), model, source. Perimeters include those of holes, as in QGIS and shapely."""
     unobserved: GeoDataFrame
-    """One Polygon a row: id, reason, area_m2, perimeter_m."""
+    """One polygon per row. Columns: id, reason, area_m2, perimeter_m."""
 
 
 def polygonize(
@@ -55,22 +55,24 @@ def polygonize(
 ) -> Polygons:
     """Trace flooded and unobserved ground as polygons, which are not cut at strip borders.
 
-    Polygons are the 4-connected components of pixels; rasterized, they are the mask again. Those below the minimum area
-    are dropped before the others are simplified. Unobserved polygons are never dropped: they would look dry.
+    Polygons are the 4-connected components of pixels. If none is dropped or simplified, rasterizing them gives the mask
+    again. Flood polygons below the minimum area are dropped before the others are simplified. Unobserved polygons are
+    never dropped, because their ground would then look dry.
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
-        grid: the scene's pixels. Without a place on the Earth areas are null, and options in metres are refused.
-        threshold: per cent; codes from here to 100 are flood.
-        min_area_m2: smaller flood polygons are dropped; geodesic.
-        simplify_m: about the size in metres of details that are removed from outlines. Its square is the effective area
+        grid: the scene's pixels. Without a geographic or projected CRS areas are null, and options in metres are
+            refused.
+        threshold: per cent; codes from the threshold to 100 are flood.
+        min_area_m2: geodesic area; smaller flood polygons are dropped.
+        simplify_m: size in metres, about, of details that are removed from outlines. Its square is the effective area
             of Visvalingam and Whyatt; it is not a distance. Flood and unobserved ground keep their common border.
         model: name of the model, for the `model` column.
         source: name of the scene, for the `source` column.
         confidence: False leaves the confidence null, for codes that are not probabilities.
 
     Raises:
-        MissingCRSError: an option in metres without a CRS.
+        MissingCRSError: an option in metres was given, and there is no CRS.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
@@ -85,7 +87,7 @@ def polygonize(
             raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
-        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # pop: no reference is kept
+        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # `pop` keeps no reference
         area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
     columns = {"area_m2": area, "perimeter_m": perimeter}
     flood = components.kind == FLOOD
@@ -110,26 +112,28 @@ def vectorize(
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
 ) -> GeoDataFrame:
-    """Flood polygons of a mask or probability raster, floodmap's own or another tool's.
+    """Trace the flood of a mask or probability raster, written by floodmap or another program, as polygons.
 
     Args:
         path: a raster of one band that GDAL reads.
-        flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 of 0 and 1, 255 of 0 and 255.
-        threshold: probability from which a pixel is flood, 0.01 to 1, for rasters of probabilities. Where these are in
-            per cent (whole numbers, floats above 1, or by the raster's unit) it is scaled, with a warning. None: 0.5 in
-            a probability raster that floodmap wrote; any other raster is a mask.
-        ignore_values: values that are unobserved (9, "0,9", (0, 9)), beside nodata and values that are hardly ever
-            meant as dry: below 0, 255 in uint8, 1e20. "none": nodata alone.
-        min_area_m2: smaller polygons are dropped; geodesic square metres.
-        simplify_m: about the size in metres of details that are removed from outlines.
+        flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 in masks of 0 and 1, 255 in masks of
+            0 and 255.
+        threshold: probability from which a pixel is flood, 0.01 to 1, for rasters of probabilities. If the raster is in
+            per cent (whole numbers, floats above 1, or by its unit), the threshold is scaled, with a warning. None: 0.5
+            in a probability raster that floodmap wrote; any other raster is a mask.
+        ignore_values: values that are unobserved (9, "0,9", (0, 9)), besides nodata and besides values that are hardly
+            ever meant as dry: below 0, 255 in uint8, 1e20. "none": only nodata is unobserved.
+        min_area_m2: geodesic area in square metres; smaller polygons are dropped.
+        simplify_m: size in metres, about, of details that are removed from outlines.
 
     Returns:
-        One row per polygon in the raster's CRS (`Polygons.flood`); empty, with its CRS, where nothing is flooded.
+        One row per polygon in the raster's CRS (`Polygons.flood`). Without flood the table is empty, and has the CRS.
 
     Raises:
-        SceneError: it holds no probabilities, or is placed by control points alone.
-        EvaluationError: it cannot be read, the value of flood is unknown, or the threshold is not within 0.01 to 1.
-        MissingCRSError: an option in metres without a CRS.
+        SceneError: the raster holds no probabilities, or only control points place it.
+        EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
+            to 1.
+        MissingCRSError: an option in metres was given, and there is no CRS.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
@@ -146,7 +150,7 @@ def vectorize_layers(
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
 ) -> Polygons:
-    """As `vectorize`, with the unobserved ground (nodata, transparent, 255) as well."""
+    """Trace flood and unobserved ground (nodata, transparent, 255) as polygons; for the arguments see `vectorize`."""
     path = Path(path)
     with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
         return polygonize(
@@ -162,7 +166,13 @@ def vectorize_layers(
 
 
 class _Collected:
-    """Components above the minimum area, with areas and perimeters: of all if `measured`, else of small ones only."""
+    """Components above the minimum area, with areas and perimeters.
+
+    Args:
+        grid: the scene's pixels.
+        min_area_m2: geodesic area; smaller flood components are dropped.
+        measured: measure all components. False: measure only those that may lie below the minimum area.
+    """
 
     def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
         self._grid, self._min_area_m2, self._measured = grid, min_area_m2, measured
@@ -173,16 +183,16 @@ class _Collected:
         area, perimeter = np.full((2, len(outline)), np.nan)
         small = np.ones(len(outline), bool)
         if not self._measured and len(outline):
-            # Within a band no pixel is four times as large as another.
+            # Within a band of rows, no pixel is four times as large as another pixel.
             pixel_m2 = _pixel_m2(outline, self._grid)
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
         area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
-        # An area that is not known (NaN) is not below the minimum.
+        # The comparison keeps components whose area is unknown (NaN).
         kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
-        """All components, their areas (m²) and their perimeters (m), from the top of the scene down."""
+        """Return all components, their areas (m²) and their perimeters (m), from the top of the scene down."""
         parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
         names = Components.__slots__
         joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
@@ -219,7 +229,7 @@ def _frame(
 
 
 def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
-    """Area in square metres of a pixel in the middle of outlines; NaN outside the area in which the CRS is valid."""
+    """Return the area in square metres of a pixel in the middle of outlines; NaN if the CRS is not valid there."""
     if not grid.is_on_earth:
         return math.nan
     west, north, east, south = shapely.total_bounds(outline)

@@ -1,9 +1,9 @@
 """A rehearsal: all results are written for a scene of two pixels before the first window, so that errors come early.
 
-A format may be unable to hold a CRS, a field or a name, and only the library that writes it finds that. After hours of
-windows such an error would be too late. Writing takes a tenth of a second. But the libraries that write polygons take
-half a second to load, and 90 MB while windows run. So the command starts a helper process, which loads them while the
-model is loaded and ends before the first window.
+A format may be unable to hold a CRS, a field or a name, and only the library that writes the format raises the error.
+After hours of windows the error would be too late. Writing two pixels takes a tenth of a second. But the libraries that
+write polygons take half a second to load, and 90 MB while windows run. So the command starts a helper process. This
+process loads the libraries while the model is loaded, and it ends before the first window.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ if TYPE_CHECKING:
 
 
 def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) -> None:
-    """Write everything that a run will write, for one flood and one unobserved pixel in the scene's place; delete it.
+    """Write all results of a run for two pixels in the scene's place, one flood and one unobserved; then delete them.
 
     Args:
-        finishing: of the run.
+        finishing: settings of the run.
         scratch: a folder on the disk of the results.
-        helper: the helper process, used unless the libraries are loaded in this process; None: it is done here.
+        helper: the helper process, which is used if the libraries are not loaded in this process. None: the results are
+            written in this process.
 
     Raises:
-        OutputError: something cannot be written.
+        OutputError: a result cannot be written.
     """
     if helper is None or is_loaded() or not helper.ask(finishing, scratch):
         perform(finishing, scratch)
 
 
 def is_loaded() -> bool:
-    """Whether the libraries that write polygons are loaded in this process."""
+    """Return True if the libraries that write polygons are loaded in this process."""
     return "geopandas" in sys.modules
 
 
 def perform(finishing: Finishing, scratch: Path) -> None:
-    """As `rehearse`, in this process."""
+    """Write the results for two pixels and delete them, in this process; for the arguments see `rehearse`."""
     from floodmap.output.placing import refuse_misplaced
 
     grid = finishing.grid
@@ -64,7 +65,7 @@ def perform(finishing: Finishing, scratch: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=scratch) as folder,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # the run itself gives these warnings
+        warnings.simplefilter("ignore")  # these warnings are issued during the run itself
         small = replace(
             finishing, grid=GeoGrid(grid.crs, grid.transform @ Affine.scale(across, down), (2, 1)),
             out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
@@ -83,24 +84,24 @@ def perform(finishing: Finishing, scratch: Path) -> None:
 
 
 class _TwoPixels:
-    """Strips of a scene of two pixels, as `journal.Strips` gives them: flood above, unobserved below."""
+    """Strips of a scene of two pixels, with the interface of `journal.Strips`: flood above, unobserved below."""
 
     def __init__(self, folder: Path) -> None:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """One strip: its first row, and its codes, uint8 (2, 1)."""
+        """Yield one strip: its first row, and its codes, uint8 (2, 1)."""
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Notes of one strip, with all counts 0."""
+        """Return the notes of one strip, with all counts 0."""
         return [{"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}]
 
 
 class Helper:
-    """A helper process that loads the libraries which write results, and waits to rehearse one run.
+    """A helper process that loads the libraries which write results, and writes the results of one run for two pixels.
 
-    If it cannot be started, or is killed, `ask` returns False, and the rehearsal is done in this process.
+    If the process cannot be started, or is killed, `ask` returns False; the caller then writes the results itself.
     """
 
     def __init__(self) -> None:
@@ -108,10 +109,10 @@ class Helper:
         atexit.register(self.dismiss)
 
     def ask(self, finishing: Finishing, scratch: Path) -> bool:
-        """Let the process rehearse; whether it did.
+        """Send a run to the process and wait; return True if the process has written all results for two pixels.
 
         Raises:
-            FloodmapError: something cannot be written.
+            FloodmapError: a result cannot be written.
         """
         self.process.send([finishing.to_json(), str(scratch.absolute())])
         kind, content = self.process.receive() or ("ended", [])
@@ -121,13 +122,13 @@ class Helper:
         return kind == "done"
 
     def dismiss(self) -> None:
-        """End the process, if it runs."""
+        """End the process, if it is running."""
         atexit.unregister(self.dismiss)
         self.process.end()
 
 
 def main() -> None:
-    """Entry point of the helper process."""
+    """Run the helper process."""
     send = open_channel()
     logging.getLogger("floodmap").addHandler(logging.NullHandler())
     logging.getLogger("floodmap").propagate = False
@@ -143,7 +144,7 @@ def main() -> None:
         except FloodmapError as error:
             send("error", error_to_json(error))
         except BaseException as error:
-            send("failed", error_to_json(error))  # the parent process tries again, and its traceback is shown
+            send("failed", error_to_json(error))  # the parent process tries again and shows its own traceback
         else:
             send("done", None)
     os._exit(0)

@@ -28,35 +28,43 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 BYTES_PER_PIXEL = 0.8
-"""Peak disk space of a run in bytes a pixel: strips, uncompressed overview levels and finished rasters together."""
+"""Peak disk space of a run in bytes per scene pixel: strips, uncompressed overview levels and finished rasters
+together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodMap:
-    """The results of one scene, on disk; in a notebook it is displayed as a map."""
+    """The results of one scene, on disk; a notebook displays them as a map."""
 
     name: str
-    """The scene's name, which every file's name begins with."""
+    """Name of the scene; the name of every file begins with it."""
     mask_path: Path
-    """uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
+    """Mask, a uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
     probability_path: Path
-    """uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
+    """Flood probability, a uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
     layer_paths: tuple[Path, ...]
-    """Vector files."""
+    """Vector files, flood first in each format."""
     report_path: Path
-    """The JSON file."""
+    """JSON report."""
     report: dict[str, Any]
-    """Content of the JSON file: areas, counts, warnings, settings, versions."""
+    """Content of the JSON report: areas, counts, warnings, settings, versions."""
     page_path: Path | None = None
-    """The HTML report; None without `report=True`."""
+    """HTML report; None without `report=True`."""
 
     @property
     def failed_windows(self) -> int:
-        """Number of windows that could not be read or segmented; their pixels are unobserved."""
+        """Number of windows that could not be read or segmented, in whole or in part.
+
+        The pixels that could not be read or segmented are unobserved.
+        """
         return len(self.report["windows"]["failed"])
 
     def polygons(self) -> GeoDataFrame:
-        """Flood polygons in the scene's CRS, read from the first vector file, after `min_area_m2` and `simplify_m`."""
+        """Read the flood polygons from the first vector file.
+
+        Polygons below `min_area_m2` are left out, and outlines are simplified by `simplify_m`. The CRS is that of the
+        scene, but WGS 84 in GeoJSON.
+        """
         import geopandas
 
         path = self.layer_paths[0]
@@ -67,11 +75,11 @@ class FloodMap:
             return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
 
     def mask(self) -> NDArray[np.uint8]:
-        """The mask in memory, uint8 (height, width): 1 flood, 0 dry, 255 unobserved."""
+        """Read the mask, uint8 (height, width): 1 flood, 0 dry, 255 unobserved."""
         return _read(self.mask_path)
 
     def probability(self) -> NDArray[np.float32]:
-        """The probability in memory, float32 (height, width): 0 to 1 in steps of 0.01; NaN where unobserved."""
+        """Read the flood probability, float32 (height, width): 0 to 1 in steps of 0.01; NaN where unobserved."""
         return as_probability(_read(self.probability_path))
 
     def _repr_html_(self) -> str:
@@ -88,14 +96,14 @@ def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """All pixels of a raster of results, uint8 (height, width)."""
+    """Read all pixels of a raster of results, uint8 (height, width)."""
     with open_result(path) as dataset:
         return np.asarray(dataset.read(1))
 
 
 @contextmanager
 def open_result(path: Path) -> Iterator[DatasetReader]:
-    """Open a raster of results; without rasterio's warning that it has no georeference."""
+    """Open a raster of results, without rasterio's warning about a missing georeference."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -106,11 +114,11 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
 
 
 def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
-    """Paths of all files that a run writes, without the `.qml` beside the rasters.
+    """Return the paths of all files that a run writes, without the `.qml` files beside the rasters.
 
     Args:
         out: folder of the results.
-        name: how their names begin.
+        name: beginning of the file names.
         formats: vector formats.
         sheet: include the HTML report, as the last path.
 
@@ -126,7 +134,7 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
 
 
 def page_path_of(out: Path, name: str) -> Path:
-    """Path of a scene's HTML report."""
+    """Return the path of a scene's HTML report."""
     return out / f"{name}_report.html"
 
 
@@ -134,8 +142,9 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
     """Raise OutputError if a result exists already.
 
     Args:
-        results: see `result_paths`.
-        resumed: the settings of a run with `--resume`, else None; the error says what differs.
+        results: paths of the results, see `result_paths`.
+        resumed: the settings of a run with `--resume`, else None; the error message lists how the existing results
+            differ.
     """
     for path in results:
         if path.exists():
@@ -146,7 +155,7 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
 
 
 def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Why existing results are not those of a run with these settings."""
+    """Return the reason why existing results are not those of a run with these settings, as text."""
     summary = _summary(results[2])
     if summary is None:
         return f"{results[2].name}, which says how it was made, is missing or damaged"
@@ -156,7 +165,7 @@ def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Path) -> dict[str, Any] | None:
-    """Content of a JSON report; None where it is missing or damaged."""
+    """Return the content of a JSON report; None if the file is missing or damaged."""
     try:
         summary = json.loads(report.read_text("utf-8"))
     except (OSError, ValueError):
@@ -165,7 +174,7 @@ def _summary(report: Path) -> dict[str, Any] | None:
 
 
 def refuse_long_names(results: Iterable[Path]) -> None:
-    """Raise OutputError if a result's name is longer than file systems allow: 255 bytes on all usual ones."""
+    """Raise OutputError if a result's name is longer than 255 bytes, or longer than the file system allows."""
     for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
         if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
             raise OutputError(f"{path.parent}: the name {path.name} is too long for a file; rename the scene")
@@ -181,7 +190,7 @@ def _is_too_long(path: Path) -> bool:
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[None]:
-    """Create the folder for results; it is removed again if it was created here and is empty at the end."""
+    """Create the folder for results; at the end, delete it if it was created here and is empty."""
     made = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +203,10 @@ def output_folder(out: Path) -> Iterator[None]:
 
 
 def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
-    """Raise OutputError if a result would replace an input of the run: `x_mask.tif` may be the user's own file."""
+    """Raise OutputError if a result would replace an input of the run.
+
+    A file `x_mask.tif`, for example, may be the user's own.
+    """
     for path in results:
         for given in inputs:
             if path.exists() and os.path.exists(given) and path.samefile(given):
@@ -202,7 +214,7 @@ def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> No
 
 
 def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
-    """The results of an earlier, finished run with the same settings; None where there are none."""
+    """Return the results of an earlier, finished run with the same settings; None if there are none."""
     paths = result_paths(out, name, formats)
     mask, probability, report, *layers = paths
     if not all(path.exists() for path in paths):
@@ -217,12 +229,15 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
 
 
 def is_newer(path: Path, other: Path) -> bool:
-    """Whether a file exists and is not older than another; an older one belongs to results that were replaced."""
+    """Return whether a file exists and is not older than another file.
+
+    An older file belongs to results that were replaced.
+    """
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 def check_disk(out: Path, pixels: int) -> None:
-    """Raise OutputError if the disk of an (existing) folder is too full for a scene of so many pixels."""
+    """Raise OutputError if the disk of an existing folder is too full for a scene with this number of pixels."""
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(

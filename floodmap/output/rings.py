@@ -1,4 +1,4 @@
-"""Rings joined from edges of outlines, and polygons from rings."""
+"""Rings joined from the edges of outlines, and polygons built from rings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from scipy.sparse.csgraph import connected_components, depth_first_order
 
 Ints = NDArray[np.int64]
 LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
-"""An edge: its first vertex (row * stride + column), the step to its last vertex, and the kind of pixels on its right.
+"""Data type of an edge between pixel corners, packed into 13 bytes, because a large component has millions of edges.
 
-Packed into 13 bytes, since a large component has millions.
+`first` is the index of the first vertex: row * stride + column. `step` leads from this index to the index of the last
+vertex. `beyond` is the kind of the pixels on the right of the edge (`tracing.Components.kind`).
 """
 Lines = NDArray[np.void]
 
 
 def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
-    """Group edges by their component: yields each component with its edges."""
+    """Group edges by component: yield each component's number with its edges."""
     if len(owner):
         order = np.argsort(owner, kind="stable")
         owners, begins = np.unique(owner[order], return_index=True)
@@ -31,16 +32,16 @@ def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
 def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
     """Join edges to rings, component by component.
 
-    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap: no ring then
+    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap. No ring then
     touches itself, so that the polygons are valid.
 
     Args:
-        parts: arrays of edges, and the component of each edge. The list is emptied to free memory.
-        stride: vertices in a row.
-        noded: keep vertices where the kind on the right changes.
+        parts: arrays of edges, and the number of the component of each edge. The list is emptied to free memory.
+        stride: number of vertices in a row.
+        noded: keep a vertex on a straight edge if the kind on the right changes there.
 
     Returns:
-        The arguments of `assembled`: vertices, vertices of each ring, and rings of each component.
+        The arguments of `assembled`: vertices, number of vertices of each ring, and number of rings of each component.
     """
     lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
@@ -60,7 +61,7 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
 
     along, sizes = _cycles(before)
     begins = np.cumsum(sizes) - sizes
-    # A ring begins at its smallest vertex, which is a corner; of a component's rings the shell has the smallest one.
+    # A ring begins at its vertex of smallest index, which is a corner. The shell has the smallest index of a component.
     rings_of = np.bincount(owner[along[begins]])
     previous = before[along]
     kept = heading[along] != heading[previous]
@@ -71,7 +72,10 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
 
 
 def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Cycles of a permutation, given by its inverse: members of each cycle from its smallest one, and the sizes."""
+    """Return the cycles of a permutation, given by its inverse: the members, and the sizes of the cycles.
+
+    The members of each cycle begin with the smallest member.
+    """
     n_edges = len(before)
     every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
     path = np.empty_like(before)
@@ -80,7 +84,7 @@ def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
     _, heads, sizes = np.unique(cycle, return_index=True, return_counts=True)
     by_head = np.argsort(heads)
     heads, sizes = heads[by_head], sizes[by_head]
-    # Opened at their heads and concatenated, the cycles are one path, which scipy follows in compiled code.
+    # The cycles are opened at their heads and concatenated to one path, which scipy follows in compiled code.
     path[before[heads]] = np.append(heads[1:], heads[:1])
     graph = csr_array((ones, path, every), shape=(n_edges, n_edges))
     order = depth_first_order(graph, heads[0], directed=True, return_predecessors=False)
@@ -91,9 +95,9 @@ def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of:
     """Build polygons from open rings; each ring is closed by its first vertex.
 
     Args:
-        vertices_xy: (n, 2), ring by ring, x first.
+        vertices_xy: vertices (n, 2), ring by ring, x first.
         ring_sizes: number of vertices of each ring.
-        rings_of: number of rings of each polygon, the shell first.
+        rings_of: number of rings of each polygon; the first ring of a polygon is its shell.
 
     Returns:
         shapely Polygons, object (polygons,).

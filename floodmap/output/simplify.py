@@ -1,8 +1,8 @@
 """Coverage simplification of pixel outlines: neighbours keep their common border, and outlines do not cross.
 
 Corners are removed by the area of their triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Pixel
-corners have integer coordinates, so a triangle of up to one square pixel contains no other corner (Pick's theorem).
-All triangles that do not touch can therefore be cut at once, without a search for crossings.
+corners have integer coordinates, so a triangle of up to one square pixel contains no other corner (Pick's theorem). All
+triangles that do not touch each other can therefore be cut at once, without a search for crossings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIN_HOLLOW_AREA = 1.5
 MIN_CORNERS = 4
 """Least number of corners that a ring keeps."""
 CHUNK = 2**20
-"""Corners processed at a time."""
+"""Number of corners that are processed at a time."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -30,11 +30,11 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def simplified(outlines: Geometries, tolerance: float) -> Geometries:
-    """Remove corners in the order of their triangles' areas, while these are at most the square of the tolerance.
+    """Remove corners in the order of their triangles' areas, if these areas are at most the square of the tolerance.
 
     Args:
-        outlines: shapely Polygons in pixel corners; neighbours share all vertices (`tracing.trace`, noded). They are
-            freed as soon as possible, if the caller keeps no reference.
+        outlines: shapely Polygons in pixel corners; neighbours share all vertices (`tracing.trace` with `noded`). If
+            the caller keeps no reference, the polygons are freed as soon as possible.
         tolerance: in pixels.
 
     Returns:
@@ -57,7 +57,7 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     del border, x, y
     cut = assembled(corners, ring_sizes, np.diff(polygon_ends))
     del corners
-    if tolerance**2 >= MIN_HOLLOW_AREA:  # GEOS takes 200 bytes a vertex, but only a third of the vertices are left
+    if tolerance**2 >= MIN_HOLLOW_AREA:  # GEOS needs 200 bytes per vertex; a third of the vertices are left here
         trim_heap()
         cut = np.asarray(shapely.coverage_simplify(cut, tolerance), object)
     trim_heap()
@@ -67,8 +67,8 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
 class _Border:
     """Corners of rings as doubly linked lists, from which corners are removed.
 
-    Neighbouring rings lose the same corners of their common border: every decision depends only on the positions of a
-    corner and its two neighbours, not on a ring's first corner or its direction.
+    Neighbouring rings lose the same corners of their common border. The reason is that every decision depends only on
+    the positions of a corner and of its two neighbours, and not on a ring's first corner or direction.
 
     Args:
         x: column of each corner, ring by ring, (n,).
@@ -84,7 +84,7 @@ class _Border:
         self._before[begins], self._after[ends - 1] = ends - 1, begins
         self._ring = np.repeat(np.arange(len(ends), dtype=np.int32), ends - begins)
         self._remaining = ends - begins
-        """Number of corners that each ring has left."""
+        """Number of corners that are left in each ring."""
         self._stride = int(self._x.max()) + 1
         place = self._place(self._x, self._y)
         order = np.argsort(place, kind="stable")
@@ -97,7 +97,7 @@ class _Border:
         self._occupied = np.add.reduceat(self.kept[order], np.flatnonzero(first), dtype=np.int32)
         """Number of corners at each position."""
         del place
-        # A corner where more than one border passes is a node of the coverage and has to stay.
+        # A corner through which more than one border passes is a node of the coverage and has to stay.
         again = np.flatnonzero(~first)
         differ = again[self._neighbours(order[again]) != self._neighbours(order[again - 1])]
         is_node = np.zeros(len(self._places), bool)
@@ -105,9 +105,9 @@ class _Border:
         self._is_node = is_node[self._number]
 
     def cut(self, twice_area: int) -> None:
-        """Remove corners until every triangle's doubled area, in square pixels, is above `twice_area`, at most 2."""
+        """Remove corners until the doubled area of every triangle is above `twice_area` square pixels, at most 2."""
         self._rank = np.full(len(self.kept), _NEVER)
-        """Order of removal: of two neighbouring corners the one of lower rank first."""
+        """Order of removal: of two neighbouring corners the one of lower rank is removed first."""
         flags = np.zeros(len(self.kept), bool)
         pieces = (np.arange(first, min(first + CHUNK, len(flags))) for first in range(0, len(flags), CHUNK))
         active = np.concatenate([self._ranked(piece, twice_area) for piece in pieces])
@@ -127,37 +127,41 @@ class _Border:
             active = _sorted_union(flags, active[self._rank[active] != _NEVER], changed)
 
     def _ranked(self, corners: Ints, twice_area: int) -> Ints:
-        """Compute the ranks of corners; returns the candidates for removal."""
+        """Compute the ranks of corners; return the corners that may be removed."""
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[corners].astype(np.int64), self._y[corners].astype(np.int64)
         area = np.abs(
             (self._x[before] - x) * (self._y[after] - y) - (self._x[after] - x) * (self._y[before] - y)
         )  # fmt: skip
-        # Between two nodes there may be another border already.
+        # If both neighbours are nodes, another border may already join them.
         fits = (area <= twice_area) & ~self._is_node[corners] & ~(self._is_node[before] & self._is_node[after])
-        # Corners of a staircase have equal areas: every second one goes first. Further ties are broken by a hash of the
-        # position, for in the order of the ring only one corner could be removed at a time.
+        # Corners of a staircase have equal areas: every second corner is removed first. Further ties are broken by a
+        # hash of the position, because in the order of the ring only one corner could be removed at a time.
         hashed = (self._place(x, y) * 0x1E3779B97F4A7C15) & (2**58 - 1)
         self._rank[corners] = np.where(fits, ((area * 2 + (x + y) % 2) << 58) + hashed, _NEVER)
         return np.asarray(corners[fits])
 
     def _lowest(self, corners: Ints) -> Ints:
-        """Corners whose rank is lower than that of both neighbours."""
+        """Return the corners whose rank is lower than that of both neighbours."""
         rank = self._rank[corners]
         return corners[(rank < self._rank[self._before[corners]]) & (rank < self._rank[self._after[corners]])]
 
     def _removable(self, corners: Ints) -> Bools:
-        """Whether corners, no two of them neighbours, can be removed: no corner lies on the new edge, rings remain."""
+        """Return True for corners that can be removed; no two of the corners may be neighbours.
+
+        A corner can be removed if no other corner lies on the new edge, and if its ring keeps at least `MIN_CORNERS`
+        corners.
+        """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[before] + self._x[after], self._y[before] + self._y[after]
         number = np.searchsorted(self._places, self._place(x // 2, y // 2).astype(np.int64))
         number = np.minimum(number, len(self._places) - 1)
         blocked = (x % 2 == 0) & (y % 2 == 0) & (self._places[number] == self._place(x // 2, y // 2))
-        # On a straight line the corner at the middle of the new edge is the removed one itself.
+        # On a straight line, the corner at the middle of the new edge is the removed corner itself.
         blocked &= (self._occupied[number] > 0) & (number != self._number[corners])
         rings = self._ring[corners]
         few = self._remaining - np.bincount(rings, minlength=len(self._remaining)) < MIN_CORNERS
-        # Of a ring that would lose too many at once, one corner may still be removed while there are more than 4.
+        # A ring that would lose too many corners at once may still lose one of them, if it has more than `MIN_CORNERS`.
         order = np.lexsort((self._rank[corners], rings))
         is_first = np.zeros(len(corners), bool)
         is_first[order[np.diff(rings[order], prepend=-1) > 0]] = True
@@ -167,17 +171,17 @@ class _Border:
         return ~kept[self._number[corners]]
 
     def _place(self, x: NDArray[Any], y: NDArray[Any]) -> Ints:
-        """Positions as single numbers, in row-major order."""
+        """Return positions as single numbers, in row-major order."""
         return np.asarray(y.astype(np.int64) * self._stride + x)
 
     def _neighbours(self, corners: Ints) -> Ints:
-        """The positions of both neighbours of each corner, in any order, as one number."""
+        """Return the positions of both neighbours of each corner, in any order, as one number."""
         before, after = self._number[self._before[corners]], self._number[self._after[corners]]
         return np.minimum(before, after).astype(np.int64) * len(self._places) + np.maximum(before, after)
 
 
 def _sorted_union(flags: Bools, *arrays: NDArray[np.integer[Any]]) -> Ints:
-    """Sorted union of arrays of indices; `flags` is scratch memory, one False for every possible index."""
+    """Return the sorted union of arrays of indices; `flags` is scratch memory, one False for every possible index."""
     for array in arrays:
         flags[array] = True
     result = np.flatnonzero(flags)

@@ -1,8 +1,8 @@
 """Outlines of the connected components of a raster, traced strip by strip; outlines are not cut at strip borders.
 
 `rasterio.features.shapes` needs the whole raster, and its memory grows until the end. Here the raster is read in bands
-of rows. Only edges of components that reach the last row are kept; a component that ends above it is returned as a
-polygon. Pixels are processed by a few array comparisons; the rest works on runs and edges.
+of rows. A component that ends above the last row is returned as a polygon; only edges of the other components are kept.
+Pixels are processed by a few array comparisons; all further steps work on runs of pixels and on edges.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_o
 from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
 BAND_PIXELS = 2**20
-"""Pixels of a band; in pure noise each takes some hundred bytes."""
+"""Number of pixels in a band; in pure noise each pixel takes some hundred bytes."""
 
 Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """4-connected components of pixels of one kind, as a table: all arrays are (n,)."""
+    """Table of 4-connected components of pixels of one kind; all arrays are (n,)."""
 
     kind: Codes
-    """`FLOOD`, or the code of unobserved pixels; 0 is neither."""
+    """Kind of the pixels: `FLOOD`, or the code of their reason for being unobserved; 0 is neither."""
     first: Ints
     """Index of the first pixel in row-major order; it sorts components independently of the strips."""
     n_pixels: Ints
@@ -47,8 +47,9 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
 
     Args:
         strips: (first row, codes uint8 (rows, width)) from top to bottom.
-        threshold: per cent; codes from here to 100 are flood.
-        noded: keep vertices where three kinds meet, also on a straight edge, so that neighbours share all vertices.
+        threshold: per cent; codes from the threshold to 100 are flood.
+        noded: keep vertices where three kinds of pixels meet, also on a straight edge, so that neighbours share all
+            vertices.
 
     Yields:
         For each band, the components that end in it.
@@ -62,22 +63,22 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
         for row in range(0, len(codes), rows):
             yield tracer.add(codes[row : row + rows])
     if tracer is not None:
-        # One more row, outside: every component ends above it.
+        # A last row outside the area of interest: every component ends above it.
         yield tracer.add(np.full((1, width), OUTSIDE, np.uint8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight edges of outlines; the component is on the left of the direction of travel, as seen on the screen."""
+    """Straight edges of outlines; the component is on the left of the direction of travel, with rows pointing down."""
 
     line: Lines
-    """Edges, (n,) of `LINE`."""
+    """Edges, (n,) of data type `LINE`."""
     pixel: Ints
     """Index of a pixel on the left, (n,)."""
 
 
 class _Tracer:
-    """The state between two bands: the last row, and the open components, which reach it."""
+    """State between two bands: the last row, and the open components, which reach the last row."""
 
     def __init__(self, width: int, threshold: int, noded: bool) -> None:
         self._stride = width + 1
@@ -86,13 +87,13 @@ class _Tracer:
         self._above = np.full(width, OUTSIDE, np.uint8)
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
-        """Component of each run of the last row."""
+        """Number of the component of each run of the last row."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
         """Edges of each open component, one array for each band."""
 
     def add(self, codes: Codes) -> Components:
-        """Add the next rows, (rows, width); returns the components that end above the last of them."""
+        """Add the next rows, codes uint8 (rows, width); return the components that end above the last of these rows."""
         stride, n_open = self._stride, len(self._parts)
         padded, kinds = self._block(codes)
         # With an empty column after each row, the flattened rows have no run that crosses a row's end.
@@ -105,7 +106,7 @@ class _Tracer:
         is_open = np.zeros(n_labels, bool)
         last = label[np.searchsorted(starts, len(kinds) - 1 - stride) : len(starts)]
         is_open[last] = True
-        # Number of every component among the open ones, or among the ended ones.
+        # Number of every component, counted among the open components or among the ended components.
         number = np.where(is_open, np.cumsum(is_open), np.cumsum(~is_open)) - 1
 
         base = (self._n_rows - 1) * stride
@@ -134,7 +135,7 @@ class _Tracer:
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Codes and kinds of the last row and the new rows, flattened, with an empty column after each row."""
+        """Return codes and kinds of the last row and the new rows, flattened, with an empty column after each row."""
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
@@ -147,9 +148,12 @@ class _Tracer:
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
-        """Component of each run, then of each open component; runs of one kind in touching rows are joined."""
+        """Return the component of each run, then of each open component.
+
+        Runs of one kind in adjacent rows are joined if they overlap.
+        """
         stride, n_runs = self._stride, len(starts)
-        # Where runs of two rows overlap, one of them starts: it is enough to compare every start with both rows.
+        # Where runs of two rows overlap, one of the two starts. So it is enough to compare every start with both rows.
         up = np.flatnonzero((starts >= stride) & (kinds[starts - stride] == kinds[starts]))
         inner = starts[: np.searchsorted(starts, len(kinds) - stride)]
         down = np.flatnonzero(kinds[inner + stride] == kinds[inner])
@@ -166,10 +170,10 @@ def _no_statistics() -> dict[str, Ints]:
 
 
 def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
-    """The columns of `Components` for each run, without the outline."""
+    """Return the columns of `Components` for each run, without the outline."""
     if not len(starts):
         return _no_statistics()
-    # reduceat gives runs and the gaps between them in turn.
+    # `reduceat` returns runs and the gaps between runs in turn.
     cuts = np.stack([starts, ends], axis=1).ravel()
     return {
         "kind": kinds[starts].astype(np.int64),
@@ -181,7 +185,7 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
 
 
 def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
-    """Statistics of components, merged from those of their parts; `owner` is the component of each part."""
+    """Merge the statistics of components from those of their parts; `owner` is the component of each part."""
     merged = {key: np.zeros(n_owners, np.int64) for key in parts}
     merged["kind"][owner] = parts["kind"]
     for key in ("n_pixels", "code_sum"):
@@ -193,11 +197,13 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 
 
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
-    """Edges of a block below its first row, which belongs to the last band; cut where the kind on either side changes.
+    """Return the edges of a block below its first row, which belongs to the last band.
+
+    Edges are cut where the kind of the pixels on either side changes.
 
     Args:
         padded: kinds, flattened, with one more pixel in front.
-        stride: pixels in a row, with the empty column.
+        stride: number of pixels in a row, with the empty column.
         change: indices of pixels whose left neighbour is of another kind.
     """
     kinds = padded[1:]
@@ -233,5 +239,5 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
 
 
 def _by_column(position: Ints, stride: int) -> Ints:
-    """Positions sorted by column."""
+    """Return positions sorted by column."""
     return position[np.argsort(position % stride, kind="stable")]

@@ -1,4 +1,4 @@
-"""Writing polygons as GeoPackage (styled), Shapefile, GeoJSON, FlatGeobuf and GeoParquet: all layers or none."""
+"""Vector files of polygons: GeoPackage (styled), Shapefile, GeoJSON, FlatGeobuf and GeoParquet; all layers or none."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
-"""Short names of fields that are longer than a Shapefile's 10 characters."""
+"""Short names of fields whose names are longer than the 10 characters of a Shapefile."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""Suffixes of the files beside a format's main file."""
+"""Suffixes of the files beside the main file of a format."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -39,27 +39,27 @@ def write_layers(
     overwrite: bool = False,
     scratch: Path | None = None,
 ) -> list[Path]:
-    """Write both layers in each format: `NAME.gpkg`; `NAME_flood.shp` and `NAME_unobserved.shp`, and so on.
+    """Write both layers in each format: `NAME.gpkg`; `NAME_flood.shp` and `NAME_unobserved.shp`; other formats alike.
 
-    A GeoPackage contains its styles for QGIS; the other formats have a `.qml` beside them. Layers are of type
-    MultiPolygon, also empty ones. The bytes depend on the input alone.
+    A GeoPackage contains its styles for QGIS; the other formats have a `.qml` file beside each layer. Layers are of
+    type MultiPolygon, even if they are empty. The bytes of the files depend only on the arguments.
 
     Args:
         flood: flood polygons, see `Polygons`.
         unobserved: unobserved polygons, see `Polygons`.
         out_dir: folder, created if it is missing.
-        name: how the file names begin.
+        name: beginning of the file names.
         formats: some of `FORMATS`.
         date: timestamp in the files, for formats that have one; UTC if it has no time zone.
         overwrite: replace files that exist.
-        scratch: folder on the same disk for temporary files; None: a hidden one inside `out_dir`.
+        scratch: folder on the same disk for temporary files; None: a hidden folder inside `out_dir`.
 
     Returns:
         The layers' files, flood first in each format.
 
     Raises:
         OutputError: a file exists already, a format is unknown, or a file cannot be written.
-        MissingCRSError: GeoJSON without a CRS.
+        MissingCRSError: the format is GeoJSON, and there is no CRS.
     """
     files = [file for suffix in formats for file in _files(name, suffix)]
     return _write_all({"flood": flood, "unobserved": unobserved}, files, out_dir, date, overwrite, scratch)
@@ -70,7 +70,7 @@ def write_file(
 ) -> list[Path]:
     """Write both layers to a file that the user named; its suffix is the format.
 
-    In formats of a single layer the file holds the flood polygons alone. Unobserved polygons, if there are any, are
+    In formats of a single layer the file holds only the flood polygons. Unobserved polygons, if there are any, are
     written to `STEM_unobserved` beside it. For arguments and errors see `write_layers`.
     """
     suffix = path.suffix.lower().removeprefix(".")
@@ -96,7 +96,7 @@ def _write_all(
     frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
     scratch: Path | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Write every file into a hidden folder, then move them all."""
+    """Write all files into a hidden folder, then move them to the output folder."""
     for file in files:
         path = out_dir / file.name
         if file.suffix not in FORMATS:
@@ -115,7 +115,7 @@ def _write_all(
             with quiet_gdal(date), writable(Path(folder)) as plain:
                 for number, file in enumerate(files):
                     _write_file(frames, file, plain / f"{number}.{file.suffix}", date)
-            # A Shapefile's main file is moved last: without it, no program takes the other parts for a layer.
+            # The main file of a Shapefile is moved last: without it, no program opens the other parts as a layer.
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == ".shp"):
                 part.replace(out_dir / _final_name(part, files[int(part.stem)]))
     # pyogrio and pyarrow raise errors of many kinds.
@@ -125,17 +125,17 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """Final name of a file with a temporary name (`0.gpkg`, `1.dbf`)."""
+    """Return the final name of a file with a temporary name (`0.gpkg`, `1.dbf`)."""
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 
 def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
-    """Write a file under a plain temporary name, since pyogrio interprets some characters of names (`!`, `;`)."""
+    """Write a file under a temporary name of digits, because pyogrio interprets some characters of names (`!`, `;`)."""
     import pyogrio
 
     if file.suffix == "gpkg":
         for layer in file.layers:
-            # Newer versions make QGIS 3.22 warn.
+            # QGIS 3.22 shows a warning for newer versions of GeoPackage.
             pyogrio.write_dataframe(
                 frames[layer], path, driver="GPKG", layer=layer, append=path.exists(), geometry_type="MultiPolygon",
                 promote_to_multi=True, **({} if path.exists() else {"VERSION": "1.2"}),
@@ -161,12 +161,12 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
 
 
 def style(name: str) -> str:
-    """A QGIS style of the package: flood, unobserved, mask or probability."""
+    """Return the text of a QGIS style of this package: flood, unobserved, mask or probability."""
     return resources.files("floodmap.output").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 
 def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
-    """Add the table `layer_styles` from which QGIS reads styles, as QGIS itself writes it."""
+    """Add the table `layer_styles`, from which QGIS reads styles, in the form in which QGIS itself writes it."""
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(

@@ -1,8 +1,8 @@
-"""Results written by a process of their own while windows are computed.
+"""Results written by a separate process while windows are computed.
 
 Outlines and rasters need Python's global interpreter lock as much as reading and blending windows do. In one process
-they delayed the input of a GPU (`benchmarks/gpu.py`). The process follows the journal:
-`python -m floodmap.output.worker WORK`.
+they delayed the input of a GPU (`benchmarks/gpu.py`). The separate process reads strips as they are added to the
+journal: `python -m floodmap.output.worker WORK`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 _END = -1
 """Message that no further strip will be appended."""
 _TASK = "finishing.json"
-"""File in the journal's scratch folder with the task of the process; see `Finishing.to_json`."""
+"""File in the journal's scratch folder with the settings of the process; see `Finishing.to_json`."""
 
 
 class FinishingProcess:
     """A process that writes results from the strips of a journal as they are appended; a context manager.
 
-    If no process can be started (for example where Python is embedded in another program), `result` writes them here.
+    If no process can be started (for example if Python is embedded in another program), `result` writes the results.
     """
 
     def __init__(self, finishing: Finishing, journal: Journal) -> None:
@@ -49,7 +49,7 @@ class FinishingProcess:
 
     def __exit__(self, *error: object) -> None:
         self._journal.told = lambda _: None
-        self.process.end()  # before the lock on the journal's folder is released: it holds unfinished results
+        self.process.end()  # before the journal's folder is unlocked, because the process writes files there
 
     def result(self) -> FloodMap:
         """Wait for the results; to be called once all strips are in the journal.
@@ -80,14 +80,14 @@ class FinishingProcess:
 
 
 class _StripCount:
-    """The number of strips in the journal, updated by messages of the parent process, one number a line."""
+    """Number of strips in the journal, updated by messages of the parent process, one number a line."""
 
     def __init__(self) -> None:
         self._changed, self._count, self._ended = threading.Condition(), 0, False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def wait_for(self, index: int) -> bool:
-        """Wait for a strip; False if there will be none of that index."""
+        """Wait for a strip; return False if there will be no strip with that index."""
         with self._changed:
             self._changed.wait_for(lambda: index < self._count or self._ended)
             return index < self._count
@@ -97,11 +97,11 @@ class _StripCount:
             with self._changed:
                 self._count, self._ended = max(self._count, int(line)), self._ended or int(line) == _END
                 self._changed.notify_all()
-        os._exit(1)  # the parent process has ended, and another run may begin in the same folder
+        os._exit(1)  # the parent process has ended, so another run may begin in the same folder
 
 
 class _SendingHandler(logging.Handler):
-    """Sends log records to the parent process."""
+    """Log handler that sends records to the parent process."""
 
     def __init__(self, send: Callable[[str, Any], None]) -> None:
         super().__init__()
@@ -112,7 +112,13 @@ class _SendingHandler(logging.Handler):
 
 
 def main(folder: str, scratch: str, level: str) -> None:
-    """Entry point of the helper process."""
+    """Run the helper process.
+
+    Args:
+        folder: folder of the journal.
+        scratch: scratch folder of the journal.
+        level: level of the log, as a number.
+    """
     send = open_channel()
     send("begun", None)
     logger = logging.getLogger("floodmap")

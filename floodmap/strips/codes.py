@@ -1,4 +1,8 @@
-"""Codes, one uint8 per pixel: 0 to 100 is flood probability in per cent; from `FIRST_REASON` up, why there is none."""
+"""Codes: one uint8 per pixel.
+
+A code from 0 to 100 is the probability of flood in per cent. A code from `FIRST_REASON` (250) upwards is the reason why
+the pixel is unobserved.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,25 @@ from types import MappingProxyType
 from typing import Final
 
 THRESHOLD: Final = 50
-"""Default threshold: a pixel is flood from this per cent up."""
+"""Default threshold in per cent: a pixel with this probability or a higher probability is flood."""
 FIRST_REASON: Final = 250
-"""Codes from here up are reasons why a pixel is unobserved; rasters hold `UNOBSERVED` for all of them."""
+"""Smallest code that is a reason why a pixel is unobserved. Output rasters contain `UNOBSERVED` for every reason."""
 DRY: Final = 0
 FLOOD: Final = 1
 UNOBSERVED: Final = 255
-"""Classes of a mask: in masks that floodmap writes, and in any other mask once it is read."""
+"""Class of an unobserved pixel. DRY, FLOOD and UNOBSERVED are the classes of masks that floodmap writes or has read."""
 OUTSIDE: Final = 251
-"""Outside the area of interest: unobserved, and in no vector layer."""
+"""Reason: the pixel is outside the area of interest. Such pixels are in no vector layer."""
 FAILED: Final = 252
-"""The window could not be read or segmented."""
+"""Reason: the window of the pixel could not be read or segmented."""
 MASKED: Final = 253
-"""Under the user's mask (`--mask`), cloud for instance."""
+"""Reason: the pixel is under the mask of the user (`--mask`), for example a mask of clouds."""
 COLLAR: Final = 254
-"""An untagged black or white border."""
+"""Reason: the pixel is in a collar, a black or white border that the file does not declare as nodata."""
 NODATA: Final = 255
-"""Nodata value, alpha 0, internal mask, NaN or infinity."""
+"""Reason: the pixel has the nodata value, alpha 0, NaN or infinity, or is masked by the internal mask of the file."""
 
 REASONS: Final = MappingProxyType(
     {NODATA: "nodata", COLLAR: "collar", MASKED: "mask", FAILED: "failed", OUTSIDE: "outside"}
 )
-"""Name of each reason, as the `unobserved` layer writes it."""
+"""Name of each reason, as in the field `reason` of the layer `unobserved`."""

@@ -1,4 +1,7 @@
-"""Journal of a run: finished strips on disk, each with a checksum and written atomically, to resume from."""
+"""Journal of a run: the finished strips on disk, from which an interrupted run is resumed.
+
+Each strip is one file with a checksum, and is written atomically.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,30 @@ from floodmap.strips.strip import Strip
 
 _DIGEST = 16
 _KIND = b"LZ4 blocks"
-"""Part of the digest: strips of another format, from an earlier version, do not match and do not count."""
+"""Name of the format of the strips, a part of the digest. A strip in another format has another digest, and is ignored.
+
+Earlier versions of floodmap used other formats.
+"""
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A finished strip and notes on how it was made."""
+    """Finished strip, with notes on the computation of the strip."""
 
     strip: Strip
     notes: Mapping[str, Any]
-    """Counts of the pipeline for this strip (windows run, skipped, failed); JSON."""
+    """Numbers of windows in this strip that were computed, skipped or failed, as JSON types."""
 
 
 class Strips:
-    """Finished strips in a work folder, from the top down to the first that is missing or damaged.
+    """Finished strips in a work folder, from the top of the scene down to the first missing or corrupt strip.
 
     Args:
-        folder: the work folder.
-        comes: called with a strip's number, counted from the top; waits until the strip is finished and returns True,
-            or returns False where there will be none. None: nobody writes strips any more.
+        folder: the work folder, which contains the unfinished results of a run.
+        comes: function of the number of a strip, counted from 0 at the top. The function waits until the strip is
+            finished and returns True, or returns False if the strip will never be written. None: no more strips are
+            being written.
     """
 
     def __init__(self, folder: Path, comes: Callable[[int], bool] | None = None) -> None:
@@ -52,18 +59,21 @@ class Strips:
 
     @property
     def scratch(self) -> Path:
-        """Folder for temporary files, on the same disk as the results; files of a killed run in it are deleted."""
+        """Folder for temporary files, on the same disk as the results. The next run deletes files of a killed run."""
         path = self.folder / _SCRATCH
         with writing(path):
             path.mkdir(exist_ok=True)
         return path
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Notes of each finished strip, from the top."""
+        """Return the notes of each finished strip, from the top."""
         return [head["notes"] for head, _ in self._whole()]
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First row and codes (rows, scene width) of the finished strips from the top, in blocks of a few rows."""
+        """Yield first row and codes, uint8 (rows, scene width), of each block of rows of the finished strips.
+
+        The order is from the top of the scene. A block has at most `strip.BLOCK_PIXELS` pixels, but at least one row.
+        """
         for head, packed in self._whole():
             pieces, end = [], 0
             for columns, sizes in head["pieces"]:
@@ -79,7 +89,7 @@ class Strips:
         return self.folder / f"{index:05d}.strip"
 
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Header and compressed codes of each strip from the top, up to the first that is missing or damaged."""
+        """Yield header and compressed codes of each strip from the top, up to the first missing or corrupt strip."""
         for index in count():
             if not self._comes(index):
                 return
@@ -96,26 +106,27 @@ class Strips:
 
 
 class Journal(Strips):
-    """The work folder of one scene's run. A context manager: the folder is locked while it is open.
+    """Work folder of the run of one scene, open for writing. A context manager: the folder is locked until the exit.
 
-    A compressed GeoTIFF of a process that is killed reads back as nodata without an error, so none is open while
-    windows are computed. A strip's file begins with a digest of the rest: a file written in part does not count.
+    No GeoTIFF is open while windows are computed: if the process were killed, a compressed GeoTIFF would be read as
+    nodata without an error. The file of a strip begins with a digest of the rest of the file, so that a partly written
+    file is ignored.
 
     Args:
-        folder: the work folder; created if it is missing.
-        settings: everything the results depend on; strips made with other settings must not be mixed in.
-        resume: continue after the strips that are there; start from the beginning where there are none.
-        discard: delete the strips that are there, unless `resume` can continue from them.
+        folder: the work folder; created if missing.
+        settings: all settings on which the results depend. Strips computed with other settings are not reused.
+        resume: continue after the finished strips, or start from the beginning if there are no finished strips.
+        discard: delete the finished strips, unless `resume` is set and their settings are equal to `settings`.
 
     Raises:
-        OutputError: another run is at work here; there is unfinished work and `resume` was not asked for; that work
-            was done with other settings; or the folder cannot be written.
+        OutputError: another run uses the folder, or the folder cannot be written. Without `discard`, also: finished
+            strips cannot be continued, because `resume` is not set or the settings differ.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         super().__init__(folder)
         self.told: Callable[[int], None] = lambda _: None
-        """Callback with the number of finished strips, counted from the top, whenever it changes."""
+        """Callback that receives the number of finished strips, counted from the top, after each change."""
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +142,7 @@ class Journal(Strips):
             raise
 
     def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
-        """Keep the strips of an earlier run or delete them, and write the settings of this run (`wanted`, JSON)."""
+        """Keep or delete the strips of an earlier run, and write the settings of this run (`wanted`, JSON text)."""
         record = self.folder / _SETTINGS
         found = record.read_text("utf-8") if record.exists() else None
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
@@ -153,10 +164,14 @@ class Journal(Strips):
         self._lock.release()
 
     def append(self, index: int, entry: Entry) -> None:
-        """Write a strip to disk, whole or not at all.
+        """Write a strip to disk, completely or not at all.
+
+        Args:
+            index: number of the strip, counted from 0 at the top.
+            entry: the strip with its notes.
 
         Raises:
-            OutputError: the disk is full, or the system refuses to write.
+            OutputError: the disk is full, or the operating system reports another error in writing.
         """
         strip = entry.strip
         head = {
@@ -173,22 +188,22 @@ class Journal(Strips):
         self.told(index + 1)
 
     def finished(self) -> int:
-        """Number of finished strips from the top, which is the number of the next strip to append."""
+        """Return the number of finished strips from the top, which is also the number of the next strip to append."""
         whole = sum(1 for _ in self._whole())
         self.told(whole)
         return whole
 
     def remove(self) -> None:
-        """Delete the work folder, once the results are in place; files that cannot be deleted stay."""
+        """Delete the work folder after the results have been moved to their place; undeletable files stay."""
         with suppress(OSError):
             self._clear()
-            # Windows cannot delete an open file, and NFS no folder in which an open file was deleted.
+            # The system Windows cannot delete an open file. NFS cannot delete a folder that held a deleted open file.
             self._lock.release()
             (self.folder / "lock").unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Delete everything but the lock; the settings first, since strips without settings do not count."""
+        """Delete everything except the lock. The settings are deleted first: strips without settings are ignored."""
         (self.folder / _SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         for path in self.folder.iterdir():
@@ -197,9 +212,9 @@ class Journal(Strips):
 
 
 def refuse_busy(folder: Path) -> None:
-    """Raise OutputError if another run holds the lock of a work folder; writes nothing.
+    """Raise OutputError if another run holds the lock of a work folder. No file is written.
 
-    `Journal` raises the same error, but it is opened late: by then a model has been loaded for nothing.
+    `Journal` raises the same error, but only after the model has been loaded, which takes time.
     """
     lock = folder / "lock"
     if not lock.exists():
@@ -212,7 +227,7 @@ def refuse_busy(folder: Path) -> None:
 
 
 def has_strips(folder: Path) -> bool:
-    """Whether a work folder holds finished strips of an unfinished run."""
+    """Return whether a work folder contains finished strips of an unfinished run."""
     return (folder / _SETTINGS).exists() and any(folder.glob("*.strip"))
 
 

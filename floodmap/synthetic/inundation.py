@@ -1,7 +1,7 @@
-"""Floods painted on pictures of dry ground seen from above; roofs, trees and cars stay dry.
+"""Floods painted on pictures of dry ground seen from above. Roofs, trees and cars stay dry.
 
-Water stands where a smooth random terrain lies below a level. The ground shows through shallow water, ground beside the
-water is wet and dark, shadows stay, and objects that stand out of the water cover it.
+Water stands where a smooth random terrain lies below a water level. The ground is visible through shallow water. Ground
+beside the water is wet and dark. Shadows stay visible, and objects that stand out of the water cover it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ Texture = Callable[..., Floats]
 IGNORED = 255
 """Mask value of pixels that cannot be labelled as flooded or dry."""
 _FAINT, _PLAIN = 0.12, 0.4
-"""Opacity of the water, 0 to 1: below the first a pixel is dry, from the second on it is flooded."""
+"""Two opacities of the water, 0 to 1. Below the first a pixel is dry, from the second on it is flooded.
+
+Pixels between the two are `IGNORED`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Water:
-    """Appearance of the water of one flood; lengths in metres on the ground."""
+    """Appearance of the water of one flood. Lengths are in metres on the ground."""
 
     colours: NDArray[np.float64]
-    """(2, 3), RGB, 0 to 1: two colours, mixed in smooth patches."""
+    """(2, 3): two RGB colours, 0 to 1, mixed in smooth patches."""
     clarity_m: float
-    """Depth at which about a third (1/e) of the ground's light comes through."""
+    """Depth of water in metres through which 1/e (about a third) of the ground's light comes."""
     ripple: float
     """Amplitude of ripples, as a share of the brightness."""
     ripple_m: float
-    """Wavelength of ripples."""
+    """Wavelength of ripples, in metres."""
     sky: NDArray[np.float64]
-    """(3,), RGB, 0 to 1: colour of the sky that the water reflects."""
+    """(3,): RGB colour, 0 to 1, of the sky that the water reflects."""
     mirrored: float
-    """Largest reflectance of the sky, 0 to 1."""
+    """Largest share of the reflected sky in the water's colour, 0 to 1; 0: no reflection."""
     glint: float
-    """Share of pixels with sun glint where there is any, 0 to 1."""
+    """Share of pixels with sun glint inside patches of glint, 0 to 1; 0: there are no patches."""
     shadow: float
     """Darkness of shadows on the water, 0 to 1."""
     wet: float
@@ -50,22 +52,22 @@ class Water:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """A nadir picture of dry ground, with masks of its objects."""
+    """Picture of dry ground, seen straight down (nadir), with masks of its objects."""
 
     rgb: NDArray[np.uint8]
-    """(3, height, width)."""
+    """uint8 (3, height, width): red, green and blue."""
     stands: Bools
-    """(height, width): roofs, trees, cars and other objects that water does not cover."""
+    """bool (height, width): True at roofs, trees, cars and other objects that water does not cover."""
     unknown: Bools
-    """(height, width): unlabelled pixels: they may be painted over, and are not scored."""
+    """bool (height, width): True at unlabelled pixels. They may be painted over, and are not scored."""
     low: Bools
-    """(height, width): low ground, such as roads, which is flooded first."""
+    """bool (height, width): True at low ground, such as roads, which is flooded first."""
     gsd_m: float
     """Ground sample distance, in metres."""
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Draw the appearance of flood water at random: muddy, dark, green, grey, or bright with reflected sky."""
+    """Draw the appearance of flood water at random: brown, green, grey, black or any; perhaps with bright sky."""
     kind = rng.choice(["mud", "tea", "olive", "grey", "black", "any"], p=[0.32, 0.2, 0.13, 0.13, 0.1, 0.12])
     low, high = {
         "mud": ((0.42, 0.33, 0.24), (0.76, 0.63, 0.47)), "tea": ((0.12, 0.09, 0.07), (0.34, 0.25, 0.17)),
@@ -86,13 +88,13 @@ def draw_water(rng: np.random.Generator) -> Water:
 
 
 def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
-    """Smooth noise of about unit variance, float32 (height, width).
+    """Draw smooth noise of unit variance, float32 (height, width): random values on a grid, bicubic between them.
 
     Args:
         shape_hw: height and width.
-        cell: height of a cell of the noise, in pixels.
+        cell: spacing of the grid from row to row, in pixels.
         rng: random generator.
-        across: width of a cell, in heights of it.
+        across: spacing of the grid from column to column, as a multiple of `cell`.
     """
     height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
     cells = rng.standard_normal((height, width)).astype(np.float32)
@@ -106,15 +108,18 @@ def flood(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Paint a flood on a share of the open ground of a picture.
 
+    Open ground is labelled ground without objects that stand out of the water.
+
     Args:
         ground: the picture and its masks.
         water: appearance of the water.
         rng: random generator of the terrain and the waves.
         share: flooded share of the open ground, 0 to 1.
-        texture: noise for the terrain and the water, with the signature of `noise`.
+        texture: function with the signature of `noise`, for the noise of the terrain and of the water.
 
     Returns:
-        The picture, uint8 (3, height, width), and its mask, uint8 (height, width): 1 flood, 0 dry, 255 not scored.
+        The painted picture, uint8 (3, height, width), and its mask, uint8 (height, width): 1 flood, 0 dry, 255 not
+        scored.
     """
     shape, gsd = ground.stands.shape, ground.gsd_m
     rgb: Floats = ground.rgb.astype(np.float32) / np.float32(255)
@@ -138,7 +143,15 @@ def flood(
 
 
 def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Mask (height, width) of cars and other small objects, by brightness and colour unlike their surroundings."""
+    """Find cars and other small objects, unlike their surroundings in brightness or colour.
+
+    Args:
+        rgb: uint8 (3, height, width).
+        gsd_m: ground sample distance, in metres.
+
+    Returns:
+        bool (height, width): True at objects.
+    """
     picture = rgb.astype(np.float32) / 255
     around = np.stack([ndimage.uniform_filter(plane, max(3, round(5 / gsd_m))) for plane in picture])
     apart = picture - around
@@ -148,7 +161,15 @@ def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Mask (height, width) of trees and bushes, by green colour and rough texture; it includes crop rows."""
+    """Find trees and bushes by green colour and rough texture. Crop rows are found, too.
+
+    Args:
+        rgb: uint8 (3, height, width).
+        gsd_m: ground sample distance, in metres.
+
+    Returns:
+        bool (height, width): True at trees, bushes and crop rows.
+    """
     picture = rgb.astype(np.float32) / 255
     green = picture[1] - np.maximum(picture[0], picture[2]) * 0.98
     grey = picture.mean(axis=0)
@@ -161,14 +182,14 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Depth of the water, float32 (height, width), in metres; negative above the water level."""
+    """Compute the depth of the water, float32 (height, width), in metres; negative above the water level."""
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
     height = texture(shape, broad, rng) + rng.uniform(0.05, 0.4) * texture(shape, broad / 5, rng)
     height += rng.uniform(0.0, 0.12) * texture(shape, max(4.0, broad / 20), rng)
     height += rng.uniform(0.0, 0.05) * texture(shape, max(3.0, broad / 60), rng)
     bright = ndimage.gaussian_filter(ground.rgb.mean(axis=0, dtype=np.float32), max(1.5, 1.5 / gsd))
-    # Bright ground lies a little above dark ground, or below it: lawns and paving.
+    # Bright ground (paving) lies a little above dark ground (lawns), or below it, at random.
     height += rng.normal(0, 0.3) * (bright - bright.mean()) / max(float(bright.std()), 1.0)
     height -= rng.uniform(0.0, 1.2) * ndimage.gaussian_filter(ground.low.astype(np.float32), 1.0 / gsd)
     height *= np.float32(np.exp(rng.uniform(-1.2, 0.6)))
@@ -177,14 +198,14 @@ def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Gen
 
 
 def _light(rgb: Floats, open_ground: Bools) -> Floats:
-    """Brightness of the light, float32 (3, 1, 1), about 1, estimated from the open ground of the picture."""
+    """Estimate the brightness of the light from the open ground of the picture: float32 (3, 1, 1), about 1."""
     median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
     day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
     return np.asarray(day * np.ones((3, 1, 1)), np.float32)
 
 
 def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
-    """Strength of shadows on open ground, float32 (height, width), 0 to 1."""
+    """Estimate the strength of shadows on open ground: float32 (height, width), 0 to 1."""
     grey = rgb.mean(axis=0)
     known = (~stands).astype(np.float32)
     side = max(5, round(14 / gsd))
@@ -194,7 +215,7 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
 
 
 def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Colour of the water's surface, float32 (3, height, width), about 0 to 1, with reflections, ripples and glint."""
+    """Draw the water's surface with reflections, ripples and glint: RGB, float32 (3, height, width), about 0 to 1."""
     mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]
     surface = first + (second - first) * mixture
@@ -213,12 +234,15 @@ def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Ge
 def coarser(
     rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Downsample a picture and its mask by the mean; mask pixels without a majority of 60 % are not scored.
+    """Downsample a picture by the mean, and its mask by a majority of more than 60 % of the pixels.
 
     Args:
         rgb: uint8 (3, height, width).
-        mask: uint8 (height, width), 1 flood, 0 dry, 255 not scored.
-        factor: pixels averaged along each axis.
+        mask: uint8 (height, width): 1 flood, 0 dry, 255 not scored.
+        factor: number of pixels that are averaged along each axis.
+
+    Returns:
+        Picture and mask, uint8. A mask pixel without a majority is 255, not scored.
     """
     height, width = (side // factor * factor for side in mask.shape)
     blocks = (height // factor, factor, width // factor, factor)
@@ -230,7 +254,15 @@ def coarser(
 def patchwork(
     tiles: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], per_side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Mosaic of per_side x per_side pictures and masks of one size: uint8 (3, height, width) and (height, width)."""
+    """Join `per_side` x `per_side` pictures and their masks, all of one size, into a mosaic.
+
+    Args:
+        tiles: row by row, pictures uint8 (3, height, width) with masks uint8 (height, width).
+        per_side: number of pictures along each side of the mosaic.
+
+    Returns:
+        Picture and mask of the mosaic, uint8 (3, height, width) and uint8 (height, width).
+    """
     rows = [tiles[first : first + per_side] for first in range(0, per_side**2, per_side)]
     rgb = np.concatenate([np.concatenate([tile[0] for tile in row], axis=2) for row in rows], axis=1)
     mask = np.concatenate([np.concatenate([tile[1] for tile in row], axis=1) for row in rows], axis=0)

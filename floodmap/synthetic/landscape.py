@@ -1,7 +1,7 @@
-"""The landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, a block to draw on.
+"""Landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, and a block to draw on.
 
-Macro cells are Voronoi cells of jittered lattice points; roads, banks and hedges lie on their borders. Distances are
-metres from the top-left corner of the scene, x to the east, y to the south.
+Macro cells are Voronoi cells of jittered lattice points. Roads, banks and hedges lie on the borders of macro cells.
+Positions are in metres from the top left corner of the scene, x to the east, y to the south.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ BLOCK = 512
 PAD = 8
 """Margin around a block while it is drawn, in pixels."""
 _LATTICE = 8
-"""Spacing of the lattice of smooth fields, in pixels."""
+"""Spacing of the lattice on which smooth fields are computed, in pixels."""
 SIDE = BLOCK + 2 * PAD
 _MACRO_M = 260.0
 """Mean spacing of macro cells, in metres."""
 _REACH_M = 32.0
-"""Distance from a block within which objects can reach into it, in metres."""
+"""Largest distance of an object's centre from a block into which the object reaches, in metres."""
 _WATERS = np.array([(156, 128, 94), (138, 116, 84), (120, 118, 96), (104, 112, 94), (74, 80, 72), (168, 148, 116)])
 _Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
 
 
 def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
-    """Hash integer lattice points (ix, iy) to uniform float32 in [0, 1); `salt` selects the field."""
+    """Hash integer lattice points (ix, iy) to uniform float32 in [0, 1). Another `salt` gives independent numbers."""
     bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
     bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
     bits ^= np.uint32(salt & 0xFFFFFFFF)
@@ -45,7 +45,10 @@ def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
 
 
 def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: float, salt: int) -> np.ndarray:
-    """Fractal value noise at points, of about unit variance; octaves are rotated, to hide the lattice directions."""
+    """Compute fractal value noise of about unit variance at points (x, y); `spacing` is in the unit of x and y.
+
+    Octaves are rotated, so that the directions of the lattice do not show.
+    """
     total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape))
     amplitude, power = 1.0, 0.0
     for octave in range(octaves):
@@ -66,7 +69,7 @@ def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: fl
 
 
 def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
-    """Cubic B-spline weights (positions, lattice points), sparse, and the index of the first lattice point."""
+    """Return the index of the first lattice point, and cubic B-spline weights, sparse (positions, lattice points)."""
     index = np.floor(positions).astype(np.int64)
     t = positions - index
     taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
@@ -76,7 +79,7 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Apply spline weights along both axes; sparse products, unlike BLAS, give the same sums on any machine."""
+    """Apply spline weights along both axes. Sparse products, unlike BLAS, give the same sums on any machine."""
     wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
@@ -86,45 +89,45 @@ _UPSAMPLE = _spline(np.arange(SIDE) / _LATTICE)[1]
 
 
 def upsample(lattice: np.ndarray) -> np.ndarray:
-    """Interpolate a field on the block's lattice to its pixels, float32 (side, side)."""
+    """Interpolate a field on the block's lattice to the block's pixels, float32 (SIDE, SIDE)."""
     return _resample(lattice, _UPSAMPLE, _UPSAMPLE)
 
 
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Values of a table by index, as float32, to save memory."""
+    """Return values of a table by index, in the shape of `index`; as float32, to save memory."""
     return table.astype(np.float32).take(index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Parameters of a scene, drawn once from its seed; colours are floats on the 0-255 scale."""
+    """Parameters of a scene, drawn once from its seed. Colours are floats on a scale of 0 to 255."""
 
     seed: int
     gsd_m: float
     level_m: float
-    """Height of the water level."""
+    """Height of the water level, in metres."""
     sun_xy: tuple[float, float]
-    """Shadow of a point one metre high: its offset (x, y), in metres."""
+    """Offset (x, y) of the shadow of a point one metre above the ground, in metres."""
     water: np.ndarray
-    """float (2, 3): the two colours of the water, mixed by turbidity."""
+    """float (2, 3): two RGB colours of the water, mixed by turbidity."""
     clarity_m: float
-    """Depth at which the ground's light falls to 1/e."""
+    """Depth of water in metres through which 1/e of the ground's light comes."""
     glint: float
-    """Amount of sun glint."""
+    """Amount of sun glint, 0 to 1."""
     covers: np.ndarray
-    """Cumulative shares of the ground covers."""
+    """Cumulative shares of the ground covers, 0 to 1."""
     tint: np.ndarray
-    """(3,): factor of the colours of the ground."""
+    """(3,): factors of the ground's colours in red, green and blue."""
     village: float
-    """Threshold of the noise field above which there are villages."""
+    """Threshold of a noise field: villages lie where the noise is above the threshold."""
     wood: float
-    """Threshold of the noise field above which there are woods."""
+    """Threshold of a noise field: woods lie where the noise is above the threshold."""
     asphalt: float
-    """Share of borders of macro cells that are asphalt roads."""
+    """Share of the borders between macro cells that are asphalt roads, 0 to 1."""
     track: float
-    """Share of borders of macro cells that are asphalt roads or tracks."""
+    """Share of the borders between macro cells that are asphalt roads or tracks, 0 to 1."""
     leaf: np.ndarray
-    """(3,): colour of tree crowns."""
+    """(3,): RGB colour of tree crowns."""
     haze: float
     """Share of haze in the colours, 0 to 1."""
     contrast: float
@@ -132,18 +135,18 @@ class Look:
     saturation: float
     """Factor of the saturation, 0 to 1."""
     balance: np.ndarray
-    """(3,): factors of the white balance."""
+    """(3,): factors of the white balance in red, green and blue."""
     noise: float
-    """Standard deviation of the sensor's noise."""
+    """Standard deviation of the sensor's noise, in 8-bit values."""
     blur: float
-    """Weight of each of the two neighbours in the blur along an axis."""
+    """Weight of each of the two neighbouring pixels in the blur along an axis."""
 
     def salt(self, name: str) -> int:
-        """Hash salt of a named noise field of this scene."""
+        """Return the hash salt of a noise field of this scene, by the name of the field."""
         return crc32(f"{self.seed}/{name}".encode())
 
     def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height of the natural ground at points, in metres."""
+        """Compute the height of the natural ground at points, in metres."""
         bend_x = fractal(x, y, 420.0, 2, 0.5, self.salt("bend x"))
         bend_y = fractal(x, y, 420.0, 2, 0.5, self.salt("bend y"))
         return 2.2 * fractal(x + 60 * bend_x, y + 60 * bend_y, 700.0, 8, 0.52, self.salt("terrain"))
@@ -212,7 +215,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Attributes of the borders between pairs of macro cells; only `side` depends on the order of a pair."""
+    """Attributes of the borders between pairs of macro cells. Only `side` depends on the order of a pair."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -230,7 +233,7 @@ class _Pairs:
 
 
 class Canvas:
-    """A padded block that is being drawn: smooth fields, colours, shadows, roofs and canopy, (side, side) each."""
+    """Padded block that is being drawn: smooth fields, colours, shadows, roofs and canopy, (SIDE, SIDE) each."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -250,8 +253,8 @@ class Canvas:
     def _split(self) -> None:
         """Find the macro cell of each pixel: warped x, y; index of cell and border; distance to the border in metres.
 
-        Squared distances to the seeds, without their common term |p|^2, are linear in p. So the difference of the two
-        smallest, divided by twice the distance of their seeds, is the exact distance to the border.
+        A squared distance to a seed, without the term |p|^2 that all seeds share, is linear in p. So the difference of
+        the two smallest, divided by twice the distance of the two seeds, is the exact distance to the border.
         """
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
@@ -273,7 +276,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Spline noise of about unit variance, float32 (side, side); `stretch` lengthens it along x."""
+        """Draw spline noise of about unit variance, float32 (SIDE, SIDE); `stretch` lengthens features along x."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
@@ -282,13 +285,13 @@ class Canvas:
         return _resample(lattice, down, across)
 
     def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
-        """Low-frequency fractal noise at warped positions, float32 (side, side)."""
+        """Compute low-frequency fractal noise at warped positions, float32 (SIDE, SIDE)."""
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
-        """Pixels of the box around points, with a margin `reach_m`: slices, x and y of centres in metres.
+        """Return the pixels of the box around points, plus a margin of `reach_m`; None if it is outside the block.
 
-        None where the box lies outside the block.
+        Pixels are returned as slices (rows, columns) and as x and y of pixel centres, in metres.
         """
         gsd, row0, col0 = self.look.gsd_m, self.row0, self.col0
         left, right = int((min(x_m) - reach_m) / gsd) - col0, int((max(x_m) + reach_m) / gsd) + 2 - col0
@@ -299,7 +302,7 @@ class Canvas:
         return (rows, cols), self.x_m[:, cols], self.y_m[rows]
 
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
-        """One jittered point for each cell within reach of the block: site, x, y, and eight random numbers (8, n)."""
+        """Draw one jittered point per cell of `cell_m` near the block: landscape, x, y, and random numbers (8, n)."""
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (
             a.ravel()

@@ -1,4 +1,4 @@
-"""Paint a block of a synthetic scene: fields, roads, houses, trees, water; colours are floats on the 0-255 scale."""
+"""Painting of a block of a synthetic scene: fields, roads, houses, trees, water. Colours are floats from 0 to 255."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from floodmap.synthetic.landscape import SIDE, Canvas, look_up, uniform, upsample
 
-# Ground covers: red, green, blue, row amplitude, fine texture, mottling. The two smooth bare soils are there
-# because colour alone confuses them with muddy water.
+# Ground covers: red, green, blue, amplitude of crop rows, of fine texture and of mottling. The two smooth bare soils
+# are included because colour alone confuses them with muddy water.
 _COVERS = np.array(
     [
         (98, 120, 68, 0.12, 0.05, 0.05),
@@ -32,7 +32,7 @@ _ROOFS = np.array(
 
 
 def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut an axis at jittered integers: index of the piece (int32), and distance to the nearest cut."""
+    """Cut an axis at jittered integers; return the index of each piece (int32), and the distance to the nearest cut."""
     nearest = np.rint(t).astype(np.int32)
     cut = nearest + np.float32(0.6) * (uniform(nearest, row, salt) - np.float32(0.5))
     return nearest - (t < cut), np.abs(t - cut)
@@ -41,11 +41,11 @@ def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndar
 def _parcels(
     canvas: Canvas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Divide macro cells into parcels, like jittered bricks.
+    """Divide macro cells into parcels, like bricks of jittered size.
 
     Returns:
-        For each pixel: coordinates u and v in its cell's frame, index of the parcel, and distance to the parcel's edge
-        in metres. For each parcel: two integers to hash.
+        For each pixel: coordinates u and v along the axes of its macro cell, in metres; index of the parcel; distance
+        to the parcel's edge in metres. For each parcel: two integers to hash.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
@@ -70,13 +70,13 @@ def _parcels(
 
 
 def paint_ground(canvas: Canvas) -> None:
-    """Paint parcels with crops, rows and tramlines; each lies slightly above or below its neighbours."""
+    """Paint parcels with crops, rows and tramlines. Each parcel lies up to 0.25 m above or below the terrain."""
     look = canvas.look
     u, v, parcel, margin_m, names = _parcels(canvas)
     dice = np.stack([uniform(names[0], names[1], look.salt(f"parcel {n}")) for n in range(7)])
     cover = np.where(dice[6] < 0.03, _CAR_PARK, np.searchsorted(look.covers, dice[0]).clip(0, _CAR_PARK - 1))
     table = _COVERS[cover]
-    # Rows finer than the pixels would alias (moire).
+    # Crop rows with a period below 2.6 pixels would alias (moire).
     pulse = 2 * np.pi / np.maximum(0.9 + 2.2 * dice[2] ** 2, 2.6 * look.gsd_m)
     lengthwise = dice[3] < 0.7
     phase = u * look_up(pulse * lengthwise, parcel) + v * look_up(pulse * ~lengthwise, parcel)
@@ -124,7 +124,7 @@ def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndar
 
 
 def paint_roads(canvas: Canvas) -> None:
-    """Paint asphalt roads with markings and cars, and tracks with a grassy middle; both lie on banks."""
+    """Paint asphalt roads with markings and cars, and tracks with a grassy middle. Both lie on banks."""
     look, pairs, edge_m = canvas.look, canvas.pairs, canvas.edge_m
     canvas.dry_m += look_up(pairs.bank_m, canvas.border) * np.clip(1.8 - edge_m / 4, 0, 1)
     half = look_up(pairs.half_m, canvas.border)
@@ -155,12 +155,19 @@ def paint_roads(canvas: Canvas) -> None:
 
 
 def _cover(inside_m: np.ndarray, gsd_m: float) -> np.ndarray:
-    """Share of a pixel that a shape covers, from the signed distance of its centre to the outline (positive inside)."""
+    """Return the share of a pixel that a shape covers, 0 to 1.
+
+    `inside_m` is the signed distance of the pixel's centre to the outline, in metres, positive inside.
+    """
     return np.clip(inside_m / gsd_m + 0.5, 0, 1)
 
 
 def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, dv: float) -> np.ndarray:
-    """Whether the ray from points on the ground to the sun hits the box |u| < a, |v| < b within a shadow's length."""
+    """Return whether points on the ground lie in the shadow of the box |u| < a, |v| < b.
+
+    (du, dv) is the offset of the shadow. A point is in shadow if the line from the point back along (du, dv)
+    meets the box.
+    """
     lo, hi = np.zeros_like(u), np.ones_like(u)
     for position, half, step in ((u, a, du), (v, b, dv)):
         step = step if abs(step) > 1e-6 else 1e-6
@@ -186,7 +193,7 @@ def draw_houses(canvas: Canvas) -> None:
 def _draw_house(
     canvas: Canvas, centre: tuple[float, float], long: float, short: float, heading: float, dice: np.ndarray
 ) -> None:
-    """Draw a gabled, hipped or flat roof, shaded by the sun's direction, and its cast shadow."""
+    """Draw a gabled, hipped or flat roof, shaded by the direction of the sun, and the shadow that the house casts."""
     (x, y), (sun_x, sun_y), gsd = centre, canvas.look.sun_xy, canvas.look.gsd_m
     tall = float(3.0 + 3.5 * dice[6])
     spot = canvas.patch((x, x + sun_x * tall), (y, y + sun_y * tall), float(np.hypot(long, short)) + gsd)
@@ -214,7 +221,7 @@ def _draw_house(
 
 
 def draw_trees(canvas: Canvas) -> None:
-    """Draw tree crowns as heights, which are shaded later, and their shadows: woods, hedges, gardens, single trees."""
+    """Draw tree crowns as heights, which are shaded later, and their shadows, in woods, hedges, gardens and alone."""
     look = canvas.look
     sites, x, y, dice = canvas.scatter(5.5, "tree")
     hedge = (sites.pairs.hedge < 0.4) & (np.abs(sites.edge_m - sites.pairs.half_m - 3.5) < 2.5)
@@ -241,7 +248,7 @@ def draw_trees(canvas: Canvas) -> None:
 
 
 def paint_water(canvas: Canvas) -> np.ndarray:
-    """Paint wet soil at the edge, then water, lighter where shallow; returns bool (side, side): ground under water."""
+    """Paint wet soil at the edge, then water, lighter if shallow; return bool (SIDE, SIDE): True at flooded ground."""
     look = canvas.look
     wet = np.exp(-np.maximum(canvas.dry_m, 0) / 0.18) * 0.32
     depth = np.maximum(-canvas.dry_m, 0)

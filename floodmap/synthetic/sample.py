@@ -1,4 +1,4 @@
-"""Synthetic scenes as files, each with its reference."""
+"""Files of synthetic scenes, each with its reference."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def write_sample(
     """Write a synthetic scene and its reference mask as tiled GeoTIFFs, block by block.
 
     Args:
-        path: the RGB file; `<stem>_reference.tif` is written beside it.
+        path: RGB file to write; `<stem>_reference.tif` is written beside it.
         width: columns of the scene, in pixels.
         height: rows of the scene, in pixels.
         seed: seed of the landscape.
         gsd_m: ground sample distance, in metres.
-        jpeg_quality: compress the picture as JPEG of this quality, a tenth of the size. The collar is then an internal
-            mask, since JPEG changes nodata values. None: deflate, nodata 0.
-        overwrite: replace files that exist.
-        progress: called with the finished share, in (0, 1].
+        jpeg_quality: quality of JPEG compression, 1 to 100; the file has a tenth of the size. The collar is then an
+            internal mask, because JPEG changes nodata values. None: deflate compression and nodata 0.
+        overwrite: True: replace existing files.
+        progress: function called with the finished share, in (0, 1].
 
     Returns:
         Paths of the scene and of its reference.

@@ -1,8 +1,9 @@
 """Synthetic aerial flood scenes with an exact reference mask, drawn window by window from a seed.
 
-Every pixel is a function of (scene, absolute position): the plane is drawn in fixed blocks, smooth fields come from
-hashed lattices and objects from hashed jittered cells, so scenes of any size stream in bounded memory. Distances are
-metres from the top-left corner of the scene, x to the east, y to the south; colours are floats on the 0-255 scale.
+Every pixel is a function of the scene's parameters and of its absolute position. The plane is drawn in fixed blocks.
+Smooth fields come from hashed lattices, and objects from hashed jittered cells. So scenes of any size are drawn in
+bounded memory. Positions are in metres from the top left corner of the scene, x to the east, y to the south. Colours
+are floats on a scale of 0 to 255.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from floodmap.synthetic.landscape import BLOCK, PAD, SIDE, Canvas, decide_look, 
 from floodmap.synthetic.painting import draw_houses, draw_trees, paint_ground, paint_objects, paint_roads, paint_water
 
 EPSG = 32643
-"""UTM zone 43 north, in metres: where the scenes lie."""
+"""EPSG code of the scenes' CRS: UTM zone 43 north, in metres."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticScene:
-    """A synthetic aerial scene of a flooded landscape; the pixels depend only on the fields below."""
+    """Synthetic aerial scene of a flooded landscape. The pixels depend only on the fields below."""
 
     width: int
     """Scene columns, in pixels."""
     height: int
     """Scene rows, in pixels."""
     seed: int
-    """Seed of everything else: terrain, colours, sun, haze, water, density of objects."""
+    """Seed of all other properties: terrain, colours, sun, haze, water, density of objects."""
     gsd_m: float = 0.3
-    """Ground sample distance, in metres a pixel."""
+    """Ground sample distance, in metres."""
     collar: bool = True
     """Whether a slightly rotated, irregular nodata collar surrounds the picture."""
 
@@ -44,16 +45,16 @@ class SyntheticScene:
 
     @property
     def transform(self) -> Affine:
-        """Transform from pixels to UTM; the origin depends on the seed and lies on whole metres."""
+        """Affine transform from (column, row) to UTM. The origin depends on the seed and lies on whole metres."""
         east, north = np.random.default_rng([self.seed, 1]).integers((300_000, 900_000), (700_000, 3_000_000))
         return Affine(self.gsd_m, 0.0, float(east), 0.0, -self.gsd_m, float(north))
 
     def window(self, row_off: int, col_off: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a window; it equals the same crop of the whole scene.
+        """Draw a window. It equals the same crop of the whole scene.
 
         Returns:
-            rgb: uint8 (3, height, width); 0, 0, 0 in the collar only.
-            mask: uint8 (height, width); 1 flooded, 0 dry (roofs and crowns included), 255 collar.
+            rgb: uint8 (3, height, width); (0, 0, 0) in the collar only.
+            mask: uint8 (height, width): 1 flooded, 0 dry (roofs and tree crowns included), 255 collar.
         """
         if not (0 <= row_off <= row_off + height <= self.height and 0 <= col_off <= col_off + width <= self.width):
             raise FloodmapError(
@@ -71,7 +72,7 @@ class SyntheticScene:
 
 
 def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Pixels inside the collar, bool (rows, columns): the edges are rotated, stepped like flight strips, and ragged."""
+    """Return bool (rows, columns): True inside the collar. Edges are rotated, stepped like flight strips and ragged."""
     if not scene.collar:
         return np.ones((len(rows), len(cols)), bool)
     rng = np.random.default_rng([scene.seed, 3])
@@ -91,7 +92,7 @@ def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndar
 
 
 def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Apply the sensor (blur, contrast, haze, white balance, noise) to a block: uint8 (3, side, side), never 0."""
+    """Simulate the sensor (blur, contrast, haze, white balance, noise): uint8 (3, SIDE, SIDE), 1 to 255."""
     look = canvas.look
     shot = rng.standard_normal((SIDE, SIDE), np.float32) * look.noise
     grey = canvas.rgb.mean(0) * (1 - look.saturation)

@@ -1,4 +1,4 @@
-"""Data augmentation of pictures: repainted flood water (`Water`) and changed exposure, colour and noise (`Light`)."""
+"""Data augmentation of pictures: repainted flood water (`Water`), and changed exposure, colour and noise (`Light`)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import jpeg
 
 WAVES = 64
-"""Side of the random patches from which waves are sampled, in cells; a cell is half a wave long."""
+"""Side of the random patches from which waves are sampled, in values; two neighbouring values are half a wave apart."""
 TANNIN = 0.45
-"""Share of the repainted pictures whose water is dark and brown, as between houses and trees: few pictures show it."""
+"""Share of the repainted pictures with dark brown water, as between houses and trees; few real pictures show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Water:
-    """Random parameters that repaint the flood water of a batch of B pictures.
+    """Random parameters for repainting the flood water of a batch of B views.
 
-    The new water has two colours that blend into each other, waves and reflections, or comes from another picture.
+    The new water has two colours that blend into each other, waves and reflections, or is copied from another view.
+    Coordinates are those of the far view of a pair; see `samples.Pairs`.
     """
 
     opacity: Tensor
-    """(B, 1, 1, 1), 0 to 1: opacity of the new water; 0 leaves a picture as it is."""
+    """(B, 1, 1, 1), 0 to 1: opacity of the new water; 0 leaves a view unchanged."""
     colours: Tensor
-    """(B, 2, 3, 1, 1), 0 to 1: two RGB colours for each picture."""
+    """(B, 2, 3, 1, 1), 0 to 1: two RGB colours for each view."""
     mixture: Tensor
     """(B, 1, 5, 5), 0 to 1: share of the second colour, on a grid over the far view."""
     waves: Tensor
-    """(B, 2, WAVES, WAVES): normal noise, a patch for swell and one for ripples; tiled by mirroring."""
+    """(B, 2, WAVES, WAVES): patches of normally distributed noise, for swell and for ripples; tiled by mirroring."""
     directions: Tensor
-    """(B, 2, 2, 2): matrices from coordinates in the far view (-1 to 1) to coordinates in each patch of `waves`."""
+    """(B, 2, 2, 2): matrices that map coordinates in the far view (-1 to 1) to coordinates in each patch of `waves`."""
     heights: Tensor
     """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
@@ -40,13 +41,13 @@ class Water:
     sky: Tensor
     """(B, 3, 1, 1), about 0 to 1: RGB colour of the reflected sky."""
     tall: Tensor
-    """(B,): greatest height of a reflection, in units of half a far view."""
+    """(B,): greatest height of a reflected object, in units of half a far view."""
     borrowed: Tensor
-    """bool (B,): take the water of another picture of the batch, where one has enough."""
+    """bool (B,): True to copy the water of the batch's most flooded view, if more than half of that view is flooded."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
-        """Draw the parameters of a batch; `shares` (B,) has the probability that each picture is repainted."""
+        """Draw the parameters of a batch; `shares` (B,), 0 to 1, is the probability that each view is repainted."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(len(shares), *shape, 1, 1, generator=generator)
@@ -54,13 +55,13 @@ class Water:
         def chosen(share: Tensor | float) -> Tensor:
             return (torch.rand(len(shares), generator=generator) < share).float()[:, None, None, None]
 
-        # From nearly black through olive and brown to bright shallows over sand; or as dark and brown as tea.
+        # Colours from nearly black through olive and brown to bright shallow water over sand; tannin: dark and brown.
         colours = torch.exp(uniform(-3.5, -0.6, 2, 1)) * torch.exp(uniform(-0.3, 0.3, 2, 3))
         tint = torch.tensor([0.25, 0.0, -0.2])[:, None, None]
         tannin = torch.exp(uniform(-3.5, -1.6, 2, 1)) * torch.exp(tint + uniform(-0.2, 0.2, 2, 3))
         angle = uniform(-math.pi, math.pi, 2)[..., 0, 0]
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).reshape(-1, 2, 2, 2)
-        # Half a wave, swell and ripples, in units of half a far view; waves are up to eight times as wide as long.
+        # Half a wavelength, of swell and ripples, in units of half a far view; waves are 1 to 8 times as wide as long.
         length = torch.exp(torch.cat([uniform(-3.7, -1.9, 1), uniform(-5.3, -3.7, 1)], dim=1)[..., 0])
         cells = torch.cat([length, length * torch.exp(uniform(0.0, 2.1, 2)[..., 0])], dim=-1)
         return cls(
@@ -77,16 +78,16 @@ class Water:
         )
 
     def on(self, rgb: Tensor, flood: Tensor, place: Tensor, detail: float) -> Tensor:
-        """Repaint the flood water of pictures, in place.
+        """Repaint the flood water of views, in place.
 
         Args:
-            rgb: (B, 3, H, W), 0 to 1.
+            rgb: RGB of the views, (B, 3, H, W), 0 to 1.
             flood: flooded share of each pixel, (B, H, W), 0 to 1.
-            place: coordinates of the pixels in the far view, (B, H, W, 2), -1 to 1.
-            detail: factor of the ripples' amplitude, 0 to 1.
+            place: coordinates of the pixels in the far view, (B, H, W, 2), -1 to 1, x first.
+            detail: factor on the amplitude of the ripples, 0 to 1.
 
         Returns:
-            The same tensor, clipped to 0 to 1.
+            The tensor `rgb`, clipped to 0 to 1.
         """
         donor, donor_water = int(flood.mean(dim=(1, 2)).argmax()), None
         if flood[donor].mean() > 0.5:
@@ -107,7 +108,7 @@ class Water:
         return rgb.clamp_(0.0, 1.0)
 
     def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
-        """Relative brightness of the waves of picture i, (1, H, W), with mean 0."""
+        """Return the relative brightness of the waves of view i, (1, H, W), with mean 0."""
         total = torch.zeros(1, *place.shape[:2])
         for patch, to_patch, height in zip(
             self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True
@@ -118,19 +119,19 @@ class Water:
 
 
 def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor:
-    """Mirror image in still water of an oblique picture: the bank above it upside down, beyond that the sky.
+    """Compute the mirror image in still water of an oblique picture: the bank upside down, and the sky below it.
 
     Args:
-        rgb: (3, H, W).
-        flooded: bool (H, W).
-        sky: its RGB colour, (3, 1, 1).
-        tall: greatest height of what is reflected, in rows.
+        rgb: RGB of the picture, (3, H, W), 0 to 1.
+        flooded: bool (H, W), True on flood water.
+        sky: RGB colour of the sky, (3, 1, 1).
+        tall: greatest height of a reflected object, in rows.
 
     Returns:
-        (3, H, W), slightly blurred; without meaning on dry ground.
+        Reflected RGB, (3, H, W), slightly blurred. Values on dry ground have no meaning.
     """
     rows = torch.arange(len(flooded))[:, None].expand(flooded.shape)
-    bank = torch.where(flooded, -1, rows).cummax(dim=0).values  # the last dry row above
+    bank = torch.where(flooded, -1, rows).cummax(dim=0).values  # index of the last dry row above each pixel
     mirrored = (2 * bank - rows).clamp(min=0)
     is_sky = (2 * bank < rows) | (rows - bank > tall) | flooded.gather(0, mirrored)
     reflected = torch.where(is_sky, sky, rgb.gather(1, mirrored.expand(3, -1, -1)))
@@ -139,7 +140,10 @@ def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """Random photometric changes: exposure, colour, haze, blur, noise, compression; each field (B, 1 or 3, 1, 1)."""
+    """Random photometric changes of B views: exposure, colour, haze, blur, noise, compression.
+
+    Each field is (B, 1, 1, 1); `gain` is (B, 3, 1, 1).
+    """
 
     gamma: Tensor
     saturation: Tensor
@@ -154,7 +158,7 @@ class Light:
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Light:
-        """Draw the parameters for so many pictures."""
+        """Draw the parameters for `count` views."""
 
         def uniform(low: float, high: float, channels: int = 1) -> Tensor:
             return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
@@ -175,17 +179,17 @@ class Light:
         )
 
     def disable(self, chosen: Tensor) -> None:
-        """Set the parameters of these pictures, bool (B,), so that nothing changes."""
+        """Set the parameters of the chosen views (bool (B,), True: chosen) such that the views stay unchanged."""
         for value in (self.gamma, self.saturation, self.contrast, self.gain):
             value[chosen] = 1.0
         for value in (self.haze, self.blur, self.noise, self.jpeg):
             value[chosen] = 0.0
 
     def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
-        """Apply the changes to pictures (B, 3, H, W), 0 to 1; returns the same shape and range."""
+        """Apply the changes to the RGB of views, (B, 3, H, W), 0 to 1; return the same shape and range."""
         rgb = rgb.clamp(1e-4, 1.0).pow(self.gamma)
         grey = rgb.mean(dim=1, keepdim=True)
-        # Saturation, contrast about a middle grey, gain and haze are one scaling and one offset.
+        # Saturation, contrast about a middle grey, gain and haze are combined into one factor and one offset.
         haze = 1 - self.haze
         scale = self.contrast * self.gain * haze
         rgb = torch.addcmul(grey * (1 - self.saturation) * scale, rgb, self.saturation * scale)

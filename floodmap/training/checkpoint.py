@@ -1,4 +1,4 @@
-"""Files of a training run: initial weights, checkpoints to resume from, and exported weights."""
+"""Files of a training run: initial weights, checkpoints for resuming, and exported weights."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Trainable = FloodSam | Sam
 
 @dataclass(slots=True)
 class State:
-    """Progress of a training run; part of its checkpoint."""
+    """Progress of a training run, which is stored in the run's checkpoints."""
 
     step: int = 0
-    """Optimizer steps taken."""
+    """Number of optimizer steps taken."""
     elapsed: float = 0.0
-    """Seconds of training."""
+    """Time of training, in seconds."""
     best: float = -1.0
-    """Best mean IoU on the validation pictures so far, 0 to 1; -1 before the first checkpoint."""
+    """Highest mean IoU on the validation pictures so far, 0 to 1; -1 before the first checkpoint."""
     since_best: int = 0
-    """Checkpoints since that best one."""
+    """Number of checkpoints since the one with the highest mean IoU."""
 
 
 class MovingAverage:
@@ -47,7 +47,13 @@ class MovingAverage:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def update(self, model: Trainable, step: int, memory: int) -> None:
-        """Update the average with the weights after a step; `memory`: time constant in steps, less at the beginning."""
+        """Update the average with the weights after a step.
+
+        Args:
+            model: the trained model.
+            step: number of steps taken.
+            memory: time constant of the average, in steps; at the beginning of a run a shorter time constant is used.
+        """
         decay = min(1 - 1 / memory, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -57,12 +63,12 @@ class MovingAverage:
 
 
 def build(config: TrainConfig, init: Path | None = None) -> Trainable:
-    """Build the network to train: random weights, or those of `init` where names and shapes agree."""
+    """Build the network to train, with random weights, or with those tensors of `init` whose name and shape fit."""
     if config.architecture == "flood_sam":
         model: Trainable = FloodSam(config.encoder).to(memory_format=torch.channels_last)
     else:
         model = Sam(vit_encoder(VIT[config.architecture]))
-        # Such an encoder's activations do not fit into memory: they are recomputed for the gradients.
+        # The activations of a ViT encoder do not fit into memory, so they are recomputed for the gradients.
         model.recomputes = config.what != "decoder"
     if init is not None:
         _load_matching(model, init)
@@ -74,7 +80,7 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
 
 
 def _load_matching(model: Trainable, path: Path) -> None:
-    """Load the tensors of a file that the model has under the same name and in the same shape; leave the others."""
+    """Load the tensors of a file whose name and shape occur in the model; other tensors of the model do not change."""
     own = model.state_dict()
     loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, mmap=True)
     given = {name: value.float() for name, value in loaded.items() if value.is_floating_point()}
@@ -90,7 +96,7 @@ def export(
     scores: Mapping[str, float],
     calibration: Calibration,
 ) -> None:
-    """Write weights as float16 safetensors; config, scores and calibration of the logits stand in the header."""
+    """Write weights as float16 safetensors, with config, scores and calibration of the logits in the header."""
     whole = merged(state)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in whole.items()}
     header = {
@@ -109,7 +115,7 @@ def save(
     draws: list[Tensor],
     state: State,
 ) -> None:
-    """Write a checkpoint with everything needed to resume; `draws`: random generator state of each process."""
+    """Write a checkpoint with all data for resuming; `draws` holds the random generator's state of each process."""
     saved = {
         "model": model.state_dict(), "averaged": averaged.state, "optimizer": optimizer.state_dict(), "draws": draws,
         **asdict(state),
@@ -126,7 +132,10 @@ def restore(
     generator: torch.Generator,
     rank: int,
 ) -> State:
-    """Load a checkpoint into model, average, optimizer and generator; without a file nothing changes."""
+    """Load a checkpoint into model, average, optimizer and generator, and return the progress of the run.
+
+    Nothing changes if there is no such file.
+    """
     if not path.exists():
         return State()
     saved = torch.load(path, weights_only=True, map_location="cpu")

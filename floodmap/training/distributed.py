@@ -1,4 +1,4 @@
-"""Data-parallel training: one process, or several through `accelerate`, each on a device of its own."""
+"""Data-parallel training in one process, or through `accelerate` in several processes with one device each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from floodmap._runtime.extras import require
 
 
 class ProcessGroup:
-    """The processes of a training run; a single one unless `accelerate launch` or `torchrun` started several.
+    """Processes of a training run: a single process, unless `accelerate launch` or `torchrun` started several.
 
     Args:
-        device: torch device of a single process; several get theirs from `accelerate`.
+        device: torch device of a single process. The devices of several processes are chosen by `accelerate`.
 
     Raises:
-        MissingPackageError: there are several and `accelerate` is not installed.
+        MissingPackageError: there are several processes, and `accelerate` is not installed.
     """
 
     def __init__(self, device: str) -> None:
@@ -37,7 +37,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Replace the gradients of every process by their mean over all processes."""
+        """Replace the gradients of the model's parameters in every process by the mean over all processes."""
         if self.size > 1:
             for parameter in model.parameters():
                 if parameter.requires_grad:  # parameters of prompts that were not drawn have no gradient
@@ -45,14 +45,14 @@ class ProcessGroup:
                     parameter.grad = self._accelerator.reduce(gradient, reduction="mean")
 
     def mean(self, value: float) -> float:
-        """Mean of a number over all processes."""
+        """Return the mean of a number over all processes."""
         if self.size == 1:
             return value
         total: Tensor = self._accelerator.reduce(torch.tensor(value, device=self.device), reduction="mean")
         return float(total)
 
     def gathered(self, value: Any) -> list[Any]:
-        """The values of all processes, in order of rank."""
+        """Return the values of all processes, in order of rank."""
         if self.size == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -60,6 +60,6 @@ class ProcessGroup:
         return list(gather_object([value]))
 
     def wait(self) -> None:
-        """Barrier: wait until all processes are here."""
+        """Wait until all processes have called this function (a barrier)."""
         if self.size > 1:
             self._accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Cache on disk of what a frozen image encoder computes, so that training a decoder runs the decoder alone."""
+"""Cache on disk of the features of a frozen image encoder, so that training a decoder computes the decoder alone."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from floodmap.training.samples import Pairs, Views
 from floodmap.training.simulated_prompts import cells_of, coarse_prompt
 
 STRIDES = {"target": 1, "scored": 1, "skip2": 2, "skip1": 4, "colours": 4, "coarse": 4, "skip0": 8, "embedding": STRIDE}
-"""Stride of each cached tensor: pixels of the view per cell."""
+"""Stride of each cached tensor, in pixels of the view."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch of encoded near views."""
+    """Batch of encoded near views of h x w pixels."""
 
     encoded: Encoded
     views: Views
-    """Without their pixels: `rgb` is empty."""
+    """The views without their pixels: `rgb` is empty."""
     colours: Tensor
-    """Mean RGB of cells of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
+    """Mean RGB of squares of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
-    """Mask prompts from the far views, logits (B, 1, h/4, w/4)."""
+    """Mask prompts from the predictions for the far views, logits (B, 1, h/4, w/4)."""
 
 
 class FeatureCache:
-    """Encoded batches in a folder; those that are missing are computed and written.
+    """Encoded batches in a folder; missing batches are computed and written.
 
     Args:
-        folder: gets a file for each batch; files of an earlier run are used again.
+        folder: folder with one file for each batch; files of an earlier run are used again.
         count: number of batches.
-        draw: returns the i-th batch of pairs, always the same.
-        encode: embeddings of views.
-        decode: logits of embeddings without a prompt, for the coarse masks.
-        report: called with the share done, 0 to 1.
+        draw: function that returns the batch of pairs with a given index; the same index always gives the same batch.
+        encode: function that encodes views.
+        decode: function that returns the logits of encoded views without a prompt, for the coarse masks.
+        report: called with the share of the batches that is done, 0 to 1.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class FeatureCache:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Draw a random batch; where the encoder keeps a view's own size, a random part of its views.
+        """Draw a random batch; if the encoder keeps the size of views, a random rectangle of the views is read.
 
-        So the cached views vary from step to step, and decoding them costs about half.
+        The rectangle varies the cached views from step to step, and about halves the cost of decoding.
         """
         path = self._paths[int(torch.randint(len(self._paths), (), generator=generator))]
         with safe_open(path, framework="pt") as file:
@@ -91,9 +91,9 @@ class FeatureCache:
 
 
 def _draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Random interval of three quarters of a side, in pixels; multiples of 32, the encoder's coarsest stride.
+    """Draw an interval of three quarters of a side, in pixels; its ends are multiples of 32 (the largest stride).
 
-    The length is fixed: for each new shape oneDNN prepares some 100 kernels, which takes a third of a step.
+    The length is fixed, because for each new shape oneDNN prepares some 100 kernels, which takes a third of a step.
     """
     units = side // 32
     length = -(-3 * units // 4)
@@ -102,14 +102,17 @@ def _draw_interval(side: int, generator: torch.Generator) -> slice:
 
 
 def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
-    """Read a part of a tensor on disk, `place` in pixels: (B, H, W), or (B, C, H, W) in channels-last order."""
+    """Read a part of a tensor on disk: (B, H, W), or (B, C, H, W) in channels-last order.
+
+    `place` has the rows and columns of the part in pixels of the view; if it is empty the whole tensor is read.
+    """
     places = (slice(interval.start // stride, interval.stop // stride) for interval in place)
     part: Tensor = stored[(slice(None), *places)].contiguous()
     return part if part.ndim == 3 else part.permute(0, 3, 1, 2)
 
 
 def _write(path: Path, batch: Batch) -> None:
-    """Write a batch: floats as bfloat16, target as uint8, images with channels last."""
+    """Write a batch: floats as bfloat16, `target` as uint8 (0 to 255), four-dimensional tensors with channels last."""
     encoded, views = batch.encoded, batch.views
     tensors = {
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,

@@ -1,4 +1,4 @@
-"""Fine-tuning on a user's labelled imagery; the weights record in their header what they were trained on."""
+"""Fine-tuning on a user's labelled imagery; the header of the new weights records the training pictures."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from floodmap.training.loop import Checkpoint, train
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
-"""Pairs of views in a step, on average."""
+"""Average number of pairs of views in a step, from which the number of steps of an epoch is computed."""
 SAM_SIZES = ((256, 1024, 1),)
-"""As `TrainConfig.sizes`, for Meta's encoders, to which every view is resized to 1024 pixels."""
+"""`TrainConfig.sizes` for Meta's encoders, which resize every view to 1024 pixels."""
 SAM_PAIRS = 4
-"""Pairs of views in a step for Meta's encoders: batches of one, accumulated."""
+"""Number of pairs of views in a step for Meta's encoders: accumulated batches of one pair each."""
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
@@ -61,18 +61,21 @@ def fine_tune(
 
     Args:
         data: a folder in one of the layouts of `labels.find_labels`.
-        out: the weights, a `.safetensors` file; beside it, while training and afterwards, a folder `NAME_run` with the
-            log, its curves and the checkpoint to resume from.
+        out: path of the new weights, a `.safetensors` file. Beside this file, the folder `NAME_run` holds the log, the
+            curves and the checkpoint for resuming, during the training and afterwards.
         options: settings of the run.
-        overwrite: replace existing results.
-        resume: go on with an interrupted run.
-        report: called with the share done and the stage.
-        on_checkpoint: called with the scores of every checkpoint; the first are those of the base weights.
+        overwrite: True: replace existing results.
+        resume: True: go on with an interrupted run.
+        report: called with the share of the run that is done, 0 to 1, and the name of the stage.
+        on_checkpoint: called with the scores of every checkpoint; the first scores are those of the base weights.
+
+    Returns:
+        The new weights and their validation scores.
 
     Raises:
         LabelError: the labels cannot be used.
-        ModelError: the base cannot be trained so.
-        OutputError: results exist already, or an unfinished run of other data or settings.
+        ModelError: the base weights cannot be trained with these options.
+        OutputError: there are results already, or an unfinished run that cannot be resumed with these arguments.
     """
     require("matplotlib", "training")
     folder = run_folder(out)
@@ -112,7 +115,7 @@ def fine_tune(
 
 @dataclass(frozen=True, slots=True)
 class _BaseWeights:
-    """Weights to begin with, and the network they belong to."""
+    """Initial weights, and the architecture of their network."""
 
     path: Path
     architecture: str
@@ -120,7 +123,7 @@ class _BaseWeights:
 
 
 def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_processes: int) -> TrainConfig:
-    """Training settings for `options.epochs` epochs, whatever the size of a step of the architecture."""
+    """Build the training settings for `options.epochs` epochs; the number of steps depends on the architecture."""
     config = TrainConfig(
         architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
         settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
@@ -138,7 +141,7 @@ def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_proc
 
 
 def _workers(device: str, n_processes: int) -> int:
-    """Number of processes that draw batches in advance: up to 8 for a GPU, on systems that fork; else 0."""
+    """Return the number of processes that draw batches in advance: up to 8 for a GPU on systems with fork, else 0."""
     if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
         return 0
     return min(8, (os.cpu_count() or 1) // n_processes)
@@ -169,7 +172,7 @@ def _read_base(name: str, what: str) -> _BaseWeights:
             encoder = EncoderConfig.from_json(json.loads(header["config"])["encoder"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
+    except Exception as error:  # torch.load may raise errors of any type on an invalid file
         raise ModelError(f"{path} cannot be trained further: {str(error).splitlines()[0]}") from error
     if architecture not in ("flood_sam", *VIT):
         raise ModelError(f"{path}: architecture {architecture} cannot be trained; known: flood_sam, {', '.join(VIT)}")
@@ -195,7 +198,7 @@ def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> No
 
 
 def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
-    """Write the best weights to `out`, with the record of the training in the header, and draw the curves."""
+    """Write the weights `best` to `out`, with the record of the training in the header, and draw the curves."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
     state, log_file = load_file(best), best.parent / "log.csv"
@@ -207,7 +210,7 @@ def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
 
 
 def draw_curves(log_file: Path, path: Path) -> None:
-    """Plot loss and mean IoU of training and validation to a PNG file."""
+    """Plot loss and mean IoU on training and validation pictures, from a log, to a PNG file at `path`."""
     from matplotlib.figure import Figure
 
     columns = read_log(log_file)

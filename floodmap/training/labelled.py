@@ -1,4 +1,4 @@
-"""Labelled pictures prepared for training: cut into samples, grouped into sources, checked for swapped masks."""
+"""Preparation of labelled pictures for training: cut into samples, group into sources, check for swapped masks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from floodmap.strips.codes import DRY, FLOOD, THRESHOLD, UNOBSERVED
 from floodmap.training.samples import IGNORED, Sample, Source
 
 SAMPLE_SIDE = 1536
-"""Side of the pieces that scenes are cut into, in pixels, about."""
+"""Approximate side in pixels of the pieces into which scenes are cut."""
 
 
 def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
-    """Cut a labelled picture or scene into samples; unobserved pixels are `IGNORED`, pieces without labels left out."""
+    """Cut a labelled picture or scene into samples.
+
+    Unobserved pixels get the mask value `IGNORED`. Pieces without a labelled pixel are left out.
+
+    Args:
+        one: the picture and its mask or polygons.
+        rule: definition of flooded and ignored values of the mask.
+    """
     with Scene.open(one.image) as scene:
         reference, _ = read_label(one, scene, rule)
         grid = Grid(height=scene.height, width=scene.width, tile_size=SAMPLE_SIDE, overlap=0, multiple=1)
@@ -38,12 +45,12 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
 
 
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
-    """Sources of training views: scenes with a CRS (seen straight from above) and photographs (without one).
+    """Group samples into sources of training views: scenes with a CRS (nadir), and photographs without a CRS (oblique).
 
     Args:
         labelled: pictures with their masks.
-        samples: the same, cut by `pieces`.
-        augment: which augmentation is allowed: see `FineTuneOptions`.
+        samples: the samples into which `pieces` cut these pictures.
+        augment: allowed augmentation; see `FineTuneOptions`.
     """
     placed = set()
     for one in labelled:
@@ -73,11 +80,11 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
 
 
 def fingerprint_of(labelled: Sequence[Labelled]) -> str:
-    """SHA-256 over names and bytes of all pictures and masks; the name of their folder does not count."""
+    """Return the SHA-256 over names and bytes of all pictures and masks; the name of their folder has no effect."""
     digest = hashlib.sha256()
     for one in labelled:
         for path in (one.image, one.label):
-            # A file geodatabase is a folder; while a program has it open there are lock files in it.
+            # A file geodatabase is a folder. It contains lock files while a program has it open.
             members = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
             for file in members:
                 if file is not None and file.is_file() and file.suffix.lower() != ".lock":
@@ -87,14 +94,14 @@ def fingerprint_of(labelled: Sequence[Labelled]) -> str:
 
 
 def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: FloodRule) -> list[Finding]:
-    """Find masks that were swapped between pictures, by a model's predictions without prompts at preview size.
+    """Find masks that were swapped between pictures, by comparing masks with a model's predictions without prompts.
 
-    Pictures are shrunk to `audit.PREVIEW_SIDE` pixels.
+    The model predicts previews of the pictures, with a longer side of at most `audit.PREVIEW_SIDE` pixels.
 
     Args:
-        model: one trained on floods; for others there are no findings.
+        model: model that was trained on floods. With other models there are no findings.
         labelled: usable pictures.
-        rule: what is flood in the masks.
+        rule: definition of flooded and ignored values of the masks.
     """
     if not model.knows_floods:
         return []

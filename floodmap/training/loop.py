@@ -1,7 +1,7 @@
-"""The training loop: steps, learning rate, checkpoints, validation, early stopping.
+"""Training loop: steps, learning rate, checkpoints, validation, early stopping.
 
-Every step uses two views of the same ground, as `floodmap segment` does: a far view with its surroundings, and a near
-view prompted with the prediction for the far one (or with points, a box, or nothing).
+Every step uses two views of the same ground, as `floodmap segment` does. The far view shows the surroundings. The
+prompt of the near view is the prediction for the far view, points, a box, or none.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from floodmap.training.validation import validate
 log = logging.getLogger(__name__)
 
 MAX_TRAIN_SCORED = 8
-"""Most training pictures that are scored at a checkpoint, beside the validation pictures."""
+"""Largest number of training pictures that are scored at a checkpoint, besides the validation pictures."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
-"""Name prefixes of the image encoder's parameters, without the layers that lead over to the decoder."""
+"""Name prefixes of the image encoder's parameters, except those of the layers between backbone and decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,29 +39,29 @@ class Checkpoint:
     """Progress and scores of a training run at a checkpoint."""
 
     step: int
-    """Steps taken."""
+    """Number of optimizer steps taken."""
     minutes: float
-    """Minutes of training."""
+    """Time of training, in minutes."""
     share: float
     """Share of the run that is done, 0 to 1."""
     loss: float
     """Mean training loss since the last checkpoint; NaN before the first step."""
     val_loss: float
-    """Cross-entropy plus Dice on the validation pictures."""
+    """Mean cross-entropy plus Dice on the validation pictures."""
     train_iou: float
-    """Mean IoU on at most `MAX_TRAIN_SCORED` training pictures, whole, as on the validation pictures."""
+    """Mean IoU on at most `MAX_TRAIN_SCORED` whole training pictures, measured as `val_iou`."""
     val_iou: float
-    """Mean IoU on the validation pictures, with the coarse pass as a prompt."""
+    """Mean IoU on the validation pictures, with the coarse pass as mask prompt, 0 to 1."""
     val_iou_unprompted: float
-    """The same without a prompt."""
+    """Mean IoU on the validation pictures without a prompt, 0 to 1."""
 
     def as_row(self) -> dict[str, float]:
-        """A row of `log.csv`."""
+        """Return the values of a row of `log.csv`, by column."""
         row = {name: round(value, 4) for name, value in asdict(self).items() if name != "share"}
         return {**row, "minutes": round(self.minutes, 2)}
 
     def __str__(self) -> str:
-        """A line for the log, with the minutes left."""
+        """Return a line for the log, with the minutes left."""
         left = f", {self.minutes * (1 / self.share - 1):.0f} min left" if 0 < self.share < 1 else ""
         loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}, "
         return (
@@ -79,23 +79,24 @@ def train(
     report: Callable[[float, str], None] = lambda *_: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
 ) -> Path:
-    """Train a model from scratch or from other weights, or go on from the folder's checkpoint.
+    """Train a model from scratch or from given weights, or go on from the checkpoint in the folder.
 
     Args:
         config: settings of the run.
-        sources: labelled pictures.
-        validation: pictures scored at every checkpoint (mean IoU); never trained on.
-        folder: gets `last.pt` (to resume from), `log.csv`, `tensorboard/` where tensorboardX is installed,
-            `model.safetensors` (the averaged weights) and `best.safetensors` (those of the best validation).
-        init: file of weights to begin with, where names and shapes agree.
-        report: called with the share done and the stage.
+        sources: labelled pictures for training.
+        validation: pictures that are scored (mean IoU) at every checkpoint. The model is never trained on them.
+        folder: folder of the run: `last.pt` (the checkpoint for resuming), `log.csv`, `tensorboard/` (if tensorboardX
+            is installed), `model.safetensors` (the averaged weights) and `best.safetensors` (the averaged weights with
+            the highest validation IoU).
+        init: file of initial weights; tensors whose name and shape do not fit are left out. None: random weights.
+        report: called with the share of the run that is done, 0 to 1, and the name of the stage.
         on_checkpoint: called with the scores of every checkpoint, and with those of `init` before the first step.
 
     Returns:
         Path of `model.safetensors`, or of `best.safetensors` with early stopping (`patience`).
 
     Raises:
-        ModelError: several processes were begun without what they need.
+        MissingPackageError: there are several processes, and `accelerate` is not installed.
     """
     group = ProcessGroup(config.device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def train(
     started, saved = time.monotonic() - state.elapsed, state.elapsed
     scored_samples = (validation, training_subset(sources))
     losses: list[float] = []
-    if state.step == 0 and init is not None:  # the initial weights compete as well: no run ends with a worse best
+    if state.step == 0 and init is not None:  # so that `best.safetensors` never scores lower than the initial weights
         checkpoint = _score_checkpoint(averaged, config, scored_samples, losses, folder, state, group)
         if group.is_first:
             _write_log(folder, checkpoint)
@@ -149,9 +150,9 @@ def _score_checkpoint(
     state: State,
     group: ProcessGroup,
 ) -> Checkpoint:
-    """Score the averaged weights, export them, and copy them to `best.safetensors` where they are the best so far.
+    """Score the averaged weights, export them, and copy them to `best.safetensors` if their IoU is the highest so far.
 
-    `scored_samples`: the validation pictures, and some of the training pictures.
+    `scored_samples` holds the validation pictures, and some of the training pictures.
     """
     model = build(config).to(group.device)
     model.load_state_dict(averaged.state)
@@ -175,25 +176,30 @@ def _score_checkpoint(
 
 
 def training_subset(sources: Sequence[Source], count: int = MAX_TRAIN_SCORED) -> list[Sample]:
-    """At most `count` of the training pictures, evenly spaced in their order."""
+    """Return at most `count` of the training pictures, evenly spaced in the order of the sources."""
     samples = [sample for source in sources for sample in source.samples]
     return samples[:: -(-len(samples) // count)]
 
 
 def _stops_early(config: TrainConfig, state: State) -> bool:
-    """Whether so many checkpoints as `patience` allows have passed without a better validation score."""
+    """Return whether the last `patience` checkpoints, or more, did not raise the validation IoU."""
     return config.patience is not None and state.since_best >= config.patience
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """Learning rate factor at `progress` (0 to 1): linear warm-up, then cosine decay to 1 %."""
+    """Return the factor on the learning rate: linear warm-up, then cosine decay to 0.01.
+
+    Args:
+        progress: share of the run that is done, 0 to 1.
+        warmup: share of the run over which the factor rises, 0 to 1.
+    """
     if progress < warmup:
         return max(progress / warmup, 0.02)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
 
 
 def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; the learning rate of the encoder is scaled by `encoder_rate`, and vectors have no weight decay."""
+    """Build the optimizer AdamW; `encoder_rate` scales the encoder's learning rate, vectors have no weight decay."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -206,7 +212,7 @@ def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _write_log(folder: Path, checkpoint: Checkpoint) -> None:
-    """Append a checkpoint to `log.csv` and, where tensorboardX is installed, to `tensorboard/`."""
+    """Append a checkpoint to `log.csv` and, if tensorboardX is installed, to `tensorboard/`."""
     row = checkpoint.as_row()
     path = folder / "log.csv"
     fresh = not path.exists()
@@ -218,7 +224,7 @@ def _write_log(folder: Path, checkpoint: Checkpoint) -> None:
     log.info("%s", checkpoint)
     try:
         from tensorboardX import SummaryWriter
-    except ModuleNotFoundError:  # an extra: the CSV has the same numbers
+    except ModuleNotFoundError:  # an optional package; the CSV file has the same numbers
         return
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name, value in row.items():

@@ -11,10 +11,10 @@ from floodmap.models.sam.modeling import ImageEncoderViT
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trained low-rank correction, the product of two thin matrices.
+    """Frozen linear layer plus a trained low-rank correction, the product of two thin matrices.
 
     Args:
-        base: the layer; it is frozen.
+        base: the layer; its parameters are frozen.
         rank: rank of the correction.
     """
 
@@ -22,7 +22,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.down = nn.Parameter(torch.empty(rank, base.in_features))
-        # Zero, so that training begins with the layer as it was.
+        # Zero, so that the layer's result is unchanged at the beginning of training.
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
@@ -39,7 +39,7 @@ def adapt(encoder: ImageEncoderViT, rank: int) -> None:
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Merge the adapters of a state dict into the weights of their layers; returns it with the original names."""
+    """Merge the adapters of a state dict into the weights of their layers; return the dict with the original names."""
     whole: dict[str, Tensor] = {}
     for name, value in state.items():
         layer, _, last = name.rpartition(".")

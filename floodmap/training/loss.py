@@ -1,4 +1,4 @@
-"""Training losses: cross-entropy plus Dice, error of the predicted IoU, consistency between windows."""
+"""Training losses: cross-entropy plus Dice, error of the predicted IoU, and consistency between windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from floodmap.models.sam.flood_sam import FloodSam
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
-    """Cross-entropy plus Dice (see `mask_loss`) plus 0.05 times the mean squared error of the predicted IoU (B,)."""
+    """Compute `mask_loss` plus 0.05 times the mean squared error of the predicted IoU `iou`, (B,).
+
+    Other arguments as in `mask_loss`.
+    """
     stride = target.shape[-1] // logits.shape[-1]
     weight, share = _shrunk(target, scored, stride)
     with torch.no_grad():
@@ -22,13 +25,13 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_
 
 
 def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
-    """Cross-entropy plus Dice over scored pixels.
+    """Compute cross-entropy plus Dice over the pixels that have a label.
 
     Args:
-        logits: (B, h, w), h and w whole fractions of H and W.
+        logits: flood logits (B, h, w); H and W are multiples of h and w.
         target: flooded share of each pixel, (B, H, W), 0 to 1.
-        scored: bool (B, H, W); other pixels do not count.
-        dry_weight: factor of the cross-entropy of pictures without flood.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        dry_weight: factor on the cross-entropy of views without flood (at most 320 flooded pixels).
     """
     stride = target.shape[-1] // logits.shape[-1]
     weight, target = _shrunk(target, scored, stride)
@@ -38,13 +41,13 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
     flood = logits.sigmoid()
     hit = (flood * target * weight).sum(dim=(1, 2))
     total = ((flood + target) * weight).sum(dim=(1, 2))
-    # Without flood in a view Dice measures little but whether there is any error: it has cross-entropy alone.
+    # In a view without flood, Dice only measures whether there is any error. Such a view has cross-entropy alone.
     dice = ((1 - (2 * hit + 1.0) / (total + 1.0)) * flooded).sum() / flooded.sum().clamp(min=1)
     return cross + dice
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average-pool by `stride`: scored share of each cell, and flooded share of its scored pixels, both (B, h, w)."""
+    """Average over squares of `stride` pixels: share with a label, and flooded share of this share, both (B, h, w)."""
     weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
     share = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
     return weight, share.clamp(0, 1)
@@ -58,18 +61,18 @@ def consistency_loss(
     scored: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Consistency loss: mean squared difference of probabilities between a view and a random part of it decoded alone.
+    """Compute the mean squared difference of probabilities between views and a random part that is decoded alone.
 
-    The decoder's tokens attend to all of a window. Without this loss the result at a place depends on where the window
-    ends, and two tilings of one scene differ.
+    The decoder's tokens attend to a whole window. Without this loss the result at a place depends on the borders of the
+    window, and two tilings of one scene give different results.
 
     Args:
         model: the network.
         encoded: the encoded views.
-        logits: of the whole views, (B, H/2, W/2).
-        masks: mask prompts of the whole views, (B, 1, H/4, W/4), if any.
-        scored: bool (B, H, W).
-        generator: draws the part.
+        logits: logits of the whole views, (B, H/2, W/2).
+        masks: mask prompts of the whole views, (B, 1, H/4, W/4); None: no mask prompts.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        generator: source of randomness for the part.
     """
     rows, cols = (draw_interval(side, generator) for side in scored.shape[1:])
 
@@ -83,7 +86,7 @@ def consistency_loss(
 
 
 def draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Random interval of at least half a side, in pixels; multiples of 32, the encoder's coarsest stride."""
+    """Draw an interval of at least half a side, in pixels; its ends are multiples of 32 (the largest stride)."""
     n_units = side // 32
     length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))
     first = int(torch.randint(0, n_units - length + 1, (), generator=generator))

@@ -1,4 +1,4 @@
-"""Labelled pictures (`Sample`, `Source`) as arrays, and batches of training views of them (`Views`, `Pairs`)."""
+"""Labelled pictures as arrays (`Sample`, `Source`), and batches of training views of pictures (`Views`, `Pairs`)."""
 
 from __future__ import annotations
 
@@ -15,93 +15,94 @@ from torch import Tensor
 from floodmap.options import Augment
 
 IGNORED = 255
-"""Mask value of pixels that are not scored: outside the picture, or unlabelled."""
+"""Mask value of pixels that do not count in the loss: outside the picture, or without a label."""
 FAR_FACTORS = (3.0, 5.0)
-"""Range of the ratio of pixel sizes, far view to near view; `scales.COARSE_FACTOR` lies in it."""
+"""Range of the ratio of pixel sizes, far view to near view; it includes `scales.COARSE_FACTOR`."""
 PLAIN_FACTOR = 4
-"""That ratio in plain pairs, as `scales.COARSE_FACTOR`: a power of two, so that a pyramid level is the far view."""
+"""Ratio of pixel sizes, far view to near view, in pairs without resampling; equal to `scales.COARSE_FACTOR`.
+It is a power of two, so that the far view has the pixels of a level of the image pyramid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """A batch of B square views of labelled pictures."""
+    """Batch of B square views of labelled pictures."""
 
     rgb: Tensor
     """float32 (B, 3, size, size), 0 to 255; 0 outside the picture."""
     target: Tensor
     """float32 (B, size, size), 0 to 1: flooded share of each pixel."""
     scored: Tensor
-    """bool (B, size, size): pixels that the loss counts."""
+    """bool (B, size, size), True where a pixel has a label and counts in the loss."""
     gsd_m: Tensor
-    """float32 (B,): ground sample distance given to the network, in metres; 0 where it is withheld or not known."""
+    """float32 (B,): ground sample distance as input of the network, in metres; 0 if it is withheld or unknown."""
 
     def to(self, device: torch.device) -> Views:
-        """The same on a device."""
+        """Return the views on a device."""
         return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored, self.gsd_m)))
 
     def __getitem__(self, part: slice) -> Views:
-        """A slice of the batch."""
+        """Return a slice of the batch."""
         return Views(self.rgb[part], self.target[part], self.scored[part], self.gsd_m[part])
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A batch of view pairs of the same ground: a far view with its surroundings, and a near view of a part of it."""
+    """Batch of B pairs of views of the same ground: a far view, and a near view of a part of the far view."""
 
     far: Views
     near: Views
     near_xy: Tensor
-    """(B, 2): centre of the near view, x first, in pixels of the far view from the far view's centre."""
+    """(B, 2): centre of the near view, x first, in pixels of the far view, relative to the far view's centre."""
     factor: Tensor
-    """(B,): pixel size of the far view over that of the near view."""
+    """(B,): pixel size of the far view divided by the pixel size of the near view."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled picture."""
+    """Labelled picture."""
 
     name: str
     rgb: NDArray[np.uint8]
-    """uint8 (3, height, width)."""
+    """RGB, uint8 (3, height, width), 0 to 255."""
     mask: NDArray[np.uint8]
-    """uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) not scored."""
+    """uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) without a label."""
     place: str = ""
-    """Where it was taken; "": a place of its own. Places are drawn equally often, however many pictures each has."""
+    """Name of the place; "": a place of its own. All places are drawn equally often, for any number of pictures."""
     gsd_m: float = 0.0
-    """Ground sample distance in metres; 0: not known."""
+    """Ground sample distance in metres; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A set of samples, how often views are drawn from it, and how these are transformed."""
+    """Set of samples, with the frequency and the transformations of the views that are drawn from it."""
 
     name: str
     samples: Sequence[Sample]
     share: float
-    """Share of the pairs of views that come from this source; relative to those of the other sources."""
+    """Share of the pairs of views that are drawn from this source, relative to the shares of the other sources."""
     from_above: bool
-    """Nadir pictures, which are rotated by any angle. Others are oblique, and are rotated by a few degrees."""
+    """Whether pictures are nadir, and rotated by any angle. Oblique pictures are rotated by a few degrees only."""
     zoom: tuple[float, float] = (0.6, 1.6)
     """Range of the zoom: pixels of the picture per pixel of the near view."""
     factor: tuple[float, float] = FAR_FACTORS
-    """Range of the ratio of pixel sizes, far view to near view; from 1 up where pictures are too small to shrink."""
+    """Range of the ratio of pixel sizes, far view to near view; it begins at 1 if pictures are too small to shrink."""
     rim: float = 1.6
-    """Largest ratio of the far view's side to the picture's: a view that is mostly empty teaches little."""
+    """Largest ratio of the far view's side to the picture's side, because mostly empty views are of little use."""
     plain: float = 0.0
-    """Share of the pairs without resampling, as when a scene is segmented; resampling blurs what is a pixel wide.
+    """Share of the pairs without resampling, as in `segment`; resampling blurs details that are one pixel wide.
 
-    The near view has the picture's pixels, the far view is shrunk by `PLAIN_FACTOR`. Rotations are by right angles
-    at most; half of these pairs keep their light.
+    The near view has the picture's pixels. The far view is shrunk by `PLAIN_FACTOR`. Views are only flipped and, if
+    nadir, rotated by right angles. Half of these pairs keep the exposure and the colours of the picture.
     """
     wet: float = 0.0
-    """Share of the pairs drawn towards flood, for sources with little of it.
+    """Share of the pairs that are drawn towards flood, for sources with little flood.
 
     Pictures with more flood are drawn more often, and the near view is centred on flood (in up to 16 trials).
     """
     augment: Augment = "full"
-    """Which augmentation is applied; with any value but `full` all pairs are plain."""
+    """Augmentation that is applied; see `FineTuneOptions`. With any value but `full`, no pair is resampled."""
     repainted: float = 0.0
-    """Share of the pairs whose flood water is repainted (`augment.Water`): for pictures of few kinds of water."""
+    """Share of the pairs whose flood water is repainted (`augment.Water`), for sources with few types of water."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -111,6 +112,6 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask as uint8 (height, width); values as stored."""
+    """Read a mask as uint8 (height, width), with the values as stored."""
     with Image.open(path) as image:
         return np.asarray(image.convert("L") if image.mode not in ("L", "P", "1") else image).astype(np.uint8)

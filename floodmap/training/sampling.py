@@ -1,4 +1,4 @@
-"""Deterministic batches of random view pairs: batch i depends on (seed, rank, i) only."""
+"""Deterministic batches of random pairs of views: batch i depends on (seed, rank, i) only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from floodmap.training.config import TrainConfig
 from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Source, Views
 
 COARSEST_LEVEL = 3
-"""Levels of a picture's pyramid below full size (1/2, 1/4, 1/8), so that a shrunken view does not alias."""
+"""Number of levels of an image pyramid below full size (1/2, 1/4, 1/8), which prevent aliasing in shrunk views."""
 GSD_WITHHELD = 0.25
-"""Share of the pairs whose ground sample distance is withheld: users have nadir pictures without one, too."""
+"""Share of the pairs whose ground sample distance is withheld, because users also have nadir pictures without one."""
 GSD_ERROR = 0.2
-"""Noise of the others: standard deviation of the logarithm. The values of many pictures are estimates."""
+"""Standard deviation of the noise on the logarithm of ground sample distances, as many of these are estimates."""
 PREFETCH = 4
-"""Batches that each worker process draws in advance."""
+"""Number of batches that each worker process draws in advance."""
 
 
 class _Pyramid:
-    """Image pyramid of a sample: uint8 (5, h, w) at each level: RGB, flooded and scored, the last two 0 to 255."""
+    """Image pyramid of a sample. Each level is uint8 (5, h, w): RGB, flooded and labelled, the last two 0 to 255."""
 
     def __init__(self, sample: Sample) -> None:
         rgb = torch.from_numpy(sample.rgb)
@@ -42,11 +42,11 @@ class _Pyramid:
             self.levels.append(F.avg_pool2d(last[None].float(), 2)[0].round().to(torch.uint8))
 
     def view(self, source_xy: Tensor, zoom: float) -> Tensor:
-        """Sample the planes at these coordinates.
+        """Sample the five planes at the pixels of a view.
 
         Args:
-            source_xy: (size, size, 2) in pixels of the picture, x first.
-            zoom: pixels of the picture per pixel of the view, about; chooses the level.
+            source_xy: coordinates of the view's pixels, (size, size, 2), in pixels of the picture, x first.
+            zoom: approximate number of pixels of the picture per pixel of the view; it selects the level.
 
         Returns:
             float32 (5, size, size), 0 to 1; 0 outside the picture.
@@ -69,11 +69,11 @@ class _Pyramid:
 
 
 class PairSampler:
-    """Draws random pairs of views: rotated, zoomed, tilted, repainted and recoloured.
+    """Sampler of random pairs of views, which are rotated, zoomed, tilted, repainted and recoloured.
 
     Args:
-        sources: samples to draw from; their shares need not add up to one.
-        generator: the only source of randomness; may be replaced between batches.
+        sources: samples to draw from; the shares of the sources need not add up to one.
+        generator: the only source of randomness; it may be replaced between batches.
     """
 
     def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
@@ -85,7 +85,7 @@ class PairSampler:
         self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
-        """Draw `count` pairs; sides of the far and near views in pixels."""
+        """Draw `count` pairs; `far_size` and `near_size` are the sides of the views in pixels."""
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
         are_plain = [
             self._uniform(0, 1) < self.sources[int(pick)].plain or self.sources[int(pick)].augment != "full"
@@ -113,7 +113,7 @@ class PairSampler:
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
     def _given_gsd_m(self, gsd_m: Tensor) -> Tensor:
-        """Ground sample distances (B,) as given to the network: with noise, or 0 where withheld."""
+        """Return ground sample distances in metres, (B,), as input of the network: with noise, or 0 if withheld."""
         chance = torch.rand(len(gsd_m), generator=self.generator)
         error = torch.randn(len(gsd_m), generator=self.generator) * GSD_ERROR
         return torch.where(chance < GSD_WITHHELD, 0.0, gsd_m * error.exp())
@@ -121,7 +121,10 @@ class PairSampler:
     def _pair(
         self, pick: int, far_size: int, near_size: int, plain: bool
     ) -> tuple[Tensor, Tensor, Tensor, float, float]:
-        """Draw a pair: planes of far and near view; centre, factor and ground sample distance of the near one."""
+        """Draw a pair: planes of far and near view, and centre, factor and ground sample distance of the near view.
+
+        `pick` is the index of the source. A `plain` pair is not resampled; see `Source.plain`.
+        """
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
         weights = self._weights[pick] * (self._flooded[pick] if wet else 1)
@@ -139,9 +142,9 @@ class PairSampler:
         margin = 0.4 * zoom * far_size
         centre = torch.tensor([self._centre(width, margin), self._centre(height, margin)])
         reach = max(far_size / 2 - near_size / factor / 2, 0.0)
-        if plain:  # pixels of the views on pixels of the picture and of its shrunken level
+        if plain:  # pixels of the views coincide with pixels of the picture and of the pyramid level
             centre = (centre / factor).round() * factor
-        for _ in range(16):  # until its centre lies in the picture, and on flood where that is required
+        for _ in range(16):  # until the centre of the near view lies in the picture, and on flood if `wet`
             near_xy = (torch.rand(2, generator=self.generator) * 2 - 1) * reach
             if plain:
                 near_xy = (near_xy * factor).round() / factor
@@ -153,7 +156,7 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """As `_homography`, without resampling: the eight symmetries of a square, or a horizontal flip alone."""
+        """Draw a homography without resampling: one of the eight symmetries of a square, or only a horizontal flip."""
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
             signs[1] = 1.0
@@ -164,11 +167,11 @@ class PairSampler:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def _centre(self, length: int, margin: float) -> float:
-        """Random coordinate of a view's centre along a side of the picture; its middle where the side is short."""
+        """Draw the coordinate of a view's centre along a side of the picture; the middle if `length` <= 2 `margin`."""
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float) -> Tensor:
-        """Random homography (3, 3): pixels of the far view to pixels of the picture, both from the view's centre."""
+        """Draw a homography (3, 3) from far view to picture, both in pixels relative to the view's centre."""
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
         )
@@ -189,35 +192,35 @@ class PairSampler:
 
 
 def zoom_only(zoom: float) -> Tensor:
-    """Homography (3, 3) from pixels of a view to pixels of its picture that neither rotates nor flips."""
+    """Return the homography (3, 3) from pixels of a view to pixels of the picture, without rotation and flip."""
     return torch.diag(torch.tensor([zoom, zoom, 1.0]))
 
 
 def _place_weights(samples: Sequence[Sample]) -> Tensor:
-    """Sampling weight of each sample, such that every place is drawn equally often."""
+    """Return the sampling weight of each sample, such that every place is drawn equally often."""
     count = Counter(sample.place for sample in samples if sample.place)
     return torch.tensor([1.0 / count.get(sample.place, 1) for sample in samples])
 
 
 def _grid(size: int) -> Tensor:
-    """Pixel centres of a view from its centre, (size, size, 2), x first."""
+    """Return the pixel centres of a view relative to the view's centre, (size, size, 2), x first."""
     axis = torch.arange(size) + 0.5 - size / 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
 
 
 def _map(homography: Tensor, xy: Tensor) -> Tensor:
-    """Apply a homography to points (..., 2)."""
+    """Apply a homography (3, 3) to points (..., 2), x first."""
     mapped = xy @ homography[:, :2].T + homography[:, 2]
     return mapped[..., :2] / mapped[..., 2:]
 
 
 class Batches(Dataset[Pairs]):
-    """An endless sequence of random batches by index, and an iterator over it.
+    """Endless sequence of random batches by index, and iterator over this sequence.
 
     Args:
-        sampler: draws the pairs.
-        config: seed, sizes of the batches, and number of worker processes.
-        rank: rank of the training process; each rank has batches of its own.
+        sampler: sampler of the pairs.
+        config: settings, from which seed, sizes of the batches and number of worker processes are used.
+        rank: rank of the training process; each rank has other batches.
         first: index of the first batch that the iterator yields.
     """
 
@@ -226,7 +229,7 @@ class Batches(Dataset[Pairs]):
         self._iterator = self._draw(first)
 
     def __getitem__(self, number: int) -> Pairs:
-        """The batch of that index, always the same."""
+        """Return the batch with the index `number`; the same index always gives the same batch."""
         generator = torch.Generator().manual_seed((self._config.seed + self._rank) * 1_000_003 + number)
         self._sampler.generator = generator
         size = int(torch.multinomial(torch.tensor(self._config.size_shares), 1, generator=generator))

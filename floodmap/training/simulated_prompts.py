@@ -1,4 +1,4 @@
-"""Training prompts simulated from the reference: points, boxes and (perturbed) coarse masks."""
+"""Training prompts simulated from the reference: points, boxes, and coarse masks with random errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from floodmap.models.sam.common import SUREST
 from floodmap.training.samples import Pairs
 
 CELL = 4
-"""Side of the cells of which regions consist, in pixels; the same as of mask prompts."""
+"""Side in pixels of the cells (squares) of which regions consist; mask prompts have one value per cell."""
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
-    """Crop the predictions for the far views to the near views: mask prompts, logits (B, 1, near/4, near/4)."""
+    """Crop the logits for the far views, (B, h, w), to the near views: mask prompts, logits (B, 1, near/4, near/4)."""
     near_size, far_size = pairs.near.rgb.shape[-1], pairs.far.rgb.shape[-1]
     axis = torch.arange(near_size // 4) * 4 + 2.0 - near_size / 2
     cells = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
@@ -29,7 +29,7 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
 
 
 def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Add random errors to the coarse masks of some views, as on pictures that a model was not trained on.
+    """Add random errors to the coarse masks of some views, as they occur on pictures outside the training set.
 
     On training pictures the coarse pass is hardly ever wrong, so the model would learn to copy the mask prompt.
 
@@ -39,7 +39,7 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
         generator: source of randomness.
 
     Returns:
-        Mask prompts of that shape; a smooth random field is added to the changed ones.
+        Mask prompts of the same shape; a smooth random field is added to those of the changed views.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
@@ -50,7 +50,7 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
 
 
 def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Remove most flood from the coarse masks of some views: from far, dark water between houses is often missed.
+    """Remove most flood from the coarse masks of some views, as the coarse pass often misses dark water between houses.
 
     Args:
         coarse: mask prompts (B, 1, h, w), logits.
@@ -58,7 +58,7 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
         generator: source of randomness.
 
     Returns:
-        Mask prompts of that shape; the changed ones are limited from above by a random field that is mostly dry.
+        Mask prompts of the same shape; logits of the changed views are at most those of a random, mostly dry field.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
@@ -69,20 +69,20 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
 
 
 def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Swap the label of one region in some views: a part of the water becomes dry, or dry ground of one colour flood.
+    """Swap the label of one region in some views: water becomes dry, or dry ground of similar colour becomes flood.
 
-    On training pictures a model is hardly ever wrong, so it would learn to ignore points. With a swapped label only the
-    points carry the information.
+    On training pictures a model is hardly ever wrong, so it would learn to ignore points. After the swap, only the
+    points give the label of the region.
 
     Args:
         colours: mean RGB of the cells, (B, 3, H/4, W/4), 0 to 255.
-        target: flooded share of each pixel, (B, H, W).
-        scored: bool (B, H, W).
-        share: probability that a view is changed; where no region is found it stays as it is.
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        share: probability that a view is changed. A view without a suitable region stays unchanged.
         generator: source of randomness.
 
     Returns:
-        The changed target, (B, H, W).
+        The changed target, (B, H, W), 0 to 1.
     """
     changed = target.clone()
     for i in range(len(target)):
@@ -100,14 +100,14 @@ def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float
 
 
 def cells_of(planes: Tensor) -> Tensor:
-    """Mean of each cell: (..., C, H, W) to (..., C, H/4, W/4)."""
+    """Return the mean of each cell: (..., C, H, W) to (..., C, H/4, W/4)."""
     return F.avg_pool2d(planes, CELL)
 
 
 def _draw_region(
     colours: NDArray[np.float32], flooded: NDArray[np.bool_], labelled: NDArray[np.bool_], generator: torch.Generator
 ) -> NDArray[np.bool_] | None:
-    """Random connected region of one class and similar colour, bool (h, w), 2 to 50 % of the view; None: not found."""
+    """Draw a connected region of one class and similar colour, 2 to 50 % of the view, bool (h, w), or None."""
     own = labelled & (flooded == _draw_bool(0.5, generator))
     places = np.argwhere(own)
     if not len(places):
@@ -124,20 +124,21 @@ def _draw_region(
 def simulate_points(
     target: Tensor, scored: Tensor, predicted: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw one to three points a view where the prediction is wrong, as a person would who corrects it.
+    """Draw one to three points per view, like those with which a user corrects a wrong prediction.
 
-    The first point lies in an error: half the time deepest in the largest one, else anywhere in any. A later point lies
-    in an error half the time. All others, and all where nothing is wrong, lie anywhere, 65 % of them on flood. A point
-    of a class that the view lacks has the label -1 (no point).
+    The first point lies in an error: with probability 0.5 farthest from the edge of the largest error, otherwise
+    anywhere in any error. Each later point lies in an error with probability 0.5. All other points, and all points of a
+    view without errors, lie anywhere, 65 % of them on flood. A point of a class that the view lacks has the label -1
+    (no point).
 
     Args:
-        target: flooded share of each pixel, (B, H, W).
-        scored: bool (B, H, W).
-        predicted: flood predicted so far, bool (B, h, w), h and w whole fractions of H and W.
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        predicted: flood predicted so far, bool (B, h, w); H and W are multiples of h and w.
         generator: source of randomness.
 
     Returns:
-        Coordinates (B, N, 2), x first, in pixels, and labels (B, N): 1 flood, 0 dry, -1 none; as `FloodSam` takes them.
+        Coordinates (B, N, 2), x first, in pixels, and labels (B, N): 1 flood, 0 dry, -1 none; see `FloodSam.forward`.
     """
     batch, width = len(target), target.shape[-1]
     count = int(torch.randint(1, 4, (), generator=generator))
@@ -162,15 +163,15 @@ def simulate_points(
 
 
 def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Place one point a view deepest in the largest error, as `oracle.add_point`; label -1 where nothing is wrong.
+    """Place one point per view in the largest error, as far as possible from the error's edge; see `oracle.add_point`.
 
     Args:
-        target: flooded share of each pixel, (B, H, W).
-        scored: bool (B, H, W).
-        predicted: as in `simulate_points`; None: everything dry.
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        predicted: flood predicted so far, as in `simulate_points`; None: everything is dry.
 
     Returns:
-        As `simulate_points`, with N = 1.
+        Coordinates and labels as in `simulate_points`, with N = 1. The label is -1 if a view has no error.
     """
     points, labels = torch.zeros(len(target), 1, 2), torch.full((len(target), 1), -1)
     flooded, labelled = (target > 0.5).cpu(), scored.cpu()
@@ -183,17 +184,19 @@ def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> 
 
 
 def _upsampled(predicted: Tensor, width: int) -> Tensor:
-    """Repeat predictions (B, h, w) to the resolution of views of that width."""
+    """Repeat predictions (B, h, w) to the resolution of views that are `width` pixels wide."""
     stride = width // predicted.shape[-1]
     return predicted.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
 
 
 def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
-    """Row and column deepest in the largest connected error of one kind, to a cell; None where nothing is wrong.
+    """Return row and column of the pixel farthest from the edge of the largest connected error, None without errors.
+
+    The position is exact to a cell of 4 x 4 pixels. Missed flood and false flood are separate errors.
 
     Args:
-        wrong: bool (H, W).
-        flooded: bool (H, W), by the reference: errors where it is true are missed flood, others false flood.
+        wrong: bool (H, W), True where the prediction is wrong.
+        flooded: bool (H, W), True where the reference is flooded. Wrong pixels there are missed flood, others false.
     """
     cell = np.s_[CELL // 2 :: CELL, CELL // 2 :: CELL]
     largest: NDArray[np.bool_] | None = None
@@ -211,7 +214,10 @@ def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
 
 
 def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
-    """Boxes around all flood, (B, 4) as x, y, x, y in pixels, each edge off by up to a tenth; whole views where dry."""
+    """Draw a box around all flood of each view, (B, 4): left, top, right, bottom in pixels.
+
+    Each edge is moved at random by up to a tenth of the box's side. A view without flood gets a box around the view.
+    """
     batch, height, width = target.shape
     boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)
     flooded = ((target > 0.5) & scored).cpu()
@@ -227,5 +233,5 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
 
 
 def _draw_bool(share: float, generator: torch.Generator) -> bool:
-    """True with this probability."""
+    """Return True with the probability `share`."""
     return float(torch.rand((), generator=generator)) < share

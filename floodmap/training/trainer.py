@@ -1,4 +1,4 @@
-"""One training step: simulated prompts, losses and gradients of a batch of view pairs."""
+"""Training step: simulated prompts, losses and gradients of a batch of pairs of views."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from floodmap.training.simulated_prompts import (
 
 
 def set_training(model: Trainable, *, settled: bool) -> None:
-    """Set training mode, but eval mode for a frozen encoder; where `settled`, batch norms use running statistics."""
+    """Set training mode, but eval mode for a frozen encoder; if `settled`, batch norms use running statistics."""
     model.train()
     if not any(parameter.requires_grad for parameter in model.image_encoder.parameters()):
         model.image_encoder.eval()
@@ -44,7 +44,7 @@ def set_training(model: Trainable, *, settled: bool) -> None:
 
 
 def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> float:
-    """One optimizer step over the accumulated batches; returns the mean loss."""
+    """Take one optimizer step over the accumulated batches, and return the mean loss."""
     optimizer.zero_grad(set_to_none=True)
     loss = sum(trainer.step() for _ in range(trainer.config.accumulate)) / trainer.config.accumulate
     group.average_gradients(trainer.model)
@@ -54,13 +54,13 @@ def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: Proces
 
 
 class Trainer:
-    """Computes losses and gradients of batches of view pairs with simulated prompts.
+    """Computation of losses and gradients for batches of pairs of views, with simulated prompts.
 
     Args:
-        model: the network, whose gradients are accumulated.
+        model: the network, in whose parameters gradients are accumulated.
         config: settings of the run.
-        batches: pairs of views.
-        generator: source of all other randomness.
+        batches: batches of pairs of views.
+        generator: source of all randomness except that of the batches.
         device: the device of the model.
     """
 
@@ -76,7 +76,7 @@ class Trainer:
         self._cache: FeatureCache | None = None
 
     def cache_features(self, folder: Path, report: Callable[[float, str], None]) -> None:
-        """Encode batches once to a folder; from then on `step` uses these alone. For frozen encoders."""
+        """Encode `cached_batches` batches into a folder, for frozen encoders; later calls of `step` use only these."""
         set_training(self.model, settled=True)
         with torch.no_grad():
             self._cache = FeatureCache(
@@ -85,7 +85,7 @@ class Trainer:
             )  # fmt: skip
 
     def step(self) -> float:
-        """Accumulate the gradients of one batch, near views with one random kind of prompt; returns the loss."""
+        """Accumulate the gradients of one batch, with one random type of prompt for the near views; return the loss."""
         kind = PROMPT_KINDS[_draw_index(self.config.prompt_shares, self.generator)]
         if self._cache is not None:
             batch = self._cache.draw(self.generator, self.device)
@@ -115,8 +115,8 @@ class Trainer:
 
     def _backward_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
         config, generator = self.config, self.generator
-        # The consistency loss costs a third of a step, so every second one has it. It has no points, which would have
-        # to be cropped, and no cached views, which are parts already.
+        # The consistency loss takes a third of a step, so it is computed with probability 0.5. It is not computed with
+        # points, which would have to be cropped, or with cached views, which are parts of views already.
         with_consistency = self._cache is None and kind in ("none", "coarse") and config.steadiness > 0
         with_consistency = with_consistency and _draw_index((0.5, 0.5), generator) == 1
         has_mask = kind == "coarse" or (
@@ -145,7 +145,7 @@ class Trainer:
     def _backward_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Train the correction at points: the first decoding has no gradients, corrector and second decoding have."""
+        """Train the correction at points: gradients flow into corrector and second decoding, not into the first."""
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             decoded = model.decode_unpointed(encoded, **prompts)
@@ -153,7 +153,7 @@ class Trainer:
         for _ in range(series):
             relabelled = self._relabelled(views, colours)
             points = self._draw_points(model, ground, relabelled)
-            # A second autocast context: older torch reuses weights that were cast without gradients.
+            # A second autocast context, because older versions of torch reuse weights that were cast without gradients.
             with torch.autocast(self.device.type, torch.bfloat16):
                 corrected = model.corrector.correct(ground, points)
                 redecoded = model.decode_corrected(encoded, ground, corrected.detach(), points)
@@ -167,7 +167,7 @@ class Trainer:
         return total
 
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
-        """Draw points in rounds: at random, or one by one in the largest error, as in comparisons."""
+        """Draw points in rounds: at random, or one by one in the largest error, as in `compare`."""
         one_by_one = _draw_index((0.5, 0.5), self.generator) == 1
         if one_by_one:
             points = deepest_points(views.target, views.scored, None)
@@ -182,18 +182,18 @@ class Trainer:
         return points
 
     def _relabelled(self, views: Views, colours: Tensor) -> Views:
-        """The views, some with one region relabelled; see `simulated_prompts.relabel_region`."""
+        """Return the views, some of them with one region relabelled; see `simulated_prompts.relabel_region`."""
         share = self.config.relabelled
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
-        """Number of rounds of points, 1 to 4."""
+        """Draw the number of rounds of points, 1 to 4."""
         return 1 + _draw_index((1.0, 1.0, 1.0, 1.0), self.generator)
 
     def _add_points(
         self, views: Views, predicted: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Add points where the prediction is wrong, as in SAM's training (arXiv:2304.02643, appendix A)."""
+        """Add points at errors of the prediction (logits), as in SAM's training (arXiv:2304.02643, appendix A)."""
         if one_by_one:
             xy, labels = deepest_points(views.target, views.scored, predicted > 0)
         else:
@@ -205,7 +205,7 @@ class Trainer:
     def _backward(
         self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, with_consistency: bool = False
     ) -> tuple[Tensor, float]:
-        """Decode views and accumulate the gradients of the loss; returns their logits and the loss."""
+        """Decode views and accumulate the gradients of the loss; return the views' logits and the loss."""
         size = max(views.target.shape[1:])
         offset_xy = torch.randint(0, FRAME - size + 1, (len(views.target), 2), generator=self.generator).float()
         inconsistency: Tensor | float = 0.0
@@ -222,5 +222,5 @@ class Trainer:
 
 
 def _draw_index(shares: Sequence[float], generator: torch.Generator) -> int:
-    """Random index, with probabilities in proportion to `shares`."""
+    """Draw a random index, with probabilities in proportion to `shares`."""
     return int(torch.multinomial(torch.tensor(shares), 1, generator=generator))

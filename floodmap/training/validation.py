@@ -1,4 +1,4 @@
-"""Validation: IoU, loss and calibration of a model on whole held-out pictures."""
+"""Validation: IoU, loss and calibration of a model on whole pictures outside the training set."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from floodmap.training.samples import IGNORED, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores of whole pictures, averaged over pictures."""
+    """Scores of a model on whole pictures; all but the histogram are averaged over pictures."""
 
     iou: float
-    """Mean IoU with the coarse pass as a prompt, as scenes are segmented."""
+    """Mean IoU with the coarse pass as mask prompt, as in `segment`, 0 to 1."""
     iou_unprompted: float
-    """Mean IoU without a prompt."""
+    """Mean IoU without a prompt, 0 to 1."""
     loss: float
-    """Mean of cross-entropy plus Dice (`loss.mask_loss`) with the coarse pass as a prompt."""
+    """Mean of cross-entropy plus Dice (`loss.mask_loss`), with the coarse pass as mask prompt."""
     histogram: Histogram
-    """Scored pixels by probability in per cent and by label, with the coarse pass as a prompt."""
+    """Number of labelled pixels by probability in per cent and by label, with the coarse pass as mask prompt."""
 
 
 @torch.no_grad()
 def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) -> Validation:
-    """Score whole pictures.
+    """Score a model on whole pictures.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
         samples: labelled pictures.
         device: the device of the model.
     """
@@ -57,9 +57,11 @@ def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) 
 
 @torch.no_grad()
 def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Logits of a whole picture in one window at full resolution: without a prompt, and with the coarse pass as one.
+    """Return the logits of a whole picture, computed as one window at full resolution.
 
-    Both float32 (height, width), on the CPU.
+    Returns:
+        Logits without a prompt, and logits with the result of the coarse pass as mask prompt. Both are float32
+        (height, width), on the CPU.
     """
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
     height, width = rgb.shape[-2:]
@@ -75,7 +77,7 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
 
 
 def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
-    """Logits (1, 1, H, W) of a whole picture (1, 3, H, W), for each of these mask prompts."""
+    """Return the logits (1, 1, H, W) of a whole picture (1, 3, H, W) for each mask prompt; None: no prompt."""
     height, width = rgb.shape[-2:]
     padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
     valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
@@ -91,7 +93,7 @@ def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None
 
 
 def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
-    """IoU over scored pixels; 1 where prediction and mask are both empty."""
+    """Return the IoU over labelled pixels; 1 if neither the prediction nor the mask has flood."""
     predicted, reference = flood.numpy() & (mask != IGNORED), mask == 1
     union = int((predicted | reference).sum())
     return int((predicted & reference).sum()) / union if union else 1.0

@@ -1,1 +1,1 @@
-"""One raster file: opening it, its files and members, its bands, values and georeference."""
+"""Opening of one raster file: its files and members, its bands, values and georeference."""

@@ -1,4 +1,4 @@
-"""Parts of a raster: its files, members of a mosaic that cannot be read, and ground without pixels."""
+"""Parts of a raster: its files, members of a mosaic that cannot be read, and areas without pixels."""
 
 from __future__ import annotations
 
@@ -20,55 +20,57 @@ from floodmap.imagery.raster.gaps import CombinedGaps, Gaps, PlacedMember, block
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _SERVICES = ("WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMosaic", "PostGISRaster", "GTI", "DAAS")
 _MOST_NAMED = 3
-"""Unreadable members of a mosaic that a message names."""
+"""Largest number of unreadable members that a message names."""
 _MAX_DEPTH = 8
-"""Depth to which mosaics of mosaics are followed; one that contains itself would never end."""
+"""Depth to which mosaics of mosaics are followed. Without a limit, a mosaic that contains itself would never end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
-    """The parts of a raster."""
+    """Parts of a raster."""
 
     files: tuple[SourceName, ...]
-    """All files it is read from: masks, overviews, the members of a mosaic, including missing ones."""
+    """All files that the raster is read from: masks, overviews, members of a mosaic. Missing files are included."""
     lossy: bool
     """Whether any of the files has lossy compression."""
     gaps: Gaps | None = None
-    """Ground without pixels; None where there is none."""
+    """Areas of the raster without pixels; None if there are none."""
     is_service: bool = False
-    """Whether the pixels come from a web service or a database, where no file shows when they change."""
+    """Whether the pixels come from a web service or a database. No file then shows that the pixels have changed."""
     lost: dict[SourceName, str] = field(default_factory=dict)
-    """Members that cannot be read, with the reason."""
+    """Members that cannot be read, each with the reason as text."""
     repaired: str | None = None
-    """Name of a copy of the mosaic without these members, in memory: GDAL reads a member that it cannot open as 0."""
+    """Name of a copy of the mosaic in memory, without the members that cannot be read; None: no copy is needed.
+
+    GDAL reads a member that it cannot open as 0."""
 
     @property
     def lost_names(self) -> str:
-        """The first few members that cannot be read, as text."""
+        """Names of the first three members that cannot be read, and the number of further ones, as text."""
         more = f", and {len(self.lost) - _MOST_NAMED} more" if len(self.lost) > _MOST_NAMED else ""
         return f"{', '.join(map(str, [*self.lost][:_MOST_NAMED]))}{more}"
 
 
 def anatomy(dataset: DatasetReader, name: SourceName, bands: Sequence[int], stack: ExitStack) -> Anatomy:
-    """Inspect the parts of an open raster.
+    """Inspect the parts of an open raster: files, members of a mosaic, gaps.
 
     Args:
-        dataset: the raster.
-        name: the name by which it was opened.
-        bands: bands whose gaps count, from 1.
-        stack: closes files in memory.
+        dataset: the open raster.
+        name: the name by which the raster was opened.
+        bands: numbers of the bands, from 1, whose gaps are searched.
+        stack: exit stack that closes files in memory.
     """
     return _Inspector(stack).inspect(dataset, name, bands, 0)
 
 
 class _Inspector:
-    """Inspects rasters; each member of a mosaic once, however many bands use it."""
+    """Inspection of rasters. Each member of a mosaic is inspected once, even if several bands use the member."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
     def inspect(self, dataset: DatasetReader, name: SourceName, bands: Sequence[int], depth: int) -> Anatomy:
-        """See `anatomy`."""
+        """Inspect a raster as `anatomy` does; `depth` counts the mosaics around the raster."""
         files = tuple(map(SourceName.of, dataset.files)) or (name,)
         if dataset.driver != "VRT":
             return Anatomy(
@@ -103,10 +105,13 @@ class _Inspector:
         )
 
     def _warped(self, name: SourceName, files: tuple[SourceName, ...], source_name: SourceName, depth: int) -> Anatomy:
-        """Inspect a VRT that warps another raster, whose gaps are not known on the grid of the VRT."""
+        """Inspect a VRT that warps another raster.
+
+        Gaps of the other raster are refused with a SceneError, because their place on the VRT's grid is not known.
+        """
         inspected = self._inspect_member(source_name, (), depth + 1)
         if isinstance(inspected, str):
-            return Anatomy(files=(*files, source_name), lossy=False)  # GDAL could not have opened it
+            return Anatomy(files=(*files, source_name), lossy=False)  # GDAL could not have opened the VRT
         inner = inspected.anatomy
         if inner.gaps is not None or inner.lost:
             lacks = f"lacks {', '.join(map(str, inner.lost))}" if inner.lost else "has blocks that were never written"
@@ -120,7 +125,7 @@ class _Inspector:
         )
 
     def _inspect_member(self, name: SourceName, bands: Sequence[int], depth: int) -> _ReadableMember | str:
-        """Inspect a member; returns the reason as text if it cannot be read."""
+        """Inspect a member of a mosaic; return the reason as text if the member cannot be read."""
         if depth > _MAX_DEPTH:
             return "mosaics of mosaics are nested too deep"
         if name.path is not None and not name.path.exists():
@@ -138,17 +143,17 @@ class _Inspector:
 
 @dataclass(frozen=True, slots=True)
 class _ReadableMember:
-    """A member of a mosaic that can be read."""
+    """Member of a mosaic that can be read."""
 
     anatomy: Anatomy
     shape_hw: tuple[int, int]
-    """Rows and columns."""
+    """Rows and columns of the member."""
 
 
 def _gaps(
     vrt: Vrt, bands: Sequence[int], whole: Mapping[SourceName, _ReadableMember], shape_hw: tuple[int, int]
 ) -> Gaps | None:
-    """Gaps of some bands of a mosaic; `whole`: its readable members."""
+    """Return the gaps of the bands `bands` of a mosaic; None if there are none. `whole` holds the readable members."""
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
     found = [_band_gaps(members, whole, shape_hw, computed=vrt.computed) for members in own if members]
     lacking = [one for one in found if one is not None]
@@ -174,7 +179,7 @@ def _band_gaps(
 
 
 def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
-    """Reason why a member is smaller than the mosaic expects; empty where it is large enough."""
+    """Return the reason why a member is smaller than the mosaic requires; empty if the member is large enough."""
     if member.source is None:
         return ""
     wide, high = member.source.left + member.source.width, member.source.top + member.source.height
@@ -184,7 +189,7 @@ def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
 
 
 def is_lossy(dataset: DatasetReader) -> bool:
-    """Whether a raster has lossy compression, which changes values near borders and in the alpha band."""
+    """Return whether a raster has lossy compression, which changes values near borders and in the alpha band."""
     tags = dataset.tags(ns="IMAGE_STRUCTURE")
     if "LOSSLESS" in tags.get("COMPRESSION_REVERSIBILITY", "").upper().replace(" (POSSIBLY)", ""):
         return False

@@ -24,11 +24,11 @@ _OTHER_BANDS = frozenset({
     "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal",
     "mid", "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
 })  # fmt: skip
-"""Words that turn a colour's name into that of another band: red edge, coastal blue, green I, short-wave infrared."""
+"""Words that turn a colour's name into the name of another band: red edge, coastal blue, green I, short-wave IR."""
 _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
     "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
 }  # fmt: skip
-"""Shortest, best and longest wavelength of each, in nanometres."""
+"""For each role, the shortest, best and longest wavelength in nanometres. The band nearest to the best is taken."""
 _CODE = re.compile(r"(?:b|band ?)0*([0-9]{1,2})(a?)")
 _SENSORS = re.compile(r"\b(sr|landsat|l[5789]|lc0[89]|le07|lt05|sentinel|s2[abc]?)\b")
 _SENTINEL_2: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "8"}
@@ -39,22 +39,22 @@ _SPOT: dict[Role, str] = {"blue": "0", "green": "1", "red": "2", "nir": "3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandChoice:
-    """Bands of a raster by role, counted from 1."""
+    """Bands of a raster by role. Band numbers count from 1."""
 
     rgb: tuple[int, ...]
-    """Red, green, blue; or one band, used as grey or as palette indices."""
+    """Bands of red, green and blue; or a single band, used as grey or as palette indices."""
     nir: int | None = None
-    """Near infrared."""
+    """Band of near infrared; None: not used."""
     alpha: int | None = None
-    """Alpha band; 0 is transparent."""
+    """Alpha band, in which 0 is transparent; None: there is none."""
     palette: bool = False
-    """Whether the values of the one band are indices of a colour table."""
+    """Whether the values of the single band are indices of a colour table."""
     guess: str = ""
-    """Message about an assumption, and how to override it; empty where the metadata decides."""
+    """Message about an assumption and how to override it; empty if the metadata decide."""
 
     @property
     def used(self) -> tuple[int, ...]:
-        """The bands whose values are used, near infrared last."""
+        """Numbers of the bands that are read, near infrared last; alpha is not included."""
         return self.rgb if self.nir is None else (*self.rgb, self.nir)
 
 
@@ -66,21 +66,21 @@ def choose_bands(
     name: object = "scene",
     colours_are_default: bool = False,
 ) -> BandChoice:
-    """Assign bands by number, else by their names, else by colour interpretation, else by their order.
+    """Assign bands: by the numbers given, else by their names, else by colour interpretation, else by their order.
 
-    Names come before colour interpretation: GDAL calls the bands of any file of three or four 8-bit bands red, green
-    and blue. Without names and colours, one or two bands are grey, three are RGB, four are RGB and near infrared; of
-    more the first three are RGB.
+    Names come before colour interpretation, because GDAL calls the bands of any file of three or four 8-bit bands red,
+    green and blue. Without names and colours, one or two bands are grey, three are RGB, and four are RGB and near
+    infrared. Of five or more bands the first three are RGB.
 
     Args:
-        colorinterp: one per band, as rasterio returns them.
-        descriptions: one per band, as rasterio returns them, such as `Red`, `NIR`, `665 nm` or Sentinel-2's `B04`.
-        wanted: one band (grey), three (red, green, blue) or four (and near infrared), counted from 1.
-        name: the file, for the message.
-        colours_are_default: the colour interpretation is GDAL's default for such files.
+        colorinterp: colour interpretation of each band, as rasterio returns it.
+        descriptions: name of each band, as rasterio returns it: `Red`, `NIR`, `665 nm` or Sentinel-2's `B04`, say.
+        wanted: numbers, from 1, of one band (grey), three (RGB) or four (RGB and near infrared); None: not given.
+        name: name of the file, for the message.
+        colours_are_default: whether the colour interpretation is GDAL's default for such a file, not information.
 
     Raises:
-        SceneError: `wanted` has another length, or a band that does not exist.
+        SceneError: `wanted` has another length, or has the number of a band that does not exist.
     """
     alphas = [band for band, kind in enumerate(colorinterp, 1) if kind == ColorInterp.alpha]
     usable = [band for band in range(1, len(colorinterp) + 1) if band not in alphas]
@@ -109,7 +109,7 @@ def _chosen_by_user(wanted: tuple[int, ...], count: int, name: object) -> tuple[
 def _detected(
     colorinterp: Sequence[ColorInterp], descriptions: Sequence[str | None], usable: list[int], default: bool
 ) -> tuple[tuple[int, ...], int | None, str]:
-    """Colour bands, near infrared, and the message about what was guessed."""
+    """Return the colour bands, near infrared, and a message if the assignment is an assumption."""
     names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
     named = _by_name(names)
     roles = {band: role for role, band in named.items()}
@@ -141,7 +141,10 @@ def _detected(
 
 
 def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
-    """Red, green and blue where two are named, green among them, and no band can be the third: green is used twice."""
+    """Return red, green and blue, with green used twice, if only red or only blue has no name; else an empty tuple.
+
+    The tuple is also empty for three bands if a band has no name: the nameless band is then the missing colour.
+    """
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]
     if len(missing) != 1 or "green" not in named or (len(usable) == 3 and nameless):
@@ -165,7 +168,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _by_name(names: Mapping[int, str]) -> dict[Role, int]:
-    """The band of each role, as far as the bands' names show it."""
+    """Find the band of each role by the bands' names. Roles that no name shows are left out."""
     plain = {band: " ".join(re.findall(r"[^\W_]+|\.", text.casefold())) for band, text in names.items()}
     return _by_code(plain) | _by_wavelength(names) | _by_word(plain)
 
@@ -199,7 +202,7 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 
 
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
-    """Bands named by the codes of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
+    """Find the band of each role by the codes of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
     codes: dict[str, int] = {}
     sensors = set()
     for band, name in names.items():

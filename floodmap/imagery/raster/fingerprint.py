@@ -1,4 +1,4 @@
-"""Fingerprint (SHA-256) of a raster's pixels and place: results of a changed scene are not resumed or reused."""
+"""Fingerprint (SHA-256) of a raster's pixels and place. Results of a changed scene are not resumed or reused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from floodmap.imagery.raster.source import Source
 
 WHOLE_BYTES = 2**30
-"""Files of up to this many bytes together are hashed whole; of larger ones, pieces and the modification time."""
+"""Total bytes up to which files are hashed whole. Of larger files, pieces and the modification time are hashed."""
 _EDGE_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
@@ -27,26 +27,27 @@ _HEAD_BYTES = 16 * 2**10
 """First bytes of a remote file that are hashed: a GeoTIFF's header, and part of the block index of a COG."""
 _TIMEOUT_S = 30
 _SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
-"""Sidecars with statistics or the georeference, which is hashed as it was read instead."""
+"""Sidecars with statistics or a georeference. The georeference as read is hashed in place of the sidecar."""
 _OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
 _IGNORED_TAGS = ("Metadata", "Histograms")
 """Elements of a VRT that do not affect its pixels."""
 
 
 class _NoFingerprint(Exception):
-    """There is no way to detect that a file has changed."""
+    """Error for a file of which a change cannot be detected."""
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
-    """SHA-256 of an open raster: its files' contents, its place and its bands; None where it cannot be computed.
+    """Compute the SHA-256 of an open raster: content of its files, place and bands. None if it cannot be computed.
 
-    Of a member of an archive its checksum or content counts; of a URL, the server's headers and the first bytes.
-    Names, statistics and histograms do not count. Dates count only for rasters of more than `WHOLE_BYTES`.
+    For a member of an archive, its checksum or content is hashed. For a URL, headers of the server's response and the
+    first bytes of the file are hashed. Names, statistics and histograms are not hashed. Modification times are hashed
+    only for rasters of more than `WHOLE_BYTES`.
 
     Args:
-        name: the raster's name.
-        source: the raster.
-        with_overviews: whether overviews are used, so that they count, too.
+        name: name of the raster.
+        source: the open raster.
+        with_overviews: whether overviews are used, and are therefore hashed.
     """
     if source.anatomy.is_service:
         return None
@@ -64,9 +65,9 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 
 
 def of_input(name: Path | str) -> str | None:
-    """SHA-256 of a mask, an area of interest or prompts: a file, a .gdb folder, or a name that only GDAL opens.
+    """Compute the SHA-256 of a mask, an area of interest or prompts; None if a change cannot be detected.
 
-    None where a change cannot be detected.
+    The input is a file, a .gdb folder, or a name that only GDAL opens.
     """
     source = SourceName.of(name if has_gdal_name(name) else Path(name))
     digest = hashlib.sha256()
@@ -79,7 +80,7 @@ def of_input(name: Path | str) -> str | None:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files of a dataset that hold features or pixels."""
+    """Return the files of a dataset that hold features or pixels."""
     if path.is_dir():  # a .gdb folder; readers write lock files into it
         return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
@@ -87,7 +88,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _metadata(source: Source) -> str:
-    """Georeference and bands of a raster as they were read, from whatever file, as text."""
+    """Return georeference and bands of a raster as text. They are as read, from the file or from a sidecar."""
     palette = None if source.palette is None else source.palette.tolist()
     crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
     shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
@@ -95,7 +96,7 @@ def _metadata(source: Source) -> str:
 
 
 def _content(name: SourceName, *, whole: bool) -> bytes:
-    """Bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive."""
+    """Return bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive."""
     if name.path is not None:
         return _of_path(name.path, whole=whole)
     if name.given.startswith("<"):
@@ -142,7 +143,7 @@ def _of_vrt(text: bytes) -> bytes:
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """Digest of a member of an archive, or of a raster in a file that holds several."""
+    """Compute a digest of a member of an archive, or of a raster in a file that holds several rasters."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             known = {info.filename: info for info in archive.infolist()}
@@ -157,7 +158,7 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
 
 
 def _of_url(opened: str) -> bytes:
-    """Headers of a server's response, and the first bytes of the file."""
+    """Fetch headers of a server's response and the first bytes of the file; return both as bytes."""
     url = re.search(r"https?://.*", opened)
     if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
         raise _NoFingerprint

@@ -1,6 +1,6 @@
-"""Gaps: ground without pixels in a raster. Blocks that were never written, and missing parts of a mosaic.
+"""Gaps: areas of a raster without pixels. These are blocks that were never written, and missing parts of a mosaic.
 
-GDAL reads both as 0, which is black and may look like water.
+GDAL reads gaps as 0, which is black and may look like water.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from floodmap.strips.codes import FAILED, NODATA
 Codes = NDArray[np.uint8]
 
 MAX_BLOCKS = 1_000_000
-"""Most blocks that are checked one by one: it takes two seconds; 65 gigapixels in blocks of 256 pixels a side."""
+"""Largest number of blocks that are checked one by one, which takes two seconds.
+
+A million blocks of 256 x 256 pixels are 65 gigapixels."""
 
 
 class Gaps(Protocol):
-    """Ground without pixels in a raster."""
+    """Areas of a raster without pixels."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """Codes of a rectangle of the raster, resampled to a height and width; None where there is no gap.
+        """Return codes of a rectangle, in pixels of the raster, resampled to `shape_hw`; None if there is no gap.
 
-        0 where there are pixels; NODATA where none was ever written; FAILED where they are missing. A downsampled pixel
-        is a gap if any of its source pixels is.
+        The codes, uint8 `shape_hw`, are 0 at pixels, NODATA where no pixel was ever written, and FAILED where pixels
+        are missing. A downsampled pixel is a gap if any of its source pixels is a gap.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockGaps:
-    """Blocks of a TIFF that were never written."""
+    """Gaps that are blocks of a TIFF which were never written."""
 
     absent: NDArray[np.bool_]
     """bool (rows, columns) of blocks: True for blocks that were never written."""
@@ -62,28 +64,28 @@ class BlockGaps:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PlacedMember:
-    """A member of a mosaic with its own gaps."""
+    """Member of a mosaic, with its own gaps."""
 
     place: Rect
-    """Its place in the mosaic."""
+    """Place of the member, in pixels of the mosaic."""
     source: Rect
-    """The part of the member that lies there, in its own pixels."""
+    """Part of the member that lies at this place, in pixels of the member."""
     transparent: bool = False
-    """Whether members below show through its gaps."""
+    """Whether members below show through the member's gaps."""
     gaps: Gaps | None = None
-    """Gaps of the member itself; None: it has none."""
+    """Gaps of the member itself; None if there are none."""
     lost: bool = False
     """Whether the member cannot be read at all."""
     needed: bool = False
-    """Whether the mosaic is computed from all members, so that without this one there are no values in its place."""
+    """Whether the mosaic is computed from all members, so that a lost member leaves no values in its place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MosaicGaps:
-    """Gaps of a band of a mosaic: missing members, gaps of members, and ground that no member covers."""
+    """Gaps of one band of a mosaic: missing members, gaps of members, and areas that no member covers."""
 
     placed: Sequence[PlacedMember]
-    """The members, in drawing order."""
+    """The members in drawing order, the topmost last."""
     bounds: NDArray[np.float64]
     """(n, 4): left, top, right and bottom of each member, in pixels of the mosaic."""
 
@@ -94,8 +96,8 @@ class MosaicGaps:
         near &= (top < rect.top + rect.height) & (bottom > rect.top)
         found = np.full(shape_hw, NODATA, np.uint8)
         chosen = [member for member, is_near in zip(self.placed, near, strict=True) if is_near]
-        # Missing members are drawn first, since those below show through and are real. Where values are computed from
-        # all members, missing ones are drawn last.
+        # Missing members are drawn first, because readable members below show through, and their values are real. If
+        # values are computed from all members, missing members are drawn last.
         for member in sorted(chosen, key=lambda member: 2 if member.lost and member.needed else not member.lost):
             self._draw(member, rect, found)
         return found if found.any() else None
@@ -130,7 +132,7 @@ class MosaicGaps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CombinedGaps:
-    """Gaps of any of several bands."""
+    """Gaps of several bands together: a pixel is a gap if it is a gap in any band."""
 
     bands: Sequence[Gaps]
     """Gaps of each band."""
@@ -145,9 +147,9 @@ class CombinedGaps:
 
 
 def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None:
-    """Blocks of a GeoTIFF that were never written in some of these bands; None where all were written.
+    """Find blocks of a GeoTIFF that were never written in any of the bands `bands`, counted from 1.
 
-    None, too, for files of more than `MAX_BLOCKS` blocks: checking each would take too long.
+    None if all blocks were written. None, too, for files of more than `MAX_BLOCKS` blocks: checking takes too long.
     """
     if dataset.driver != "GTiff":
         return None
@@ -165,7 +167,7 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
 
 
 def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> MosaicGaps | None:
-    """Gaps of a band of a mosaic; None where one member without gaps covers the whole of it."""
+    """Return the gaps of a band of a mosaic; None if a single member without gaps covers the whole mosaic."""
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
     complete = any(member.place == whole and member.gaps is None and not member.lost for member in placed)
     if complete and not any(member.lost and member.needed for member in placed):
@@ -188,18 +190,18 @@ class _Axis:
     """Number of resampled pixels."""
 
     def touched(self, start: float, stop: float) -> slice:
-        """Resampled pixels that an interval of the raster touches."""
+        """Return the resampled pixels that an interval, in pixels of the raster, touches."""
         scale = self.count / self.length
         low, high = (start - self.first) * scale, (stop - self.first) * scale
         return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
 
     def covered(self, start: float, stop: float) -> slice:
-        """Resampled pixels that an interval of the raster covers by half or more."""
+        """Return the resampled pixels of which an interval, in pixels of the raster, covers half or more."""
         scale = self.count / self.length
         return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))
 
     def blocks(self, size: int, count: int) -> tuple[int, int]:
-        """Index of the first block that meets the rectangle, and of the one after the last."""
+        """Return the first of `count` blocks of `size` pixels that meets the rectangle, and the one after the last."""
         first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
         return max(0, first), min(count, last)
 
@@ -208,4 +210,4 @@ class _Axis:
 
 
 _EPSILON = 1e-6
-"""Tolerance for rounding, in pixels."""
+"""Tolerance for rounding, in resampled pixels."""

@@ -22,9 +22,9 @@ LOG = logging.getLogger(__name__)
 def warped_by_gcps(
     dataset: DatasetReader, stack: ExitStack, crs: CRS | None, palette: bool, path: object
 ) -> DatasetReader | WarpedVRT:
-    """Resample a dataset that has only ground control points onto a north-up grid in the points' CRS.
+    """Resample a dataset that has only ground control points onto a north-up grid in the CRS of the points.
 
-    Other datasets are returned unchanged.
+    Other datasets are returned unchanged. A CRS given as `crs` replaces the CRS of the points.
 
     Raises:
         SceneError: the control points cannot be used.
@@ -44,11 +44,11 @@ def warped_by_gcps(
 
 
 def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
-    """The grid of a raster, with a 2-D CRS; with transform `UNPLACED` and no CRS where it has no georeference.
+    """Return the grid of a raster, with a 2-D CRS. Without georeference: transform `UNPLACED` and no CRS.
 
     Raises:
-        SceneError: the coordinates do not exist in the CRS given, or in the file's own; or a CRS is given for a raster
-            without a transform.
+        SceneError: the coordinates do not exist in the CRS (the CRS given, else the file's own); or a CRS is given for
+            a raster without a transform.
     """
     grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
     if grid.transform.is_identity or grid.transform == UNPLACED:

@@ -1,4 +1,4 @@
-"""Opening a raster with GDAL: file, bands, nodata, georeference. Nothing is written into the folder of the file."""
+"""Opening of a raster with GDAL: file, bands, nodata, georeference. Nothing is written into the folder of the file."""
 
 from __future__ import annotations
 
@@ -43,70 +43,70 @@ from floodmap.imagery.raster.voids import Voids, find_voids, voids_text
 LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
-"""Rows of a window, and a margin, that the block cache shall hold."""
+"""Number of pixel rows that the block cache should hold: those of a window, and a margin."""
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
-"""Formats in which GDAL may call the fourth band alpha by default; in others it is alpha."""
+"""Drivers for which GDAL may call the fourth band alpha by default. With other drivers the band is alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An open raster with its bands, grid, nodata and other properties of its values."""
+    """Open raster with its bands, grid, nodata and other properties of its values."""
 
     dataset: DatasetReader | WarpedVRT
-    """The dataset to read from: the file, or a virtual dataset over it."""
+    """Dataset to read from: the file, or a virtual dataset over the file."""
     bands: BandChoice
-    """The bands that are read."""
+    """Bands that are read, by role."""
     grid: GeoGrid
-    """Its pixel grid, from its own metadata."""
+    """Pixel grid of the dataset: CRS, transform, rows and columns."""
     nodata: float | None
-    """Nodata value, if the dtype can hold it."""
+    """Nodata value; None: there is none, or the dtype cannot hold it."""
     dtype: np.dtype[Any]
-    """Common dtype of the chosen bands."""
+    """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
-    """Colour table (entries, 4), RGBA."""
+    """Colour table, uint8 (entries, 4), RGBA; None: there is none."""
     has_mask: bool
-    """Whether it has a mask band, besides any alpha band and nodata value."""
+    """Whether the raster has a mask band, besides any alpha band and nodata value."""
     voids: Voids
-    """Undeclared nodata values."""
+    """Undeclared nodata values, such as -9999."""
     anatomy: Anatomy
-    """Its files and members, and gaps in them."""
+    """Files and members of the raster, and gaps in them."""
     average_without_gdal: bool = False
-    """Whether GDAL's means are wrong, because the file calls a band alpha that holds near infrared."""
+    """Whether GDAL's means are wrong, because the file declares as alpha a band that holds near infrared."""
     remarks: tuple[str, ...] = ()
-    """Assumptions made, one line each."""
+    """Assumptions made about the raster, one line each."""
 
     min_alpha: float = 1
-    """Smallest alpha of an observed pixel: lossy compression changes alpha near transparent pixels."""
+    """Smallest alpha of an observed pixel: any value above 0; half of opaque if lossy compression changes alpha."""
     scale: NDArray[np.uint8] | None = None
-    """uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
+    """uint8 (256,): the value from 0 to 255 for each stored value of fewer than 8 bits; None for 8 bits or more."""
 
     @property
     def lossy(self) -> bool:
-        """Whether it has lossy compression, so that black borders are only nearly black."""
+        """Whether the raster has lossy compression, so that black borders are only nearly black."""
         return self.anatomy.lossy
 
     @property
     def gaps(self) -> Gaps | None:
-        """Ground without pixels."""
+        """Areas of the raster without pixels; None if there are none."""
         return self.anatomy.gaps
 
     @property
     def depth(self) -> int:
-        """Number of values of a pixel: its colours, and near infrared."""
+        """Number of bands read per pixel: the colour bands (three for a palette), plus near infrared if it is used."""
         return 3 if self.palette is not None else len(self.bands.used)
 
     @property
     def cache_bytes(self) -> int:
-        """Size of GDAL's block cache for it, in bytes: enough for a row of windows, where that is worth it.
+        """Size of GDAL's block cache for the raster, in bytes: for a row of windows, or for one window of a wide scene.
 
-        GDAL drops the least recently used block. Windows are read row by row. If the cache holds fewer blocks than a
-        row of windows, none is left for the next row. Tiles are then decoded up to twice, which is cheaper than memory
-        that grows with the width of the scene: the cache holds the blocks of one window, since more would never be
-        used again. Strips (blocks as wide as the scene) would be decoded once for every window, so their limit is
-        higher.
+        GDAL drops the least recently used block, and windows are read row by row. If the cache holds fewer blocks than
+        a row of windows, no block is left for the next row. Tiles are then decoded up to twice. This costs less than
+        memory that grows with the width of the scene. The cache then holds the blocks of one window, because more
+        blocks would not be used again. Strips (blocks as wide as the scene) would be decoded once for every window, so
+        the limit for strips is higher.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -132,13 +132,13 @@ def open_source(
     """Open a raster for reading.
 
     Args:
-        name: any raster that GDAL reads.
-        stack: closes the raster.
-        bands: bands to use instead of those from the file's metadata.
+        name: name of any raster that GDAL reads.
+        stack: exit stack that closes the raster.
+        bands: numbers of the bands to use, from 1; None: by the file's metadata.
         nir: whether near infrared is read.
-        nodata: nodata value instead of the file's own and of voids; `none`: every value is ground.
+        nodata: nodata value instead of the file's own and of voids; `none`: every value is valid; None: the file's own.
         crs: CRS instead of the file's own; the coordinates are not changed.
-        threads: threads that decompress it.
+        threads: number of threads that decompress the raster.
 
     Raises:
         SceneError: the file is missing, is no raster, has a complex dtype, or does not fit the arguments.
@@ -183,7 +183,7 @@ def open_source(
 def _remarks(
     name: SourceName, choice: BandChoice, voids: Voids, structure: Anatomy, scale: NDArray[np.uint8] | None
 ) -> Iterator[str]:
-    """Assumptions made about a raster, one line each."""
+    """Yield the assumptions made about a raster, one line each."""
     if choice.guess:
         yield choice.guess
     if scale is not None:
@@ -196,7 +196,7 @@ def _remarks(
 
 
 def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
-    """Open the file; raises SceneError where it is missing, empty, truncated (JPEG), or no raster of real numbers."""
+    """Open the file; raise SceneError if it is missing, empty, truncated (JPEG), or no raster of real numbers."""
     path = name.path
     if path is not None:
         if not path.exists():
@@ -224,7 +224,7 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
 
 
 def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """Time of acquisition from the file's tags, else the file's modification time; UTC."""
+    """Return the time of acquisition from the file's tags, else the modification time of the file; UTC."""
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:
@@ -236,9 +236,9 @@ def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
-    # The missing part of a truncated JPEG reads as grey, without an error: ground that looks dry.
-    # GDAL_ERROR_ON_LIBJPEG_WARNING makes it an error, but only once per open file, so the file is decoded here, at a
-    # lower resolution, just for this check.
+    # GDAL reads the missing part of a truncated JPEG as grey, without an error, and grey ground looks dry.
+    # GDAL_ERROR_ON_LIBJPEG_WARNING makes it an error, but only once per open file. So the file is decoded here, at a
+    # lower resolution, only for this check.
     try:
         with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):
             dataset = rasterio.open(path.absolute())
@@ -253,7 +253,7 @@ def _refuse_truncated_jpeg(path: Path) -> None:
 
 
 def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
-    # Where the gaps lie is not known on the warped grid.
+    # The place of gaps on the warped grid is not known.
     if structure.gaps is not None:
         raise SceneError(
             f"{name} is placed by control points and has ground that no pixel was ever written for; declare "
@@ -262,9 +262,10 @@ def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
 
 
 def _with_nodata(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
-    """A virtual copy of the dataset with the nodata value that is used, and without a band falsely called alpha.
+    """Return a virtual copy of the dataset with the nodata value in use, and without a band falsely called alpha.
 
-    GDAL leaves nodata and transparent pixels out of its averages, so its metadata must be right.
+    GDAL leaves nodata and transparent pixels out of averages, so the metadata must be right. If they are right, the
+    dataset itself is returned.
     """
     false_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]

@@ -1,4 +1,4 @@
-"""Meaning of the stored values of a raster: palette, nodata, alpha, and values of fewer than 8 bits."""
+"""Meaning of a raster's stored values: palette, nodata, alpha, and values of fewer than 8 bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PALETTE_ALPHA = 3
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
-    """Sample of values (bands, n), as stored, from windows spread over the raster; unreadable windows are left out."""
+    """Read a sample of stored values (bands, n) from windows spread over the raster; leave unreadable windows out."""
     found = []
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
         try:
@@ -32,7 +32,7 @@ def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
 
 
 def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """Smallest alpha of an observed pixel: anything above 0; with lossy compression, half of the opaque value."""
+    """Return the smallest alpha of an observed pixel: any value above 0; half of opaque with lossy compression."""
     if alpha is None or alpha > dataset.count:  # the alpha band that GDAL adds to a warped raster
         return 1
     kind = np.dtype(dataset.dtypes[alpha - 1])
@@ -40,13 +40,13 @@ def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -
         return 1 if kind.kind in "iu" else float(np.finfo(np.float32).tiny)
     sample = sample_of(dataset, (alpha,))
     top = float(sample.max(initial=0))
-    # Files of 16 bits may hold an alpha of 0 to 255: the value of most pixels with a high alpha is the opaque value.
+    # Files of 16 bits may hold an alpha of 0 to 255. So opaque is the median of all alpha above half of the maximum.
     opaque = float(np.median(sample[sample > top / 2])) if top > 0 else 255.0
     return max(1.0, opaque / 2)
 
 
 def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
-    """uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
+    """Return uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
     bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
     if dtype != np.uint8 or choice.palette or bits >= 8:
         return None
@@ -56,10 +56,11 @@ def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -
 
 
 def alpha_is_infrared(dataset: DatasetReader) -> bool:
-    """Whether the fourth of four bands is called alpha but holds near infrared.
+    """Return whether the fourth of four bands is called alpha but holds near infrared.
 
-    By default GDAL marks the fourth of four 8-bit bands as alpha, so RGB and near infrared reads as RGBA. Near infrared
-    is 0 on deep water, which would become nodata.
+    By default GDAL marks the fourth of four 8-bit bands as alpha, so a file of RGB and near infrared is read as RGBA.
+    Near infrared is 0 on deep water, which would become nodata. Near infrared has many values, alpha mostly two: more
+    than 32 values, in more than half of the pixels, between 6 and 94 % of the maximum are near infrared.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -75,14 +76,14 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
-    """Square windows at `count` by `count` places, evenly spaced from edge to edge."""
+    """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge."""
     rows = np.linspace(0, max(height - side, 0), count).astype(int)
     cols = np.linspace(0, max(width - side, 0), count).astype(int)
     return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
 
 
 def palette_of(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
-    """The colour table uint8 (entries, 4), RGBA; None for a raster without palette."""
+    """Return the colour table, uint8 (entries, 4), RGBA; None for a raster without palette."""
     if not choice.palette:
         return None
     entries = dataset.colormap(choice.rgb[0])
@@ -98,7 +99,9 @@ def nodata_of(
     dtype: np.dtype[Any],
     name: SourceName,
 ) -> float | None:
-    """The nodata value if the dtype can hold it; GDAL lets an 8-bit file declare -9999, which would wrap to 241.
+    """Return the nodata value (`given`, else the file's own) if the dtype can hold it, else None.
+
+    GDAL lets an 8-bit file declare -9999, which would wrap to 241.
 
     Raises:
         SceneError: the value given by the user does not fit the dtype.

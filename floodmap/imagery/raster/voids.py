@@ -1,4 +1,4 @@
-"""Voids: undeclared nodata values, such as -9999, -32768, -3.4e38 and 1e20."""
+"""Voids: nodata values that a file does not declare, such as -9999, -32768, -3.4e38 and 1e20."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ Bools = NDArray[np.bool_]
 LOG = logging.getLogger(__name__)
 
 COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -2147483648.0, 2147483647.0, 4294967295.0)
-"""Values that programs commonly write as nodata; so are all values of `HUGE` size."""
+"""Values that programs commonly write as nodata. All values of `HUGE` size or more count as common, too."""
 HUGE = 1e10
-"""Larger than any value of a sensor."""
+"""Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""Least number of pixels of a sample, and least share of it, that hold exactly the value of a void."""
+"""Least number of pixels of a sample, and least share of the sample, that hold exactly the value of a void."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
-"""Least distance of a void from all other values, in widths of their range; less for common values."""
+"""Least distance of a void from all other values, as a multiple of their range: for other, and for common values."""
 _MAX_VOIDS = 4
-"""Most voids of one raster."""
+"""Largest number of voids of one raster."""
 
 
 def may_be_colour(value: float) -> bool:
-    """Whether a nodata value may be a colour in one band where other bands hold something else: 0, 255, 65535."""
+    """Return whether a nodata value (0, 255, 65535) may be a colour in one band while other bands hold other values."""
     return 0 <= value < HUGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voids:
-    """The voids of a raster, and limits that separate them from the picture."""
+    """Voids of a raster, and limits that separate voids from the picture."""
 
     values: tuple[float, ...] = ()
-    """Voids found in a sample, the most frequent first."""
+    """Voids found in a sample of the raster."""
     share: float = 0.0
-    """Share of the sample's pixels that hold one of them, 0 to 1."""
+    """Share of the sample's pixels that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
-    """Means outside these limits are averages of a void and of ground."""
+    """Limits for means: a mean outside these limits is an average of a void and of ground."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Values outside these limits are voids if they are in `values` or `COMMON_VOIDS`."""
+    """Limits for stored values: a value outside is a void if it is in `values` or common (see `COMMON_VOIDS`)."""
     reported: set[float] = field(default_factory=set, compare=False)
-    """Voids found after the sample: each is logged once."""
+    """Voids found after the sample was taken. Each is logged once."""
 
     def find(self, values: NDArray[Any], *, native: bool, name: object = "") -> Bools | None:
-        """Pixels (height, width) that hold a void in any band; None where there are none.
+        """Find pixels that hold a void in any band: bool (height, width); None if there are none.
 
         Args:
-            values: (bands, height, width).
-            native: whether the values are as stored; otherwise they are means, perhaps of a void and of ground.
-            name: the raster, for a message.
+            values: (bands, height, width), of any real dtype.
+            native: whether the values are as stored. Otherwise they are means, perhaps of a void and of ground.
+            name: name of the raster, for a message.
         """
         low, high = self.limits_if_common if native else self.limits
         if values.dtype == np.uint8 or not values.size:
@@ -67,11 +67,11 @@ class Voids:
             known = np.isin(outliers, np.array(self.values, values.dtype))
             late = _is_common(outliers) & ~known
             self._report(outliers[late], name)
-            # Values between a void and the picture come from resampling across its edge.
+            # Values between a void and the picture come from resampling across the edge of the void.
             blended = (outliers < low) & bool(self.values and min(self.values) < low)
             outside[outside] = known | late | blended
             bright = [value for value in self.values if may_be_colour(value)]
-            if bright:  # one band may be saturated, but hardly all of them
+            if bright:  # an observed pixel may be saturated in one band, but hardly in all bands
                 there = np.isin(values, np.array(bright, values.dtype))
                 saturated, outside = np.asarray(there.all(axis=0)), outside & ~there
         return np.asarray(outside.any(axis=0) | saturated)
@@ -84,7 +84,7 @@ class Voids:
 
 
 def voids_text(name: object, values: Sequence[float], share: float | None) -> str:
-    """Message about voids, and how to override them; `share`: of the sample's pixels, None where not known."""
+    """Return the message about voids and how to override them; `share` of the sample's pixels, None: not known."""
     many = "pixels" if share is None else f"{100 * share:.2g} % of its pixels"
     return (
         f"{name}: {many} hold exactly {' or '.join(f'{value:.9g}' for value in values)}, far outside all other values; "
@@ -97,10 +97,10 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
 
     Args:
         sample: (bands, n), of any real dtype, as stored.
-        nodata: the declared nodata value.
+        nodata: the declared nodata value; None: there is none.
 
     Returns:
-        The voids, perhaps none, and limits outside which `COMMON_VOIDS` are voids where they occur later.
+        The voids, perhaps none, and the limits outside which `COMMON_VOIDS` are voids if they occur later.
     """
     if sample.dtype == np.uint8 or not sample.size:
         return Voids()
@@ -113,7 +113,7 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
     reported = set() if nodata is None else {float(np.asarray(nodata).astype(sample.dtype))}
     if not rest.size:
         return Voids()
-    # Percentiles, to leave out values from resampling across the edge of a void.
+    # Percentiles leave out values that come from resampling across the edge of a void.
     low, high = (float(edge) for edge in np.percentile(rest, (5, 95)))
     width = max(high - low, 4 * float(np.spacing(abs(high))))
     lowest, highest = max(float(rest.min()), low - 2 * width), min(float(rest.max()), high + 2 * width)
@@ -130,7 +130,7 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
 
 
 def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[float]:
-    """Void values: at either end of the range or common, held exactly by many pixels, and far from all others."""
+    """Yield the voids: values at an end of the range or common, held exactly by many pixels, far from all others."""
     rest = flat
     for _ in range(_MAX_VOIDS):
         if not rest.size:
@@ -144,7 +144,7 @@ def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[fl
 
 
 def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[Any]) -> bool:
-    """Whether a value is a void among the values `rest` of a sample of `n` values."""
+    """Return whether a value is a void. `rest` are the values of a sample of `n` values, without voids found before."""
     others = rest[rest != value]
     if not others.size or rest.size - others.size < max(_MANY, _MANY_SHARE * n):
         return False
@@ -152,7 +152,7 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
     common = bool(_is_common(np.array([value]))[0])
     if dtype.kind in "iu":
         common |= value != 0 and value in (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    # A single negative integer among values of 0 and more is no reflectance.
+    # A single negative integer among values from 0 up is not a reflectance.
     alone = value <= -1 and value == round(value) and float(others.min()) >= 0
     picture = others[~_is_common(others)]
     width = _width(picture if picture.size else others)
@@ -164,11 +164,11 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
 
 
 def _width(values: NDArray[np.float64]) -> float:
-    """Range of the values of a picture, between its 0.5th and 99.5th percentiles."""
+    """Return the range of the values of a picture, between the 0.5th and the 99.5th percentile."""
     low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
     return max(high - low, 4 * float(np.spacing(abs(high))))
 
 
 def _is_common(values: NDArray[Any]) -> Bools:
-    """Values that are in `COMMON_VOIDS` or of `HUGE` size."""
+    """Return bool of the same shape: True for values in `COMMON_VOIDS` or of `HUGE` size."""
     return np.asarray(np.isin(values, COMMON_VOIDS) | (np.abs(values.astype(np.float64)) >= HUGE))

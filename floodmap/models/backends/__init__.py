@@ -1,1 +1,1 @@
-"""What makes networks fast on CPUs and GPUs."""
+"""Fast inference on CPUs and GPUs: fused layers, attention kernels, CUDA graphs, asynchronous batches."""

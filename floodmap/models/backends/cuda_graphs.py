@@ -1,7 +1,7 @@
-"""Capture calls as CUDA graphs and replay them: one launch instead of some 400 for an image encoder of SAM.
+"""Capture of calls as CUDA graphs, and replay: one launch instead of some 400 for an image encoder of SAM.
 
-Every launch needs Python's global interpreter lock. Beside threads that read windows and trace outlines, launching took
-as long as the computation itself (`benchmarks/gpu.py`).
+Every launch needs Python's global interpreter lock. While other threads read windows and traced outlines, launching
+took as long as the computation itself (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _MAX_GRAPHS = 64
-"""Most graphs that are kept; all share one memory pool."""
+"""Largest number of graphs that are kept; all graphs share one memory pool."""
 
 Function = Callable[..., Tensor]
 
@@ -41,10 +41,10 @@ class _CapturedGraph:
 
 
 class Replayer:
-    """Runs functions of tensors; on an NVIDIA GPU as CUDA graphs, from the third call with the same shapes on.
+    """Runner of functions of tensors; an NVIDIA GPU replays a CUDA graph from the third call with equal shapes on.
 
-    One function at a time, in inference mode, on one stream. A function must launch the same kernels whatever values
-    the tensors hold, and must not synchronize.
+    Only one function may run at a time, in inference mode and on one stream. A function must launch the same kernels
+    for all values of the tensors, and must not synchronize.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,7 +54,7 @@ class Replayer:
         self._pool: Any = None
 
     def run(self, function: Function, *inputs: Tensor | None) -> Tensor:
-        """The result of `function` for these inputs; it must be the same object each time."""
+        """Return the result of `function` for these inputs; `function` must be the same object in every call."""
         if not self._captures:
             return function(*inputs)
         key = (function, *(None if x is None else (x.shape, x.dtype, x.stride()) for x in inputs))

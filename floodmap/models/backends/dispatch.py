@@ -1,4 +1,4 @@
-"""Batches of tiles copied to a device, computed there and fetched; asynchronous on a GPU, so that it is never idle."""
+"""Batches of tiles on a device: copy to the device, computation, copy of the results; asynchronous on a GPU."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TileBatch:
-    """A batch of tiles of one shape, on a device."""
+    """Batch of tiles of one shape, on a device."""
 
     rgb: Tensor
-    """uint8 (B, 3, height, width)."""
+    """RGB, uint8 (B, 3, height, width), 0 to 255."""
     valid: Tensor
-    """bool (B, height, width)."""
+    """bool (B, height, width), True on pixels with a valid picture."""
     gsd_m: Tensor
-    """Ground sample distance in metres, float32 (B,); 0 where unknown."""
+    """Ground sample distance in metres, float32 (B,); 0 if unknown."""
 
     def __getitem__(self, part: slice) -> TileBatch:
-        """A slice of the batch."""
+        """Return a slice of the batch."""
         return TileBatch(self.rgb[part], self.valid[part], self.gsd_m[part])
 
 
 Predict = Callable[[TileBatch, Sequence[Prompts]], Tensor]
-"""Computes a result, (B, ...), from a batch of tiles and their prompts."""
+"""Function that computes a result, (B, ...), from a batch of tiles and the tiles' prompts."""
 Pending = tuple[list[int], Callable[[], NDArray[Any]]]
-"""Indices of tiles, and a function that waits for their results."""
+"""Indices of tiles, and a function that waits for the results of these tiles and returns them."""
 
 
 class Dispatcher:
-    """Runs batches on one device.
+    """Runner of batches on one device.
 
-    A GPU computes while one thread waits for an earlier result and others prepare the next batches. A single thread
-    launches all GPU work, because torch and cuDNN initialize per thread. On a CPU batches run one after the other: two
-    at once would take twice the memory.
+    A GPU computes while one thread waits for an earlier result and other threads prepare the next batches. A single
+    thread launches all GPU work, because torch and cuDNN initialize per thread. On a CPU, batches run one after the
+    other, because two at once would take twice the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._lock = device, PerProcess(Lock)
         self._launcher = ThreadPoolExecutor(1, "launch", self._set_device) if device.type == "cuda" else None
         self._max_tiles: int | None = None
-        """Number of tiles that fit into the device's memory at once; None while it has not run out of memory."""
+        """Number of tiles that fit into the device's memory at once; None until the device runs out of memory."""
 
     def _set_device(self) -> None:
         if self._device.index is not None:
-            torch.cuda.set_device(self._device)  # of this thread: Triton launches kernels on the current device
+            torch.cuda.set_device(self._device)  # for this thread: Triton launches kernels on the current device
 
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
-        """Results of `predict` for tiles of any shapes; tiles of one shape form a batch."""
+        """Return the results of `predict` for tiles of any shapes, in their order; tiles of one shape form a batch."""
         if self._launcher:
             refuse_lost_gpu()
         pending: list[Pending] = []
@@ -81,7 +81,7 @@ class Dispatcher:
     def _launch(
         self, predict: Predict, batch: TileBatch, indices: list[int], prompts: Sequence[Prompts]
     ) -> list[Pending]:
-        """Start the computation of a batch; it is halved, as are all later ones, when the device runs out of memory."""
+        """Start the computation of a batch; this and later batches are halved if the device runs out of memory."""
         pending: list[Pending] = []
         first = 0
         while first < len(indices):
@@ -105,7 +105,7 @@ class Dispatcher:
 
 
 def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
-    """Indices of the tiles of each shape."""
+    """Return the indices of the tiles of each shape."""
     indices: dict[tuple[int, ...], list[int]] = {}
     for index, tile in enumerate(tiles):
         indices.setdefault(tile.reason.shape, []).append(index)
@@ -113,7 +113,7 @@ def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
 
 
 def tiles_to_device(tiles: Sequence[Tile], device: torch.device) -> TileBatch:
-    """Copy tiles of one shape to a device."""
+    """Copy tiles of one shape to a device, as one batch."""
     rgb, valid = _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
     return TileBatch(rgb, valid, floats_to_device(np.array([tile.gsd_m for tile in tiles]), device))
 
@@ -123,7 +123,10 @@ def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
 
 
 def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Copy an array to a device; to a GPU asynchronously, from pinned memory: torch would wait for all queued work."""
+    """Copy an array to a device; to a GPU asynchronously, from pinned memory.
+
+    From other memory, torch would wait for all queued work of the GPU.
+    """
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -131,12 +134,15 @@ def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
-    """Start to copy a result to the CPU; the returned function waits for this copy alone, not for later GPU work."""
+    """Start to copy a result to the CPU, and return a function that waits for the copy and returns the array.
+
+    The function waits for this copy alone, not for later GPU work.
+    """
     if not result.is_cuda:
         return result.cpu().numpy
     host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     host.copy_(result, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # waits without busy polling, so that other threads have the core
+    done = torch.cuda.Event(blocking=True)  # waits without busy polling, so that other threads can use the core
     done.record(torch.cuda.current_stream(result.device))
 
     def wait() -> NDArray[Any]:
@@ -148,5 +154,5 @@ def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
 
 
 def floats_to_device(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
-    """As `array_to_device`, converted to float32."""
+    """Convert an array to float32 and copy it to a device, as `array_to_device` does."""
     return array_to_device(np.asarray(array, np.float32), device)

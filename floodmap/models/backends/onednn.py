@@ -1,8 +1,9 @@
 """oneDNN layers fused with their activation (convolution and ReLU6, linear and GELU), for inference on x86 CPUs.
 
-Unfused, the activation writes and reads the layer's output once more, which may take as long as the layer. The calls
-are those of torch's compiler and are not documented. Plain layers are used instead where torch lacks the calls, on
-other CPUs (they were measured on x86 only), and where `check` finds an error or a different result.
+Without fusion, the activation reads and writes the layer's output once more. This may take as long as the layer itself.
+The fused calls are those of torch's compiler and are not documented. Torch's usual layers (here called plain) are used
+on other CPUs, as the calls were measured on x86 only. They are also used if torch lacks the calls, or if `check` finds
+an error or a different result.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Number of input rows for which weights are packed: the cells of SAM's image embedding."""
+"""Number of input rows for which weights are packed: the number of positions of SAM's image embedding."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest relative difference (in the 2-norm) from plain layers."""
+"""Largest accepted relative difference (in the 2-norm) from plain layers, by type."""
 
 log = logging.getLogger(__name__)
 _disabled: dict[str, str] = {}
-"""Calls that are not used, each with the reason."""
+"""Names of the calls that are not used, each with the reason."""
 
 
 def check(dtype: torch.dtype) -> None:
     """Compare the fused calls with plain layers; a call that fails or differs is disabled, with a warning.
 
-    To be called when a model is loaded onto a CPU.
+    Call this function whenever a model is loaded onto a CPU.
     """
     trials: dict[str, Callable[[torch.dtype], float]] = {"convolution": _try_convolution, "linear": _try_linear}
     for name, trial in trials.items():
@@ -42,7 +43,7 @@ def check(dtype: torch.dtype) -> None:
             with torch.inference_mode():
                 difference = trial(dtype)
             why = "" if difference <= _TOLERANCE[dtype] else f"it is {difference:.1g} off"
-        except Exception as error:  # whatever an undocumented call raises
+        except Exception as error:  # an undocumented call may raise errors of any type
             why = (str(error) or type(error).__name__).splitlines()[0]
         if why:
             _disabled[name] = why
@@ -51,7 +52,7 @@ def check(dtype: torch.dtype) -> None:
 
 
 def _try_convolution(dtype: torch.dtype) -> float:
-    """Largest relative difference of fused convolutions from plain ones; 0 where torch has no such call."""
+    """Return the largest relative difference of fused from plain convolutions; 0 if torch has no such call."""
     if not _CONVOLUTION:
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +67,7 @@ def _try_convolution(dtype: torch.dtype) -> float:
 
 
 def _try_linear(dtype: torch.dtype) -> float:
-    """Largest relative difference of packed linear layers from plain ones; 0 where torch has no such call."""
+    """Return the largest relative difference of packed from plain linear layers; 0 if torch has no such call."""
     if not (_LINEAR and _PACK):
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +80,7 @@ def _try_linear(dtype: torch.dtype) -> float:
 
 
 def _relative_difference(result: Tensor, expected: Tensor) -> float:
-    """Relative difference in the 2-norm; infinite where shapes differ or it is NaN."""
+    """Return the relative difference in the 2-norm; infinite if the shapes differ or the difference is NaN."""
     if result.shape != expected.shape:
         return float("inf")
     difference = float((result.float() - expected.float()).norm() / expected.float().norm())
@@ -87,12 +88,14 @@ def _relative_difference(result: Tensor, expected: Tensor) -> float:
 
 
 def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """A convolution and its ReLU6; fused in inference mode on a CPU, with the same bits in down to a third of the time.
+    """Compute a convolution followed by ReLU6, fused in inference mode on a CPU.
+
+    The fused call gives the same bits and takes as little as a third of the time.
 
     Args:
         conv: the convolution.
-        x: (B, C, H, W).
-        padding: rows and columns, instead of the convolution's own padding; only without gradients.
+        x: input, (B, C, H, W).
+        padding: rows and columns of padding, instead of the convolution's own; allowed only without gradients.
     """
     pad = padding or (int(conv.padding[0]), int(conv.padding[1]))
     fused = _CONVOLUTION and "convolution" not in _disabled
@@ -106,9 +109,9 @@ def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = Non
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, optionally fused with GELU, whose weights are packed in oneDNN's memory layout.
+    """Linear layer, optionally fused with GELU, whose weights are packed in oneDNN's memory layout.
 
-    It has no parameters, so it can be neither trained nor moved to another device.
+    The layer has no parameters, so it can be neither trained nor moved to another device.
     """
 
     def __init__(self, linear: nn.Linear, then: Literal["none", "gelu"] = "none") -> None:
@@ -118,13 +121,16 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in features) to (..., out features), in the type of its weights."""
+        """Map (..., input features) to (..., output features), in the type of the weights."""
         result: Tensor = _LINEAR(x.to(self.dtype), self._weight, self._bias, self.then, [], "none")
         return result
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace every linear layer of a module by a packed one, in place, where torch can; for inference on a CPU."""
+    """Replace every linear layer of a module by a `PackedLinear`, in place, for inference on a CPU.
+
+    Nothing changes if torch lacks the calls, or if `check` disabled them.
+    """
     if not (_LINEAR and _PACK) or "linear" in _disabled:
         return
     for child in list(module.modules()):
@@ -139,10 +145,10 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; oneDNN supports the type also where it emulates it, slowly."""
+    """Return whether this CPU has bfloat16 instructions; without them oneDNN emulates the type, which is slow."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
-    except Exception as error:  # whatever an undocumented call raises
+    except Exception as error:  # an undocumented call may raise errors of any type
         why = (str(error) or type(error).__name__).splitlines()[0]
         if _disabled.get("bfloat16") != why:
             log.warning("models run in float32: torch does not tell whether this CPU multiplies bfloat16 (%s)", why)

@@ -1,8 +1,8 @@
 """SAM's image encoder on a GPU by Triton kernels: scores, windows and padding are never written to GPU memory.
 
-FlashAttention (Dao et al. 2022, arXiv:2205.14135) that reads SAM's windows in place and adds its relative positional
-embeddings. Torch's own kernels need these as an attention mask, which is larger than all other tensors together
-(`benchmarks/gpu.py`).
+The kernels are FlashAttention (Dao et al. 2022, arXiv:2205.14135). They read SAM's windows in place and add SAM's
+relative positional embeddings. Torch's own kernels need these embeddings as an attention mask. That mask is larger than
+all other tensors together (`benchmarks/gpu.py`). A cell is a position of the image embedding: 16 x 16 pixels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _MIN_SIDE = 16
 """Smallest side of a matrix product on a GPU's tensor cores."""
 
 _TOLERANCE = 0.03
-"""Largest relative difference (in the 2-norm) from plain layers, for bfloat16 and the tanh approximation of GELU."""
+"""Largest accepted relative difference (in the 2-norm) from the encoder's layers, with bfloat16 and GELU by tanh."""
 _WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
-"""Queries of a program, warps and pipeline stages, for global attention and for windows: the fastest on an H100."""
+"""Queries of a program, warps and pipeline stages, for global attention and for windows; the fastest on an H100."""
 
 
 def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
-    """The result of `encoder(image)`, (B, 3, H, W) to (B, E, H/16, W/16), without gradients.
+    """Return the result of `encoder(image)`, (B, 3, H, W) to (B, E, H/16, W/16), without gradients.
 
-    The residual stream is float32, the rest has the encoder's precision, and GELU is approximated with tanh; both
-    change the result by less than that precision does.
+    The residual stream is float32; all other tensors have the encoder's precision. GELU is approximated with tanh. Both
+    change the result by less than the encoder's precision does.
     """
     residual = _patches(encoder, image).float()
     if encoder.pos_embed is not None:
@@ -44,7 +44,7 @@ def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def check(encoder: ImageEncoderViT) -> str:
-    """Compare the kernels with the encoder's first block on a small image; the reason for failing, or an empty text."""
+    """Compare the kernels with the encoder's first block on a small image; return the error as text, "" if none."""
     block = encoder.blocks[0]
     x = torch.randn(1, 14, 14, block.norm1.normalized_shape[0], device=block.attn.qkv.weight.device)
     x = x.to(block.attn.qkv.weight.dtype)
@@ -59,7 +59,7 @@ def check(encoder: ImageEncoderViT) -> str:
 
 
 def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
-    """The patch embedding, (B, H/16, W/16, C), as a matrix product: convolutions of three channels are slow."""
+    """Return the patch embedding, (B, H/16, W/16, C), by a matrix product; convolutions of three channels are slow."""
     conv = encoder.patch_embed.proj
     rows, cols = conv.kernel_size
     patches = image.unflatten(3, (-1, cols)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
@@ -74,7 +74,7 @@ def _mlp(block: Block, x: Tensor) -> Tensor:
 
 
 def _attention(block: Block, x: Tensor) -> Tensor:
-    """Attention of a block in its windows, (B, H, W, C) to the same shape."""
+    """Compute the attention of a block in the block's windows, (B, H, W, C) to the same shape."""
     attention: Attention = block.attn
     side = (block.window_size, block.window_size) if block.window_size else (x.shape[1], x.shape[2])
     if not hasattr(attention, "positions"):
@@ -85,25 +85,26 @@ def _attention(block: Block, x: Tensor) -> Tensor:
 
 
 def positions(down: Tensor, across: Tensor) -> Tensor:
-    """Relative positional embeddings (2 rows - 1, C) and (2 columns - 1, C) as one table for `attend`, (positions, C).
+    """Join relative positional embeddings, (2 rows - 1, C) and (2 columns - 1, C), to a table for `attend`.
 
-    The number of positions is padded to a multiple of 16, so that rows of products with them are aligned in memory.
+    The table is (positions, C). The number of positions is padded to a multiple of 16, so that rows of products with
+    the table are aligned in memory.
     """
     table = torch.cat([down, across])
     return nn.functional.pad(table, (0, 0, 0, -len(table) % _MIN_SIDE))
 
 
 def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, int]) -> Tensor:
-    """Multi-head attention within windows, with relative positional embeddings.
+    """Compute multi-head attention within windows, with relative positional embeddings.
 
     Args:
         qkv: queries, keys and values of every cell, (B, H, W, 3, heads, C).
-        filling: queries, keys and values of padding cells, where windows reach beyond the image, (3 heads C,).
-        table: the relative positional embeddings, see `positions`.
-        window_hw: rows and columns of a window; the image's own for global attention.
+        filling: queries, keys and values of a padding cell, (3 heads C,). Windows may reach beyond the image.
+        table: the relative positional embeddings, (positions, C); see `positions`.
+        window_hw: rows and columns of a window in cells; for global attention those of the image, H and W.
 
     Returns:
-        (B, H, W, heads C).
+        Attended values, (B, H, W, heads C).
     """
     batch, height, width, _, heads, channels = qkv.shape
     rows, cols = window_hw
@@ -112,7 +113,7 @@ def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, in
     padded = cols if whole else max(_MIN_SIDE, triton.next_power_of_2(cols))
     at_once = 1 if whole else max(_MIN_SIDE, triton.next_power_of_2(rows))
     each = qkv[:, :, :, 0].view(-1, heads, channels).transpose(0, 1)
-    products = torch.bmm(each, table.t().expand(heads, -1, -1))  # of every query with all positions
+    products = torch.bmm(each, table.t().expand(heads, -1, -1))  # products of every query with all positions
     out = torch.empty(batch, height, width, heads * channels, dtype=qkv.dtype, device=qkv.device)
     windows = batch * triton.cdiv(height, rows) * triton.cdiv(width, cols)
     queries, warps, stages = _WHOLE if whole else _WINDOWS
@@ -125,7 +126,7 @@ def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, in
 
 
 def _add_and_norm(residual: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
-    """Add an update to the residual, float32 (B, H, W, C), in place; returns its layer norm as `dtype`."""
+    """Add an update to the residual, float32 (B, H, W, C), in place; return the layer norm of the sum as `dtype`."""
     channels = residual.shape[-1]
     out = torch.empty(residual.shape, dtype=dtype, device=residual.device)
     _add_norm[residual.numel() // channels,](
@@ -139,7 +140,7 @@ def _add_and_norm(residual: Tensor, update: Tensor | None, norm: nn.LayerNorm, d
 def _add_norm(
     residual, update, weight, bias, out, eps, CHANNELS: tl.constexpr, PADDED: tl.constexpr, ADDS: tl.constexpr
 ):
-    """Sum and layer norm of one cell, all of its channels."""
+    """Compute the sum and the layer norm of one cell, over all channels."""
     channel = tl.arange(0, PADDED)
     valid = channel < CHANNELS
     at = tl.program_id(0).to(tl.int64) * CHANNELS + channel
@@ -156,24 +157,24 @@ def _add_norm(
 
 @triton.jit
 def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
-    """Load from addresses inside the image, and the padding elsewhere; WHOLE: all are inside."""
+    """Load the values at addresses inside the image, and the padding elsewhere; WHOLE: all addresses are inside."""
     return tl.load(at) if WHOLE else tl.where(inside, tl.load(at, mask=inside, other=0.0), tl.load(fill))
 
 
 @triton.jit
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
-    """Products of queries with the relative positions of the keys of a window, (QUERIES, keys)."""
+    """Compute the products of queries with the relative positions of a window's keys, (QUERIES, keys)."""
     step = tl.arange(0, AT_ONCE)
     rows = first + step
     down = tl.load(to_row[:, None] - rows[None, :], mask=valid[:, None] & (rows < ROWS)[None, :], other=0.0)
-    # Products with one-hot matrices of rows and of columns spread them over the keys.
+    # Products with one-hot matrices of rows and of columns spread the scores over the keys.
     scores = tl.dot(down, (step[:, None] == key_row[None, :]).to(down.dtype))
     return tl.dot(across, (column[:, None] == key_col[None, :]).to(across.dtype), scores)
 
 
 @triton.jit
 def _query_cells(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
-    """Rows and columns of queries in their window, whether they lie in it and in the image, and their cell numbers."""
+    """Return rows, columns and cell numbers of queries in a window, and whether each is inside window and image."""
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     row, col = query // COLS, query % COLS
     valid = (query < ROWS * COLS) & (top + row < height) & (left + col < width)
@@ -186,10 +187,11 @@ def _attend(
     HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     PADDED: tl.constexpr, AT_ONCE: tl.constexpr, LENGTH: tl.constexpr, QUERIES: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """QUERIES queries of one window and head attend to all of its cells, AT_ONCE rows of PADDED columns at a time.
+    """Compute the attention of QUERIES queries of one window and head to all cells of the window.
 
-    A head's channels are HEAD + TAIL, both powers of two, or TAIL is 0. `scores` are not scaled yet. `highest`,
-    `total`: running maximum and sum of the softmax. `to_row`, `to_col`: addresses in `products` of row and column 0.
+    Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels, both powers of two, or
+    TAIL is 0. `scores` are not scaled yet. `highest` and `total` are the running maximum and the running sum of the
+    softmax. `to_row` and `to_col` are the addresses in `products` of row 0 and column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS

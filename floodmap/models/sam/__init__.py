@@ -1,1 +1,1 @@
-"""The networks: Segment Anything, whole and small."""
+"""Networks: Meta's Segment Anything (SAM), and `FloodSam`, a SAM with a small image encoder."""

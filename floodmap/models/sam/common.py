@@ -14,11 +14,11 @@ from floodmap.models.sam.efficientnet import Skips
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""Mean and standard deviation of RGB (0 to 255) over ImageNet, as in SAM."""
+"""Mean and standard deviation of red, green and blue (0 to 255) over ImageNet, as in SAM."""
 FRAME = 1024
-"""Side of SAM's input frame, in pixels; prompt coordinates are encoded relative to it, whatever the tile's size."""
+"""Side of SAM's input frame, in pixels; prompt coordinates are encoded relative to the frame, not to the tile."""
 STRIDE = 16
-"""Pixels per cell of the image embedding."""
+"""Stride of the image embedding, in pixels."""
 SUREST = 9.2
 """Largest absolute logit of a mask prompt."""
 
@@ -28,25 +28,26 @@ class Encoded:
     """Output of an image encoder for a batch of tiles."""
 
     embedding: Tensor
-    """Image embedding, (B, E, h, w)."""
+    """Image embedding, (B, E, h, w), with E channels."""
     skips: Skips | None
-    """Skip features for the decoder, see `PyramidEncoder.forward`; None for decoders that take none."""
+    """Skip features for the decoder; see `PyramidEncoder.forward`. None if the decoder has no skip connections."""
     shape_hw: tuple[int, int]
     """Height and width of the tiles, in pixels."""
     ground: tuple[Tensor, Tensor] | None = None
-    """Embeddings of the ground sample distance, (B, E) each: added to the decoder's tokens, and to the embedding."""
+    """Two embeddings of the ground sample distance, (B, E) each, added to the decoder's tokens and to `embedding`.
+    None if the ground sample distance is no input of the network."""
 
     def __getitem__(self, part: slice) -> Encoded:
-        """A slice of the batch."""
+        """Return a slice of the batch."""
         skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
         ground = None if self.ground is None else (self.ground[0][part], self.ground[1][part])
         return Encoded(self.embedding[part], skips, self.shape_hw, ground)
 
     def crop(self, rows: slice, cols: slice) -> Encoded:
-        """Crop every tile to the same rows and columns, in pixels, multiples of 32.
+        """Crop the features of every tile to the same rows and columns, given in pixels of the tile, multiples of 32.
 
         Raises:
-            ValueError: the encoder resizes tiles to SAM's frame.
+            ValueError: there are no skip features, because the encoder resizes tiles to SAM's frame.
         """
 
         def cut(x: Tensor, stride: int) -> Tensor:
@@ -66,15 +67,16 @@ class Decoded:
     logits: Tensor
     """Flood logits, (B, H/2, W/2)."""
     iou: Tensor
-    """Predicted IoU, (B,)."""
+    """Predicted IoU, (B,), about 0 to 1."""
     features: Tensor | None
-    """Features of the decoder's last layer, (B, C, H/2, W/2); None where they were not kept."""
+    """Features of the decoder's last layer, (B, C, H/2, W/2); None if they were not kept."""
 
 
 def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalize RGB (B, 3, H, W) for an image encoder, 0 where it is not valid; arguments as in `FloodSam.forward`.
+    """Normalize RGB (B, 3, H, W) for an image encoder; pixels that are not valid become 0.
 
-    Band by band: intermediate results then fit into a CPU's cache, which is six times as fast.
+    The bands are normalized one after the other. Intermediate results then fit into a CPU's cache, which makes the
+    function six times as fast. `rgb` and `valid` are as in `FloodSam.forward`; the result has the type `dtype`.
     """
     image = torch.empty(rgb.shape, dtype=dtype, device=rgb.device, memory_format=torch.channels_last)
     blank = None if valid.device.type == "cpu" and valid.all() else ~valid  # on a GPU valid.all() would synchronize
@@ -85,10 +87,11 @@ def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def smoothed(logits: Tensor) -> Tensor:
-    """Smooth logits (B, C, H, W) by weights 1, 2, 1 along both axes, against checkerboard artefacts.
+    """Smooth logits (B, C, H, W) with the weights 1, 2, 1 along both axes, against checkerboard artefacts.
 
-    Transposed convolutions cause these (Odena et al. 2016, doi:10.23915/distill.00003): the difference between
-    neighbouring pixels was larger by a sixth at every fourth pixel, where window borders always lie.
+    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). Without smoothing,
+    the difference between neighbouring pixels was larger by a sixth at every fourth pixel. Window borders always lie
+    at such pixels.
     """
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)

@@ -1,4 +1,4 @@
-"""Correction of logits at point prompts: kriging in feature and pixel space, refined by a small network."""
+"""Correction of logits at point prompts: kriging in feature space and pixel space, refined by a small network."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CELL = 4
-"""Side in pixels of the cells on which the kernel is computed."""
+"""Side in pixels of the cells (squares of pixels) on which the kernel is computed."""
 POINT_LOGIT = 5.0
-"""Absolute logit that a point asserts at its cell."""
+"""Absolute logit, with the sign of the point's label, to which kriging raises the cell of a point."""
 FEATURE_SCALES = (0.5, 0.9)
 """Length scales of the kernel in normalized features: of the image embedding, and of the decoder's features."""
 LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
-"""Length scale in pixels and weight of two terms of the kernel: for similar features, and for almost any features."""
+"""Length scale in pixels and weight of two terms of the kernel.
+The first term needs similar features, the second has almost no such condition."""
 EVERYWHERE = 0.05
-"""Weight of the kernel's constant term: an error at points is, to this share, an error of the whole tile."""
+"""Weight of the kernel's constant term, which applies this share of an error at a point to the whole tile."""
 NOISE = 0.1
-"""Noise variance of points, relative to the kernel's variance; contradicting points average out."""
+"""Noise variance of points, relative to the kernel's variance; contradictory points are averaged."""
 CHANNELS = 48
-"""Channels of the network's layers."""
+"""Number of channels of the network's layers."""
 HINTS = 16
-"""Channels to which the image embedding is reduced."""
+"""Number of channels to which the network reduces the image embedding."""
 DILATIONS = (1, 2, 4, 8, 16, 1)
 """Dilations of the network's residual convolutions."""
 OUTPUT_SCALE = 3.0
-"""Factor from the network's last layer to logits."""
+"""Factor from the output of the network's last layer to logits."""
 MAX_INPUT_LOGIT = 9.0
-"""Largest absolute logit in the network's input; larger ones are clamped."""
+"""Largest absolute logit in the network's input; larger logits are clamped."""
 
 
 class Kriging:
-    """Kriging (Gaussian process regression) from the points of one tile to all of its cells.
+    """Kriging (Gaussian process regression) from the points of one tile to all cells (4 x 4 pixels) of the tile.
 
     Args:
         appearance: features of the cells, (D, H/4, W/4); see `appearance_of`.
-        xy: points, (N, 2) in pixels from the centre of the first pixel, x first.
-        labels: of the points, (N,): 1 flood, 0 dry.
+        xy: coordinates of the points, (N, 2) in pixels from the centre of the first pixel, x first.
+        labels: labels of the points, (N,): 1 flood, 0 dry.
     """
 
     MAPS = 6
@@ -53,28 +54,29 @@ class Kriging:
         own = appearance[:, self.row, self.col]
         squares = appearance.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
         self.dissimilarity = (squares - 2 * torch.einsum("dn,dhw->nhw", own, appearance)).clamp_(min=0)
-        """Squared distance in feature space of every cell from each point's, (N, H/4, W/4)."""
+        """Squared distance in feature space of every cell from the cell of each point, (N, H/4, W/4)."""
         down = torch.arange(height, device=appearance.device) - self.row[:, None]
         right = torch.arange(width, device=appearance.device) - self.col[:, None]
         self.distance2 = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
-        """Squared distance in pixels of every cell from each point's, (N, H/4, W/4)."""
+        """Squared distance in pixels of every cell from the cell of each point, (N, H/4, W/4)."""
         (far, weight_far), (near, weight_near) = LONG_RANGE, SHORT_RANGE
         self.kernel = weight_far * torch.exp(-self.dissimilarity / 2 - self.distance2 / (2 * far**2))
         self.kernel += weight_near * torch.exp(-self.dissimilarity / 20 - self.distance2 / (2 * near**2))
         self.kernel += EVERYWHERE
-        """Covariance of every cell with each point's, 0 to 1.05, (N, H/4, W/4)."""
+        """Covariance of every cell with the cell of each point, 0 to 1.05, (N, H/4, W/4)."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Correct the logits of cells, (H/4, W/4), by the points; no gradient flows through the correction."""
+        """Return the logits of cells, (H/4, W/4), corrected at the points; the correction itself has no gradient."""
         sign = self.labels.float() * 2 - 1
         residual = sign * F.relu(POINT_LOGIT - sign * logits.detach()[self.row, self.col])
         variance = self.kernel[:, self.row, self.col] + NOISE * torch.eye(len(self.row), device=logits.device)
         return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
 
     def maps(self) -> Tensor:
-        """Largest similarity of cells to any flood point and to any dry point, (6, H/4, W/4), 0 to 1.
+        """Return the largest similarity of each cell to any flood point and to any dry point, (6, H/4, W/4), 0 to 1.
 
-        Three planes for flood points, then three for dry ones: by features, by distance, and by both.
+        Planes 0 to 2 are for flood points, planes 3 to 5 for dry points. In each group the similarity is measured by
+        features, by distance, and by both.
         """
         (far, _), (near, _) = LONG_RANGE, SHORT_RANGE
         similarities = (
@@ -89,11 +91,11 @@ class Kriging:
 
 
 def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
-    """Features of cells in which the kernel measures dissimilarity, (B, D, H/4, W/4).
+    """Return the features of cells between which the kernel measures dissimilarity, float32 (B, D, H/4, W/4).
 
     Args:
-        embedding: of the image encoder, (B, E, H/16, W/16).
-        features: of the mask decoder, at the resolution of cells, (B, C, H/4, W/4).
+        embedding: image embedding, (B, E, H/16, W/16).
+        features: features of the mask decoder at the resolution of cells, (B, C, H/4, W/4).
     """
     coarse = F.normalize(embedding.float(), dim=1) / FEATURE_SCALES[0]
     coarse = F.interpolate(coarse, features.shape[2:], mode="bilinear", align_corners=False)
@@ -101,10 +103,12 @@ def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
 
 
 class Corrector(nn.Module):
-    """Corrects logits at points: kriging, a residual network, and kriging again; with initial weights kriging alone.
+    """Correction of logits at points: kriging, a residual network, and kriging again.
+
+    With its initial weights the residual network changes nothing.
 
     Args:
-        embed_dim: channels of the image embedding; the decoder's features have an eighth of them.
+        embed_dim: number of channels of the image embedding; the decoder's features have an eighth of this number.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -117,13 +121,13 @@ class Corrector(nn.Module):
         self.last.bias = nn.Parameter(torch.zeros(1))
 
     def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
-        """Correct the logits of tiles at their points; tiles without points keep their logits.
+        """Correct the logits of tiles at points; tiles without points keep their logits.
 
         Args:
             ground: the model's outputs for tiles of H x W pixels.
             points: coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
-            roughly: by kriging alone, without the network.
+            roughly: True: correct by kriging alone, without the network.
 
         Returns:
             Logits (B, H/2, W/2), float32.
@@ -148,14 +152,14 @@ class Corrector(nn.Module):
         return logits.index_add(0, torch.tensor(indices, device=logits.device), change)
 
     def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Similarity maps of points, float32 (B, 6, H/4, W/4); see `Kriging.maps`. Arguments as in `correct`."""
+        """Return similarity maps of points, float32 (B, 6, H/4, W/4); see `Kriging.maps`. Arguments as in `correct`."""
         xy, labels = points
         with torch.autocast(ground.appearance.device.type, enabled=False):
             krigings = (Kriging(ground.appearance[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
             return torch.stack([kriging.maps() for kriging in krigings])
 
     def _refine(self, ground: Ground, indices: list[int], maps: Tensor) -> Tensor:
-        """The network's update of logits, (B, H/4, W/4), for the tiles of these indices."""
+        """Return the network's change of the logits of cells, (B, H/4, W/4), for the tiles of these indices."""
         dtype, features = self.first.weight.dtype, ground.features[indices]
         hints = self.hints(ground.embedding[indices].to(dtype))
         hints = F.interpolate(hints, features.shape[2:], mode="bilinear", align_corners=False)
@@ -169,33 +173,33 @@ class Corrector(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Model outputs before any click is applied; detached.
+    """Outputs of a model before any point is applied, detached from the gradients.
 
-    No gradient flows from corrections into the encoder and the first decoding: points must not change these.
+    Training the correction must not change the encoder or the first decoding, so no gradient flows into them.
     """
 
     logits: Tensor
     """Flood logits, float32 (B, H/2, W/2)."""
     cells: Tensor
-    """Flood logits of cells, (B, H/4, W/4)."""
+    """Flood logits averaged over cells, (B, H/4, W/4)."""
     embedding: Tensor
     """Image embedding, (B, E, H/16, W/16)."""
     features: Tensor
     """Features of the mask decoder at the resolution of cells, (B, C, H/4, W/4)."""
     appearance: Tensor
-    """See `appearance_of`."""
+    """Features of cells for the kernel, float32 (B, D, H/4, W/4); see `appearance_of`."""
 
     @classmethod
     def of(cls, logits: Tensor, embedding: Tensor, features: Tensor | None) -> Ground:
-        """Detach a model's outputs and derive the features of cells.
+        """Detach a model's outputs and compute the features of cells.
 
         Args:
             logits: flood logits, (B, H/2, W/2).
-            embedding: of the image encoder, (B, E, H/16, W/16).
-            features: of the mask decoder, (B, E/8, H/2, W/2).
+            embedding: image embedding, (B, E, H/16, W/16).
+            features: features of the mask decoder, (B, E/8, H/2, W/2).
 
         Raises:
-            ValueError: the features were not kept.
+            ValueError: `features` is None, because the decoder did not keep them.
         """
         if features is None:
             raise ValueError("corrections need the features that logits were read off")
@@ -205,7 +209,7 @@ class Ground:
             return cls(logits, cells_of(logits), embedding, fine, appearance_of(embedding, fine))
 
     def with_logits(self, logits: Tensor) -> Ground:
-        """The same outputs with other logits, (B, H/2, W/2), through which gradients flow."""
+        """Return the same outputs with other logits, (B, H/2, W/2), through which gradients flow."""
         return replace(self, logits=logits, cells=cells_of(logits))
 
 

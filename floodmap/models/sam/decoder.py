@@ -14,20 +14,20 @@ from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAtten
 from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
-"""Rows of a strip in the decoder's last step on a CPU, at a quarter of the tile's resolution."""
+"""Number of rows of a strip in the decoder's last step on a CPU, at a quarter of the tile's resolution."""
 STRIP_CELLS = 2**13
-"""Cells of a chunk of small images in that step: as many as a strip of a large image has."""
+"""Number of pixels of a chunk of small images in that step, at the same resolution: that of a large image's strip."""
 
 
 class TokenAttention(nn.Module):
-    """Attention between tokens and cells of the package, with a mask for padding tokens.
+    """Attention between tokens and image positions as in the package, with a mask for padding tokens.
 
     Args:
-        attention: the package's layer; its weights are shared.
+        attention: the package's layer, whose weights are shared.
     """
 
     absent: Tensor | None = None
-    """Key padding mask, bool (B, tokens), True for padding; only without gradients."""
+    """Key padding mask, bool (B, tokens), True for padding; it is ignored if gradients are computed."""
 
     def __init__(self, attention: TwoWayAttention) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TokenAttention(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries (B, N, C), keys and values (B, M, C) to (B, N, C)."""
+        """Return the attention of queries (B, N, C) to keys and values (B, M, C), as (B, N, C)."""
         q, k, v = (
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
@@ -51,15 +51,24 @@ class TokenAttention(nn.Module):
 
 
 class PointEncoder(PromptEncoder):
-    """SAM's prompt encoder without synchronization with the GPU: label embeddings are looked up, not masked.
+    """SAM's prompt encoder without synchronization with the GPU: label embeddings are looked up by index.
 
-    Label codes are those of the package, 0 dry, 1 flood and -1 padding, and 2 and 3 for a box's first and last corner.
+    The label codes are those of the package: 0 dry, 1 flood, -1 padding, 2 and 3 first and last corner of a box.
     """
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As in the package: embeddings of points (B, N, 2) with labels (B, N) and boxes (B, 4), and of masks."""
+        """Encode prompts as the package does.
+
+        Args:
+            points: coordinates (B, N, 2) in pixels of the frame, and label codes (B, N).
+            boxes: left, top, right, bottom in pixels of the frame, (B, 4).
+            masks: flood logits, (B, 1, 4h, 4w).
+
+        Returns:
+            Embeddings of points and boxes, (B or 1, tokens, E), and of masks, (B or 1, E, h, w).
+        """
         sparse = []
         if points is not None:
             xy, labels = points
@@ -76,7 +85,7 @@ class PointEncoder(PromptEncoder):
         return embedded, dense
 
     def embed(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Embeddings (B, N, E) of points (B, N, 2) in pixels of the frame, with label codes (B, N)."""
+        """Return the embeddings (B, N, E) of points (B, N, 2) in pixels of the frame, with label codes (B, N)."""
         positions = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
         by_label = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
         embedded: Tensor = positions * (labels >= 0)[..., None] + by_label[labels.clamp(min=-1) + 1]
@@ -86,7 +95,7 @@ class PointEncoder(PromptEncoder):
 class Decoder(MaskDecoder):
     """SAM's mask decoder for batches of several images.
 
-    The package's own `predict_masks` repeats every image for every prompt, so it is correct for one image only.
+    The package's own `predict_masks` repeats every image for every prompt. Its result is correct for one image only.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -103,7 +112,7 @@ class Decoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """As in the package, for `forward`; see `decode`."""
+        """Return the masks and the predicted IoU; the package's `forward` calls this function. See `decode`."""
         return self.decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)[:2]
 
     def decode(
@@ -117,21 +126,21 @@ class Decoder(MaskDecoder):
         keep: bool = True,
         ground: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decode one prompt set for each image.
+        """Decode one set of prompts for each image.
 
         Args:
-            image_embeddings: (B, E, h, w).
-            image_pe: positional encoding of the embedding's cells, (1 or B, E, h, w).
-            sparse_prompt_embeddings: of points and boxes, (B, N, E).
-            dense_prompt_embeddings: of masks, (B, E, h, w), or broadcastable to it.
+            image_embeddings: image embeddings, (B, E, h, w).
+            image_pe: positional encoding of the embedding's positions, (1 or B, E, h, w).
+            sparse_prompt_embeddings: embeddings of points and boxes, (B, N, E).
+            dense_prompt_embeddings: embeddings of masks, (B, E, h, w), or broadcastable to this shape.
             skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
-            absent: padding among the sparse embeddings, bool (B, N), True for padding; only without gradients.
-            keep: return the features too.
+            absent: padding among the sparse embeddings, bool (B, N), True for padding; ignored with gradients.
+            keep: True: return the features of the last layer in any case; False: they may be None.
             ground: embedding of the ground sample distance, (B, E), added to the output tokens.
 
         Returns:
-            Mask logits (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips; the predicted IoU of each (B, masks); and
-            the features of the last layer, (B, E/8, height and width of the masks): with `keep` always, else maybe.
+            Mask logits, (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips. Predicted IoU of each mask, (B, masks).
+            Features of the last layer, (B, E/8, height and width of the masks), or None.
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -151,16 +160,16 @@ class Decoder(MaskDecoder):
     def _masks(
         self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Masks and features from the image (B, E, h, w) and the weights of the masks (B, masks, E/8)."""
+        """Compute masks and features from the image (B, E, h, w) and the weights of the masks (B, masks, E/8)."""
         features = self.output_upscaling(source)
         return _apply_weights(features, weights), features
 
 
 class SkipDecoder(Decoder):
-    """SAM's mask decoder with skip connections from the encoder, upscaled to half the resolution instead of a quarter.
+    """SAM's mask decoder with skip connections from the encoder, upscaled to half the tile's resolution, not a quarter.
 
-    As in HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after each sum. Water between the
-    crowns of trees is a few pixels wide: it is lost at a quarter of the resolution.
+    The skip connections are those of HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after
+    each sum. Water between the crowns of trees is a few pixels wide. At a quarter of the resolution it is lost.
     """
 
     def __init__(self, dim: int) -> None:
@@ -187,7 +196,7 @@ class SkipDecoder(Decoder):
         return self._masks_by_strips(quarter, weights, skips[2]), None
 
     def _quarter(self, source: Tensor, skips: Skips) -> Tensor:
-        """Features at a quarter of the resolution."""
+        """Compute the features at a quarter of the tile's resolution."""
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
         features = F.relu(features + self.refine8(features))
@@ -195,14 +204,17 @@ class SkipDecoder(Decoder):
         return F.relu(features + self.refine4(features))
 
     def _half(self, quarter: Tensor, skip: Tensor) -> Tensor:
-        """Features at half the resolution."""
+        """Compute the features at half the tile's resolution."""
         # In place: these are the largest tensors of a window.
         features = F.interpolate(quarter, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skip)
         refined: Tensor = self.refine2(features)
         return refined.add_(features).relu_()
 
     def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
-        """Masks in row strips, or some images at a time: all features at once take half the memory of a window."""
+        """Compute masks in row strips of large images, or in chunks of small images.
+
+        All features at once would take half of the memory that a window needs.
+        """
         masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
         if len(quarter) > 1 and quarter[0, 0].numel() <= STRIP_CELLS:
             per_chunk = STRIP_CELLS // quarter[0, 0].numel()
@@ -214,12 +226,12 @@ class SkipDecoder(Decoder):
         def strip(first: int, end: int) -> Tensor:
             return _apply_weights(self._half(quarter[:, :, first // 2 : end // 2], skip[:, :, first:end]), weights)
 
-        # Halo: results within one row of the quarter resolution from a strip's border are wrong.
+        # Halo of two rows, one row at a quarter of the resolution: results there are wrong at a strip's border.
         return by_row_strips(strip, masks, rows=2 * STRIP_ROWS, halo=2)
 
 
 def _apply_weights(features: Tensor, weights: Tensor) -> Tensor:
-    """Masks (B, masks, h, w): products of features (B, C, h, w) with the hypernetworks' weights (B, masks, C)."""
+    """Return masks (B, masks, h, w): products of features (B, C, h, w) and the hypernetworks' weights (B, masks, C)."""
     # Channels last, so that gradients have the memory format of the convolutions' gradients.
     masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
     return masks.unflatten(2, features.shape[2:])

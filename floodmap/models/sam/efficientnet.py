@@ -1,6 +1,6 @@
-"""The image encoder of the shipped model: EfficientNet-Lite0 with a feature pyramid, small enough for a laptop.
+"""Image encoder of the shipped model: EfficientNet-Lite0 with a feature pyramid, for inference on laptops without GPU.
 
-Source of the trunk: Tan and Le 2019, arXiv:1905.11946, in the Lite variant (no squeeze-and-excitation, ReLU6).
+Source of the backbone: Tan and Le 2019, arXiv:1905.11946, in the Lite variant (no squeeze-and-excitation, ReLU6).
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from floodmap.models.backends.onednn import conv_relu6
 from floodmap.models.sam.strips import by_row_strips
 
 Skips = tuple[Tensor, Tensor, Tensor]
-"""Features of the encoder at strides 8, 4 and 2."""
+"""Features of the encoder at strides 8, 4 and 2, (B, C, height / stride, width / stride) each."""
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
-"""Side of the depthwise kernels of each stage, in cells."""
+"""Side of the depthwise kernels of each stage: 3 for 3 x 3, 5 for 5 x 5."""
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Stride of each stage's first block; the stem has stride 2."""
 DESCRIPTOR_STAGES = (2, 4)
-"""Stages whose features are used for out-of-distribution detection."""
+"""Indices of the stages whose features are used for out-of-distribution detection."""
 EXPANSION = 6
-"""Expansion factor of the blocks; 1 in the first stage."""
+"""Expansion factor of the blocks of all stages but the first, which has factor 1."""
 
 STRIP_BYTES = 4 * 2**20
-"""About the size of a strip of a block's expanded features: what fits into a CPU's cache is not written to memory."""
+"""Approximate size in bytes of a strip of a block's expanded features, such that a strip fits into a CPU's cache."""
 
 
 STRIP_ROWS = 128
-"""Rows of a strip of the stem and the first stage, for images of more than three times as many rows there."""
+"""Number of rows of a strip in the stem and the first stage; images of up to three times as many rows get no strips."""
 STRIP_CELLS = 2**16
-"""Cells of a chunk of small images there: as many as a strip of a large image has."""
+"""Number of pixels at stride 2 of a chunk of small images in these layers: that of a strip of a large image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
-    """Shape of a `PyramidEncoder`."""
+    """Dimensions of a `PyramidEncoder`."""
 
     stem: int = 32
-    """Channels of the stem, at stride 2."""
+    """Number of channels of the stem, at stride 2."""
     widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
-    """Channels of each stage; they end at strides 2, 4, 8, 16, 16, 32 and 32."""
+    """Number of channels of each stage; the outputs of the stages have strides 2, 4, 8, 16, 16, 32 and 32."""
     depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
-    """Blocks of each stage."""
+    """Number of blocks of each stage."""
     embed_dim: int = 192
-    """Channels of the embedding, and of the prompt encoder and mask decoder."""
+    """Number of channels of the image embedding, of the prompt encoder and of the mask decoder."""
     context: int = 0
-    """Number of blocks of 7 x 7 kernels at stride 32, for a large receptive field at little cost."""
+    """Number of blocks with 7 x 7 kernels at stride 32, which enlarge the receptive field at little cost."""
     scaled: bool = False
     """Whether the ground sample distance is an input of the network."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Read from a checkpoint's header, where tuples are lists; unknown or missing fields raise TypeError."""
+        """Read the fields from a checkpoint's header, in which tuples are lists; unknown fields raise TypeError."""
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -66,10 +66,10 @@ class EncoderConfig:
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution and its batch norm, which `fuse` folds into one convolution for inference.
+    """Convolution and batch norm, which `fuse` folds into one convolution for inference.
 
-    Plain 3 x 3 convolutions, which CPUs run fastest in bfloat16: 400 GFLOP/s on two cores, where 1 x 1 convolutions
-    with GELU between them reach 90.
+    Dense 3 x 3 convolutions are fastest on CPUs in bfloat16: 400 GFLOP/s on two cores. 1 x 1 convolutions with GELU
+    between them reach 90 GFLOP/s.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -82,7 +82,7 @@ class ConvNorm(nn.Sequential):
         conv, norm = self[0], self[1]
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.training:
             return super().forward(x)
-        # With fixed statistics a batch norm is a scale and a shift: cheaper on the weights than on every pixel.
+        # With fixed statistics a batch norm is a scale and a shift, which are cheaper on the weights than on pixels.
         state = dict(norm.named_buffers())
         scale = norm.weight * (state["running_var"] + norm.eps).rsqrt()
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - state["running_mean"] * scale
@@ -90,7 +90,7 @@ class ConvNorm(nn.Sequential):
 
     @property
     def norm_weight(self) -> Tensor:
-        """The batch norm's scale, (out_channels,)."""
+        """Scale of the batch norm, (out_channels,)."""
         weight: Tensor = self.get_parameter("1.weight")
         return weight
 
@@ -105,7 +105,7 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(nn.Module):
     """Inverted residual block: expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381).
 
-    It has no batch norms: those of the initial weights are folded into the convolutions before training.
+    The block has no batch norms. Those of the initial weights are folded into the convolutions before training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
@@ -128,7 +128,7 @@ class InvertedResidual(nn.Module):
         return x if isinstance(self.expand, nn.Identity) else conv_relu6(self.expand, x)
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
-        """The block's result without the residual, in strips of this many rows."""
+        """Compute the block's result without the residual, in strips of `rows` rows."""
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
@@ -147,10 +147,10 @@ class InvertedResidual(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution with fast gradients on CPUs.
+    """Depthwise convolution with fast gradients on CPUs.
 
-    oneDNN's gradients take up to 40 times as long as the convolution itself, in bfloat16 with kernels of 5 x 5 and more
-    or with a stride (as of torch 2.15).
+    As of torch 2.15, oneDNN's gradients take up to 40 times as long as the convolution itself. This happens in
+    bfloat16, if the kernel is 5 x 5 or larger, or if there is a stride.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
@@ -179,7 +179,7 @@ class _DepthwiseFunction(torch.autograd.Function):
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient of the input: a depthwise convolution of the gradient, dilated by the stride, with flipped weights."""
+    """Compute the input's gradient: a depthwise convolution of the dilated output gradient with flipped weights."""
     if stride > 1:
         dilated = torch.zeros_like(x)
         dilated[..., ::stride, ::stride] = gradient
@@ -189,7 +189,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) ->
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient of the weights, 3 x 3 of them at a time: only for these oneDNN has fast code."""
+    """Compute the gradient of the weights in blocks of 3 x 3, as oneDNN has a fast gradient only for 3 x 3 kernels."""
     side, pad = weight.shape[-1], weight.shape[-1] // 2
     corner, result = weight[..., :3, :3].to(x.dtype), torch.empty_like(weight)
     firsts = sorted({*range(0, side - 2, 3), side - 3})
@@ -206,10 +206,10 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -
 
 
 class PyramidEncoder(nn.Module):
-    """Image encoder with an embedding at stride 16 and skip features at strides 8, 4 and 2.
+    """Image encoder with an image embedding at stride 16 and skip features at strides 8, 4 and 2.
 
-    The embedding replaces that of SAM. Skip features have no input from coarser strides: with such input the decoder
-    would learn to ignore the embedding, and with it the prompts.
+    The embedding replaces that of SAM. Skip features have no input from coarser strides. With such input the decoder
+    would learn to ignore the embedding, and so the prompts.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -247,10 +247,11 @@ class PyramidEncoder(nn.Module):
 
         Args:
             x: normalized RGB, (B, 3, H, W), H and W multiples of 32.
-            context_vector: (B, E), added to the input of the context blocks; None: nothing is added.
+            context_vector: vector (B, E) added to the input of the context blocks; None: nothing is added.
 
         Returns:
-            Embedding (B, E, H/16, W/16), and skips (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and (B, E/8, H/2, W/2).
+            Image embedding (B, E, H/16, W/16), and skip features (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and
+            (B, E/8, H/2, W/2).
         """
         features = [self._stem_and_first_stage(x)]
         for stage in self.stages[1:]:
@@ -266,7 +267,7 @@ class PyramidEncoder(nn.Module):
         return embedding, (skip8, skip4, skip2)
 
     def described(self, x: Tensor) -> Tensor:
-        """Feature statistics (B, D) of images as in `forward`: means and standard deviations at strides 8 and 16."""
+        """Return the means and standard deviations of the features at strides 8 and 16, (B, D); `x` as in `forward`."""
         features = self._stem_and_first_stage(x)
         statistics = []
         for number, stage in enumerate(self.stages[1:5], 1):
@@ -277,7 +278,7 @@ class PyramidEncoder(nn.Module):
         return torch.cat(statistics, dim=1)
 
     def _stem_and_first_stage(self, x: Tensor) -> Tensor:
-        """Features at stride 2; on a CPU in row strips or some images at a time, to save memory."""
+        """Compute the features at stride 2; on a CPU in row strips, or in chunks of small images, to save memory."""
         rows, cols = x.shape[2] // 2, x.shape[3] // 2
         per_chunk = max(1, STRIP_CELLS // (rows * cols))
         by_images, by_rows = per_chunk < len(x), rows > 3 * STRIP_ROWS
@@ -297,12 +298,12 @@ class PyramidEncoder(nn.Module):
             features: Tensor = self.stages[0](conv_relu6(self.stem, rows_in, padding=(0, 1)))
             return features
 
-        # Halo: each 3 x 3 block makes one more row at a strip's border wrong.
+        # Halo: each block with a 3 x 3 kernel makes one more row at a strip's border wrong.
         return by_row_strips(strip, out, rows=STRIP_ROWS, halo=self.config.depths[0])
 
 
 def fuse(module: nn.Module) -> None:
-    """Fold every batch norm of a module in eval mode into its convolution, in place."""
+    """Fold the batch norm of every `ConvNorm` in a module into the convolution, in place, after `module.eval()`."""
     for child in module.modules():
         if isinstance(child, ConvNorm):
             child.fuse()

@@ -14,14 +14,14 @@ from floodmap.models.sam.ground import GroundScale
 from floodmap.models.sam.modeling import PromptEncoder
 
 OUTSIDE = -3.0
-"""Logit of a mask prompt outside a box."""
+"""Logit that a mask prompt has outside of a box."""
 
 
 class FloodSam(nn.Module):
-    """SAM with a small encoder: SAM's prompts and decoder, one mask, tiles of any size that is a multiple of 32.
+    """SAM with a small image encoder; it predicts one mask, and tile sides may be any multiple of 32 pixels.
 
     SAM resizes every image to 1024 pixels. Here a tile keeps its size and lies in the top left corner of the 1024-pixel
-    frame, so that the ground sample distance does not depend on the tile's size.
+    frame. The ground sample distance therefore does not depend on the tile's size.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -54,22 +54,23 @@ class FloodSam(nn.Module):
         """Segment flood water.
 
         Args:
-            rgb: (B, 3, H, W), 0 to 255; H and W multiples of 32.
-            valid: observed pixels, bool (B, H, W); others are set to 0 after normalization.
-            points: coordinates (B, N, 2) in tile pixels, x first, and labels (B, N): 1 flood, 0 dry, -1 padding.
-            boxes: (B, 4) in tile pixels: left, top, right, bottom.
-            masks: coarse flood logits (B, 1, H/4, W/4).
-            offset_xy: position of the tile in the frame, (B, 2) pixels; None: the top left corner.
-            gsd_m: ground sample distance in metres, (B,), 0 where unknown; None: unknown.
+            rgb: RGB (B, 3, H, W), 0 to 255; H and W are multiples of 32.
+            valid: bool (B, H, W), True on pixels with a valid picture; other pixels are 0 after normalization.
+            points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
+                1 flood, 0 dry, -1 padding.
+            boxes: left, top, right, bottom (B, 4) in tile pixels, from the same origin.
+            masks: mask prompts: coarse flood logits (B, 1, H/4, W/4).
+            offset_xy: position of the tile in the frame, (B, 2), in pixels; None: the top left corner.
+            gsd_m: ground sample distances in metres, (B,), 0 if unknown; None: all are unknown.
 
         Returns:
-            Flood logits (B, H/2, W/2) and the predicted IoU (B,).
+            Flood logits (B, H/2, W/2) and the predicted IoU (B,), about 0 to 1.
         """
         encoded = self.encode(rgb, valid, gsd_m)
         return self.decode(encoded, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
     def encode(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor | None = None) -> Encoded:
-        """Encode images to an embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
+        """Encode images to an image embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
         context_vector = ground = None
         if self.ground_scale is not None:
             context_vector, *rest = self.ground_scale(rgb.new_zeros(len(rgb)) if gsd_m is None else gsd_m)
@@ -89,14 +90,15 @@ class FloodSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Decode encoded images with prompts to logits; arguments and results as in `forward`.
 
-        Points are not tokens of the decoder, which learned little from these. The decoder's result is corrected at the
-        points, then decoded again with the correction as mask prompt. The mean of both is better than either.
+        Points are no tokens of the decoder, because training with such tokens had little effect. The first logits are
+        decoded without points and corrected at the points. The image is then decoded again with the corrected logits as
+        mask prompt. The result is the mean of both, which scores higher than either alone.
         """
         decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy, keep=points is not None)
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Correct logits (B, H/2, W/2) at points; tiles without points keep theirs."""
+        """Correct logits (B, H/2, W/2) at points; tiles without points keep their logits."""
         if points is None:
             return decoded.logits
         ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
@@ -107,9 +109,10 @@ class FloodSam(nn.Module):
     def decode_corrected(
         self, encoded: Encoded, ground: Ground, corrected: Tensor, points: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Decode again with corrected logits (B, H/2, W/2) as mask prompt; the result is corrected at the points too.
+        """Decode again with corrected logits (B, H/2, W/2) as mask prompt, and correct the result by kriging.
 
-        A token marks the prompt as corrected, and the similarity maps of the points show how far that reaches.
+        A token marks the mask prompt as corrected. The similarity maps of the points are added to the embedding of the
+        mask prompt and show how far the correction reaches.
         """
         embedding = encoded.embedding
         maps = F.avg_pool2d(self.corrector.maps(ground, points), 4).to(self.point_maps.weight.dtype)
@@ -131,11 +134,14 @@ class FloodSam(nn.Module):
         *,
         keep: bool = True,
     ) -> Decoded:
-        """As `decode` without points; `keep`: return the features that corrections need."""
+        """Decode encoded images with boxes and masks, without points; arguments as in `forward`.
+
+        With `keep` the result has the features that the correction at points needs; else these may be None.
+        """
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
         if boxes is None:
-            # Without boxes there is no positional encoding: results must not depend on where the window was cut.
+            # Without boxes there is no positional encoding: results must not depend on the window's position.
             sparse, position = embedding.new_zeros(batch, 0, dim), torch.zeros_like(embedding[:1])
         else:
             if offset_xy is None:
@@ -155,7 +161,7 @@ class FloodSam(nn.Module):
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
-        """Positional encoding of the embedding's cells, (B, E, h, w), for tiles at these offsets in the frame."""
+        """Return the positional encoding of the image embedding, (B, E, h, w), for tiles at these frame offsets."""
         height, width = embedding.shape[-2:]
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
         x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
@@ -166,7 +172,7 @@ class FloodSam(nn.Module):
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Embeddings to add to the decoder's tokens (None without GSD), and to its image embedding: of prompts and GSD."""
+    """Return the embeddings to add to the tokens (GSD, or None), and to the image embedding (mask prompts and GSD)."""
     if encoded.ground is None:
         return None, dense
     tokens, cells = encoded.ground
@@ -176,11 +182,11 @@ def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
     """Draw boxes into mask prompts: logits outside a box become `OUTSIDE`.
 
-    A network trained on a few hundred pictures does not learn SAM's positional encoding of boxes from these alone.
+    In training on a few hundred pictures alone, a network does not learn SAM's positional encoding of boxes.
 
     Args:
-        masks: flood logits (B, 1, h, w) at a quarter of the tile's resolution, 0 for unknown.
-        boxes: as in `FloodSam.forward`.
+        masks: mask prompts: flood logits (B, 1, h, w) at a quarter of the tile's resolution; 0 means unknown.
+        boxes: boxes (B, 4), as in `FloodSam.forward`.
     """
     height, width = masks.shape[-2:]
     y = (torch.arange(height, device=masks.device) * 4 + 1.5)[:, None]

@@ -11,18 +11,18 @@ MIN_GSD_M, MAX_GSD_M = 0.01, 20.48
 """Range in metres to which ground sample distances are clamped."""
 OCTAVES = round(math.log2(MAX_GSD_M / MIN_GSD_M)) + 1
 RATE = 4.0
-"""Factor on the learned vectors; it raises their learning rate relative to other weights."""
+"""Factor on the learned vectors, which raises their learning rate relative to that of other weights."""
 
 
 class GroundScale(nn.Module):
-    """Embedding of the ground sample distance: a learned vector at each octave, interpolated, and one for unknown.
+    """Embedding of the ground sample distance: learned vectors, interpolated between octaves, and one for unknown.
 
-    A puddle is twenty pixels wide from a drone and half a pixel from a satellite. Pictures without a ground sample
-    distance are mostly oblique.
+    A puddle is twenty pixels wide in a drone picture and half a pixel wide in a satellite picture. Pictures without a
+    ground sample distance are mostly oblique.
 
     Args:
         dim: length of a vector.
-        count: number of vectors, one for each place in the network to which one is added.
+        count: number of vectors for one ground sample distance; each is added in another place of the network.
     """
 
     def __init__(self, dim: int, count: int) -> None:
@@ -31,7 +31,7 @@ class GroundScale(nn.Module):
         self.weight = nn.Parameter(torch.zeros(OCTAVES + 1, count * dim))  # zero: weights trained without it still fit
 
     def forward(self, gsd_m: Tensor) -> tuple[Tensor, ...]:
-        """Ground sample distances in metres (B,), 0 where unknown, to `count` vectors (B, dim)."""
+        """Return `count` vectors (B, dim) for ground sample distances in metres, (B,), 0 if unknown."""
         octave = (gsd_m.float().clamp(MIN_GSD_M, MAX_GSD_M) / MIN_GSD_M).log2()
         octaves = torch.arange(OCTAVES, device=gsd_m.device)
         known = (gsd_m > 0).float()[:, None]

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Sam(nn.Module):
-    """Meta's SAM with its ViT encoder: every tile is resized to fit a frame of 1024 x 1024 pixels."""
+    """Meta's SAM with a ViT image encoder; every tile is resized to fit a frame of 1024 x 1024 pixels."""
 
     def __init__(self, image_encoder: ImageEncoderViT) -> None:
         super().__init__()
@@ -36,16 +36,18 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
         self.recomputes = False
-        """Whether gradient checkpointing is on: the encoder's blocks recompute their activations for gradients."""
+        """Whether gradient checkpointing is on: the encoder's activations are recomputed for the gradients."""
         self._kernels: Literal["unchecked", "checked", "fail"] = "unchecked"
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
-        """Encode tiles to embeddings (B, 256, 64, 64).
+        """Encode tiles to image embeddings (B, 256, 64, 64).
+
+        The longer side is resized to 1024 pixels here, because the package's resizing of tensors exchanges the axes of
+        images that are not square.
 
         Args:
-            rgb: (B, 3, H, W), 0 to 255. The longer side is resized to 1024, here and not by the package, whose resizing
-                of tensors exchanges the axes of images that are not square.
-            valid: observed pixels, bool (B, H, W); others are set to 0 after normalization.
+            rgb: RGB (B, 3, H, W), 0 to 255.
+            valid: bool (B, H, W), True on pixels with a valid picture; other pixels are 0 after normalization.
         """
         image = normalized(rgb, valid, torch.float32)
         height, width = rgb.shape[-2:]
@@ -65,7 +67,7 @@ class Sam(nn.Module):
         return encoder.neck(x.permute(0, 3, 1, 2))
 
     def _embed_fused(self, image: Tensor) -> Tensor:
-        """The embedding by Triton kernels; by the plain encoder where these fail their check or raise an error."""
+        """Compute the embedding by Triton kernels; by `image_encoder` if they fail their check or raise an error."""
         from floodmap.models.backends import triton_attention
 
         if self._kernels == "fail":
@@ -77,7 +79,7 @@ class Sam(nn.Module):
                 return triton_attention.embed(self.image_encoder, image)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # Triton raises errors of its compiler and of the system's, of many types
+        except Exception as error:  # Triton and the compilers that it calls raise errors of many types
             reason = (str(error) or type(error).__name__).splitlines()[0]
         log.warning("attention runs at about half speed, as its kernels do not work here (%s)", reason)
         self._kernels = "fail"
@@ -92,10 +94,12 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `FloodSam.decode`, for weights that were trained on floods; `offset_xy` has no effect.
+        """Decode encoded images to logits, with weights that were trained on floods; arguments as in `FloodSam.decode`.
+
+        `offset_xy` has no effect.
 
         Returns:
-            Flood logits (B, h, w), one for 4 x 4 pixels of the frame, and the predicted IoU (B,).
+            Flood logits (B, h, w), one logit for 4 x 4 pixels of the frame, and the predicted IoU (B,), about 0 to 1.
         """
         height, width = encoded.shape_hw
         scale = FRAME / max(height, width)
@@ -120,16 +124,16 @@ class Sam(nn.Module):
         return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
 
     def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits (N, 256, 256) of prompt sets, one for each image embedding.
+        """Return the mask logits (N, 256, 256) of prompt sets, one set for each image embedding.
 
-        A single point is ambiguous: of SAM's three masks the one of the highest predicted IoU is taken
-        (arXiv:2304.02643, section 3). Otherwise it is SAM's single mask.
+        A single point is ambiguous. For a set of one point SAM predicts three masks, and the mask with the highest
+        predicted IoU is returned (arXiv:2304.02643, section 3). For other sets SAM's single mask is returned.
 
         Args:
             embedding: image embeddings, (N, 256, 64, 64).
             xy: points and box corners in pixels of the frame, (N, T, 2).
-            labels: label codes of `PointEncoder`, (N, T); -2 is padding of the batch. As in the package, a set without
-                a box holds one -1.
+            labels: label codes of `PointEncoder`, (N, T), and -2 for padding of the batch. As in the package, a set
+                without a box has one label -1.
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         dtype = decoder.iou_token.weight.dtype
@@ -146,23 +150,23 @@ class Sam(nn.Module):
 
 
 def _takes_kernels(encoder: ImageEncoderViT) -> bool:
-    """Whether `triton_attention` can run an encoder: on an NVIDIA GPU, in bfloat16, without gradients."""
+    """Return whether `triton_attention` can run an encoder: on an NVIDIA GPU, in bfloat16, without gradients."""
     weight = encoder.patch_embed.proj.weight
     available = weight.is_cuda and torch.version.cuda is not None and find_spec("triton") is not None
     return available and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
 
 
 def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:
-    """A tile's size in pixels after its longer side is resized to the frame."""
+    """Return a tile's height and width in pixels after the longer side is resized to the frame."""
     height, width = (max(4, round(side * FRAME / max(shape_hw))) for side in shape_hw)
     return height, width
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str:
-    """Name of the network in `VIT` that a state dict fits, by the width of its patch embedding.
+    """Return the name of the network in `VIT` that a state dict fits, by the width of the patch embedding.
 
     Raises:
-        ModelError: it fits none.
+        ModelError: the state dict fits no network of `VIT`.
     """
     patch = state.get("image_encoder.patch_embed.proj.weight")
     for name, shape in VIT.items():

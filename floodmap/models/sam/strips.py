@@ -1,4 +1,4 @@
-"""Layers computed in row strips: large activations then stay in a CPU's cache, and peak memory is low."""
+"""Computation of layers in row strips, so that large activations stay in a CPU's cache and peak memory is low."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from torch import Tensor
 
 
 def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: int, halo: int) -> Tensor:
-    """Compute layers in row strips, written into one tensor: a list of strips would fragment the memory.
+    """Compute layers in row strips and write the strips into one tensor; a list of strips would fragment the memory.
 
-    All strips have one height, at the borders too: oneDNN keeps other kernels in memory for every height.
+    All strips have the same height, also at the borders, because oneDNN keeps further kernels in memory for every
+    height.
 
     Args:
-        layers: computes rows of the result, (B, C, end - first, W), from `first` up to `end`.
+        layers: function of `first` and `end` that computes the rows from `first` up to `end` of the result,
+            (B, C, end - first, W).
         out: the result, (B, C, H, W), filled in place.
-        rows: rows of a strip that are kept.
-        halo: further rows above and below these, which are wrong since the layers' input ends at the strip's border;
-            there is no halo at the borders of the result.
+        rows: number of rows of a strip that are kept.
+        halo: number of further rows that are computed above and below a strip and dropped. They are wrong, because the
+            layers' input ends there. There is no halo at the borders of the result.
 
     Returns:
         `out`.

@@ -13,14 +13,14 @@ from floodmap.models.sam.common import FRAME, STRIDE
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Size of a chunk of attention scores, or of the positional bias that is added to them."""
+"""Largest size in bytes of a chunk of attention scores, or of the positional bias that is added to the scores."""
 
 
 class CachedBlock(nn.Module):
-    """The package's transformer block with the same results; cells that pad windows skip the linear layers.
+    """Transformer block with the same results as the package's, but without linear layers on the padding of windows.
 
     Args:
-        block: the package's block; its weights are shared.
+        block: the package's block, whose weights are shared.
     """
 
     def __init__(self, block: Block) -> None:
@@ -29,17 +29,17 @@ class CachedBlock(nn.Module):
         self.norm2, self.mlp, self.window_size = block.norm2, block.mlp, block.window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform (B, H, W, C) to the same shape."""
+        """Transform features (B, H, W, C) to features of the same shape."""
         x = x + self.attn(self.norm1(x), self.window_size)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class CachedAttention(nn.Module):
-    """The package's attention with relative positional embeddings, with the same results.
+    """Attention with relative positional embeddings, with the same results as the package's.
 
     Args:
-        attention: the package's layer; its weights are shared.
+        attention: the package's layer, whose weights are shared.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -49,7 +49,11 @@ class CachedAttention(nn.Module):
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor, side: int = 0) -> Tensor:
-        """Attend within windows of this side in cells, or globally if it is 0; (B, H, W, C) to the same shape."""
+        """Attend within windows of `side` x `side` positions, or globally if `side` is 0.
+
+        Features (B, H, W, C) become features of the same shape. A position is a square of 16 x 16 pixels; the code
+        calls it a cell.
+        """
         batch, height, width, dim = x.shape
         rows, cols = (side or height, side or width)
         down, right = -(-height // rows), -(-width // cols)
@@ -62,7 +66,7 @@ class CachedAttention(nn.Module):
         return projected
 
     def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Queries, keys and values of cells, padded to (B, height, width, 3 C) with those of zeros."""
+        """Return queries, keys and values of cells, padded to (B, height, width, 3 C) with those of zero features."""
         qkv: Tensor = self.qkv(x)
         if qkv.shape[1:3] == (height, width):
             return qkv
@@ -71,7 +75,7 @@ class CachedAttention(nn.Module):
         return padded
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
-        """Attention of (N, rows x cols, C) with relative positional embeddings."""
+        """Compute attention of (N, rows x cols, C) with relative positional embeddings."""
         by_cell = q.view(len(q), rows, cols, -1)
         down = torch.einsum("bhwc,hkc->bhwk", by_cell, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
         right = torch.einsum("bhwc,wkc->bhwk", by_cell, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
@@ -85,21 +89,22 @@ class CachedAttention(nn.Module):
 
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
-    """Replace every block and its attention, in place; their parameters stay."""
+    """Replace every block of an encoder by a `CachedBlock`, in place; the parameters stay the same objects."""
     encoder.blocks = nn.ModuleList(CachedBlock(block) for block in encoder.blocks)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention of (N, cells, C) with a bias added to its scores, (N, cells, keys), by torch's fused kernels.
+    """Compute attention of (N, cells, C), with a bias (N, cells, keys) on the scores, by torch's fused kernels.
 
-    These need four dimensions; with three, torch uses separate products, and on a GPU in float32.
+    The fused kernels need tensors of four dimensions. For three dimensions torch computes separate matrix products, on
+    a GPU in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Attention of (N, cells, C) in chunks, with bias for key rows (N, cells, rows) and columns (N, cells, columns)."""
-    # A small bias is appended to the channels, where products are fast: a third less time than adding it to the scores.
+    """Compute attention of (N, cells, C) in chunks, with a bias for rows (N, cells, rows) and columns of the keys."""
+    # A small bias is appended to the channels. This takes a third less time than adding the bias to the scores.
     appended = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]
     if appended:
         q = torch.cat([q * scale, down, right], dim=-1)
@@ -126,7 +131,7 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, sca
 
 
 def _one_hot_positions(rows: int, cols: int) -> Tensor:
-    """One-hot row and column of every cell, (rows x cols, rows + cols)."""
+    """Return the one-hot row and column of every cell, (rows x cols, rows + cols)."""
     down, right = torch.eye(rows)[:, None], torch.eye(cols)[None]
     shape = (rows, cols, -1)
     return torch.cat([down.expand(shape), right.expand(shape)], dim=-1).flatten(0, 1)
@@ -140,7 +145,7 @@ class VitShape:
     depth: int
     num_heads: int
     global_attention: tuple[int, ...]
-    """Indices of blocks with global attention; the others attend within windows of 14 x 14 cells."""
+    """Indices of the blocks with global attention; the other blocks attend within windows of 14 x 14 cells."""
 
 
 VIT = {
@@ -151,7 +156,7 @@ VIT = {
 
 
 def vit_encoder(shape: VitShape) -> ImageEncoderViT:
-    """SAM's image encoder with random weights, as `segment_anything.build_sam` builds it, with faster attention."""
+    """Build SAM's image encoder with random weights as `segment_anything.build_sam` does, but with faster attention."""
     encoder = ImageEncoderViT(
         img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
         num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,

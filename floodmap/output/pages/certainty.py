@@ -1,4 +1,4 @@
-"""Charts of a flood map's certainty: ground by probability, and flooded area by threshold."""
+"""Charts of how certain a flood map is: ground by probability, and flooded area by threshold."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from floodmap.output.census import Census
 from floodmap.output.pages.svg import INK, Chart
 
 THRESHOLDS = (30, 50, 70)
-"""Thresholds in per cent at which the flooded area is given, beside the run's own."""
+"""Thresholds in per cent at which the flooded area is shown, besides the threshold of the run."""
 WATER, LAND = "#1668a8", "#9aa4ad"
 
 
 def histogram(census: Census) -> str:
-    """Histogram of observed ground by probability, in bins of 5 per cent, dry and flooded, as SVG."""
+    """Draw a histogram of observed ground by probability, in bins of 5 per cent, dry and flooded; return SVG."""
     percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
     kinds = ((LAND, percent < census.threshold), (WATER, percent >= census.threshold))
     stacked = [(colour, np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]) for colour, chosen in kinds]
@@ -33,7 +33,7 @@ def histogram(census: Census) -> str:
 
 
 def curve(census: Census) -> str:
-    """Flooded area as a function of the threshold, as SVG; the run's own threshold is marked."""
+    """Draw the flooded area as a function of the threshold, with the threshold of the run marked; return SVG."""
     amounts, unit = (census.pixels, "pixels") if census.ground_m2 is None else (census.ground_m2, "m²")
     if amounts[THRESHOLDS[0] : 101].sum() >= 1000:
         amounts, unit = (amounts / 1000, "thousand pixels") if unit == "pixels" else (amounts / 1e4, "ha")

@@ -37,8 +37,8 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     """Render a template and write the page atomically; values are escaped unless the template marks them as safe.
 
     Args:
-        path: the file.
-        template: a file of `templates/`.
+        path: the file to write.
+        template: name of a file in `templates/`.
         context: variables of the template.
 
     Raises:
@@ -52,9 +52,9 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
 @contextmanager
 def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
-    """A matplotlib figure, its size in inches, and its axes from left to right."""
+    """Context manager: a matplotlib figure, its size in inches, and its axes from left to right."""
     require("matplotlib", "a page with charts of a comparison")
-    # Without pyplot, which would select a GUI backend and keep a reference to every figure.
+    # pyplot is not used, because it would select a GUI backend and keep a reference to every figure.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -65,10 +65,10 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
 
 
 def svg_of(drawn: Figure) -> str:
-    """A figure as an `<svg>` element of variable width."""
+    """Convert a figure to an `<svg>` element of variable width."""
     text = io.StringIO()
     with warnings.catch_warnings():
-        # Names may have characters that matplotlib's font lacks; text stays text, and the browser has other fonts.
+        # Names may have characters that matplotlib's font lacks. Text stays text in SVG, and browsers have other fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         drawn.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
@@ -77,12 +77,12 @@ def svg_of(drawn: Figure) -> str:
 
 
 def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
-    """A picture as a JPEG `data:` URL.
+    """Encode a picture as a JPEG `data:` URL.
 
     Args:
         rgb: uint8 (height, width, 3).
-        side: longest side in pixels to which it is shrunk.
-        max_bytes: largest size of the JPEG, for which its quality is reduced as far as 25; None: no limit.
+        side: longest side in pixels; a larger picture is shrunk to it.
+        max_bytes: largest size of the JPEG in bytes. The quality is reduced for it, to no less than 25. None: no limit.
     """
     picture = Image.fromarray(rgb)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -95,11 +95,11 @@ def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
 
 
 def png(indices: Image8, colours: Sequence[tuple[int, int, int, int]]) -> str:
-    """A picture with a palette as a PNG `data:` URL.
+    """Encode a picture with a palette as a PNG `data:` URL.
 
     Args:
         indices: uint8 (height, width), indices into `colours`.
-        colours: red, green, blue, opacity, each 0 to 255.
+        colours: red, green, blue and opacity of each index, 0 to 255.
     """
     picture = Image.fromarray(indices)
     picture.putpalette([part for colour in colours for part in colour[:3]])

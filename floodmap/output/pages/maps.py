@@ -21,15 +21,16 @@ from floodmap.output.results import FloodMap, open_result
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
-"""Longest side of the pictures, in pixels; all of them fit into a page of 2 MB, even where they compress badly."""
+"""Longest side of the pictures, in pixels. With this side all of them fit into a page of 2 MB, even if they compress
+badly."""
 PROBABILITY_SIDE = 600
 """Longest side of the probability map, in pixels."""
 PHOTOGRAPH_BYTES = 600_000
-"""Largest size of the photograph."""
+"""Largest size of the photograph, in bytes."""
 LONG = 1000.0
-"""Longest side of a map in map units, which the scale bar, the north arrow and the numbers use too."""
+"""Longest side of a map in map units, the units of the scale bar, the north arrow and the numbers."""
 NUMBER_SPACING = 36.0
-"""Least distance between two numbers, in map units, and twice the least distance from the edge."""
+"""Least distance between two numbers, in map units; also twice their least distance from the edge of the map."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
 """Indices into `OVERLAY`; 0 is transparent."""
@@ -37,9 +38,10 @@ OVERLAY = (
     (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
     (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
 )  # fmt: skip
-"""RGBA: transparent; flood and its shore, as in the QGIS styles; unobserved; failed; outside the area of interest."""
+"""RGBA, 0 to 255: transparent; flood and its shore, as in the QGIS styles; unobserved; failed; outside the area of
+interest."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""Kind of ground of each colour."""
+"""Kind of ground of each colour in `OVERLAY`."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
 """Colour ramp of probabilities in per cent, as in the QGIS style."""
 HATCH = 9
@@ -50,7 +52,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleBar:
-    """A scale bar: a length on the ground."""
+    """Scale bar of a map."""
 
     length: float
     """Length in map units."""
@@ -60,26 +62,26 @@ class ScaleBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneMaps:
-    """Maps of one scene, all of the same frame, for the template; pictures are `data:` URLs."""
+    """Maps of one scene for the template, all of the same frame; pictures are `data:` URLs."""
 
     width: float
     """Width in map units; the longer side has `LONG`."""
     height: float
     """Height in map units."""
     photograph: str
-    """The scene."""
+    """Photograph of the scene."""
     overlay: str
-    """Flood and unobserved ground, transparent elsewhere."""
+    """Flood and unobserved ground; all other ground is transparent."""
     probability: str
-    """Probability and unobserved ground."""
+    """Flood probability and unobserved ground."""
     shown: frozenset[str]
     """Kinds of ground in the overlay: flood, unobserved, failed, outside."""
     scale_bar: ScaleBar | None
-    """None without a CRS."""
+    """Scale bar; None without a CRS."""
     north_deg: float | None
     """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbered places: number, and position in map units from the top left."""
+    """Numbered places: number, and position (x, y) in map units from the top left."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
@@ -88,7 +90,7 @@ def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[floa
     Args:
         flood_map: the results, whose overviews are read.
         picture: a preview of the scene.
-        places_xy: places to number from 1, in the scene's CRS; a number that would hide another is left out.
+        places_xy: places to number from 1, in the scene's CRS; a number that would hide an earlier number is left out.
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask_path) as dataset:
@@ -117,7 +119,11 @@ def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[floa
 
 
 def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
-    """Overlay and probability of a scene, without the photograph, as `data:` URLs of at most `side` pixels a side."""
+    """Draw overlay and probability of a scene, without the photograph.
+
+    Returns:
+        Two `data:` URLs, of pictures of at most `side` pixels a side.
+    """
     drawn = []
     for path in (flood_map.mask_path, flood_map.probability_path):
         with open_result(path) as dataset:
@@ -132,24 +138,24 @@ def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class MapFrame:
-    """The frame of a raster's map: pixels are stretched so that scale is equal along both axes, and never mirrored."""
+    """Frame of a raster's map: pixels are stretched so that the scale is equal along both axes, and never mirrored."""
 
     grid: GeoGrid
 
     @cached_property
     def _steps(self) -> tuple[float, float]:
-        """Size of a column and of a row in metres, or else in units of the transform."""
+        """Size of a column and of a row in metres; without a CRS, in units of the transform."""
         a, b, _, d, e, _ = self.grid.transform[:6]
         return self.grid.steps_m or (math.hypot(a, d), math.hypot(b, e))
 
     @cached_property
     def _unit(self) -> float:
-        """Map units for each metre, or unit of the transform."""
+        """Map units per metre; without a CRS, per unit of the transform."""
         return LONG / max(self.grid.width * self._steps[0], self.grid.height * self._steps[1])
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height, in map units, each at least the width of a line."""
+        """Width and height in map units, each at least 2, the width of a line."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -158,7 +164,7 @@ class MapFrame:
         return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
-        """Pixels (height, width, ...) in the map's order; a south-up raster is flipped, or it would be mirrored."""
+        """Return pixels (height, width, ...) in the map's order: a south-up raster is flipped vertically."""
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -175,7 +181,10 @@ class MapFrame:
 
     @cached_property
     def scale_bar(self) -> ScaleBar | None:
-        """Scale bar of the longest round length that is at most 0.3 of the longer side; None without a CRS."""
+        """Scale bar; None without a CRS.
+
+        Its length is the largest of 1, 2 or 5 times a power of ten that is at most 0.3 of the longer side.
+        """
         if self.grid.crs is None:
             return None
         longest = 0.3 * LONG / self._unit
@@ -199,12 +208,12 @@ class MapFrame:
 
 
 def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
-    """All of a raster of results at this size, from its overviews."""
+    """Read all of a raster of results at this size, from its overviews."""
     return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
 
 
 def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
-    """Unobserved pixels of failed windows, bool (height, width)."""
+    """Return the unobserved pixels of failed windows, bool (height, width)."""
     failed = np.zeros(mask.shape, bool)
     down, across = mask.shape[0] / frame.grid.height, mask.shape[1] / frame.grid.width
     for window in (one["window"] for one in summary["windows"]["failed"]):
@@ -216,7 +225,7 @@ def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
 
 
 def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
-    """Indices into `OVERLAY`, uint8 (height, width)."""
+    """Return indices into `OVERLAY`, uint8 (height, width)."""
     flood, unobserved = mask == 1, mask == UNOBSERVED
     outside = unobserved & (reason == OUTSIDE)
     failed = np.asarray(failed & np.isin(reason, (0, FAILED)))
@@ -235,7 +244,7 @@ def _stripes(shape: tuple[int, ...]) -> Bools:
 
 
 def _next_to(region: Bools) -> Bools:
-    """Pixels with a 4-neighbour in a region."""
+    """Return the pixels that have a 4-neighbour in a region, bool (height, width)."""
     near = np.zeros_like(region)
     near[1:] |= region[:-1]
     near[:-1] |= region[1:]
@@ -245,13 +254,13 @@ def _next_to(region: Bools) -> Bools:
 
 
 def _hatched_probability(probability: Image8) -> Image8:
-    """Per cent, with 101 and 102 as indices of the two colours of hatched, unobserved ground."""
+    """Return probabilities in per cent, with 101 and 102 for unobserved ground: the two colours of its hatching."""
     stripe = np.where(_stripes(probability.shape), np.uint8(102), np.uint8(101))
     return np.where(probability > 100, stripe, probability)
 
 
 def _ramp() -> list[tuple[int, int, int, int]]:
-    """RGBA of 0 to 100 per cent, then of unobserved ground and of its stripes."""
+    """Return the RGBA of 0 to 100 per cent, then of unobserved ground and of its stripes."""
     at = [percent for percent, _ in RAMP]
     parts = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in RAMP])
     mixed = np.stack([np.interp(np.arange(101), at, parts[:, i]) for i in range(3)], axis=1).round().astype(int)
@@ -259,7 +268,7 @@ def _ramp() -> list[tuple[int, int, int, int]]:
 
 
 def _without_overlap(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
-    """Numbers at least `NUMBER_SPACING` from all earlier ones."""
+    """Yield the numbers that are at least `NUMBER_SPACING` from all earlier numbers."""
     kept: list[tuple[float, float]] = []
     for number, x, y in numbers:
         if all(math.hypot(x - a, y - b) >= NUMBER_SPACING for a, b in kept):

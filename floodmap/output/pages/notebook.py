@@ -8,11 +8,11 @@ from floodmap.output.pages.maps import draw_results
 from floodmap.output.results import FloodMap
 
 SIDE = 420
-"""Longest side of a map, in pixels."""
+"""Longest side of each map, in pixels."""
 
 
 def notebook_html(flood_map: FloodMap) -> str:
-    """HTML for `_repr_html_`, without scripts and external files."""
+    """Return HTML for `_repr_html_`, without scripts and external files."""
     report = flood_map.report
     hectares, flood = report["flood_area_ha"], report["pixels"]["flood"]
     size = f"{hectares:,.2f} ha" if hectares is not None else f"{flood:,} pixels"

@@ -1,4 +1,4 @@
-"""The HTML report of one scene: flooded area, maps, certainty, unobserved ground; one page that opens offline."""
+"""HTML report of one scene: flooded area, maps, certainty, unobserved ground; one page that opens offline."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from floodmap.output.results import FloodMap, open_result
 __all__ = ["SIDE", "write_scene_report"]
 
 LARGEST = 10
-"""Number of polygons in the table and on the map."""
+"""Largest number of polygons in the table and on the map."""
 LISTED_FAILURES = 5
 """Largest number of failed windows that are listed."""
 STRIP_ROWS = 512
-"""Rows that are read at a time: one row of the raster's tiles."""
+"""Number of rows that are read at a time: one row of the raster's tiles."""
 REASONS = {
     "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
     "mask": "under the mask that was given", "failed": "could not be read or segmented",
@@ -40,21 +40,21 @@ class Largest(NamedTuple):
     places_xy: list[tuple[float, float]]
     """Points inside the polygons, in the scene's CRS."""
     largest: str
-    """Area of the largest polygon; empty where there is none."""
+    """Area of the largest polygon as text; empty if there is none."""
 
 
 def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
     """Write the HTML report of a scene.
 
-    Rasters are read in strips or from overviews, so that memory grows only with the polygons.
+    Rasters are read in strips or from overviews, so that memory grows only with the number of polygons.
 
     Args:
         flood_map: finished results.
         picture: the scene's `preview`, of at most `SIDE` pixels a side.
-        path: the file.
+        path: the file to write.
 
     Returns:
-        The file.
+        `path`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -103,7 +103,7 @@ def _percent(summary: dict[str, Any]) -> int:
 
 
 def _largest(flood_map: FloodMap) -> Largest:
-    """The largest polygons, by area in square metres, or in pixels without a CRS."""
+    """Return the largest polygons, by area in square metres, or in pixels without a CRS."""
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
     with open_result(flood_map.mask_path) as dataset:
@@ -127,7 +127,7 @@ def _largest(flood_map: FloodMap) -> Largest:
 
 
 def _area(m2: float) -> str:
-    """An area as text in m², ha or km², by its size."""
+    """Return an area as text: in m² below 1000 m², in ha below 10 km², else in km²."""
     if m2 < 1000:
         return f"{m2:,.1f} m²"
     return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
@@ -138,7 +138,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """A share as text in per cent; shares next to 0 or 1 are not rounded to these."""
+    """Return a share as text in per cent; shares near 0 or 1 are not rounded to 0 or 100 per cent."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -162,7 +162,7 @@ def _subtitle(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
-    """The main result as a sentence that begins with the area, and a sentence on unobserved ground."""
+    """Return the main result as a sentence that begins with the area, and a sentence on unobserved ground."""
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
     share = _share(summary["flood_share_of_observed"])
@@ -221,7 +221,10 @@ def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
 
 
 def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]:
-    """Flooded area at a threshold in per cent, its share of the observed ground, and its change from the report's."""
+    """Return the flooded area at a threshold in per cent, its share of the observed ground, and its change.
+
+    The change is relative to the flooded area at the threshold of the run.
+    """
     pixels = int(census.pixels[percent:101].sum())
     change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
     if percent == census.threshold:
@@ -238,7 +241,7 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of the table of unobserved ground, by reason."""
+    """Return the rows of the table of unobserved ground, by reason."""
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
     inside = _observed(summary) + sum(pixels["unobserved"].values())
     rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, without a plotting library; the report of a scene has two."""
+"""Charts as inline SVG, without a plotting library; the report of a scene has two of them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Chart:
     _parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Horizontal position of a value, from the left."""
+        """Return the horizontal position of a value, from the left, in SVG user units."""
         low, high = self.x_range
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Vertical position of a value, from the top."""
+        """Return the vertical position of a value, from the top, in SVG user units."""
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def bar(self, x: tuple[float, float], y: tuple[float, float], colour: str) -> None:
-        """Add a bar between two values along either axis."""
+        """Add a bar that spans two values along each axis."""
         left, right, low, high = self.x(x[0]), self.x(x[1]), self.y(y[0]), self.y(y[1])
         self._parts.append(
             f'<rect x="{left:.1f}" y="{high:.1f}" width="{right - left:.1f}" height="{low - high:.1f}" '
@@ -62,7 +62,7 @@ class Chart:
             self._parts.append(_text(WIDTH / 2 + 15, top + 9, name, size=11))
 
     def svg(self) -> str:
-        """The chart as an `<svg>` element of variable width."""
+        """Return the chart as an `<svg>` element of variable width."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         grid, numbers = [], []
         for value in ticks(*self.y_range):
@@ -86,7 +86,7 @@ class Chart:
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Tick values within a range, at most about `count`: multiples of 1, 2 or 5 times a power of ten."""
+    """Return tick values within a range, about `count` at most: multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= high - low)
     first = math.ceil(low / step - 1e-9)
