@@ -34,14 +34,17 @@ def inspect_scene(
     overlap: int = OVERLAP,
     with_fingerprint: bool = True,
 ) -> dict[str, Any]:
-    """Collect the properties that `floodmap info` prints, as JSON types. Memory, disk space and time are estimates.
+    """Collect the properties of a scene that `floodmap info` prints. Memory, disk space and time are estimates.
 
     Args:
         source: a file, or a name that GDAL opens.
-        options: how the raster is read.
+        options: options for reading the raster.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
         with_fingerprint: whether the fingerprint of the content is computed, which may read the whole file.
+
+    Returns:
+        Properties by name, as JSON types.
 
     Raises:
         SceneError: the source is no raster that can be segmented.
@@ -83,7 +86,7 @@ def inspect_scene(
 
 @cache
 def shipped_model() -> Segmenter:
-    """Load the shipped model on the CPU, for the out-of-distribution warning."""
+    """Load the shipped model on the CPU, for the out-of-distribution score of scenes; cached."""
     from floodmap.models.loading import load_segmenter
     from floodmap.models.registry import resolve
 

@@ -71,8 +71,12 @@ def segment_scene(
         segmenter: the loaded model.
         options: settings of the run.
         name: first part of the names of all files; None: the source's name without suffix.
-        progress: function called after every window, and before results are written.
-        helper: process that makes the trial write of the results (see `rehearsal`); None: this process makes it.
+        progress: function called with the progress of the run after every window, and before results are written.
+        helper: process in which all results are first written for two pixels, as a trial (see `rehearsal`); None: the
+            trial is made in this process.
+
+    Returns:
+        The results on disk: paths of all files, and the content of the JSON report.
     """
     started = time.time()
     source = SourceName.of(source)
@@ -147,9 +151,9 @@ def _finishing(
 def _done_before(
     scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any]
 ) -> FloodMap | None:
-    """Return the results of an earlier run with the same settings; None if there are none.
+    """Return the results of an earlier run with the same settings; None if no such run was finished.
 
-    The HTML report is added if it is requested and missing or older than the results.
+    If an HTML report is requested, and is missing or older than the results, the HTML report is written.
     """
     done = finished_before(out, name, options.formats, settings) if options.resume else None
     if done is None:
@@ -175,9 +179,10 @@ def refuse_other_run(out: Path, name: str) -> None:
 
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Return the options, without `resume` if an input has no fingerprint.
+    """Return the options of the run, with `resume` set to False if an input has no fingerprint.
 
-    Without a fingerprint a change of the input since the last run is not detected.
+    Inputs are the scene and the files in the options. Without a fingerprint, a change of an input since an earlier run
+    is not detected.
 
     Raises:
         OutputError: an input has no fingerprint, and the results may not be overwritten.
@@ -198,16 +203,20 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def preview(scene: Scene) -> Tile:
-    """Read the preview of a scene for its HTML report."""
+    """Read a downsampled picture of the whole scene for the HTML report."""
     from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
 
 
 def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
-    """Write the HTML report of results, and return the results with its path.
+    """Write the HTML report of a scene, and return the results with the path of the HTML report.
 
-    The report is written last, because a later run can add it if it is missing.
+    The HTML report is written last, because a later run can add a missing HTML report.
+
+    Args:
+        flood_map: the results of the scene.
+        picture: downsampled picture of the whole scene.
     """
     from floodmap.output.pages.scene_report import write_scene_report
 
@@ -216,7 +225,9 @@ def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Fill in a minimum area of 25 pixels and a tolerance of simplification of one pixel if they are not given.
+    """Return the options with default values for polygons: smallest area 25 pixels, tolerance of outlines one pixel.
+
+    Values in the options are kept. For a scene without a CRS both values are 0.
 
     Raises:
         MissingCRSError: an option or a format requires a CRS, and the scene has none.
@@ -241,7 +252,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Collect everything that the results depend on, as JSON types: source, model, settings, versions."""
+    """Describe a run: source, model, settings and versions, on which the results depend. All values are JSON types."""
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
@@ -273,16 +284,20 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
 
 
 def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Return the scene's role in the training of the model: train, val, or None (no part in it, or not known).
+    """Return the role of the scene in the training of the model: "train" or "val".
 
-    Scores on a scene of the training do not hold for other scenes.
+    None means that the scene was not used, or that the role is not known. Scores on a scene of the training are not
+    valid for other scenes.
     """
     file = scene.path.path
     return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
 
 
 def jsonable(value: Any) -> Any:
-    """Convert a value to JSON types (paths and NaN to text, tuples to lists), to compare it with values from a file."""
+    """Convert a value to JSON types, so that the value can be compared with values from a JSON file.
+
+    Paths, NaN and infinity become text, and tuples become lists. Dictionaries and lists are converted with all items.
+    """
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

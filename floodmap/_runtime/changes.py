@@ -1,4 +1,4 @@
-"""Comparison of the settings of two runs, as text that names the options of the command line."""
+"""Text about the differences between the settings of two runs. The text names the options of the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Return nested settings as a flat mapping from paths of keys to values; `above` is the path of `settings`."""
+    """Return nested settings as a flat mapping from the path of a value (a tuple of keys) to the value.
+
+    Args:
+        settings: nested mappings, or a value that is not a mapping.
+        above: keys that lead from the outermost mapping to `settings`.
+    """
     if isinstance(settings, Mapping):
         return {name: leaf for key, value in settings.items() for name, leaf in _leaves(value, (*above, key)).items()}
     return {above: settings}
@@ -38,7 +43,14 @@ def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...],
 def _line(
     name: tuple[str, ...], before: Mapping[Any, Any], now: Mapping[Any, Any], differing: set[tuple[str, ...]]
 ) -> str:
-    """Return the line for one setting that differs; empty if the line of another setting covers this difference."""
+    """Return the line of text for one setting that differs; empty if another line explains the difference.
+
+    Args:
+        name: path of the setting (a tuple of keys).
+        before: settings of the earlier run, flat as returned by `_leaves`.
+        now: settings of this run, flat as returned by `_leaves`.
+        differing: paths of all settings that differ.
+    """
     old, new = before.get(name), now.get(name)
     match name:
         case ("source", "fingerprint"):
@@ -69,17 +81,18 @@ def _line(
 
 
 def _option_of(field: str) -> set[tuple[str, ...]]:
-    """Return the two possible paths of keys of an option: at the top level of the settings, or in `scene`.
+    """Return the two possible paths of an option in the settings: at the top level, or below the key `scene`.
 
     Args:
-        field: a field of the source in the settings, or the name of an option with an input file.
+        field: a field below the key `source` of the settings, or the name of an option with an input file. Sizes and
+            the transform of the source are fields that the option `--resolution` sets.
     """
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}
 
 
 def _path_of(option: str, settings: Mapping[Any, Any]) -> str:
-    """Return the input file given by an option, or the name of the option if the settings lack the option."""
+    """Return the path of the input file given by an option; the name of the option if the settings lack the option."""
     return next((str(settings[name]) for name in sorted(_option_of(option)) if name in settings), option)
 
 

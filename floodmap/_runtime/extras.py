@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from floodmap.errors import MissingPackageError
 
 EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu"}
-"""Extra of floodmap that installs a package, by name of the package."""
+"""Mapping from the name of an optional package to the extra of floodmap that installs the package."""
 
 
 def require(package: str, what: str) -> None:
@@ -15,7 +15,7 @@ def require(package: str, what: str) -> None:
 
     Args:
         package: name of the package, a key of `EXTRAS`.
-        what: the feature that needs the package, as subject of the sentence in the message.
+        what: the feature that needs the package; the error message begins with this text.
     """
     if find_spec(package) is None:
         raise MissingPackageError(

@@ -13,10 +13,11 @@ from floodmap.errors import writing
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; rename the temporary file to `path` at the end, or delete the file after an error.
+    """Context manager: yield the path of a temporary file, and rename the temporary file to `path` at the end.
 
-    The temporary path is in the folder of `path`. The temporary name is short even if the name of `path` is long. The
-    temporary name contains the process id, so that two processes never write the same temporary file.
+    After an error the temporary file is deleted, and an existing file at `path` stays unchanged. The temporary file is
+    in the folder of `path`. The temporary name is short even if the name of `path` is long. The temporary name contains
+    the process id, so that two processes never write the same temporary file.
     """
     partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}-{os.getpid()}.part")
     try:

@@ -38,10 +38,10 @@ class _Process:
             torch.set_num_threads(1)  # torch's own DataLoader does the same in forked processes
 
     def before_fork(self) -> None:
-        """Wait, in the parent process, until recently ended threads have released locks; record the use of a GPU.
+        """Wait until threads that have just ended have released all locks, and record whether a GPU was used.
 
-        A thread that has ended for Python may still be closing files of PROJ. During this time the thread holds a lock
-        of SQLite, and a child process would wait for the lock for ever.
+        This method runs in the parent process. A thread that has ended for Python may still be closing files of PROJ.
+        A thread that closes files of PROJ holds a lock of SQLite, and a child process would wait for the lock for ever.
         """
         if not self.active:
             time.sleep(max(0.0, self.last_end_s + _THREAD_EXIT_S - time.monotonic()))
@@ -60,12 +60,12 @@ _REMEDY = 'begin processes by multiprocessing.get_context("spawn"), or before fl
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Mark a block that calls torch or GDAL, which may hold locks; a context manager.
+    """Context manager: mark a `with` block that calls torch or GDAL. Both libraries may hold locks during a call.
 
-    A child process that is forked during the block, by another thread, cannot use floodmap.
+    If another thread forks a child process during the block, the child process cannot use floodmap.
 
     Raises:
-        FloodmapError: this process was forked while another thread of the parent process was in such a block.
+        FloodmapError: this process was forked while another thread of the parent process was in a marked block.
     """
     if _process.forked_while_active:
         raise FloodmapError(f"this process was forked while another thread of its parent used floodmap; {_REMEDY}")
@@ -82,7 +82,7 @@ def at_work() -> Iterator[None]:
 class PerProcess(Generic[Value]):
     """Value that each process creates anew, such as a lock or an executor.
 
-    A copy from the parent process would not work after a fork.
+    After a fork, the copy of a value of the parent process would not work.
 
     Args:
         make: function that creates the value.

@@ -14,11 +14,14 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEEP_BYTES, _RELEASE_BYTES = 1 << 30, 1 << 25
-"""Thresholds of the allocator in bytes: while freed memory is kept for reuse (1 GiB), and at other times (32 MiB)."""
-_LARGE_BYTES = 5 << 20
-"""Size in bytes from which blocks are allocated by mmap and return to the kernel as soon as they are freed.
+"""Thresholds of the allocator in bytes: 1 GiB in the `with` block of `freed_memory_kept`, 32 MiB after the block.
 
-This size is used only if the system has huge pages, which make such allocations cheap.
+Free memory above the threshold returns to the kernel. Blocks larger than the threshold are allocated by mmap.
+"""
+_LARGE_BYTES = 5 << 20
+"""Size in bytes from which a block is allocated by mmap. A block of this size returns to the kernel when freed.
+
+This size is used only if the system has huge pages, because huge pages make allocations by mmap cheap.
 """
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -31,8 +34,8 @@ def configure_low_memory() -> None:
     - All threads share one heap (arena), so that each thread reuses memory that another thread has freed.
     - Large blocks are allocated outside the heap, because freed large blocks would leave unused gaps in the heap. Large
       blocks are mapped in huge pages of 2 MB, which the kernel zeroes in a tenth of the time of small pages.
-    - The layer cache of torch (ideep) is limited to one entry. This cache, besides the cache of oneDNN, would take 3 MB
-      per shape of input and save 1 % of the time.
+    - The layer cache of torch (ideep) is limited to one entry, because oneDNN has a cache, too. More entries would take
+      3 MB per shape of input and save 1 % of the time.
     - MKL allocates buffers for each matrix product. By default MKL keeps buffers of 4 MB or more for every thread that
       has multiplied matrices.
     """
@@ -53,11 +56,11 @@ def _has_huge_pages() -> bool:
 
 @contextmanager
 def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
-    """Keep, in the `with` block, memory that torch frees after a window for the next window.
+    """Context manager: memory that torch frees after a window is kept in the process for the next window.
 
-    Without this setting, the kernel zeroes fresh pages for each window, which takes a sixth of the time of a window,
-    and more with two threads. At the end all free memory returns to the kernel. Later work allocates blocks of other
-    sizes, and would need memory in addition to the kept memory.
+    Without this setting, the kernel zeroes fresh pages for each window. Zeroing takes a sixth of the time of a window,
+    and more with two threads. At the end of the `with` block all free memory returns to the kernel, because later work
+    allocates blocks of other sizes, and would need memory in addition to the kept memory.
 
     Args:
         large_apart: True: large blocks still return to the kernel as soon as they are freed, if `configure_low_memory`
@@ -78,7 +81,7 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
 
 
 def trim_heap() -> None:
-    """Return free memory to the kernel; called before work that allocates much memory in blocks of other sizes."""
+    """Return free memory to the kernel. Call this function before work that allocates large blocks of other sizes."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -16,8 +16,13 @@ def ahead(
 ) -> Generator[Result, None, None]:
     """Apply `work` to items in threads, and yield the results in the order of the items.
 
-    Up to `count` items are in work or finished before the caller takes their results. Close the generator before
-    closing anything that `work` uses, because closing the generator waits for the threads.
+    Close the generator before closing any file that `work` uses, because closing the generator waits for the threads.
+
+    Args:
+        work: function that computes the result of one item.
+        items: the items, in order.
+        count: largest number of items that the threads compute ahead of the caller.
+        threads: number of threads.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     todo = iter(items)

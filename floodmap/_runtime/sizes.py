@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def in_bytes(size: int) -> str:
-    """Format a number of bytes with a decimal unit, such as 999 B, 12 kB or 3.4 GB."""
+    """Return a number of bytes as text with a decimal unit (1 kB is 1000 B), such as 999 B, 12 kB or 3.4 GB."""
     number, unit = float(size), 0
     while number >= 999.5 and unit < len(_UNITS) - 1:
         number, unit = number / 1000, unit + 1

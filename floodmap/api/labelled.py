@@ -33,13 +33,17 @@ def train(
 
     Args:
         data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
-        out: file for the weights, `.safetensors`; None: a file in the current folder, named after the data.
+        out: file for the weights, `.safetensors`; None: a file in the current folder, named after the folder `data`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         overwrite: True: replace existing files.
         resume: True: continue an interrupted run.
         progress: function called with the finished share, 0 to 1, and the name of the stage.
-        on_checkpoint: function called with the scores of every checkpoint; first with those of the initial weights.
+        on_checkpoint: function called at every checkpoint of the training, with progress and scores. The first call is
+            for the initial weights.
         settings: fields of `FineTuneOptions`, for instance `epochs=40`.
+
+    Returns:
+        Path of the weights, names of the training and validation pictures, and scores on the validation pictures.
 
     Raises:
         FloodmapError: the run failed; the message is one line on what is wrong and what to do.
@@ -73,7 +77,7 @@ def compare(
     """Score models with several kinds of prompt on labelled pictures, as `floodmap compare` does.
 
     Args:
-        data: folder with images/ and masks/, or with scenes beside references.
+        data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
         models: names, files, or models from `load_model`. Models that cannot be downloaded are listed in `missing`.
         prompts: kinds of prompt: auto, none, point, box, points:N. The last three are made from the reference (oracle).
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
@@ -84,7 +88,10 @@ def compare(
         flips: True: test-time augmentation with the mirror image, for models that are given by name or file.
         seed: seed of the bootstrap.
         overwrite: True: replace existing files.
-        progress: function called after every trial: one picture with one model and one kind of prompt.
+        progress: function called with the result of every trial: one picture with one model and one kind of prompt.
+
+    Returns:
+        Scores of every model with every kind of prompt on every picture, and problems found in the labels.
 
     Raises:
         FloodmapError: the comparison failed; the message is one line on what is wrong and what to do.

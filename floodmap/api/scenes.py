@@ -1,4 +1,4 @@
-"""Public functions for scenes: segment, predict, info, sample; and load_model."""
+"""Public functions for scenes (segment, predict, info, sample), and load_model, which loads a model."""
 
 from __future__ import annotations
 
@@ -79,14 +79,16 @@ def segment(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation, the mean over every window and its mirror image.
         batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
-        exhaustive: True: predict at full resolution also where the coarse probability is below 0.15 or above 0.75.
-        progress: function called after every window.
+        exhaustive: True: predict at full resolution everywhere; False: not where the coarse pass predicts a probability
+            below 0.15 or above 0.75.
+        progress: function called with the progress of the run after every window, and before results are written.
         prompts: `auto`, `none`, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood.
-        resolution_m: ground sample distance of the working grid, in metres; None: that of the file.
-        bands: numbers of red, green, blue and perhaps near infrared, from 1; None: by name, else colour interpretation.
+        resolution_m: ground sample distance of the working grid, in metres; None: the pixels of the file.
+        bands: numbers of red, green, blue and perhaps near infrared, from 1; None: bands are found by name, colour
+            interpretation or order.
         nir: `auto` uses near infrared if the scene has it; `off` leaves it out.
-        nodata: value of pixels without data; None: the file's own, and void values that are found; `none`: there is
-            none.
+        nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
+            -9999) that are found; `none`: every value is valid.
         mask: raster or polygons of ground that is left unobserved, such as cloud.
         aoi: polygons of the area of interest; None: the whole scene.
         crs: CRS of a scene whose file has none or a wrong one; None: the file's own.
@@ -100,6 +102,9 @@ def segment(
         overwrite: True: replace existing results.
         resume: True: continue an interrupted run.
         report: True: also write an HTML page of the results.
+
+    Returns:
+        The results on disk: paths of mask, probability, vector files and reports, and the content of the JSON report.
 
     Raises:
         FloodmapError: the run failed; the message is one line on what is wrong and what to do.
@@ -147,19 +152,23 @@ def predict(
     threshold: float = THRESHOLD,
     exhaustive: bool = False,
 ) -> Prediction:
-    """Find flood water in a picture in memory, as `segment` does in a file. Nothing is written.
+    """Find flood water in a picture in memory, by the same method as `segment`. No files are written.
 
     Args:
-        rgb: uint8 (3, height, width) or (height, width, 3).
-        nir: uint8 (height, width): near infrared; None: the picture has none.
+        rgb: uint8 (3, height, width) or (height, width, 3): red, green and blue.
+        nir: uint8 (height, width): near infrared; None: the picture has no near infrared.
         valid: bool (height, width): True at observed pixels; None: all pixels are observed.
         gsd_m: ground sample distance, in metres; None: not known.
-        model: a name, a file, or a model from `load_model`.
-        prompts: `auto`, `none`, or points and boxes in pixels of the picture.
+        model: a name (`floodmap models list`), a file, or a model from `load_model`.
+        prompts: `auto`, `none`, or `Prompts`: points and boxes in pixels of the picture.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
         threshold: least probability of flood in the mask, 0.01 to 1.
-        exhaustive: as in `segment`.
+        exhaustive: True: predict at full resolution everywhere; False: not where the coarse pass predicts a probability
+            below 0.15 or above 0.75.
+
+    Returns:
+        Mask, uint8 (height, width), and flood probability, float32 (height, width).
 
     Raises:
         FloodmapError: the prediction failed; the message is one line on what is wrong and what to do.
@@ -182,12 +191,12 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     """Load a model once, for many scenes.
 
     Args:
-        model: a name (`floodmap models list`) or a file. A model that is loaded already is returned unchanged.
+        model: a name (`floodmap models list`) or a file. A model that is already loaded is returned unchanged.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation, the mean over every window and its mirror image.
 
     Raises:
-        ModelError: there is no such model, its file is damaged, or the device is not available.
+        ModelError: there is no model of this name, the file is damaged, or the device is not available.
         TypeError: `model` is neither a name, a file nor a model.
     """
     from floodmap.models.loading import load_segmenter
@@ -208,10 +217,13 @@ def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, 
     """Return properties of a scene and the estimated cost of segmenting it, as `floodmap info --json` prints them.
 
     Args:
-        source: as in `segment`.
+        source: the scene: a file, another name that GDAL opens, an open dataset of rasterio, or an xarray.DataArray.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
         options: fields of `SceneOptions`, for instance `bands=(4, 3, 2)`.
+
+    Returns:
+        Properties by name, as JSON types: size, CRS, ground sample distance, bands, stretch, nodata, estimates, more.
 
     Raises:
         FloodmapError: the source is no raster that can be segmented.

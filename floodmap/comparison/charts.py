@@ -11,12 +11,12 @@ from floodmap.models.calibration import Histogram, by_threshold, reliability
 from floodmap.output.pages.html import FAINT, INK, figure, svg_of
 
 COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
-"""Colour of each model, in order; the first model is the baseline."""
+"""Colours of the models, in the order of the comparison. In training curves, the first colour is not used."""
 Values = NDArray[np.float64]
 
 
 def _label(name: str) -> str:
-    """Return a name for a legend; it begins with a space if the name begins with an underscore.
+    """Return a name as the label of a legend, with a space in front if the name begins with an underscore.
 
     matplotlib leaves out labels that begin with an underscore.
     """
@@ -24,13 +24,16 @@ def _label(name: str) -> str:
 
 
 def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
-    """Draw histograms of scores: a panel for each metric, an outline for each series, a dashed line at its mean.
+    """Draw histograms of the scores of pictures, with one panel for each metric.
+
+    Each panel has one histogram for each series (a model, a kind of prompt, or both), and a dashed line at the mean
+    score of the series.
 
     Args:
-        scores: for each metric and each series (a model or a kind of prompt), the scores of the pictures, 0 to 1.
+        scores: scores of the pictures, float64 (pictures,), 0 to 1 or NaN, by metric and then by series.
 
     Returns:
-        SVG.
+        The chart as an `<svg>` element.
     """
     edges = np.linspace(0, 1, 21)
     with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
@@ -48,13 +51,14 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
 
 
 def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
-    """Draw a bar chart of mean scores with their intervals: a group for each metric, a bar for each model.
+    """Draw a bar chart of mean scores, with one group of bars for each metric and one bar for each model.
 
     Args:
-        means: for each model and each metric, (mean, lower end, upper end), 0 to 1.
+        means: by model and then by metric: mean score over the pictures, and lower and upper end of the 95 % interval
+            of the mean, all 0 to 1.
 
     Returns:
-        SVG.
+        The chart as an `<svg>` element.
     """
     metrics = list(next(iter(means.values())))
     width = 0.8 / len(means)
@@ -73,7 +77,15 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
 
 
 def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
-    """Draw three panels over all pixels, as SVG: reliability diagram, precision over recall, IoU over threshold."""
+    """Draw a reliability diagram, precision over recall, and IoU over threshold, from the pixels of all pictures.
+
+    Args:
+        histograms_by_model: by model: numbers of pixels, int64 (101, 2), by predicted probability in per cent and by
+            reference (dry, flooded).
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
     with figure(8.4, 2.7, 3) as (drawn, axes):
         axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
         for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
@@ -91,14 +103,14 @@ def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
 
 
 def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
-    """Draw scatter plots of IoU over measures of difficulty: a panel for each measure.
+    """Draw scatter plots of the IoU of pictures, with one panel for each measure of `difficulty.Difficulty`.
 
     Args:
-        traits: for each measure of difficulty, its values, one for each picture.
-        scores: for each model, the IoU of each picture.
+        traits: values of the pictures, float64 (pictures,), by name of the measure.
+        scores: IoU of the pictures, float64 (pictures,), 0 to 1, by model.
 
     Returns:
-        SVG.
+        The chart as an `<svg>` element.
     """
     with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
         for axis, (trait, values) in zip(axes, traits.items(), strict=True):
@@ -113,15 +125,15 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
 
 
 def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> str:
-    """Draw a bar chart of the mean IoU of groups of pictures: a group for each of `groups`, a bar for each model.
+    """Draw a bar chart of the mean IoU of groups of pictures, with one bar for each model in each group.
 
     Args:
-        groups: names of the groups.
-        means: for each model, the mean IoU of each group.
+        groups: names of the groups of pictures.
+        means: mean IoU of each group, float64 (groups,), 0 to 1 or NaN, by model.
         title: title of the chart.
 
     Returns:
-        SVG.
+        The chart as an `<svg>` element.
     """
     width = 0.8 / len(means)
     with figure(3.9, 2.4) as (drawn, (axis,)):
@@ -134,7 +146,15 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
 
 def curves(log: Mapping[str, Values], x: str) -> str:
-    """Draw training curves over column `x` of a log: losses on the left, IoU on the right; return SVG."""
+    """Draw training curves: losses in the left panel, IoU in the right panel.
+
+    Args:
+        log: columns of the training log, float64 (rows,), by name. Columns with "loss" or "iou" in the name are drawn.
+        x: name of the column on the horizontal axis.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
     shown = (name for name in log if name != x and not name.endswith("unprompted"))
     names = [name for name in shown if np.isfinite(log[name]).any()]
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]

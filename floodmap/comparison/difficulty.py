@@ -1,4 +1,4 @@
-"""Measures of how difficult a flooded picture is, from its pixels and its reference."""
+"""Measures of how difficult flood is to find in a picture: area, shape, texture and contrast of the flood."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """Measures of one picture. A measure is NaN if there is no flood, `contrast` also if there is no dry ground."""
+    """Measures of how difficult flood is to find in one picture.
+
+    If the picture has no flood, all measures but `flood_share` are NaN. Without dry ground, `contrast` is NaN.
+    """
 
     flood_share: float
-    """Flooded share of the pixels with a label, 0 to 1; always a number."""
+    """Share of flood pixels among the pixels with a label, 0 to 1."""
     largest_share: float
-    """Share of the flood pixels in the largest connected component, 0 to 1; small if flood is scattered."""
+    """Share of the flood pixels that lie in the largest connected component, 0 to 1."""
     irregularity: float
-    """Perimeter of the flood, divided by the perimeter of a disc of equal area: one over the root of the Polsby-Popper
-    score (1991)."""
+    """Perimeter of the flood, divided by the perimeter of a disc of equal area: 1 divided by the square root of the
+    Polsby-Popper score (1991)."""
     texture: float
-    """Mean standard deviation of grey values, 0 to 255, in windows of 9 x 9 pixels within the flood."""
+    """Mean over the flood pixels of the local standard deviation of grey values (0 to 255), in squares of 9 x 9
+    pixels."""
     contrast: float
-    """Distance between the mean colours of flood and of dry ground, divided by the spread within each (Fisher 1936)."""
+    """Distance between the mean colours of flood and of dry ground, divided by the standard deviation of the colours
+    within flood and within dry ground (Fisher 1936)."""
 
 
 def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
-    """Compute the measures of one picture.
+    """Compute the measures of difficulty of one picture.
 
     Args:
         rgb: uint8 (3, h, w).
@@ -56,9 +61,14 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the root of Fisher's criterion between two sets of colours (3, n), averaged over bands.
+    """Return the square root of Fisher's criterion between two sets of colours, averaged over the bands.
 
-    The result is NaN if a set is empty.
+    Args:
+        one: colours of one set of pixels, float64 (3, n), 0 to 255.
+        other: colours of another set of pixels, float64 (3, m), 0 to 255.
+
+    Returns:
+        The contrast, from 0; NaN if one of the sets is empty.
     """
     if not one.size or not other.size:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Oracle prompts: points and boxes computed from the reference, which a user does not have."""
+"""Oracle prompts: points and boxes that are computed from the reference. A user has no reference."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ class PromptKind:
     """A kind of prompt in a comparison."""
 
     source: Literal["auto", "none", "points", "box"]
-    """Source of the prompts: `auto` and `none` as in `floodmap segment`; `points` and `box` are computed from the
-    reference."""
+    """Source of the prompts. `auto`: the coarse pass or the unsupervised likelihood, as in `floodmap segment`. `none`:
+    no prompts. `points` and `box` are computed from the reference."""
     count: int = 0
-    """Number of points, placed one after another; 0 unless the source is `points`."""
+    """Number of points; 0 unless the source is `points`. Each point is placed after the prediction with the points
+    before."""
 
     @classmethod
     def parse(cls, text: str) -> PromptKind:
-        """Parse `auto`, `none`, `point`, `box` or `points:N`, such as `points:8`.
+        """Parse a kind of prompt: `auto`, `none`, `point`, `box` or `points:N`, such as `points:8`.
 
         Raises:
-            PromptError: the text is none of these.
+            PromptError: the text is no kind of prompt, or N is not within 1 to `MOST_POINTS`.
         """
         kind, _, number = text.strip().lower().partition(":")
         if kind in ("auto", "none", "box") and not number:
@@ -47,7 +48,7 @@ class PromptKind:
 
     @property
     def is_oracle(self) -> bool:
-        """True if the prompts come from the reference; their score is an upper limit of the score in use."""
+        """True if the prompts come from the reference. A user, who has no reference, does not reach the same score."""
         return self.source in ("points", "box")
 
     def __str__(self) -> str:
@@ -61,10 +62,13 @@ MOST_POINTS = 64
 
 
 def reference_box(reference: Codes) -> Prompts:
-    """Return the box around all flood of a reference; an empty prompt set if the reference has no flood.
+    """Return one box prompt: the bounding box of all flood pixels of a reference.
 
     Args:
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
+
+    Returns:
+        Prompts with the box, in pixels of the reference; empty prompts if the reference has no flood.
     """
     rows, cols = (np.flatnonzero((reference == FLOOD).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
@@ -73,18 +77,20 @@ def reference_box(reference: Codes) -> Prompts:
 
 
 def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Prompts:
-    """Add the point of the largest error that is farthest from the error's edge.
+    """Add one point prompt in the largest connected area that the model predicted wrongly.
 
-    SAM is trained with the same rule (arXiv:2304.02643, appendix A).
+    The point lies at the pixel that is farthest from the edge of the area. The label of the point is the reference
+    there. SAM is trained with the same rule (arXiv:2304.02643, appendix A).
 
     Args:
-        prompts: the prompts so far.
-        predicted: predicted flood, bool (height, width). None: nothing was predicted yet, and the point lies in the
-            largest flood.
+        prompts: the prompts so far, in pixels of the picture.
+        predicted: predicted flood, bool (height, width). None: nothing was predicted yet; the point then lies in the
+            largest connected area of flood.
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
 
     Returns:
-        The prompts with one more point, without a mask; unchanged if the prediction has no error.
+        The prompts with one more point, and without the mask prompt. If the prediction has no error, the prompts are
+        returned unchanged.
     """
     flood, scored = reference == FLOOD, reference != UNOBSERVED
     found = np.zeros_like(flood) if predicted is None else predicted
@@ -102,7 +108,7 @@ def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Pr
 
 
 def _largest(region: Bools) -> Bools:
-    """Return the largest connected component of a region, bool (height, width)."""
+    """Return the largest connected component of a region; region and result are bool (height, width)."""
     parts, count = ndimage.label(region)
     if count <= 1:
         return region

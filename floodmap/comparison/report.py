@@ -1,4 +1,4 @@
-"""HTML report of a study: one file that opens offline, with images and charts inside it."""
+"""HTML report of a study: one file with all pictures and charts, which opens offline."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from floodmap.output.pages.html import jpeg, write_page
 from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 THUMBNAIL_SIDE = 300
-"""Longest side of a picture in the report, in pixels: a report on 300 pictures stays below 10 MB."""
+"""Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Largest numbers of pictures in the overview with references, in the comparison of models, and among the worst."""
+"""Largest numbers of pictures: beside references, beside the results of every model, and with the lowest IoU."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -52,15 +52,15 @@ def write_html(
     log: dict[str, Any] | None = None,
     missing: Sequence[str] = (),
 ) -> Path:
-    """Write the report.
+    """Write the HTML report of a study, and return its path.
 
     Args:
-        study: at least one model and one picture.
-        path: the file to write.
+        study: trials of at least one model on at least one picture.
+        path: the HTML file to write.
         title: title of the report.
-        footer: last line, on the origin of the figures: version, date, data.
-        log: training log of the last model, values by column name; None: there is no log.
-        missing: lines on models that have no scores.
+        footer: last line of the report: version of floodmap, date of the report, and name of the data.
+        log: columns of the training log of the last model, float64 (rows,), by name; None: there is no log.
+        missing: one line for each model that could not be downloaded.
     """
     write_page(path, "comparison.html", **_context(study, title, footer, log, missing))
     return path
@@ -208,7 +208,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """Return a row of thumbnails: a picture, its reference, and the difference of every model's result."""
+    """Return a row of thumbnails: a picture, the reference, and for every model the errors of the prediction."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -237,7 +237,10 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Return mean measures of difficulty, of failures (the worst quarter if fewer than 2) and of the other pictures."""
+    """Return the table of the mean measures of difficulty of two groups of pictures: failures, and all others.
+
+    With fewer than 2 failures, the first group is the quarter of lowest IoU. The result is None below 4 pictures.
+    """
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
         return None
@@ -255,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Draw the mean IoU by share of water, and by the share of the picture in its largest water body."""
+    """Draw two bar charts of mean IoU: by flooded share of the picture, and by the share of the largest water body."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

@@ -37,22 +37,22 @@ Split = Literal["all", "train", "val", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Scores of every model with every kind of prompt on every picture."""
+    """Results of a comparison: scores of every model with every kind of prompt on every picture."""
 
     study: Study
-    """All trials."""
+    """All pictures and all trials."""
     findings: tuple[Finding, ...]
-    """Problems found in the labels."""
+    """Problems that were found in the labels."""
     seed: int
     """Seed of the bootstrap."""
     out: Path
     """Folder of `report.html`, `scores.csv` and `summary.json`."""
     missing: tuple[str, ...] = ()
-    """A line for each model that could not be downloaded, and therefore has no scores."""
+    """One line for each model that could not be downloaded, and therefore has no scores."""
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Content of summary.json: means with 95 % intervals, differences between models, failures, findings."""
+        """Content of `summary.json`; see `statistics.summary`."""
         return summary(self.study, self.seed, self.findings, self.missing)
 
     @property
@@ -61,7 +61,7 @@ class Comparison:
         return self.out / "report.html"
 
     def table(self) -> str:
-        """Return mean scores as lines of text; oracle scores (prompts from the reference) are listed separately."""
+        """Return the mean scores as lines of text. Scores with prompts from the reference (oracle) come last."""
         return "\n".join([*self.missing, table(self.study)])
 
 
@@ -70,17 +70,19 @@ class Contestant:
     """A model to compare."""
 
     segmenter: Segmenter
-    """The model, loaded."""
+    """The loaded model."""
     file: Path | None = None
-    """File of the model's weights, beside which a training log may lie; None if the model was not loaded from a
-    file."""
+    """File of the model's weights. The training log is searched beside this file. None if there is no such file."""
 
 
 def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:
-    """Find the weights of models by name or file; download those that are not on this machine.
+    """Find the weights of models by name or file, and download weights that are not on this machine.
+
+    Args:
+        names: names of models, or files of weights.
 
     Returns:
-        The models found; and a line for each model that cannot be downloaded.
+        The models that were found, and one line of text for each model that cannot be downloaded.
 
     Raises:
         ModelError: a name is unknown, a file is damaged, or no model can be downloaded.
@@ -115,18 +117,19 @@ def compare_models(
     """Score every model with every kind of prompt on every labelled picture.
 
     Args:
-        data: folder with images/ and masks/, or with scenes beside references, perhaps in train/ and val/ or with a
-            splits.csv.
+        data: folder of labelled pictures: with the folders images/ and masks/, or with scenes beside their references.
+            The folder may have the parts train/ and val/, or a file splits.csv.
         models: models of different names.
-        prompts: auto, none, point, box, points:N; the last three come from the reference (oracle).
-        out: folder for the results; created if it is missing.
-        missing: lines on models that could not be downloaded, for the results.
-        split: part of the data to use; data without train, val or test has only "all".
-        flood_value, ignore_values: values of the masks that are flood, and values that are neither flood nor dry; see
-            `FloodRule.parse`.
+        prompts: kinds of prompt: auto, none, point, box or points:N. The prompts of the last three kinds are computed
+            from the reference (oracle).
+        out: folder for `report.html`, `scores.csv` and `summary.json`; created if it is missing.
+        missing: one line for each model that could not be downloaded; the lines appear in the results.
+        split: part of the data that is used. "all" uses every picture, also if the data have no parts.
+        flood_value: values of the masks that are flood, as text; see `FloodRule.parse`.
+        ignore_values: values of the masks that are neither flood nor dry; see `FloodRule.parse`.
         seed: seed of the bootstrap.
-        overwrite: replace existing results.
-        report: called after every trial.
+        overwrite: True: replace existing results.
+        report: function that receives every trial after the trial is finished.
 
     Raises:
         LabelError: no picture can be used, or two models have one name.
@@ -163,7 +166,11 @@ def compare_models(
 
 
 def refuse_comparison(out: Path, *, overwrite: bool) -> None:
-    """Check that results can be written, before scores are computed, which takes long.
+    """Check, before the scores are computed, that the results of a comparison can be written.
+
+    Args:
+        out: folder for the results; it need not exist yet.
+        overwrite: True: results that exist are no error.
 
     Raises:
         OutputError: results exist already, or the folder cannot be written.
@@ -179,10 +186,10 @@ def refuse_comparison(out: Path, *, overwrite: bool) -> None:
 
 
 def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
-    """Return the usable pictures of a split.
+    """Return the usable pictures of a part of the data: all, train, val or test.
 
     Raises:
-        LabelError: there are none.
+        LabelError: the part has no usable picture.
     """
     chosen = [one for one in audited.usable if split in ("all", one.split)]
     if not chosen:
@@ -192,7 +199,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
 
 
 def _footer(data: Path, n_findings: int) -> str:
-    """Return the last line of the report: version, date, data."""
+    """Return the last line of the HTML report: version of floodmap, today's date, and name of the data."""
     made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
     wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
     return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

@@ -41,9 +41,10 @@ class Difference:
     """Mean over pictures of the second model's score minus the score of the first model."""
     low: float
     high: float
-    """Ends of the 95 % interval of the mean, by percentile bootstrap over pictures."""
+    """Lower and upper end (`low`, `high`) of the 95 % interval of the mean, by percentile bootstrap over pictures."""
     p_value: float
-    """p-value of Wilcoxon's signed-rank test (1945), two-sided; 1 if no picture differs."""
+    """p-value of Wilcoxon's signed-rank test (1945), two-sided; 1 if the two models have equal scores on all
+    pictures."""
     better: int
     worse: int
     """Numbers of pictures on which the second model scores higher (`better`) and lower (`worse`)."""
@@ -55,19 +56,35 @@ class Difference:
 
 
 def evaluation_of(study: Study, model: str, kind: PromptKind, seed: int = 0) -> Evaluation:
-    """Return the evaluation of one model with one kind of prompt: scores, mean, pool and intervals."""
+    """Return the evaluation of one model with one kind of prompt: scores of all pictures, means and 95 % intervals.
+
+    Args:
+        study: the study.
+        model: name of the model.
+        kind: kind of prompt.
+        seed: seed of the bootstrap.
+    """
     return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=seed)
 
 
 def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[Difference]:
-    """Yield the paired differences of every two models, for every kind of prompt."""
+    """Yield the paired difference of every two models with every kind of prompt; for the arguments see `difference`."""
     for kind in study.kinds:
         for first, second in combinations(study.models, 2):
             yield difference(study, first, second, kind, metric, seed)
 
 
 def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
-    """Compute the paired difference of two models in a metric, over the pictures for which both have a score."""
+    """Compute the paired difference between two models, over the pictures on which both models have a score.
+
+    Args:
+        study: the study.
+        first: name of the first model.
+        second: name of the second model, whose score counts as positive.
+        kind: kind of prompt.
+        metric: score that is compared.
+        seed: seed of the bootstrap.
+    """
     one, other = (np.array([getattr(t.scores, metric) for t in study.of(m, kind)]) for m in (first, second))
     change = (other - one)[np.isfinite(other - one)]
     if not len(change):
@@ -82,12 +99,12 @@ def difference(study: Study, first: str, second: str, kind: PromptKind, metric: 
 
 
 def failures(trials: list[Trial]) -> list[Trial]:
-    """Return the trials with an IoU below `FAILURE_IOU`, the lowest IoU first."""
+    """Return the trials with an IoU below `FAILURE_IOU`, in ascending order of the IoU."""
     return sorted((t for t in trials if t.scores.iou < FAILURE_IOU), key=lambda t: t.scores.iou)
 
 
 def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return at most `count` trials, evenly spaced in the order of their IoU, the highest IoU first."""
+    """Return at most `count` trials, in descending order of the IoU, with even spacing in the ranking by IoU."""
     ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
     places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
     return [ordered[i] for i in places]
@@ -96,11 +113,18 @@ def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
 def summary(
     study: Study, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Convert a study to JSON types.
+    """Return the content of `summary.json`.
+
+    Args:
+        study: the study.
+        seed: seed of the bootstrap.
+        findings: problems that were found in the labels.
+        missing: one line for each model that could not be downloaded.
 
     Returns:
-        Results of each model and kind of prompt, differences between models, measures of the pictures, findings on
-        labels.
+        A dictionary of JSON types. `results` has means, intervals and failures of each model with each kind of prompt,
+        `differences` the paired differences of IoU between models, `pictures` the measures of difficulty, and
+        `findings` the problems of the labels.
     """
     blocks = []
     for model in study.models:
@@ -126,14 +150,21 @@ def summary(
 
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values, with None for NaN."""
+    """Return the same dictionary with None in place of NaN, which JSON does not have."""
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def write_tables(
     study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> tuple[Path, Path]:
-    """Write `scores.csv` (a row for each picture, model and kind of prompt) and `summary.json`, each atomically."""
+    """Write `scores.csv` and `summary.json` to a folder, each atomically.
+
+    `scores.csv` has one row for each trial: picture, model and kind of prompt. For `summary.json` and the arguments
+    see `summary`.
+
+    Returns:
+        Paths of the two files.
+    """
     scores, summary_path = folder / "scores.csv", folder / "summary.json"
     columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
     lines = StringIO(newline="")
@@ -149,7 +180,7 @@ def write_tables(
 
 
 def table(study: Study) -> str:
-    """Return mean scores as text: first with automatic prompts, then with oracle prompts."""
+    """Return a table of mean scores as text: trials with automatic prompts first, then trials with oracle prompts."""
     lines = [
         *study.seen(),
         f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}",
@@ -173,15 +204,15 @@ def table(study: Study) -> str:
 
 
 def nan_mean(values: NDArray[np.float64]) -> float:
-    """Return the mean of the finite values; NaN if there are none."""
+    """Return the mean of the finite values of an array; NaN if no value is finite."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation of the finite pairs.
+    """Return Spearman's rank correlation between two arrays (n,). Pairs with a value that is not finite are left out.
 
-    The result is NaN for fewer than three pairs, or if one side is constant.
+    The result is NaN for fewer than three pairs, or if all values of one array are equal.
     """
     from scipy.stats import spearmanr
 
@@ -192,12 +223,15 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
 
 
 def expected_iou(codes: Codes) -> float:
-    """Return the IoU that is expected if probabilities are calibrated: expected intersection over expected union.
+    """Estimate the IoU of a prediction without a reference, from the probabilities of the pixels.
 
-    The result is 1 if no pixel is predicted as flood.
+    If probabilities are calibrated, the result is the expected intersection divided by the expected union.
 
     Args:
-        codes: uint8, one per pixel: probability in per cent, or from 250 the reason why the pixel is unobserved.
+        codes: uint8 of any shape: probability in per cent, or from 250 the reason why the pixel is unobserved.
+
+    Returns:
+        IoU, 0 to 1; 1 if no pixel is predicted as flood.
     """
     probability = codes[codes < FIRST_REASON] / 100
     flood = probability >= THRESHOLD / 100

@@ -42,13 +42,13 @@ class Trial:
     model: str
     prompts: PromptKind
     given: Prompts
-    """Points and boxes of the prompt, in pixels of the picture; empty for automatic prompts."""
+    """Points and boxes computed from the reference, in pixels of the picture; empty for automatic prompts."""
     scores: Scores
     histogram: NDArray[np.int64]
-    """Number of pixels, int64 (101, 2), by predicted probability in per cent and by reference (dry, flooded). Pixels
-    that are unobserved on either side do not count."""
+    """Numbers of pixels, int64 (101, 2), by predicted probability in per cent and by reference (dry, flooded). Pixels
+    that are unobserved in the prediction or in the reference do not count."""
     preview: Codes
-    """Result, shrunk to at most `PREVIEW_SIDE` pixels a side: codes of `floodmap.strips.codes`, uint8 (h, w)."""
+    """Codes of the prediction, uint8 (h, w), shrunk to at most `PREVIEW_SIDE` pixels a side."""
     seconds: float
     """Wall-clock time of the trial, in seconds."""
 
@@ -76,14 +76,15 @@ class Study:
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    """Role of a picture in a model's training (train, val); the keys are (name of the model, name of the picture)."""
+    """Pictures that a model was trained (train) or validated (val) on: the role by name of the model and name of the
+    picture."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """Return the trials of one model and one kind of prompt, in the order of the pictures."""
         return [trial for trial in self.trials if trial.model == model and trial.prompts == kind]
 
     def seen(self) -> tuple[str, ...]:
-        """Return a line for each model that was trained or validated on some of the pictures."""
+        """Return one line of text for each model that was trained or validated on some of the pictures."""
         lines = []
         for model in self.models:
             roles = [self.roles.get((model, picture.name)) for picture in self.pictures]
@@ -107,9 +108,9 @@ def run_study(
         labelled: pictures with their masks.
         models: loaded models of different names.
         kinds: kinds of prompt.
-        rule: definition of flood in the masks.
-        clock: returns seconds, such as `time.monotonic`.
-        report: called after every trial.
+        rule: definition of the values in the masks: flood, dry or unobserved.
+        clock: function that returns the time in seconds, such as `time.monotonic`.
+        report: function that receives every trial after the trial is finished.
 
     Raises:
         ModelError: a model failed on all of its first windows.
@@ -143,7 +144,13 @@ def _roles(labelled: Sequence[Labelled], models: Sequence[Segmenter]) -> dict[tu
 
 
 def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
-    """Shrink a picture and its reference, and measure its difficulty."""
+    """Shrink a picture and the reference, and compute the measures of difficulty from the shrunken arrays.
+
+    Args:
+        name: name of the picture.
+        scene: the picture.
+        reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED, in full size.
+    """
     rgb = scene.preview(PREVIEW_SIDE).rgb
     small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))
     return Picture(name=name, rgb=rgb, reference=small, shape_hw=reference.shape, traits=measure_difficulty(rgb, small))
@@ -160,7 +167,21 @@ def trials(
     grid: GeoGrid,
     clock: Callable[[], float],
 ) -> Iterator[Trial]:
-    """Run every model with every kind of prompt on one picture; yield the results."""
+    """Run every model with every kind of prompt on one picture, and yield each trial.
+
+    Args:
+        one: the picture with its mask.
+        scene: the same picture, opened.
+        models: loaded models.
+        kinds: kinds of prompt.
+        proofs: for each model, the record to which failures of the model are added.
+        reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
+        grid: grid of the pixels of the reference.
+        clock: function that returns the time in seconds.
+
+    Raises:
+        ModelError: a model failed on all of its first windows.
+    """
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
         windows = Grid(height=scene.height, width=scene.width, multiple=model.multiple)
@@ -180,7 +201,8 @@ def _segment(
     """Segment a picture with one kind of prompt.
 
     Returns:
-        The codes, uint8 (height, width), and the points and boxes of the prompt.
+        The codes, uint8 (height, width); and the points and boxes computed from the reference, in pixels of the
+        picture, which are empty for automatic prompts.
     """
     model = with_infrared(model, scene)
 
@@ -202,7 +224,7 @@ def _segment(
 
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:
-    """Return the flood pixels of codes (`floodmap.strips.codes`), at the default threshold; bool of the same shape."""
+    """Return which pixels are flood at the default threshold: bool, of the same shape as the codes, uint8."""
     return (codes >= THRESHOLD) & (codes < FIRST_REASON)
 
 
@@ -226,7 +248,7 @@ def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Sco
 def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
     """Count pixels by predicted probability in per cent and by reference (dry, flooded), int64 (101, 2).
 
-    Pixels that are unobserved on either side do not count.
+    Pixels that are unobserved in the prediction or in the reference do not count.
     """
     scored = (codes < FIRST_REASON) & (reference != UNOBSERVED)
     both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
@@ -234,10 +256,11 @@ def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
 
 
 def find_swapped_masks(study: Study) -> list[Finding]:
-    """Find masks that were swapped between pictures, from the predictions with the highest total IoU.
+    """Find masks that were swapped between pictures.
 
-    Only kinds of prompt that are not oracle count. The result is empty if all kinds are oracle, or if there are no
-    pictures.
+    The masks are compared with the predictions of one model with one kind of prompt: the pair with the highest sum of
+    IoU over all pictures. Oracle prompts are not used. If the study has only oracle prompts, or no pictures, the result
+    is empty.
     """
     kinds = [kind for kind in study.kinds if not kind.is_oracle]
     if not kinds or not study.pictures:

@@ -1,4 +1,4 @@
-"""Small pictures for the report, overlaid with the reference, the prediction, their difference or the prompts."""
+"""Small pictures for the report, with colours for the reference, the prediction, the errors, or the prompts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
 REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
-"""RGB colours, 0 to 255. In the difference: true positive (HIT), false positive (FALSE), false negative (MISSED)."""
+"""RGB colours, 0 to 255: true positive (HIT), false positive (FALSE), false negative (MISSED), flood of the reference,
+and flood of the prediction."""
 
 
 def rgb_of(picture: Picture) -> Image8:
-    """Return the picture itself, uint8 (height, width, 3)."""
+    """Return the picture without any additions, uint8 (height, width, 3)."""
     return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
 
 
@@ -26,19 +27,26 @@ def _predicted(trial: Trial) -> NDArray[np.bool_]:
 
 
 def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int], strength: float = 0.55) -> Image8:
-    """Blend a colour into the pixels `where`, with an opacity of `strength`, 0 to 1."""
+    """Return a picture in which a colour is blended into some of the pixels, uint8 (height, width, 3).
+
+    Args:
+        rgb: the picture, uint8 (height, width, 3).
+        where: bool (height, width), True for pixels that are changed.
+        colour: red, green and blue, 0 to 255.
+        strength: opacity of the colour, 0 to 1.
+    """
     tinted = rgb.astype(np.float32)
     tinted[where] = tinted[where] * (1 - strength) + np.array(colour, np.float32) * strength
     return tinted.astype(np.uint8)
 
 
 def with_reference(picture: Picture) -> Image8:
-    """Return the picture with the reference's flood tinted, uint8 (height, width, 3)."""
+    """Return the picture with a tint on the flood of the reference, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), picture.reference == FLOOD, REFERENCE, 0.5)
 
 
 def with_prediction(picture: Picture, trial: Trial) -> Image8:
-    """Return the picture with the predicted flood tinted, uint8 (height, width, 3)."""
+    """Return the picture with a tint on the predicted flood, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), _predicted(trial), PREDICTION, 0.45)
 
 
@@ -55,12 +63,15 @@ def with_difference(picture: Picture, trial: Trial) -> Image8:
 
 
 def with_prompts(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
-    """Draw points as discs (blue: flood, orange: dry) and boxes as frames.
+    """Draw prompts on a picture: points as discs (blue: flood, orange: dry), and boxes as yellow outlines.
 
     Args:
-        rgb: the thumbnail, uint8 (height, width, 3).
-        prompts: in pixels of the picture in full size.
-        scale: width of the thumbnail, divided by the width of the picture.
+        rgb: the shrunken picture, uint8 (height, width, 3).
+        prompts: prompts in pixels of the picture in full size.
+        scale: width of the shrunken picture, divided by the width of the picture in full size.
+
+    Returns:
+        A copy of the picture with the prompts, uint8 (height, width, 3).
     """
     image = Image.fromarray(rgb)
     draw = ImageDraw.Draw(image)

@@ -1,1 +1,1 @@
-"""Evaluation of a flood map against a reference: pixel counts, scores, means with intervals, and error polygons."""
+"""Evaluation of flood maps against references: pixel counts, scores, mean scores over scenes, and error polygons."""

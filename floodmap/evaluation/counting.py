@@ -1,4 +1,4 @@
-"""Comparison of two masks on one grid: confusion counts, flooded areas and boundary counts.
+"""Comparison of two masks on one grid: numbers of pixels that agree and differ, flooded areas, and boundary pixels.
 
 The masks are read window by window, so that memory does not depend on the size of the scene. In this module, observed
 pixels are pixels of the classes FLOOD and DRY.
@@ -24,22 +24,25 @@ Bools = NDArray[np.bool_]
 _BLOCK = 2048
 """Side of the windows, in pixels."""
 _CELL = 64
-"""Side of a square of pixels that are taken as equally large, in pixels."""
+"""Side in pixels of the squares in which all pixels count with the same area on the ground."""
 _WIDEST = 2000
-"""Largest tolerance in pixels; the tolerance determines the margin that is read around each window."""
+"""Largest tolerance in pixels. There is a limit, because a margin as wide as the tolerance is read with each window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Confusion):
-    """Counts and areas of one window, which are summed over the windows of a scene."""
+    """Numbers of pixels and areas of one window, or the sums over several windows of a scene."""
 
     predicted_m2: float = 0.0
-    """Area of predicted flood in square metres, over pixels observed in prediction and reference.
+    """Area of predicted flood in square metres, over pixels that are observed in prediction and reference.
 
     0 if the grid has no geographic or projected CRS.
     """
     reference_m2: float = 0.0
-    """Area of flood in the reference in square metres, over the same pixels; 0 if the grid has no such CRS."""
+    """Area of flood in the reference in square metres, over pixels that are observed in prediction and reference.
+
+    0 if the grid has no geographic or projected CRS.
+    """
     prediction_observed: int = 0
     """Number of pixels that are observed in the prediction."""
     reference_observed: int = 0
@@ -51,9 +54,9 @@ class Counts(Confusion):
 
 
 def spacing(grid: GeoGrid) -> tuple[float, float]:
-    """Return the metres between rows and between columns at the centre of the grid.
+    """Return the pixel spacing at the centre of a grid, in metres: between rows, and between columns.
 
-    1, 1 (pixels) if the grid has no geographic or projected CRS.
+    If the grid has no geographic or projected CRS, the spacing is 1, 1 in pixels.
 
     Raises:
         EvaluationError: the centre of the grid does not exist in the CRS.
@@ -66,15 +69,18 @@ def spacing(grid: GeoGrid) -> tuple[float, float]:
 
 
 def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: float, block: int = _BLOCK) -> Counts:
-    """Count how a prediction agrees with a reference. The result does not depend on the size of the windows.
+    """Count the pixels of a grid in which a prediction and a reference agree and differ.
 
     Args:
-        prediction: function that reads the classes of a window of the grid (see `rules.Reader`).
-        reference: the same for the reference.
+        prediction: function from a window of the grid to the classes of the prediction (see `rules.Reader`).
+        reference: function from a window of the grid to the classes of the reference.
         grid: grid of the pixels to compare.
         tolerance: largest distance at which boundary pixels match, in metres; in pixels if the grid has no geographic
             or projected CRS.
-        block: side of the windows, in pixels.
+        block: side of the windows, in pixels. The result does not depend on the side.
+
+    Returns:
+        Sums over all windows of the grid.
 
     Raises:
         EvaluationError: the tolerance is negative or more than 2000 pixels.
@@ -103,7 +109,12 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
 
 
 def _pixels(predicted: Codes, referenced: Codes) -> Counts:
-    """Count the pixels of the confusion matrix, and the observed pixels of each side."""
+    """Count the pixels of the confusion matrix, and the observed pixels of each mask.
+
+    Args:
+        predicted: uint8 (height, width), classes of the prediction in a window.
+        referenced: uint8 (height, width), classes of the reference in the window.
+    """
     seen_p, seen_r = predicted != UNOBSERVED, referenced != UNOBSERVED
     seen = seen_p & seen_r
     flood_p, flood_r = seen & (predicted == FLOOD), seen & (referenced == FLOOD)
@@ -120,7 +131,16 @@ def _pixels(predicted: Codes, referenced: Codes) -> Counts:
 
 
 def _areas(predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> Counts:
-    """Compute flooded areas in square metres, in squares of `_CELL` pixels a side."""
+    """Compute the flooded areas of both masks in square metres.
+
+    All pixels in a square of `_CELL` x `_CELL` pixels count with the same area.
+
+    Args:
+        predicted: uint8 (height, width), classes of the prediction in the window.
+        referenced: uint8 (height, width), classes of the reference in the window.
+        grid: grid of the window.
+        window: the window.
+    """
     if not grid.is_on_earth:
         return Counts()
     rows, cols = np.arange(0, window.height, _CELL), np.arange(0, window.width, _CELL)
@@ -145,7 +165,10 @@ def _boundaries(
     steps: tuple[float, float],
     tolerance: float,
 ) -> Counts:
-    """Count the boundary pixels in the inner window, and the boundary pixels within the tolerance of the other side.
+    """Count the boundary pixels of each mask in a window, and the boundary pixels that match the other mask.
+
+    A boundary pixel matches if a boundary pixel of the other mask is within the tolerance. Only boundary pixels in the
+    inner window are counted. The matching pixels may also be in the margin, so that the outer window is read.
 
     Args:
         predicted: uint8 (height, width), classes of the prediction in the outer window.
@@ -165,14 +188,17 @@ def _boundaries(
 
 
 def boundary(flood: Bools, seen: Bools) -> Bools:
-    """Return bool (height, width), True for flooded pixels with a dry pixel left, right, above or below.
+    """Return the boundary pixels of a mask: flooded pixels with a dry pixel left, right, above or below.
 
-    Flooded pixels beside unobserved pixels or the edge of the scene are no boundary pixels for this reason alone,
-    because the boundary there is not known.
+    A flooded pixel beside an unobserved pixel or at the edge of the scene needs a dry neighbour, too, because the
+    boundary of the flood is not known there.
 
     Args:
         flood: bool (height, width), True for flooded pixels.
         seen: bool (height, width), True for flooded and dry pixels.
+
+    Returns:
+        bool (height, width), True for boundary pixels.
     """
     dry = seen & ~flood
     beside = np.zeros_like(dry)
@@ -184,7 +210,15 @@ def boundary(flood: Bools, seen: Bools) -> Bools:
 
 
 def _near(of: Bools, to: Bools, inner: tuple[slice, slice], steps: tuple[float, float], tolerance: float) -> int:
-    """Count the pixels of the boundary `of`, in the inner window, within the tolerance of the boundary `to`."""
+    """Count the boundary pixels of one mask that are in the inner window and match the boundary of another mask.
+
+    Args:
+        of: bool (height, width), boundary pixels of the first mask in the outer window.
+        to: bool (height, width), boundary pixels of the second mask in the outer window.
+        inner: slices of the inner window in the outer window.
+        steps: pixel spacing between rows and between columns.
+        tolerance: largest distance of a counted pixel to a boundary pixel of the second mask, in the unit of `steps`.
+    """
     here = np.zeros_like(of)
     here[inner] = of[inner]
     # Pixels on both boundaries need no search. The cost of a k-d tree grows with the length of the outlines. The cost

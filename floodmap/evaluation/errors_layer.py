@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 LAYER = "errors"
-"""Name of the layer."""
+"""Name of the layer of error polygons."""
 
 _PARTIAL = "0.gpkg"
 _STRIP = 512
@@ -36,8 +36,8 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
     """Compute polygons around false positives and false negatives, strip by strip.
 
     Args:
-        prediction: function that reads the classes of a window of the grid (see `rules.Reader`).
-        reference: the same for the reference.
+        prediction: function from a window of the grid to the classes of the prediction (see `rules.Reader`).
+        reference: function from a window of the grid to the classes of the reference.
         grid: grid of the pixels to compare.
         scene: name of the scene, for the column `scene`.
 
@@ -67,7 +67,7 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
     Args:
         layers: results of `disagreement`, one per scene.
         path: the file, with the suffix `.gpkg`.
-        date: date that is written in place of the time of writing, so that equal input gives equal bytes.
+        date: time that is written as the time of the last change, so that equal input gives a file of equal bytes.
         overwrite: replace the file if the file exists.
 
     Raises:
@@ -118,7 +118,17 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield first row and codes, uint8 (rows, width), of each strip: 100 for pixels with an error of `kind`, else 0."""
+    """Compare a prediction with a reference in strips of full rows, from the top.
+
+    Args:
+        prediction: function from a window of the grid to the classes of the prediction.
+        reference: function from a window of the grid to the classes of the reference.
+        grid: grid of the pixels to compare.
+        kind: kind of error, a key of `_KINDS`.
+
+    Yields:
+        For each strip: the number of the first row, and uint8 (rows, width), 100 for pixels with an error, else 0.
+    """
     predicted, referenced = _KINDS[kind]
     for row in range(0, grid.height, _STRIP):
         strip = Window(row, 0, min(_STRIP, grid.height - row), grid.width)

@@ -38,7 +38,7 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 _log = logging.getLogger(__name__)
 
 Values: TypeAlias = float | str | Iterable[float] | None
-"""Values of flood in the format of the user; see `FloodRule.parse`."""
+"""Values of flood as the user gives the values, such as 1 or "1,2"; parsed by `FloodRule.parse`."""
 _CACHE_BYTES = 128 * 2**20
 """Size of GDAL's block cache in bytes; by default GDAL uses a share of the memory of the machine."""
 
@@ -59,21 +59,21 @@ def evaluate(
 ) -> Evaluation:
     """Score predicted flood against a reference, over the pixels that are flooded or dry in both.
 
-    Prediction and reference are rasters of one band or polygon files, in any CRS and on any grid, or folders with such
+    Prediction and reference are files (rasters of one band, or polygons) in any CRS and on any grid, or folders of
     files. Files of folders are paired by name (`x_mask.tif` with `x_reference.tif`, `x_mask.png`, `x.tif`, `x.gpkg`
-    ...). If the prediction is a raster, its pixels are compared; if only the reference is a raster, the pixels of the
-    reference. The other side is warped to these pixels by nearest neighbour, or rasterized. A raster without CRS is
-    compared pixel by pixel with a raster of the same size.
+    ...). Both are compared on one grid: the grid of the prediction if the prediction is a raster, else the grid of the
+    reference if the reference is a raster, else a new grid. A raster on another grid is warped by nearest neighbour,
+    and polygons are rasterized. A raster without CRS is compared pixel by pixel with a raster of the same size.
 
     Unobserved pixels are left out: nodata, masked and transparent pixels, 255 in rasters of 0, 1 and 255, pixels
-    outside a raster, and polygons of a layer `unobserved`. Pixels outside all polygons are dry.
+    outside a raster, and pixels in polygons of a layer `unobserved`. Pixels outside all polygons are dry.
 
     Args:
         prediction: a file, a folder, or a GeoDataFrame of flood polygons.
         reference: a file, a folder, or a GeoDataFrame of flood polygons.
         flood_value: flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons. None: 1
             in rasters of 0 and 1, 255 in rasters of 0 and 255, and every polygon.
-        reference_value: flood in the reference, in the same format.
+        reference_value: flood in the reference, in the format of `flood_value`.
         threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
             is scaled, with a warning.
@@ -82,15 +82,19 @@ def evaluate(
             are never ignored; with a threshold, the values 0 to 100 are never ignored.
         tolerance_m: largest distance in metres at which boundaries agree; in pixels without a CRS. None: three pixels
             of the scene.
-        resolution_m: pixel size in metres if both sides are polygons; in units of the files without a CRS. None: 1.
+        resolution_m: pixel size of the new grid in metres, if prediction and reference are polygons; without a CRS, in
+            the units of the files. None: 1.
         errors: GeoPackage for polygons of false positives and false negatives, with style. None: no file.
         overwrite: replace the GeoPackage if the file exists.
         seed: seed of the bootstrap.
 
+    Returns:
+        Scores of each scene, mean scores and pooled scores.
+
     Raises:
         EvaluationError: no files pair, a file is no mask, the flood value is ambiguous, or prediction and reference do
             not overlap. If only some of several pairs fail, the failed pairs are listed in `refused`, without an error.
-        MissingCRSError: only one side has a CRS, and the sizes differ.
+        MissingCRSError: only one of prediction and reference has a CRS, and the sizes differ.
         VectorError: polygons cannot be read.
         OutputError: the GeoPackage of `errors` cannot be written.
     """
@@ -116,7 +120,7 @@ def _evaluate_files(
     overwrite: bool,
     seed: int,
 ) -> Evaluation:
-    """Score files or folders; see `evaluate`."""
+    """Score files or folders. All arguments have the meaning of the arguments of `evaluate`."""
     rules = (
         _prediction_rule(FloodRule.parse(flood_value, threshold), FloodRule.parse(None, ignore=ignore_values)),
         FloodRule.parse(reference_value, ignore=ignore_values),
@@ -157,20 +161,21 @@ def _evaluate_files(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
-    """Definition of flood in the files of one side (predictions or references), for rasters and for polygons."""
+    """Definition of flood in all predictions, or in all references: one rule for rasters, and one rule for polygons."""
 
     raster: FloodRule
     polygons: FloodRule
 
     def on(self, mask: RasterMask | PolygonMask, grid: GeoGrid) -> Reader:
-        """Return a function that reads the classes of a mask on a grid (see `rules.Reader`)."""
+        """Return a function from a window of a grid to the classes of a mask (see `rules.Reader`)."""
         return mask.on(grid, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """Return the rule of the prediction with the ignored values added, except values with a meaning in the prediction.
+    """Return the rule of the prediction with the ignored values of the rule `ignoring`.
 
-    Values with a meaning are 0 (dry) and the flood values; with a threshold, all values from 0 to 100.
+    Values with a meaning in the prediction are not ignored: 0 (dry) and the flood values; with a threshold, all values
+    from 0 to 100.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
@@ -182,7 +187,7 @@ def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
 
 
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
-    """Return the rules of one side. The flood values of rasters are inferred from the files if the user gave none."""
+    """Return the rules of all predictions or references. Flood values of rasters are inferred if the user gave none."""
     rasters = [path for path in paths if not _holds_polygons(path)]
     return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
 
@@ -223,10 +228,7 @@ def _score(
     resolution_m: float,
     keep_errors: Callable[[GeoDataFrame], None] | None,
 ) -> Scores:
-    """Score one pair on the grid of the raster (prediction preferred), or of two polygon files on a new grid.
-
-    The pixels of the new grid have a size of `resolution_m`.
-    """
+    """Score one pair on the grid of the prediction, the grid of the reference, or a new grid (see `evaluate`)."""
     with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
         if isinstance(predicted, RasterMask):
             grid = predicted.grid

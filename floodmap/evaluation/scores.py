@@ -1,4 +1,4 @@
-"""Confusion counts of one scene, and scores computed from the counts: IoU, Dice, boundary F1, areas.
+"""Pixel counts (confusion matrix, boundary pixels) of one scene, and scores: IoU, Dice, boundary F1, flooded areas.
 
 In this module, observed pixels are pixels that are flooded or dry in both the prediction and the reference. No file is
 read or written.
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ratio = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1"]
 """Names of scores between 0 and 1; 1 is the best value."""
 Metric = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1", "area_error_ha"]
-"""Names of all scores that are averaged over scenes and pooled."""
+"""Names of all scores that have a mean over scenes and a pooled value."""
 
 RATIOS: tuple[Ratio, ...] = get_args(Ratio)
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -37,7 +37,7 @@ COUNTS = (
 
 
 def _ratio(part: Floats, whole: Floats, otherwise: Floats | float) -> Floats:
-    """Compute `part / whole`, with the value `otherwise` for elements with a `whole` of 0."""
+    """Compute `part / whole` for each element of two arrays; the result is `otherwise` if `whole` is 0."""
     filled = np.broadcast_to(np.asarray(otherwise, np.float64), np.shape(whole)).copy()
     return np.divide(part, whole, out=filled, where=np.asarray(whole) > 0)
 
@@ -60,10 +60,11 @@ def ratio(metric: Ratio, counts: Floats) -> Floats:
 
     Args:
         metric: name of the score.
-        counts: float64 (..., 8), in the order of `COUNTS`. Sums over scenes are scored like one large scene.
+        counts: float64 (..., 8), numbers of pixels in the order of `COUNTS`; one element of the leading axes for each
+            scene or resample. Sums over scenes are scored as one large scene.
 
     Returns:
-        float64 (...), 0 to 1; NaN if no pixel is observed.
+        float64 (...), score of each scene or resample, 0 to 1; NaN if no pixel is observed.
     """
     tp, fp, fn, tn = (counts[..., i] for i in range(4))
     both_empty = np.where(tp + fp + fn == 0, 1.0, 0.0)
@@ -79,7 +80,10 @@ def ratio(metric: Ratio, counts: Floats) -> Floats:
 
 
 def number(value: float | None) -> float | None:
-    """Return the value, or None for NaN (the score of a scene without observed pixels), because JSON has no NaN."""
+    """Return a value unchanged, but None for NaN, because JSON has no NaN.
+
+    A score is NaN if a scene has no observed pixels.
+    """
     return None if value is None or value != value else value
 
 
@@ -96,7 +100,7 @@ class Confusion:
     tn: int = 0
     """True negatives: number of pixels that are dry in the prediction and in the reference."""
     unobserved: int = 0
-    """Number of pixels that are left out: unobserved in, or outside, the prediction or the reference."""
+    """Number of pixels that are left out, because the prediction or the reference is unobserved there."""
     predicted_boundary: int = 0
     """Number of boundary pixels in the prediction: flooded, with a dry pixel left, right, above or below."""
     predicted_boundary_matched: int = 0
@@ -128,7 +132,7 @@ class Scores(Confusion):
 
     @property
     def counts(self) -> Floats:
-        """Counts tp, fp, fn, tn and the boundary counts, float64 (8,), in the order of `COUNTS`."""
+        """Numbers of pixels tp, fp, fn, tn and numbers of boundary pixels, float64 (8,), in the order of `COUNTS`."""
         return np.array([getattr(self, name) for name in COUNTS], np.float64)
 
     @property
@@ -163,7 +167,10 @@ class Scores(Confusion):
 
     @property
     def accuracy(self) -> float:
-        """Share of the observed pixels that agree, (tp + tn) / observed; high for any map if flood is rare."""
+        """Share of the observed pixels that have the same class in prediction and reference, (tp + tn) / observed.
+
+        If flood is rare, the accuracy is high for any map.
+        """
         return float(ratio("accuracy", self.counts))
 
     @property
@@ -185,7 +192,7 @@ class Scores(Confusion):
         return self.predicted_ha - self.reference_ha
 
     def to_json(self) -> dict[str, Any]:
-        """Return names, counts and scores as JSON types; undefined values are None."""
+        """Return names, pixel counts and scores as types that JSON can store. Undefined scores are None."""
         names = (*METRICS, "observed_share", *COUNTS, "unobserved", "predicted_ha", "reference_ha")
         values = {name: number(getattr(self, name)) for name in names}
         about = {name: getattr(self, name) for name in ("name", "prediction", "reference")}

@@ -1,4 +1,4 @@
-"""Scores of many scenes: mean and pooled scores with bootstrap intervals, and output as table, CSV and JSON."""
+"""Scores of many scenes: mean scores and pooled scores with bootstrap intervals, and output as table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from floodmap.errors import OutputError, writing
 from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
 
 RESAMPLES = 5000
-"""Number of bootstrap resamples. From seed to seed, the ends of an interval vary by about 1/100 of the width."""
+"""Number of bootstrap resamples. With another seed, an end of an interval moves by about 1/100 of the width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Scores of one or many scenes, with mean and pooled scores, and the files that could not be scored."""
+    """Scores of one or many scenes, mean scores and pooled scores, and the files that could not be scored."""
 
     scenes: tuple[Scores, ...]
     """Scores of each scene, sorted by name of the scene."""
@@ -28,7 +28,10 @@ class Evaluation:
     unpaired_references: tuple[str, ...] = ()
     """Reference files without a prediction."""
     refused: tuple[str, ...] = ()
-    """One line of text for each pair that could not be compared, with the reason. Such pairs are in no score."""
+    """One line of text for each pair of files that could not be compared: name of the scene, and reason.
+
+    Mean scores and pooled scores do not include the scenes of refused pairs.
+    """
     seen: tuple[str, ...] = ()
     """One warning for each model that was trained or validated on some of the scenes."""
     seed: int = 0
@@ -47,10 +50,10 @@ class Evaluation:
         return Scores(name="pooled", tolerance_unit="m" if units == {"m"} else "px", **sums)
 
     def mean(self, metric: Metric | Literal["observed_share"]) -> float | None:
-        """Return the mean of a score over scenes with equal weights.
+        """Return the mean of a score over all scenes, in which every scene has the same weight.
 
-        None if there are no scenes. The mean of `area_error_ha` is also None if a scene has no CRS and therefore no
-        area.
+        None is returned if there are no scenes. The mean of `area_error_ha` is also None if a scene has no CRS and
+        therefore no area.
         """
         values = [getattr(scene, metric) for scene in self.scenes]
         return None if not values or None in values else float(np.mean(values))
@@ -60,8 +63,8 @@ class Evaluation:
     ) -> tuple[float, float] | None:
         """Compute the 95 % interval of a mean or pooled score by the percentile bootstrap over scenes (Efron 1979).
 
-        The interval shows how much the score depends on the choice of the scenes: the variation of the score for other
-        scenes of the same kind. Errors in the references are not included.
+        The interval shows how much the score would vary with other scenes of the same kind. The interval does not
+        include the effect of errors in the references.
 
         Args:
             metric: name of the score.
@@ -69,7 +72,7 @@ class Evaluation:
             rng: random generator of the resamples. None: a generator with the seed `seed`, so that intervals repeat.
 
         Returns:
-            Lower and upper end. None for fewer than two scenes, or if `mean` is None for the score.
+            Lower and upper end, in the unit of the score. None for fewer than two scenes, or if `mean` is None.
         """
         count = len(self.scenes)
         if count < 2 or self.mean(metric) is None:
@@ -87,7 +90,11 @@ class Evaluation:
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all content as JSON types: scenes, mean and pooled scores with intervals, and pairs without scores."""
+        """Return the evaluation as types that JSON can store.
+
+        The content is the scores of each scene, mean scores and pooled scores with intervals, files without a
+        counterpart, refused pairs, warnings, and the settings of the bootstrap.
+        """
         summary = {"mean": self._summary(pooled=False), "pooled": self._summary(pooled=True)}
         unpaired = {"predictions": list(self.unpaired_predictions), "references": list(self.unpaired_references)}
         return {
@@ -101,7 +108,11 @@ class Evaluation:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return flat rows of a table: one per scene, then mean and pooled scores with the ends of the intervals."""
+        """Return the rows of a table, each a mapping from the name of a column to a value.
+
+        There is one row per scene, then one row of mean scores and one row of pooled scores. The last two rows contain
+        the ends of the intervals, too.
+        """
         rows = [{"kind": "scene", **scene.to_json()} for scene in self.scenes]
         for kind, summary in (("mean", self._summary(pooled=False)), ("pooled", self._summary(pooled=True))):
             row: dict[str, Any] = {"kind": kind, "name": f"{kind} of {len(self.scenes)}"}
@@ -122,7 +133,7 @@ class Evaluation:
         return summary | {"observed_share": pool.observed_share if pooled else self.mean("observed_share")}
 
     def write_csv(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write `rows` to a CSV file in UTF-8 with one header line; undefined values are empty.
+        """Write the result of `rows` to a CSV file in UTF-8, with one header line. Undefined values are empty.
 
         Raises:
             OutputError: the file exists and `overwrite` is not set, or the file cannot be written.
@@ -137,7 +148,11 @@ class Evaluation:
             writer.writerows(rows)
 
     def table(self) -> str:
-        """Return the scores as lines of text in aligned columns; each interval is below the score."""
+        """Return the scores as lines of text in aligned columns.
+
+        The rows are the scenes, and for several scenes the mean scores and the pooled scores with intervals. The
+        interval is in the row below the score.
+        """
         rows = self.rows() if len(self.scenes) > 1 else self.rows()[:1]
         lines = [["scene", *_COLUMNS.values()]]
         for row in rows:

@@ -1,4 +1,4 @@
-"""Areas and lengths on the WGS 84 ellipsoid: of the cells of a pixel grid, and of arrays of polygons."""
+"""Areas and lengths on the WGS 84 ellipsoid: areas of cells of a pixel grid, areas and perimeters of polygons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHUNK = 2**17
 
 
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
-    """Compute the area of each cell of a lattice on the ellipsoid.
+    """Compute the areas, on the ellipsoid, of the cells between given row lines and column lines of a pixel grid.
 
     A cell lies between two neighbouring row lines and two neighbouring column lines, and may contain many pixels.
     By Green's theorem the area of a ring on the ellipsoid is the integral of the authalic function q over longitude
@@ -40,8 +40,8 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
     Args:
         crs: a geographic or projected CRS.
         transform: affine transform from (column, row) to the CRS, any rotation.
-        row_edges: float64 (m + 1,), positions of the row lines, in pixels.
-        col_edges: float64 (n + 1,), positions of the column lines, in pixels.
+        row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels from the upper edge of the grid.
+        col_edges: float64 (n + 1,), ascending positions of the column lines, in pixels from the left edge of the grid.
 
     Returns:
         float64 (m, n), areas of the cells in square metres.
@@ -63,7 +63,7 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
 
 
 def _authalic(lat: Floats) -> Floats:
-    """Compute the authalic function q of latitudes in radians (Snyder 1987, equation 3-12)."""
+    """Return the authalic function q (Snyder 1987, equation 3-12) of latitudes in radians, float64 of any shape."""
     e = float(np.sqrt(_GEOD.es))
     sin: Floats = np.sin(lat)
     q: Floats = (1 - e**2) * (sin / (1 - (e * sin) ** 2) + np.arctanh(e * sin) / e)
@@ -71,7 +71,7 @@ def _authalic(lat: Floats) -> Floats:
 
 
 def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Convert coordinates in a CRS to longitudes and latitudes in degrees (WGS 84)."""
+    """Convert x and y in a CRS, float64 of any shape, to longitudes and latitudes in degrees (WGS 84)."""
     try:
         lon, lat = _to_lonlat(known_crs(crs)).transform(x, y)
     except ProjError as error:
@@ -97,8 +97,8 @@ def measure(
     Args:
         geometries: shapely Polygons, object (n,).
         crs: a geographic or projected CRS.
-        place: affine map from coordinates of the polygons (m, 2) to coordinates in the CRS. None: the coordinates of
-            the polygons are in the CRS already.
+        place: function that converts vertices of the polygons, float64 (m, 2), to coordinates (x, y) in the CRS, by an
+            affine map. None: the vertices are in the CRS already.
 
     Returns:
         Areas in square metres and perimeters in metres, each float64 (n,). NaN without a geographic or projected CRS,
@@ -135,10 +135,18 @@ def measure(
 
 
 def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
-    """Add vertices to edges longer than `longest`; return all vertices (m, 2), and the ring number of each vertex (m,).
+    """Add vertices to rings, so that no edge is longer than `longest`.
 
-    `shapely.segmentize` is not used: the function also repairs polygons, which takes half a minute for a polygon of a
-    million vertices.
+    `shapely.segmentize` is not used, because `shapely.segmentize` also repairs polygons. The repair takes half a minute
+    for a polygon of a million vertices.
+
+    Args:
+        xy: float64 (n, 2), vertices of one or more rings.
+        ring: int64 (n,), number of the ring of each vertex.
+        longest: length in the unit of `xy`.
+
+    Returns:
+        float64 (m, 2), old and new vertices in order, and int64 (m,), number of the ring of each vertex.
     """
     step = np.diff(xy, axis=0)
     pieces = np.ceil(np.hypot(step[:, 0], step[:, 1]) / longest)
@@ -153,9 +161,12 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 
 
 class _Rings:
-    """Signed areas and lengths of closed rings in a plane, as running sums over edges.
+    """Signed area and length of each of several closed rings in a plane, as sums over the edges added so far.
 
     Coordinates are relative to the first vertex of each ring, because products of large coordinates lose precision.
+
+    Args:
+        first_xy: float64 (number of rings, 2), first vertex of each ring.
     """
 
     def __init__(self, first_xy: Floats) -> None:
@@ -163,7 +174,7 @@ class _Rings:
         self.area, self.length = np.zeros((2, len(first_xy)))
 
     def add(self, xy: Floats, ring: Ints) -> None:
-        """Add the edges between consecutive vertices of the same ring.
+        """Add the edges between consecutive vertices of the same ring to the sums.
 
         Args:
             xy: float64 (m, 2), vertices in the plane.
@@ -189,10 +200,16 @@ def _plane_at(crs: pyproj.CRS, lon: int, lat: int) -> pyproj.Transformer:
 
 
 def equal_area(crs: pyproj.CRS, x: float, y: float) -> Callable[[Floats], Floats] | None:
-    """Return a function that projects points (n, 2) from a CRS to an equal-area plane, in metres.
+    """Return a function that projects points from a CRS to an equal-area plane.
 
-    The centre of the plane is the point (x, y) of the CRS, rounded to whole degrees. If this point does not exist on
-    the Earth, None is returned.
+    Args:
+        crs: CRS of the points.
+        x: x of the centre of the plane, in units of the CRS. The centre is rounded to whole degrees.
+        y: y of the centre of the plane, in units of the CRS.
+
+    Returns:
+        Function from points in the CRS, float64 (n, 2), to points in the plane in metres, float64 (n, 2). None if the
+        centre does not exist on the Earth.
     """
     try:
         lon, lat = _to_lonlat(crs).transform(x, y)

@@ -14,7 +14,7 @@ from floodmap.errors import SceneError
 
 
 def is_placed(crs: object) -> bool:
-    """Return whether a CRS is geographic or projected: False for None and for a local (engineering) CRS."""
+    """Return whether a CRS is geographic or projected. The result is False for None and for a local CRS."""
     if crs is None:
         return False
     known = known_crs(crs)
@@ -22,12 +22,15 @@ def is_placed(crs: object) -> bool:
 
 
 def flat(crs: CRS | None) -> CRS | None:
-    """Return the horizontal (2-D) part of a CRS, defined by an EPSG code if the 2-D part has an EPSG code."""
+    """Return the horizontal (2-D) part of a CRS: as EPSG code if pyproj finds the exact code, else as WKT.
+
+    None, a 2-D CRS, and a CRS that pyproj cannot parse are returned unchanged.
+    """
     try:
         known = known_crs(crs) if crs else None
     except ProjCRSError:
-        # GDAL reads some CRS that pyproj cannot parse. A CRS of this kind is not on the Earth, or a later operation on
-        # the grid raises an error.
+        # GDAL reads some CRS that pyproj cannot parse. Either the CRS is not on the Earth, or a later operation with
+        # the CRS raises an error.
         return crs
     if known is None or len(known.axis_info) < 3:
         return crs
@@ -40,7 +43,7 @@ def parse_crs(text: str) -> CRS:
     """Parse text as a geographic or projected CRS.
 
     Raises:
-        SceneError: the text is no CRS, or a CRS that is not geographic and not projected.
+        SceneError: the text does not define a CRS, or the CRS is neither geographic nor projected.
     """
     try:
         crs = CRS.from_user_input(text)

@@ -26,11 +26,12 @@ CACHE_BYTES = 64 * 2**20
 
 @contextmanager
 def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
-    """Apply GDAL's settings for reading scenes in the `with` block, in the calling thread.
+    """Context manager: apply the settings of GDAL for reading scenes to the calling thread.
 
     Args:
         cache_bytes: size of GDAL's block cache, in bytes.
-        pam: True: read `.aux.xml` sidecars. GDAL then also writes sidecars, so use True only for a file with a sidecar.
+        pam: True: GDAL reads `.aux.xml` sidecars (PAM, persistent auxiliary metadata). GDAL then also writes sidecars.
+            Therefore use True only for a file that has a sidecar.
         threads: number of threads that decompress a file opened in the block.
     """
     # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
@@ -60,15 +61,18 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
 def forget_error(dataset: Any) -> None:
     """Clear GDAL's last error after the error was handled.
 
-    Otherwise rasterio raises the old error at the next GDAL call with a result other than 0. An example is the call
-    for the colour interpretation of a band.
+    Otherwise rasterio raises the old error at the next GDAL call with a result other than 0. This function calls GDAL
+    for the colour interpretation of the bands, and suppresses the error that rasterio then raises.
     """
     with suppress(Exception):
         _ = dataset.colorinterp
 
 
 def gdal_reason(error: BaseException) -> str:
-    """Return GDAL's error message in one line, also if rasterio wraps the error as "see previous exception"."""
+    """Return the message of a GDAL error in one line.
+
+    If the message of rasterio only refers to a previous exception, the message of the previous exception is returned.
+    """
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
     return " ".join(str(error).split())

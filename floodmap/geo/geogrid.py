@@ -31,7 +31,10 @@ QGIS draws a picture without georeference in the same coordinates, so that resul
 
 
 def how_to_place(transform: Affine) -> str:
-    """Return advice for a raster without CRS, for messages: `--crs` alone helps only if the raster has a transform."""
+    """Return the advice of error messages about a raster without CRS.
+
+    The advice depends on the transform of the raster, because `--crs` alone helps only if the raster has a transform.
+    """
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
 
@@ -111,7 +114,7 @@ class GeoGrid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Bounding box of the four corners (west, south, east, north), in units of the CRS; the grid may be rotated."""
+        """Bounding box (west, south, east, north) of the four corners, in units of the CRS, also for a rotated grid."""
         xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
@@ -122,34 +125,62 @@ class GeoGrid:
         return min(xs), max(xs)
 
     def to_crs(self, xy: Floats) -> Floats:
-        """Convert pixel coordinates (n, 2), each (column, row), to coordinates (x, y) in the CRS.
+        """Convert pixel coordinates to coordinates in the CRS.
 
-        Rounding is the same as in `affine.Affine`, so that corners are equal to the corners of rasterio.
+        Rounding is the same as in `affine.Affine`, so that the corners of the grid are equal to the corners that
+        rasterio returns.
+
+        Args:
+            xy: float64 (n, 2), column and row of each point.
+
+        Returns:
+            float64 (n, 2), x and y of each point, in units of the CRS.
         """
         return _transformed(self.transform, xy)
 
     def to_pixels(self, xy: Floats) -> Floats:
-        """Convert coordinates (n, 2), each (x, y) in the CRS, to pixel coordinates (column, row)."""
+        """Convert coordinates in the CRS to pixel coordinates.
+
+        Args:
+            xy: float64 (n, 2), x and y of each point, in units of the CRS.
+
+        Returns:
+            float64 (n, 2), column and row of each point.
+        """
         return _transformed(~self.transform, xy)
 
     def cell_areas_m2(self, row_edges: Floats, col_edges: Floats) -> Floats:
-        """Compute the area in square metres of each cell between row and column lines; see `areas.cell_areas_m2`."""
+        """Compute the areas, on the ellipsoid, of the cells between given row lines and column lines of this grid.
+
+        Args:
+            row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels.
+            col_edges: float64 (n + 1,), ascending positions of the column lines, in pixels.
+
+        Returns:
+            float64 (m, n), areas of the cells in square metres, computed by `areas.cell_areas_m2`.
+        """
         return cell_areas_m2(self.crs, self.transform, row_edges, col_edges)
 
     def blocks(self, side: int) -> Iterator[Window]:
-        """Yield windows of at most `side` x `side` pixels that cover the grid without overlap, row by row."""
+        """Yield windows of at most `side` x `side` pixels that cover the grid without overlap.
+
+        The order is from left to right, then from top to bottom.
+        """
         for row in range(0, self.height, side):
             for col in range(0, self.width, side):
                 yield Window(row, col, min(side, self.height - row), min(side, self.width - col))
 
     def padded(self, window: Window, rows: int, cols: int) -> Window:
-        """Return a window enlarged by `rows` above and below and `cols` left and right, clipped to the grid."""
+        """Return a window with a margin of `rows` rows above and below and `cols` columns left and right.
+
+        The enlarged window is clipped to the grid.
+        """
         top, left = max(window.row_off - rows, 0), max(window.col_off - cols, 0)
         bottom, right = min(window.row_end + rows, self.height), min(window.col_end + cols, self.width)
         return Window(top, left, bottom - top, right - left)
 
     def resampled(self, resolution_m: float | None, path: object) -> GeoGrid:
-        """Return a grid of exactly the same extent, with pixels of nearly `resolution_m`.
+        """Return a grid of exactly the same extent, with pixels of nearly `resolution_m` metres.
 
         Args:
             resolution_m: side of a pixel on the ground, in metres. None: return this grid.
@@ -157,7 +188,7 @@ class GeoGrid:
 
         Raises:
             MissingCRSError: the grid has no CRS, so that a length in metres is not defined.
-            SceneError: the new grid would have no pixels, or its pixels would be more than 4 times finer.
+            SceneError: the new grid would have no pixels, or pixels more than 4 times finer than this grid.
         """
         if resolution_m is None:
             return self

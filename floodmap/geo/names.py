@@ -2,9 +2,9 @@
 
 pyogrio splits a name at `!`, drops everything after `;` and line breaks, and opens names ending in .zip as archives.
 GDAL has its own syntax of names (`/vsi...`, `GPKG:...`, `{...}`). SQLite does not accept paths of more than 512 bytes.
-For this reason these libraries get only plain paths. A plain path is absolute, has no folder named like an archive, and
-contains only letters, digits, spaces and the characters `_.,+=@~()-`. A file with another path is opened through an
-alias, a plain path in a temporary folder.
+For this reason only plain paths are passed to the three libraries. A plain path is absolute, has no folder with the
+suffix of an archive, and contains only letters, digits, spaces and the characters `_.,+=@~()-`. A file with another
+path is opened through an alias: a link or a copy in a temporary folder, with a plain path.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PLAIN_PART = re.compile(r"[\w .,+=@~()-]+")
 _ROOT = re.compile(r"[A-Za-z]:[\\/]|/(?!/|vsi)")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _LONGEST_PATH = 400
-"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the difference is room for names of journals."""
+"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the rest is room for names of journal files."""
 _SIDECAR_ON_READ = (".gml",)
 """Suffixes of formats for which GDAL writes a sidecar while reading.
 
 Files of these formats are always read through an alias, so that the sidecar is not written beside the file.
 """
 _DOUBLE_SUFFIXES = (".gpkg.zip", ".shp.zip", ".gdb.zip")
-"""Pairs of suffixes that GDAL takes as one suffix."""
+"""Endings that consist of two suffixes, but that GDAL treats as one suffix."""
 _GDAL_NAME = re.compile(r"/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_+.-]+:", re.IGNORECASE)
 _ALIAS = "0"
 
@@ -40,8 +40,8 @@ _ALIAS = "0"
 def local_or_gdal(name: Path | str) -> Path | str:
     """Return a name as a `Path`, or unchanged if only GDAL can open the name.
 
-    Such names are, for example, `/vsizip/...`, `https://...` and `NETCDF:"x.nc":y`. `Path` would turn two slashes into
-    one.
+    Examples of names that only GDAL can open are `/vsizip/...`, `https://...` and `NETCDF:"x.nc":y`. A `Path` would
+    replace the two slashes of `https://` by a single slash.
     """
     return name if has_gdal_name(name) else Path(name)
 
@@ -52,7 +52,7 @@ def has_gdal_name(name: Path | str) -> bool:
 
 
 def is_there(name: Path | str) -> bool:
-    """Return whether a file or folder exists; always True for a name that only GDAL opens, which is not tested."""
+    """Return whether a file or folder exists. A name that only GDAL can open is not tested: the result is True."""
     return has_gdal_name(name) or os.path.exists(name)
 
 
@@ -60,7 +60,7 @@ def refuse_unreadable(*names: Path | str) -> None:
     """Raise OutputError if a path is not valid UTF-8, because no output format could store the path.
 
     Args:
-        names: files and folders. The parent folders of a relative path are checked, too.
+        names: files and folders. The parent folders are checked, too, also the parent folders of a relative path.
     """
     for name in names:
         try:
@@ -72,10 +72,13 @@ def refuse_unreadable(*names: Path | str) -> None:
 
 @contextmanager
 def readable(name: Path | str) -> Iterator[str]:
-    """Yield a name by which pyogrio opens exactly this file or folder, with the sidecars (.dbf, .prj, ...).
+    """Context manager: yield a name for pyogrio that opens exactly the given file or folder.
+
+    The sidecars of the file (.dbf, .prj, ...) are available under the yielded name, too.
 
     Args:
-        name: a file, a .gdb folder, or a name that only GDAL opens, which is yielded unchanged.
+        name: a file, a .gdb folder, or a name that only GDAL can open. A name that only GDAL can open is yielded
+            unchanged.
 
     Raises:
         VectorError: the file does not exist.
@@ -95,11 +98,11 @@ def readable(name: Path | str) -> Iterator[str]:
 
 @contextmanager
 def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
-    """Yield a plain path to an existing folder. Files written to the plain path are in `folder` at the end.
+    """Context manager: yield a plain path to an existing folder. At the end, `folder` contains all files written there.
 
     Args:
         folder: a folder of any name. No file in the folder may have the name of a file that is written.
-        however_long: accept a path that is too long for SQLite; only for files that SQLite does not write.
+        however_long: True: accept a path that is too long for SQLite. Use True only if SQLite writes no file there.
     """
     whole = folder.absolute()
     short = however_long or not _is_long(whole)
@@ -120,7 +123,7 @@ def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
 
 
 def _is_plain(path: Path) -> bool:
-    """Return whether an absolute path is plain: GDAL and pyogrio then take the path literally."""
+    """Return whether an absolute path is plain, so that GDAL and pyogrio do not parse the path as an address."""
     *folders, _ = parts = path.parts[1:] or ("",)
     plain_root = _ROOT.fullmatch(path.anchor) is not None and not str(path).startswith("/vsi")
     archives = any(part.lower().endswith(_ARCHIVES) for part in folders)
@@ -133,7 +136,7 @@ def _is_long(path: Path) -> bool:
 
 @contextmanager
 def _plain_folder() -> Iterator[Path]:
-    """Yield a temporary folder with a plain path; the folder is deleted at the end."""
+    """Context manager: yield the path of a temporary folder, a plain path; the folder is deleted at the end."""
     places = (Path(place).absolute() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home()))
     usable = (place for place in places if _is_plain(place) and not _is_long(place) and os.access(place, os.W_OK))
     if (place := next(usable, None)) is None:
@@ -143,7 +146,15 @@ def _plain_folder() -> Iterator[Path]:
 
 
 def _aliased(path: Path, folder: Path) -> Path:
-    """Link a file and the sidecars (files of the same stem) into a folder, under plain names; return the new path."""
+    """Link a file, and the sidecars (files with the same stem), into a folder under plain names.
+
+    Args:
+        path: the file.
+        folder: the folder for the links.
+
+    Returns:
+        Path of the link to the file.
+    """
     ending = next((double for double in _DOUBLE_SUFFIXES if path.name.lower().endswith(double)), path.suffix)
     ending = ending if _PLAIN_PART.fullmatch(ending) else ""
     stem = path.name[: len(path.name) - len(ending)]

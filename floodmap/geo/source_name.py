@@ -44,11 +44,13 @@ class SourceName:
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
-        """Parse a name.
+        """Parse a name. The first matching rule of this list decides whether the name is local or only for GDAL.
 
-        A name that begins with `/vsi` is for GDAL. Any other name of an existing file or folder is local, and so is any
-        `Path`. Other text is for GDAL if it begins with `<VRT`, or with a scheme or driver and a colon. Text that
-        begins with `file://`, and all remaining text, is local.
+        1. A name that begins with `/vsi` is for GDAL.
+        2. The name of an existing file or folder is local. A `Path` is local even if no file exists.
+        3. Text that begins with `file://` is local.
+        4. Text that begins with `<VRT`, or with a scheme or a driver followed by a colon, is for GDAL.
+        5. All other text is local.
 
         Raises:
             SceneError: the name is empty, contains a zero byte, or is not valid UTF-8.
@@ -74,7 +76,7 @@ class SourceName:
     def opened(self) -> Path | str:
         """Argument for `rasterio.open`: the absolute path of a local file, or the text of a name for GDAL.
 
-        `rasterio.open` takes a `Path`, and text that begins with `/vsi`, literally. Other text is parsed.
+        `rasterio.open` does not change a `Path` or text that begins with `/vsi`, but parses any other text.
         """
         return self.path.absolute() if self.path is not None else self._vsi_name
 
@@ -97,7 +99,8 @@ class SourceName:
     def stem(self) -> str:
         """Beginning of the names of result files.
 
-        For a local file, this is the name without suffix; for other names, the parts that identify the raster.
+        For a local file: the name without suffix. For a URL or a `/vsi` name: the name of the last file, without
+        suffix. For other names: the parts after the driver, such as `f_red` for `NETCDF:"f.nc":red`.
         """
         if self.path is not None:
             return self.path.stem
@@ -112,7 +115,7 @@ class SourceName:
 
     @property
     def label(self) -> str:
-        """Name without folders, as written into results."""
+        """Name of the raster without folders, as written into the result files."""
         if self.path is not None:
             return self.path.name
         if self._vsi_name.startswith("/vsi"):
@@ -121,7 +124,10 @@ class SourceName:
 
     @property
     def container(self) -> tuple[Path, str] | None:
-        """Local file that contains the raster, and name of the raster inside this file; None without a local file."""
+        """Local file that contains the raster, and name of the raster inside the file.
+
+        The name is empty if the raster is the file. None if no local file contains the raster.
+        """
         if self.path is not None:
             return self.path, ""
         if not self._vsi_name.startswith("/vsi"):

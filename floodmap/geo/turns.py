@@ -21,19 +21,19 @@ Floats = NDArray[np.float64]
 _CYLINDRICAL = ("Mercator", "Popular Visualisation", "Equidistant Cylindrical", "Lambert Cylindrical", "Miller")
 """First words of the methods of cylindrical projections, in which x is proportional to longitude."""
 _TURNS = (0, -1, 1)
-"""Numbers of periods by which coordinates are shifted. Coordinates more than one period away are wrong."""
+"""Numbers of periods by which coordinates are shifted. Coordinates that would need more periods are invalid."""
 WARP_OPTIONS = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
 """Options of GDAL's warper for grids that the antimeridian may cross.
 
-By default GDAL transforms some points around a window to find the part of the source to read. Close to the
-antimeridian, this part is too small.
+By default GDAL transforms some points around a window to find the pixels of the source to read. Close to the
+antimeridian, GDAL then reads too few pixels.
 """
 
 
 def x_period(crs: Any) -> float | None:
-    """Return the period of x in units of a CRS: 360 if the unit is the degree.
+    """Return the period of x in units of a CRS, 360 if the unit is the degree.
 
-    None without a CRS, or if x is not periodic, as in UTM.
+    None is returned without a CRS, or if x is not periodic, as in UTM.
     """
     if crs is None:
         return None
@@ -43,10 +43,11 @@ def x_period(crs: Any) -> float | None:
 def raster_shifts(
     crs: Any, own_x: tuple[float, float], frame_crs: Any, frame_x: tuple[float, float]
 ) -> tuple[float, ...]:
-    """Return the shifts along x with which a raster overlaps the range of x of a target grid.
+    """Return the shifts of a raster along x, by whole periods, with which the raster overlaps a target grid.
 
-    If the grid has another CRS, PROJ transforms x of the grid to at most half a period east or west of the central
-    meridian of the raster. Between two geographic CRS, and within one CRS, coordinates keep whole periods.
+    Only x is compared. If the grid has another CRS than the raster, PROJ transforms x of the grid to at most half a
+    period east or west of the central meridian of the raster. Between two geographic CRS, and within one CRS, x may be
+    further away from the central meridian.
 
     Args:
         crs: CRS of the raster.
@@ -55,8 +56,8 @@ def raster_shifts(
         frame_x: smallest and largest x of the target grid.
 
     Returns:
-        Shifts in units of `crs`: 0, minus one period, plus one period, in this order, as far as the raster then
-        overlaps the grid. (0.0,) if x is not periodic in `crs`.
+        The shifts in units of `crs`. The possible shifts are 0, minus one period and plus one period, in this order;
+        shifts without overlap are left out. (0.0,) if x is not periodic in `crs`.
     """
     period, other = x_period(crs), x_period(frame_crs)
     if period is None:
@@ -75,9 +76,13 @@ def raster_shifts(
 
 
 def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float, float], crs: Any) -> bool:
-    """Return whether two rectangles (west, south, east, north), in units of one CRS, overlap.
+    """Return whether two rectangles in the same CRS overlap.
 
-    West is larger than east if a rectangle crosses the antimeridian, as in GDAL.
+    Args:
+        a: west, south, east, north of the first rectangle, in units of the CRS. West is larger than east if the
+            rectangle crosses the antimeridian, as in GDAL.
+        b: west, south, east, north of the second rectangle.
+        crs: CRS of both rectangles.
     """
     period = x_period(crs)
     if a[3] <= b[1] or a[1] >= b[3]:
@@ -111,14 +116,17 @@ def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geome
 
 
 def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
-    """Remove jumps of x by one period at the antimeridian, which a transformation has caused in polygons.
+    """Remove jumps of x by one period from polygons that cross the antimeridian.
 
-    The resulting polygons are continuous and extend beyond the antimeridian.
+    PROJ causes jumps if a polygon that crosses the antimeridian is transformed to another CRS.
 
     Args:
         geometries: shapely geometries, object (n,), in the CRS. On the Earth, every edge must be shorter than half a
             period.
         crs: CRS of the geometries. If x is not periodic, the geometries are returned unchanged.
+
+    Returns:
+        Shapely geometries, object (n,). Polygons that had jumps now extend beyond the antimeridian.
     """
     period = x_period(crs)
     if period is None or not len(geometries):
@@ -132,14 +140,15 @@ def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
 
 
 def bounds_of(geometries: Geometries, crs: Any) -> tuple[float, float, float, float]:
-    """Return the bounding box (west, south, east, north) of geometries, in units of the CRS.
-
-    The box crosses the antimeridian if the box is narrower in this way. East is then beyond the antimeridian, for
-    example above 180 degrees.
+    """Return the narrower of two bounding boxes of geometries: within the range of x, or across the antimeridian.
 
     Args:
         geometries: shapely geometries, object (n,), at least one.
         crs: CRS of the geometries.
+
+    Returns:
+        West, south, east, north, in units of the CRS. For a box across the antimeridian, east is beyond the
+        antimeridian, for example above 180 degrees.
     """
     parts = shapely.get_parts(geometries)
     west, south, east, north = (float(edge) for edge in shapely.total_bounds(parts))
@@ -172,7 +181,10 @@ def _unwrapped(geometry: shapely.Geometry, period: float) -> shapely.Geometry:
 
 
 def _ring(xy: Floats, period: float) -> Floats:
-    """Remove jumps of x by one period from a closed ring (n, 2), in place; a ring around a pole stays unchanged."""
+    """Remove jumps of x by one period from a closed ring, float64 (n, 2), in place; also return the ring.
+
+    A ring around a pole stays unchanged. Such a ring makes one turn around the Earth, and the jumps do not cancel.
+    """
     leaps = np.cumsum(np.round(np.diff(xy[:, 0]) / period))
     if leaps[-1] == 0:
         xy[1:, 0] -= leaps * period
@@ -180,7 +192,14 @@ def _ring(xy: Floats, period: float) -> Floats:
 
 
 def _x_range(crs: CRS, period: float) -> tuple[float, float]:
-    """Return the smallest and largest x that PROJ returns in a CRS, from the period of x."""
+    """Return the smallest and largest x of points that PROJ has transformed to a CRS.
+
+    The range has a width of one period. The middle of the range is the false easting, or 0 in a geographic CRS.
+
+    Args:
+        crs: the CRS.
+        period: period of x, in units of the CRS.
+    """
     centre = 0.0
     if not crs.is_geographic and crs.coordinate_operation is not None:
         eastings = (value.value for value in crs.coordinate_operation.params if "asting" in value.name)

@@ -34,10 +34,11 @@ LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
-"""Number of parts of the extent of a layer; before reprojection, edges longer than one part get additional vertices.
+"""Number of equal parts of the longer side of a layer's extent. No edge is longer than one part in a reprojection.
 
-The sagitta of a curved edge is proportional to the square of the length of the edge. For an edge of 100 km, 256 parts
-reduce a sagitta of metres to a thousandth of a pixel.
+Vertices are added to longer edges, because an edge that is straight in one CRS is curved in another CRS. The sagitta of
+a curved edge is proportional to the square of the length of the edge. For an edge of 100 km, 256 parts reduce a sagitta
+of metres to a thousandth of a pixel.
 """
 
 
@@ -58,9 +59,9 @@ class Vectors:
 
 @contextmanager
 def as_file(given: object, name: str) -> Iterator[Path]:
-    """Yield a path unchanged, or write a GeoDataFrame to a temporary GeoPackage and yield the path of this file.
+    """Context manager: yield a path unchanged, or yield the path of a temporary GeoPackage with a GeoDataFrame.
 
-    The temporary file is deleted at the end.
+    The temporary GeoPackage is deleted at the end.
 
     Args:
         given: a path or a `geopandas.GeoDataFrame`.
@@ -86,7 +87,7 @@ def as_file(given: object, name: str) -> Iterator[Path]:
 
 
 def is_vector(path: Path | str) -> bool:
-    """Return whether a file contains vector data and no imagery: by an unambiguous suffix, else by opening the file."""
+    """Return whether a file contains vector data. The file is opened if the suffix does not decide, as with .gpkg."""
     if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
         return True
     import pyogrio
@@ -102,9 +103,9 @@ def is_vector(path: Path | str) -> bool:
 def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
     """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or any other format of OGR).
 
-    Features without a geometry are left out. Invalid polygons are repaired; of a repaired geometry only the areal part
-    is kept. Before reprojection vertices are added to long edges, so that an edge that is straight in the CRS of the
-    file keeps its course.
+    Features without a geometry are left out. Invalid polygons are repaired, and only the polygons of the repaired
+    geometry are kept. Before reprojection vertices are added to long edges, so that every edge stays in the same place
+    on the ground.
 
     Args:
         path: the file, a .gdb folder, or a name that only GDAL opens (`/vsizip/...`, `https://...`).
@@ -113,9 +114,12 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
         layer: name of the layer; by default the first layer with geometries.
         polygons: True: points and lines are an error.
 
+    Returns:
+        Geometries and attribute columns of the features, at least one feature.
+
     Raises:
-        VectorError: the file is missing, unreadable or empty, or lacks the layer. Points or lines are found although
-            `polygons` is True. With `crs`: the file has no CRS, or coordinates that do not exist in `crs`.
+        VectorError: the file is missing, unreadable or empty, or lacks the layer. `polygons` is True, and the layer
+            contains points or lines. `crs` is given, and the file has no CRS or coordinates that do not exist in `crs`.
     """
     if Path(path).suffix.lower() in PARQUET:
         geometries, attributes, source_crs = read_parquet(Path(path))
@@ -162,9 +166,10 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
 
 
 def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
-    """Read geometries (2-D), attribute columns and CRS of a GeoParquet file with geopandas.
+    """Read a GeoParquet file with geopandas, because GDAL in wheels cannot read GeoParquet.
 
-    GDAL as packaged in wheels cannot read GeoParquet.
+    Returns:
+        2-D shapely geometries, object (n,); attribute columns, each (n,), by name; CRS, None if the file has no CRS.
 
     Raises:
         VectorError: the file is missing, or is no GeoParquet file.
@@ -199,7 +204,10 @@ def _read_layer(
 
 
 def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Make polygons valid and keep only the areal part, which is empty for a polygon that has collapsed to a line."""
+    """Return geometries, object (n,), with invalid polygons replaced by the polygons that a repair yields.
+
+    A polygon that has collapsed to a line is replaced by an empty geometry.
+    """
     areal = np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL])
     broken = areal & ~shapely.is_valid(geometries)
     if not broken.any():
@@ -221,13 +229,16 @@ def reprojected(
 ) -> NDArray[np.object_]:
     """Reproject geometries from the CRS `source` to the CRS `wanted`.
 
-    Vertices are added to long edges first, so that an edge that is straight in `source` keeps its course.
+    Vertices are added to long edges first, so that every edge stays in the same place on the ground.
 
     Args:
         geometries: shapely geometries, object (n,).
         source: CRS of the geometries; None if the file has no CRS.
         wanted: target CRS, any object that pyproj reads. None: the geometries are returned unchanged.
         path: the file, for messages.
+
+    Returns:
+        Shapely geometries, object (n,), in the target CRS, continuous across the antimeridian (see `turns.unwrapped`).
 
     Raises:
         VectorError: `source` is None, or coordinates do not exist in the target CRS.

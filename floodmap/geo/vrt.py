@@ -1,4 +1,4 @@
-"""Members of a VRT mosaic: for each member the raster, the rectangle of the raster, and the place in the mosaic."""
+"""Members of a VRT mosaic: the name of each raster, the rectangle that is used, and the place in the mosaic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rect(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Source of one band of a mosaic: one band of a raster, cropped and placed in the mosaic."""
+    """Member of one band of a VRT mosaic: one band of a raster. A rectangle of the raster is drawn into the mosaic."""
 
     name: SourceName
     band: int
@@ -36,11 +36,11 @@ class Member:
     place: Rect | None
     """Rectangle of the mosaic that `source` fills (`DstRect`); None: the whole mosaic."""
     transparent: bool
-    """True if the member has a nodata value or a mask, so that members below this member show through."""
+    """True if the member has a nodata value or a mask. Members that are drawn earlier are then visible there."""
 
 
 class Vrt:
-    """VRT with bands that are composed of other rasters.
+    """VRT, a raster file of GDAL with bands that are composed of other rasters.
 
     Args:
         dataset: the VRT, opened with GDAL's VRT driver.
@@ -51,7 +51,10 @@ class Vrt:
         self._root = ET.fromstring(dataset.tags(ns=_XML)[_XML])
         self._folder = _folder(name)
         self.bands = tuple(tuple(self._members(band)) for band in self._root.iterfind("VRTRasterBand"))
-        """Members of each band in drawing order, the topmost last; empty for a band that is not a mosaic."""
+        """Members of each band in the order of drawing: later members cover earlier members.
+
+        Empty for a band that is not a mosaic.
+        """
         self.masks = tuple(
             member
             for mask in self._root.iter("MaskBand")
@@ -72,10 +75,14 @@ class Vrt:
         return tuple(dict.fromkeys(self._name_in(element) for element in files))
 
     def without(self, lost: Collection[SourceName], replaced: dict[SourceName, str]) -> bytes:
-        """Return the XML of the VRT without the members `lost`, and with new names for the members in `replaced`.
+        """Return the XML of the VRT without some members, and with new names for other members.
 
-        GDAL raises an error at the first read of a member that cannot be opened, and returns 0 for the pixels of this
-        member from then on.
+        The XML is needed if a member cannot be opened. GDAL raises an error at the first read of the member, and
+        returns 0 for the pixels of the member at every later read.
+
+        Args:
+            lost: names of the members to leave out.
+            replaced: new name of a member, by old name. Other members keep the old name, as an absolute path.
         """
         root = ET.fromstring(ET.tostring(self._root))
         for parent in root.iter():

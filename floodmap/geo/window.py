@@ -34,17 +34,21 @@ class Window:
         """Return the `rasterio.windows.Window` of the same rectangle in a raster of another resolution.
 
         Args:
-            down: number of rows of that raster, divided by the number of rows of the scene.
-            across: number of columns of that raster, divided by the number of columns of the scene.
+            down: number of rows of the other raster, divided by the number of rows of the scene.
+            across: number of columns of the other raster, divided by the number of columns of the scene.
         """
         from rasterio.windows import Window as RasterioWindow
 
         return RasterioWindow(self.col_off * across, self.row_off * down, self.width * across, self.height * down)
 
     def within(self, other: Window) -> Window:
-        """Return the same rectangle with offsets relative to the window `other`."""
+        """Return the same rectangle, with offsets relative to the upper left corner of the window `other`."""
         return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
 
     def part(self, inner: Window) -> Window:
-        """Return the rectangle `inner`, given with offsets relative to this window, with offsets in the scene."""
+        """Return the same rectangle as `inner`, with offsets in the scene.
+
+        Args:
+            inner: a rectangle with offsets relative to the upper left corner of this window.
+        """
         return Window(self.row_off + inner.row_off, self.col_off + inner.col_off, inner.height, inner.width)

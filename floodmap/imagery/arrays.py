@@ -1,4 +1,4 @@
-"""Scenes from pictures in memory (numpy arrays)."""
+"""Opening of pictures in memory (numpy arrays) as scenes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ def open_array(
     valid: NDArray[np.bool_] | None = None,
     gsd_m: float | None = None,
 ) -> Iterator[Scene]:
-    """Open a picture in memory as a scene; a context manager, which closes the scene at the end.
+    """Context manager: open a picture in memory as a scene, and close the scene at the end.
 
     Args:
         rgb: uint8 (3, height, width) or (height, width, 3): red, green and blue.
-        nir: uint8 (height, width): near infrared; None: the picture has none.
+        nir: uint8 (height, width): near infrared; None: the picture has no near infrared.
         valid: bool (height, width): True at observed pixels; None: all pixels are observed.
         gsd_m: ground sample distance in metres; None: not known.
+
+    Yields:
+        The open scene. It has a local CRS in metres if `gsd_m` is given, else no CRS.
 
     Raises:
         SceneError: an array has another dtype or shape, or the ground sample distance is not a positive number.

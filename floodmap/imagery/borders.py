@@ -1,8 +1,8 @@
 """Untagged black or white borders (collars): pixels around an orthophoto that no nodata value marks.
 
-A border pixel is black or white within a small tolerance (`_TOLERANCE`). It is connected to a large area of the same
-colour, and the area touches the edge of the scene. Dark lakes and white roofs vary by more than the tolerance.
-The areas are found once, on a downsampled picture of the scene. Border pixels of a window are found at full resolution.
+A border is a large connected area of pixels that are black, or white, within a small tolerance (`_TOLERANCE`). The area
+touches the edge of the scene. Dark lakes and white roofs vary by more than the tolerance. Such areas are found once, on
+a downsampled picture of the scene. Border pixels of a window are then found at full resolution.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from floodmap.geo.window import Window
 Colour = Literal["black", "white"]
 Bools = NDArray[np.bool_]
 Read = Callable[[Window, tuple[int, int]], tuple[NDArray[Any], Bools]]
-"""Function that reads a window at a size (height, width).
+"""Function that reads a window of the scene, resampled to a shape (height, width).
 
-It returns the values (bands, height, width), and bool (height, width): True at pixels that may be border."""
+The function returns the stored values, (bands, height, width), and flags, bool (height, width): True at pixels that may
+be border."""
 
 MAX_SIDE = 2048
 """Longest side of the downsampled picture on which borders are found, in pixels."""
@@ -30,36 +31,44 @@ MAX_SIDE = 2048
 _TOLERANCE = 2
 """Largest difference of a border pixel from black (0) or white (255), in 8-bit values."""
 _FRINGE_TOLERANCE = 24
-"""As `_TOLERANCE`, within `_FRINGE` pixels of the border of a lossy scene: JPEG changes values across a block."""
-_FRINGE = 8
-"""Distance from the border up to which the larger tolerance applies, in pixels: one block of JPEG."""
-_CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
-"""Smallest border that contains a corner of the scene: the larger of two limits.
+"""Largest difference from black or white for pixels beside the border of a scene with lossy compression.
 
-One limit is a share of the downsampled picture, the other a number of pixels of the downsampled picture."""
+The difference is in 8-bit values. This tolerance applies up to `_FRINGE` pixels from border pixels that were found with
+`_TOLERANCE`, because JPEG changes the values of a whole block."""
+_FRINGE = 8
+"""Largest distance from the border at which `_FRINGE_TOLERANCE` applies, in pixels: the side of a JPEG block."""
+_CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
+"""Least size of an area at a corner of the scene that counts as border: the larger of two limits.
+
+The first limit is a share of all pixels of the downsampled picture, 0 to 1. The second limit is a number of pixels."""
 _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
-"""The same limits for an area that touches a side but no corner. They are larger: it may be an overexposed roof."""
+"""The same two limits for an area that touches a side of the scene but no corner.
+
+These limits are larger, because such an area may be an overexposed roof."""
 _THIN_SHARE = 0.25
-"""Share of one side of the scene that a border thinner than a pixel of the downsampled picture must fill to count."""
+"""Least share of the probes along one side of the scene, 0 to 1, that a thin border must fill.
+
+A thin border is narrower than a pixel of the downsampled picture, and is not found on the downsampled picture."""
 _PROBES, _PROBE_SIDE = 33, 2
 """Number of probes (small windows) along each side of the scene, and the side of a probe in pixels.
 
-In a scene above `MAX_SIDE` probes are read first. The whole scene is read only if a probe is black or white."""
+If a side of the scene is longer than `MAX_SIDE`, the probes are read first. The whole scene is then read only if at
+least one probe is all black or all white."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collar:
-    """Borders of a scene, marked on a coarse grid, and the search for border pixels in a window."""
+    """Black and white borders of a scene, marked on a coarse grid. The marks guide the search in each window."""
 
     cells: dict[Colour, Bools]
-    """Per colour found, bool (rows, columns): True at cells of a coarse grid over the scene that touch the border."""
+    """For each border colour, a coarse grid over the scene: bool (rows, columns), False at cells without border."""
     height: int
     """Number of rows of the scene."""
     width: int
     """Number of columns of the scene."""
     lossy: bool
-    """Whether the scene has lossy compression, which changes the border's colour at the inner edge of the border."""
+    """Whether the scene has lossy compression, which changes the colour of a border along the inner edge."""
 
     @property
     def colours(self) -> tuple[Colour, ...]:
@@ -70,10 +79,10 @@ class Collar:
         """Find the border pixels of a window.
 
         Args:
-            window: place of the values in the scene.
-            values: (bands, height, width), as stored. If the window was read downsampled, height and width are
-                smaller than those of the window.
-            possible: bool (height, width), False at pixels that are known not to be border.
+            window: the window, in pixels of the working grid.
+            values: (bands, height, width), the colour bands as stored. If the window was read downsampled, height and
+                width are smaller than the sides of the window.
+            possible: bool (height, width), False at pixels that cannot be border, such as masked pixels.
 
         Returns:
             bool (height, width): True at border pixels.
@@ -94,7 +103,15 @@ class Collar:
         return found
 
     def candidates(self, window: Window, shape_hw: tuple[int, ...]) -> Bools:
-        """Find pixels of a downsampled window that may contain border at full resolution: bool (height, width)."""
+        """Find pixels of a downsampled window that may contain border pixels of the full resolution.
+
+        Args:
+            window: the window, in pixels of the working grid.
+            shape_hw: height and width of the downsampled window.
+
+        Returns:
+            bool `shape_hw`: False at pixels that contain no border.
+        """
         possible = np.zeros(shape_hw, bool)
         for cells in self.cells.values():
             marked = cells[np.ix_(*self._cell_indices(window, shape_hw, cells.shape))]
@@ -104,7 +121,11 @@ class Collar:
         return np.asarray(ndimage.binary_dilation(possible, _EIGHT_NEIGHBOURS))
 
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
-        """Yield, for rows and then for columns, the index of the coarse cell that contains each pixel's centre."""
+        """Yield the row of the coarse grid at the centre of each pixel row of a window; then the same for columns.
+
+        Both are integer arrays of one dimension. `shape_hw` is the shape at which the window is read, and `cells_hw` is
+        the shape of the coarse grid.
+        """
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(
             starts, lengths, shape_hw, cells_hw, (self.height, self.width), strict=True
@@ -128,14 +149,17 @@ class Collar:
 def find_collar(
     read: Read, *, height: int, width: int, colours: tuple[Colour, ...] = ("black", "white"), lossy: bool = False
 ) -> Collar | None:
-    """Find the borders of a scene; None if there are none. For most scenes small reads along the edge suffice.
+    """Find the black and white borders of a scene. For most scenes, small reads along the edge are enough.
 
     Args:
-        read: function that reads a window, and averages if it downsamples.
+        read: function that reads a window, as described at `Read`. It averages pixels to downsample a window.
         height: rows of the scene, in pixels.
         width: columns of the scene, in pixels.
         colours: colours that a border may have.
         lossy: whether the scene has lossy compression.
+
+    Returns:
+        The borders; None if no border was found.
     """
     scale = max(1.0, max(height, width) / MAX_SIDE)
     shares = _probe(read, height, width, colours) if scale > 1 else dict.fromkeys(colours, 0.0)
@@ -149,15 +173,16 @@ def find_collar(
         areas = _areas_at_edge(_has_colour(values, colour, _TOLERANCE) & possible)
         # A border thinner than a cell fills no cell; `Collar.find` also starts from the edge of the scene.
         if areas.any() or share >= _THIN_SHARE:
-            # Cells that the border fills only in part have another colour. They lie beside cells that it fills.
+            # Cells that the border fills only in part have another colour. They lie beside filled cells.
             cells[colour] = ndimage.binary_dilation(areas, _EIGHT_NEIGHBOURS, iterations=2) if scale > 1 else areas
     return Collar(cells=cells, height=height, width=width, lossy=lossy) if cells else None
 
 
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
-    """Find colours that fill at least one probe along the edge, each with the largest share of filled probes on a side.
+    """Read the probes along the four sides of a scene, and return the colours that fill at least one probe.
 
-    Shares are from 0 to 1.
+    Each colour has a share, 0 to 1: the filled probes of a side divided by all probes of the side, for the side on
+    which this share is largest.
     """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()
@@ -179,9 +204,10 @@ def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> 
 
 
 def _has_colour(values: NDArray[Any], colour: Colour, tolerance: int) -> Bools:
-    """Find pixels that have the colour in every band: bool (height, width).
+    """Return bool (height, width): True at pixels that have the colour, black or white, in every band.
 
-    The tolerance is for uint8. In other dtypes only 0 is black, only the maximum of an integer dtype is white.
+    `values` are (bands, height, width), as stored. For uint8, `tolerance` is the largest difference from 0 or 255. In
+    other dtypes only 0 is black, only the maximum of an integer dtype is white, and no float is white.
     """
     if values.dtype == np.uint8:
         match = values <= tolerance if colour == "black" else values >= 255 - tolerance
@@ -195,7 +221,11 @@ def _has_colour(values: NDArray[Any], colour: Colour, tolerance: int) -> Bools:
 
 
 def _areas_at_edge(coloured: Bools) -> Bools:
-    """Keep connected areas that touch the edge and are large enough to be a border: bool (rows, columns)."""
+    """Find the connected areas of one colour that touch the edge and are large enough to be a border.
+
+    `coloured` is bool (rows, columns), True at pixels of the colour in the downsampled picture. The result has the same
+    shape, and is True at pixels of these areas.
+    """
     labels, count = ndimage.label(coloured, _EIGHT_NEIGHBOURS)
     if not count:
         return coloured
@@ -211,7 +241,11 @@ def _areas_at_edge(coloured: Bools) -> Bools:
 
 
 def _connected(coloured: Bools, marked: Bools) -> Bools:
-    """Keep pixels of the border's colour that are connected to marked pixels of that colour: bool (height, width)."""
+    """Find the pixels of one colour that are connected to a marked pixel of the same colour.
+
+    `coloured` is True at pixels of the colour, and `marked` is True at marked pixels. Both arrays and the result are
+    bool (height, width).
+    """
     seeds = coloured & marked
     if not seeds.any() or not (coloured & ~marked).any():
         return seeds

@@ -15,12 +15,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class AxisWeights:
-    """Weights for downsampling along one axis: the source pixels that each target pixel covers."""
+    """Weights for downsampling along one axis: the length of each source pixel that lies in each target pixel."""
 
     middles: NDArray[np.int64]
     """int64 (target pixels,): index of the source pixel at the centre of each target pixel."""
     weights: Any
-    """Sparse (target pixels, source pixels): length of the source pixel inside the target pixel, in source pixels."""
+    """Sparse float64 (target pixels, source pixels): length of the overlap of the two pixels, in source pixels."""
 
     @classmethod
     def of(cls, first: float, length: float, size: int, count: int) -> AxisWeights:
@@ -43,13 +43,15 @@ class AxisWeights:
 
 
 def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, cols: AxisWeights) -> NDArray[Any]:
-    """Average the source pixels in each target pixel, without empty source pixels.
+    """Downsample bands: each target pixel is the mean of the source pixels in the target pixel, weighted by area.
+
+    Empty source pixels are left out of the means.
 
     Args:
-        values: (bands, height, width), of any real dtype.
-        empty: bool (height, width), True at source pixels without a value; None: all have a value.
-        rows: weights along the rows.
-        cols: weights along the columns.
+        values: source pixels (bands, height, width), of any real dtype.
+        empty: bool (height, width), True at source pixels without a value; None: all source pixels have a value.
+        rows: weights from source rows to target rows.
+        cols: weights from source columns to target columns.
 
     Returns:
         (bands, target rows, target columns), of the dtype of `values`. If all source pixels of a target pixel are
@@ -69,13 +71,16 @@ def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, col
 
 
 def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata: float) -> NDArray[Any]:
-    """Average blocks of `factor` x `factor` pixels, without nodata pixels: (bands, rows, columns) of blocks, rounded.
+    """Average blocks of `factor` x `factor` pixels. Nodata pixels are left out of the means.
 
     Args:
         values: uint8 (bands, height, width); height and width are multiples of `factor`.
         factor: side of a block in pixels, 2 or 4.
-        n_empty: (1, rows, columns), number of nodata pixels in each block; None: there are none.
+        n_empty: (1, rows of blocks, columns of blocks), number of nodata pixels in each block; None: no nodata pixels.
         nodata: value of nodata pixels.
+
+    Returns:
+        Rounded means, unsigned integers (bands, rows of blocks, columns of blocks).
     """
     sums, shift = block_sums(values, factor), 2 * (factor.bit_length() - 1)
     if n_empty is None:
@@ -85,7 +90,15 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
 
 
 def block_sums(values: Bytes, factor: int) -> NDArray[Any]:
-    """Sum blocks of `factor` x `factor` pixels (2 or 4) of uint8 (bands, height, width)."""
+    """Sum the pixels in blocks of `factor` x `factor` pixels.
+
+    Args:
+        values: uint8 (bands, height, width); height and width are multiples of `factor`.
+        factor: side of a block in pixels, 2 or 4.
+
+    Returns:
+        Sums (bands, rows of blocks, columns of blocks), uint32 for a factor of 2, uint64 for a factor of 4.
+    """
     rows = values[:, 0::factor].astype(np.uint16)
     for row in range(1, factor):
         rows += values[:, row::factor]

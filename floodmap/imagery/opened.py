@@ -1,4 +1,4 @@
-"""Names that GDAL opens, for scenes given as Python objects: open datasets of rasterio, arrays of xarray."""
+"""Conversion of scene arguments (paths, open datasets of rasterio, arrays of xarray) to names that GDAL opens."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
-"""Scene argument: path, name that GDAL opens, open dataset of rasterio, or array with coordinates of rioxarray."""
+"""Type of a scene argument: a path, a name that GDAL opens, an open dataset of rasterio, or an array of xarray.
+
+The coordinates and the CRS of an array are read with rioxarray."""
 
 ACCEPTED = "a path, a name GDAL knows, a dataset that rasterio has open for reading, or an xarray.DataArray"
 
 
 @contextmanager
 def named(source: Source) -> Iterator[str | os.PathLike[str]]:
-    """Yield the name by which GDAL opens a scene; a context manager.
+    """Context manager: yield the path or the name with which GDAL opens a scene.
 
     Args:
-        source: see `Source`. An array of xarray is written to a temporary GeoTIFF, which is deleted at the end. The
-            array may be lazy (dask).
+        source: the scene, of one of the types in `Source`. An array of xarray is written to a temporary GeoTIFF, which
+            is deleted at the end. The array may be lazy (dask).
 
     Raises:
-        TypeError: the source has another type.
-        SceneError: the dataset is closed, or the array has no coordinates.
+        TypeError: the source has another type, or rioxarray is not installed.
+        SceneError: the dataset is closed, or the array cannot be written as a raster.
     """
     if isinstance(source, str | os.PathLike):
         yield source
@@ -55,7 +57,7 @@ def _is_array(source: object) -> bool:
 
 
 def _as_geotiff(array: Any, folder: Path) -> Path:
-    """Write an array of xarray as a GeoTIFF with CRS, transform and nodata value; return the path."""
+    """Write an array of xarray into a folder as a GeoTIFF with CRS, transform and nodata value; return the path."""
     try:
         import rioxarray  # noqa: F401  registers the accessor `rio` of arrays
         from rioxarray.exceptions import RioXarrayError

@@ -1,4 +1,4 @@
-"""Overlays: the user's mask or area of interest, laid over a scene. Each is a raster or polygons, in any CRS."""
+"""The user's mask and area of interest. Each is an overlay: a raster or polygons, in any CRS, laid over a scene."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from floodmap.imagery.raster.voids import HUGE
 
 @dataclass(frozen=True, slots=True)
 class BaseScene:
-    """Scene that an overlay is laid over."""
+    """Properties of the scene over which a mask or an area of interest is laid."""
 
     path: object
     """Name of the scene, for messages."""
@@ -45,29 +45,38 @@ class BaseScene:
 
 
 class Overlay(Protocol):
-    """Area of another file (mask or area of interest), laid over a scene."""
+    """Mask or area of interest: the pixels of a scene that the polygons or the raster in another file cover."""
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return bool `shape_hw`: True where the overlay covers the pixel's centre, for a window read at that shape."""
+        """Return which pixels of a window the mask or the area of interest covers.
+
+        Args:
+            window: window of the scene, in pixels of the working grid.
+            shape_hw: rows and columns of the result. The window is divided into this number of equal pixels.
+
+        Returns:
+            bool `shape_hw`: True at pixels of which the centre is covered.
+        """
 
     def meets_scene(self) -> bool:
-        """Return whether the overlay and the scene overlap."""
+        """Return whether the mask or the area of interest overlaps the scene."""
 
 
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
-    """Open polygons or a raster as an overlay of a scene. A raster covers the scene with its nonzero, valid pixels.
+    """Open the file of a mask or an area of interest, polygons or a raster, for reading on the grid of a scene.
 
-    A raster without a CRS is laid over the scene pixel by pixel if it has as many rows and columns as the scene's file.
+    Of a raster, band 1 is used: all pixels cover the scene, except pixels of the value 0 and nodata pixels. A raster
+    without a CRS is laid over the scene pixel by pixel if it has as many rows and columns as the scene's file.
 
     Args:
         path: path of the polygons or the raster, or a name that GDAL opens.
-        scene: the scene below the overlay.
-        stack: exit stack that closes the overlay.
-        voids_cover: whether undeclared nodata values of a raster (-9999, 1e20) cover the scene. These are values below
-            0, which are no class numbers, and values from `HUGE` up.
+        scene: the scene under the mask or the area of interest.
+        stack: exit stack that closes the file.
+        voids_cover: whether voids of the raster (undeclared nodata values such as -9999 and 1e20) cover the scene. All
+            values below 0, which are no class numbers, and all values from `HUGE` up count as voids here.
 
     Raises:
-        MissingCRSError: the scene or the overlay has no CRS. The only exception is a raster as described above.
+        MissingCRSError: the scene or the file has no CRS. A raster without a CRS is allowed in the case above.
         SceneError, VectorError: the file cannot be read.
     """
     if is_vector(path):
@@ -82,7 +91,7 @@ def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_
 
 
 class _Polygons:
-    """Overlay of polygons, in pixel coordinates of the working grid."""
+    """Mask or area of interest of polygons, stored in pixel coordinates of the working grid."""
 
     def __init__(self, path: Path | str, scene: BaseScene) -> None:
         polygons = read_vectors(path, crs=scene.grid.crs, polygons=True).geometries
@@ -97,7 +106,7 @@ class _Polygons:
         self._scene = shapely.box(0, 0, scene.grid.width, scene.grid.height)
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Rasterize the polygons that intersect the window; see `Overlay.covers`."""
+        """Return which pixels of a window lie in a polygon; arguments and result are as in `Overlay.covers`."""
         bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
         near = self._parts[self._tree.query(shapely.box(*bounds), predicate="intersects")]
         # Polygons are clipped first, because rasterizing takes time for every vertex, and a river may cross the whole
@@ -117,7 +126,7 @@ class _Polygons:
 
 
 class _Raster:
-    """Overlay of band 1 of a raster. Pixels with values other than 0 and nodata cover the scene."""
+    """Mask or area of interest of band 1 of a raster. Pixels of values other than 0 and nodata cover the scene."""
 
     def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
@@ -147,7 +156,10 @@ class _Raster:
             raise MissingCRSError(f"{path} has no CRS and not the size of {scene.path}; it cannot be laid over it")
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Read the window by nearest neighbour; see `Overlay.covers`."""
+        """Return which pixels of a window the raster covers, resampled by nearest neighbour.
+
+        Arguments and result are as in `Overlay.covers`.
+        """
         down, across = self._scale
         part = window.to_rasterio(down, across)
         covered = np.zeros(shape_hw, bool)
@@ -174,9 +186,11 @@ class _Raster:
         return overlaps(bounds, self._grid.bounds, self._grid.crs)
 
     def _warped(self) -> list[WarpedVRT]:
-        """Warp the raster to the scene's grid, by nearest neighbour.
+        """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.
 
-        Return one dataset for each shift by whole periods of x (see `turns`) at which the raster overlaps the grid.
+        Far from the antimeridian there is one copy. In a geographic CRS, x is periodic (360 degrees, see
+        `floodmap.geo.turns`). So the raster may overlap the working grid only after a shift by one period, or at two
+        shifts. There is one copy for each shift with which the raster overlaps the working grid.
         """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}

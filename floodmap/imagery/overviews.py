@@ -1,4 +1,4 @@
-"""Check of a raster's overviews against its pixels: an overview file may belong to an earlier version of the raster."""
+"""Check of a raster's overviews against the pixels: an overview file may belong to an earlier version of the raster."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ from floodmap.imagery.reader import Reader
 _MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
 """GDAL drivers of formats that are decoded at a lower resolution directly, without overviews."""
 _PLACES, _COARSE_PLACES = 8, 4
-"""Number of windows along each side of the scene: for downsampling factors up to 4, and for larger factors."""
+"""Number of compared windows along each side of the scene: for downsampling factors up to 4, and for larger factors."""
 _SIDE, _COARSE_SIDE = 32, 8
-"""Side of a window in pixels of the overview: for downsampling factors up to 4, and for larger factors."""
+"""Side of a compared window, in pixels of the overview: for downsampling factors up to 4, and for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Difference allowed for rounding and compression, as a share of the range of values: lossless, and lossy."""
+"""Allowed difference by rounding and compression, as a share of the range of values: lossless, and lossy."""
 _NOISE, _SHIFT = 2.0, 4.0
-"""Limits of the mean squared difference, in local variances, and of the mean difference, in standard errors.
+"""Largest mean squared difference, as a multiple of the local variance; largest mean difference, in standard errors.
 
-An overview by nearest neighbour differs from the block means by about the local variance. The mean over a window
-differs by far less."""
+The differences are those between an overview and the means of blocks of pixels, over one window. For an overview by
+nearest neighbour the mean squared difference is about the local variance, and the mean difference is far smaller."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""
 
 
 def overviews_agree(reader: Reader) -> bool:
-    """Return whether windows read from overviews agree with the means of their pixels, at places all over the scene.
+    """Return whether the overviews of a raster show the same picture as the pixels.
 
-    Overviews are made in many ways: by mean, nearest neighbour or cubic, with lossy compression, shifted by half a
-    pixel. All such overviews differ from the means by no more than the local variance of the pixels. An overview of
-    another picture differs by more.
+    Windows all over the raster are read from the overviews, and compared with the means of blocks of pixels. Overviews
+    are made in many ways: by mean, nearest neighbour or cubic, with lossy compression, shifted by half a pixel. All
+    these overviews differ from the means by no more than the local variance of the pixels. An overview of another
+    picture differs by more.
 
     Args:
         reader: reader of the raster.
+
+    Returns:
+        False if a window differs. True if none differs, or if the raster has no overviews.
     """
     dataset, bands = reader.source.dataset, reader.source.bands
     factors = dataset.overviews(bands.rgb[0])
@@ -51,7 +55,7 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Yield windows to compare, each with a downsampling factor: 2, 4, 8 and so on, up to `deepest`."""
+    """Yield windows to compare, in pixels of the raster, each with a downsampling factor: 2, 4, 8 up to `deepest`."""
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
@@ -66,7 +70,10 @@ def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
 
 
 def _differs(reader: Reader, window: Window, factor: int) -> bool:
-    """Return whether a window read with downsampling by `factor` differs from the means of the window's pixels."""
+    """Return whether a window that is read downsampled differs from the means of blocks of the window's pixels.
+
+    A block has `factor` x `factor` pixels. A window that cannot be read counts as equal.
+    """
     small_hw = window.height // factor, window.width // factor
     try:
         seen = reader.read(window, small_hw)
@@ -108,14 +115,14 @@ def _observed(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _block_means(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Average blocks of `factor` x `factor` pixels of an array (bands, height, width)."""
+    """Average blocks of `factor` x `factor` pixels of an array (bands, height, width); return one pixel per block."""
     bands, height, width = values.shape
     blocks = values.reshape(bands, height // factor, factor, width // factor, factor)
     return np.asarray(blocks.mean(axis=(2, 4)))
 
 
 def _range(reader: Reader, values: NDArray[np.float64]) -> float:
-    """Return the range of the values: 255 for 8-bit pictures and palettes, else the measured maximum less minimum."""
+    """Return the range of a raster's values: 255 for uint8 and palettes, else maximum minus minimum of `values`."""
     if reader.source.dtype == np.uint8 or reader.source.palette is not None:
         return 255.0
     return float(np.ptp(values)) if values.size else 0.0

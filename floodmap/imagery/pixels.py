@@ -1,4 +1,4 @@
-"""Stored values of a window's pixels, and flags of pixels that hold no observation."""
+"""Stored values of a window's pixels, and flags of unobserved pixels."""
 
 from __future__ import annotations
 
@@ -15,49 +15,65 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """Stored values of a window, with flags from the raster's own metadata."""
+    """Stored values of a window, with flags of unobserved pixels that follow from the raster itself."""
 
     values: NDArray[Any]
-    """(bands, height, width), near infrared last. Values are as stored, with two exceptions: palette indices are
-    expanded to RGB, and values of fewer than 8 bits are scaled to 0 to 255."""
+    """(bands, height, width), as stored, near infrared last.
+
+    There are two exceptions: palette indices are expanded to RGB, and values of fewer than 8 bits are scaled to 0 to
+    255."""
     hidden: Bools | None = None
-    """bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel."""
+    """bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel is hidden."""
     empty: Bools | None = None
-    """bool (height, width): True at nodata, voids, NaN, infinity and pixels that were never written; None: no pixel."""
+    """bool (height, width): True at nodata, voids, NaN, infinity and pixels that were never written; None: nowhere."""
     failed: Bools | None = None
-    """bool (height, width): True at pixels that could not be read; None: no pixel."""
+    """bool (height, width): True at pixels that could not be read; None: all pixels were read."""
     complete: Bools | None = None
-    """bool (height, width): True if every source pixel averaged into a pixel was checked, and none is hidden, empty or
-    failed. None: not known for any pixel."""
+    """bool (height, width) of a window that was read downsampled; None: not known for any pixel.
+
+    True at pixels of which every source pixel was checked and is neither hidden, empty nor failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values as read, before the search for nodata and voids."""
+    """Values of a window as read from the raster, before the search for nodata and voids."""
 
     values: NDArray[Any]
     """(bands, height, width), of the raster's dtype."""
     nearest: NDArray[Any]
-    """(colour bands, height, width): value of the source pixel at the centre of each averaged area, for the comparison
-    with nodata."""
+    """(colour bands, height, width): value of the source pixel at the centre of each pixel.
+
+    Only this value is compared with nodata, because the mean of nodata and other values is not the nodata value."""
     complete: Bools | None = None
-    """See `Pixels.complete`."""
+    """bool (height, width): True at pixels of which no source pixel is nodata; None: not known for any pixel."""
 
 
 def union(first: Bools | None, second: Bools | None) -> Bools | None:
-    """Return the pixels at which either of two flags, bool (height, width), is set; None: no pixel."""
+    """Combine two flags of pixels: the result is True at pixels at which at least one flag is True.
+
+    Args:
+        first: bool (height, width); None: False at all pixels.
+        second: bool (height, width); None: False at all pixels.
+
+    Returns:
+        bool (height, width); None if both arguments are None.
+    """
     return second if first is None else first if second is None else np.asarray(first | second)
 
 
 def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
-    """Find pixels that are nodata, NaN or infinite: bool (height, width); None: no pixel.
+    """Find pixels that are nodata, NaN or infinite.
 
-    A nodata value that may be a colour (0, 255) must occur in all colour bands. Any other value counts in one band.
+    If the nodata value may be a colour (0, 255), a pixel is nodata only if all colour bands have the nodata value. With
+    any other nodata value (-9999), one colour band is enough.
 
     Args:
         values: (bands, height, width), searched for NaN and infinity.
         nearest: (colour bands, height, width), stored values that were not averaged, compared with nodata.
-        nodata: the nodata value; None: there is none.
+        nodata: the nodata value; None: there is no nodata value.
+
+    Returns:
+        bool (height, width): True at the pixels found; None if no pixel can be nodata, NaN or infinite.
     """
     empty: Bools | None = None
     if nodata is not None:

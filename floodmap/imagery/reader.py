@@ -29,9 +29,9 @@ from floodmap.imagery.raster.source import Source
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
-"""Bytes of the file that are averaged at a time. A piece of this size fits into the cache of a CPU."""
+"""Size of the piece of a window that is averaged at a time, in bytes. The piece fits into the cache of a CPU."""
 _PIECES = 16
-"""Number of pieces along each axis into which a window is cut if it cannot be read as a whole."""
+"""Number of pieces along each side of a window, if the window cannot be read as a whole and is read in pieces."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 Bools = NDArray[np.bool_]
@@ -40,7 +40,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reader of windows of the working grid from a raster. It is thread-safe: a lock serializes reads."""
+    """Reader of a raster. Windows are in pixels of the working grid. Any thread may read: a lock serializes reads."""
 
     path: SourceName
     """Name of the raster, for messages."""
@@ -66,21 +66,29 @@ class Reader:
         return Window(0, 0, self.height, self.width)
 
     def shape_within(self, max_side: int) -> tuple[int, int]:
-        """Return height and width of the scene, scaled down (never up) to at most `max_side` pixels a side."""
+        """Return height and width of the scene if it is downsampled (never upsampled) to at most `max_side` a side."""
         scale = max(1.0, max(self.height, self.width) / max_side)
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge."""
+        """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge.
+
+        If a side of the scene is shorter than `side`, the windows are as high or as wide as the scene.
+        """
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
         cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
         return [Window(int(row), int(col), height, width) for row in rows for col in cols]
 
     def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a window of the working grid as (bands, *shape_hw), averaged if that is coarser than the raster.
+        """Read the stored values of a window, resampled to a shape.
 
-        If `shape_hw` is finer than the raster, values are interpolated (bilinear). Palette indices are never averaged.
+        Values are averaged if the result is coarser than the raster, else interpolated (bilinear).
+        Palette indices are not averaged but taken from the nearest pixel.
+
+        Args:
+            window: the window, in pixels of the working grid.
+            shape_hw: height and width of the result, in pixels.
 
         Raises:
             SceneError: the file is damaged inside the window.
@@ -94,7 +102,11 @@ class Reader:
         return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
 
     def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a window as `read` does; read a damaged window in pieces, and mark damaged pieces as failed."""
+        """Read a window as `read` does, without an error for damage.
+
+        If the file is damaged inside the window, the window is read in up to 16 x 16 pieces. Pieces that cannot be read
+        are marked as failed.
+        """
         with suppress(SceneError):
             return self.read(window, shape_hw)
         return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
@@ -124,10 +136,10 @@ class Reader:
         return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
 
     def check(self) -> None:
-        """Read nine small windows (4 x 4 pixels) spread over the scene, until one read succeeds.
+        """Check that at least one of nine small windows (4 x 4 pixels), spread over the scene, can be read.
 
         Raises:
-            SceneError: no window can be read.
+            SceneError: none of the nine windows can be read.
         """
         error: SceneError | None = None
         for window in self.spread(count=3, side=4):
@@ -140,7 +152,7 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle of the working grid. Its position and size may be fractions of pixels."""
+        """Read a rectangle of the working grid, resampled to `shape_hw`. Place and size may be fractions of pixels."""
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
@@ -165,7 +177,10 @@ class Reader:
         return self._with_gaps(Pixels(values=values, hidden=hidden, empty=empty, complete=complete), part)
 
     def _with_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
-        """Add flags for areas of the raster without pixels (see `imagery.raster.gaps`)."""
+        """Return the pixels with added flags for gaps: areas of the raster without pixels, see `imagery.raster.gaps`.
+
+        `part` is the place of the pixels, in pixels of the raster.
+        """
         if self.source.gaps is None:
             return pixels
         rect = Rect(part.col_off, part.row_off, part.width, part.height)
@@ -182,7 +197,10 @@ class Reader:
         )  # fmt: skip
 
     def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> Values:
-        """Return values as GDAL reads them, averaged if the target is coarser than the raster."""
+        """Read a rectangle of the raster, resampled to `shape_hw`: averaged if `shape_hw` is coarser than the raster.
+
+        `native` is True if `shape_hw` is the shape of the rectangle, so that nothing is resampled.
+        """
         bands, source = self.source.bands, self.source
         if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
             return self._downsampled(part, shape_hw)
@@ -200,7 +218,10 @@ class Reader:
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
     def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
-        """Average the full-resolution pixels in each target pixel, without GDAL's averages and without overviews."""
+        """Read a rectangle of the raster at full resolution, and average the pixels to `shape_hw` without GDAL.
+
+        GDAL's means are wrong if the file declares a wrong alpha band, or if the overviews show another picture.
+        """
         source, bands = self.source, self.source.bands
         outer = _outer(part, source.dataset)
         values = self._bands(bands.used, outer, (outer.height, outer.width), Resampling.nearest)
@@ -215,10 +236,11 @@ class Reader:
         return Values(area_means(values, empty, rows, cols), nearest)
 
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
-        """Average whole blocks of 2 x 2 or 4 x 4 pixels of an 8-bit raster; None if GDAL has to average.
+        """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
 
-        GDAL takes three times as long, but handles masks and overviews. GDAL also leaves the nodata value out band by
-        band, although the value may be a colour in one band.
+        Return None if GDAL has to average: other blocks are needed, or the raster has a palette, a mask, an alpha band
+        or overviews. GDAL takes three times as long. GDAL also leaves the nodata value out band by band, although the
+        nodata value may be a colour in one band.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
@@ -252,7 +274,7 @@ class Reader:
         return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
 
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
-        """Return bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel."""
+        """Return bool (height, width): True at pixels that alpha or the file's mask hides; None: nowhere."""
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
             alpha = self._read_flags(part, shape_hw, partial(dataset.read, bands.alpha))
@@ -263,7 +285,7 @@ class Reader:
         return hidden
 
     def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """Read a mask or an alpha band, by nearest neighbour if the target is coarser than the raster."""
+        """Read a mask or an alpha band with the function `read`, resampled to `shape_hw` by nearest neighbour."""
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = _outer(part, self.source.dataset)

@@ -21,14 +21,14 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """Inputs that decide which pixels of a scene are observed."""
+    """Mask, area of interest and borders of a scene: with the raster's flags, the reasons for unobserved pixels."""
 
     mask: Overlay | None
     """The user's mask, which covers pixels to leave unobserved; None: there is no mask."""
     aoi: Overlay | None
     """Area of interest; None: the whole scene."""
     collar: Collar | None
-    """Untagged borders of the scene; None: there are none."""
+    """Untagged borders of the scene; None: no borders were found or searched."""
     lossy: bool
     """Whether the raster has lossy compression."""
     n_colours: int
@@ -37,7 +37,15 @@ class Reasons:
     """Lock that is held while GDAL reads."""
 
     def inside(self, window: Window, shape_hw: tuple[int, int]) -> Bools | None:
-        """Return bool `shape_hw`: True inside the area of interest, for a window of that shape; None: all pixels."""
+        """Return which pixels of a window are inside the area of interest.
+
+        Args:
+            window: the window, in pixels of the working grid.
+            shape_hw: height and width at which the window is read.
+
+        Returns:
+            bool `shape_hw`; None if there is no area of interest, so that all pixels are inside.
+        """
         if self.aoi is None:
             return None
         with self.lock, gdal_env():
@@ -46,7 +54,7 @@ class Reasons:
     def of(self, window: Window, pixels: Pixels, inside: Bools | None = None) -> NDArray[np.uint8]:
         """Return the codes of a window, uint8 (height, width): 0 at observed pixels, else a reason.
 
-        A pixel with several reasons has the last that applies of mask, collar, nodata, failed, outside.
+        If several reasons apply to a pixel, the last in this list counts: mask, collar, nodata, failed, outside.
 
         Args:
             window: the window, in pixels of the working grid.
@@ -70,7 +78,16 @@ class Reasons:
         return reason
 
     def unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> NDArray[np.uint8]:
-        """Return the codes of a window that is not read, uint8 `shape_hw`: `code` inside the area of interest."""
+        """Return the codes of a window that is not read, because it failed or is outside the area of interest.
+
+        Args:
+            window: the window, in pixels of the working grid.
+            shape_hw: height and width of the result.
+            code: code of the pixels inside the area of interest.
+
+        Returns:
+            uint8 `shape_hw`: `code`, or `codes.OUTSIDE` at pixels outside the area of interest.
+        """
         reason = np.full(shape_hw, code, np.uint8)
         inside = self.inside(window, shape_hw)
         if inside is not None:
@@ -78,9 +95,15 @@ class Reasons:
         return reason
 
     def complete(self, window: Window, pixels: Pixels, reason: NDArray[np.uint8]) -> Bools | None:
-        """Return bool (height, width): True at pixels of a downsampled window if all source pixels are observed.
+        """Return which pixels of a downsampled window are means of observed source pixels only.
 
-        None: not known for any pixel.
+        Args:
+            window: the window, in pixels of the working grid.
+            pixels: the pixels of the window, read downsampled.
+            reason: result of `of` for these pixels, uint8 (height, width).
+
+        Returns:
+            bool (height, width): True at pixels of which all source pixels are observed; None: not known for any pixel.
         """
         if pixels.complete is None or self.mask is not None or self.aoi is not None:
             return None
@@ -90,13 +113,21 @@ class Reasons:
         return complete
 
     def observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
-        """Return the observed values of a window, (bands, n), as stored, also from outside the area of interest."""
+        """Return the stored values of a window's observed pixels: (bands, pixels). The area of interest is ignored."""
         reason = self.of(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
 
 
 def could_be_collar(pixels: Pixels, *, lossy: bool) -> Bools:
-    """Return bool (height, width): True at pixels that may be untagged border, by the raster's own flags."""
+    """Return which pixels of a window may be untagged border. Pixels that the raster itself flags are left out.
+
+    Args:
+        pixels: the pixels of the window.
+        lossy: whether the raster has lossy compression. Nodata pixels are then not left out.
+
+    Returns:
+        bool (height, width): True at pixels that may be border.
+    """
     possible = np.ones(pixels.values.shape[1:], bool)
     # With lossy compression the fringe of a nodata border has other values than nodata. The fringe is found only
     # by its connection to nodata pixels, so nodata pixels stay possible. Without lossy compression a nodata border

@@ -44,12 +44,12 @@ Bools = NDArray[np.bool_]
 
 
 class Scene:
-    """Raster opened for reading, with its bands, grid, stretch and borders. All imagery is read through this class.
+    """Raster opened for reading, with bands, grid, stretch and borders. All imagery is read through this class.
 
     Windows are in pixels of the working grid, which is the raster's own grid unless a resolution is set. Rotated and
     south-up rasters keep their orientation. A raster placed by ground control points is first resampled to north-up.
 
-    Any thread may read, because a lock serializes reads. The thread that opened the scene closes it.
+    Any thread may read, because a lock serializes reads. The thread that opened the scene closes the scene.
     """
 
     path: SourceName
@@ -59,13 +59,13 @@ class Scene:
     grid: GeoGrid
     """Working grid: CRS, transform, rows and columns."""
     source_gsd_m: float | None
-    """Mean ground sample distance of the file's own pixels, in metres; None without a CRS."""
+    """Ground sample distance of the file's own pixels at the centre, in metres; None without a CRS."""
     collar: Collar | None
-    """Untagged black or white borders; None if there are none."""
+    """Untagged black or white borders; None if no border was found."""
     remarks: tuple[str, ...]
-    """Assumptions made, and parts of the raster that are left out, one line each. They are logged, too."""
+    """Messages, one line each: assumptions about the raster, and parts of the raster that are left out."""
     stretch: Stretch
-    """Stretch of stored values to 8 bits, per band: first those of `bands`, then near infrared."""
+    """Stretch of stored values to 0 to 255, for each band: first the colour bands, then near infrared."""
 
     @classmethod
     def open(
@@ -75,12 +75,12 @@ class Scene:
 
         Args:
             path: a file, or any other name that GDAL opens (`/vsizip/...`, `NETCDF:"f.nc":red`, `https://...`).
-            options: how the raster is read; None: all defaults.
+            options: options for reading the raster; None: default values.
             threads: number of threads that decompress the raster. More threads save time only if cores are idle.
 
         Raises:
             SceneError: the raster cannot be read as an image, or the options do not fit the raster.
-            MissingCRSError: an option needs coordinates on the ground, and the raster has none.
+            MissingCRSError: an option requires a CRS, and the raster or the mask or area of interest has none.
             VectorError: the mask or the area of interest cannot be read.
         """
         return cls(SourceName.of(path), options or SceneOptions(), threads)
@@ -164,7 +164,7 @@ class Scene:
 
     @property
     def gsd_m(self) -> float | None:
-        """Mean ground sample distance of the working grid at its centre, in geodesic metres; None without a CRS."""
+        """Ground sample distance of the working grid at the centre, in metres on the ground; None without a CRS."""
         return self.grid.gsd_m
 
     @property
@@ -174,17 +174,17 @@ class Scene:
 
     @property
     def bands(self) -> tuple[int, ...]:
-        """Bands used as red, green and blue; or one band used as grey or as palette indices. Counted from 1."""
+        """Numbers, from 1, of the bands for red, green and blue; or of one band with grey values or palette indices."""
         return self._source.bands.rgb
 
     @property
     def nir_band(self) -> int | None:
-        """Band of near infrared, counted from 1; None: not used."""
+        """Number, from 1, of the band of near infrared; None: near infrared is not used."""
         return self._source.bands.nir
 
     @property
     def nodata(self) -> float | None:
-        """Nodata value; None: there is none."""
+        """Nodata value; None: there is no nodata value."""
         return self._source.nodata
 
     @property
@@ -204,26 +204,26 @@ class Scene:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 of the picture and its place, independent of the file's name; None if it cannot be computed.
+        """SHA-256 of pixels, bands and georeference, without the file's name; None if it cannot be computed.
 
-        See `floodmap.imagery.raster.fingerprint`.
+        `floodmap.imagery.raster.fingerprint` describes the content that is hashed.
         """
         return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
-        """Warnings that the scene is unlike the training data, one line each; see `floodmap.imagery.suitability`."""
+        """Warnings, one line each, if pixels are coarser than in the training data, or if snow or cloud is frequent."""
         sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
     def date(self) -> datetime:
-        """Time of acquisition from the file's tags, else the modification time of the file; UTC."""
+        """Time of acquisition from the file's tags, else the modification time of the file, else 1970-01-01; UTC."""
         with self._lock, gdal_env():
             return date_of(self._source.dataset, self.path)
 
     def read(self, window: Window) -> Tile:
-        """Read one window, in pixels of the working grid.
+        """Read one window, which is given in pixels of the working grid, at the resolution of the working grid.
 
         Raises:
             SceneError: the window reaches outside the scene, or the file is damaged inside the window.
@@ -242,21 +242,21 @@ class Scene:
             return Tile(window, np.zeros((3, *shape_hw), np.uint8), np.full(shape_hw, codes.FAILED, np.uint8))
 
     def preview(self, max_side: int) -> Tile:
-        """Read the whole scene, averaged down (never up) to at most `max_side` pixels a side.
+        """Read the whole scene, downsampled by the mean (never upsampled) to at most `max_side` pixels a side.
 
         Without overviews the whole file is read once. Pixels that cannot be read are marked as failed.
         """
         return self._tile(self._reader.whole, self._reader.shape_within(max_side), tolerant=True)
 
     def preview_shape(self, max_side: int) -> tuple[int, int]:
-        """Return height and width of `preview(max_side)`."""
+        """Return height and width, in pixels, of the tile that `preview(max_side)` reads."""
         return self._reader.shape_within(max_side)
 
     def shrunk(self, window: Window, factor: int) -> Tile:
         """Read a window downsampled by a whole factor (mean). Unreadable pixels are marked as failed.
 
         Args:
-            window: in pixels of the downsampled scene. Its sides are the scene's divided by `factor`, rounded up.
+            window: in pixels of the downsampled scene, which has the scene's sides divided by `factor`, rounded up.
             factor: number of scene pixels per downsampled pixel, along each side.
         """
         top, left = window.row_off * factor, window.col_off * factor
@@ -266,14 +266,15 @@ class Scene:
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def samples(self, count: int, side: int) -> list[Tile]:
-        """Read square windows at `count` x `count` places from edge to edge. Unreadable pixels are marked as failed."""
+        """Read `count` x `count` square windows of `side` pixels from edge to edge. Unreadable pixels are failed."""
         windows = self._reader.spread(count=count, side=side)
         return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
 
     def valid_share(self) -> float:
         """Return the share of observed pixels, 0 to 1, among the scene's pixels inside the area of interest.
 
-        A small scene is counted whole, a larger one on its overviews, or else on windows spread over the scene.
+        A scene with overviews or of at most `SURVEY_SIDE` squared pixels is counted whole, perhaps downsampled. Of any
+        other scene, windows spread over the scene are counted.
         """
         cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
         tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)
@@ -305,7 +306,7 @@ class Scene:
         return Tile(window, rgb, reason, nir, complete, self._failure(pixels))
 
     def _failure(self, pixels: Pixels) -> str:
-        """Return the message about members of a mosaic that cannot be read here; empty if there are none."""
+        """Return the message about members of a VRT mosaic that cannot be read in a window; empty if all were read."""
         if pixels.failed is None or not self._source.anatomy.lost or not pixels.failed.any():
             return ""
         return f"{self.path}: a part of it cannot be read: {self._source.anatomy.lost_names}"

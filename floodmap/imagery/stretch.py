@@ -1,4 +1,7 @@
-"""Linear stretch to 8 bits, one for the whole scene: a bright roof in one window must not change other windows."""
+"""Linear stretch of stored values to 0 to 255.
+
+The whole scene has one stretch, so that a bright roof in one window does not change the colours of other windows.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,13 @@ class Stretch:
 
     @classmethod
     def of(cls, samples: NDArray[Any]) -> Stretch:
-        """Return the stretch between the `PERCENTILES` of a sample (bands, n) of finite values; (0, 1) if it is empty.
+        """Compute a stretch from a sample of a scene: the `PERCENTILES` of each band are mapped to 0 and to 255.
 
-        If both percentiles of a band are equal, minimum and maximum are used. A constant band becomes mid-grey.
+        If both percentiles of a band are equal, the minimum and the maximum are used. A constant band becomes mid-grey.
+
+        Args:
+            samples: (bands, pixels), finite stored values of observed pixels. Without pixels the stretch maps 0 to 0
+                and 1 to 255.
         """
         if samples.shape[1] == 0:
             return cls(low=(0.0,) * len(samples), high=(1.0,) * len(samples))
@@ -39,7 +46,14 @@ class Stretch:
         return cls(low=tuple(low for low, _ in bounds), high=tuple(high for _, high in bounds))
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Stretch values (bands, height, width) of any real dtype to uint8; NaN becomes 0."""
+        """Apply the stretch to stored values. Values beyond `low` and `high` become 0 and 255; NaN becomes 0.
+
+        Args:
+            values: (bands, height, width), of any real dtype.
+
+        Returns:
+            uint8 (bands, height, width); `values` itself if nothing changes.
+        """
         if values.dtype == np.uint8 and self == Stretch.identity(len(values)):
             return values
         shown = np.empty(values.shape, np.uint8)
@@ -74,7 +88,11 @@ def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _table(low: float, high: float, dtype: str) -> NDArray[np.uint8]:
-    """Return the stretched value of every bit pattern of a 1- or 2-byte integer dtype, indexed as unsigned integer."""
+    """Return a lookup table with the stretched value, 0 to 255, of every value of an integer dtype of 1 or 2 bytes.
+
+    `dtype` is the name of the dtype with the byte order. The table, uint8 (256,) or (65536,), is indexed by the bits of
+    the stored value, interpreted as an unsigned integer.
+    """
     kind = np.dtype(dtype)
     patterns = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}")
     return _scale(patterns.view(kind.newbyteorder("=")), low, high)

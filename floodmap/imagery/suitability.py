@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 COARSEST_M = 5.0
 """Largest ground sample distance that the models were trained on, in metres."""
 WHITE_SHARE = 0.5
-"""Share of white pixels among the observed pixels from which a warning is given."""
+"""Least share of white pixels among the observed pixels, 0 to 1, for which a warning is given."""
 _WHITE, _GREY = 0.72, 0.12
-"""Least value of a white pixel in every band, and largest difference between bands, as shares of the full range."""
+"""Limits of a white pixel, as shares of full brightness: least value of any band; largest difference between bands."""
 _REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
-"""Two units of reflectance, as a fraction and in ten-thousandths: (largest plausible value, least reflectance).
+"""Limits for rasters with reflectances: as fractions from 0 to 1, and in ten-thousandths.
 
-The least reflectance is that of snow and cloud, 0 to 1."""
+In each pair, the first number is the largest plausible value in the unit of the raster. The second number is the least
+reflectance of snow and cloud, 0 to 1."""
 
 
 def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]) -> Iterator[str]:
@@ -27,7 +28,7 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
         name: name of the scene, for the message.
         source_gsd_m: ground sample distance of the raster, in metres; None: not known.
         gsd_m: ground sample distance of the working grid, in metres; None: not known.
-        sample: (bands, n), observed values as stored, colour bands first.
+        sample: (bands, pixels), stored values of observed pixels, colour bands first.
     """
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
         yield (
@@ -43,10 +44,11 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
 
 
 def white_share(sample: NDArray[Any]) -> float:
-    """Return the share of pixels that are bright and nearly grey, 0 to 1.
+    """Return the share of white pixels in a sample, 0 to 1. White pixels are bright and nearly grey.
 
     Args:
-        sample: (bands, n), as stored. Values of other dtypes than uint8 may be reflectances or counts.
+        sample: (bands, pixels), stored values of the colour bands. Values of other dtypes than uint8 may be
+            reflectances or the counts of a sensor.
     """
     if not sample.shape[1]:
         return 0.0
@@ -56,7 +58,7 @@ def white_share(sample: NDArray[Any]) -> float:
 
 
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
-    """Return the value of full brightness, and the share of full brightness from which a pixel is white."""
+    """Return the stored value of full brightness, and the least brightness of a white pixel as a share, 0 to 1."""
     if sample.dtype == np.uint8:
         return 255.0, _WHITE
     top = float(np.percentile(sample, 99))

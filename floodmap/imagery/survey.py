@@ -1,4 +1,4 @@
-"""Samples from all over a scene, and the properties found from them: untagged borders, and the stretch to 8 bits."""
+"""Properties of a scene that are found from samples of pixels all over the scene: untagged borders and the stretch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from floodmap.imagery.reasons import Reasons, could_be_collar
 from floodmap.imagery.stretch import Stretch
 
 SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
-"""Sampled places along each side of the scene; side of a window at a place, and of a small window, in pixels."""
+"""Number of sampled windows along each side of the scene; side of a window and of a small window, in pixels."""
 SURVEY_SIDE = 2048
-"""Longest side of the whole scene if it is read downsampled, in pixels."""
+"""Longest side of the downsampled picture, in pixels, if the whole scene is read."""
 _ENOUGH_SAMPLES = 1000
 """Least number of observed pixels in a sample. If there are fewer, the whole scene is read downsampled."""
 
@@ -27,11 +27,11 @@ Bools = NDArray[np.bool_]
 
 
 def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
-    """Find the untagged borders of a scene; None if there are none.
+    """Find the untagged black and white borders of a scene; return None if no border is found.
 
     Args:
         reader: reader of the scene.
-        n_colours: number of colour bands. They come first in the values read, before near infrared.
+        n_colours: number of colour bands. The colour bands come first in the values read, before near infrared.
     """
     nodata, lossy = reader.source.nodata, reader.source.lossy
     colours: list[Colour] = ["black", "white"]
@@ -47,7 +47,12 @@ def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
 
 
 def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
-    """Compute the stretch of a scene's stored values to 8 bits from a sample of observed values."""
+    """Compute the stretch of a scene's stored values to 0 to 255. Only uint8 and palettes remain unchanged.
+
+    Args:
+        reader: reader of the scene.
+        reasons: reasons why pixels of the scene are unobserved. Unobserved pixels do not affect the stretch.
+    """
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
         return Stretch.identity(source.depth)
@@ -55,7 +60,10 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
 
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Read observed values (bands, n), as stored, of windows spread over the scene."""
+    """Return stored values of observed pixels, (bands, pixels), from windows spread over the scene.
+
+    If the windows contain fewer than `_ENOUGH_SAMPLES` observed pixels, the whole scene is read downsampled.
+    """
     samples = []
     for window in reader.spread(count=SAMPLES, side=SAMPLE_SIDE):
         samples.append(reasons.observed(window, reader.read_tolerant(window, (window.height, window.width))))
@@ -66,7 +74,15 @@ def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
 
 
 def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Read observed values (bands, n), as stored, of small windows spread over a scene; leave damaged windows out."""
+    """Read pixels from small windows spread over a scene. Windows that cannot be read are left out.
+
+    Args:
+        reader: reader of the scene.
+        reasons: reasons why pixels of the scene are unobserved.
+
+    Returns:
+        Stored values of the observed pixels, (bands, pixels), near infrared last.
+    """
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
     for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):
         with suppress(SceneError):  # damage is reported when windows are read

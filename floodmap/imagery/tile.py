@@ -25,12 +25,13 @@ class Tile:
     nir: NDArray[np.uint8] | None = None
     """uint8 (height, width): near infrared, stretched to 0 to 255; None if the scene has none."""
     complete: Bools | None = None
-    """bool (height, width), of a downsampled scene: True if all source pixels of a pixel are observed. None: not known.
-    A downsampled pixel may be observed although some of its source pixels are not."""
+    """bool (height, width): True at downsampled pixels of which all source pixels are observed; None: not known.
+
+    A downsampled pixel may be observed although some of the source pixels are unobserved."""
     failure: str = ""
-    """Reason why a part of the window could not be read, one line; empty if all of the window was read."""
+    """Message, one line, if a part of the window could not be read; else empty."""
     gsd_m: float = 0.0
-    """Ground sample distance in metres; 0 if it is not known."""
+    """Ground sample distance of the tile's pixels in metres; 0 if it is not known."""
 
     @property
     def valid(self) -> Bools:
@@ -38,7 +39,11 @@ class Tile:
         return np.asarray(self.reason == 0)
 
     def part(self, inner: Window) -> Tile:
-        """Copy a part of the tile; `inner` is a window in pixels of the tile."""
+        """Return a copy of a rectangle of the tile, without the fields `complete` and `failure`.
+
+        Args:
+            inner: the rectangle, in pixels of the tile.
+        """
         part = (..., *inner.slices)
         nir = None if self.nir is None else self.nir[part].copy()
         return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m)

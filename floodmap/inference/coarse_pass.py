@@ -32,19 +32,19 @@ from floodmap.strips.strip import packed, unpacked
 
 Floats = NDArray[np.float32]
 _CHUNK = 64
-"""Number of rows of the coarse map that are compressed together, as one chunk."""
-
-
+"""Number of rows of the coarse map in a chunk. The rows of a chunk are compressed together."""
 _SQUARE = 16
 """Side of the squares of `Observed`, in pixels of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Side and overlap of the coarse pass's windows, in pixels of the coarse map, and a number of which their sides are
-multiples. In large scenes these windows have the size of the full-resolution windows, so that oneDNN compiles kernels
-for one size only."""
+"""Windows of the coarse pass: longest side, overlap, and step, in pixels of the coarse map. The sides of the windows
+are multiples of the step. In large scenes the windows of the coarse pass have the size of the full-resolution windows,
+so that oneDNN compiles kernels for one size only."""
 
 
 class Observed:
-    """Squares of 16 x 16 coarse pixels, and whether all full-resolution pixels in each square are observed.
+    """Record, for each square of 16 x 16 coarse pixels, of whether all full-resolution pixels in it are observed.
+
+    A square counts as observed until a window that overlaps the square is added.
 
     Args:
         height: number of rows of the coarse map.
@@ -55,12 +55,12 @@ class Observed:
         self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
 
     def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
-        """Add a window of the coarse map.
+        """Add a window of the coarse map to the record.
 
         Args:
             window: the window, in pixels of the coarse map.
-            complete: bool (rows, columns), True for coarse pixels in which all full-resolution pixels are observed;
-                None: there are no such pixels.
+            complete: bool (window height, window width), True for coarse pixels in which all full-resolution pixels
+                are observed. None: False for all pixels of the window.
         """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
@@ -72,20 +72,23 @@ class Observed:
         self._squares[rows, cols] &= complete
 
     def covers(self, window: Window) -> bool:
-        """Return whether a window of the coarse map is observed completely; the window may reach beyond the map."""
+        """Return True if all full-resolution pixels in the squares that overlap a window are observed.
+
+        The window is in pixels of the coarse map. Only the part of the window inside the map counts.
+        """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         return bool(self._squares[rows, cols].all())
 
 
 def _squares(first: int, end: int) -> slice:
-    """Return the squares that coarse pixels from `first` up to `end` overlap, along an axis."""
+    """Return, along one axis, the slice of squares that overlap the coarse pixels from `first` to before `end`."""
     return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
 
 
 class CoarseMap:
-    """Flood probability in per cent, uint8 (height, width), compressed in an unnamed temporary file.
+    """Map of the flood probability in per cent, uint8 (height, width), compressed in an unnamed temporary file.
 
-    Rows are appended at the bottom and read by slices of rows.
+    New rows are appended at the bottom. Rows are read with a slice: `coarse_map[first:end]`.
 
     Args:
         width: number of columns.
@@ -99,11 +102,14 @@ class CoarseMap:
         """Offset in the file and length of each chunk, in bytes."""
         self._lock = Lock()
         self._first, self._rows = 0, np.empty((0, width), np.uint8)
-        """Number of the first row that was read last, and the rows that were read last: neighbouring windows read the
-        same rows."""
+        """Cache of the rows that were read last: index of the first row, and the rows, uint8 (rows, width).
+        Neighbouring windows read the same rows."""
 
     def append(self, codes: NDArray[np.uint8]) -> None:
-        """Append rows at the bottom, uint8 (rows, width), 0 to 100 per cent.
+        """Append rows at the bottom of the map.
+
+        Args:
+            codes: probability in per cent, uint8 (rows, width), 0 to 100.
 
         Raises:
             OutputError: the temporary file cannot be written, for example because the disk is full.
@@ -143,6 +149,7 @@ class CoarseMap:
         return first
 
     def _unpacked(self, number: int) -> NDArray[np.uint8]:
+        """Read and decompress one chunk, given by the index of the chunk; return its rows, uint8 (rows, width)."""
         first, length = self._chunks[number]
         self._file.seek(first)
         rows = min(_CHUNK, self.shape[0] - number * _CHUNK)
@@ -150,21 +157,21 @@ class CoarseMap:
 
 
 def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
-    """Predict the whole scene at reduced resolution, without prompts.
+    """Predict the flood probability of the whole scene at reduced resolution, without prompts.
 
-    Probabilities are averaged over the scene and its mirror image (test-time augmentation). This takes little time at
-    reduced resolution, and the result is the mask prompt of all windows.
+    Probabilities are averaged over each tile and its mirror image (test-time augmentation). The second prediction takes
+    little time at reduced resolution, and the result of the coarse pass is the mask prompt of all windows.
 
     Args:
-        scene: the scene, all of which is read.
+        scene: the scene. The whole scene is read.
         segmenter: the model.
-        exhaustive: predict the mirror image of every tile as a whole. False: predict the mirror image only of uncertain
-            parts, if the model accepts crops of any size.
+        exhaustive: True: predict the mirror image of every tile as a whole. False: if the model accepts crops of any
+            size, predict the mirror image only of the parts of a tile in which the first prediction is uncertain.
 
     Returns:
-        The flood probability in per cent, uint8 (h, w), 0 for unobserved pixels; and the squares of this map in which
-        all pixels of the scene are observed. The sides (h, w) are those of the scene, divided by `coarse_factor` and
-        rounded up.
+        The coarse map: flood probability in per cent, uint8 (h, w), 0 for unobserved pixels. The sides (h, w) are the
+        sides of the scene, divided by `coarse_factor` and rounded up. The second result is the record of the squares of
+        the coarse map in which all pixels of the scene are observed.
 
     Raises:
         ModelError: the model fails, or its probabilities are not finite.
@@ -206,12 +213,19 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
 
 
 def _predict_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    """Return the mean probabilities of tiles and their mirror images: float32 (height, width) for each tile."""
+    """Return, for each tile, the mean of two predictions: of the tile, and of the tile's mirror image.
+
+    The probabilities are float32 (height, width), 0 to 1.
+    """
     return _require_finite(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
 
 
 def _predict_twice_where_uncertain(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    """Return the same as `_predict_twice`, but predict confident parts of a tile only once."""
+    """Return probabilities of tiles, like `_predict_twice`, but predict the mirror image only of uncertain parts.
+
+    Outside the uncertain parts, the probabilities are those of the first prediction. If `uncertain_parts` returns None
+    for a tile, the mirror image of the whole tile is predicted.
+    """
     probabilities = _require_finite(segmenter.predict(tiles, [Prompts.none()] * len(tiles)))
     again: list[tuple[int, Window | None]] = []
     flipped: list[Tile] = []
@@ -241,15 +255,16 @@ def _require_finite(probabilities: Sequence[Floats]) -> list[Floats]:
 def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
     """Crop a coarse map of the whole scene to a window, with bilinear interpolation.
 
-    A crop of whole coarse pixels would be shifted against the window by up to one coarse pixel.
+    Without interpolation, the crop would be shifted against the window by up to one coarse pixel.
 
     Args:
-        coarse: values of the whole scene, (height, width) at the coarse resolution.
+        coarse: values of the whole scene, (height, width) at the coarse resolution, in any unit.
         window: the window, in pixels of the scene.
-        scene: the scene.
+        scene: the scene, of which only height and width are used.
 
     Returns:
-        The values in the window, float32 (h, w), at about the coarse resolution and in the unit of `coarse`.
+        The values in the window, float32 (h, w), in the unit of `coarse`. The sides (h, w) are the sides of the window
+        at the coarse resolution, rounded to whole pixels.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),
@@ -262,7 +277,18 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
 
 
 def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return the coarse pixels on either side of each sample along an axis, and the weight of the second, 0 to 1."""
+    """Return, along one axis, the two coarse pixels between which each sample of a window is interpolated.
+
+    Args:
+        first: first scene pixel of the window.
+        length: length of the window in scene pixels.
+        whole: length of the scene in scene pixels.
+        cells: length of the coarse map in coarse pixels.
+
+    Returns:
+        Indices of the coarse pixel before and of the coarse pixel after each sample, and the weight of the pixel after
+        the sample, float32, 0 to 1. All three are (samples,).
+    """
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)
     at = np.clip(centres * (cells / whole) - 0.5, 0, cells - 1)

@@ -1,4 +1,4 @@
-"""Unsupervised flood likelihood of each pixel from colour, texture and, with near infrared, NDWI; without training."""
+"""Unsupervised flood likelihood of each pixel, from colour, texture and, if the scene has near infrared, NDWI."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _SIDE = 256
-"""Longer side of the image that is analysed, in pixels. Texture is measured at this size, whatever the size of the
-input."""
+"""Longer side in pixels to which larger images are shrunk before the analysis. Smaller images are not resampled."""
 _COLOUR_BINS = 10
 _TEXTURE_BINS = 3
-"""Numbers of histogram bins: for each of L*, a* and b*, and for texture."""
+"""Numbers of histogram bins: 10 for each of L*, a* and b*, and 3 for texture (`_Features.fine`)."""
 _RANGES = ((0.0, 100.0), (-24.0, 24.0), (-24.0, 40.0), (-0.7, 2.7))
-"""Ranges of L*, a*, b* and texture that the bins span; values outside fall into the outermost bins."""
+"""Ranges (lowest, highest) that the bins of L*, a*, b* and texture span. Values outside a range are counted in the
+first or last bin."""
 _ITERATIONS = 5
 _SEED_WEIGHT = 0.1
 """Weight of the first guess in the log odds of every iteration."""
 _COLOUR_WEIGHT = 1.6
 """Weight of the log of the ratio between the histograms of flood and of dry ground."""
 _PRIOR_WEIGHT = 0.25
-"""Weight of the prior odds of flood: 0 for equal odds, 1 for the odds of the last iteration. At 1 the iterations
-diverge to all flood or all dry."""
+"""Weight of the prior odds of flood. At 0 the prior odds are equal; at 1 they are the odds of the last iteration. At 1
+the iterations diverge: all ground becomes flood, or all ground becomes dry."""
 _NDWI_WEIGHT = 10.0
-"""Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters' limit for water is an NDWI above
-0."""
+"""Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters takes pixels with an NDWI above 0 as
+water."""
 
 
 def likelihood(
@@ -44,22 +44,23 @@ def likelihood(
 ) -> NDArray[np.float32]:
     """Estimate the flood likelihood of every pixel, without training and without a reference.
 
-    The first guess is high for smooth pixels that are no greener than red (muddy or grey, not vegetation) and brighter
-    than the median of the image. It is refined iteratively, as in the dominant flood colour of Simantiris and
-    Panagiotakis (Remote Sensing 16:2126, 2024) but with the two-class colour histograms of GrabCut (Rother et al., ACM
-    TOG 23:309, 2004). Each iteration makes two histograms over CIE L*a*b* and texture: of flood and of dry ground,
-    weighted by the last likelihood. The log of their ratio, smoothed along edges by a guided filter (He et al., IEEE
-    TPAMI 35:1397, 2013), is the next likelihood. Sky is dry. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996)
-    is added in every iteration.
+    The first guess is high for smooth pixels that are brighter than the median of the image, and whose green value is
+    not above the red value. Muddy and grey water has such colours; vegetation does not. The guess is then refined
+    iteratively, similar to the dominant flood colour of Simantiris and Panagiotakis (Remote Sensing 16:2126, 2024).
+    Each iteration computes two histograms over CIE L*a*b* and texture, of flood and of dry ground, as in GrabCut
+    (Rother et al., ACM TOG 23:309, 2004). The histograms are weighted by the likelihood of the last iteration. The log
+    of the ratio of the two histograms is smoothed by a guided filter, which preserves edges (He et al., IEEE TPAMI
+    35:1397, 2013), and gives the new likelihood. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996) is added in
+    every iteration. Sky counts as dry.
 
     The result ranks the pixels of one image; it does not show whether the image has any flood.
 
     Args:
-        rgb: uint8 (3, h, w), any size; resampled to a longer side of 256 pixels if it is larger.
+        rgb: uint8 (3, h, w), of any size. If the longer side is above 256 pixels, the image is shrunk to 256 pixels.
         valid: bool (h, w), True for observed pixels.
         nir: near infrared, uint8 (h, w), stretched like the green band; None if the scene has no such band.
-        gsd_m: ground sample distance in metres, of a map-projected scene, which shows no sky. None: the image is a
-            photograph, in which sky is searched for.
+        gsd_m: ground sample distance of a map-projected scene, in metres; the number has no effect. None: the image is
+            a photograph without map projection, and sky is searched for.
 
     Returns:
         Flood likelihood, float32 (h, w), 0 to 1; 0 for pixels that are not valid. Pixels of 0.5 and above are the flood
@@ -84,7 +85,7 @@ class _Features:
     """Features of each pixel of the shrunken image; float64 (h, w) unless noted otherwise."""
 
     lab: Floats
-    """CIE L*a*b* (3, h, w), D65."""
+    """CIE L*a*b*, float64 (3, h, w), for the white point D65."""
     lightness: Floats
     """L*, smoothed by a Gaussian filter."""
     redness: Floats
@@ -97,7 +98,7 @@ class _Features:
     """Bool (h, w), True for pixels that are observed and not sky."""
 
     def centred(self, feature: Floats) -> Floats:
-        """Return a feature minus its median over the ground."""
+        """Return a feature (h, w) minus the median of this feature over the pixels of `ground`."""
         return feature - (np.median(feature[self.ground]) if self.ground.any() else 0.0)
 
 
@@ -111,12 +112,12 @@ def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uin
 
 
 def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
-    """Shrink bands to a longer side of at most 256 cells; each cell is the mean of its valid pixels.
+    """Shrink bands to a longer side of at most 256 pixels. Each output pixel is the mean of the valid input pixels.
 
-    A cell without valid pixels has the mean of the nearest cell with valid pixels.
+    An output pixel without valid input pixels has the value of the nearest output pixel that has some.
 
     Returns:
-        The means, float64 (bands, h, w); and bool (h, w), True for cells that have valid pixels.
+        The means, float64 (bands, h, w); and bool (h, w), True for output pixels that have valid input pixels.
     """
     scale = min(1.0, _SIDE / max(valid.shape))
     rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
@@ -131,7 +132,7 @@ def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats,
 
 
 def _enlarge(image: Floats, shape_hw: tuple[int, ...]) -> Floats:
-    """Enlarge an image to (height, width) by bilinear interpolation, aligned at the image's borders."""
+    """Enlarge an image to (height, width) by bilinear interpolation, so that the outer borders of the images agree."""
     for axis, side in enumerate(shape_hw):
         cells = image.shape[axis]
         at = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
@@ -159,7 +160,7 @@ def _describe(rgb: Floats, observed: Bools, *, sky: bool) -> _Features:
 
 
 def _first_guess(features: _Features) -> Floats:
-    """Return the log odds of flood, (h, w), before the image's own flood colours are estimated."""
+    """Return the first guess from general rules on smoothness, colour and lightness: log odds of flood, (h, w)."""
     smoothness = -1.2 * features.centred(features.fine) - 0.6 * features.centred(features.coarse)
     colour = 16.0 * (features.redness - 0.01)
     # Water under a clouded sky is brighter than vegetation and shadow, and darker than white roofs and clouds.
@@ -168,13 +169,13 @@ def _first_guess(features: _Features) -> Floats:
 
 
 def _ndwi_evidence(bands: Floats) -> Floats:
-    """Return the log odds of flood, (h, w), from NDWI = (green - NIR) / (green + NIR)."""
+    """Return the log odds of flood, (h, w), from NDWI = (green - NIR) / (green + NIR), clipped to -0.5 to 0.5."""
     green, nir = bands[1], bands[3]
     return _NDWI_WEIGHT * np.clip(_smooth((green - nir) / (green + nir + 1.0)), -0.5, 0.5)
 
 
 def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
-    """Estimate the image's own flood colours, iteratively from a first guess.
+    """Estimate which colours flood has in this image, iteratively, and from them the flood probability of each pixel.
 
     Args:
         guess: log odds of flood of the first guess, (h, w).
@@ -206,7 +207,15 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
 
 
 def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return the flat index (h, w) of each pixel's bin in a histogram of L*, a*, b* and texture with this shape."""
+    """Return for each pixel the index of the histogram bin that holds its L*, a*, b* and texture.
+
+    Args:
+        features: features of the pixels.
+        shape: numbers of bins for L*, a*, b* and texture.
+
+    Returns:
+        Indices into the flattened histogram, int64 (h, w).
+    """
     bins = [
         np.clip((value - low) / (high - low) * size, 0, size - 1).astype(np.int64)
         for value, (low, high), size in zip((*features.lab, features.fine), _RANGES, shape, strict=True)
@@ -217,8 +226,13 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
     """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas at the top edge, lighter than ground.
 
-    Grey water at the top edge looks the same, but its colour is found further down too. An area is therefore sky only
-    if few smooth pixels outside it have its colour.
+    Grey water at the top edge looks the same. But water of the same colour is usually found further down too. An area
+    is therefore sky only if the smooth pixels of its colour outside all such areas number at most 0.3 of its pixels.
+
+    Args:
+        rgb: float64 (3, h, w), 0 to 255.
+        lab: the same pixels in CIE L*a*b*, float64 (3, h, w).
+        deviation: local standard deviation of L*, float64 (h, w).
     """
     red, green, blue = rgb
     soft = np.stack([_smooth(channel) for channel in lab])
@@ -244,7 +258,7 @@ def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
 
 
 def _to_lab(rgb: Floats) -> Floats:
-    """Convert sRGB, 0 to 255, to CIE L*a*b*, D65 (IEC 61966-2-1, CIE 15); both (3, h, w)."""
+    """Convert sRGB, 0 to 255, to CIE L*a*b* for the white point D65 (IEC 61966-2-1, CIE 15); both (3, h, w)."""
     srgb = rgb / 255.0
     linear = np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
     to_xyz = np.array(
@@ -257,9 +271,9 @@ def _to_lab(rgb: Floats) -> Floats:
 
 
 def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
-    """Return the guided filter (He et al., eq. 5 to 8) of an L* guide.
+    """Return a guided filter (He et al., eq. 5 to 8): a function that smooths an image, (h, w), but preserves edges.
 
-    The radius is 5 pixels. Steps well above 7 L* are edges.
+    The edges are those of the guide, L* (h, w): steps well above 7 L*. The radius is 5 pixels.
     """
 
     def box(image: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The loop over the windows of a scene: read ahead, prompt, predict, blend into strips, append to the journal."""
+"""The loop over the windows of a scene: windows are read and predicted, and blended to strips for the journal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 
 _MAX_BATCH_FACTOR = 4
-"""Largest number of windows in a batch if the model predicts only parts of them, as a multiple of the batch size."""
+"""Largest number of windows in a batch, as a multiple of the batch size. A batch has more windows than the batch size
+only if the model predicts parts of some windows."""
 _TRIM_EVERY = 50
 """Number of windows between two calls of `trim_heap`. Without these calls the resident memory grows for hours."""
 _READERS = 3
@@ -42,7 +43,9 @@ class Progress:
     """Progress of a run."""
 
     windows_done: int
+    """Number of finished windows, including windows of an interrupted run that is resumed."""
     windows_total: int
+    """Number of windows of the scene."""
     pixels_done: int
     """Number of finished scene pixels; a pixel in several windows is counted once."""
     stage: str
@@ -60,17 +63,18 @@ def run_windows(
     batch_size: int,
     exhaustive: bool,
 ) -> None:
-    """Compute the strips that are missing in the journal, and append them to the journal.
+    """Compute the strips that are missing in the journal, and append these strips to the journal.
 
     Args:
         scene: the scene.
         grid: the windows of the scene.
         segmenter: the model.
-        journal: strips that are finished already, in the order of the rows of windows.
-        report: called with the progress after every window.
-        prompts: see `SegmentOptions`.
-        batch_size: size of a batch in whole windows, see `batches`.
-        exhaustive: see `SegmentOptions`.
+        journal: journal with the strips that are finished already, from the top of the scene.
+        report: function that receives the progress after every window.
+        prompts: `auto` (the coarse pass), `none`, or a vector file of points and boxes.
+        batch_size: size of a batch in whole windows; see `batches`.
+        exhaustive: True: predict every window as a whole. False: if the model accepts crops of any size, predict only
+            the parts of a window in which the coarse pass is uncertain.
 
     Raises:
         ModelError: the model fails on every window (see `proof`); the journal is then unchanged.
@@ -121,9 +125,10 @@ def run_windows(
 
 
 class _JournalWriter:
-    """Writer of strips to the journal and of warnings to the log; both wait while the model has failed on every window.
+    """Writer of strips to the journal and of warnings to the log.
 
-    The strips that wait take little memory: either they are few, or the model is not needed for most of their windows.
+    As long as the model has failed on every window, strips and warnings are kept in memory. The memory is small: the
+    strips in it are few, or the model is not needed for most of their windows.
     """
 
     def __init__(self, path: object, journal: Journal) -> None:
@@ -132,7 +137,11 @@ class _JournalWriter:
         self._failed: list[WindowResult] = []
 
     def add(self, result: WindowResult) -> None:
-        """Add the result of the next window, in the order of the windows."""
+        """Add the result of the next window, in the order of the windows.
+
+        Raises:
+            ModelError: the first windows all failed with the same error; see `Proof.add`.
+        """
         if result.reached:
             self._proof.add(self._path, result.window, result.failure)
         if result.why:
@@ -140,12 +149,12 @@ class _JournalWriter:
         self._write()
 
     def append(self, row: int, entry: Entry) -> None:
-        """Add a finished strip."""
+        """Add the finished strip of a row of windows, with the notes on the windows."""
         self._strips.append((row, entry))
         self._write()
 
     def end(self) -> None:
-        """Write what still waits, after the last strip.
+        """Write the strips and warnings that are still in memory, after the last strip.
 
         Raises:
             ModelError: the model failed on every window.
@@ -172,10 +181,13 @@ def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[
     """Group planned windows into batches, each within one row of windows.
 
     Args:
-        windows: plans, row by row.
+        windows: plans of windows, row by row.
         columns: number of windows in a row.
-        size: largest number of pixels in a batch, as a number of whole windows. The number of plans in a batch is at
-            most `_MAX_BATCH_FACTOR` times this number.
+        size: batch size. The model predicts at most as many pixels in a batch as `size` whole windows have. The number
+            of plans in a batch is at most `_MAX_BATCH_FACTOR` times `size`.
+
+    Yields:
+        Batches of 1 plan or more, in the order of the windows.
     """
     for _, row in groupby(enumerate(windows), lambda pair: pair[0] // columns):
         batch: list[WindowPlan] = []
@@ -198,12 +210,17 @@ def segment_whole(
         scene: the scene.
         grid: the windows of the scene.
         segmenter: the model.
-        prompter: makes the prompts of each window.
-        exhaustive: predict every window as a whole, whatever the coarse probability.
-        proof: receives the outcome of each window; the caller calls `Proof.end` after the last scene.
+        prompter: function that builds the prompts of each window.
+        exhaustive: True: predict every window as a whole. False: predict only the parts of a window in which the coarse
+            pass is uncertain.
+        proof: record to which the success or failure of each window is added. The caller calls `Proof.end` after the
+            last scene.
 
     Returns:
         Codes, uint8 (height, width).
+
+    Raises:
+        ModelError: the first windows all failed with the same error; see `Proof.add`.
     """
     mosaic, selection = Mosaic(grid), Selection(scene, prompter, exhaustive=exhaustive)
     codes = np.empty((grid.height, grid.width), np.uint8)

@@ -15,7 +15,7 @@ from floodmap.strips.strip import Strip, block_rows, pack_blocks
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Partial sums of blended windows, for some columns of one row of windows."""
+    """Sums over the windows added so far, for a rectangle of pixels inside one row of windows."""
 
     percent: NDArray[np.float32]
     """Weighted sum of probabilities in per cent, float32 (rows, columns)."""
@@ -33,34 +33,37 @@ class _Band:
         return _Band(self.percent.copy(), self.reason.copy())
 
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
-        """Add another band to the part `index`: percentages are summed; of two reasons the higher code stays."""
+        """Add another band to the part `index` of this band.
+
+        The weighted percentages are summed. Of the two reasons of a pixel, the higher code is kept.
+        """
         self.percent[index] += other.percent
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
     def put(self, other: _Band, columns: slice) -> None:
-        """Replace the top rows of these columns by another band."""
+        """Replace the top rows of some columns by another band, which has fewer rows or as many."""
         rows = other.reason.shape[0]
         self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Return the slices at either end of an axis in which the weights are not 1."""
+    """Return the slices at the beginning and at the end of an axis in which the blend weights, (n,), are not 1."""
     ones = np.flatnonzero(weights == 1)
     first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
     return slice(0, first), slice(last, len(weights))
 
 
 class Mosaic:
-    """Weighted mean of the windows of a grid, which are added row by row and from left to right; returned as strips.
+    """Weighted mean of overlapping windows. Windows are added row by row, from left to right; strips are returned.
 
-    Only pixels that later windows overlap are kept as floating point: in the width of one window, and in the rows that
-    reach into the next row of windows. All other pixels are rounded to codes at once and compressed. Memory therefore
-    grows little with the size of the scene.
+    Only pixels that later windows overlap are kept as floating-point numbers. They lie in the last window that was
+    added, and in the rows that the next row of windows overlaps. All other pixels are rounded to codes at once and
+    compressed. Memory therefore grows little with the size of the scene.
 
     Args:
         grid: the windows.
-        first_row: row of windows to begin with. Its strips lack the windows of rows above; the caller must drop strips
-            of which not all windows were added (see `first_row_for`).
+        first_row: index of the row of windows to begin with. If windows above this row overlap a strip, the strip lacks
+            these windows, and the caller must drop the strip (see `first_row_for`).
     """
 
     def __init__(self, grid: Grid, first_row: int = 0) -> None:
@@ -77,21 +80,24 @@ class Mosaic:
 
     @staticmethod
     def first_row_for(grid: Grid, strip: int) -> int:
-        """Return the first row of windows that overlaps a strip; an unfinished strip is computed from this row on."""
+        """Return the index of the first row of windows that overlaps a strip, given by the index of the strip.
+
+        An unfinished strip is computed from this row of windows on.
+        """
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
 
     def add(self, window: Window, probability: NDArray[np.float32] | None, reason: NDArray[np.uint8]) -> Strip | None:
-        """Blend in the next window.
+        """Add the next window to the weighted mean.
 
         Args:
-            window: the next window in the grid's order.
-            probability: float32 (height, width), 0 to 1; None if the window failed: its observed pixels then become
-                `failed`.
-            reason: code of the reason why a pixel is unobserved, 0 where it is observed, uint8 (height, width).
+            window: the next window in the order of the grid.
+            probability: float32 (height, width), 0 to 1. None if the window failed; the observed pixels of the window
+                then get the code `failed`.
+            reason: uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels.
 
         Returns:
-            The finished strip after the last window of a row, else None.
+            The finished strip if the window is the last window of a row, else None.
         """
         if self._columns_done == len(self.grid.col_offsets):
             self._begin_row()
@@ -124,10 +130,14 @@ class Mosaic:
         return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
-        """Finish the columns that no further window of this row overlaps.
+        """Finish the columns that no further window of the current row overlaps.
 
-        The columns are blended with the row of windows above. Rows that the next row of windows overlaps are kept for
-        it.
+        The sums of the row of windows above are added. Rows that the next row of windows overlaps are kept as sums; all
+        other rows are rounded to codes and compressed.
+
+        Args:
+            band: sums of the finished columns, over all rows of the windows.
+            left: first scene column of the band.
         """
         columns = slice(left, left + band.reason.shape[1])
         band.add(self._carry.part(np.s_[: self._carried_rows, columns]), np.s_[: self._carried_rows, :])

@@ -1,4 +1,4 @@
-"""Parts: square crops of a window in which the coarse pass is uncertain; elsewhere the coarse probability is final."""
+"""Parts: square crops of a window in which the coarse pass is uncertain. Elsewhere its probability is final."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from floodmap.geo.window import Window
 from floodmap.models.prompts import Prompts
 
 DRY_LIMIT, FLOOD_LIMIT = 0.15, 0.75
-"""Coarse probabilities below the dry limit are final as dry, those above the flood limit as flood. The dry limit is the
-stricter one, because narrow streams have a low coarse probability."""
+"""Limits of the flood probability of the coarse pass, 0 to 1. Pixels below the dry limit are dry, and pixels above the
+flood limit are flood, without further prediction. The dry limit is farther from 0.5 than the flood limit, because
+narrow streams have a low coarse probability."""
 _CELL = 16
 """Side of a cell in pixels. A cell is a square of pixels that is confident or uncertain as a whole."""
 _STEP = 2
-"""Parts begin at multiples of this number of cells, which is the model's coarsest stride. The cells of the model's
-features then cover the same pixels in a part as in the whole window."""
+"""Step of the offsets of parts, in cells: 32 pixels, the model's coarsest stride. The cells of the model's features
+then cover the same pixels in a part as in the whole window."""
 _MARGIN = 1
 """Width of the context around uncertain cells, in cells. Without this context the IoU on dubai-water falls by 0.005."""
 _FADE = 16
-"""Width in pixels of the blend from the border of a part to the coarse probability."""
+"""Width in pixels of the border inside a part in which the part is blended with the coarse probability."""
 _SIDE = 20
-"""Side of parts, in cells. All parts have one size, so that they form batches (`flood_segmenter.TOGETHER`), which
-halves the time at best, and so that oneDNN compiles kernels for few shapes. Parts of 256 pixels have too little
-context: in one of them a field was predicted as a pond."""
+"""Side of parts, in cells: 320 pixels. All parts have one size, so that several parts form a batch
+(`flood_segmenter.TOGETHER`), which halves the time at best, and so that oneDNN compiles kernels for few shapes. Parts
+of 256 pixels have too little context: in such a part a field was predicted as a pond."""
 _PART_COST = 1.15
 """Computing time of a cell of a part, relative to that of a cell of a whole window."""
 
@@ -36,13 +37,13 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
     """Find the parts of a window that the model has to predict.
 
     Args:
-        prompts: prompts of the window. The mask prompt is the coarse probability. With points or boxes the window is
-            predicted as a whole.
-        shape_hw: the window's size in pixels.
+        prompts: prompts of the window. The mask prompt is the coarse probability, float32 (h, w), 0 to 1. A window
+            without a mask prompt, or with points or boxes, is predicted as a whole.
+        shape_hw: height and width of the window in pixels.
 
     Returns:
-        Parts, which may overlap, in pixels of the window. An empty list if the coarse pass is confident everywhere;
-        None if the whole window has to be predicted.
+        Parts, which may overlap, in pixels of the window. The list is empty if the coarse pass is confident everywhere.
+        None: the whole window has to be predicted, because the prompts require it or because parts take as long.
     """
     mask = prompts.mask
     if mask is None or prompts.bounded or len(prompts.points_xy):
@@ -58,13 +59,24 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
 
 
 def coarse_probability(mask: NDArray[np.float32], shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Resample a mask prompt, (h, w), to the pixels of a window, float32 (height, width), by nearest neighbour."""
+    """Resample a mask prompt to the pixels of a window, by nearest neighbour.
+
+    Args:
+        mask: coarse probability, float32 (h, w), 0 to 1.
+        shape_hw: height and width of the window in pixels.
+
+    Returns:
+        The coarse probability, float32 (height, width), 0 to 1.
+    """
     rows, cols = (np.arange(n) * m // n for n, m in zip(shape_hw, mask.shape, strict=True))
     return mask[np.ix_(rows, cols)]
 
 
 def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.float32]) -> None:
-    """Blend the probabilities of a part into those of its window, in place, with a ramp at the borders of the part.
+    """Blend the probabilities of a part into the probabilities of the window, in place.
+
+    The weight of the part rises from 0 at the border of the part to 1 at a distance of 16 pixels. There is no such ramp
+    at the border of the window.
 
     Args:
         part: the part, in pixels of the window.
@@ -78,7 +90,13 @@ def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.fl
 
 
 def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
-    """Return the blend weights of a part along an axis, (side,), 0 to 1; no ramp at the border of the window."""
+    """Return the blend weights of a part along one axis, float32 (side,), 0 to 1.
+
+    Args:
+        first: first pixel of the part in the window.
+        side: length of the part in pixels.
+        whole: length of the window in pixels.
+    """
     inside = np.arange(side, dtype=np.float32) + 0.5
     before = inside if first else np.inf
     after = inside[::-1] if first + side < whole else np.inf
@@ -87,12 +105,12 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Reduce one axis from mask pixels to cells: True for cells that overlap uncertain pixels.
+    """Resample one axis from pixels of the mask prompt to cells. A cell is True if it overlaps an uncertain pixel.
 
     Args:
-        uncertain: True for uncertain pixels of the mask prompt, at any resolution.
-        axis: the axis.
-        side: length of the axis in pixels of the window.
+        uncertain: bool, two axes: True for uncertain pixels of the mask prompt, at any resolution.
+        axis: the axis to resample, 0 or 1.
+        side: length of the window along this axis, in pixels of the window.
     """
     length, begin = uncertain.shape[axis], np.arange(0, side, _CELL)
     last = -(-np.minimum(begin + _CELL, side) * length // side) - 1
@@ -101,10 +119,13 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
 
 
 def _squares(uncertain: Bools) -> Iterator[Window]:
-    """Cover all uncertain cells and their margins by squares; yield the squares in cells.
+    """Cover all uncertain cells by squares, and yield the squares as windows in units of cells.
 
-    The search is greedy. Each square covers the first cell that is still uncovered. Of all squares that cover this
-    cell, the one with most uncovered cells is taken.
+    A square covers the cells inside its margin. The search is greedy: among the squares that cover the first cell that
+    is still uncovered, the square that covers most uncovered cells is taken.
+
+    Args:
+        uncertain: bool (rows of cells, columns of cells), True for uncertain cells.
     """
     uncovered = uncertain.copy()
     height, width = (min(_SIDE, whole) for whole in uncovered.shape)
@@ -119,7 +140,16 @@ def _squares(uncertain: Bools) -> Iterator[Window]:
 
 
 def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]:
-    """Yield the parts along an axis that cover a cell within their margins: first cell, and slice of covered cells."""
+    """Yield, along one axis, the possible positions of a part that covers a cell.
+
+    Args:
+        cell: index of the cell.
+        side: length of the part in cells.
+        whole: length of the window in cells.
+
+    Yields:
+        The first cell of the part, and the slice of cells that the part covers: all cells but the margin.
+    """
     for first in range(max(cell - side + 1, 0) // _STEP * _STEP, min(cell, whole - side) + 1, _STEP):
         covered = _without_margin(first, side, whole)
         if covered.start <= cell < covered.stop:
@@ -127,7 +157,7 @@ def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]
 
 
 def _without_margin(first: int, side: int, whole: int) -> slice:
-    """Return the cells of a part without its margins, along an axis; there is no margin at the border of the window."""
+    """Return, along one axis, the slice of cells of a part without the margin. The window's border has no margin."""
     end = first + side
     return slice(first + _MARGIN if first else 0, end - _MARGIN if end < whole else end)
 

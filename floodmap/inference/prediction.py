@@ -21,31 +21,34 @@ from floodmap.models.protocol import Segmenter
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """Prediction of a window, kept in pieces until it is blended, because many results may wait in a queue."""
+    """Prediction of a window, stored in pieces to save memory, because many results may wait in a queue."""
 
     window: Window
     reason: NDArray[np.uint8]
-    """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
+    """uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels."""
     pieces: Sequence[tuple[Window, NDArray[np.float32]]] = ()
-    """Parts in pixels of the window, with their probabilities, float32 (height, width), 0 to 1. A window that is
-    predicted as a whole has a single part."""
+    """Parts of the window that the model predicted: rectangle in pixels of the window, and probabilities, float32
+    (part height, part width), 0 to 1. If the window was predicted as a whole, the only part is the whole window."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the pieces. None if
-    the window is predicted as a whole."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the pieces. None: no
+    coarse probability is used as a result."""
     unread: str = ""
-    """Error message of reading the window or a part of it; empty if all of it was read."""
+    """Error message if the window, or a part of the window, could not be read; otherwise empty."""
     reached: bool = False
-    """True if the window, or a part of it, was an input of the model."""
+    """True if the window, or a part of the window, was an input of the model."""
     failure: Failure | None = None
-    """The model's error on the window or on a part of it; None if the model did not fail."""
+    """Error of the model on the window or on a part of the window; None if the model did not fail."""
 
     @property
     def why(self) -> str:
-        """Error message of the model or of reading; empty if nothing failed."""
+        """Error message of the model, or else of reading the window; empty if nothing failed."""
         return self.failure.why if self.failure else self.unread
 
     def probability(self) -> NDArray[np.float32] | None:
-        """Return the probabilities of the whole window, float32 (height, width), 0 to 1; None if there are none."""
+        """Return the probabilities of the whole window, float32 (height, width), 0 to 1.
+
+        The result is None if the model failed, or if no pixel of the window is observed.
+        """
         if self.coarse is None:
             return self.pieces[0][1] if self.pieces else None
         whole = coarse_probability(self.coarse, self.reason.shape)
@@ -57,10 +60,14 @@ class WindowResult:
 def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[WindowResult], dict[str, Any]]:
     """Predict a batch of windows.
 
+    Args:
+        segmenter: the model.
+        batch: plans of the windows.
+
     Returns:
-        The results, in the order of the batch; and notes. The notes hold the number of windows that were run, skipped
-        (no pixel is observed) and skipped_by_coarse (the coarse probability is final), the failed windows, and the
-        number of predicted pixels.
+        The results, in the order of the batch; and notes for the JSON report. The notes hold numbers of windows: `run`
+        (the model predicted all or parts), `skipped` (no pixel is observed), `skipped_by_coarse` (the coarse
+        probability is final). `failed` lists the failed windows, and `pixels` is the number of predicted pixels.
     """
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]
@@ -68,7 +75,7 @@ def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[Win
 
 
 def no_notes() -> dict[str, Any]:
-    """Return notes with all counts 0."""
+    """Return the notes on an empty batch, with all numbers 0; for the keys see `predict`."""
     return {"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}
 
 
@@ -83,7 +90,10 @@ def _result(plan: WindowPlan, predicted: Sequence[NDArray[np.float32] | Failure]
 
 
 def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict[str, Any]:
-    """Count the windows and list the failed windows; a window that was read only in part is listed and also counted."""
+    """Return the notes on a batch; for the keys see `predict`.
+
+    A window that could be read only in part is listed as failed, and is also counted.
+    """
     notes = no_notes()
     for plan, result in zip(batch, results, strict=True):
         if result.why:
@@ -96,9 +106,9 @@ def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict
 
 
 def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
-    """Return the probabilities or the failure of each tile.
+    """Predict tiles; return for each tile the probabilities, float32 (height, width), or the failure of the model.
 
-    A batch that fails is halved, because each half may fit into memory.
+    If a batch fails, it is halved, because each half may fit into memory.
     """
     if not views:
         return []

@@ -20,15 +20,15 @@ _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false"
 
 
 def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
-    """Read a user's prompts: points with a `label` field, and polygons whose bounding boxes are box prompts.
+    """Read a user's prompts from a vector file: points, and polygons whose bounding boxes become box prompts.
 
-    Every layer of the file is read. The label 1, "flood" or true means flood; 0, "dry" or false means dry. Points
-    outside the scene are left out. Boxes are clipped to the scene.
+    Points have a `label` field: 1, "flood" or true means flood; 0, "dry" or false means dry. Every layer of the file is
+    read. Points outside the scene are left out. Boxes are clipped to the scene.
 
     Args:
-        path: GeoJSON, GeoPackage or another format of OGR, in any CRS; see `read_vectors`.
-        grid: the scene's pixels. If the grid has no CRS, the coordinates of the file are used as coordinates of the
-            grid's transform.
+        path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (`read_vectors`).
+        grid: grid of the scene's pixels. If the grid has no CRS, the coordinates of the file must be those to which the
+            transform of the grid converts pixels.
 
     Returns:
         Prompts in pixels of the scene.
@@ -68,9 +68,10 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Return the names of the layers that have features.
+    """Return the names of the layers of a vector file that have features. The layers of a GeoParquet file have no name.
 
-    If there are none, the result is [None], the default layer: reading it makes `read_vectors` raise the error.
+    A file of a single layer is not searched for features. If no layer remains, the result is [None], for the default
+    layer: `read_vectors` then raises the error that describes the problem.
     """
     if Path(path).suffix.lower() in PARQUET:
         return [None]

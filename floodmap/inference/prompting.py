@@ -17,7 +17,7 @@ from floodmap.models.prompts import Prompts, pick_prompts
 from floodmap.models.protocol import Segmenter
 
 LIKELIHOOD_SIDE = 2048
-"""Longest side in pixels of the preview from which the unsupervised likelihood is computed."""
+"""Largest side in pixels of the reduced image of the scene from which the unsupervised likelihood is computed."""
 Prompter = Callable[[Tile], Prompts]
 """Function that returns the prompts of a tile, in pixels of the tile."""
 
@@ -28,10 +28,15 @@ def make_prompter(
     """Make the function that builds the prompts of each window.
 
     Args:
-        scene: the scene, all of which is read by the coarse pass or for the likelihood.
+        scene: the scene. Unless `wanted` is `none`, the whole scene is read at reduced resolution.
         segmenter: the model.
-        wanted: `auto`, `none`, a vector file, or prompts in pixels of the scene.
-        exhaustive: see `coarse_pass`.
+        wanted: source of the prompts. `auto`: the coarse pass, or the unsupervised likelihood if the model was not
+            trained on floods. `none`: no prompts. Otherwise a user's points and boxes, which are added to the prompts
+            of the coarse pass: a vector file, or prompts in pixels of the scene.
+        exhaustive: True: the coarse pass predicts every tile and its mirror image as a whole; see `coarse_pass`.
+
+    Returns:
+        The prompter: a function from a tile to the prompts of the tile, in pixels of the tile.
 
     Raises:
         ModelError: the model fails in the coarse pass.
@@ -51,15 +56,20 @@ def make_prompter(
 
 
 def unprompted(_: Tile) -> Prompts:
-    """Return an empty prompt set, for any window."""
+    """Return an empty prompt set for any tile."""
     return Prompts.none()
 
 
 def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> Prompter:
-    """Run the coarse pass and return a prompter that uses its result as mask prompts.
+    """Run the coarse pass on a scene, and return a prompter that crops mask prompts from the result.
 
-    Prompts are empty if the model was not trained on floods, or if the longer side of the scene is below
-    `COARSE_MIN_SIDE`.
+    If the model was not trained on floods, or if the longer side of the scene is below `COARSE_MIN_SIDE`, there is no
+    coarse pass, and the prompter returns empty prompts.
+
+    Args:
+        scene: the scene. For the coarse pass, the whole scene is read.
+        segmenter: the model.
+        exhaustive: True: the coarse pass predicts every tile and its mirror image as a whole; see `coarse_pass`.
     """
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_MIN_SIDE:
@@ -73,18 +83,24 @@ class CoarsePrompter:
 
     scene: Scene
     coarse: CoarseMap
+    """Flood probability of the whole scene in per cent, at reduced resolution."""
     observed: Observed
+    """Record of the squares of the coarse map in which all pixels of the scene are observed."""
 
     def __call__(self, tile: Tile) -> Prompts:
         """Return the mask prompt of a tile."""
         return self.prompts(tile.window)
 
     def prompts(self, window: Window) -> Prompts:
-        """Return the mask prompt of a window of the scene, without reading the window."""
+        """Return the mask prompt of a window of the scene. The pixels of the window are not read."""
         return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
     def is_observed(self, window: Window) -> bool:
-        """Return True if the coarse pass found that all pixels of a window are observed."""
+        """Return True if all pixels of a window of the scene are observed, by the record of the coarse pass.
+
+        The record is in squares of 16 x 16 coarse pixels. The result is therefore False also if only pixels near the
+        window are unobserved.
+        """
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1
         height, width = int(window.row_end / down) + 2 - top, int(window.col_end / across) + 2 - left
@@ -95,7 +111,7 @@ def joined(given: Prompts, prompter: Prompter) -> Prompter:
     """Return a prompter that adds the user's points and boxes to the mask prompts of another prompter.
 
     Args:
-        given: points and boxes, in pixels of the scene.
-        prompter: the prompter that makes the mask prompts.
+        given: points and boxes of the user, in pixels of the scene.
+        prompter: prompter that returns the mask prompts.
     """
     return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)

@@ -1,4 +1,4 @@
-"""Early stop of a run in which the model fails on every window: the cause is then the model, not the windows."""
+"""Early stop of a run in which the model fails on every window, because the cause then lies in the model."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ class Failure:
     why: str
     """Error message, one line."""
     memory: bool = False
-    """True if memory ran out; then other windows, or the same window later, may succeed."""
+    """True if memory ran out. Other windows, or the same window later, may then succeed."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Make a failure of an exception: the first line of its message, or else the name of its type."""
+        """Make a failure from an exception.
+
+        The error message is the first line of the exception's message. If the exception has no message, it is the name
+        of the exception's type.
+        """
         kind, lines = type(error).__name__, str(error).strip().splitlines()
         memory = isinstance(error, MemoryError) or bool(_MEMORY.search(f"{kind} {error}"))
         return cls(lines[0] if lines else kind, memory)
 
     def same_as(self, other: Failure) -> bool:
-        """Return whether two messages are equal apart from numbers, which are sizes, positions and addresses."""
+        """Return True if two failures have the same error message, apart from numbers (sizes, positions, addresses)."""
         return _NUMBER.sub("#", self.why) == _NUMBER.sub("#", other.why)
 
 
 class Proof:
-    """Record of whether a model works at all, from the first windows of a run that are given to the model."""
+    """Record of whether a model works at all, from the first windows of a run that the model has to predict."""
 
     def __init__(self) -> None:
         self._failures: dict[tuple[object, Window], Failure] = {}
@@ -48,11 +52,11 @@ class Proof:
 
     @property
     def all_failed(self) -> bool:
-        """True if all windows so far failed with the same error; False before the first window."""
+        """True if all windows so far failed with the same error, not for lack of memory; False without windows."""
         return bool(self._failures) and not self._works
 
     def add(self, path: object, window: Window, failure: Failure | None) -> None:
-        """Add the next window that the model predicted or failed on, in the order of the windows.
+        """Add the outcome of the next window that the model had to predict, in the order of the windows.
 
         Args:
             path: the scene of the window.
@@ -84,12 +88,12 @@ class Proof:
 
 
 def model_failure(path: object, where: str, failure: Failure) -> ModelError:
-    """Return the error for a scene that cannot be segmented with a model.
+    """Build the error for a scene that cannot be segmented, because the model fails.
 
     Args:
         path: the scene.
-        where: part of the run in which the model fails, such as "on every window".
-        failure: the model's error.
+        where: part of the run in which the model fails, as text: "on every window" or "in the coarse pass".
+        failure: the error of the model.
     """
     advice = "give it more memory" if failure.memory else "install floodmap and its libraries afresh"
     return ModelError(f"{path}: the model fails {where} ({failure.why}); try another --model or --device, or {advice}")

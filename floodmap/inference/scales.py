@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 COARSE_FACTOR = 4
-"""Factor of the coarse pass for scenes with a longer side of 2048 to 65,536 pixels. It gives enough context in a
-window, and enough resolution for shorelines."""
+"""Factor by which scenes with a longer side of 2048 to 65,536 pixels are shrunk. With a factor of 4, a window shows
+enough context, and the resolution is fine enough for shorelines."""
 COARSE_MIN_SIDE = 512
-"""Least longer side, in pixels, that a factor of 3 or 4 leaves. Scenes of less than 3 times this side are shrunk by 2,
-and scenes of less than 4 times this side by 3, because very small pictures show too little. Scenes with a longer side
-below it have no coarse pass."""
+"""Limit in pixels. A scene with a longer side below 512 pixels has no coarse pass. Scenes below 1536 pixels (3 times
+the limit) are shrunk by 2, and scenes below 2048 pixels (4 times the limit) by 3, because smaller pictures show too
+little."""
 COARSE_SIDE = 16_384
-"""Largest longer side of the shrunk scene, in pixels; larger scenes are shrunk by more than 4, so that memory is
-bounded."""
+"""Largest longer side of the shrunk scene, in pixels. Scenes above 65,536 pixels are therefore shrunk by more than 4,
+so that memory is bounded."""
 
 
 def coarse_factor(side: int) -> int:

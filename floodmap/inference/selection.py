@@ -1,4 +1,4 @@
-"""Plans of windows: by the coarse probability, the model predicts all of a window, parts of it or nothing."""
+"""Plans of windows: the coarse probability decides whether the model predicts a whole window, parts or nothing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from floodmap.models.prompts import Prompts
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """Inputs of the model for a window. Other pixels are not kept, because many plans may wait in a queue."""
+    """Inputs of the model for a window. Pixels that the model does not need are not kept, to save memory."""
 
     window: Window
     reason: NDArray[np.uint8]
-    """Code of the reason why a pixel is unobserved, 0 where it is observed, (height, width)."""
+    """uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels."""
     unread: str = ""
-    """Error message of reading the window or a part of it; empty if all of it was read."""
+    """Error message if the window, or a part of the window, could not be read; otherwise empty."""
     views: tuple[tuple[Tile, Prompts], ...] = ()
-    """Tiles of the whole window, or of parts of it, with their prompts; empty if there is nothing to predict."""
+    """Tiles that the model predicts, each with its prompts: the whole window, or parts of the window. Empty if there is
+    nothing to predict."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the views. None if
-    the window is predicted as a whole."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside these tiles. None: no
+    coarse probability is used as a result."""
 
     @property
     def pixels(self) -> int:
@@ -47,7 +48,10 @@ class Selection:
     """True: every window is predicted as a whole, whatever the coarse probability."""
 
     def plan(self, window: Window) -> WindowPlan:
-        """Read a window and build its prompts; a window with a final coarse probability on all of it is not read."""
+        """Read a window, build the prompts, and choose the tiles that the model predicts.
+
+        If the coarse probability is final for all pixels of the window, the window is not read.
+        """
         coarse = self._final_coarse(window)
         if coarse is not None:
             return WindowPlan(window, _all_observed(window.height, window.width), coarse=coarse)
@@ -64,9 +68,9 @@ class Selection:
         return WindowPlan(window, tile.reason, unread, tuple((one, self.prompter(one)) for one in tiles), prompts.mask)
 
     def _final_coarse(self, window: Window) -> NDArray[np.float32] | None:
-        """Return the coarse probability if it is final on all of a window, else None.
+        """Return the coarse probability of a window, float32 (h, w), if it is final for all pixels; else None.
 
-        It is final if it is confident everywhere and all pixels are observed.
+        The coarse probability is final if it is confident everywhere, and if all pixels of the window are observed.
         """
         if self.exhaustive or not isinstance(self.prompter, CoarsePrompter) or not self.prompter.is_observed(window):
             return None
@@ -74,7 +78,7 @@ class Selection:
         return prompts.mask if uncertain_parts(prompts, (window.height, window.width)) == [] else None
 
     def _read(self, window: Window) -> tuple[Tile, str]:
-        """Read a tile; return the tile and the error message of reading it, which is empty if nothing failed."""
+        """Read the tile of a window; return the tile, and the error message, which is empty if nothing failed."""
         try:
             tile = self.scene.read(window)
             return tile, tile.failure
@@ -83,5 +87,8 @@ class Selection:
 
 
 def _all_observed(height: int, width: int) -> NDArray[np.uint8]:
-    """Return zeros, uint8 (height, width), as a read-only view that takes no memory: every pixel is observed."""
+    """Return the reasons of a window in which every pixel is observed: zeros, uint8 (height, width).
+
+    The array is read-only and takes the memory of one pixel.
+    """
     return np.broadcast_to(np.uint8(0), (height, width))

@@ -1,4 +1,4 @@
-"""Warning for scenes that are out of distribution: unlike all pictures that a model was trained on."""
+"""Warning for a scene that is out of distribution: it differs from all pictures on which the model was trained."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from floodmap.models.protocol import Segmenter
 SIDE, PLACES = 512, 4
 """Side in pixels of the sample windows, and the largest number of sample windows along a side of the scene."""
 OBSERVED = 0.5
-"""Least observed share of a sample window, 0 to 1; sample windows below it are not used."""
+"""Least share of observed pixels in a sample window, 0 to 1. Sample windows with a smaller share are not used."""
 
 
 def ood_warnings(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
     """Return a warning line if a scene's colours and textures are out of distribution, otherwise an empty tuple.
 
-    The encoder runs only on sample windows spread over the scene. On a large scene this is less than a hundredth of the
-    work.
+    The encoder of the model is run only on at most 16 sample windows, spread over the scene. On a large scene the
+    computation is less than a hundredth of the segmentation.
     """
     count = max(1, min(PLACES, -(-max(scene.height, scene.width) // SIDE)))
     tiles = [tile for tile in scene.samples(count, SIDE) if tile.valid.mean() >= OBSERVED]

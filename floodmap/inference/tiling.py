@@ -1,4 +1,4 @@
-"""Tiling of a scene into overlapping windows, and their blend weights. This module uses neither I/O nor torch."""
+"""Overlapping windows that cover a scene, and the blend weights of the windows. No I/O and no torch are used."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from floodmap.options import OVERLAP, TILE_SIZE
 class Grid:
     """Overlapping windows that cover a scene, row by row.
 
-    All windows of a grid have one shape. They are spread evenly: the last row and the last column do not reach beyond
-    the scene, and they overlap their neighbours no more than other rows and columns do. Windows are no larger than
-    needed to cover the scene in their number of rows and columns, so that few pixels are computed twice.
+    All windows of a grid have one shape, and are spread evenly over the scene. The windows of the last row and column
+    end at the border of the scene, and overlap their neighbours about as much as other windows do. For the number of
+    rows and columns of windows, the windows are as small as possible, so that few pixels are computed twice.
 
-    All windows but those of the last row and column begin at a multiple of the model's stride, if the overlap allows
-    it. The cells of the model's features then cover the same pixels in every window.
+    If the overlap allows, all windows begin at a multiple of the model's stride, except for the windows of the last row
+    and column. The cells of the model's features then cover the same pixels in every window.
     """
 
     height: int
-    """Scene rows, in pixels."""
+    """Height of the scene, in pixels."""
     width: int
-    """Scene columns, in pixels."""
+    """Width of the scene, in pixels."""
     tile_size: int = TILE_SIZE
     """Longest side of a window, in pixels."""
     overlap: int = OVERLAP
     """Least overlap of neighbouring windows, in pixels."""
     multiple: int = 32
-    """Window sides are rounded up to a multiple of this number of pixels, the model's coarsest stride, unless the scene
-    is smaller."""
+    """The model's coarsest stride, in pixels. Window sides are multiples of the stride, unless the scene is smaller."""
     step: int = 0
-    """If not 0, window sides are multiples of this number of pixels too: scenes of many sizes then have windows of few
+    """If not 0, window sides are also multiples of `step` pixels. Scenes of many sizes then have windows of few
     sizes."""
 
     def __post_init__(self) -> None:
@@ -51,21 +50,21 @@ class Grid:
 
     @property
     def row_offsets(self) -> tuple[int, ...]:
-        """First scene row of each row of windows."""
+        """First scene row of each row of windows, in pixels from the top of the scene."""
         return self._offsets(self.height)
 
     @property
     def col_offsets(self) -> tuple[int, ...]:
-        """First scene column of each column of windows."""
+        """First scene column of each column of windows, in pixels from the left of the scene."""
         return self._offsets(self.width)
 
     @property
     def shape_hw(self) -> tuple[int, int]:
-        """Rows and columns of every window, in pixels."""
+        """Height and width of every window, in pixels."""
         return self._side(self.height), self._side(self.width)
 
     def row(self, index: int) -> tuple[Window, ...]:
-        """Return the windows of one row, from left to right."""
+        """Return the windows of one row of windows, from left to right."""
         top, (height, width) = self.row_offsets[index], self.shape_hw
         return tuple(Window(top, left, height, width) for left in self.col_offsets)
 
@@ -77,22 +76,25 @@ class Grid:
             yield from self.row(index)
 
     def strip(self, index: int) -> tuple[int, int]:
-        """Return the scene rows (first, end) that are finished once the windows down to row `index` are done."""
+        """Return the first scene row of a strip, and the first scene row below the strip.
+
+        The strip with this index is finished once the windows down to the row of windows with the same index are done.
+        """
         tops = self.row_offsets
         end = tops[index + 1] if index + 1 < len(tops) else self.height
         return tops[index], end
 
     def row_weights(self) -> NDArray[np.float32]:
-        """Return the blend weights down the windows, float32 (rows of windows, window height).
+        """Return the blend weights along the vertical axis, float32 (rows of windows, window height).
 
-        In each scene row, the weights of all windows sum to 1.
+        Over all windows that overlap a scene row, the weights of this row sum to 1.
         """
         return self._weights(self.height)
 
     def col_weights(self) -> NDArray[np.float32]:
-        """Return the blend weights across the windows, float32 (columns of windows, window width).
+        """Return the blend weights along the horizontal axis, float32 (columns of windows, window width).
 
-        In each scene column, the weights of all windows sum to 1.
+        Over all windows that overlap a scene column, the weights of this column sum to 1.
         """
         return self._weights(self.width)
 

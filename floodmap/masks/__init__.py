@@ -1,1 +1,1 @@
-"""Reading of flood masks, rasters or polygons from any software, on any pixel grid."""
+"""Reading of flood masks (rasters or polygons, written by any software) on any pixel grid."""

@@ -1,4 +1,4 @@
-"""Alignment of a raster with a target grid: equal pixels are used unchanged, other rasters are warped to the grid.
+"""Alignment of a raster with a target grid. A raster with other pixels than the grid is warped to the grid.
 
 Warping also works across the antimeridian.
 """
@@ -29,13 +29,15 @@ from floodmap.geo.window import Window
 Absent = Callable[[Window], NDArray[np.bool_] | None]
 """Function from a window to bool (height, width), True for pixels that are missing in a raster.
 
-Pixels are missing in blocks that were never written, and in members of a mosaic that cannot be read. The function
-returns None if no pixel of the window is missing.
+Pixels are missing in blocks of a file that were never written, and in members of a VRT mosaic that cannot be read. The
+function returns None if no pixel of the window is missing.
 """
 
 
 def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) -> bool:
-    """Return whether a raster and a target grid have exactly the same pixels.
+    """Return whether a raster and a target grid have the same pixels, so that the raster needs no warping.
+
+    If the raster or the grid has no georeference, the pixels are the same if the numbers of rows and columns are equal.
 
     Args:
         dataset: the raster.
@@ -68,15 +70,16 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
 def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stack: ExitStack) -> list[WarpedVRT]:
     """Warp a raster to a grid by nearest neighbour.
 
-    The result has one dataset for each shift by whole periods of x (see `turns`) with which the raster meets the grid.
-    The last band of each dataset is alpha.
-
     Args:
         dataset: the raster.
         own: grid of the raster.
         grid: the target grid.
         path: path of the raster, for messages.
         stack: closes the returned datasets.
+
+    Returns:
+        One dataset for each shift along x with which the raster overlaps the grid (see `turns.raster_shifts`), usually
+        a single dataset. The last band of each dataset is alpha.
 
     Raises:
         EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.
@@ -110,12 +113,16 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
 
 
 def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
-    """Return the missing pixels of a raster as a function of windows of another grid.
+    """Convert a function of windows of a raster to a function of windows of another grid (see `Absent`).
 
     Args:
-        absent: missing pixels as a function of windows of the raster.
+        absent: function from a window of the raster to the missing pixels of the window.
         own: grid of the raster.
         grid: the other grid.
+
+    Returns:
+        Function from a window of the other grid to the missing pixels of the window. A pixel is missing if the centre
+        of the pixel is in a missing pixel of the raster.
     """
     to_own = None
     if own.crs is not None and grid.crs is not None and own.crs != grid.crs:
@@ -161,7 +168,7 @@ def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
 
 
 def _same_pixels(a: GeoGrid, b: GeoGrid) -> bool:
-    """Return whether two grids of the same size agree to 1/100 of a pixel at every corner."""
+    """Return whether each corner of grid `a` is less than 1/100 of a pixel from the same corner of grid `b`."""
     across = ~b.transform @ a.transform
     corners = ((0, 0), (a.width, 0), (0, a.height), (a.width, a.height))
     return all(abs(got - want) < 0.01 for corner in corners for got, want in zip(across @ corner, corner, strict=True))

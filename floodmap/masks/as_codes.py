@@ -32,10 +32,13 @@ Strips = Iterator[tuple[int, Codes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedRaster:
-    """Open raster that is read as codes; see `floodmap.strips.codes`."""
+    """Open mask or probability raster that is read as codes (one uint8 per pixel)."""
 
     strips: Callable[[], Strips]
-    """Function that reads the raster from top to bottom, and yields (first row, codes uint8 (rows, width))."""
+    """Function that reads the raster in strips from top to bottom.
+
+    The function yields the number of the first row, and codes, uint8 (rows, width), of each strip.
+    """
     threshold: int
     """Smallest code that is flood, in per cent; codes above 100 are not flood."""
     is_probability: bool
@@ -52,7 +55,21 @@ class CodedRaster:
 def open_codes(
     path: Path, *, flood_value: float | str | None = None, threshold: float | None = None, ignore_values: Ignore = None
 ) -> Iterator[CodedRaster]:
-    """Open a mask or probability raster, and close the raster at the end; for arguments and errors see `vectorize`."""
+    """Context manager: open a mask or probability raster for reading as codes, and close the raster at the end.
+
+    Args:
+        path: raster of one band.
+        flood_value: values of flooded pixels in a mask, in the format of `FloodRule.parse`. None: the flood value is
+            inferred by `meanings.settle`.
+        threshold: smallest probability of flooded pixels, 0.01 to 1. None: the raster is a mask, unless the metadata of
+            the raster declare per cent.
+        ignore_values: values of unobserved pixels, in the format of `FloodRule.parse`.
+
+    Raises:
+        EvaluationError: an argument has another format, the file cannot be read as a raster of one band, or the values
+            do not show which value is flood.
+        SceneError: the raster is placed by control points alone, or values are not probabilities.
+    """
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
     with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
         # RasterMask handles rasters without georeference.
@@ -94,21 +111,27 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
 
 
 def _windows(height: int, width: int) -> Iterator[Window]:
-    """Yield windows of full rows. The number of rows is a multiple of 512, the block size of a COG."""
+    """Yield windows of full rows from the top.
+
+    The number of rows is a multiple of 512, the block size of a COG, except in the last window.
+    """
     rows = max(1, STRIP_PIXELS // width // 512) * 512
     for row in range(0, height, rows):
         yield Window(row, 0, min(rows, height - row), width)
 
 
 def _codes(classes: Codes, percent: NDArray[np.float32], limit: int) -> Codes:
-    """Return codes, uint8 (height, width), in which exactly the flooded pixels have a code from `limit` to 100.
+    """Round probabilities to codes, so that exactly the flooded pixels have a code from `limit` to 100.
 
-    Rounding to whole per cent alone could move a pixel across the limit.
+    Rounding to whole per cent alone could move a pixel across the threshold.
 
     Args:
         classes: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
         percent: float32 (height, width), probability in per cent; NaN if unobserved.
         limit: threshold in per cent.
+
+    Returns:
+        Codes, uint8 (height, width).
     """
     rounded = np.nan_to_num(percent).round()
     codes = np.where(classes == FLOOD, np.maximum(rounded, limit), np.minimum(rounded, limit - 1))

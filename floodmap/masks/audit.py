@@ -66,18 +66,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Result of an audit."""
+    """Result of an audit: the problems, and the pictures that can be used for training."""
 
     findings: tuple[Finding, ...]
     """Problems found; problems that exclude a picture come first."""
     usable: tuple[Labelled, ...]
-    """Pictures that can be used for training."""
+    """Pictures without a problem that excludes the picture from training."""
     rule: FloodRule
     """Definition of flood: values of raster masks, or an attribute of polygon masks."""
     groups: NDArray[np.int64]
-    """int64 (number of usable pictures,): group number of each picture.
+    """int64 (n,): group number of each of the n usable pictures.
 
-    Near-duplicates have the same number. Training and validation must not both contain pictures of the same group.
+    Near-duplicates have the same group number. Training and validation must not share pictures of one group.
     """
 
     @property
@@ -91,7 +91,7 @@ class Audit:
 
 
 def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Ignore = None) -> Audit:
-    """Check every picture and mask of a folder.
+    """Check every picture and mask of a folder, and return the problems and the usable pictures.
 
     Args:
         labels: pictures and masks of the folder, from `find_labels`.
@@ -144,9 +144,9 @@ def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], f
 
 
 def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
-    """Infer the rule from all masks together, or else take the rule that is inferred from most single masks.
+    """Infer the rule from all masks together, or, after a failure, from each mask: the most frequent rule is returned.
 
-    A single mask with unknown values therefore does not prevent the inference.
+    One mask with unknown values therefore does not prevent the inference.
 
     Raises:
         EvaluationError: no rule can be inferred from any mask.
@@ -238,7 +238,7 @@ def _raster_problem(
 def picture_hash(path: Path) -> NDArray[np.bool_]:
     """Compute the perceptual hash of a picture, bool (63,), as in Zauner 2010, section 3.2.1.
 
-    A bit is True if a cosine coefficient of low frequency is above the median of these coefficients.
+    Each bit belongs to one cosine coefficient of low frequency: True if above the median of the 63 coefficients.
     """
     with Scene.open(path) as scene:
         return _hash_of(scene.preview(PREVIEW_SIDE))
@@ -252,10 +252,16 @@ def _hash_of(preview: Tile) -> NDArray[np.bool_]:
 
 
 def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """Return the group number of each picture, int64 (n,), from the perceptual hashes, bool (63,) each.
+    """Divide pictures into groups of near-duplicates.
 
     Groups are the connected components of a graph. An edge of the graph joins two pictures with hashes that differ in
     at most `ALIKE_BITS` bits.
+
+    Args:
+        hashes: perceptual hash of each of n pictures, bool (63,), from `picture_hash`.
+
+    Returns:
+        int64 (n,), group number of each picture.
     """
     if not hashes:
         return np.empty(0, np.int64)

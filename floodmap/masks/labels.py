@@ -39,9 +39,9 @@ class Labelled:
     """Picture or scene with the mask of the picture."""
 
     name: str
-    """Name of the picture file, after the name of the split's folder if there is a split, as in `train/x`.
+    """Name of the picture file, with the name of the folder of the split in front if there is one, as in `train/x`.
 
-    The suffix of the file is left out, unless another picture has the same name without suffix.
+    The suffix of the file is left out, unless another picture of the folder has the same name without suffix.
     """
     image: Path
     """Raster of several bands."""
@@ -62,21 +62,22 @@ class Labels:
 
     folder: Path
     labelled: tuple[Labelled, ...]
-    """Pictures, sorted by name, with or without a mask."""
+    """Pictures, with or without a mask, sorted by name."""
     strays: tuple[Path, ...] = ()
-    """Masks without a picture."""
+    """Files of masks without a picture."""
 
 
 def find_labels(folder: Path) -> Labels:
-    """Find the pictures and masks of a folder.
+    """Find the pictures and masks of a folder, by the names of the files. No file except `splits.csv` is opened.
 
-    Two layouts are read. In the first layout, `images/` and `masks/` (or `Image/`, `Mask/`, `labels/` ...) hold files
-    of the same name. In the second layout, scenes and references are in the same folder: `x.tif` with
-    `x_reference.tif`, `x_mask.png` or `x.gpkg`. Folders `train`, `val` and `test` may each contain such a layout.
-    A file `splits.csv` with the columns `name` and `split` assigns pictures to splits.
+    A folder may have one of two layouts. In the first layout, `images/` and `masks/` (or `Image/`, `Mask/`, `labels/`
+    ...) contain files of the same name. In the second layout, scenes and references are in the same folder: `x.tif`
+    with `x_reference.tif`, `x_mask.png` or `x.gpkg`. The folder may also contain folders `train`, `val` and `test`,
+    each with one of the two layouts. A file `splits.csv` with the columns `name` and `split` assigns pictures to
+    splits.
 
     Raises:
-        LabelError: the folder is missing, or contains no picture in any of these layouts, or `splits.csv` is invalid.
+        LabelError: the folder is missing, no layout with a picture is found, or `splits.csv` is invalid.
     """
     if not folder.is_dir():
         raise LabelError(f"{folder} is not a folder; give one with images/ and masks/, or scenes and references")
@@ -99,15 +100,15 @@ def find_labels(folder: Path) -> Labels:
 
 
 def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, GeoGrid]:
-    """Read the mask of a picture on the pixels of the picture.
+    """Read the mask of a picture: one class for each pixel of the picture.
 
     Args:
         one: a picture with a mask.
         scene: the picture, opened.
-        rule: definition of flood. Raster masks use the values of the rule, polygon masks the attribute.
+        rule: definition of flood. The values of the rule are used for a raster mask, the attribute for a polygon mask.
 
     Returns:
-        Classes, uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid of the pixels.
+        Classes, uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid of the classes.
 
     Raises:
         EvaluationError: the mask does not fit the picture.
@@ -135,13 +136,17 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _folder_named(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the subfolder with the earliest of `names`, in upper or lower case; None if there is no such subfolder."""
+    """Return the subfolder with the earliest name in `names`, in upper or lower case; None without such a subfolder."""
     fitting = [path for path in _folders(folder) if path.name.lower() in names]
     return min(fitting, key=lambda path: names.index(path.name.lower()), default=None)
 
 
 def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
-    """Return the pictures of a folder, each with the mask if there is a mask, and the masks without a picture."""
+    """Find the pictures and masks of a folder with one of the two layouts of `find_labels`.
+
+    Returns:
+        The pictures, with or without a mask, and the files of masks without a picture.
+    """
     images, masks = _folder_named(folder, IMAGE_FOLDERS), _folder_named(folder, MASK_FOLDERS)
     if images and masks:
         pictures, candidates = _files(images, PICTURES), _files(masks, RASTERS + VECTORS)
@@ -167,7 +172,10 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
 
 
 def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
-    """Yield the pictures with the splits that the file `path` (`splits.csv`) assigns."""
+    """Yield copies of the pictures, each with the split from `splits.csv`; `path` is the path of `splits.csv`.
+
+    Pictures that are not in `splits.csv` get the split None.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = {row["name"].strip(): row["split"].strip().lower() for row in csv.DictReader(file)}

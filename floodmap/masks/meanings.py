@@ -1,4 +1,4 @@
-"""Inference of the flood value, for masks without metadata about the meaning of their values.
+"""Inference of the flood value (the value of flooded pixels) of masks, if the user gives no flood value.
 
 The flood value is inferred from the values of all masks of one side: all predictions, or all references.
 """
@@ -19,20 +19,24 @@ from floodmap.strips.codes import UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
-    """Complete a rule that does not define flood, with a flood value or a threshold inferred from the rasters.
+    """Return a rule with a flood value or a threshold. If the rule of the user has neither, infer one from the rasters.
 
-    - Masks with the values 0 and 1: 1 is flood. Masks with the values 0 and 255: 255 is flood.
-    - Masks with the values 0, 1 and 255: 1 is flood and 255 unobserved, as in the masks that floodmap writes.
-    - Rasters with metadata that declares per cent, as in the probabilities of floodmap: the threshold is 0.5.
-    - Rule with a threshold: the largest values of all rasters show whether floats are per cent.
+    - If the values of the masks are 0 and 1, 1 is flood. If the values are 0 and 255, 255 is flood.
+    - If the values are 0, 1 and 255, 1 is flood and 255 is unobserved, as in the masks that floodmap writes.
+    - If the metadata of all rasters declare per cent, as in the probability rasters of floodmap, the threshold is 0.5.
+    - If the rule of the user has a threshold, `in_percent` is inferred for float rasters without metadata: True if at
+      least one of several rasters contains values in per cent.
 
     The values of all masks of one side are combined, because a mask that is all dry or all flood does not show the
-    flood value. Values that the rule hides (`FloodRule.hides`) are left out.
+    flood value. Values of unobserved pixels (see `FloodRule.hides`) are left out.
 
     Args:
         rule: the rule from the options of the user.
         paths: rasters of one side (predictions or references). Rasters that cannot be read are skipped.
         option: name of the option that defines flood, for the error message.
+
+    Returns:
+        The rule with flood values or a threshold; unchanged if the rule has flood values or an attribute.
 
     Raises:
         EvaluationError: the values do not show which value is flood.
@@ -74,9 +78,9 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
 
 
 def visible_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
-    """Return the values of a mask without the values that the rule hides.
+    """Return the distinct values of a mask, without the values of unobserved pixels (see `FloodRule.hides`).
 
-    255 is kept unless the rule ignores 255, because 255 may be the flood value.
+    255 is kept, because 255 may be the flood value, unless 255 is among the ignored values of the rule.
     """
     values = mask.values()
     visible = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}

@@ -25,7 +25,7 @@ _ROLES: dict[Side, tuple[str, ...]] = {
 }
 """Endings of the file names (without suffix) of each side, in order of preference.
 
-The name of a scene may have one of these endings, too.
+The name of a scene may have one of these endings, too, such as a scene `river_mask`.
 """
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
@@ -70,15 +70,19 @@ def pair_files(
     """Pair two files, or pair the files of two folders by name.
 
     Predictions named `x_mask.tif`, `x.tif`, `x.gpkg` ... are paired with references named `x_reference.tif`,
-    `x_mask.png`, `x.tif`, `x.gpkg` ... Of several files of a scene, the file with the earliest ending in `_ROLES` is
-    used; among equal endings, a raster is preferred to polygons. One folder may contain predictions, references and
-    imagery.
+    `x_mask.png`, `x.tif`, `x.gpkg` ... Of several predictions (or references) of a scene, the file with the earliest
+    ending in `_ROLES` is used; among equal endings, a raster is preferred to polygons. One folder may contain
+    predictions, references and imagery.
 
     Args:
         prediction: a file, or a folder of files.
         reference: a file, or a folder of files.
-        is_imagery: function that returns True if a raster without an ending (`x.tif`) is a picture and no mask.
+        is_imagery: function from the path of a raster without an ending (`x.tif`) to True if the raster is a picture
+            and no mask.
         probabilities: True: `x_probability.tif` is preferred to `x_mask.tif` as the prediction.
+
+    Returns:
+        The pairs, and the files without a counterpart.
 
     Raises:
         EvaluationError: a file or folder is missing, or no prediction has a reference.
@@ -102,9 +106,16 @@ def pair_files(
 
 
 def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
-    """Return one file per name of a scene. Of several files of a scene, the file with the lowest `_rank` is used.
+    """Return one file of a side (prediction or reference) for each name of a scene.
 
-    Among files of equal rank, rasters are preferred to polygons.
+    Of several files of a scene, the file with the lowest `_rank` is used. Among files of equal rank, rasters are
+    preferred to polygons.
+
+    Args:
+        path: a file, or a folder of files.
+        side: the side.
+        is_imagery: argument of `pair_files`.
+        probabilities: argument of `pair_files`.
     """
     best: dict[str, tuple[tuple[int, int, str], Path]] = {}
     for file in [path] if is_one_file(path) else sorted(path.iterdir()):
@@ -134,7 +145,10 @@ def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
 
 
 def _matching_end(file: Path, ends: Iterable[str]) -> str | None:
-    """Return the longest of `ends` with which the name of a file (without suffix) ends, except the whole name."""
+    """Return the longest text in `ends` with which the name of a file (without suffix) ends; None without a match.
+
+    A text that is equal to the whole name does not match.
+    """
     stem = file.stem
     fitting = [end for end in ends if stem.lower().endswith(end) and len(stem) > len(end)]
     return max(fitting, key=len, default=None)
@@ -149,7 +163,7 @@ def _scene(file: Path, side: Side, probabilities: bool) -> str | None:
 
 
 def _rank(file: Path, side: Side, probabilities: bool) -> int:
-    """Return the position of the ending of a file name in the order of preference, counted from 0."""
+    """Return the position of the ending of a file name in `_roles`, counted from 0; a low position is preferred."""
     roles = _roles(side, probabilities)
     return roles.index(_matching_end(file, roles) or "")
 

@@ -1,4 +1,7 @@
-"""Raster masks and probability rasters, read window by window as flooded, dry and unobserved pixels of any grid."""
+"""Raster masks and probability rasters, read window by window as flooded, dry and unobserved pixels of any grid.
+
+In this module, the rule (`FloodRule`) is the definition of flooded and unobserved pixels.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ class RasterMask:
         return dtype
 
     def values(self) -> set[float]:
-        """Return the distinct values of the valid pixels; incomplete if the raster has too many values for a mask."""
+        """Return the distinct values of the valid pixels; incomplete if there are more than 16 distinct values."""
         found: set[float] = set()
         for window in self.grid.blocks(2048):
             band, valid = self._read_own(window)
@@ -105,10 +108,14 @@ class RasterMask:
         return found
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """Return a function that reads the classes of a window of a grid (see `rules.Reader`).
+        """Return a function that reads the classes of a window of a target grid (see `rules.Reader`).
 
-        Pixels are used unchanged if the raster and the grid have the same pixels. Otherwise the raster is warped to the
-        grid by nearest neighbour.
+        If the pixels of the raster are not the pixels of the grid, the raster is warped to the grid by nearest
+        neighbour.
+
+        Args:
+            grid: the target grid.
+            rule: the rule, complete (see `meanings.settle`).
 
         Raises:
             MissingCRSError: the raster or the grid has no CRS, and the pixels differ.
@@ -143,7 +150,12 @@ class RasterMask:
         return read
 
     def percent(self, window: Window, rule: FloodRule) -> NDArray[np.float32]:
-        """Read probabilities of a window of the raster's grid: per cent, float32 (height, width), NaN if unobserved."""
+        """Read probabilities in per cent: float32 (height, width), 0 to 100, NaN if unobserved.
+
+        Args:
+            window: the window, on the grid of the raster.
+            rule: the rule, with a threshold.
+        """
         band, valid = self._read_own(window)
         valid &= ~rule.hides(band)
         self._check_probabilities(band[valid], self.scale(rule))
@@ -216,14 +228,14 @@ class RasterMask:
         self._open.close()
 
     def _read_own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read a window of the raster's grid: values, and bool, True for valid pixels; both (height, width)."""
+        """Read a window of the raster's grid: values of the pixels, and bool, True if valid; both (height, width)."""
         band, valid = self._read(self._dataset, self._alpha, window)
         if self._absent is not None and (missing := self._absent(window)) is not None:
             valid &= ~missing
         return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read a window of a dataset: values, and bool, True for valid pixels; both (height, width).
+        """Read a window of a dataset: values of the pixels, and bool, True if valid; both (height, width).
 
         Args:
             source: the raster, or the raster warped to another grid.
@@ -279,7 +291,7 @@ class RasterMask:
 
 
 def _absent(gaps: Gaps) -> Absent:
-    """Return gaps as a function from a window to the missing pixels; see `alignment.Absent`."""
+    """Return a function from a window of a raster to the missing pixels (see `alignment.Absent`)."""
 
     def absent(window: Window) -> NDArray[np.bool_] | None:
         rect = Rect(window.col_off, window.row_off, window.width, window.height)

@@ -20,7 +20,7 @@ Reader = Callable[[Window], Codes]
 
 
 Ignore = float | str | Iterable[float | str] | None
-"""Values of unobserved pixels in the format of the user; see `FloodRule.parse`."""
+"""Values of unobserved pixels as the user gives the values, such as -1 or "0,9"; parsed by `FloodRule.parse`."""
 
 ROUNDING = 1e-3
 """Rounding error that is allowed in float probabilities below 0 and above 1."""
@@ -32,9 +32,9 @@ _NO_CLASS = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodRule:
-    """Definition of flooded and unobserved pixels on one side of a comparison (predictions or references).
+    """Definition of flooded and unobserved pixels in the masks of one side (all predictions, or all references).
 
-    All other pixels are dry.
+    Pixels that are neither flooded nor unobserved are dry.
     """
 
     values: tuple[float, ...] = ()
@@ -42,7 +42,7 @@ class FloodRule:
     threshold: float | None = None
     """Smallest probability of flooded pixels, 0 to 1, in rasters of probabilities; None: the rasters are masks."""
     in_percent: bool = False
-    """True if float probabilities without metadata are per cent, because other rasters of the same side show this."""
+    """True if float rasters without metadata are in per cent, because a raster of the same side has larger values."""
     attribute: str = ""
     """Name of the attribute that selects flood polygons; empty: every polygon is flood."""
     matches: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class FloodRule:
     ignored: tuple[float, ...] = ()
     """Values of unobserved pixels."""
     careful: bool = True
-    """True if common fill values are unobserved, too, unless a fill value is a flood value; see `hides`."""
+    """True if pixels with a common fill value (see `hides`) are unobserved, too, unless the fill value is flood."""
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):
@@ -92,7 +92,7 @@ class FloodRule:
         return cls(values=values, ignored=ignored, careful=careful)
 
     def hides(self, band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return bool (height, width), True for pixels that are unobserved because of their value.
+        """Return which pixels of a raster are unobserved because of the value of the pixel.
 
         Values in `ignored` are unobserved. If the rule is `careful`, fill values that are not flood are unobserved,
         too. Fill values are values below 0, the largest value of an integer dtype (255 in uint8), values such as 9999,
@@ -100,7 +100,10 @@ class FloodRule:
         files do not declare the fill value.
 
         Args:
-            band: values of the pixels, (height, width), any real dtype.
+            band: values of the pixels, any shape and any real dtype.
+
+        Returns:
+            bool, shape of `band`, True for unobserved pixels.
         """
         hidden = among(band, self.ignored)
         if self.careful:
@@ -117,7 +120,7 @@ class FloodRule:
 
 
 def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Return the fill values of a dtype, besides values below 0."""
+    """Return the common fill values in rasters of a dtype, besides values below 0."""
     if dtype.kind not in "iu":
         return _FILLS if dtype.kind == "f" else ()
     largest = int(np.iinfo(dtype).max)
@@ -125,9 +128,16 @@ def _fills(dtype: np.dtype[Any]) -> tuple[int, ...]:
 
 
 def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
-    """Return bool, of the shape of `band`, True for pixels that have one of `values`.
+    """Return which pixels of a raster have one of the given values.
 
     Values are compared in the dtype of the raster, so that 0.1 is found in float32.
+
+    Args:
+        band: values of the pixels, any shape and any real dtype.
+        values: the values to find.
+
+    Returns:
+        bool, shape of `band`, True for pixels that have one of the values.
     """
     found = np.zeros(band.shape, bool)
     for value in values:
@@ -140,7 +150,11 @@ def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
 
 
 def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
-    """Parse the values of unobserved pixels; also return whether common fill values are unobserved (`careful`)."""
+    """Parse the values of unobserved pixels from the user.
+
+    Returns:
+        `ignored` and `careful` of `FloodRule`.
+    """
     parts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     words = [word.strip().lower() for part in parts if part is not None for word in str(part).split(",")]
     try:

@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 SWAPPED_IOU = 0.25
 """Limit of IoU for swapped masks.
 
-The IoU of each prediction with the mask of the same picture is below this limit. The IoU of each prediction with the
-mask of the other picture is above twice this limit.
+If two masks are swapped, the IoU of each prediction with the mask of the same picture is below this limit. The IoU of
+each prediction with the mask of the other picture is above twice this limit.
 """
 SIDE = 64
 """Number of rows and of columns to which masks are downsampled for the comparison.
@@ -36,7 +36,15 @@ If a model is wrong on more pictures, the predictions show nothing about the mas
 
 
 def shrunk(codes: Codes, shape_hw: tuple[int, int]) -> Codes:
-    """Downsample codes, uint8 (height, width), to `shape_hw` by nearest neighbour at the centre of each new pixel."""
+    """Downsample a mask by nearest neighbour, at the centre of each new pixel.
+
+    Args:
+        codes: uint8 (height, width), classes of the pixels.
+        shape_hw: number of rows and number of columns of the result.
+
+    Returns:
+        uint8 array of the shape `shape_hw`.
+    """
     rows, cols = ((np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(shape_hw, codes.shape, strict=True))
     return codes[np.ix_(rows, cols)]
 
@@ -46,9 +54,9 @@ def swapped_masks(
 ) -> Iterator[Finding]:
     """Find pairs of pictures of the same size with swapped masks, and yield one finding per pair.
 
-    Only pictures with an IoU below `SWAPPED_IOU` are compared. Pictures of different sizes are not compared, because
-    the audit would have found swapped masks of different sizes. All pictures are compared at the same time, at `SIDE` x
-    `SIDE` pixels, by matrix products.
+    A picture is compared only if the IoU of the prediction with the mask of the same picture is below `SWAPPED_IOU`.
+    Pictures of different sizes are not compared, because the audit would have found a mask of the wrong size. All
+    pictures of one size are compared at the same time by matrix products, at `SIDE` x `SIDE` pixels.
 
     Args:
         names: names of the pictures.
@@ -74,20 +82,28 @@ def swapped_masks(
 
 
 def _as_rows(predicted: Codes, mask: Codes) -> tuple[Bools, Bools, Bools]:
-    """Return predicted flood, labelled flood, and labelled pixels of one picture, each bool (SIDE * SIDE,)."""
+    """Downsample the prediction and the mask of one picture to `SIDE` x `SIDE` pixels, as three rows of booleans.
+
+    Returns:
+        Three arrays, each bool (SIDE * SIDE,): pixels of predicted flood, pixels with the label flood, and pixels with
+        a label (flood or dry).
+    """
     predicted_wet, labelled_wet = (shrunk(codes, (SIDE, SIDE)).ravel() for codes in (predicted, mask))
     return predicted_wet == FLOOD, labelled_wet == FLOOD, labelled_wet != UNOBSERVED
 
 
 def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> list[tuple[int, int]]:
-    """Return pairs (i, j) of rows, i < j, in which each row is the best match of the other row.
+    """Find pairs of pictures in which each picture is the best match of the other picture.
 
-    The match is the lower IoU of two: prediction i with mask j, and prediction j with mask i.
+    The match of two pictures i and j is the lower of two IoU: prediction i with mask j, and prediction j with mask i.
 
     Args:
         predicted_wet: bool (n, SIDE * SIDE), predicted flood of each picture.
         labelled_wet: bool (n, SIDE * SIDE), labelled flood of each picture.
         scored: bool (n, SIDE * SIDE), True for pixels with a label.
+
+    Returns:
+        Numbers (i, j) of the pictures of each pair, i < j. The match of each pair is above `2 * SWAPPED_IOU`.
     """
     p, m, s = (rows.astype(np.float32) for rows in (predicted_wet, labelled_wet, scored))
     hit = p @ m.T
@@ -100,6 +116,6 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
 
 
 def _iou(hit: NDArray[Any], union: NDArray[Any]) -> Floats:
-    """Compute intersection over union from pixel counts; 1 if the union is empty."""
+    """Compute intersection over union from numbers of pixels, of any shape; 1 if the union is empty."""
     ones = np.ones(union.shape, np.float32)
     return np.asarray(np.divide(hit.astype(np.float32), union.astype(np.float32), out=ones, where=union > 0))

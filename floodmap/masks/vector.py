@@ -36,8 +36,11 @@ _MOST_PIXELS = 4_000_000_000
 class PolygonMask:
     """Polygon file as a mask: flood inside polygons, dry outside, unobserved inside polygons of a second layer or file.
 
-    The names are those of floodmap's results: layers `flood` and `unobserved` of a GeoPackage, or files `x_flood` and
-    `x_unobserved`.
+    The second layer is the layer `unobserved` beside the layer `flood` of a GeoPackage. The second file is
+    `x_unobserved` beside `x_flood`. floodmap writes files with these names.
+
+    Args:
+        path: the polygon file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,13 +51,24 @@ class PolygonMask:
         self.crs = own if is_placed(own) else None
 
     def geometries(self, crs: Any) -> NDArray[np.object_]:
-        """Return all polygons, object (n,), including unobserved areas, in the CRS `crs` (None: CRS of the file)."""
+        """Return all polygons of the mask, of flood and of unobserved areas.
+
+        Args:
+            crs: target CRS. None: the CRS of the file.
+
+        Returns:
+            Shapely polygons, object (n,).
+        """
         return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
-        """Return a function that reads the classes of a window of a grid (see `rules.Reader`).
+        """Return a function that reads the classes of a window of a target grid (see `rules.Reader`).
 
         A pixel belongs to a polygon if the polygon contains the centre of the pixel.
+
+        Args:
+            grid: the target grid.
+            rule: definition of flood: the attribute that selects flood polygons, or no attribute.
 
         Raises:
             MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
@@ -91,7 +105,7 @@ class PolygonMask:
         return [self._flood, *([self._unobserved] if self._unobserved else [])]
 
     def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
-        """Read one layer, which may be empty; also return the CRS of the layer.
+        """Read one layer. Return the features, possibly none, and the CRS of the layer (None without a CRS).
 
         Args:
             part: the file and the name of the layer.
@@ -153,14 +167,24 @@ def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid
 
 
 class _Rasterizer:
-    """Rasterizer of polygons, in pixel coordinates of a grid, for windows of the grid."""
+    """Rasterizer of polygons for windows of a grid.
+
+    Args:
+        pieces: shapely polygons, object (n,), in pixel coordinates of the grid (column, row).
+    """
 
     def __init__(self, pieces: NDArray[np.object_]) -> None:
         self._pieces = pieces
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write `code` into `codes`, uint8 (height, width) of the window, for pixels with the centre in a polygon."""
+        """Write `code` into all pixels of a window that have the centre in a polygon.
+
+        Args:
+            codes: uint8 (height, width) of the window; changed in place.
+            window: the window, on the grid.
+            code: FLOOD or UNOBSERVED.
+        """
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
         hits = np.sort(self._tree.query(box))
         if len(hits):
@@ -169,7 +193,14 @@ class _Rasterizer:
 
 
 def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cut: bool = True) -> NDArray[np.object_]:
-    """Return polygons that touch the grid, in pixel coordinates; with `cut`, in pieces (see `_cut`)."""
+    """Return the polygons that touch a grid, object (n,), in pixel coordinates of the grid (column, row).
+
+    Args:
+        geometries: shapely polygons or multipolygons, object (m,), in the CRS of the grid.
+        grid: the grid.
+        vertices: largest number of vertices of a piece.
+        cut: True: cut polygons with more vertices into pieces (see `_cut`).
+    """
     inverse = ~grid.transform
 
     def to_pixels(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -186,8 +217,8 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
     """Cut a polygon in halves along pixel edges, until each piece has at most `vertices` vertices.
 
-    Pieces shorter than 16 pixels are not cut. Pixel edges are away from pixel centres, so that the rasterized result
-    does not change.
+    Pieces shorter than 16 pixels are not cut. The cuts do not change the rasterized result, because pixel edges do not
+    pass through pixel centres.
     """
     west, north, east, south = polygon.bounds
     across = east - west >= south - north
@@ -207,7 +238,10 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
 
 
 def _flood_layer(path: Path) -> str | None:
-    """Return the name of the layer to read: `flood`, or else the only layer; None for GeoParquet, without layers."""
+    """Return the name of the layer with flood polygons: `flood`, or else the only layer of the file.
+
+    None for GeoParquet, because GeoParquet has no layers.
+    """
     if path.suffix.lower() in PARQUET:
         return None
     names = _layers(path)
@@ -218,7 +252,10 @@ def _flood_layer(path: Path) -> str | None:
 
 
 def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
-    """Return the file and layer of the unobserved areas that belong to a file; None if there is no such layer."""
+    """Return the file and the layer with the unobserved areas of a polygon file (see `PolygonMask`); None if missing.
+
+    The name of the layer is None for GeoParquet.
+    """
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
@@ -238,7 +275,12 @@ def _layers(path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """Read a GeoParquet file, which may be empty, in the CRS `crs` (None: unchanged); also return the file's CRS."""
+    """Read a GeoParquet file. Return the features, possibly none, and the CRS of the file (None without a CRS).
+
+    Args:
+        path: the file.
+        crs: CRS of the returned geometries. None: the CRS of the file.
+    """
     geometries, columns, own = read_parquet(path)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}

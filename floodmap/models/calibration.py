@@ -1,6 +1,7 @@
 """Calibration of flood probabilities: reliability, expected calibration error, Platt scaling, scores by threshold.
 
-All results are computed from histograms, which count pixels by predicted probability and by reference.
+All results are computed from histograms. A histogram counts pixels by predicted probability in per cent, and by the
+reference: dry or flooded.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Calibration(NamedTuple):
     """Platt scaling of a model's logits (Platt 1999): the calibrated logit is `scale * logit + shift`."""
 
     scale: float = 1.0
+    """Factor on the logit."""
     shift: float = 0.0
     """Number that is added to the scaled logit."""
 
@@ -43,8 +45,9 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
         probability: probability of each row of the histogram, (101,), 0 to 1. A recalibration changes these values.
 
     Returns:
-        Mean predicted probability, flooded share and share of all pixels of each bin, float64 (BINS,) each, 0 to 1.
-        The first two are NaN in empty bins.
+        Three arrays, float64 (BINS,), 0 to 1, with one value for each bin: the mean predicted probability of the bin's
+        pixels, the share of these pixels that is flooded, and the share of all pixels that lie in the bin.
+        The first two values are NaN if a bin is empty.
     """
     total = histogram.sum(axis=1).astype(np.float64)
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
@@ -56,21 +59,35 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
 
 
 def calibration_error(histogram: Histogram, probability: Floats = PERCENT) -> float:
-    """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017, equation 3), 0 to 1.
+    """Return the expected calibration error, 0 to 1 (Naeini et al. 2015; Guo et al. 2017, equation 3).
 
-    Arguments as in `reliability`.
+    The error is the mean, over all pixels, of the absolute difference between the two values of a pixel's bin: mean
+    predicted probability and flooded share.
+
+    Args:
+        histogram: pixel counts, int64 (101, 2); see `Histogram`.
+        probability: probability of each row of the histogram, (101,), 0 to 1.
     """
     predicted, flooded, share = reliability(histogram, probability)
     return float(np.nansum(share * np.abs(predicted - flooded)))
 
 
 def recalibrated(scale: float, shift: float) -> Floats:
-    """Return the probability of each histogram row after Platt scaling (Platt 1999), float64 (101,), 0 to 1."""
+    """Return the calibrated probability of each histogram row, float64 (101,), 0 to 1.
+
+    Args:
+        scale: factor on the logit; see `Calibration`.
+        shift: number that is added to the scaled logit.
+    """
     return np.asarray(1 / (1 + np.exp(-(scale * _logit() + shift))))
 
 
 def fit(histogram: Histogram) -> Calibration:
-    """Fit Platt scaling to a histogram by maximum likelihood, within the bounds `SCALES` and `SHIFTS`."""
+    """Fit Platt scaling to a histogram by maximum likelihood, within the bounds `SCALES` and `SHIFTS`.
+
+    Args:
+        histogram: pixel counts, int64 (101, 2); see `Histogram`.
+    """
     from scipy.optimize import minimize  # imported here: it takes 15 MB of memory, and `segment` never fits
 
     counts, logit = histogram.astype(np.float64) / max(histogram.sum(), 1), _logit()
@@ -89,7 +106,8 @@ def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: in
     The pictures of each fold are recalibrated with Platt scaling that was fitted to the pictures of the other folds.
 
     Args:
-        histograms: one histogram for each picture.
+        histograms: one for each picture: number of scored pixels by predicted probability in per cent and by label,
+            int64 (101, 2); see `Histogram`.
         folds: number of folds.
         seed: seed of the random assignment of pictures to folds.
 
@@ -113,9 +131,14 @@ def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: in
 def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
     """Compute IoU, precision and recall at thresholds of 1, 2 ... 100 per cent.
 
+    A pixel is predicted as flood if its probability is equal to the threshold or higher.
+
+    Args:
+        histogram: pixel counts, int64 (101, 2); see `Histogram`.
+
     Returns:
-        IoU, precision and recall, float64 (100,) each, 0 to 1. IoU is 1 if there is neither flood nor predicted flood.
-        Recall is 1 if there is no flood. Precision is 1 if no flood is predicted.
+        IoU, precision and recall, float64 (100,) each, 0 to 1, with one value for each threshold. IoU is 1 if there is
+        neither flood nor predicted flood. Recall is 1 if there is no flood. Precision is 1 if no flood is predicted.
     """
     positive = histogram[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
     tp, fp, flood = positive[:, 1], positive[:, 0], float(histogram[:, 1].sum())
@@ -126,5 +149,6 @@ def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
 
 
 def _logit() -> Floats:
+    """Return the logit of each histogram row, float64 (101,)."""
     probability = np.clip(PERCENT, 0.005, 0.995)  # probabilities are rounded to whole per cents
     return np.asarray(np.log(probability / (1 - probability)))

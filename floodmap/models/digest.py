@@ -16,15 +16,18 @@ from torch import Tensor
 from floodmap.errors import ModelError
 
 DIGEST = "digest"
-"""Key of the header under which the digest is stored."""
+"""Key of the file's header whose value is the digest."""
 
 
 def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """Return a header with the digest of the tensors and of the other header keys added.
+    """Add the digest to the header of a model's file.
 
     Args:
-        state: tensors by name, in the types in which they will be stored.
+        state: tensors of the model by name, in the dtypes in which the tensors will be stored.
         header: metadata of the file, without a digest.
+
+    Returns:
+        A copy of the header with one more key, `DIGEST`; see `digest_of`.
 
     Raises:
         ModelError: a weight is NaN or infinite, because training diverged.
@@ -36,11 +39,11 @@ def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[
 def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Check tensors that were read from a file against the digest in the file's header.
 
-    Files of early versions have no digest. Their weights are only checked to be finite.
+    Files of early versions have no digest. Such files are only checked for weights that are NaN or infinite.
 
     Args:
         path: path of the file, for the error message.
-        state: tensors of the file by name, in the types in which they are stored.
+        state: tensors of the file by name, in the dtypes in which the tensors are stored.
         header: metadata of the file.
 
     Raises:
@@ -52,7 +55,12 @@ def check_digest(path: Path, state: Mapping[str, Tensor], header: Mapping[str, s
 
 
 def digest_of(state: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """Return the SHA-256, in hexadecimal, of tensors (name, type, shape, values) and of a header without its digest."""
+    """Return the SHA-256 of a model's tensors and header, in lower-case hexadecimal.
+
+    Args:
+        state: tensors by name. Name, dtype, shape and values of each tensor are part of the SHA-256.
+        header: metadata of the file. All keys and values are part of the SHA-256, except the key `DIGEST`.
+    """
     metadata = {key: value for key, value in header.items() if key != DIGEST}
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):

@@ -72,12 +72,13 @@ def download(
         target: path of the complete and checked file; the folder of this path must exist.
         sha256: SHA-256 of the whole file, in lower-case hexadecimal.
         progress: callback, see `Progress`.
-        retries: number of consecutive retries without further bytes before an error is raised.
+        retries: largest number of retries in a row that receive no further bytes; then an error is raised.
         backoff_s: pause before the first retry, in seconds; each further retry doubles the pause.
         timeout_s: longest wait for data of the server, in seconds.
 
     Raises:
-        DownloadError: no network, no such file on the server, or a wrong SHA-256 (the file is then deleted).
+        DownloadError: there is no network, all retries failed, the server has no such file, or the SHA-256 of the
+            received file is wrong. In the last case the received file is deleted.
         ModelError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -119,13 +120,14 @@ def _lock(target: Path) -> Iterator[None]:
 def _transfer(
     url: str, part: Path, progress: Progress | None, retries: int, backoff_s: float, timeout_s: float
 ) -> None:
-    """Download `part` to its full length, with a new connection after every interruption."""
+    """Download a whole file to the path `part`, and open a new connection after every interruption."""
     furthest, failures, reached = _size(part), 0, False
     while True:
         try:
             return _receive(url, part, progress, timeout_s)
         except _CutError as error:
-            # A server that ignores range requests starts over each time: progress is more bytes than ever before.
+            # A server that ignores range requests sends the file from the beginning in every attempt. An attempt
+            # therefore only makes progress if `part` becomes longer than after all earlier attempts.
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
             # Without a network the error is raised at once, without retries.
@@ -162,7 +164,10 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
 
 
 def _extent(response: http.client.HTTPResponse, part: Path, start: int) -> tuple[int, int | None]:
-    """Return the position of the response's first byte in the file, and the file's length in bytes or None."""
+    """Return the position of the response's first byte in the file, and the length of the whole file in bytes.
+
+    The length is None if the server does not send it.
+    """
     length = response.headers.get("Content-Length")
     if response.status != 206:
         return 0, int(length) if length else None
@@ -194,7 +199,7 @@ def _append(
 
 @contextmanager
 def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes bytes to `part`; errors of the file system are raised as ModelError."""
+    """Context manager: open `part` and yield a function that writes bytes; file system errors become ModelError."""
 
     def refused(error: OSError) -> ModelError:
         return ModelError(f"{part} cannot be written: {error.strerror or error}; free some space or set FLOODMAP_CACHE")

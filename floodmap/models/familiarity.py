@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 PREFIX = "familiar."
 """Prefix of the names of the arrays of a `Familiarity` in a model's file."""
 KEY = "familiar"
-"""Key of the file's header under which the limit is stored, as JSON."""
+"""Key of the header of a model's file. The value is a JSON object with the key `limit`; see `Familiarity.limit`."""
 DIMENSIONS = 32
 """Number of principal components in which distances are measured."""
 NEIGHBOUR = 3
@@ -23,9 +23,11 @@ NEIGHBOUR = 3
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """Nearest-neighbour distances to the training views, in whitened principal components of encoder features.
+    """Encoder features of a model's training views, from which the distance of other images is measured.
 
-    D is the number of features of a view, K the number of principal components, N the number of training views.
+    The distance of an image is the distance from the `NEIGHBOUR`th nearest training view, in whitened principal
+    components of the features. D is the number of features of a view, K the number of principal components, N the
+    number of training views.
     Source: Sun et al. 2022, Out-of-distribution detection with deep nearest neighbours, arXiv:2204.06507.
     """
 
@@ -40,7 +42,12 @@ class Familiarity:
 
     @classmethod
     def of(cls, views: Floats, weights: Floats) -> Familiarity:
-        """Fit to features of training views, float32 (N, D), with weights, float32 (N,); the limit is infinite."""
+        """Compute the principal components of the features of training views; the limit is infinite.
+
+        Args:
+            views: features of the training views, float32 (N, D).
+            weights: weight of each training view in mean and variance, float32 (N,); the sum need not be 1.
+        """
         weights = weights / weights.sum()
         centre = weights @ views
         spread = np.sqrt(weights @ (views - centre) ** 2) + 1e-4
@@ -55,7 +62,12 @@ class Familiarity:
 
     @classmethod
     def stored(cls, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str]) -> Familiarity | None:
-        """Return the data stored in the arrays and the header of a model's file; None if the header has no limit."""
+        """Read the features of the training views from a model's file; None if the header has no limit.
+
+        Args:
+            arrays: arrays of the file by name, as written by `arrays`.
+            header: metadata of the file.
+        """
         if KEY not in header:
             return None
         centre, basis, bank = (
@@ -64,15 +76,18 @@ class Familiarity:
         return cls(centre, basis, bank, float(json.loads(header[KEY])["limit"]))
 
     def arrays(self) -> dict[str, NDArray[np.float16]]:
-        """Return the arrays to store in a model's file, float16, by name; the limit is stored in the file's header."""
+        """Return centre, basis and bank as float16 arrays by name, for a model's file.
+
+        The limit is not among these arrays, because the file's header has the limit.
+        """
         named = {"centre": self.centre, "basis": self.basis, "bank": self.bank}
         return {f"{PREFIX}{name}": each.astype(np.float16) for name, each in named.items()}
 
     def distances(self, views: Floats) -> Floats:
-        """Return the distance of each view from the training views, float32 (n,).
+        """Return the distance of each image from the `NEIGHBOUR`th nearest training view, float32 (n,).
 
         Args:
-            views: features of the views, float32 (n, D).
+            views: features of the images, float32 (n, D).
         """
         projected = (views - self.centre) @ self.basis
         distance = np.linalg.norm(projected[:, None] - self.bank[None], axis=2)
@@ -81,9 +96,9 @@ class Familiarity:
     def ood_score(self, views: Floats) -> float:
         """Return the out-of-distribution score of a scene; above 1 the scene is out of distribution.
 
-        The score is the mean distance of the scene's views, divided by the limit.
+        The score is the mean distance of sample tiles of the scene, divided by the limit.
 
         Args:
-            views: features of the views, float32 (n, D).
+            views: features of the sample tiles, float32 (n, D).
         """
         return float(self.distances(views).mean() / self.limit)

@@ -32,11 +32,12 @@ SIDE_BY_SIDE = 4
 """Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
 """Number of pixels of a tile from which a CPU computes the tile with several threads; smaller tiles get one thread.
-For each number of threads oneDNN keeps further kernels in memory, 5 MB for a shape."""
+oneDNN keeps separate kernels in memory for each number of threads, 5 MB for every shape of tile."""
 TOGETHER = 4
 """Number of tiles in a batch on a CPU, for tiles of one shape with fewer than `SHARED / TOGETHER` pixels each.
-Shorter batches are padded. With tiles of 320 x 320 pixels a batch takes little more than half the time of single tiles.
-Batches of other sizes would need further kernels of oneDNN; batches of eight save little more."""
+Batches of fewer tiles are padded, because batches of other sizes would need further kernels of oneDNN. For tiles of
+320 x 320 pixels, a batch takes little more than half the time of the same tiles one by one. Batches of eight tiles save
+little more."""
 POINTED_SCALES = (0.7, 1.4)
 """Further scales of test-time augmentation, besides 1, for windows with points.
 The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
@@ -64,7 +65,7 @@ class FloodSegmenter:
         self._side_by_side = PerProcess(partial(ThreadPoolExecutor, self.best_batch_size, "windows"))
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
-        # Meta's networks resize every tile to their frame, and a GPU needs a warm-up for every shape.
+        # Meta's networks resize every tile to SAM's input frame, and a GPU needs a warm-up for every shape.
         self.any_size = isinstance(network, FloodSam) and not self.offloads
         network.eval().requires_grad_(False)
         fuse(network)
@@ -106,13 +107,16 @@ class FloodSegmenter:
         return [results[index] for index in range(len(tiles))]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Compute the out-of-distribution score of a scene; see `protocol.Segmenter`."""
+        """Compute the out-of-distribution score of a scene from sample tiles; see `protocol.Segmenter`.
+
+        The score is 0, which means not known, if the model's file has no features of the training views.
+        """
         return 0.0 if self.familiarity is None else self.familiarity.ood_score(self.described(tiles))
 
     def described(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
-        """Return the feature statistics of tiles for `Familiarity`, float32 (n, D).
+        """Return the feature statistics of n tiles for `Familiarity`, float32 (n, D).
 
-        They come from `PyramidEncoder.described`; networks with another encoder have none.
+        `PyramidEncoder.described` computes the statistics. With Meta's encoders this function raises an error.
         """
         return np.stack(self._dispatcher.run(self._describe, tiles, [Prompts.none()] * len(tiles)))
 
@@ -133,7 +137,10 @@ class FloodSegmenter:
 
     @torch.inference_mode()
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Return probabilities (B, H, W), averaged over scales for tiles with points, 0 outside of `Prompts.bounds`."""
+        """Return flood probabilities (B, H, W), 0 to 1.
+
+        The probabilities of tiles with points are means over three scales. Outside of `Prompts.bounds` they are 0.
+        """
         probabilities = self._probabilities(batch, prompts)
         if isinstance(self.network, FloodSam):
             for i, p in enumerate(prompts):
@@ -148,7 +155,7 @@ class FloodSegmenter:
         return probabilities
 
     def _probabilities(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Return probabilities (B, H, W) of tiles at one scale; RGB may be uint8 or float, 0 to 255."""
+        """Return flood probabilities (B, H, W), 0 to 1, of tiles at one scale; `batch.rgb` may be uint8 or float."""
         masks = [p.mask for p in prompts if p.mask is not None]
         pointed = any(len(p.points_xy) or len(p.boxes_xyxy) for p in prompts)
         if pointed or len(masks) not in (0, len(prompts)) or len({mask.shape for mask in masks}) > 1:
@@ -160,7 +167,7 @@ class FloodSegmenter:
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
         """Return the result of `_probabilities` for tiles without points and boxes.
 
-        `likelihood` holds one mask prompt for each tile, (B, h, w) at any resolution, 0 to 1; None: no prompt.
+        `likelihood` holds one mask prompt for each tile, (B, h, w) at any resolution, 0 to 1. None: no mask prompts.
         """
 
         def decode(encoded: Encoded) -> Tensor:
@@ -170,7 +177,10 @@ class FloodSegmenter:
         return self._encode_and_decode(decode, TileBatch(rgb, valid, gsd_m))
 
     def _encode_and_decode(self, decode: Callable[[Encoded], Tensor], batch: TileBatch) -> Tensor:
-        """Return calibrated probabilities (B, H, W); the function `decode` computes logits from encoded tiles."""
+        """Return calibrated flood probabilities (B, H, W), 0 to 1.
+
+        `decode` is a function that computes logits (B, h, w), at a coarser resolution, from the encoded tiles.
+        """
         rgb, valid = batch.rgb, batch.valid
         height, width = rgb.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -187,7 +197,11 @@ class FloodSegmenter:
         return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
     def _probabilities_at_scale(self, batch: TileBatch, prompts: Prompts, scale: float) -> Tensor:
-        """Return the result of `_probabilities` for one tile resampled by a factor; a `scale` below 1 shrinks it."""
+        """Return flood probabilities (1, H, W) of one tile, computed on the tile after resampling.
+
+        `scale` is the factor on the number of pixels per side; below 1 the tile is shrunk. The probabilities are
+        resampled back to the tile's size.
+        """
         valid, shape_hw = batch.valid, batch.rgb.shape[-2:]
         scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
         resized = partial(F.interpolate, size=scaled_hw, mode="bilinear", align_corners=False, antialias=True)
@@ -203,7 +217,10 @@ class FloodSegmenter:
         return F.interpolate(scaled[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
-        """Return the logits of tiles with any prompts, decoded one by one; `shape_hw` is the tiles' size in pixels."""
+        """Decode tiles with any prompts one after the other, and return the logits (B, h, w).
+
+        `shape_hw` is the height and width of the tiles in pixels.
+        """
         decoded = []
         for i, p in enumerate(prompts):
             points = boxes = masks = None
@@ -221,10 +238,18 @@ class FloodSegmenter:
 
 
 def cpu_batches(tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[list[int]]:
-    """Group tiles into batches for a CPU, as lists of tile indices.
+    """Group tiles into batches for a CPU.
 
-    Up to `TOGETHER` tiles form a batch if they have one shape, fewer than `SHARED / TOGETHER` pixels each, and neither
-    points nor boxes. Their mask prompts must have one shape, too, or be absent. Every other tile is a batch of its own.
+    Up to `TOGETHER` tiles form a batch if they have the same shape, fewer than `SHARED / TOGETHER` pixels each, and
+    neither points nor boxes. The mask prompts of the batch must all have the same shape, or all be absent. Every other
+    tile is a batch of its own.
+
+    Args:
+        tiles: image tiles, of any shapes.
+        prompts: one set of prompts for each tile.
+
+    Returns:
+        Batches, each a list of indices of `tiles`.
     """
     batches: list[list[int]] = []
     same_shape: dict[Hashable, list[int]] = {}
@@ -244,9 +269,10 @@ def _pixels(tiles: Sequence[Tile], indices: Sequence[int]) -> int:
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
-    """Return further scales for a tile with points; with boxes, only scales at which the tile fits into SAM's frame.
+    """Return further scales for a tile with points.
 
-    Box coordinates are encoded relative to the frame.
+    If the tile has boxes, only scales are returned at which the tile fits into SAM's input frame of 1024 x 1024 pixels,
+    because box coordinates are encoded relative to the frame.
     """
     return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
 
@@ -254,14 +280,17 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
 def mask_logits(
     likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """Convert coarse flood probabilities of tiles to mask prompts: logits (B, 1, *mask_hw).
+    """Convert coarse flood probabilities of tiles to mask prompts.
 
     Args:
         likelihood: flood probabilities (B, h, w), 0 to 1, at any resolution; each covers its whole tile.
         shape_hw: height and width of the tiles, in pixels.
         mask_hw: height and width of the mask prompts, a quarter of the padded tiles' size. The padding is dry.
-        calibration: calibration of the model. It is inverted, because uncalibrated logits were the mask prompts in
-            training.
+        calibration: calibration of the model. The calibration is inverted, because uncalibrated logits were the mask
+            prompts in training.
+
+    Returns:
+        Mask prompts: logits (B, 1, *mask_hw), at most `SUREST` in absolute value.
     """
     covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
     logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale

@@ -1,7 +1,8 @@
 """Near infrared (NIR) combined with a model's probabilities: water absorbs NIR, plants and soil reflect it.
 
-The model's input is RGB alone. Evidence for water, a number of logits, is computed from NDWI and from NIR brightness
-and added to the model's logits. It is negative on ground that is bright in NIR, positive on ground that is dark in NIR.
+The model's input is RGB alone. The evidence for water of a pixel is a number that is added to the logit of the model's
+probability. The evidence is computed from NDWI and from NIR brightness. It is negative on ground that is bright in NIR,
+and positive on ground that is dark in NIR.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from floodmap.models.protocol import Segmenter
 Floats = NDArray[np.float32]
 
 NDWI_MIDPOINT, NDWI_SLOPE = 0.05, 20.0
-"""NDWI (McFeeters, IJRS 17:1425, 1996) at which the evidence is 0, and the slope of the evidence there, in logits."""
+"""NDWI (McFeeters, IJRS 17:1425, 1996) at which the evidence is 0, and slope of the evidence there, in logits."""
 NDWI_WEIGHT, BRIGHTNESS_WEIGHT = 4.0, 2.0
 """Largest absolute evidence from NDWI, and from NIR brightness, in logits."""
 BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
-"""NIR at which the evidence is 0, as a share of the scene's bright NIR, and the factor in the tanh of the evidence."""
+"""NIR at which the evidence is 0, as a share of the scene's bright NIR, and factor in the argument of the tanh."""
 SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
-"""Ground sample distance in metres below which shadows are resolved, and largest evidence for water then, in logits.
-Shadows are as dark and as blue as water. Negative evidence (against water) has no such limit."""
+"""Ground sample distance in metres below which shadows are resolved, and limit of the evidence below this distance.
+The limit is in logits. It is needed because shadows are as dark and as blue as water. Negative evidence (against water)
+has no such limit."""
 POINT_RADIUS = 64.0
 """Radius in pixels of the Gaussian around point prompts that reduces the evidence; at a point the evidence is 0."""
 _BRIGHT = 95
 """Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""
 _PREVIEW = 512
-"""Longer side in pixels of the preview from which that percentile is computed."""
+"""Longer side in pixels of the preview from which the percentile `_BRIGHT` is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ class Infrared:
 
     @classmethod
     def of(cls, scene: Scene) -> Infrared | None:
-        """Measure the bands of a scene; None if it has no NIR or no valid pixel, or if its bright NIR is 0 or less."""
+        """Measure the green and NIR bands of a scene.
+
+        Returns:
+            The statistics. None if the scene has no NIR or no valid pixel, or if bright NIR is 0 or less.
+        """
         preview = scene.preview(_PREVIEW)
         if preview.nir is None or not preview.valid.any():
             return None
@@ -81,8 +87,8 @@ class WithInfrared:
     """Model whose probabilities are combined with the evidence for water from near infrared.
 
     Args:
-        segmenter: the model.
-        infrared: statistics of the scene's near infrared.
+        segmenter: the model that predicts from RGB.
+        infrared: statistics of the scene's green and near infrared bands.
     """
 
     def __init__(self, segmenter: Segmenter, infrared: Infrared) -> None:
@@ -102,7 +108,11 @@ class WithInfrared:
         return self.segmenter.ood_score(tiles)
 
     def _combine(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
-        """Add the evidence for water to the logits of a tile's probabilities, both float32 (height, width)."""
+        """Add the evidence for water to the logits of a tile's flood probabilities, float32 (height, width).
+
+        The evidence is reduced around point prompts. Probabilities outside of box prompts stay 0. If a probability is
+        NaN or infinite, all probabilities are returned unchanged.
+        """
         if not np.isfinite(probability).all():
             return probability
         logit = self.infrared.evidence(tile)
@@ -118,6 +128,10 @@ class WithInfrared:
 
 
 def with_infrared(segmenter: Segmenter, scene: Scene) -> Segmenter:
-    """Combine a model with a scene's near infrared; return the model itself if the scene has none."""
+    """Combine a model with a scene's near infrared band; see `WithInfrared`.
+
+    Returns:
+        The combined model, or `segmenter` itself if the scene has no near infrared or `Infrared.of` returns None.
+    """
     infrared = None if scene.nir_band is None else Infrared.of(scene)
     return segmenter if infrared is None else WithInfrared(segmenter, infrared)

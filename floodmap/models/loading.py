@@ -33,9 +33,12 @@ def load_segmenter(
     """Load a model's weights onto a device; on a CPU the model runs with torch's present number of threads.
 
     Args:
-        model: weights on this disk.
+        model: path, name and SHA-256 of the weights.
         device: torch device such as `cpu`, `cuda`, `cuda:1` or `mps`, or `auto`; see `pick_device`.
         precision: `float32`, `bfloat16` or `auto`; see `pick_dtype`.
+
+    Returns:
+        A `FloodSegmenter` for a .safetensors file (trained by floodmap), a `SamSegmenter` for a .pth file of Meta.
 
     Raises:
         ModelError: the file cannot be read or fails the check of its digest, its architecture is unknown, or the device
@@ -72,7 +75,13 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
-    """Return the dtype of a precision; `auto` is bfloat16 if the hardware multiplies it natively, else float32."""
+    """Return the dtype for a precision on a device.
+
+    Args:
+        device: the device of the model.
+        wanted: `float32`, `bfloat16` or `auto`. `auto` is bfloat16 if the device has instructions for bfloat16, else
+            float32.
+    """
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":

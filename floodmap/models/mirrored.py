@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 def predict_mirrored(
     segmenter: Segmenter, tiles: Sequence[Tile], prompts: Sequence[Prompts]
 ) -> list[NDArray[np.float32]]:
-    """Return the mean of a model's probabilities for a tile and for its mirror image, float32 (height, width) each."""
+    """Predict flood probabilities with test-time augmentation: the mean over each tile and the tile's mirror image.
+
+    A model of the class `Mirrored` already returns this mean, and is called only for the tiles themselves.
+
+    Args:
+        segmenter: the model.
+        tiles: image tiles, of any shapes.
+        prompts: one set of prompts for each tile, in the tile's pixel coordinates.
+
+    Returns:
+        Probabilities of each tile, float32 (height, width), 0 to 1.
+    """
     if isinstance(segmenter, Mirrored):
         return segmenter.predict(tiles, prompts)
     flipped_prompts = [_flip_prompts(p, tile.reason.shape[1]) for tile, p in zip(tiles, prompts, strict=True)]

@@ -15,14 +15,16 @@ from floodmap.geo.window import Window
 FLOOD_LIMIT, DRY_LIMIT = 0.8, 0.2
 """Likelihood from which a pixel counts as confident flood, and likelihood up to which it counts as confident dry."""
 _MIN_DEPTH = 0.02
-"""Least distance of a point from the edge of its region, as a share of the longer side; narrow regions get no point."""
+"""Least distance of a point from the edge of the region around the point, as a share of the likelihood's longer side.
+Narrower regions get no point."""
 _BOX_SHARE = 0.01
 """Least area of a flood region that gets a box, as a share of the tile's area."""
 _POINT_REACH = 240.0
 """Radius in pixels around a flood point in which flood outside all boxes is allowed.
 It is twice the longer length scale of kriging, `correction.LONG_RANGE`."""
 PIXEL_CENTRE = 0.5
-"""Offset in pixels from the origin of `Prompts`, the corner of the first pixel, to that of SAM, the pixel's centre."""
+"""Difference in pixels between coordinates of `Prompts` and of SAM.
+The origin of `Prompts` is the corner of the first pixel. The origin of SAM is the centre of the first pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,16 +73,24 @@ class Prompts:
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.floating[Any]]) -> Prompts:
-        """Return a mask prompt alone, from a coarse flood likelihood (h, w), 0 to 1."""
+        """Return prompts that consist of a mask prompt alone.
+
+        Args:
+            mask: coarse flood likelihood of the whole tile, (h, w) at any resolution, 0 to 1.
+        """
         return cls(mask=np.asarray(mask, np.float32))
 
     def within(self, window: Window) -> Prompts:
-        """Return a scene's points and boxes in pixel coordinates of one window.
+        """Convert points and boxes from pixel coordinates of a scene to pixel coordinates of one window.
 
-        Points outside the window are dropped, and boxes are clipped to it.
+        Points outside the window are dropped. Boxes are clipped to the window.
+
+        Args:
+            window: the window, in pixels of the scene.
 
         Raises:
-            PromptError: there is a mask. A mask belongs to one tile, and cropping it would need the tile's size.
+            PromptError: there is a mask prompt. A mask prompt cannot be cropped, because the size of the tile to which
+                it belongs is not known here.
         """
         if self.mask is not None:
             raise PromptError("a mask prompt belongs to one tile; crop the likelihood and pick prompts for each window")
@@ -95,7 +105,11 @@ class Prompts:
         )  # fmt: skip
 
     def bounds(self, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the pixels of a tile where flood is allowed, bool (height, width); all pixels unless `bounded`."""
+        """Return the pixels of a tile in which flood is allowed: bool (height, width); all True unless `bounded`.
+
+        Args:
+            shape_hw: height and width of the tile in pixels.
+        """
         if not self.bounded:
             return np.ones(shape_hw, bool)
         rows, cols = np.ogrid[: shape_hw[0], : shape_hw[1]]
@@ -127,9 +141,10 @@ def pick_prompts(
 ) -> Prompts:
     """Derive point, box and mask prompts from a flood likelihood; the result is deterministic.
 
-    Points are the peaks of two distance transforms: of the confident flood, and of the confident dry regions. No two
-    points of a label are closer than twice the distance of the first one from its region's edge. Boxes surround the
-    connected regions with a likelihood of 0.5 or more. The mask prompt is the likelihood itself.
+    Points are the peaks of two distance transforms: of the confident flood, and of the confident dry regions. A peak is
+    the pixel farthest from the edge of a region. If this distance is r, further points of the same label are at least
+    2 r away. Boxes surround the connected regions with a likelihood of 0.5 or more. The mask prompt is the likelihood
+    itself.
 
     Args:
         likelihood: flood likelihood of the tile, float32 (h, w), 0 to 1, at any resolution.
@@ -140,7 +155,8 @@ def pick_prompts(
         dry_limit: likelihood up to which a pixel counts as confident dry.
 
     Returns:
-        Prompts in tile pixels. If no confident flood is wide enough for a point, the set is empty and has no mask.
+        Prompts in pixel coordinates of the tile. If no confident flood is wide enough for a point, there are no prompts
+        at all, not even a mask prompt.
 
     Raises:
         PromptError: the likelihood is no (h, w) array of values from 0 to 1, or the tile has no pixels.
@@ -149,7 +165,7 @@ def pick_prompts(
     if valid.ndim != 2 or not valid.size:
         raise PromptError(f"valid of shape {valid.shape} must be (height, width)")
     observed = _shrink_valid(valid, likelihood.shape)
-    # Pixels of the tile per cell of the likelihood; below 1 if the likelihood has a finer grid than the tile.
+    # Number of the tile's pixels per pixel (cell) of the likelihood, along x and along y; below 1 if cells are smaller.
     pixels_per_cell = np.array(valid.shape[::-1]) / likelihood.shape[::-1]
     flood_xy = _deepest(observed & (likelihood >= flood_limit), max_points)
     if not len(flood_xy):
@@ -164,10 +180,10 @@ def pick_prompts(
 
 
 def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Resample `valid` to another grid over the tile, bool `shape_hw`.
+    """Resample the tile's `valid` to another grid over the tile, bool `shape_hw`.
 
-    A cell of a coarser grid is valid if all of its pixels are valid. In a finer grid the pixel at the cell's centre
-    decides.
+    A cell is one pixel of the other grid. A cell larger than a pixel is valid if all pixels in the cell are valid. A
+    smaller cell is valid if the pixel at the cell's centre is valid.
     """
     for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
         starts = np.arange(cells) * side // cells if cells <= side else (2 * np.arange(cells) + 1) * side // (2 * cells)
@@ -176,7 +192,12 @@ def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArra
 
 
 def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Return up to `count` points (n, 2), x first, farthest from the region's edge; the image border is an edge."""
+    """Return up to `count` points (n, 2), x first, in pixels of `region`, bool (h, w).
+
+    Each point is the pixel of the region that is farthest from the region's edge; the border of the image is an edge.
+    After each point, pixels closer than twice the point's distance from the edge are excluded. The search ends if the
+    distance is less than `_MIN_DEPTH` of the longer side.
+    """
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     rows, cols = np.ogrid[: region.shape[0], : region.shape[1]]
     found: list[tuple[float, float]] = []
@@ -191,7 +212,11 @@ def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
 
 
 def _boxes(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Return the bounding boxes (n, 4) of the largest connected components: left, top, right, bottom; largest first."""
+    """Return the bounding boxes (n, 4) of up to `count` connected components, largest component first.
+
+    A box is left, top, right and bottom in pixels of `region`, bool (h, w). Components with an area of less than
+    `_BOX_SHARE` get no box.
+    """
     labels, parts = ndimage.label(region)
     sizes = np.bincount(labels.ravel(), minlength=parts + 1)[1:]
     order = [i for i in np.argsort(-sizes, kind="stable")[:count] if sizes[i] >= _BOX_SHARE * region.size]

@@ -23,7 +23,7 @@ class Segmenter(Protocol):
     knows_floods: bool
     """Whether the model finds flood water without prompts. If not, prompts come from the unsupervised likelihood."""
     multiple: int
-    """Number of pixels of which window sides are multiples, unless the scene is smaller than a window."""
+    """Number of pixels; every side of a window is a multiple of it, unless the scene is smaller than a window."""
     any_size: bool
     """Whether a part of a window is computed at the same scale as the window, in less time than the whole window."""
     best_batch_size: int
@@ -48,8 +48,12 @@ class Segmenter(Protocol):
         ...
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Compute the out-of-distribution score of a scene from sample tiles.
+        """Compute the out-of-distribution score of a scene: the difference between the scene and the training pictures.
 
-        Above 1 the scene is out of distribution. 0 means that the score is not known.
+        Args:
+            tiles: sample tiles of the scene, of any shapes.
+
+        Returns:
+            The score. Above 1 the scene is out of distribution. 0 means that the score is not known.
         """
         ...

@@ -19,13 +19,16 @@ from floodmap.models.training_record import TrainingRecord
 from floodmap.options import MODEL
 
 WEIGHTS = Path(str(resources.files("floodmap"))) / "weights"
-"""Folder of the models that are part of the package."""
+"""Folder of the models that are part of the package `floodmap`."""
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 """Address of SAM's checkpoints, published by Meta; the environment variable FLOODMAP_MODEL_URL names a mirror."""
 ALIASES = {"pretrained": "sam_vit_b"}
+"""Further names of models, each with the model's name in the registry."""
 SUFFIXES = (".safetensors", ".pth")
+"""File name extensions of weights."""
 
 State = Literal["ok", "damaged", "absent"]
+"""Results of `verify`, which explains them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class Model:
     size_mb: float
     """Size of the file, in units of 1,000,000 bytes."""
     shipped: bool = False
-    """Whether the file is part of the package; if not, it is downloaded on first use."""
+    """Whether the file is part of the package `floodmap`; if not, the file is downloaded on first use."""
     licence: str = "Apache-2.0"
     """SPDX identifier of the licence of the weights."""
     description: str = ""
@@ -70,18 +73,18 @@ class ResolvedModel:
     name: str
     """Name of the model; the file's stem if the registry has no file with this SHA-256."""
     architecture: str | None
-    """Network as in `Model`; None if the file does not name it. Then it follows from the shapes of the tensors."""
+    """Network, named as in `Model`. None if the file does not name it; the shapes of the tensors then determine it."""
     sha256: str
     """SHA-256 of the file."""
 
     @property
     def training(self) -> TrainingRecord | None:
-        """Training record in the file's header; None if the header has none."""
+        """Training record in the file's header; None if the header has no training record."""
         return TrainingRecord.of(read_metadata(self.path)) if self.path.suffix == ".safetensors" else None
 
 
 def cache_dir() -> Path:
-    """Return the folder of downloaded models: FLOODMAP_CACHE, else the user's cache folder. It is not created here."""
+    """Return the folder of downloaded models: FLOODMAP_CACHE, else the user's cache folder. It may not exist yet."""
     if named := os.environ.get("FLOODMAP_CACHE"):
         return Path(named).expanduser()
     import platformdirs
@@ -90,7 +93,7 @@ def cache_dir() -> Path:
 
 
 def registry() -> dict[str, Model]:
-    """Return all models by name, the shipped model first, unless the package was built without that model."""
+    """Return all models by name. The shipped model is first; it is absent if floodmap was built without weights."""
     models = {model.name: model for model in _SAM}
     card = model_card()
     if not card:
@@ -158,7 +161,9 @@ def find(name: str) -> Model:
 
 
 def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedModel:
-    """Find a model's weights on this disk; missing weights of the registry are downloaded, and the SHA-256 is checked.
+    """Find a model's weights on this disk, and download missing weights of the registry.
+
+    The SHA-256 of weights of the registry is checked.
 
     Args:
         model: name or alias of a model, or path of a .safetensors or .pth file. A name has precedence over a path.

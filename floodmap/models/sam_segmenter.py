@@ -20,17 +20,17 @@ from floodmap.models.sam.common import FRAME
 from floodmap.models.sam.meta_sam import Sam
 
 SETS = (4, 16)
-"""Numbers of prompt sets (each with the prompts of one object) in a batch: at most the last number.
-On a GPU, batches are padded to the next of these numbers."""
+"""Numbers of prompt sets to which a batch is padded on a GPU; no batch has more sets than the last number.
+A prompt set contains the prompts of one object; see `prompt_sets`."""
 TOKENS = 8
 """Least number of tokens (points and box corners) to which a prompt set is padded on a GPU.
-Longer sets are padded to a power of two."""
+Longer sets are padded to the next power of two."""
 NO_PROMPT_LOGIT = -1e4
-"""Logit of a tile without a prompt: dry."""
+"""Logit of all pixels of a tile without a prompt, which is predicted as dry."""
 
 
 class SamSegmenter:
-    """Meta's SAM, not trained on floods; it needs prompts and resizes every tile to a frame of 1024 x 1024 pixels."""
+    """Meta's SAM, not trained on floods. It needs prompts, and resizes every tile to fit 1024 x 1024 pixels."""
 
     knows_floods = False
     multiple = 32
@@ -51,7 +51,8 @@ class SamSegmenter:
         """Predict the flood probability of every pixel; see `protocol.Segmenter`.
 
         Every box with the points inside the box is one prompt set, and the points outside all boxes are another set.
-        The mask of a tile is the union of the masks of its prompt sets. A tile without a prompt is dry.
+        SAM predicts one mask for each prompt set. The result is the union of the masks: the highest probability of each
+        pixel. A tile without a prompt is dry.
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
@@ -61,7 +62,7 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Return flood probabilities (B, height, width)."""
+        """Return flood probabilities (B, height, width), 0 to 1."""
         rgb = batch.rgb
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
         embedding = self._replayer.run(self._embed, rgb, batch.valid)
@@ -86,7 +87,10 @@ class SamSegmenter:
 
     @staticmethod
     def _upscale(low_res: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-        """Resample logits of SAM's frame, (B, 256, 256), to logits of tiles, (B, height, width)."""
+        """Resample logits of SAM's input frame, (B, 256, 256), to logits of tiles, (B, height, width).
+
+        The padding of the frame, to the right of the tile or below it, is cut off.
+        """
         scale = FRAME / max(shape_hw)
         frame = F.interpolate(low_res[:, None], (FRAME, FRAME), mode="bilinear", align_corners=False)
         height, width = (round(side * scale) for side in shape_hw)
@@ -95,16 +99,17 @@ class SamSegmenter:
 
 
 def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Convert prompt sets to tokens (points and box corners) of the prompt encoder.
+    """Convert prompt sets to tokens of the prompt encoder. A token is a point or a corner of a box.
 
-    Sets with fewer tokens than the longest set are padded with the label code -2.
+    Sets with fewer tokens than the longest set are padded with tokens of the label code -2.
 
     Args:
-        sets: prompt sets in tile pixels, each with at most one box.
-        scale: pixels of the frame per pixel of the tile.
+        sets: N prompt sets in pixel coordinates of the tile, each with at most one box.
+        scale: number of pixels of SAM's input frame (1024 x 1024) per pixel of the tile.
 
     Returns:
-        Coordinates in pixels of the frame, float32 (N, T, 2), and label codes, int64 (N, T); see `Sam.best_masks`.
+        Coordinates in pixels of the input frame, float32 (N, T, 2), x first, and label codes, int64 (N, T); see
+        `Sam.best_masks`. T is the number of tokens of the longest set.
     """
     each = []
     for prompt_set in sets:
@@ -120,7 +125,11 @@ def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], 
 
 
 def _padded(xy: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pad prompt sets (by the last set) and tokens (by label code -2) to few shapes, so that CUDA graphs are reused."""
+    """Pad the results of `tokens` to one of a few shapes, so that CUDA graphs are reused.
+
+    Every set is padded with tokens of the label code -2. The last set is repeated until the number of sets is one of
+    `SETS`.
+    """
     count, length = labels.shape
     more_sets = (0, _next_size(SETS, count) - count)
     more_tokens = (0, max(TOKENS, 1 << (length - 1).bit_length()) - length)
@@ -135,7 +144,7 @@ def _next_size(sizes: Sequence[int], count: int) -> int:
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
     """Convert the image encoder's linear and convolution weights, in place, so that autocast does not copy them.
 
-    The encoder's layer norms and positional embeddings keep their type.
+    The encoder's layer norms and positional embeddings keep the dtype that they have.
     """
     for module in network.image_encoder.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
@@ -146,8 +155,8 @@ def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
 def prompt_sets(prompts: Prompts) -> list[Prompts]:
     """Split a tile's prompts into one set for each object.
 
-    Each box with the points inside it is a set. The points outside all boxes are one further set, if a flood point is
-    among them.
+    Each box, together with the points inside the box, is a set. The points outside all boxes are one further set,
+    unless all of these points are dry. A mask prompt is left out.
     """
     sets, free = [], np.ones(len(prompts.points_xy), bool)
     for box in prompts.boxes_xyxy:

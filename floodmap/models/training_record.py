@@ -52,7 +52,10 @@ class TrainingRecord:
             raise ModelError(f"what the model's file says of its training is damaged ({error})") from error
 
     def role_of(self, path: Path) -> Role | None:
-        """Return the role of a picture in the training, by the content of its file; None if it is not in the record."""
+        """Return the role in training of the picture in a file; None if the record does not contain the picture.
+
+        Pictures are compared by the file's content, not by name.
+        """
         known: dict[Role, frozenset[str]] = {"train": self.train, "val": self.val}
         if not path.is_file() or path.stat().st_size not in {_size(key) for keys in known.values() for key in keys}:
             return None  # keys begin with the size: a file of another size need not be read
@@ -108,7 +111,14 @@ def run_folder(weights: Path) -> Path:
 
 
 def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Read the columns of a training log, by name, float64 (rows,) each."""
+    """Read a training log.
+
+    Args:
+        path: path of `log.csv` in a run folder; see `run_folder`.
+
+    Returns:
+        The columns by name, float64 (rows,) each, with one row for each checkpoint.
+    """
     import numpy as np
 
     with path.open(newline="", encoding="utf-8") as file:
@@ -117,7 +127,14 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
-    """Return the training log beside weights that `train` wrote; None if there is no log or it cannot be read."""
+    """Read the training log that belongs to weights written by `train`.
+
+    Args:
+        weights: path of the weights; the log lies in the run folder beside them, see `run_folder`.
+
+    Returns:
+        The columns of the log, as from `read_log`. None if there is no log, or if the log cannot be read.
+    """
     path = run_folder(weights) / "log.csv"
     try:
         return read_log(path) if path.is_file() else None
@@ -126,7 +143,7 @@ def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
 
 
 def seen_before(model: str, trained: int, validated: int, total: int) -> str | None:
-    """Return a warning if some of the scored pictures are in the training or validation set of a model, else None.
+    """Return a warning if a model is scored on pictures of its own training or validation set, else None.
 
     Args:
         model: the model's name.
@@ -142,13 +159,18 @@ def seen_before(model: str, trained: int, validated: int, total: int) -> str | N
 
 
 def picture_key(path: Path) -> str:
-    """Return the key of a picture's content: file size in bytes, and the first `HASH_CHARS` digits of the SHA-256."""
+    """Return the key of a picture file: size in bytes, a hyphen, and the first `HASH_CHARS` digits of the SHA-256."""
     with path.open("rb") as file:
         return f"{path.stat().st_size}-{hashlib.file_digest(file, 'sha256').hexdigest()[:HASH_CHARS]}"
 
 
 def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, list[str]]:
-    """Return the keys of the training and validation pictures, in the format of `keys` in a header's record."""
+    """Return the keys of pictures by role, in the format of the value `keys` of the record in a file's header.
+
+    Args:
+        train: paths of the training pictures.
+        val: paths of the validation pictures.
+    """
     return {"train": sorted({picture_key(path) for path in train}), "val": sorted({picture_key(path) for path in val})}
 
 

@@ -1,4 +1,4 @@
-"""Pixel counts and areas on the ground of each code in a scene."""
+"""Pixel counts and areas of each code (one uint8 per pixel) in a scene, for the JSON report and the HTML page."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
 
 _CELL = 256
-"""Side in pixels of the squares in which all pixels are counted with the same area on the ground."""
+"""Side in pixels of the squares in which all pixels are counted with the same geodesic area."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """Pixel counts and areas on the ground of each code in a scene."""
+    """Pixel counts and geodesic areas of each code in a scene."""
 
     pixels: NDArray[np.int64]
-    """Number of pixels of each code, (256,); the index is the code."""
+    """Number of pixels of each code, int64 (256,); the index is the code."""
     ground_m2: NDArray[np.float64] | None
-    """Geodesic area in square metres of each code, (256,); None without a geographic or projected CRS."""
+    """Geodesic area in square metres of each code, float64 (256,); the index is the code. None without a geographic or
+    projected CRS."""
     threshold: int
     """Threshold in per cent: codes from the threshold to 100 are flood."""
 
@@ -41,7 +42,10 @@ class Census:
 
     @property
     def unobserved_pixels(self) -> dict[str, int]:
-        """Number of unobserved pixels of each reason, without pixels outside the area of interest."""
+        """Number of unobserved pixels by name of the reason, without reasons that no pixel has.
+
+        Pixels outside the area of interest are not included.
+        """
         return {name: int(self.pixels[code]) for code, name in REASONS.items() if code != OUTSIDE and self.pixels[code]}
 
     @property
@@ -61,7 +65,7 @@ class Census:
         return self.observed_pixels / inside if inside else 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return areas and pixel counts in the form of the JSON report."""
+        """Return areas, shares and pixel counts as a part of the JSON report."""
         hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
         return {
             "flood_area_m2": _rounded(self.flood_m2),
@@ -79,12 +83,12 @@ class Census:
 
 
 def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
-    """Count the pixels of each code in a scene, and their area on the ground.
+    """Count the pixels of each code in a scene, and add up the geodesic areas of these pixels.
 
     Args:
-        strips: (first row, codes uint8 (rows, width)) from top to bottom.
-        grid: the scene's pixels. Areas are None without a geographic or projected CRS.
-        threshold: per cent; codes from the threshold to 100 are flood.
+        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom.
+        grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
+        threshold: in per cent; codes from the threshold to 100 are flood.
     """
     tally = Tally(grid, threshold=threshold)
     for _ in tally.count(strips):
@@ -93,21 +97,26 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
 
 
 class Tally:
-    """Counter of the pixels in strips that pass through an iterator; its arguments are those of `take_census`."""
+    """Counter of pixels that counts strips while another function iterates over the strips.
+
+    Args:
+        grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
+        threshold: in per cent; codes from the threshold to 100 are flood.
+    """
 
     def __init__(self, grid: GeoGrid, *, threshold: int) -> None:
         self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
-        """Count the pixels of strips and yield the strips unchanged."""
+        """Count the pixels of strips, and yield the strips unchanged; for the type of the strips see `take_census`."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])
             yield first, codes
 
     def census(self) -> Census:
-        """Return the counts of all strips so far."""
+        """Return the pixel counts and areas of all strips that were counted so far."""
         ground_m2 = self._ground_m2.copy() if self._placed else None
         return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
 
@@ -122,8 +131,16 @@ class Tally:
 
 
 def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the number of pixels of each code between column edges, int64 (cells, 256)."""
-    # Runs of equal codes are counted, because most pixels have the code of their left neighbour.
+    """Count the pixels of each code in rectangles of all rows and some columns.
+
+    Args:
+        codes: uint8 (rows, columns).
+        edges: column edges of the rectangles, (rectangles + 1,), from 0 to the number of columns.
+
+    Returns:
+        Numbers of pixels, int64 (rectangles, 256); the second index is the code.
+    """
+    # Runs of equal codes in a row are counted as a whole, because most pixels have the code of their left neighbour.
     begins = np.empty(codes.shape, bool)
     np.not_equal(codes[:, 1:], codes[:, :-1], out=begins[:, 1:])
     begins[:, edges[:-1]] = True

@@ -1,4 +1,4 @@
-"""Cloud-optimized GeoTIFFs of mask and probability, written from strips of codes, with consistent overviews."""
+"""Cloud-optimized GeoTIFFs (COG) of mask and probability, written from strips of codes, with consistent overviews."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ BLOCK_SIZE = 512
 CACHE_BYTES = 32 * 2**20
 """Size of GDAL's block cache while writing."""
 STEP_COLUMNS = 4096
-"""Number of columns of a band whose overviews are computed at a time; a power of two. Each pixel needs some 15
-bytes."""
+"""Number of columns for which overviews are computed at a time; a power of two. Each pixel needs some 15 bytes of
+memory."""
 KINDS = ("mask", "probability")
-"""The two kinds of raster, with which the names of their files end."""
+"""The two rasters of a scene; the names of their files end with these words."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterable[tuple[int, Codes]]
@@ -49,25 +49,29 @@ def write_rasters(
     overwrite: bool = False,
     scratch: Path | None = None,
 ) -> tuple[Path, Path]:
-    """Write and return `NAME_mask.tif` and `NAME_probability.tif`, each with its `.qml` for QGIS, in `out_dir`.
+    """Write the COGs `NAME_mask.tif` and `NAME_probability.tif` to a folder, each with a `.qml` style for QGIS.
 
-    Both are tiled COGs of uint8 with nodata 255 (unobserved). The mask is 1 where the probability is at least the
-    threshold, and 0 elsewhere. The probability is in per cent, 0 to 100.
+    Both rasters are uint8 with nodata 255 (unobserved). The mask is 1 if the probability is at least the threshold, and
+    otherwise 0. The probability is in per cent, 0 to 100.
 
-    An overview pixel is computed from the full-resolution pixels that it covers. In the mask it has the most frequent
-    of the three values; on a tie unobserved precedes flood, and flood precedes dry. In the probability raster it is the
-    mean of the observed pixels, and it is unobserved exactly where the mask is. The bytes of the files depend only on
-    the arguments.
+    Overview pixels are computed from the full-resolution pixels that they cover. In the mask, an overview pixel has the
+    most frequent of the three values; on a tie, unobserved precedes flood, and flood precedes dry. In the probability
+    raster, an overview pixel is the mean of the observed pixels; the same overview pixels as in the mask are
+    unobserved. The bytes of the files depend only on the arguments.
 
     Args:
-        strips: (first row, codes uint8 (rows, width)) from top to bottom, covering the scene once; iterated once.
-        out_dir: folder, created if it is missing.
+        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom, without gaps
+            and overlaps. The iterable is iterated once.
+        out_dir: folder of the files, created if it is missing.
         name: beginning of the file names.
-        grid: the scene's pixels; if its transform is the identity, no georeference is written.
-        threshold: per cent; codes from the threshold to 100 are flood.
+        grid: grid of the scene's pixels. If the transform of the grid is the identity, no transform is written.
+        threshold: in per cent; codes from the threshold to 100 are flood.
         tags: GDAL metadata of both files.
-        overwrite: replace files that exist.
-        scratch: folder on the same disk for temporary files; None: a hidden folder inside `out_dir`.
+        overwrite: True: replace files that exist.
+        scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
+
+    Returns:
+        Paths of the mask and of the probability raster.
 
     Raises:
         OutputError: a file exists already, the strips do not cover the scene, or a file cannot be written.
@@ -106,12 +110,28 @@ def write_rasters(
 
 
 def overview_levels(width: int, height: int) -> int:
-    """Return the number of overviews of a raster: it is halved until it fits into one tile."""
+    """Return the number of overviews of a raster. Each overview has half the size of the one before.
+
+    The last overview is the first that fits into one tile.
+
+    Args:
+        width: number of columns of the raster.
+        height: number of rows of the raster.
+    """
     return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
 
 
 def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mapping[str, Any]) -> None:
-    """Write each level of both rasters as a GeoTIFF `KIND_LEVEL.tif`; only level 0 has a georeference."""
+    """Write the full resolution (level 0) and each overview (level 1 and above) of both rasters as separate GeoTIFFs.
+
+    The files are `mask_LEVEL.tif` and `probability_LEVEL.tif`. Only level 0 has a CRS and a transform.
+
+    Args:
+        strips: see `write_rasters`.
+        work_dir: folder of the files.
+        threshold: in per cent.
+        profile: width, height, CRS and transform of level 0, as arguments of `rasterio.open`.
+    """
     width, height = profile["width"], profile["height"]
     levels = overview_levels(width, height)
     with ExitStack() as stack:
@@ -139,12 +159,15 @@ def _create(path: Path, grid: Mapping[str, Any]) -> Any:
 
 
 def _shrunk(length: int, level: int) -> int:
-    """Return the length of a side at an overview level, in pixels."""
+    """Return the length in pixels of a side at an overview level; `length` is the length at full resolution."""
     return -(-length // (1 << level))
 
 
 def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
-    """Regroup strips into bands of `rows` rows; the last band may have fewer.
+    """Regroup strips into bands of `rows` rows; the last band may have fewer rows.
+
+    Yields:
+        First row and codes, uint8 (rows, width), of each band. The array is reused for the next band.
 
     Raises:
         OutputError: the strips do not cover the scene.
@@ -169,7 +192,16 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 
 
 def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
-    """Yield mask and probability at every level, level 0 first; the block begins at multiples of 2**levels pixels."""
+    """Yield mask and probability of a block of codes at every level: full resolution first, then the overviews.
+
+    Args:
+        codes: uint8 (rows, columns). The block begins at a row and a column that are multiples of 2**levels.
+        threshold: in per cent; codes from the threshold to 100 are flood.
+        levels: number of overviews.
+
+    Yields:
+        Mask (0 dry, 1 flood, 255 unobserved) and probability (per cent, 255 unobserved), uint8, both of one shape.
+    """
     hidden = codes > 100
     flood = codes >= threshold
     height, width = codes.shape
@@ -205,12 +237,23 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 
 
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """Replace hidden values by 255. Setting all bits is several times faster than `np.where`."""
+    """Return values, uint8, with 255 for the pixels that are True in `hidden`.
+
+    Setting all bits is several times faster than `np.where`.
+    """
     return values | -hidden.view(np.uint8)
 
 
 def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Return sums over 2 x 2 pixels; uint8 values must be at most 127. An odd last row or column is summed alone."""
+    """Return the sums over blocks of 2 x 2 pixels. At an odd last row or column, blocks have fewer pixels.
+
+    Args:
+        values: (rows, columns), unsigned; at most 127 if the type is uint8.
+        dtype: type of the sums.
+
+    Returns:
+        Sums, ((rows + 1) // 2, (columns + 1) // 2).
+    """
     if values.dtype != np.uint8:
         rows = values[0::2].astype(dtype)
         rows[: len(values) // 2] += values[1::2]
@@ -225,18 +268,23 @@ def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
 
 
 def _footprint(length: int, level: int) -> NDArray[Any]:
-    """Return the number of full-resolution pixels that each overview pixel covers along one axis."""
+    """Return, along one axis, the number of full-resolution pixels that each overview pixel covers.
+
+    Args:
+        length: number of full-resolution pixels.
+        level: overview level, from 0 (full resolution).
+    """
     edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
     return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
 
 
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
-    """Combine the levels of one raster into the COG `KIND.tif`.
+    """Combine the files `KIND_LEVEL.tif` of one raster, mask or probability, into the COG `KIND.tif`.
 
-    GDAL's own overviews cannot be used, because mask and probability would disagree. MODE chooses arbitrarily on ties.
-    AVERAGE gives nodata only if all pixels are nodata, and each level would be computed from the level before. The COG
-    driver copies the overviews of its source, and a VRT can name any file as an overview. This also keeps memory low:
-    GDAL holds a COG that is opened for writing in memory as a whole.
+    Overviews computed by GDAL cannot be used, because mask and probability would disagree. GDAL's resampling MODE
+    chooses arbitrarily on ties. AVERAGE gives nodata only if all pixels are nodata, and each overview would be computed
+    from the overview before. The COG driver copies the overviews of a source raster, and a VRT can name any file as an
+    overview. The copy also needs little memory, whereas GDAL holds a COG that is opened for writing in memory.
     """
     vrt_path = work_dir / f"{kind}.vrt"
     with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:

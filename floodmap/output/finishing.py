@@ -1,4 +1,4 @@
-"""Results of a scene, written from its strips: rasters, vector layers, and last the JSON report."""
+"""Writing of a scene's results from finished strips: rasters and vector files, and at the end the JSON report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finishing:
-    """Settings for writing a scene's results from its strips: files, thresholds and formats."""
+    """Settings for writing a scene's results from finished strips: files, thresholds and formats."""
 
     source: str
-    """Name of the scene's file, without its folder."""
+    """Name of the scene's file, without the folder."""
     grid: GeoGrid
-    """The scene's pixels."""
+    """Grid of the scene's pixels."""
     date: datetime
-    """Date on which the picture was taken, if the file has it; else the date of the file."""
+    """Date on which the picture was taken, if the scene's file has this date; else the date of the file."""
     out: Path
     """Folder for the results."""
     name: str
@@ -43,22 +43,22 @@ class Finishing:
     threshold: int
     """Threshold in per cent: codes from the threshold to 100 are flood."""
     min_area_m2: float
-    """Minimum area in square metres; smaller flood polygons are dropped."""
+    """Minimum geodesic area in square metres; smaller flood polygons are dropped."""
     simplify_m: float
-    """Tolerance of the simplification in metres; 0: outlines are not simplified."""
+    """Tolerance of the simplification in metres (`polygonize`); 0: outlines are not simplified."""
     formats: tuple[Format, ...]
     """Vector formats to write."""
     report: bool
-    """True if an HTML report will be written afterwards."""
+    """True if an HTML report will be written after the results."""
     settings: Mapping[str, Any]
-    """All settings that the results depend on, for the JSON report."""
+    """All settings on which the results depend, for the JSON report."""
     started: float
     """Time at which the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
-    """Warnings about the results for the user, a line each."""
+    """Warnings about the results for the user, one line for each warning."""
 
     def to_json(self) -> str:
-        """Serialize as JSON, for `from_json` in another process."""
+        """Serialize the settings as JSON, for `from_json` in another process."""
         grid = {"crs": self.grid.crs and self.grid.crs.to_wkt(), "transform": [*self.grid.transform][:6]}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         grid["shape_hw"] = self.grid.shape_hw
@@ -66,7 +66,7 @@ class Finishing:
 
     @classmethod
     def from_json(cls, text: str) -> Finishing:
-        """Make an object from the text of `to_json`."""
+        """Restore the settings from the text that `to_json` returned."""
         values = json.loads(text)
         grid = values["grid"]
         crs = CRS.from_wkt(grid["crs"]) if grid["crs"] else None
@@ -78,18 +78,25 @@ class Finishing:
         return cls(**{**values, **typed})
 
     def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
-        """Write the results of all strips, the JSON report last.
+        """Write rasters, vector files and, at the end, the JSON report.
 
         Args:
-            strips: strips of the whole scene.
-            at_once: finish the outlines without waiting for the rasters, which takes more memory.
+            strips: strips of the whole scene, with the notes on their windows.
+            at_once: True: do not wait for the rasters before the last outlines are finished. This takes less time and
+                more memory.
+
+        Returns:
+            The results, without the path of the HTML report, which is not written here.
+
+        Raises:
+            OutputError: a file cannot be written.
         """
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
 
-        # Rasters and polygons are made in parallel, each on one core. The last step waits for the rasters, because it
-        # takes the most memory: components that reach the last row are traced, and all outlines are simplified.
+        # Rasters and polygons are made in parallel, each on one core. The last step takes the most memory: components
+        # that reach the last row of the scene are traced, and all outlines are simplified. It waits for the rasters.
         def strips_and_rasters() -> Iterator[tuple[int, Any]]:
             yield from tally.count(strips.strips())
             if not at_once:
@@ -145,7 +152,15 @@ class Finishing:
 
 
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the numbers of windows run, skipped and skipped_by_coarse, and the failed windows, for the JSON report."""
+    """Return the counts of windows and pixels of a run, as a part of the JSON report.
+
+    Args:
+        notes: notes on the windows, one for each strip; for the keys see `inference.prediction.predict`.
+
+    Returns:
+        `windows`: numbers of windows `run`, `skipped` and `skipped_by_coarse`, and the list `failed`;
+        `pixels_processed`: number of pixels that the model predicted.
+    """
     notes = list(notes)
     # A window that overlaps a resumed run's first strip is computed by both runs, and may fail in both.
     failed = {tuple(failure["window"].values()): failure for note in notes for failure in note["failed"]}

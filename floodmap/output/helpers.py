@@ -1,4 +1,4 @@
-"""Helper processes of floodmap; they exchange messages with the parent process, as lines of JSON over pipes."""
+"""Helper processes of floodmap, which exchange messages with the parent process: lines of JSON over pipes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from floodmap import errors
 
 
 class Process:
-    """A helper process that runs a module of floodmap; if it cannot be started, `receive` returns None.
+    """A helper process that runs a module of floodmap.
+
+    If the process cannot be started, `send` does nothing and `receive` returns None.
 
     Args:
-        module: name of the module, which calls `open_channel` first.
+        module: name of the module. The module must call `open_channel` first.
         arguments: arguments on the command line of the process.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.popen: subprocess.Popen[str] | None = None
-        # multiprocessing is not used, because it would run the user's script again. -P: no imports from the current
-        # folder.
+        # The package multiprocessing is not used, because it would run the user's script again. The option -P prevents
+        # imports from the current folder.
         command = [sys.executable, "-P", "-m", module, *arguments]
         path = os.pathsep.join(part or os.getcwd() for part in sys.path)
         with suppress(OSError, ValueError):
@@ -36,14 +38,18 @@ class Process:
             )  # fmt: skip
 
     def send(self, content: Any) -> None:
-        """Send a message to the process, as one line of JSON."""
+        """Send a message to the process, as one line of JSON; the content must be of JSON types."""
         if self.popen and self.popen.stdin:
             with suppress(OSError, ValueError):  # if the process has ended, `receive` returns None
                 self.popen.stdin.write(json.dumps(content) + "\n")
                 self.popen.stdin.flush()
 
     def receive(self) -> tuple[str, Any] | None:
-        """Wait for the next message of the process; return its kind and content, or None if the process has ended."""
+        """Wait for the next message of the process.
+
+        Returns:
+            Kind of the message, such as "done", and content, of JSON types. None if the process has ended.
+        """
         if self.popen is None or self.popen.stdout is None:
             return None
         with suppress(OSError, ValueError):
@@ -60,12 +66,13 @@ class Process:
 
 
 def open_channel() -> Callable[[str, Any], None]:
-    """Open the channel to the parent process; a helper process calls this function first.
+    """Open the channel from a helper process to the parent process. Helper processes call this function first.
 
-    From then on, text that libraries print goes to standard error, and Ctrl-C does not end the helper process.
+    After the call, text that libraries print goes to standard error, and Ctrl-C does not end the helper process.
 
     Returns:
-        The function that sends a message, from the kind and the content of the message.
+        A function that sends a message to the parent process. Its arguments are the kind of the message, such as
+        "done", and the content, of JSON types.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
@@ -81,14 +88,14 @@ def open_channel() -> Callable[[str, Any], None]:
 
 
 def error_to_json(error: BaseException) -> list[str]:
-    """Convert an error to the content of a message: the name of its type, and its text."""
+    """Convert an error to the content of a message: the name of the error's type, and the error's text."""
     return [type(error).__name__, str(error)]
 
 
 def error_from_json(content: list[str]) -> BaseException:
-    """Convert the content of a message to an error.
+    """Convert the content of a message, made by `error_to_json`, to an error.
 
-    The type is RuntimeError if the original type is neither floodmap's own nor MemoryError.
+    The error has the original type if this type is MemoryError or one of `floodmap.errors`; otherwise RuntimeError.
     """
     kind, text = content
     error_type = getattr(errors, kind, MemoryError if kind == "MemoryError" else None)

@@ -1,4 +1,4 @@
-"""Check that the CRS in a written file places the file where the scene lies."""
+"""Check that the CRS in a written file gives the file the same place on the ground as the scene."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from floodmap.geo.names import readable
 
 
 def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tuple[float, float]) -> None:
-    """Raise OutputError if the CRS in a written file differs from the scene's by more than a pixel on the ground.
+    """Check that a written file lies in the scene's place, to within one pixel.
 
-    A GeoTIFF drops a projection for which it has no code. A Shapefile drops datum shifts and some parameters. The
-    libraries that write these files raise no error. GeoJSON is always in WGS 84 and is not checked, because a failed
-    transformation to WGS 84 raises an error.
+    A GeoTIFF loses a projection for which the format has no code. A Shapefile loses datum shifts and some parameters.
+    The libraries that write these files raise no error. GeoJSON is always in WGS 84 and is not checked, because a
+    failed transformation to WGS 84 raises an error.
 
     Args:
-        path: a raster, or a layer that `vector_files.write_layers` wrote.
-        crs: the scene's CRS; if it is neither geographic nor projected, nothing is checked.
-        xy: a point of the scene in that CRS.
-        next_xy: a point one pixel from `xy`; the distance between the two points is the tolerance.
+        path: a raster, or a vector file that `vector_files.write_layers` wrote.
+        crs: CRS of the scene. If the CRS is neither geographic nor projected, nothing is checked.
+        xy: coordinates of a point of the scene in `crs`.
+        next_xy: coordinates of a point one pixel from `xy`. The distance between the two points is the tolerance.
+
+    Raises:
+        OutputError: the coordinates `xy` lie at another place in the CRS of the file, farther away than the tolerance,
+            or have no longitude and latitude.
     """
     if path.suffix == ".geojson" or not is_placed(crs):
         return
@@ -43,7 +47,10 @@ def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tup
 
 
 def _lonlat(crs: Any, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return longitudes and latitudes in degrees, (2, n); None without a CRS or without a transformation to WGS 84."""
+    """Convert coordinates of a CRS, each (n,), to longitudes and latitudes in degrees, float64 (2, n).
+
+    The result is None without a CRS, or if the coordinates cannot be transformed to WGS 84.
+    """
     try:
         to_lonlat = Transformer.from_crs(known_crs(crs), "EPSG:4326", always_xy=True) if crs else None
         return None if to_lonlat is None else np.array(to_lonlat.transform(xs, ys, errcheck=True))

@@ -1,4 +1,4 @@
-"""Vectorization: strips of codes, or masks and probability rasters of any program, to polygons with geodesic areas."""
+"""Vectorization: polygons with geodesic areas from strips of codes, or from mask and probability rasters."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polygons:
-    """The two vector layers of one scene, in its CRS."""
+    """The two vector layers of one scene, in the CRS of the scene."""
 
     flood: GeoDataFrame
-    """One polygon per row, from the top of the scene down. Columns: id, area_m2, perimeter_m, confidence_mean,
-    confidence_min (both 0 to 1), model, source. Perimeters include those of holes, as in QGIS and shapely."""
+    """Table with one flood polygon per row, from the top of the scene down. Columns: id, area_m2, perimeter_m,
+    confidence_mean, confidence_min (flood probability, 0 to 1), model, source. Perimeters include the perimeters of
+    holes, as in QGIS and shapely."""
     unobserved: GeoDataFrame
-    """One polygon per row. Columns: id, reason, area_m2, perimeter_m."""
+    """Table with one polygon of unobserved ground per row. Columns: id, reason, area_m2, perimeter_m."""
 
 
 def polygonize(
@@ -53,26 +54,27 @@ def polygonize(
     source: str | None,
     confidence: bool = True,
 ) -> Polygons:
-    """Trace flooded and unobserved ground as polygons, which are not cut at strip borders.
+    """Trace flooded and unobserved ground as polygons. Polygons are not cut at the borders of strips.
 
-    Polygons are the 4-connected components of pixels. If none is dropped or simplified, rasterizing them gives the mask
-    again. Flood polygons below the minimum area are dropped before the others are simplified. Unobserved polygons are
-    never dropped, because their ground would then look dry.
+    Each polygon is a 4-connected component of pixels. If no polygon is dropped or simplified, rasterizing the polygons
+    gives the mask again. Flood polygons below the minimum area are dropped before the other polygons are simplified.
+    Polygons of unobserved ground are never dropped, because the ground would then look dry.
 
     Args:
-        strips: (first row, codes uint8 (rows, width)) from top to bottom, or a function that returns them.
-        grid: the scene's pixels. Without a geographic or projected CRS areas are null, and options in metres are
-            refused.
-        threshold: per cent; codes from the threshold to 100 are flood.
-        min_area_m2: geodesic area; smaller flood polygons are dropped.
-        simplify_m: size in metres, about, of details that are removed from outlines. Its square is the effective area
-            of Visvalingam and Whyatt; it is not a distance. Flood and unobserved ground keep their common border.
-        model: name of the model, for the `model` column.
-        source: name of the scene, for the `source` column.
-        confidence: False leaves the confidence null, for codes that are not probabilities.
+        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom; or a
+            function that returns such pairs.
+        grid: grid of the scene's pixels. Without a geographic or projected CRS, areas and perimeters are null, and
+            options in metres raise an error.
+        threshold: in per cent; codes from the threshold to 100 are flood.
+        min_area_m2: geodesic area in square metres; smaller flood polygons are dropped.
+        simplify_m: approximate size in metres of the details that are removed from outlines. The square of this size is
+            the effective area of Visvalingam and Whyatt. Flood and unobserved ground keep their common border.
+        model: name of the model, for the column `model`.
+        source: name of the scene, for the column `source`.
+        confidence: False: the columns of confidence are null, for codes that are not probabilities.
 
     Raises:
-        MissingCRSError: an option in metres was given, and there is no CRS.
+        MissingCRSError: an option in metres was given, and the grid has no CRS or lies outside the CRS.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
@@ -115,25 +117,26 @@ def vectorize(
     """Trace the flood of a mask or probability raster, written by floodmap or another program, as polygons.
 
     Args:
-        path: a raster of one band that GDAL reads.
-        flood_value: value of flooded pixels of a mask, or several ("1,2"). None: 1 in masks of 0 and 1, 255 in masks of
-            0 and 255.
-        threshold: probability from which a pixel is flood, 0.01 to 1, for rasters of probabilities. If the raster is in
-            per cent (whole numbers, floats above 1, or by its unit), the threshold is scaled, with a warning. None: 0.5
-            in a probability raster that floodmap wrote; any other raster is a mask.
-        ignore_values: values that are unobserved (9, "0,9", (0, 9)), besides nodata and besides values that are hardly
-            ever meant as dry: below 0, 255 in uint8, 1e20. "none": only nodata is unobserved.
+        path: a raster of one band, in a format that GDAL reads.
+        flood_value: value of the flooded pixels in a mask, or several values ("1,2"). None: 1 in masks of 0 and 1, 255
+            in masks of 0 and 255.
+        threshold: for a probability raster: probability from which a pixel is flood, 0.01 to 1. The threshold is
+            scaled, with a warning, if the raster is in per cent: whole numbers, floats above 1, or the unit "%". None:
+            0.5 in a probability raster that floodmap wrote; any other raster is a mask.
+        ignore_values: values of unobserved pixels (9, "0,9", (0, 9)), besides nodata. Values that hardly ever mean dry
+            ground are unobserved too: below 0, 255 in uint8, 1e20. "none": only nodata is unobserved.
         min_area_m2: geodesic area in square metres; smaller polygons are dropped.
-        simplify_m: size in metres, about, of details that are removed from outlines.
+        simplify_m: approximate size in metres of the details that are removed from outlines.
 
     Returns:
-        One row per polygon in the raster's CRS (`Polygons.flood`). Without flood the table is empty, and has the CRS.
+        Table with one polygon per row, in the CRS of the raster; for the columns see `Polygons.flood`. Without flood,
+        the table has no rows.
 
     Raises:
-        SceneError: the raster holds no probabilities, or only control points place it.
+        SceneError: the raster holds no probabilities, or has control points in place of a transform.
         EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
             to 1.
-        MissingCRSError: an option in metres was given, and there is no CRS.
+        MissingCRSError: an option in metres was given, and the raster has no CRS or lies outside the CRS.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
@@ -150,7 +153,10 @@ def vectorize_layers(
     min_area_m2: float = 0.0,
     simplify_m: float = 0.0,
 ) -> Polygons:
-    """Trace flood and unobserved ground (nodata, transparent, 255) as polygons; for the arguments see `vectorize`."""
+    """Trace flood and unobserved ground of a mask or probability raster as polygons.
+
+    Unobserved pixels are nodata, transparent, or of an ignored value. For arguments and errors see `vectorize`.
+    """
     path = Path(path)
     with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
         return polygonize(
@@ -166,12 +172,13 @@ def vectorize_layers(
 
 
 class _Collected:
-    """Components above the minimum area, with areas and perimeters.
+    """Collection of components, with areas and perimeters. Flood components below the minimum area are dropped.
 
     Args:
-        grid: the scene's pixels.
-        min_area_m2: geodesic area; smaller flood components are dropped.
-        measured: measure all components. False: measure only those that may lie below the minimum area.
+        grid: grid of the scene's pixels.
+        min_area_m2: geodesic area in square metres; smaller flood components are dropped.
+        measured: True: compute area and perimeter of all components. False: compute them only for components that may
+            lie below the minimum area, and leave NaN for the others.
     """
 
     def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
@@ -192,7 +199,7 @@ class _Collected:
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
-        """Return all components, their areas (m²) and their perimeters (m), from the top of the scene down."""
+        """Return all components from the top of the scene down, and their areas (m²) and perimeters (m), each (n,)."""
         parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
         names = Components.__slots__
         joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
@@ -229,7 +236,14 @@ def _frame(
 
 
 def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
-    """Return the area in square metres of a pixel in the middle of outlines; NaN if the CRS is not valid there."""
+    """Return the area in square metres of the pixel at the centre of the bounding box of all outlines.
+
+    The result is NaN if the grid has no geographic or projected CRS, or if the CRS is not valid at this pixel.
+
+    Args:
+        outline: shapely polygons in pixels, (n,).
+        grid: grid of the scene's pixels.
+    """
     if not grid.is_on_earth:
         return math.nan
     west, north, east, south = shapely.total_bounds(outline)

@@ -1,9 +1,9 @@
-"""A rehearsal: all results are written for a scene of two pixels before the first window, so that errors come early.
+"""The rehearsal: a trial write of all results for a scene of two pixels, before the first window is computed.
 
-A format may be unable to hold a CRS, a field or a name, and only the library that writes the format raises the error.
-After hours of windows the error would be too late. Writing two pixels takes a tenth of a second. But the libraries that
-write polygons take half a second to load, and 90 MB while windows run. So the command starts a helper process. This
-process loads the libraries while the model is loaded, and it ends before the first window.
+Some formats cannot hold every CRS, field or name, and only the library that writes the format raises the error. After
+hours of windows, the error would come too late. Writing two pixels takes a tenth of a second. But the libraries that
+write polygons take half a second to load, and occupy 90 MB while windows are computed. The command line therefore
+starts a helper process, which loads the libraries while the model is loaded, and ends before the first window.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 
 
 def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) -> None:
-    """Write all results of a run for two pixels in the scene's place, one flood and one unobserved; then delete them.
+    """Write all results of a run for a scene of two pixels, one flood and one unobserved, and delete the results.
+
+    The two pixels lie inside the scene, and have the scene's CRS.
 
     Args:
-        finishing: settings of the run.
-        scratch: a folder on the disk of the results.
-        helper: the helper process, which is used if the libraries are not loaded in this process. None: the results are
-            written in this process.
+        finishing: settings for writing the results of the run.
+        scratch: folder for the temporary results, on the disk of the final results.
+        helper: helper process that writes the results if the libraries are not loaded in this process. None: the
+            results are written in this process.
 
     Raises:
         OutputError: a result cannot be written.
@@ -55,7 +57,15 @@ def is_loaded() -> bool:
 
 
 def perform(finishing: Finishing, scratch: Path) -> None:
-    """Write the results for two pixels and delete them, in this process; for the arguments see `rehearse`."""
+    """Write the results for two pixels in this process, and delete the results.
+
+    Args:
+        finishing: settings for writing the results of the run.
+        scratch: folder for the temporary results, on the disk of the final results.
+
+    Raises:
+        OutputError: a result cannot be written.
+    """
     from floodmap.output.placing import refuse_misplaced
 
     grid = finishing.grid
@@ -84,24 +94,27 @@ def perform(finishing: Finishing, scratch: Path) -> None:
 
 
 class _TwoPixels:
-    """Strips of a scene of two pixels, with the interface of `journal.Strips`: flood above, unobserved below."""
+    """Strips of a scene of two rows and one column, with the interface of `journal.Strips`.
+
+    The upper pixel is flood, the lower pixel is unobserved.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield one strip: its first row, and its codes, uint8 (2, 1)."""
+        """Yield one pair: the first row of the strip, 0, and the codes of the strip, uint8 (2, 1)."""
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Return the notes of one strip, with all counts 0."""
+        """Return the notes on the windows of one strip, with all counts 0."""
         return [{"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}]
 
 
 class Helper:
-    """A helper process that loads the libraries which write results, and writes the results of one run for two pixels.
+    """A helper process that loads the libraries for writing, and writes the results of one run for two pixels.
 
-    If the process cannot be started, or is killed, `ask` returns False; the caller then writes the results itself.
+    If the process cannot be started, or is killed, `ask` returns False. The caller then has to call `perform`.
     """
 
     def __init__(self) -> None:
@@ -109,7 +122,14 @@ class Helper:
         atexit.register(self.dismiss)
 
     def ask(self, finishing: Finishing, scratch: Path) -> bool:
-        """Send a run to the process and wait; return True if the process has written all results for two pixels.
+        """Send the settings of a run to the process, and wait until the process has written the results.
+
+        Args:
+            finishing: settings for writing the results of the run.
+            scratch: folder for the temporary results, on the disk of the final results.
+
+        Returns:
+            True if all results for two pixels were written; False if the process cannot be started or has failed.
 
         Raises:
             FloodmapError: a result cannot be written.
@@ -128,7 +148,7 @@ class Helper:
 
 
 def main() -> None:
-    """Run the helper process."""
+    """Run the helper process: load the libraries, wait for the settings of one run, and write the results."""
     send = open_channel()
     logging.getLogger("floodmap").addHandler(logging.NullHandler())
     logging.getLogger("floodmap").propagate = False

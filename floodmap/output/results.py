@@ -1,4 +1,4 @@
-"""`FloodMap`: the results of a run on disk; and checks of output folders before a run."""
+"""`FloodMap`, the results of a run as files on disk; and checks of the output folder before a run."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 BYTES_PER_PIXEL = 0.8
-"""Peak disk space of a run in bytes per scene pixel: strips, uncompressed overview levels and finished rasters
-together."""
+"""Largest disk space that a run needs, in bytes per scene pixel: strips, temporary rasters and overviews, and finished
+rasters together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodMap:
-    """The results of one scene, on disk; a notebook displays them as a map."""
+    """The results of one scene, as files on disk. A notebook displays the results as maps."""
 
     name: str
-    """Name of the scene; the name of every file begins with it."""
+    """Name of the scene, with which the names of all files begin."""
     mask_path: Path
     """Mask, a uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
     probability_path: Path
     """Flood probability, a uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
     layer_paths: tuple[Path, ...]
-    """Vector files, flood first in each format."""
+    """Vector files; in each format, the file with the flood polygons is first."""
     report_path: Path
     """JSON report."""
     report: dict[str, Any]
@@ -62,8 +62,9 @@ class FloodMap:
     def polygons(self) -> GeoDataFrame:
         """Read the flood polygons from the first vector file.
 
-        Polygons below `min_area_m2` are left out, and outlines are simplified by `simplify_m`. The CRS is that of the
-        scene, but WGS 84 in GeoJSON.
+        Returns:
+            Table with one polygon per row; for the columns see `output.polygons.Polygons.flood`. A Shapefile has short
+            column names (`SHAPEFILE_FIELDS`). The CRS is the CRS of the scene, or WGS 84 if the file is GeoJSON.
         """
         import geopandas
 
@@ -79,7 +80,7 @@ class FloodMap:
         return _read(self.mask_path)
 
     def probability(self) -> NDArray[np.float32]:
-        """Read the flood probability, float32 (height, width): 0 to 1 in steps of 0.01; NaN where unobserved."""
+        """Read the flood probability, float32 (height, width): 0 to 1 in steps of 0.01; NaN if unobserved."""
         return as_probability(_read(self.probability_path))
 
     def _repr_html_(self) -> str:
@@ -89,21 +90,28 @@ class FloodMap:
 
 
 def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Convert codes to probabilities, float32 of the same shape, 0 to 1; NaN where unobserved."""
+    """Convert codes (0 to 100 per cent, above 100 unobserved) to probabilities.
+
+    Args:
+        percent: uint8 of any shape.
+
+    Returns:
+        float32 of the same shape, 0 to 1; NaN if unobserved.
+    """
     share = percent.astype(np.float32) / np.float32(100)
     share[percent > 100] = np.nan
     return share
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """Read all pixels of a raster of results, uint8 (height, width)."""
+    """Read all pixels of a mask or probability raster, uint8 (height, width)."""
     with open_result(path) as dataset:
         return np.asarray(dataset.read(1))
 
 
 @contextmanager
 def open_result(path: Path) -> Iterator[DatasetReader]:
-    """Open a raster of results, without rasterio's warning about a missing georeference."""
+    """Context manager: open a mask or probability raster, without rasterio's warning about a missing georeference."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -120,10 +128,10 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
         out: folder of the results.
         name: beginning of the file names.
         formats: vector formats.
-        sheet: include the HTML report, as the last path.
+        sheet: True: include the HTML report, as the last path.
 
     Returns:
-        Mask, probability, JSON report, vector files, HTML report.
+        Paths of mask, probability raster, JSON report, vector files and HTML report, in this order.
     """
     rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
     vectors = []
@@ -134,17 +142,20 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
 
 
 def page_path_of(out: Path, name: str) -> Path:
-    """Return the path of a scene's HTML report."""
+    """Return the path of the HTML report of a scene: output folder, and beginning of the file names, are given."""
     return out / f"{name}_report.html"
 
 
 def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None = None) -> None:
-    """Raise OutputError if a result exists already.
+    """Check that no result of a run exists already.
 
     Args:
-        results: paths of the results, see `result_paths`.
-        resumed: the settings of a run with `--resume`, else None; the error message lists how the existing results
-            differ.
+        results: paths of the results, in the order of `result_paths`.
+        resumed: settings of the run, if the run resumes an earlier run (`--resume`); else None. The error message then
+            lists how the settings of the existing results differ.
+
+    Raises:
+        OutputError: a result exists already.
     """
     for path in results:
         if path.exists():
@@ -155,7 +166,7 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
 
 
 def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Return the reason why existing results are not those of a run with these settings, as text."""
+    """Return, as text, the reason why existing results were not made by a finished run with these settings."""
     summary = _summary(results[2])
     if summary is None:
         return f"{results[2].name}, which says how it was made, is missing or damaged"
@@ -174,7 +185,11 @@ def _summary(report: Path) -> dict[str, Any] | None:
 
 
 def refuse_long_names(results: Iterable[Path]) -> None:
-    """Raise OutputError if a result's name is longer than 255 bytes, or longer than the file system allows."""
+    """Check that the names of the results are not too long for files.
+
+    Raises:
+        OutputError: a name is longer than 255 bytes, or longer than the file system allows.
+    """
     for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
         if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
             raise OutputError(f"{path.parent}: the name {path.name} is too long for a file; rename the scene")
@@ -190,7 +205,7 @@ def _is_too_long(path: Path) -> bool:
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[None]:
-    """Create the folder for results; at the end, delete it if it was created here and is empty."""
+    """Context manager: create the output folder. On exit, the folder is deleted if it is new and still empty."""
     made = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -203,9 +218,14 @@ def output_folder(out: Path) -> Iterator[None]:
 
 
 def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
-    """Raise OutputError if a result would replace an input of the run.
+    """Check that no result would replace an input file of the run, such as a file `x_mask.tif` of the user.
 
-    A file `x_mask.tif`, for example, may be the user's own.
+    Args:
+        results: paths of the results.
+        inputs: files that the run reads.
+
+    Raises:
+        OutputError: a result has the path of an input file that exists.
     """
     for path in results:
         for given in inputs:
@@ -214,7 +234,14 @@ def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> No
 
 
 def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
-    """Return the results of an earlier, finished run with the same settings; None if there are none."""
+    """Return the results of an earlier, finished run with the same settings; None if there is no such run.
+
+    Args:
+        out: folder of the results.
+        name: beginning of the file names.
+        formats: vector formats; the files of all formats must exist.
+        settings: settings that must be equal to those in the JSON report.
+    """
     paths = result_paths(out, name, formats)
     mask, probability, report, *layers = paths
     if not all(path.exists() for path in paths):
@@ -229,15 +256,23 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
 
 
 def is_newer(path: Path, other: Path) -> bool:
-    """Return whether a file exists and is not older than another file.
+    """Return True if the file `path` exists and was not changed before the file `other`.
 
-    An older file belongs to results that were replaced.
+    A file that was changed before belongs to earlier results, which have been replaced since.
     """
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 def check_disk(out: Path, pixels: int) -> None:
-    """Raise OutputError if the disk of an existing folder is too full for a scene with this number of pixels."""
+    """Check that the disk has room for the results and temporary files of a run.
+
+    Args:
+        out: a folder that exists, on the disk of the results.
+        pixels: number of pixels of the scene.
+
+    Raises:
+        OutputError: the disk has less free space than the run needs.
+    """
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(
@@ -247,5 +282,5 @@ def check_disk(out: Path, pixels: int) -> None:
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the JSON report atomically."""
+    """Write the JSON report atomically: no reader finds an incomplete file."""
     write_whole(path, json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n")

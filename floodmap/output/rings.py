@@ -1,4 +1,4 @@
-"""Rings joined from the edges of outlines, and polygons built from rings."""
+"""Outlines of components of pixels: edges are joined to closed rings, and rings to polygons."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from scipy.sparse.csgraph import connected_components, depth_first_order
 
 Ints = NDArray[np.int64]
 LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
-"""Data type of an edge between pixel corners, packed into 13 bytes, because a large component has millions of edges.
+"""Data type of a straight edge between two pixel corners. An edge has 13 bytes, because a large component has millions
+of edges.
 
-`first` is the index of the first vertex: row * stride + column. `step` leads from this index to the index of the last
-vertex. `beyond` is the kind of the pixels on the right of the edge (`tracing.Components.kind`).
+`first` is the index of the pixel corner at which the edge begins: row * stride + column. `step` is the difference
+between the index of the corner at which the edge ends, and `first`. `beyond` is the value of `tracing.Components.kind`
+for the pixels on the right of the edge, outside the component.
 """
 Lines = NDArray[np.void]
 
 
 def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
-    """Group edges by component: yield each component's number with its edges."""
+    """Group edges by component.
+
+    Args:
+        lines: edges, (n,) of data type `LINE`.
+        owner: number of the component of each edge, int64 (n,).
+
+    Yields:
+        The number of a component, and all edges of this component, in ascending order of the numbers.
+    """
     if len(owner):
         order = np.argsort(owner, kind="stable")
         owners, begins = np.unique(owner[order], return_index=True)
@@ -30,18 +40,20 @@ def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
 
 
 def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) -> tuple[NDArray[np.int32], Ints, Ints]:
-    """Join edges to rings, component by component.
+    """Join the edges of each component to closed rings.
 
-    At a vertex where a component touches itself corner to corner, an outline turns right, along the gap. No ring then
-    touches itself, so that the polygons are valid.
+    If two pixels of a component touch only at a corner, the outline turns right at this corner. No ring then touches
+    itself, so that the polygons are valid.
 
     Args:
-        parts: arrays of edges, and the number of the component of each edge. The list is emptied to free memory.
-        stride: number of vertices in a row.
-        noded: keep a vertex on a straight edge if the kind on the right changes there.
+        parts: pairs of edges, (n,) of data type `LINE`, and numbers of the components of these edges, int64 (n,). The
+            list is emptied to free memory.
+        stride: number of pixel corners in a row.
+        noded: True: keep a vertex inside a straight line if `beyond` changes at this vertex.
 
     Returns:
-        The arguments of `assembled`: vertices, number of vertices of each ring, and number of rings of each component.
+        The arguments of `assembled`: vertices (column, row), int32 (vertices, 2), ring by ring; number of vertices of
+        each ring; and number of rings of each component.
     """
     lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
@@ -72,9 +84,14 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
 
 
 def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Return the cycles of a permutation, given by its inverse: the members, and the sizes of the cycles.
+    """Find the cycles of a permutation of edges: each cycle is a ring.
 
-    The members of each cycle begin with the smallest member.
+    Args:
+        before: for each edge, the index of the edge before it in the ring, int32 (n,).
+
+    Returns:
+        Indices of all edges, int64 (n,), ring by ring, each ring beginning with its smallest index; and the number of
+        edges of each ring.
     """
     n_edges = len(before)
     every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)
@@ -92,12 +109,12 @@ def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
 
 
 def assembled(vertices_xy: NDArray[np.integer[Any]], ring_sizes: Ints, rings_of: Ints) -> NDArray[Any]:
-    """Build polygons from open rings; each ring is closed by its first vertex.
+    """Build polygons from rings. In the input the rings are open: the first vertex is not repeated at the end.
 
     Args:
-        vertices_xy: vertices (n, 2), ring by ring, x first.
+        vertices_xy: vertices (x, y), (n, 2), ring by ring.
         ring_sizes: number of vertices of each ring.
-        rings_of: number of rings of each polygon; the first ring of a polygon is its shell.
+        rings_of: number of rings of each polygon. The first ring of a polygon is the shell; the others are holes.
 
     Returns:
         shapely Polygons, object (polygons,).

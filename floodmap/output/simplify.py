@@ -1,8 +1,9 @@
 """Coverage simplification of pixel outlines: neighbours keep their common border, and outlines do not cross.
 
-Corners are removed by the area of their triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Pixel
-corners have integer coordinates, so a triangle of up to one square pixel contains no other corner (Pick's theorem). All
-triangles that do not touch each other can therefore be cut at once, without a search for crossings.
+Each corner of an outline forms a triangle with its two neighbours on the outline. Corners are removed in the order of
+the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Corners have integer
+coordinates. A triangle of up to one square pixel therefore contains no other pixel corner (Pick's theorem). All
+triangles of this size that do not touch each other can be cut off at once, without a search for crossings.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MIN_HOLLOW_AREA = 1.5
 MIN_CORNERS = 4
 """Least number of corners that a ring keeps."""
 CHUNK = 2**20
-"""Number of corners that are processed at a time."""
+"""Number of corners that are processed together, to limit memory."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -30,15 +31,16 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def simplified(outlines: Geometries, tolerance: float) -> Geometries:
-    """Remove corners in the order of their triangles' areas, if these areas are at most the square of the tolerance.
+    """Simplify outlines: remove corners whose triangle has at most the area `tolerance` squared.
 
     Args:
-        outlines: shapely Polygons in pixel corners; neighbours share all vertices (`tracing.trace` with `noded`). If
-            the caller keeps no reference, the polygons are freed as soon as possible.
+        outlines: shapely Polygons, object (n,), with vertices at pixel corners (column, row). Neighbours share all
+            vertices of their common border (`tracing.trace` with `noded`). If the caller keeps no reference to the
+            array, the memory of the polygons is freed early.
         tolerance: in pixels.
 
     Returns:
-        The simplified polygons, in the same order.
+        The simplified polygons, object (n,), in the same order.
     """
     if 2 * tolerance**2 < 1 or not len(outlines):
         return outlines
@@ -67,13 +69,13 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
 class _Border:
     """Corners of rings as doubly linked lists, from which corners are removed.
 
-    Neighbouring rings lose the same corners of their common border. The reason is that every decision depends only on
-    the positions of a corner and of its two neighbours, and not on a ring's first corner or direction.
+    Neighbouring rings lose the same corners of their common border. The reason: a corner is removed or kept by the
+    positions of this corner and of its two neighbours. The first corner and the direction of a ring have no effect.
 
     Args:
-        x: column of each corner, ring by ring, (n,).
-        y: row of each corner, (n,).
-        ends: index after the last corner of each ring.
+        x: column of each corner, int32 (n,), ring by ring.
+        y: row of each corner, int32 (n,).
+        ends: for each ring, the index after the index of the last corner.
     """
 
     def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints) -> None:
@@ -105,9 +107,13 @@ class _Border:
         self._is_node = is_node[self._number]
 
     def cut(self, twice_area: int) -> None:
-        """Remove corners until the doubled area of every triangle is above `twice_area` square pixels, at most 2."""
+        """Remove corners until no further corner can be removed.
+
+        Args:
+            twice_area: largest doubled area of the triangles of removed corners, in square pixels; at most 2.
+        """
         self._rank = np.full(len(self.kept), _NEVER)
-        """Order of removal: of two neighbouring corners the one of lower rank is removed first."""
+        """Rank of each corner: of two neighbouring corners, the corner of lower rank is removed first."""
         flags = np.zeros(len(self.kept), bool)
         pieces = (np.arange(first, min(first + CHUNK, len(flags))) for first in range(0, len(flags), CHUNK))
         active = np.concatenate([self._ranked(piece, twice_area) for piece in pieces])
@@ -127,7 +133,12 @@ class _Border:
             active = _sorted_union(flags, active[self._rank[active] != _NEVER], changed)
 
     def _ranked(self, corners: Ints, twice_area: int) -> Ints:
-        """Compute the ranks of corners; return the corners that may be removed."""
+        """Compute and store the ranks of corners, and return the corners that may be removed.
+
+        Args:
+            corners: indices of corners.
+            twice_area: largest doubled area of the triangle of a corner that may be removed, in square pixels.
+        """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[corners].astype(np.int64), self._y[corners].astype(np.int64)
         area = np.abs(
@@ -142,15 +153,18 @@ class _Border:
         return np.asarray(corners[fits])
 
     def _lowest(self, corners: Ints) -> Ints:
-        """Return the corners whose rank is lower than that of both neighbours."""
+        """Return those of the given corners that have a lower rank than both of their neighbours on the ring."""
         rank = self._rank[corners]
         return corners[(rank < self._rank[self._before[corners]]) & (rank < self._rank[self._after[corners]])]
 
     def _removable(self, corners: Ints) -> Bools:
-        """Return True for corners that can be removed; no two of the corners may be neighbours.
+        """Return which corners can be removed, bool (n,). No two of the given corners may be neighbours.
 
-        A corner can be removed if no other corner lies on the new edge, and if its ring keeps at least `MIN_CORNERS`
-        corners.
+        A corner can be removed if no other corner lies on the edge that replaces the corner, and if the ring keeps at
+        least `MIN_CORNERS` corners.
+
+        Args:
+            corners: indices of corners, int64 (n,).
         """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[before] + self._x[after], self._y[before] + self._y[after]
@@ -171,17 +185,22 @@ class _Border:
         return ~kept[self._number[corners]]
 
     def _place(self, x: NDArray[Any], y: NDArray[Any]) -> Ints:
-        """Return positions as single numbers, in row-major order."""
+        """Return the positions (x, y) of corners as one integer for each position, in row-major order."""
         return np.asarray(y.astype(np.int64) * self._stride + x)
 
     def _neighbours(self, corners: Ints) -> Ints:
-        """Return the positions of both neighbours of each corner, in any order, as one number."""
+        """Return one integer for each corner, which encodes the positions of both neighbours, in either order."""
         before, after = self._number[self._before[corners]], self._number[self._after[corners]]
         return np.minimum(before, after).astype(np.int64) * len(self._places) + np.maximum(before, after)
 
 
 def _sorted_union(flags: Bools, *arrays: NDArray[np.integer[Any]]) -> Ints:
-    """Return the sorted union of arrays of indices; `flags` is scratch memory, one False for every possible index."""
+    """Return the sorted union of arrays of indices.
+
+    Args:
+        flags: working memory, bool: False for every possible index. All values are False again afterwards.
+        arrays: arrays of indices.
+    """
     for array in arrays:
         flags[array] = True
     result = np.flatnonzero(flags)

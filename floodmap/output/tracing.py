@@ -1,8 +1,9 @@
 """Outlines of the connected components of a raster, traced strip by strip; outlines are not cut at strip borders.
 
-`rasterio.features.shapes` needs the whole raster, and its memory grows until the end. Here the raster is read in bands
-of rows. A component that ends above the last row is returned as a polygon; only edges of the other components are kept.
-Pixels are processed by a few array comparisons; all further steps work on runs of pixels and on edges.
+`rasterio.features.shapes` needs the whole raster in memory. Here the raster is read in bands of rows. A component that
+ends above the last row of a band is complete, and is returned as a polygon. Only the edges of open components are kept:
+components that reach the last row, and may continue in the next band. Pixels are compared as whole arrays; all further
+steps work on edges, and on runs of equal pixels in a row.
 """
 
 from __future__ import annotations
@@ -19,40 +20,42 @@ from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_o
 from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
 BAND_PIXELS = 2**20
-"""Number of pixels in a band; in pure noise each pixel takes some hundred bytes."""
+"""Number of pixels in a band. In pure noise, a pixel needs some hundred bytes of memory."""
 
 Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """Table of 4-connected components of pixels of one kind; all arrays are (n,)."""
+    """Table of n 4-connected components of pixels; each component has pixels of one kind. All arrays are (n,)."""
 
     kind: Codes
-    """Kind of the pixels: `FLOOD`, or the code of their reason for being unobserved; 0 is neither."""
+    """Kind of the pixels: `FLOOD`, or the code of the reason why the pixels are unobserved. In other arrays of kinds, 0
+    stands for dry pixels and for pixels outside the area of interest, which are not traced."""
     first: Ints
-    """Index of the first pixel in row-major order; it sorts components independently of the strips."""
+    """Index of the first pixel in row-major order. Sorting by this index gives an order independent of the strips."""
     n_pixels: Ints
     """Number of pixels."""
     code_sum: Ints
-    """Sum of the pixels' codes."""
+    """Sum of the codes of the pixels: for flood, the sum of the probabilities in per cent."""
     code_min: Ints
     """Smallest code of the pixels."""
     outline: NDArray[np.object_]
-    """shapely Polygons in (column, row) of pixel corners; the shell starts at its topmost, leftmost corner."""
+    """shapely Polygons with vertices at pixel corners (column, row). The shell begins at the leftmost of its topmost
+    corners."""
 
 
 def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = False) -> Iterator[Components]:
-    """Trace the components of flooded pixels and of each reason for being unobserved; each is returned once it ends.
+    """Trace the outlines of the components of flooded pixels, and of unobserved pixels of one reason.
 
     Args:
-        strips: (first row, codes uint8 (rows, width)) from top to bottom.
-        threshold: per cent; codes from the threshold to 100 are flood.
-        noded: keep vertices where three kinds of pixels meet, also on a straight edge, so that neighbours share all
-            vertices.
+        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom.
+        threshold: in per cent; codes from the threshold to 100 are flood.
+        noded: True: keep every vertex at which pixels of three kinds meet, even inside a straight line. Neighbouring
+            outlines then share all vertices of their common border.
 
     Yields:
-        For each band, the components that end in it.
+        For each band, the components that are complete: none of their pixels lies in the last row of the band.
     """
     tracer: _Tracer | None = None
     for _, codes in strips:
@@ -69,16 +72,16 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight edges of outlines; the component is on the left of the direction of travel, with rows pointing down."""
+    """Straight edges of outlines. If row 0 is at the top, the component is on the left of the direction of the edge."""
 
     line: Lines
     """Edges, (n,) of data type `LINE`."""
     pixel: Ints
-    """Index of a pixel on the left, (n,)."""
+    """Index of a pixel of the component, on the left of each edge, (n,)."""
 
 
 class _Tracer:
-    """State between two bands: the last row, and the open components, which reach the last row."""
+    """State between two bands: the last row of the raster so far, and the open components, which reach this row."""
 
     def __init__(self, width: int, threshold: int, noded: bool) -> None:
         self._stride = width + 1
@@ -87,13 +90,17 @@ class _Tracer:
         self._above = np.full(width, OUTSIDE, np.uint8)
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
-        """Number of the component of each run of the last row."""
+        """For each run of equal pixels in the last row, the number of its component among the open components."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
         """Edges of each open component, one array for each band."""
 
     def add(self, codes: Codes) -> Components:
-        """Add the next rows, codes uint8 (rows, width); return the components that end above the last of these rows."""
+        """Add the next band of rows, and return the components that end above the last row of this band.
+
+        Args:
+            codes: uint8 (rows, width).
+        """
         stride, n_open = self._stride, len(self._parts)
         padded, kinds = self._block(codes)
         # With an empty column after each row, the flattened rows have no run that crosses a row's end.
@@ -135,7 +142,11 @@ class _Tracer:
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return codes and kinds of the last row and the new rows, flattened, with an empty column after each row."""
+        """Return the codes and the kinds of the last row of the band before and of the new rows, as flat arrays.
+
+        An empty column is added after each row, and one empty pixel in front, so that no run of equal pixels continues
+        in the next row. Each array is uint8 ((rows + 1) * (width + 1) + 1,).
+        """
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
@@ -148,9 +159,19 @@ class _Tracer:
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
-        """Return the component of each run, then of each open component.
+        """Number the connected components of a block: the last row of the band before, and the new rows.
 
-        Runs of one kind in adjacent rows are joined if they overlap.
+        Two runs of equal pixels in adjacent rows belong to one component if they have the same kind and overlap. Runs
+        in the first row of the block belong to the open components of the bands before.
+
+        Args:
+            kinds: kinds of the pixels of the block, flattened, with an empty column after each row.
+            starts: index of the first pixel of each run, without runs of kind 0.
+            carried: number of runs in the first row of the block.
+
+        Returns:
+            The number of the component of each run, followed by the number of the component of each open component,
+            int64 (runs + open components,).
         """
         stride, n_runs = self._stride, len(starts)
         # Where runs of two rows overlap, one of the two starts. So it is enough to compare every start with both rows.
@@ -170,7 +191,18 @@ def _no_statistics() -> dict[str, Ints]:
 
 
 def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
-    """Return the columns of `Components` for each run, without the outline."""
+    """Compute the columns of `Components`, without the outline, for each run of equal pixels.
+
+    Args:
+        codes: codes of the pixels of a block, flattened.
+        kinds: kinds of the same pixels.
+        starts: index of the first pixel of each run, int64 (n,).
+        ends: index after the last pixel of each run, int64 (n,).
+        base: index in the raster of the first pixel of the block.
+
+    Returns:
+        Columns by name, int64 (n,).
+    """
     if not len(starts):
         return _no_statistics()
     # `reduceat` returns runs and the gaps between runs in turn.
@@ -185,7 +217,16 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
 
 
 def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
-    """Merge the statistics of components from those of their parts; `owner` is the component of each part."""
+    """Combine the statistics of runs and open components to the statistics of the components that contain them.
+
+    Args:
+        parts: columns of `Components` for each run or open component, int64 (parts,), without the outline.
+        owner: number of the component that contains each part, int64 (parts,).
+        n_owners: number of components.
+
+    Returns:
+        The same columns for each component, int64 (n_owners,).
+    """
     merged = {key: np.zeros(n_owners, np.int64) for key in parts}
     merged["kind"][owner] = parts["kind"]
     for key in ("n_pixels", "code_sum"):
@@ -197,14 +238,15 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 
 
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
-    """Return the edges of a block below its first row, which belongs to the last band.
+    """Return the edges between pixels of different kinds in a block, without the upper and side edges of the first row.
 
-    Edges are cut where the kind of the pixels on either side changes.
+    The first row of the block belongs to the band before. An edge ends at each pixel corner at which the kind of the
+    pixels on either side changes.
 
     Args:
-        padded: kinds, flattened, with one more pixel in front.
+        padded: kinds of the pixels, flattened, with an empty column after each row and one empty pixel in front.
         stride: number of pixels in a row, with the empty column.
-        change: indices of pixels whose left neighbour is of another kind.
+        change: indices, without the pixel in front, of pixels whose left neighbour is of another kind.
     """
     kinds = padded[1:]
     across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride
@@ -239,5 +281,5 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
 
 
 def _by_column(position: Ints, stride: int) -> Ints:
-    """Return positions sorted by column."""
+    """Return pixel indices sorted by column; within a column, the order is kept."""
     return position[np.argsort(position % stride, kind="stable")]

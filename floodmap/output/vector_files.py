@@ -1,4 +1,4 @@
-"""Vector files of polygons: GeoPackage (styled), Shapefile, GeoJSON, FlatGeobuf and GeoParquet; all layers or none."""
+"""Vector files of polygons, with styles for QGIS: GeoPackage, Shapefile, GeoJSON, FlatGeobuf and GeoParquet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
-"""Short names of fields whose names are longer than the 10 characters of a Shapefile."""
+"""Names in Shapefiles of the fields whose names are longer than 10 characters, the limit of the format."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""Suffixes of the files beside the main file of a format."""
+"""Suffixes of the files that are written beside the main file, for each format."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -39,27 +39,28 @@ def write_layers(
     overwrite: bool = False,
     scratch: Path | None = None,
 ) -> list[Path]:
-    """Write both layers in each format: `NAME.gpkg`; `NAME_flood.shp` and `NAME_unobserved.shp`; other formats alike.
+    """Write the layers `flood` and `unobserved` in each of the given formats.
 
-    A GeoPackage contains its styles for QGIS; the other formats have a `.qml` file beside each layer. Layers are of
-    type MultiPolygon, even if they are empty. The bytes of the files depend only on the arguments.
+    A GeoPackage `NAME.gpkg` holds both layers and their styles for QGIS. Other formats have one file for each layer,
+    such as `NAME_flood.shp` and `NAME_unobserved.shp`, and a `.qml` style beside each file. The type of the layers is
+    MultiPolygon, even if a layer is empty. The bytes of the files depend only on the arguments.
 
     Args:
-        flood: flood polygons, see `Polygons`.
-        unobserved: unobserved polygons, see `Polygons`.
-        out_dir: folder, created if it is missing.
+        flood: flood polygons (`polygons.Polygons.flood`).
+        unobserved: polygons of unobserved ground (`polygons.Polygons.unobserved`).
+        out_dir: folder of the files, created if it is missing.
         name: beginning of the file names.
         formats: some of `FORMATS`.
-        date: timestamp in the files, for formats that have one; UTC if it has no time zone.
-        overwrite: replace files that exist.
-        scratch: folder on the same disk for temporary files; None: a hidden folder inside `out_dir`.
+        date: timestamp of the last change, in formats that store such a timestamp; UTC if `date` has no time zone.
+        overwrite: True: replace files that exist.
+        scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
 
     Returns:
-        The layers' files, flood first in each format.
+        Paths of the files, without the files beside a main file; in each format, the flood polygons are first.
 
     Raises:
         OutputError: a file exists already, a format is unknown, or a file cannot be written.
-        MissingCRSError: the format is GeoJSON, and there is no CRS.
+        MissingCRSError: a format is GeoJSON, and the layers have no CRS.
     """
     files = [file for suffix in formats for file in _files(name, suffix)]
     return _write_all({"flood": flood, "unobserved": unobserved}, files, out_dir, date, overwrite, scratch)
@@ -68,10 +69,24 @@ def write_layers(
 def write_file(
     flood: GeoDataFrame, unobserved: GeoDataFrame, path: Path, *, date: datetime, overwrite: bool = False
 ) -> list[Path]:
-    """Write both layers to a file that the user named; its suffix is the format.
+    """Write the layers `flood` and `unobserved` to a file that the user named. The suffix of the file is the format.
 
-    In formats of a single layer the file holds only the flood polygons. Unobserved polygons, if there are any, are
-    written to `STEM_unobserved` beside it. For arguments and errors see `write_layers`.
+    Only a GeoPackage holds both layers. In other formats, the file holds the flood polygons. Polygons of unobserved
+    ground, if there are any, are then written to a second file in the same folder, such as `STEM_unobserved.shp`.
+
+    Args:
+        flood: flood polygons (`polygons.Polygons.flood`).
+        unobserved: polygons of unobserved ground (`polygons.Polygons.unobserved`).
+        path: the file.
+        date: timestamp of the last change, in formats that store such a timestamp; UTC if `date` has no time zone.
+        overwrite: True: replace files that exist.
+
+    Returns:
+        Paths of the files, the flood polygons first.
+
+    Raises:
+        OutputError: a file exists already, the format is unknown, or a file cannot be written.
+        MissingCRSError: the format is GeoJSON, and the layers have no CRS.
     """
     suffix = path.suffix.lower().removeprefix(".")
     files = [_File(path.name, suffix, LAYERS if suffix == "gpkg" else LAYERS[:1])]
@@ -96,7 +111,7 @@ def _write_all(
     frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
     scratch: Path | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Write all files into a hidden folder, then move them to the output folder."""
+    """Write all files to a hidden folder, then move the files to the output folder. If one fails, none is moved."""
     for file in files:
         path = out_dir / file.name
         if file.suffix not in FORMATS:
@@ -125,12 +140,15 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """Return the final name of a file with a temporary name (`0.gpkg`, `1.dbf`)."""
+    """Return the final name of a file that was written with a temporary name, such as `0.gpkg` or `1.dbf`."""
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 
 def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
-    """Write a file under a temporary name of digits, because pyogrio interprets some characters of names (`!`, `;`)."""
+    """Write one vector file, and for most formats the style beside the file.
+
+    The name of `path` is temporary and has only digits, because pyogrio interprets some characters of names (`!`, `;`).
+    """
     import pyogrio
 
     if file.suffix == "gpkg":
@@ -161,12 +179,18 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
 
 
 def style(name: str) -> str:
-    """Return the text of a QGIS style of this package: flood, unobserved, mask or probability."""
+    """Return the QGIS style (QML) for one kind of result; `name` is flood, unobserved, mask or probability."""
     return resources.files("floodmap.output").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 
 def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
-    """Add the table `layer_styles`, from which QGIS reads styles, in the form in which QGIS itself writes it."""
+    """Add the table `layer_styles`, from which QGIS reads styles, to a GeoPackage.
+
+    Args:
+        path: the GeoPackage.
+        layers: layers for which a style is added: flood, unobserved.
+        date: timestamp of the styles, in UTC.
+    """
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(
@@ -191,7 +215,10 @@ def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
 
 @contextmanager
 def quiet_gdal(date: datetime) -> Iterator[None]:
-    """Set GDAL's time of writing to the date, and suppress warnings of a missing CRS, which is a supported input."""
+    """Context manager: GDAL writes `date`, in UTC, as the time of last change, so that files are reproducible.
+
+    Warnings of a missing CRS are suppressed, because scenes without a CRS are supported.
+    """
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")

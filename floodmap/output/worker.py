@@ -1,8 +1,8 @@
-"""Results written by a separate process while windows are computed.
+"""A separate process that writes the results while windows are computed.
 
-Outlines and rasters need Python's global interpreter lock as much as reading and blending windows do. In one process
-they delayed the input of a GPU (`benchmarks/gpu.py`). The separate process reads strips as they are added to the
-journal: `python -m floodmap.output.worker WORK`.
+Writing rasters and polygons needs Python's global interpreter lock, and so does reading and blending windows. In a
+single process, writing delayed the input of a GPU (`benchmarks/gpu.py`). The separate process runs this module, and
+reads strips from the journal as they are appended.
 """
 
 from __future__ import annotations
@@ -26,15 +26,20 @@ from floodmap.strips.journal import Journal, Strips
 log = logging.getLogger(__name__)
 
 _END = -1
-"""Message that no further strip will be appended."""
+"""Message in place of a number of strips: no further strip will be appended."""
 _TASK = "finishing.json"
 """File in the journal's scratch folder with the settings of the process; see `Finishing.to_json`."""
 
 
 class FinishingProcess:
-    """A process that writes results from the strips of a journal as they are appended; a context manager.
+    """A process that writes the results of a run, reading strips from the journal as they are appended.
 
-    If no process can be started (for example if Python is embedded in another program), `result` writes the results.
+    The object is a context manager: on exit, the process is killed. If the process cannot be started (for example if
+    Python is embedded in another program), `result` writes the results in this process.
+
+    Args:
+        finishing: settings for writing the results.
+        journal: journal of the run, to which strips are appended.
     """
 
     def __init__(self, finishing: Finishing, journal: Journal) -> None:
@@ -52,10 +57,10 @@ class FinishingProcess:
         self.process.end()  # before the journal's folder is unlocked, because the process writes files there
 
     def result(self) -> FloodMap:
-        """Wait for the results; to be called once all strips are in the journal.
+        """Wait for the results and return them. Call this method after the last strip was appended to the journal.
 
         Raises:
-            FloodmapError: the error of the process.
+            FloodmapError: the process could not write the results, or was killed.
         """
         self.process.send(_END)
         started, finishing = False, self._finishing
@@ -80,14 +85,14 @@ class FinishingProcess:
 
 
 class _StripCount:
-    """Number of strips in the journal, updated by messages of the parent process, one number a line."""
+    """Number of strips in the journal. The parent process sends the number on standard input, one number a line."""
 
     def __init__(self) -> None:
         self._changed, self._count, self._ended = threading.Condition(), 0, False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def wait_for(self, index: int) -> bool:
-        """Wait for a strip; return False if there will be no strip with that index."""
+        """Wait until the journal holds the strip `index`; return False if the journal ended without this strip."""
         with self._changed:
             self._changed.wait_for(lambda: index < self._count or self._ended)
             return index < self._count
@@ -101,7 +106,7 @@ class _StripCount:
 
 
 class _SendingHandler(logging.Handler):
-    """Log handler that sends records to the parent process."""
+    """Log handler that sends log records to the parent process."""
 
     def __init__(self, send: Callable[[str, Any], None]) -> None:
         super().__init__()
@@ -112,12 +117,12 @@ class _SendingHandler(logging.Handler):
 
 
 def main(folder: str, scratch: str, level: str) -> None:
-    """Run the helper process.
+    """Run the process that writes the results. The arguments are those of the command line.
 
     Args:
         folder: folder of the journal.
-        scratch: scratch folder of the journal.
-        level: level of the log, as a number.
+        scratch: folder of the journal for temporary files.
+        level: level of the log, as a decimal number.
     """
     send = open_channel()
     send("begun", None)

@@ -18,7 +18,7 @@ FLOOD: Final = 1
 UNOBSERVED: Final = 255
 """Class of an unobserved pixel. DRY, FLOOD and UNOBSERVED are the classes of masks that floodmap writes or has read."""
 OUTSIDE: Final = 251
-"""Reason: the pixel is outside the area of interest. Such pixels are in no vector layer."""
+"""Reason: the pixel is outside the area of interest. Pixels outside are in no vector layer."""
 FAILED: Final = 252
 """Reason: the window of the pixel could not be read or segmented."""
 MASKED: Final = 253

@@ -27,20 +27,20 @@ from floodmap.strips.strip import Strip
 
 _DIGEST = 16
 _KIND = b"LZ4 blocks"
-"""Name of the format of the strips, a part of the digest. A strip in another format has another digest, and is ignored.
+"""Name of the format of strip files. The digest of a strip file depends on the name of the format.
 
-Earlier versions of floodmap used other formats.
+Strip files in formats of earlier versions of floodmap therefore have another digest, and are ignored.
 """
 _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Finished strip, with notes on the computation of the strip."""
+    """Finished strip with notes: numbers of windows that were computed, skipped or failed."""
 
     strip: Strip
     notes: Mapping[str, Any]
-    """Numbers of windows in this strip that were computed, skipped or failed, as JSON types."""
+    """Numbers of windows of this strip that were computed, skipped or failed, as types that JSON can store."""
 
 
 class Strips:
@@ -59,7 +59,10 @@ class Strips:
 
     @property
     def scratch(self) -> Path:
-        """Folder for temporary files, on the same disk as the results. The next run deletes files of a killed run."""
+        """Folder for temporary files, on the same disk as the results.
+
+        If a run is killed, the next run deletes the files of this folder.
+        """
         path = self.folder / _SCRATCH
         with writing(path):
             path.mkdir(exist_ok=True)
@@ -70,9 +73,12 @@ class Strips:
         return [head["notes"] for head, _ in self._whole()]
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield first row and codes, uint8 (rows, scene width), of each block of rows of the finished strips.
+        """Decompress the finished strips in blocks of rows, from the top of the scene to the bottom.
 
-        The order is from the top of the scene. A block has at most `strip.BLOCK_PIXELS` pixels, but at least one row.
+        A block has at most `strip.BLOCK_PIXELS` pixels, but at least one row.
+
+        Yields:
+            For each block: the number of the first row in the scene, and codes, uint8 (rows, scene width).
         """
         for head, packed in self._whole():
             pieces, end = [], 0
@@ -106,17 +112,17 @@ class Strips:
 
 
 class Journal(Strips):
-    """Work folder of the run of one scene, open for writing. A context manager: the folder is locked until the exit.
+    """Work folder of the run of one scene, open for writing; a context manager. The folder is locked until the exit.
 
-    No GeoTIFF is open while windows are computed: if the process were killed, a compressed GeoTIFF would be read as
-    nodata without an error. The file of a strip begins with a digest of the rest of the file, so that a partly written
-    file is ignored.
+    Results are written to strip files, and not to a GeoTIFF, while windows are computed. If the process were killed, an
+    incomplete compressed GeoTIFF would be read as nodata without an error. A strip file begins with a digest of the
+    rest of the file, so that a partly written strip file is ignored.
 
     Args:
         folder: the work folder; created if missing.
         settings: all settings on which the results depend. Strips computed with other settings are not reused.
         resume: continue after the finished strips, or start from the beginning if there are no finished strips.
-        discard: delete the finished strips, unless `resume` is set and their settings are equal to `settings`.
+        discard: delete the finished strips, unless `resume` is set and the strips were computed with equal settings.
 
     Raises:
         OutputError: another run uses the folder, or the folder cannot be written. Without `discard`, also: finished
@@ -142,7 +148,13 @@ class Journal(Strips):
             raise
 
     def _take_over(self, wanted: str, resume: bool, discard: bool) -> None:
-        """Keep or delete the strips of an earlier run, and write the settings of this run (`wanted`, JSON text)."""
+        """Keep or delete the strips of an earlier run, and write the settings of this run to the work folder.
+
+        Args:
+            wanted: settings of this run, as JSON text.
+            resume: argument of `Journal`.
+            discard: argument of `Journal`.
+        """
         record = self.folder / _SETTINGS
         found = record.read_text("utf-8") if record.exists() else None
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
@@ -188,22 +200,32 @@ class Journal(Strips):
         self.told(index + 1)
 
     def finished(self) -> int:
-        """Return the number of finished strips from the top, which is also the number of the next strip to append."""
+        """Return the number of finished strips from the top down to the first missing or corrupt strip.
+
+        The next strip to append has this number, because strips are counted from 0.
+        """
         whole = sum(1 for _ in self._whole())
         self.told(whole)
         return whole
 
     def remove(self) -> None:
-        """Delete the work folder after the results have been moved to their place; undeletable files stay."""
+        """Delete the work folder, except files that cannot be deleted.
+
+        Call this method after the results have been moved to the output folder.
+        """
         with suppress(OSError):
             self._clear()
-            # The system Windows cannot delete an open file. NFS cannot delete a folder that held a deleted open file.
+            # Windows cannot delete an open file. On NFS, a folder with a deleted file that is still open is not empty.
             self._lock.release()
             (self.folder / "lock").unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Delete everything except the lock. The settings are deleted first: strips without settings are ignored."""
+        """Delete all files except the lock.
+
+        The settings are deleted first. If the process is killed then, the strips are ignored, because there are no
+        settings.
+        """
         (self.folder / _SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         for path in self.folder.iterdir():
@@ -214,7 +236,7 @@ class Journal(Strips):
 def refuse_busy(folder: Path) -> None:
     """Raise OutputError if another run holds the lock of a work folder. No file is written.
 
-    `Journal` raises the same error, but only after the model has been loaded, which takes time.
+    `Journal` raises the same error, but is created only after the model has been loaded. Loading takes time.
     """
     lock = folder / "lock"
     if not lock.exists():

@@ -21,9 +21,9 @@ Texture = Callable[..., Floats]
 IGNORED = 255
 """Mask value of pixels that cannot be labelled as flooded or dry."""
 _FAINT, _PLAIN = 0.12, 0.4
-"""Two opacities of the water, 0 to 1. Below the first a pixel is dry, from the second on it is flooded.
+"""Two limits of the opacity of water, 0 to 1, by which a painted pixel is labelled.
 
-Pixels between the two are `IGNORED`."""
+A pixel is dry below the first limit, flooded from the second limit upwards, and `IGNORED` between the two limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Water:
     """Appearance of the water of one flood. Lengths are in metres on the ground."""
 
     colours: NDArray[np.float64]
-    """(2, 3): two RGB colours, 0 to 1, mixed in smooth patches."""
+    """(2, 3): two RGB colours of the water, 0 to 1, which are mixed in smooth patches."""
     clarity_m: float
     """Depth of water in metres through which 1/e (about a third) of the ground's light comes."""
     ripple: float
@@ -52,7 +52,7 @@ class Water:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """Picture of dry ground, seen straight down (nadir), with masks of its objects."""
+    """Picture of dry ground, seen straight down (nadir), with masks of objects and of low ground."""
 
     rgb: NDArray[np.uint8]
     """uint8 (3, height, width): red, green and blue."""
@@ -67,7 +67,7 @@ class Ground:
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Draw the appearance of flood water at random: brown, green, grey, black or any; perhaps with bright sky."""
+    """Draw the appearance of flood water at random: brown, olive, grey, black or any colour, perhaps reflecting sky."""
     kind = rng.choice(["mud", "tea", "olive", "grey", "black", "any"], p=[0.32, 0.2, 0.13, 0.13, 0.1, 0.12])
     low, high = {
         "mud": ((0.42, 0.33, 0.24), (0.76, 0.63, 0.47)), "tea": ((0.12, 0.09, 0.07), (0.34, 0.25, 0.17)),
@@ -88,13 +88,16 @@ def draw_water(rng: np.random.Generator) -> Water:
 
 
 def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
-    """Draw smooth noise of unit variance, float32 (height, width): random values on a grid, bicubic between them.
+    """Draw smooth noise: random values on a coarse grid, with bicubic interpolation between the grid points.
 
     Args:
-        shape_hw: height and width.
+        shape_hw: height and width of the result, in pixels.
         cell: spacing of the grid from row to row, in pixels.
         rng: random generator.
         across: spacing of the grid from column to column, as a multiple of `cell`.
+
+    Returns:
+        float32 (height, width), with a standard deviation of 1.
     """
     height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
     cells = rng.standard_normal((height, width)).astype(np.float32)
@@ -143,7 +146,7 @@ def flood(
 
 
 def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Find cars and other small objects, unlike their surroundings in brightness or colour.
+    """Find cars and other small objects that differ from the surroundings in brightness or colour.
 
     Args:
         rgb: uint8 (3, height, width).
@@ -161,7 +164,7 @@ def standing_out(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
-    """Find trees and bushes by green colour and rough texture. Crop rows are found, too.
+    """Find trees and bushes by green colour and rough texture. Crop rows are also found.
 
     Args:
         rgb: uint8 (3, height, width).
@@ -182,7 +185,11 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Compute the depth of the water, float32 (height, width), in metres; negative above the water level."""
+    """Draw a random terrain, and compute the depth of the water: float32 (height, width), in metres.
+
+    The depth is negative at ground above the water level. The water level floods the share `share` of the open ground,
+    which is True in `open_ground`, bool (height, width).
+    """
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
     height = texture(shape, broad, rng) + rng.uniform(0.05, 0.4) * texture(shape, broad / 5, rng)
@@ -198,14 +205,14 @@ def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Gen
 
 
 def _light(rgb: Floats, open_ground: Bools) -> Floats:
-    """Estimate the brightness of the light from the open ground of the picture: float32 (3, 1, 1), about 1."""
+    """Estimate the brightness of the daylight from the open ground: float32 (3, 1, 1), a factor near 1."""
     median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
     day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
     return np.asarray(day * np.ones((3, 1, 1)), np.float32)
 
 
 def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
-    """Estimate the strength of shadows on open ground: float32 (height, width), 0 to 1."""
+    """Estimate the strength of shadows on the ground from dark pixels: float32 (height, width), 0 to 1."""
     grey = rgb.mean(axis=0)
     known = (~stands).astype(np.float32)
     side = max(5, round(14 / gsd))
@@ -215,7 +222,10 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
 
 
 def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Draw the water's surface with reflections, ripples and glint: RGB, float32 (3, height, width), about 0 to 1."""
+    """Draw the colours of a water surface with reflected sky, ripples and sun glint.
+
+    Return RGB, float32 (3, height, width), on a scale of 0 to 1. Sun glint may be brighter than 1.
+    """
     mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]
     surface = first + (second - first) * mixture
@@ -234,15 +244,16 @@ def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Ge
 def coarser(
     rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Downsample a picture by the mean, and its mask by a majority of more than 60 % of the pixels.
+    """Downsample a picture by the mean, and the mask of the picture by a majority of more than 60 % of the pixels.
 
     Args:
         rgb: uint8 (3, height, width).
         mask: uint8 (height, width): 1 flood, 0 dry, 255 not scored.
-        factor: number of pixels that are averaged along each axis.
+        factor: side of the blocks that become one pixel, in pixels.
 
     Returns:
-        Picture and mask, uint8. A mask pixel without a majority is 255, not scored.
+        Picture, uint8 (3, rows of blocks, columns of blocks), and mask, uint8 (rows of blocks, columns of blocks). A
+        mask pixel without a majority is 255, not scored.
     """
     height, width = (side // factor * factor for side in mask.shape)
     blocks = (height // factor, factor, width // factor, factor)
@@ -254,14 +265,14 @@ def coarser(
 def patchwork(
     tiles: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], per_side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Join `per_side` x `per_side` pictures and their masks, all of one size, into a mosaic.
+    """Join `per_side` x `per_side` pictures of one size into one picture, and the masks into one mask.
 
     Args:
-        tiles: row by row, pictures uint8 (3, height, width) with masks uint8 (height, width).
-        per_side: number of pictures along each side of the mosaic.
+        tiles: pairs of a picture, uint8 (3, height, width), and a mask, uint8 (height, width); row by row.
+        per_side: number of pictures along each side of the joined picture.
 
     Returns:
-        Picture and mask of the mosaic, uint8 (3, height, width) and uint8 (height, width).
+        The joined picture and mask. Both have `per_side` times the height and the width of one picture.
     """
     rows = [tiles[first : first + per_side] for first in range(0, per_side**2, per_side)]
     rgb = np.concatenate([np.concatenate([tile[0] for tile in row], axis=2) for row in rows], axis=1)

@@ -1,4 +1,4 @@
-"""Landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, and a block to draw on.
+"""Landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, and blocks to draw on.
 
 Macro cells are Voronoi cells of jittered lattice points. Roads, banks and hedges lie on the borders of macro cells.
 Positions are in metres from the top left corner of the scene, x to the east, y to the south.
@@ -23,17 +23,17 @@ PAD = 8
 """Margin around a block while it is drawn, in pixels."""
 _LATTICE = 8
 """Spacing of the lattice on which smooth fields are computed, in pixels."""
-SIDE = BLOCK + 2 * PAD
+SIDE = BLOCK + 2 * PAD  # side of a block with margin, in pixels
 _MACRO_M = 260.0
 """Mean spacing of macro cells, in metres."""
 _REACH_M = 32.0
-"""Largest distance of an object's centre from a block into which the object reaches, in metres."""
+"""Largest distance, in metres, between a block and the centre of an object that reaches into the block."""
 _WATERS = np.array([(156, 128, 94), (138, 116, 84), (120, 118, 96), (104, 112, 94), (74, 80, 72), (168, 148, 116)])
 _Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
 
 
 def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
-    """Hash integer lattice points (ix, iy) to uniform float32 in [0, 1). Another `salt` gives independent numbers."""
+    """Hash integer points (ix, iy) to float32 of the same shape, uniform in [0, 1). Each `salt` gives other numbers."""
     bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
     bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
     bits ^= np.uint32(salt & 0xFFFFFFFF)
@@ -45,14 +45,14 @@ def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
 
 
 def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: float, salt: int) -> np.ndarray:
-    """Compute fractal value noise of about unit variance at points (x, y); `spacing` is in the unit of x and y.
+    """Compute fractal noise of about unit variance at points (x, y): floats in the broadcast shape of x and y.
 
-    Octaves are rotated, so that the directions of the lattice do not show.
+    `spacing` of the first octave is in the unit of x and y. Per octave the amplitude is multiplied by `gain`.
     """
     total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape))
     amplitude, power = 1.0, 0.0
     for octave in range(octaves):
-        x, y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
+        x, y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y  # rotated, so that the directions of the lattice do not show
         u, v = x / spacing, y / spacing
         ix, iy = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
         u, v = u - ix, v - iy
@@ -69,7 +69,7 @@ def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: fl
 
 
 def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
-    """Return the index of the first lattice point, and cubic B-spline weights, sparse (positions, lattice points)."""
+    """Compute cubic B-spline weights of positions on a lattice: first lattice index, sparse (positions, points)."""
     index = np.floor(positions).astype(np.int64)
     t = positions - index
     taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
@@ -79,7 +79,7 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Apply spline weights along both axes. Sparse products, unlike BLAS, give the same sums on any machine."""
+    """Interpolate a lattice along both axes by spline weights. Sparse products give the same sums on any machine."""
     wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
@@ -89,18 +89,18 @@ _UPSAMPLE = _spline(np.arange(SIDE) / _LATTICE)[1]
 
 
 def upsample(lattice: np.ndarray) -> np.ndarray:
-    """Interpolate a field on the block's lattice to the block's pixels, float32 (SIDE, SIDE)."""
+    """Interpolate a field on the lattice of a block to the pixels of the block: float32 (SIDE, SIDE)."""
     return _resample(lattice, _UPSAMPLE, _UPSAMPLE)
 
 
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return values of a table by index, in the shape of `index`; as float32, to save memory."""
+    """Return the values of a one-dimensional table at integer indices: float32, in the shape of `index`."""
     return table.astype(np.float32).take(index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Parameters of a scene, drawn once from its seed. Colours are floats on a scale of 0 to 255."""
+    """Parameters of a synthetic scene, drawn from the seed of the scene. Colours are floats on a scale of 0 to 255."""
 
     seed: int
     gsd_m: float
@@ -115,7 +115,7 @@ class Look:
     glint: float
     """Amount of sun glint, 0 to 1."""
     covers: np.ndarray
-    """Cumulative shares of the ground covers, 0 to 1."""
+    """(9,): cumulative shares of the ground covers, such as crops, bare soil and grass, 0 to 1."""
     tint: np.ndarray
     """(3,): factors of the ground's colours in red, green and blue."""
     village: float
@@ -142,11 +142,11 @@ class Look:
     """Weight of each of the two neighbouring pixels in the blur along an axis."""
 
     def salt(self, name: str) -> int:
-        """Return the hash salt of a noise field of this scene, by the name of the field."""
+        """Return the argument `salt` of `uniform` for a random field of this scene, by the name of the field."""
         return crc32(f"{self.seed}/{name}".encode())
 
     def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Compute the height of the natural ground at points, in metres."""
+        """Compute the height of the terrain in metres at points (x, y) in metres, in the broadcast shape of x and y."""
         bend_x = fractal(x, y, 420.0, 2, 0.5, self.salt("bend x"))
         bend_y = fractal(x, y, 420.0, 2, 0.5, self.salt("bend y"))
         return 2.2 * fractal(x + 60 * bend_x, y + 60 * bend_y, 700.0, 8, 0.52, self.salt("terrain"))
@@ -154,7 +154,7 @@ class Look:
 
 @lru_cache(maxsize=16)
 def decide_look(scene: SyntheticScene) -> Look:
-    """Draw the parameters of a scene from its seed."""
+    """Draw the parameters of a synthetic scene from the seed of the scene."""
     rng = np.random.default_rng([scene.seed, 2])
     azimuth, cotangent = rng.uniform(0, 2 * np.pi), 1 / np.tan(np.radians(rng.uniform(33, 62)))
     water = _WATERS[rng.integers(len(_WATERS))] * rng.uniform(0.85, 1.1) + rng.normal(0, 3, 3)
@@ -188,7 +188,7 @@ def decide_look(scene: SyntheticScene) -> Look:
 
 
 class _Sites:
-    """Landscape at points: warped position, height above the water, two nearest macro cells, densities of objects."""
+    """Landscape at points (x, y) in metres: height above the water, two nearest macro cells, densities of objects."""
 
     def __init__(self, look: Look, x: np.ndarray, y: np.ndarray) -> None:
         self.look = look
@@ -215,7 +215,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Attributes of the borders between pairs of macro cells. Only `side` depends on the order of a pair."""
+    """Roads, banks and hedges between pairs of macro cells. Only `side` depends on the order of the two cells."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -233,7 +233,7 @@ class _Pairs:
 
 
 class Canvas:
-    """Padded block that is being drawn: smooth fields, colours, shadows, roofs and canopy, (SIDE, SIDE) each."""
+    """Block with margin, while it is drawn: smooth fields, colours, shadows, roofs and canopy, (SIDE, SIDE) each."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -251,10 +251,11 @@ class Canvas:
         self._split()
 
     def _split(self) -> None:
-        """Find the macro cell of each pixel: warped x, y; index of cell and border; distance to the border in metres.
+        """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border.
 
-        A squared distance to a seed, without the term |p|^2 that all seeds share, is linear in p. So the difference of
-        the two smallest, divided by twice the distance of the two seeds, is the exact distance to the border.
+        A pixel at p belongs to the macro cell with the nearest centre. The squared distance of p to a centre, without
+        the term |p|^2 that is equal for all centres, is linear in p. So the exact distance to the border is the
+        difference of the two smallest squared distances, divided by twice the distance between these two centres.
         """
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
@@ -276,7 +277,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Draw spline noise of about unit variance, float32 (SIDE, SIDE); `stretch` lengthens features along x."""
+        """Compute noise of about unit variance, float32 (SIDE, SIDE). `stretch` multiplies the spacing along x."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
@@ -285,13 +286,13 @@ class Canvas:
         return _resample(lattice, down, across)
 
     def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
-        """Compute low-frequency fractal noise at warped positions, float32 (SIDE, SIDE)."""
+        """Compute fractal noise on the lattice of the block, interpolated to the pixels: float32 (SIDE, SIDE)."""
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
-        """Return the pixels of the box around points, plus a margin of `reach_m`; None if it is outside the block.
+        """Return the pixels in the box around points, widened by `reach_m` metres; None if no pixel is in the block.
 
-        Pixels are returned as slices (rows, columns) and as x and y of pixel centres, in metres.
+        The result is the slices (rows, columns) in the block, and x (1, columns) and y (rows, 1) of pixels, in metres.
         """
         gsd, row0, col0 = self.look.gsd_m, self.row0, self.col0
         left, right = int((min(x_m) - reach_m) / gsd) - col0, int((max(x_m) + reach_m) / gsd) + 2 - col0
@@ -302,7 +303,10 @@ class Canvas:
         return (rows, cols), self.x_m[:, cols], self.y_m[rows]
 
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw one jittered point per cell of `cell_m` near the block: landscape, x, y, and random numbers (8, n)."""
+        """Draw one random point in each square of `cell_m` metres in and near the block.
+
+        Return the landscape at the n points, x (n,) and y (n,) in metres, and random numbers from 0 to 1, (8, n).
+        """
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (
             a.ravel()

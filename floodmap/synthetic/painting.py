@@ -1,4 +1,4 @@
-"""Painting of a block of a synthetic scene: fields, roads, houses, trees, water. Colours are floats from 0 to 255."""
+"""Painting of a block of a synthetic scene: parcels, roads, houses, trees, water. Colours are floats from 0 to 255."""
 
 from __future__ import annotations
 
@@ -32,7 +32,16 @@ _ROOFS = np.array(
 
 
 def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut an axis at jittered integers; return the index of each piece (int32), and the distance to the nearest cut."""
+    """Divide an axis into pieces by one cut near each integer, and find the piece at each position.
+
+    Args:
+        t: positions on the axis, float.
+        row: int32, in the shape of `t`. The cuts differ from number to number.
+        salt: number that makes the cuts of one field independent of other fields, see `uniform`.
+
+    Returns:
+        Index of the piece, int32, and distance to the nearest cut, both in the shape of `t`.
+    """
     nearest = np.rint(t).astype(np.int32)
     cut = nearest + np.float32(0.6) * (uniform(nearest, row, salt) - np.float32(0.5))
     return nearest - (t < cut), np.abs(t - cut)
@@ -41,11 +50,12 @@ def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndar
 def _parcels(
     canvas: Canvas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Divide macro cells into parcels, like bricks of jittered size.
+    """Divide macro cells into parcels. Parcels are arranged like the bricks of a wall, and their sizes are random.
 
     Returns:
-        For each pixel: coordinates u and v along the axes of its macro cell, in metres; index of the parcel; distance
-        to the parcel's edge in metres. For each parcel: two integers to hash.
+        For each pixel, (SIDE, SIDE): two coordinates u and v along the axes of the macro cell, in metres; the index of
+        the parcel; the distance to the edge of the parcel, in metres. For each parcel: two integers that identify the
+        parcel, as arguments of `uniform`.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
@@ -70,7 +80,10 @@ def _parcels(
 
 
 def paint_ground(canvas: Canvas) -> None:
-    """Paint parcels with crops, rows and tramlines. Each parcel lies up to 0.25 m above or below the terrain."""
+    """Paint the parcels of a block: crops and soil, crop rows, tramlines (wheel tracks), yards and car parks.
+
+    Each parcel is also raised or lowered by up to 0.25 m.
+    """
     look = canvas.look
     u, v, parcel, margin_m, names = _parcels(canvas)
     dice = np.stack([uniform(names[0], names[1], look.salt(f"parcel {n}")) for n in range(7)])
@@ -95,7 +108,11 @@ def paint_ground(canvas: Canvas) -> None:
 
 
 def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
-    """Paint grassy margins of fields, and trodden grass between the houses of a village."""
+    """Paint grassy margins of parcels, and trodden grass between the houses of a village.
+
+    `margin` is the share of grass in the colour of each pixel. `lot` is True at car parks, which are not painted over.
+    Both are (SIDE, SIDE).
+    """
     town = np.where(lot, 0, np.clip(upsample(canvas.sites.village) * 2.5, 0, 0.9))
     trodden = np.clip(0.5 + 0.5 * canvas.smooth(9.0, "yard", 3), 0, 1)
     blade = 1 + 0.08 * canvas.fine
@@ -106,7 +123,11 @@ def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
 
 
 def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-    """Paint parking bays of 2.6 x 5.2 m along aisles, some of them with cars."""
+    """Paint parking bays of 2.6 x 5.2 m along aisles, and cars in some bays.
+
+    `where` has the indices of the car parks' pixels in a flattened block. `u` and `v`, (SIDE, SIDE), are coordinates
+    along the axes of the macro cell, in metres.
+    """
     if not len(where):
         return
     u, v = u.ravel()[where], v.ravel()[where]
@@ -124,7 +145,7 @@ def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndar
 
 
 def paint_roads(canvas: Canvas) -> None:
-    """Paint asphalt roads with markings and cars, and tracks with a grassy middle. Both lie on banks."""
+    """Paint asphalt roads with markings and cars, and tracks with grass in the middle. Both lie on raised banks."""
     look, pairs, edge_m = canvas.look, canvas.pairs, canvas.edge_m
     canvas.dry_m += look_up(pairs.bank_m, canvas.border) * np.clip(1.8 - edge_m / 4, 0, 1)
     half = look_up(pairs.half_m, canvas.border)
@@ -165,8 +186,8 @@ def _cover(inside_m: np.ndarray, gsd_m: float) -> np.ndarray:
 def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, dv: float) -> np.ndarray:
     """Return whether points on the ground lie in the shadow of the box |u| < a, |v| < b.
 
-    (du, dv) is the offset of the shadow. A point is in shadow if the line from the point back along (du, dv)
-    meets the box.
+    All arguments are in metres, and (du, dv) is the offset between the top of the box and the shadow of the top. A
+    point is in shadow if the line from the point back along (du, dv) meets the box.
     """
     lo, hi = np.zeros_like(u), np.ones_like(u)
     for position, half, step in ((u, a, du), (v, b, dv)):
@@ -193,7 +214,11 @@ def draw_houses(canvas: Canvas) -> None:
 def _draw_house(
     canvas: Canvas, centre: tuple[float, float], long: float, short: float, heading: float, dice: np.ndarray
 ) -> None:
-    """Draw a gabled, hipped or flat roof, shaded by the direction of the sun, and the shadow that the house casts."""
+    """Draw a gabled, hipped or flat roof, shaded by the direction of the sun, and the shadow that the house casts.
+
+    `centre` is (x, y) in metres. `long` and `short` are half the sides of the house in metres, `heading` is the
+    direction of the long side in radians, and `dice` are random numbers from 0 to 1, (8,).
+    """
     (x, y), (sun_x, sun_y), gsd = centre, canvas.look.sun_xy, canvas.look.gsd_m
     tall = float(3.0 + 3.5 * dice[6])
     spot = canvas.patch((x, x + sun_x * tall), (y, y + sun_y * tall), float(np.hypot(long, short)) + gsd)
@@ -221,7 +246,7 @@ def _draw_house(
 
 
 def draw_trees(canvas: Canvas) -> None:
-    """Draw tree crowns as heights, which are shaded later, and their shadows, in woods, hedges, gardens and alone."""
+    """Draw the shadows and the crown heights of trees in woods, hedges and gardens, and of single trees."""
     look = canvas.look
     sites, x, y, dice = canvas.scatter(5.5, "tree")
     hedge = (sites.pairs.hedge < 0.4) & (np.abs(sites.edge_m - sites.pairs.half_m - 3.5) < 2.5)
@@ -248,7 +273,11 @@ def draw_trees(canvas: Canvas) -> None:
 
 
 def paint_water(canvas: Canvas) -> np.ndarray:
-    """Paint wet soil at the edge, then water, lighter if shallow; return bool (SIDE, SIDE): True at flooded ground."""
+    """Paint wet soil along the edge of the water, then the water. Shallow water is lighter than deep water.
+
+    Returns:
+        bool (SIDE, SIDE): True at flooded ground.
+    """
     look = canvas.look
     wet = np.exp(-np.maximum(canvas.dry_m, 0) / 0.18) * 0.32
     depth = np.maximum(-canvas.dry_m, 0)
@@ -267,7 +296,12 @@ def paint_water(canvas: Canvas) -> np.ndarray:
 
 
 def paint_objects(canvas: Canvas, flooded: np.ndarray) -> None:
-    """Paint shadows on ground and, fainter, on water; then roofs; then crowns, shaded by the slope of the canopy."""
+    """Paint shadows, then roofs, then tree crowns. Crowns are shaded by the slope of the canopy.
+
+    Args:
+        canvas: the block that is painted.
+        flooded: bool (SIDE, SIDE), True at flooded ground, on which shadows are fainter.
+    """
     look = canvas.look
     shade = canvas.shadow * np.where(flooded, np.float32(0.5), np.float32(1.0))
     height = canvas.canopy + (canvas.canopy > 0) * (0.35 * canvas.fine)

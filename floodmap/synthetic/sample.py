@@ -1,4 +1,4 @@
-"""Files of synthetic scenes, each with its reference."""
+"""Writing of synthetic scenes and of the reference masks as files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def write_sample(
         height: rows of the scene, in pixels.
         seed: seed of the landscape.
         gsd_m: ground sample distance, in metres.
-        jpeg_quality: quality of JPEG compression, 1 to 100; the file has a tenth of the size. The collar is then an
-            internal mask, because JPEG changes nodata values. None: deflate compression and nodata 0.
+        jpeg_quality: quality of JPEG compression, 1 to 100. The file has a tenth of the size of the lossless file, and
+            the collar is an internal mask, because JPEG changes nodata values. None: lossless (deflate) and nodata 0.
         overwrite: True: replace existing files.
         progress: function called with the finished share, in (0, 1].
 

@@ -1,9 +1,9 @@
 """Synthetic aerial flood scenes with an exact reference mask, drawn window by window from a seed.
 
-Every pixel is a function of the scene's parameters and of its absolute position. The plane is drawn in fixed blocks.
-Smooth fields come from hashed lattices, and objects from hashed jittered cells. So scenes of any size are drawn in
-bounded memory. Positions are in metres from the top left corner of the scene, x to the east, y to the south. Colours
-are floats on a scale of 0 to 255.
+Every pixel depends only on the parameters of the scene and on the position of the pixel in the scene. A scene is drawn
+in fixed blocks. Random numbers for smooth fields and for objects are hashes of positions, so that scenes of any size
+are drawn in bounded memory. Positions are in metres from the top left corner of the scene, x to the east, y to the
+south. Colours are floats on a scale of 0 to 255.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ class SyntheticScene:
         return Affine(self.gsd_m, 0.0, float(east), 0.0, -self.gsd_m, float(north))
 
     def window(self, row_off: int, col_off: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a window. It equals the same crop of the whole scene.
+        """Draw a rectangle of the scene. Every pixel has the same value in any rectangle that contains the pixel.
+
+        Args:
+            row_off: first row, counted from 0.
+            col_off: first column, counted from 0.
+            height: number of rows.
+            width: number of columns.
 
         Returns:
             rgb: uint8 (3, height, width); (0, 0, 0) in the collar only.
@@ -72,7 +78,11 @@ class SyntheticScene:
 
 
 def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Return bool (rows, columns): True inside the collar. Edges are rotated, stepped like flight strips and ragged."""
+    """Return bool (rows, columns): True at pixels of the picture, False in the collar around the picture.
+
+    `rows` and `cols` are row and column numbers in the scene. The edges of the picture are slightly rotated, ragged,
+    and stepped as at the ends of flight lines.
+    """
     if not scene.collar:
         return np.ones((len(rows), len(cols)), bool)
     rng = np.random.default_rng([scene.seed, 3])
@@ -92,7 +102,10 @@ def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndar
 
 
 def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Simulate the sensor (blur, contrast, haze, white balance, noise): uint8 (3, SIDE, SIDE), 1 to 255."""
+    """Simulate the sensor: apply blur, contrast, haze, white balance and noise to the colours of a block.
+
+    Return uint8 (3, SIDE, SIDE) from 1 to 255, because 0 is the nodata value.
+    """
     look = canvas.look
     shot = rng.standard_normal((SIDE, SIDE), np.float32) * look.noise
     grey = canvas.rgb.mean(0) * (1 - look.saturation)
@@ -110,7 +123,10 @@ def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _block(scene: SyntheticScene, row: int, col: int) -> np.ndarray:
-    """Draw one block: uint8 (4, BLOCK, BLOCK), RGB and mask; cached and read-only."""
+    """Draw one block: uint8 (4, BLOCK, BLOCK), RGB and mask. The array is cached and read-only.
+
+    `row` and `col` count blocks from the top left corner of the scene.
+    """
     canvas = Canvas(decide_look(scene), row, col)
     paint_ground(canvas)
     paint_roads(canvas)

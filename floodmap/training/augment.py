@@ -11,17 +11,18 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import jpeg
 
 WAVES = 64
-"""Side of the random patches from which waves are sampled, in values; two neighbouring values are half a wave apart."""
+"""Number of values along a side of the random patches from which waves are sampled.
+The distance of two neighbouring values is half a wavelength."""
 TANNIN = 0.45
-"""Share of the repainted pictures with dark brown water, as between houses and trees; few real pictures show it."""
+"""Share of the repainted pictures with dark brown water, as between houses and trees. Few real pictures show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Water:
     """Random parameters for repainting the flood water of a batch of B views.
 
-    The new water has two colours that blend into each other, waves and reflections, or is copied from another view.
-    Coordinates are those of the far view of a pair; see `samples.Pairs`.
+    The new water has two colours that blend into each other, waves and reflections. It may also be copied from another
+    view. All coordinates refer to the far view of a pair (see `samples.Pairs`), in which x and y are -1 to 1.
     """
 
     opacity: Tensor
@@ -31,7 +32,7 @@ class Water:
     mixture: Tensor
     """(B, 1, 5, 5), 0 to 1: share of the second colour, on a grid over the far view."""
     waves: Tensor
-    """(B, 2, WAVES, WAVES): patches of normally distributed noise, for swell and for ripples; tiled by mirroring."""
+    """(B, 2, WAVES, WAVES): patches of normally distributed noise, for swell and for ripples (long and short waves)."""
     directions: Tensor
     """(B, 2, 2, 2): matrices that map coordinates in the far view (-1 to 1) to coordinates in each patch of `waves`."""
     heights: Tensor
@@ -43,11 +44,16 @@ class Water:
     tall: Tensor
     """(B,): greatest height of a reflected object, in units of half a far view."""
     borrowed: Tensor
-    """bool (B,): True to copy the water of the batch's most flooded view, if more than half of that view is flooded."""
+    """bool (B,), True: copy the water of the most flooded view of the batch, if more than half of it is flooded."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
-        """Draw the parameters of a batch; `shares` (B,), 0 to 1, is the probability that each view is repainted."""
+        """Draw random parameters for a batch of B views.
+
+        Args:
+            shares: probability that a view is repainted, (B,), 0 to 1, for each view.
+            generator: source of randomness.
+        """
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(len(shares), *shape, 1, 1, generator=generator)
@@ -61,7 +67,8 @@ class Water:
         tannin = torch.exp(uniform(-3.5, -1.6, 2, 1)) * torch.exp(tint + uniform(-0.2, 0.2, 2, 3))
         angle = uniform(-math.pi, math.pi, 2)[..., 0, 0]
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).reshape(-1, 2, 2, 2)
-        # Half a wavelength, of swell and ripples, in units of half a far view; waves are 1 to 8 times as wide as long.
+        # `length`: half a wavelength of swell and of ripples, in units of half a far view. Waves are 1 to 8 times as
+        # wide as long.
         length = torch.exp(torch.cat([uniform(-3.7, -1.9, 1), uniform(-5.3, -3.7, 1)], dim=1)[..., 0])
         cells = torch.cat([length, length * torch.exp(uniform(0.0, 2.1, 2)[..., 0])], dim=-1)
         return cls(
@@ -83,7 +90,7 @@ class Water:
         Args:
             rgb: RGB of the views, (B, 3, H, W), 0 to 1.
             flood: flooded share of each pixel, (B, H, W), 0 to 1.
-            place: coordinates of the pixels in the far view, (B, H, W, 2), -1 to 1, x first.
+            place: coordinates of the pixels in the far view of the pair, (B, H, W, 2), -1 to 1, x first.
             detail: factor on the amplitude of the ripples, 0 to 1.
 
         Returns:
@@ -108,7 +115,7 @@ class Water:
         return rgb.clamp_(0.0, 1.0)
 
     def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
-        """Return the relative brightness of the waves of view i, (1, H, W), with mean 0."""
+        """Return the brightness of the waves of view `i` relative to the water's brightness, (1, H, W), with mean 0."""
         total = torch.zeros(1, *place.shape[:2])
         for patch, to_patch, height in zip(
             self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True
@@ -119,7 +126,7 @@ class Water:
 
 
 def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor:
-    """Compute the mirror image in still water of an oblique picture: the bank upside down, and the sky below it.
+    """Compute the reflection of an oblique picture in still water: the bank upside down, and the sky below the bank.
 
     Args:
         rgb: RGB of the picture, (3, H, W), 0 to 1.
@@ -128,7 +135,7 @@ def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor
         tall: greatest height of a reflected object, in rows.
 
     Returns:
-        Reflected RGB, (3, H, W), slightly blurred. Values on dry ground have no meaning.
+        Reflected RGB, (3, H, W), 0 to 1, slightly blurred. Values on dry ground have no meaning.
     """
     rows = torch.arange(len(flooded))[:, None].expand(flooded.shape)
     bank = torch.where(flooded, -1, rows).cummax(dim=0).values  # index of the last dry row above each pixel
@@ -142,23 +149,31 @@ def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor
 class Light:
     """Random photometric changes of B views: exposure, colour, haze, blur, noise, compression.
 
-    Each field is (B, 1, 1, 1); `gain` is (B, 3, 1, 1).
+    Each field is (B, 1, 1, 1); `gain` is (B, 3, 1, 1). All apply to RGB values of 0 to 1.
     """
 
     gamma: Tensor
+    """Exponent of RGB; 1: unchanged."""
     saturation: Tensor
+    """Factor on the difference between RGB and grey; 1: unchanged, 0: grey."""
     contrast: Tensor
+    """Factor on the difference between RGB and middle grey (0.4); 1: unchanged."""
     gain: Tensor
+    """Factor on red, green and blue; 1: unchanged."""
     haze: Tensor
+    """Share of haze in RGB, 0 to 1."""
     haze_level: Tensor
+    """Brightness of the haze, 0 to 1."""
     blur: Tensor
+    """Share of the mean of 3 x 3 pixels in RGB, 0 to 1."""
     noise: Tensor
+    """Standard deviation of the noise."""
     jpeg: Tensor
     """JPEG quality, 25 to 85; 0: not compressed."""
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Light:
-        """Draw the parameters for `count` views."""
+        """Draw random parameters for `count` views; `generator` is the source of randomness."""
 
         def uniform(low: float, high: float, channels: int = 1) -> Tensor:
             return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
@@ -179,14 +194,26 @@ class Light:
         )
 
     def disable(self, chosen: Tensor) -> None:
-        """Set the parameters of the chosen views (bool (B,), True: chosen) such that the views stay unchanged."""
+        """Set the parameters of some views such that these views stay unchanged.
+
+        Args:
+            chosen: bool (B,), True for views that stay unchanged.
+        """
         for value in (self.gamma, self.saturation, self.contrast, self.gain):
             value[chosen] = 1.0
         for value in (self.haze, self.blur, self.noise, self.jpeg):
             value[chosen] = 0.0
 
     def on(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
-        """Apply the changes to the RGB of views, (B, 3, H, W), 0 to 1; return the same shape and range."""
+        """Apply the changes to views.
+
+        Args:
+            rgb: RGB of the views, (B, 3, H, W), 0 to 1.
+            generator: source of randomness for the noise.
+
+        Returns:
+            Changed RGB, (B, 3, H, W), 0 to 1.
+        """
         rgb = rgb.clamp(1e-4, 1.0).pow(self.gamma)
         grey = rgb.mean(dim=1, keepdim=True)
         # Saturation, contrast about a middle grey, gain and haze are combined into one factor and one offset.

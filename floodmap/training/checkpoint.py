@@ -28,7 +28,7 @@ Trainable = FloodSam | Sam
 
 @dataclass(slots=True)
 class State:
-    """Progress of a training run, which is stored in the run's checkpoints."""
+    """Progress of a training run. Every checkpoint contains the progress."""
 
     step: int = 0
     """Number of optimizer steps taken."""
@@ -37,7 +37,7 @@ class State:
     best: float = -1.0
     """Highest mean IoU on the validation pictures so far, 0 to 1; -1 before the first checkpoint."""
     since_best: int = 0
-    """Number of checkpoints since the one with the highest mean IoU."""
+    """Number of checkpoints since the checkpoint with the highest mean IoU."""
 
 
 class MovingAverage:
@@ -47,11 +47,11 @@ class MovingAverage:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def update(self, model: Trainable, step: int, memory: int) -> None:
-        """Update the average with the weights after a step.
+        """Update the average with the weights of the model after an optimizer step.
 
         Args:
             model: the trained model.
-            step: number of steps taken.
+            step: number of optimizer steps taken so far.
             memory: time constant of the average, in steps; at the beginning of a run a shorter time constant is used.
         """
         decay = min(1 - 1 / memory, (1 + step) / (10 + step))
@@ -63,7 +63,13 @@ class MovingAverage:
 
 
 def build(config: TrainConfig, init: Path | None = None) -> Trainable:
-    """Build the network to train, with random weights, or with those tensors of `init` whose name and shape fit."""
+    """Build the network to train.
+
+    Args:
+        config: settings of the run: architecture, and which weights are trained.
+        init: file of initial weights, .safetensors or .pth. Tensors of the file whose name or shape does not occur in
+            the network are left out. None: random weights.
+    """
     if config.architecture == "flood_sam":
         model: Trainable = FloodSam(config.encoder).to(memory_format=torch.channels_last)
     else:
@@ -80,7 +86,7 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
 
 
 def _load_matching(model: Trainable, path: Path) -> None:
-    """Load the tensors of a file whose name and shape occur in the model; other tensors of the model do not change."""
+    """Load those tensors of a file whose name and shape occur in the model; the model's other tensors do not change."""
     own = model.state_dict()
     loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, mmap=True)
     given = {name: value.float() for name, value in loaded.items() if value.is_floating_point()}
@@ -96,7 +102,15 @@ def export(
     scores: Mapping[str, float],
     calibration: Calibration,
 ) -> None:
-    """Write weights as float16 safetensors, with config, scores and calibration of the logits in the header."""
+    """Write weights as float16 safetensors, with settings, scores and calibration in the header.
+
+    Args:
+        state: weights by name. Adapters (LoRA) are merged into the weights of their layers.
+        config: settings of the run.
+        path: path of the new file.
+        scores: validation scores by name.
+        calibration: calibration of the model's logits.
+    """
     whole = merged(state)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in whole.items()}
     header = {
@@ -115,7 +129,16 @@ def save(
     draws: list[Tensor],
     state: State,
 ) -> None:
-    """Write a checkpoint with all data for resuming; `draws` holds the random generator's state of each process."""
+    """Write a checkpoint with all data for resuming.
+
+    Args:
+        path: path of the checkpoint.
+        model: the trained model.
+        averaged: moving average of the weights.
+        optimizer: the optimizer.
+        draws: state of the random generator of each process, in order of rank.
+        state: progress of the run.
+    """
     saved = {
         "model": model.state_dict(), "averaged": averaged.state, "optimizer": optimizer.state_dict(), "draws": draws,
         **asdict(state),
@@ -132,9 +155,18 @@ def restore(
     generator: torch.Generator,
     rank: int,
 ) -> State:
-    """Load a checkpoint into model, average, optimizer and generator, and return the progress of the run.
+    """Load a checkpoint into model, average, optimizer and generator, in place.
 
-    Nothing changes if there is no such file.
+    Args:
+        path: path of the checkpoint; nothing is loaded if there is no such file.
+        model: the model to train.
+        averaged: moving average of the weights.
+        optimizer: the optimizer.
+        generator: random generator of this process.
+        rank: rank of this process.
+
+    Returns:
+        Progress of the run; step 0 if there is no checkpoint.
     """
     if not path.exists():
         return State()

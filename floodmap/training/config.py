@@ -8,7 +8,7 @@ from typing import Literal
 from floodmap.models.sam.efficientnet import EncoderConfig
 
 PROMPT_KINDS = ("none", "points", "box", "coarse")
-"""Types of prompt of the near views in training; `coarse` is a mask prompt, the prediction for the far view."""
+"""Types of prompt of the near views in training. `coarse` is a mask prompt: the prediction for the far view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,18 +22,19 @@ class TrainConfig:
     minutes: float = 100.0
     """Length of the run in minutes. The learning rate follows the time: a slower machine takes fewer steps."""
     steps: int | None = None
-    """Length of the run in steps, instead of `minutes`. An interrupted and resumed run then gives the same weights."""
+    """Length of the run in steps, instead of `minutes`; None: `minutes` is used.
+    With a length in steps, an interrupted and resumed run gives the same weights as a run without interruption."""
     what: Literal["full", "lora", "decoder"] = "full"
-    """Trained weights. `full`: all weights. `decoder`: prompt encoder and mask decoder.
+    """Weights that are trained. `full`: all weights. `decoder`: prompt encoder and mask decoder.
     `lora`: prompt encoder, mask decoder, and adapters in the image encoder."""
     lora_rank: int = 8
     """Rank of the adapters; see `lora.LoraLinear`."""
     cached_batches: int = 0
-    """Number of batches that are encoded once and reused, for frozen encoders; 0: every step encodes new views."""
+    """Number of batches that a frozen encoder encodes once, for use in many steps; 0: every step encodes new views."""
     workers: int = 0
-    """Number of processes that draw batches in advance; 0: the training process draws them, as on a CPU."""
+    """Number of processes that draw batches in advance; 0: the training process itself draws batches."""
     accumulate: int = 1
-    """Number of batches whose gradients are accumulated in a step."""
+    """Number of batches in a step; the gradients of these batches are accumulated."""
     patience: int | None = None
     """Early stopping: number of checkpoints without a higher validation IoU after which the run ends; None: never."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
@@ -43,8 +44,9 @@ class TrainConfig:
     prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
     """Probability of each type of prompt in `PROMPT_KINDS`, for the near views."""
     thorough: bool = False
-    """Whether steps with points use all views, two series of points, and the full corrector between rounds of points.
-    If False, for speed: a third of the views, one series, and kriging alone between rounds."""
+    """Whether steps with points are computed in full: with all views of a batch, and two series of points.
+    The full `Corrector` is then used between rounds of points. If False, steps take less time: they use a third of the
+    views, one series of points, and kriging alone between rounds."""
     relabelled: float = 0.3
     """Share of the views with points in which a region is relabelled; see `simulated_prompts.relabel_region`."""
     perturbed: float = 0.3
@@ -52,37 +54,51 @@ class TrainConfig:
     flood_dropped: float = 0.15
     """Share of the coarse masks from which most flood is removed; see `simulated_prompts.drop_flood`."""
     joined: float = 0.75
-    """Probability that points or boxes are combined with the coarse mask, as in `segment`; otherwise without a mask."""
+    """Probability that points or boxes are combined with a coarse mask, as in `segment`."""
     learning_rate: float = 1e-3
     """Highest learning rate of the schedule; see `loop.schedule`."""
     encoder_rate: float = 0.5
     """Factor on the learning rate of the image encoder, which begins with pretrained weights."""
     weight_decay: float = 0.03
+    """Weight decay of AdamW, for parameters of two or more dimensions."""
     warmup: float = 0.03
     """Share of the run over which the learning rate rises, 0 to 1."""
     settled: float = 0.5
     """Share of the run, at its end, in which batch norms use their running statistics, as in inference.
 
-    The statistics of a batch depend on all pictures of the batch, and the network learned to use this. With statistics
-    of the batch, 27 % of a batch of dry tiles was predicted as flood; with running statistics, 6 %.
+    The statistics of a batch depend on all pictures of the batch, and the network learned to use this dependence. In a
+    batch of dry tiles, 27 % of the pixels were predicted as flood with statistics of the batch, and 6 % with running
+    statistics.
     """
     dry_weight: float = 3.5
-    """Factor on the cross-entropy of views without flood, because only views with flood have a Dice loss, too."""
+    """Factor on the cross-entropy of views without flood. Views with flood have a Dice loss in addition."""
     steadiness: float = 10.0
-    """Weight of the consistency loss between a view and a part of the view; see `loss.consistency_loss`."""
+    """Weight of the consistency loss, which compares a view with a part of the view; see `loss.consistency_loss`."""
     ema_steps: int = 400
     """Time constant of the moving average of the weights, in steps."""
     seed: int = 0
+    """Seed of all random draws."""
     device: str = "cpu"
+    """Torch device of the training, if there is only one process; see `distributed.ProcessGroup`."""
     checkpoint_minutes: float = 6.0
     """Minutes between checkpoints; at each checkpoint the model is validated and saved."""
     checkpoint_steps: int = 200
     """Number of steps between checkpoints, for runs whose length is given in steps."""
 
     def progress(self, step: int, elapsed: float) -> float:
-        """Return the share of the run that is done, from 0; it may exceed 1 at the end. `elapsed` is in seconds."""
+        """Return the share of the run that is done, from 0 to 1; at the end of a run it may be a little more than 1.
+
+        Args:
+            step: number of optimizer steps taken.
+            elapsed: time of training in seconds.
+        """
         return elapsed / 60 / self.minutes if self.steps is None else step / self.steps
 
     def is_checkpoint(self, step: int, since_last: float) -> bool:
-        """Return whether a checkpoint is due after this step; `since_last`: seconds since the last checkpoint."""
+        """Return whether a checkpoint is due after a step.
+
+        Args:
+            step: number of optimizer steps taken.
+            since_last: time since the last checkpoint in seconds.
+        """
         return since_last > self.checkpoint_minutes * 60 if self.steps is None else step % self.checkpoint_steps == 0

@@ -15,7 +15,7 @@ class ProcessGroup:
     """Processes of a training run: a single process, unless `accelerate launch` or `torchrun` started several.
 
     Args:
-        device: torch device of a single process. The devices of several processes are chosen by `accelerate`.
+        device: torch device of a single process. If there are several processes, `accelerate` chooses the devices.
 
     Raises:
         MissingPackageError: there are several processes, and `accelerate` is not installed.
@@ -33,7 +33,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files."""
+        """Whether this is the process with rank 0, which writes all files."""
         return self.rank == 0
 
     def average_gradients(self, model: nn.Module) -> None:
@@ -52,7 +52,7 @@ class ProcessGroup:
         return float(total)
 
     def gathered(self, value: Any) -> list[Any]:
-        """Return the values of all processes, in order of rank."""
+        """Return the values of all processes in order of rank; `value` is the value of this process."""
         if self.size == 1:
             return [value]
         from accelerate.utils import gather_object

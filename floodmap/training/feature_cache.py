@@ -1,4 +1,4 @@
-"""Cache on disk of the features of a frozen image encoder, so that training a decoder computes the decoder alone."""
+"""Cache on disk of the features of a frozen image encoder, so that steps need not compute the encoder."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ class Batch:
 
     encoded: Encoded
     views: Views
-    """The views without their pixels: `rgb` is empty."""
+    """The views; in batches from the cache, `rgb` is empty and `gsd_m` is 0."""
     colours: Tensor
-    """Mean RGB of squares of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
+    """Mean RGB of each square of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
     """Mask prompts from the predictions for the far views, logits (B, 1, h/4, w/4)."""
 
 
 class FeatureCache:
-    """Encoded batches in a folder; missing batches are computed and written.
+    """Folder of encoded batches. Batches whose file is missing are drawn, encoded and written.
 
     Args:
-        folder: folder with one file for each batch; files of an earlier run are used again.
+        folder: folder with one file for each batch. Files of an interrupted run are used again.
         count: number of batches.
-        draw: function that returns the batch of pairs with a given index; the same index always gives the same batch.
-        encode: function that encodes views.
-        decode: function that returns the logits of encoded views without a prompt, for the coarse masks.
-        report: called with the share of the batches that is done, 0 to 1.
+        draw: function from the index of a batch (0 to `count` - 1) to its pairs of views. The same index must always
+            give the same batch.
+        encode: function from views to encoded views.
+        decode: function from encoded views to flood logits (B, h, w) without a prompt, for the coarse masks.
+        report: called after each batch with the share of the batches that is done, 0 to 1.
     """
 
     def __init__(
@@ -65,9 +66,14 @@ class FeatureCache:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Draw a random batch; if the encoder keeps the size of views, a random rectangle of the views is read.
+        """Draw a random batch from the folder, and copy it to a device.
 
-        The rectangle varies the cached views from step to step, and about halves the cost of decoding.
+        For encoders that keep the size of views, only a random rectangle is read, the same in all views of the batch.
+        The cached views then differ from step to step, and decoding takes about half the time.
+
+        Args:
+            generator: source of randomness.
+            device: torch device of the result.
         """
         path = self._paths[int(torch.randint(len(self._paths), (), generator=generator))]
         with safe_open(path, framework="pt") as file:
@@ -91,9 +97,10 @@ class FeatureCache:
 
 
 def _draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of three quarters of a side, in pixels; its ends are multiples of 32 (the largest stride).
+    """Draw an interval of three quarters of a side, in pixels; both ends are multiples of 32 (the largest stride).
 
-    The length is fixed, because for each new shape oneDNN prepares some 100 kernels, which takes a third of a step.
+    The length is fixed, because oneDNN prepares about 100 kernels for each new shape. The preparation takes a third of
+    the time of a step.
     """
     units = side // 32
     length = -(-3 * units // 4)
@@ -102,9 +109,10 @@ def _draw_interval(side: int, generator: torch.Generator) -> slice:
 
 
 def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
-    """Read a part of a tensor on disk: (B, H, W), or (B, C, H, W) in channels-last order.
+    """Read a part of a tensor in a file, and return it as (B, h, w) or (B, C, h, w).
 
-    `place` has the rows and columns of the part in pixels of the view; if it is empty the whole tensor is read.
+    In the file, tensors are (B, H, W) or (B, H, W, C). `place` holds the rows and the columns of the part in pixels of
+    the view, and `stride` is the stride of the tensor. If `place` is empty, the whole tensor is read.
     """
     places = (slice(interval.start // stride, interval.stop // stride) for interval in place)
     part: Tensor = stored[(slice(None), *places)].contiguous()
@@ -112,7 +120,7 @@ def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
 
 
 def _write(path: Path, batch: Batch) -> None:
-    """Write a batch: floats as bfloat16, `target` as uint8 (0 to 255), four-dimensional tensors with channels last."""
+    """Write a batch: floats as bfloat16, `target` as uint8 (0 to 255), tensors with four dimensions channels last."""
     encoded, views = batch.encoded, batch.views
     tensors = {
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,

@@ -36,15 +36,15 @@ from floodmap.training.loop import Checkpoint, train
 
 log = logging.getLogger(__name__)
 PAIRS_PER_STEP = 9
-"""Average number of pairs of views in a step, from which the number of steps of an epoch is computed."""
+"""Mean number of pairs of views in a step; the number of steps of an epoch is computed from this number."""
 SAM_SIZES = ((256, 1024, 1),)
 """`TrainConfig.sizes` for Meta's encoders, which resize every view to 1024 pixels."""
 SAM_PAIRS = 4
-"""Number of pairs of views in a step for Meta's encoders: accumulated batches of one pair each."""
+"""Number of pairs of views in a step for Meta's encoders; each pair is a batch, and the gradients are accumulated."""
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
-"""Columns of the log and their legends, for the left and the right chart of the training curves."""
+"""Columns of the log, each with its legend, in the left and in the right chart of the training curves."""
 
 
 def fine_tune(
@@ -66,11 +66,11 @@ def fine_tune(
         options: settings of the run.
         overwrite: True: replace existing results.
         resume: True: go on with an interrupted run.
-        report: called with the share of the run that is done, 0 to 1, and the name of the stage.
+        report: called with the share of the stage that is done, 0 to 1, and the stage: `encode` or `train`.
         on_checkpoint: called with the scores of every checkpoint; the first scores are those of the base weights.
 
     Returns:
-        The new weights and their validation scores.
+        Path, training pictures and validation scores of the new weights.
 
     Raises:
         LabelError: the labels cannot be used.
@@ -115,7 +115,7 @@ def fine_tune(
 
 @dataclass(frozen=True, slots=True)
 class _BaseWeights:
-    """Initial weights, and the architecture of their network."""
+    """File of the initial weights, and architecture of the network of these weights."""
 
     path: Path
     architecture: str
@@ -123,7 +123,14 @@ class _BaseWeights:
 
 
 def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_processes: int) -> TrainConfig:
-    """Build the training settings for `options.epochs` epochs; the number of steps depends on the architecture."""
+    """Build the training settings for `options.epochs` epochs.
+
+    Args:
+        options: settings of the command `train`.
+        base: the initial weights.
+        n_samples: number of training samples.
+        n_processes: number of training processes.
+    """
     config = TrainConfig(
         architecture=base.architecture, encoder=base.encoder, what=options.what, learning_rate=options.learning_rate,
         settled=1.0, patience=options.patience, seed=options.seed, device=options.device,
@@ -198,7 +205,7 @@ def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> No
 
 
 def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
-    """Write the weights `best` to `out`, with the record of the training in the header, and draw the curves."""
+    """Copy the weights of the file `best` to `out`, add the training record to the header, and draw the curves."""
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
     state, log_file = load_file(best), best.parent / "log.csv"
@@ -210,7 +217,12 @@ def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
 
 
 def draw_curves(log_file: Path, path: Path) -> None:
-    """Plot loss and mean IoU on training and validation pictures, from a log, to a PNG file at `path`."""
+    """Draw the training curves: loss and mean IoU by step, on training and on validation pictures.
+
+    Args:
+        log_file: path of the training log, `log.csv`.
+        path: path of the new PNG file.
+    """
     from matplotlib.figure import Figure
 
     columns = read_log(log_file)

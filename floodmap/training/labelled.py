@@ -1,4 +1,4 @@
-"""Preparation of labelled pictures for training: cut into samples, group into sources, check for swapped masks."""
+"""Preparation of labelled pictures for training: cutting into samples, grouping, and a search for swapped masks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SAMPLE_SIDE = 1536
 
 
 def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
-    """Cut a labelled picture or scene into samples.
+    """Cut a labelled picture or scene into samples with sides of about `SAMPLE_SIDE` pixels.
 
     Unobserved pixels get the mask value `IGNORED`. Pieces without a labelled pixel are left out.
 
     Args:
-        one: the picture and its mask or polygons.
-        rule: definition of flooded and ignored values of the mask.
+        one: paths of the picture and of the mask or polygons.
+        rule: values of the mask that mean flood, and values that are ignored.
     """
     with Scene.open(one.image) as scene:
         reference, _ = read_label(one, scene, rule)
@@ -45,10 +45,12 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
 
 
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
-    """Group samples into sources of training views: scenes with a CRS (nadir), and photographs without a CRS (oblique).
+    """Group samples into at most two sources of training views: `scenes` and `photographs`.
+
+    Pictures with a CRS are scenes and count as nadir. Pictures without a CRS are photographs and count as oblique.
 
     Args:
-        labelled: pictures with their masks.
+        labelled: paths of the pictures and of the masks.
         samples: the samples into which `pieces` cut these pictures.
         augment: allowed augmentation; see `FineTuneOptions`.
     """
@@ -80,7 +82,10 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
 
 
 def fingerprint_of(labelled: Sequence[Labelled]) -> str:
-    """Return the SHA-256 over names and bytes of all pictures and masks; the name of their folder has no effect."""
+    """Return the SHA-256 of the names and bytes of all pictures and masks, in lower-case hexadecimal.
+
+    The folder of the pictures has no effect on the result.
+    """
     digest = hashlib.sha256()
     for one in labelled:
         for path in (one.image, one.label):
@@ -94,14 +99,18 @@ def fingerprint_of(labelled: Sequence[Labelled]) -> str:
 
 
 def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: FloodRule) -> list[Finding]:
-    """Find masks that were swapped between pictures, by comparing masks with a model's predictions without prompts.
+    """Find masks that were swapped between pictures: masks that fit the predicted flood of another picture.
 
-    The model predicts previews of the pictures, with a longer side of at most `audit.PREVIEW_SIDE` pixels.
+    The model predicts flood without prompts on previews of the pictures. The longer side of a preview has at most
+    `audit.PREVIEW_SIDE` pixels.
 
     Args:
-        model: model that was trained on floods. With other models there are no findings.
-        labelled: usable pictures.
-        rule: definition of flooded and ignored values of the masks.
+        model: model that was trained on floods. There are no findings with other models.
+        labelled: paths of pictures and masks that the audit found usable.
+        rule: values of the masks that mean flood, and values that are ignored.
+
+    Returns:
+        Findings of the audit, with the names of the pictures.
     """
     if not model.knows_floods:
         return []

@@ -1,7 +1,8 @@
 """Training loop: steps, learning rate, checkpoints, validation, early stopping.
 
-Every step uses two views of the same ground, as `floodmap segment` does. The far view shows the surroundings. The
-prompt of the near view is the prediction for the far view, points, a box, or none.
+Every step uses pairs of two views of the same ground: a far view at a coarse resolution, and a near view at a fine
+resolution. They are like the coarse pass and a window of `floodmap segment`. The prompt of the near view is one of:
+the prediction for the far view, points, a box, or no prompt.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_TRAIN_SCORED = 8
 """Largest number of training pictures that are scored at a checkpoint, besides the validation pictures."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
-"""Name prefixes of the image encoder's parameters, except those of the layers between backbone and decoder."""
+"""Prefixes of the names of the image encoder's parameters, without the layers between backbone and decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +48,16 @@ class Checkpoint:
     loss: float
     """Mean training loss since the last checkpoint; NaN before the first step."""
     val_loss: float
-    """Mean cross-entropy plus Dice on the validation pictures."""
+    """Mean of the loss (cross-entropy plus Dice) over the validation pictures."""
     train_iou: float
-    """Mean IoU on at most `MAX_TRAIN_SCORED` whole training pictures, measured as `val_iou`."""
+    """Mean IoU on at most `MAX_TRAIN_SCORED` whole training pictures, with the coarse pass as mask prompt, 0 to 1."""
     val_iou: float
     """Mean IoU on the validation pictures, with the coarse pass as mask prompt, 0 to 1."""
     val_iou_unprompted: float
     """Mean IoU on the validation pictures without a prompt, 0 to 1."""
 
     def as_row(self) -> dict[str, float]:
-        """Return the values of a row of `log.csv`, by column."""
+        """Return a row of `log.csv`: rounded values by the name of the column."""
         row = {name: round(value, 4) for name, value in asdict(self).items() if name != "share"}
         return {**row, "minutes": round(self.minutes, 2)}
 
@@ -84,12 +85,12 @@ def train(
     Args:
         config: settings of the run.
         sources: labelled pictures for training.
-        validation: pictures that are scored (mean IoU) at every checkpoint. The model is never trained on them.
+        validation: pictures that are scored (mean IoU) at every checkpoint. They are never used for training.
         folder: folder of the run: `last.pt` (the checkpoint for resuming), `log.csv`, `tensorboard/` (if tensorboardX
             is installed), `model.safetensors` (the averaged weights) and `best.safetensors` (the averaged weights with
             the highest validation IoU).
-        init: file of initial weights; tensors whose name and shape do not fit are left out. None: random weights.
-        report: called with the share of the run that is done, 0 to 1, and the name of the stage.
+        init: file of initial weights; tensors whose name or shape does not fit are left out. None: random weights.
+        report: called with the share of the stage that is done, 0 to 1, and the stage: `encode` or `train`.
         on_checkpoint: called with the scores of every checkpoint, and with those of `init` before the first step.
 
     Returns:
@@ -150,9 +151,10 @@ def _score_checkpoint(
     state: State,
     group: ProcessGroup,
 ) -> Checkpoint:
-    """Score the averaged weights, export them, and copy them to `best.safetensors` if their IoU is the highest so far.
+    """Score the averaged weights, and export the weights to `model.safetensors`.
 
-    `scored_samples` holds the validation pictures, and some of the training pictures.
+    If the IoU on the validation pictures is the highest so far, the file is copied to `best.safetensors`. `state` is
+    updated in place. `scored_samples` holds the validation pictures, and some of the training pictures.
     """
     model = build(config).to(group.device)
     model.load_state_dict(averaged.state)
@@ -182,16 +184,16 @@ def training_subset(sources: Sequence[Source], count: int = MAX_TRAIN_SCORED) ->
 
 
 def _stops_early(config: TrainConfig, state: State) -> bool:
-    """Return whether the last `patience` checkpoints, or more, did not raise the validation IoU."""
+    """Return whether none of the last `patience` checkpoints raised the highest validation IoU."""
     return config.patience is not None and state.since_best >= config.patience
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """Return the factor on the learning rate: linear warm-up, then cosine decay to 0.01.
+    """Return the factor on the learning rate: linear warm-up from 0.02 to 1, then cosine decay to 0.01.
 
     Args:
         progress: share of the run that is done, 0 to 1.
-        warmup: share of the run over which the factor rises, 0 to 1.
+        warmup: share of the run, at the beginning, in which the factor rises, 0 to 1.
     """
     if progress < warmup:
         return max(progress / warmup, 0.02)
@@ -199,7 +201,15 @@ def schedule(progress: float, warmup: float) -> float:
 
 
 def make_optimizer(model: Trainable, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the optimizer AdamW; `encoder_rate` scales the encoder's learning rate, vectors have no weight decay."""
+    """Build the optimizer AdamW for the trainable parameters of a model.
+
+    One-dimensional parameters (biases and norms) have no weight decay. The learning rate of the parameters of `ENCODER`
+    is multiplied by `config.encoder_rate`.
+
+    Args:
+        model: the network to train.
+        config: settings: learning rates and weight decay.
+    """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -11,11 +11,13 @@ from floodmap.models.sam.modeling import ImageEncoderViT
 
 
 class LoraLinear(nn.Module):
-    """Frozen linear layer plus a trained low-rank correction, the product of two thin matrices.
+    """Frozen linear layer with an adapter: a trained matrix of low rank that is added to the layer's weights.
+
+    The matrix is the product of `up`, (output features, rank), and `down`, (rank, input features).
 
     Args:
-        base: the layer; its parameters are frozen.
-        rank: rank of the correction.
+        base: the linear layer; the parameters of this layer are frozen.
+        rank: rank of the added matrix.
     """
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
@@ -32,14 +34,26 @@ class LoraLinear(nn.Module):
 
 
 def adapt(encoder: ImageEncoderViT, rank: int) -> None:
-    """Freeze an image encoder and add trainable adapters to the qkv layer of every block, in place."""
+    """Freeze an image encoder, and add a trainable adapter to the layer `qkv` of every transformer block, in place.
+
+    Args:
+        encoder: SAM's image encoder.
+        rank: rank of the adapters; see `LoraLinear`.
+    """
     encoder.requires_grad_(False)
     for block in encoder.blocks:
         block.attn.qkv = LoraLinear(block.attn.qkv, rank)
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Merge the adapters of a state dict into the weights of their layers; return the dict with the original names."""
+    """Merge the adapters of a state dict into the weights of the adapted layers.
+
+    Args:
+        state: tensors by name, of a model with or without adapters.
+
+    Returns:
+        Tensors by name, with the names of a model without adapters.
+    """
     whole: dict[str, Tensor] = {}
     for name, value in state.items():
         layer, _, last = name.rpartition(".")

@@ -11,9 +11,17 @@ from floodmap.models.sam.flood_sam import FloodSam
 
 
 def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
-    """Compute `mask_loss` plus 0.05 times the mean squared error of the predicted IoU `iou`, (B,).
+    """Compute `mask_loss` plus 0.05 times the mean squared error of the predicted IoU.
 
-    Other arguments as in `mask_loss`.
+    Args:
+        logits: flood logits (B, h, w); H and W are multiples of h and w.
+        iou: IoU of each view as predicted by the decoder, (B,), about 0 to 1.
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        dry_weight: factor on the cross-entropy of views without flood; see `mask_loss`.
+
+    Returns:
+        The loss of the batch, a scalar.
     """
     stride = target.shape[-1] // logits.shape[-1]
     weight, share = _shrunk(target, scored, stride)
@@ -32,6 +40,9 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
         dry_weight: factor on the cross-entropy of views without flood (at most 320 flooded pixels).
+
+    Returns:
+        The loss of the batch, a scalar.
     """
     stride = target.shape[-1] // logits.shape[-1]
     weight, target = _shrunk(target, scored, stride)
@@ -47,7 +58,12 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average over squares of `stride` pixels: share with a label, and flooded share of this share, both (B, h, w)."""
+    """Average over squares of `stride` x `stride` pixels.
+
+    Returns:
+        Share of the pixels of each square that have a label, and flooded share of the pixels with a label. Both are
+        (B, h, w), 0 to 1.
+    """
     weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
     share = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
     return weight, share.clamp(0, 1)
@@ -61,10 +77,11 @@ def consistency_loss(
     scored: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Compute the mean squared difference of probabilities between views and a random part that is decoded alone.
+    """Compute the consistency loss: whole views are compared with a random rectangle that is decoded alone.
 
-    The decoder's tokens attend to a whole window. Without this loss the result at a place depends on the borders of the
-    window, and two tilings of one scene give different results.
+    The loss is the mean squared difference of the probabilities inside the rectangle. The decoder's tokens attend to a
+    whole window. Without this loss the result at a place depends on the borders of the window, and two tilings of one
+    scene give different results.
 
     Args:
         model: the network.
@@ -72,7 +89,10 @@ def consistency_loss(
         logits: logits of the whole views, (B, H/2, W/2).
         masks: mask prompts of the whole views, (B, 1, H/4, W/4); None: no mask prompts.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        generator: source of randomness for the part.
+        generator: source of randomness for the rectangle, which is the same in all views.
+
+    Returns:
+        The loss of the batch, a scalar.
     """
     rows, cols = (draw_interval(side, generator) for side in scored.shape[1:])
 
@@ -86,7 +106,12 @@ def consistency_loss(
 
 
 def draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of at least half a side, in pixels; its ends are multiples of 32 (the largest stride)."""
+    """Draw a random interval of at least half a side, in pixels; both ends are multiples of 32 (the largest stride).
+
+    Args:
+        side: length of the side in pixels, a multiple of 32.
+        generator: source of randomness.
+    """
     n_units = side // 32
     length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))
     first = int(torch.randint(0, n_units - length + 1, (), generator=generator))

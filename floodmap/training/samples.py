@@ -1,4 +1,4 @@
-"""Labelled pictures as arrays (`Sample`, `Source`), and batches of training views of pictures (`Views`, `Pairs`)."""
+"""Labelled pictures in memory (`Sample`, `Source`), and batches of views of these pictures (`Views`, `Pairs`)."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from floodmap.options import Augment
 IGNORED = 255
 """Mask value of pixels that do not count in the loss: outside the picture, or without a label."""
 FAR_FACTORS = (3.0, 5.0)
-"""Range of the ratio of pixel sizes, far view to near view; it includes `scales.COARSE_FACTOR`."""
+"""Range of the factor of a pair: pixel size of the far view divided by pixel size of the near view.
+The range includes `scales.COARSE_FACTOR`."""
 PLAIN_FACTOR = 4
-"""Ratio of pixel sizes, far view to near view, in pairs without resampling; equal to `scales.COARSE_FACTOR`.
-It is a power of two, so that the far view has the pixels of a level of the image pyramid."""
+"""Factor of a pair without resampling, equal to `scales.COARSE_FACTOR`.
+The factor is a power of two, so that the pixels of the far view are those of a level of the image pyramid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Batch of B square views of labelled pictures."""
+    """Batch of B square views of labelled pictures, with sides of `size` pixels."""
 
     rgb: Tensor
-    """float32 (B, 3, size, size), 0 to 255; 0 outside the picture."""
+    """RGB, float32 (B, 3, size, size), 0 to 255; 0 on pixels that are not scored."""
     target: Tensor
-    """float32 (B, size, size), 0 to 1: flooded share of each pixel."""
+    """Flooded share of each pixel, float32 (B, size, size), 0 to 1."""
     scored: Tensor
     """bool (B, size, size), True where a pixel has a label and counts in the loss."""
     gsd_m: Tensor
-    """float32 (B,): ground sample distance as input of the network, in metres; 0 if it is withheld or unknown."""
+    """Ground sample distance in metres, as input of the network, float32 (B,); 0 if it is withheld or unknown."""
 
     def to(self, device: torch.device) -> Views:
-        """Return the views on a device."""
+        """Copy the views to a device."""
         return Views(*(x.to(device) for x in (self.rgb, self.target, self.scored, self.gsd_m)))
 
     def __getitem__(self, part: slice) -> Views:
-        """Return a slice of the batch."""
+        """Return the views of a slice of the batch."""
         return Views(self.rgb[part], self.target[part], self.scored[part], self.gsd_m[part])
 
 
@@ -50,16 +51,18 @@ class Pairs:
     """Batch of B pairs of views of the same ground: a far view, and a near view of a part of the far view."""
 
     far: Views
+    """The far views, with the larger pixels."""
     near: Views
+    """The near views, with the smaller pixels."""
     near_xy: Tensor
-    """(B, 2): centre of the near view, x first, in pixels of the far view, relative to the far view's centre."""
+    """Centre of the near view in pixels of the far view, from the centre of the far view, (B, 2), x first."""
     factor: Tensor
-    """(B,): pixel size of the far view divided by the pixel size of the near view."""
+    """Pixel size of the far view divided by pixel size of the near view, (B,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Labelled picture."""
+    """Labelled picture, or piece of a labelled picture, in memory."""
 
     name: str
     rgb: NDArray[np.uint8]
@@ -67,51 +70,58 @@ class Sample:
     mask: NDArray[np.uint8]
     """uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) without a label."""
     place: str = ""
-    """Name of the place; "": a place of its own. All places are drawn equally often, for any number of pictures."""
+    """Name of the place that the picture shows; "": no other picture shows the place.
+    All places of a source are drawn equally often, however many pictures a place has."""
     gsd_m: float = 0.0
     """Ground sample distance in metres; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Set of samples, with the frequency and the transformations of the views that are drawn from it."""
+    """Set of samples, with frequency and transformations of the views that are drawn from these samples."""
 
     name: str
     samples: Sequence[Sample]
     share: float
     """Share of the pairs of views that are drawn from this source, relative to the shares of the other sources."""
     from_above: bool
-    """Whether pictures are nadir, and rotated by any angle. Oblique pictures are rotated by a few degrees only."""
+    """Whether the pictures are nadir. Views of nadir pictures are rotated by any angle.
+    Views of oblique pictures are rotated by a few degrees only."""
     zoom: tuple[float, float] = (0.6, 1.6)
     """Range of the zoom: pixels of the picture per pixel of the near view."""
     factor: tuple[float, float] = FAR_FACTORS
-    """Range of the ratio of pixel sizes, far view to near view; it begins at 1 if pictures are too small to shrink."""
+    """Range of the factor: pixel size of the far view divided by pixel size of the near view.
+    The range begins at 1 for sources of pictures that are too small to be shrunk."""
     rim: float = 1.6
-    """Largest ratio of the far view's side to the picture's side, because mostly empty views are of little use."""
+    """Largest ratio of the far view's side to the picture's side (the root of the picture's area).
+    The ratio is limited because views that lie mostly outside the picture are of little use."""
     plain: float = 0.0
-    """Share of the pairs without resampling, as in `segment`; resampling blurs details that are one pixel wide.
+    """Share of the pairs that are drawn without resampling, because resampling blurs details of one pixel's width.
 
     The near view has the picture's pixels. The far view is shrunk by `PLAIN_FACTOR`. Views are only flipped and, if
-    nadir, rotated by right angles. Half of these pairs keep the exposure and the colours of the picture.
+    nadir, rotated by right angles. Half of the pairs without resampling keep the exposure and colours of the picture.
     """
     wet: float = 0.0
     """Share of the pairs that are drawn towards flood, for sources with little flood.
 
-    Pictures with more flood are drawn more often, and the near view is centred on flood (in up to 16 trials).
+    Pictures with more flood are drawn more often. The near view is centred on flood, if 16 random trials find flood.
     """
     augment: Augment = "full"
-    """Augmentation that is applied; see `FineTuneOptions`. With any value but `full`, no pair is resampled."""
+    """Degree of augmentation; see `FineTuneOptions`. No pair is resampled, unless the degree is `full`."""
     repainted: float = 0.0
-    """Share of the pairs whose flood water is repainted (`augment.Water`), for sources with few types of water."""
+    """Share of the pairs in which flood water is repainted (`augment.Water`), for sources with few types of water."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as uint8 RGB (3, height, width)."""
+    """Read a picture file, and return RGB, uint8 (3, height, width), 0 to 255."""
     with Image.open(path) as image:
         return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask as uint8 (height, width), with the values as stored."""
+    """Read a mask file, and return uint8 (height, width).
+
+    Values are those of the file: grey levels, or indices of a palette. RGB masks are converted to grey.
+    """
     with Image.open(path) as image:
         return np.asarray(image.convert("L") if image.mode not in ("L", "P", "1") else image).astype(np.uint8)

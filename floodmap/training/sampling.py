@@ -1,4 +1,7 @@
-"""Deterministic batches of random pairs of views: batch i depends on (seed, rank, i) only."""
+"""Deterministic batches of random pairs of views.
+
+A batch depends only on the seed of the run, the rank of the process, and the index of the batch.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,18 @@ from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Sour
 COARSEST_LEVEL = 3
 """Number of levels of an image pyramid below full size (1/2, 1/4, 1/8), which prevent aliasing in shrunk views."""
 GSD_WITHHELD = 0.25
-"""Share of the pairs whose ground sample distance is withheld, because users also have nadir pictures without one."""
+"""Share of the pairs without the ground sample distance as input, because it is unknown for some users' pictures."""
 GSD_ERROR = 0.2
-"""Standard deviation of the noise on the logarithm of ground sample distances, as many of these are estimates."""
+"""Standard deviation of noise added to the logarithm of ground sample distances, because many are only estimates."""
 PREFETCH = 4
 """Number of batches that each worker process draws in advance."""
 
 
 class _Pyramid:
-    """Image pyramid of a sample. Each level is uint8 (5, h, w): RGB, flooded and labelled, the last two 0 to 255."""
+    """Image pyramid of a sample. Each level is uint8 (5, h, w), 0 to 255.
+
+    Planes 0 to 2 are RGB. Plane 3 is the share of flooded pixels, plane 4 the share of pixels with a label; 255 is all.
+    """
 
     def __init__(self, sample: Sample) -> None:
         rgb = torch.from_numpy(sample.rgb)
@@ -56,7 +62,7 @@ class _Pyramid:
         full = torch.tensor(self.levels[0].shape[:0:-1])
         side = torch.tensor(picture.shape[:0:-1])
         xy = source_xy * (side / full)
-        # Only the part in view is converted to float.
+        # Only the rectangle around the view is converted to float.
         first = (xy.amin(dim=(0, 1)).floor().long() - 1).clamp(min=0)
         last = torch.minimum(xy.amax(dim=(0, 1)).ceil().long() + 2, side)
         if bool((last <= first).any()):
@@ -69,11 +75,11 @@ class _Pyramid:
 
 
 class PairSampler:
-    """Sampler of random pairs of views, which are rotated, zoomed, tilted, repainted and recoloured.
+    """Sampler of random pairs of views. Views are rotated, zoomed, tilted, repainted and recoloured at random.
 
     Args:
-        sources: samples to draw from; the shares of the sources need not add up to one.
-        generator: the only source of randomness; it may be replaced between batches.
+        sources: samples to draw from; the shares of the sources need not add up to 1.
+        generator: the only source of randomness. The attribute may be replaced between batches.
     """
 
     def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
@@ -85,7 +91,13 @@ class PairSampler:
         self._flooded = [torch.tensor([float((s.mask == 1).mean()) for s in source.samples]) for source in self.sources]
 
     def batch(self, count: int, far_size: int, near_size: int) -> Pairs:
-        """Draw `count` pairs; `far_size` and `near_size` are the sides of the views in pixels."""
+        """Draw a batch of pairs.
+
+        Args:
+            count: number of pairs.
+            far_size: side of the far views in pixels.
+            near_size: side of the near views in pixels.
+        """
         picks = torch.multinomial(self._shares, count, replacement=True, generator=self.generator)
         are_plain = [
             self._uniform(0, 1) < self.sources[int(pick)].plain or self.sources[int(pick)].augment != "full"
@@ -113,7 +125,10 @@ class PairSampler:
         return Pairs(views[0], views[1], torch.stack(near_xy), torch.tensor(factors))
 
     def _given_gsd_m(self, gsd_m: Tensor) -> Tensor:
-        """Return ground sample distances in metres, (B,), as input of the network: with noise, or 0 if withheld."""
+        """Return ground sample distances as input of the network, (B,), in metres: with noise, or 0 if withheld.
+
+        `gsd_m` holds the distances without noise, (B,), in metres.
+        """
         chance = torch.rand(len(gsd_m), generator=self.generator)
         error = torch.randn(len(gsd_m), generator=self.generator) * GSD_ERROR
         return torch.where(chance < GSD_WITHHELD, 0.0, gsd_m * error.exp())
@@ -121,9 +136,17 @@ class PairSampler:
     def _pair(
         self, pick: int, far_size: int, near_size: int, plain: bool
     ) -> tuple[Tensor, Tensor, Tensor, float, float]:
-        """Draw a pair: planes of far and near view, and centre, factor and ground sample distance of the near view.
+        """Draw a pair of views of a random picture.
 
-        `pick` is the index of the source. A `plain` pair is not resampled; see `Source.plain`.
+        Args:
+            pick: index of the source.
+            far_size: side of the far view in pixels.
+            near_size: side of the near view in pixels.
+            plain: True: draw without resampling; see `Source.plain`.
+
+        Returns:
+            Five values: the planes of the far view and of the near view, (5, size, size), 0 to 1; `near_xy` and
+            `factor` of the pair, see `Pairs`; and the ground sample distance of the near view in metres, 0 if unknown.
         """
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
@@ -156,7 +179,11 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography without resampling: one of the eight symmetries of a square, or only a horizontal flip."""
+        """Draw a homography (3, 3) from view to picture without resampling; both in pixels from the view's centre.
+
+        Nadir views (`from_above`) are mapped by one of the eight symmetries of a square, oblique views by a horizontal
+        flip or not at all. `zoom` is the number of pixels of the picture per pixel of the view.
+        """
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
             signs[1] = 1.0
@@ -167,11 +194,18 @@ class PairSampler:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def _centre(self, length: int, margin: float) -> float:
-        """Draw the coordinate of a view's centre along a side of the picture; the middle if `length` <= 2 `margin`."""
+        """Draw a coordinate of a view's centre, in pixels of the picture, at least `margin` from both ends of a side.
+
+        The side has `length` pixels. The middle is returned if the side is too short for both margins.
+        """
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from far view to picture, both in pixels relative to the view's centre."""
+        """Draw a homography (3, 3) from far view to picture: rotation, flip, stretch, zoom and tilt.
+
+        Both coordinates are in pixels from the view's centre. `zoom` is the number of pixels of the picture per pixel
+        of the far view.
+        """
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
         )
@@ -192,18 +226,24 @@ class PairSampler:
 
 
 def zoom_only(zoom: float) -> Tensor:
-    """Return the homography (3, 3) from pixels of a view to pixels of the picture, without rotation and flip."""
+    """Return the homography (3, 3) from view to picture without rotation and flip.
+
+    Both coordinates are in pixels from the view's centre.
+
+    Args:
+        zoom: number of pixels of the picture per pixel of the view.
+    """
     return torch.diag(torch.tensor([zoom, zoom, 1.0]))
 
 
 def _place_weights(samples: Sequence[Sample]) -> Tensor:
-    """Return the sampling weight of each sample, such that every place is drawn equally often."""
+    """Return the sampling weight of each sample, (n,), such that every place is drawn equally often."""
     count = Counter(sample.place for sample in samples if sample.place)
     return torch.tensor([1.0 / count.get(sample.place, 1) for sample in samples])
 
 
 def _grid(size: int) -> Tensor:
-    """Return the pixel centres of a view relative to the view's centre, (size, size, 2), x first."""
+    """Return the coordinates of a view's pixels, in pixels from the view's centre, (size, size, 2), x first."""
     axis = torch.arange(size) + 0.5 - size / 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
 
@@ -215,13 +255,13 @@ def _map(homography: Tensor, xy: Tensor) -> Tensor:
 
 
 class Batches(Dataset[Pairs]):
-    """Endless sequence of random batches by index, and iterator over this sequence.
+    """Endless sequence of random batches by index, and at the same time an iterator over this sequence.
 
     Args:
         sampler: sampler of the pairs.
-        config: settings, from which seed, sizes of the batches and number of worker processes are used.
-        rank: rank of the training process; each rank has other batches.
-        first: index of the first batch that the iterator yields.
+        config: settings of the run: seed, sizes of the batches, number of worker processes.
+        rank: rank of the training process. Processes of different ranks draw different batches.
+        first: index of the first batch of the iterator.
     """
 
     def __init__(self, sampler: PairSampler, config: TrainConfig, rank: int = 0, first: int = 0) -> None:

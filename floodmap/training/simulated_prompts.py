@@ -13,11 +13,19 @@ from floodmap.models.sam.common import SUREST
 from floodmap.training.samples import Pairs
 
 CELL = 4
-"""Side in pixels of the cells (squares) of which regions consist; mask prompts have one value per cell."""
+"""Side of a cell (a square of pixels) in pixels. Regions consist of cells, and mask prompts have one value per cell."""
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
-    """Crop the logits for the far views, (B, h, w), to the near views: mask prompts, logits (B, 1, near/4, near/4)."""
+    """Crop predictions for far views to the near views, as mask prompts of the near views.
+
+    Args:
+        far_logits: flood logits of the far views, (B, h, w), at any resolution.
+        pairs: the pairs of far views and near views.
+
+    Returns:
+        Mask prompts: logits (B, 1, n/4, n/4), for near views of n x n pixels.
+    """
     near_size, far_size = pairs.near.rgb.shape[-1], pairs.far.rgb.shape[-1]
     axis = torch.arange(near_size // 4) * 4 + 2.0 - near_size / 2
     cells = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
@@ -29,17 +37,18 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
 
 
 def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Add random errors to the coarse masks of some views, as they occur on pictures outside the training set.
+    """Add random errors to the coarse masks of some views.
 
-    On training pictures the coarse pass is hardly ever wrong, so the model would learn to copy the mask prompt.
+    On training pictures the coarse pass is hardly ever wrong. Without random errors, the model would learn to copy the
+    mask prompt. On other pictures, the coarse pass has errors.
 
     Args:
-        coarse: mask prompts (B, 1, h, w), logits.
+        coarse: mask prompts: flood logits (B, 1, h, w).
         share: probability that a view is changed.
         generator: source of randomness.
 
     Returns:
-        Mask prompts of the same shape; a smooth random field is added to those of the changed views.
+        Mask prompts (B, 1, h, w). A smooth random field is added to the logits of the changed views.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
@@ -50,15 +59,17 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
 
 
 def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Remove most flood from the coarse masks of some views, as the coarse pass often misses dark water between houses.
+    """Remove most flood from the coarse masks of some views.
+
+    The removal simulates a frequent error of the coarse pass: dark water between houses is predicted as dry.
 
     Args:
-        coarse: mask prompts (B, 1, h, w), logits.
+        coarse: mask prompts: flood logits (B, 1, h, w).
         share: probability that a view is changed.
         generator: source of randomness.
 
     Returns:
-        Mask prompts of the same shape; logits of the changed views are at most those of a random, mostly dry field.
+        Mask prompts (B, 1, h, w). A random, mostly dry field is the upper limit of the logits of the changed views.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
@@ -69,13 +80,13 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
 
 
 def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Swap the label of one region in some views: water becomes dry, or dry ground of similar colour becomes flood.
+    """Swap the label of one region in some views: flood becomes dry, or dry ground becomes flood.
 
-    On training pictures a model is hardly ever wrong, so it would learn to ignore points. After the swap, only the
-    points give the label of the region.
+    A region is connected and has a similar colour everywhere. On training pictures a model is hardly ever wrong, and
+    would learn to ignore points. After the swap, the label of the region can only be learned from the points.
 
     Args:
-        colours: mean RGB of the cells, (B, 3, H/4, W/4), 0 to 255.
+        colours: mean RGB of each cell, (B, 3, H/4, W/4), 0 to 255.
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
         share: probability that a view is changed. A view without a suitable region stays unchanged.
@@ -100,14 +111,31 @@ def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float
 
 
 def cells_of(planes: Tensor) -> Tensor:
-    """Return the mean of each cell: (..., C, H, W) to (..., C, H/4, W/4)."""
+    """Return the mean of each cell (4 x 4 pixels).
+
+    Args:
+        planes: values of pixels, (..., C, H, W).
+
+    Returns:
+        Means, (..., C, H/4, W/4).
+    """
     return F.avg_pool2d(planes, CELL)
 
 
 def _draw_region(
     colours: NDArray[np.float32], flooded: NDArray[np.bool_], labelled: NDArray[np.bool_], generator: torch.Generator
 ) -> NDArray[np.bool_] | None:
-    """Draw a connected region of one class and similar colour, 2 to 50 % of the view, bool (h, w), or None."""
+    """Draw a connected region of cells of one class (flood or dry) and of similar colour.
+
+    Args:
+        colours: mean RGB of each cell, float32 (3, h, w), 0 to 255.
+        flooded: bool (h, w), True on flooded cells.
+        labelled: bool (h, w), True on cells with a label.
+        generator: source of randomness.
+
+    Returns:
+        The region, bool (h, w). None if the class has no labelled cell, or if the region is not 2 to 50 % of the view.
+    """
     own = labelled & (flooded == _draw_bool(0.5, generator))
     places = np.argwhere(own)
     if not len(places):
@@ -124,12 +152,12 @@ def _draw_region(
 def simulate_points(
     target: Tensor, scored: Tensor, predicted: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw one to three points per view, like those with which a user corrects a wrong prediction.
+    """Draw one to three points per view, similar to points with which a user corrects a wrong prediction.
 
-    The first point lies in an error: with probability 0.5 farthest from the edge of the largest error, otherwise
-    anywhere in any error. Each later point lies in an error with probability 0.5. All other points, and all points of a
-    view without errors, lie anywhere, 65 % of them on flood. A point of a class that the view lacks has the label -1
-    (no point).
+    The first point of a view lies in an error of the prediction. With probability 0.5 it is the pixel farthest from the
+    edge of the largest error, otherwise a random pixel of any error. Each later point lies in an error with probability
+    0.5. Points that do not lie in an error, and all points of a view without errors, are random pixels: flooded with
+    probability 0.65, otherwise dry. If the view has no pixel of the drawn class, the point has the label -1 (no point).
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.
@@ -138,7 +166,8 @@ def simulate_points(
         generator: source of randomness.
 
     Returns:
-        Coordinates (B, N, 2), x first, in pixels, and labels (B, N): 1 flood, 0 dry, -1 none; see `FloodSam.forward`.
+        Coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N): 1 flood, 0 dry,
+        -1 no point.
     """
     batch, width = len(target), target.shape[-1]
     count = int(torch.randint(1, 4, (), generator=generator))
@@ -163,15 +192,18 @@ def simulate_points(
 
 
 def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Place one point per view in the largest error, as far as possible from the error's edge; see `oracle.add_point`.
+    """Place one point per view in the largest error of the prediction, as far as possible from the error's edge.
+
+    The command `compare` places points by the same rule; see `oracle.add_point`.
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        predicted: flood predicted so far, as in `simulate_points`; None: everything is dry.
+        predicted: flood predicted so far, bool (B, h, w); H and W are multiples of h and w. None: all pixels are dry.
 
     Returns:
-        Coordinates and labels as in `simulate_points`, with N = 1. The label is -1 if a view has no error.
+        Coordinates (B, 1, 2) in pixels from the centre of the first pixel, x first, and labels (B, 1): 1 flood, 0 dry,
+        -1 if a view has no error.
     """
     points, labels = torch.zeros(len(target), 1, 2), torch.full((len(target), 1), -1)
     flooded, labelled = (target > 0.5).cpu(), scored.cpu()
@@ -184,19 +216,20 @@ def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> 
 
 
 def _upsampled(predicted: Tensor, width: int) -> Tensor:
-    """Repeat predictions (B, h, w) to the resolution of views that are `width` pixels wide."""
+    """Repeat the values of predictions (B, h, w), such that the result (B, H, W) is `width` pixels wide."""
     stride = width // predicted.shape[-1]
     return predicted.cpu().repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
 
 
 def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
-    """Return row and column of the pixel farthest from the edge of the largest connected error, None without errors.
+    """Return row and column of the pixel farthest from the edge of the largest connected error; None without errors.
 
     The position is exact to a cell of 4 x 4 pixels. Missed flood and false flood are separate errors.
 
     Args:
         wrong: bool (H, W), True where the prediction is wrong.
-        flooded: bool (H, W), True where the reference is flooded. Wrong pixels there are missed flood, others false.
+        flooded: bool (H, W), True where the reference is flooded. A wrong pixel is missed flood if it is flooded, else
+            false flood.
     """
     cell = np.s_[CELL // 2 :: CELL, CELL // 2 :: CELL]
     largest: NDArray[np.bool_] | None = None
@@ -214,9 +247,17 @@ def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
 
 
 def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a box around all flood of each view, (B, 4): left, top, right, bottom in pixels.
+    """Draw one box around all flood of each view.
 
     Each edge is moved at random by up to a tenth of the box's side. A view without flood gets a box around the view.
+
+    Args:
+        target: flooded share of each pixel, (B, H, W), 0 to 1.
+        scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
+        generator: source of randomness.
+
+    Returns:
+        Boxes (B, 4): left, top, right, bottom in pixels.
     """
     batch, height, width = target.shape
     boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)

@@ -1,4 +1,4 @@
-"""Training step: simulated prompts, losses and gradients of a batch of pairs of views."""
+"""Training step: simulated prompts, losses and gradients for batches of pairs of views."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ from floodmap.training.simulated_prompts import (
 
 
 def set_training(model: Trainable, *, settled: bool) -> None:
-    """Set training mode, but eval mode for a frozen encoder; if `settled`, batch norms use running statistics."""
+    """Set a model to training mode; a frozen image encoder is set to eval mode.
+
+    Args:
+        model: the model to train.
+        settled: True: batch norms use running statistics, as in inference. False: statistics of the batch.
+    """
     model.train()
     if not any(parameter.requires_grad for parameter in model.image_encoder.parameters()):
         model.image_encoder.eval()
@@ -44,7 +49,13 @@ def set_training(model: Trainable, *, settled: bool) -> None:
 
 
 def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> float:
-    """Take one optimizer step over the accumulated batches, and return the mean loss."""
+    """Take one optimizer step with the gradients of `accumulate` batches, and return the mean loss of these batches.
+
+    Args:
+        trainer: computation of the gradients.
+        optimizer: the optimizer.
+        group: processes of the run, over which gradients are averaged.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss = sum(trainer.step() for _ in range(trainer.config.accumulate)) / trainer.config.accumulate
     group.average_gradients(trainer.model)
@@ -76,7 +87,12 @@ class Trainer:
         self._cache: FeatureCache | None = None
 
     def cache_features(self, folder: Path, report: Callable[[float, str], None]) -> None:
-        """Encode `cached_batches` batches into a folder, for frozen encoders; later calls of `step` use only these."""
+        """Encode `cached_batches` batches by the frozen encoder. Later calls of `step` use only these batches.
+
+        Args:
+            folder: folder of the encoded batches.
+            report: called after each batch with the share of the batches that is done, 0 to 1, and the text `encode`.
+        """
         set_training(self.model, settled=True)
         with torch.no_grad():
             self._cache = FeatureCache(
@@ -85,7 +101,13 @@ class Trainer:
             )  # fmt: skip
 
     def step(self) -> float:
-        """Accumulate the gradients of one batch, with one random type of prompt for the near views; return the loss."""
+        """Compute the loss of the next batch, and add the gradients to those of the model's parameters.
+
+        All near views of the batch have the same type of prompt, which is drawn at random.
+
+        Returns:
+            The loss of the batch.
+        """
         kind = PROMPT_KINDS[_draw_index(self.config.prompt_shares, self.generator)]
         if self._cache is not None:
             batch = self._cache.draw(self.generator, self.device)
@@ -115,8 +137,8 @@ class Trainer:
 
     def _backward_near(self, encoded: Encoded, views: Views, colours: Tensor, coarse: Tensor, kind: str) -> float:
         config, generator = self.config, self.generator
-        # The consistency loss takes a third of a step, so it is computed with probability 0.5. It is not computed with
-        # points, which would have to be cropped, or with cached views, which are parts of views already.
+        # The consistency loss takes a third of the time of a step. It is therefore computed with probability 0.5. It is
+        # not computed with points, which would have to be cropped. Views from the cache are parts of views already.
         with_consistency = self._cache is None and kind in ("none", "coarse") and config.steadiness > 0
         with_consistency = with_consistency and _draw_index((0.5, 0.5), generator) == 1
         has_mask = kind == "coarse" or (
@@ -145,7 +167,11 @@ class Trainer:
     def _backward_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Train the correction at points: gradients flow into corrector and second decoding, not into the first."""
+        """Accumulate the gradients of the loss with points, and return the loss.
+
+        Gradients flow into `correction`, which is kriging and a network at the points, and into the second decoding.
+        No gradients flow into the encoder and the first decoding.
+        """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             decoded = model.decode_unpointed(encoded, **prompts)
@@ -167,7 +193,14 @@ class Trainer:
         return total
 
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
-        """Draw points in rounds: at random, or one by one in the largest error, as in `compare`."""
+        """Draw points in rounds, each from the errors of the prediction that is corrected at the earlier points.
+
+        With probability 0.5, a round adds one point to each view, in the largest error, as in the command `compare`.
+        Otherwise a round adds random points; see `simulate_points`.
+
+        Returns:
+            Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
+        """
         one_by_one = _draw_index((0.5, 0.5), self.generator) == 1
         if one_by_one:
             points = deepest_points(views.target, views.scored, None)
@@ -182,18 +215,21 @@ class Trainer:
         return points
 
     def _relabelled(self, views: Views, colours: Tensor) -> Views:
-        """Return the views, some of them with one region relabelled; see `simulated_prompts.relabel_region`."""
+        """Relabel one region in some of the views; see `simulated_prompts.relabel_region`."""
         share = self.config.relabelled
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
-        """Draw the number of rounds of points, 1 to 4."""
+        """Draw a random number of rounds of points, 1 to 4."""
         return 1 + _draw_index((1.0, 1.0, 1.0, 1.0), self.generator)
 
     def _add_points(
         self, views: Views, predicted: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Add points at errors of the prediction (logits), as in SAM's training (arXiv:2304.02643, appendix A)."""
+        """Add points at errors of a prediction, as in SAM's training (arXiv:2304.02643, appendix A).
+
+        `predicted` holds flood logits, (B, h, w). `points` are the points so far; None: no points.
+        """
         if one_by_one:
             xy, labels = deepest_points(views.target, views.scored, predicted > 0)
         else:
@@ -205,7 +241,11 @@ class Trainer:
     def _backward(
         self, encoded: Encoded, views: Views, prompts: dict[str, Any], *, with_consistency: bool = False
     ) -> tuple[Tensor, float]:
-        """Decode views and accumulate the gradients of the loss; return the views' logits and the loss."""
+        """Decode encoded views, compute the loss, and accumulate the gradients.
+
+        Returns:
+            Flood logits of the views, float32 (B, h, w), without gradients, and the loss.
+        """
         size = max(views.target.shape[1:])
         offset_xy = torch.randint(0, FRAME - size + 1, (len(views.target), 2), generator=self.generator).float()
         inconsistency: Tensor | float = 0.0

@@ -22,7 +22,7 @@ from floodmap.training.samples import IGNORED, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores of a model on whole pictures; all but the histogram are averaged over pictures."""
+    """Scores of a model on whole pictures. IoU and loss are means over the pictures, the histogram is a sum."""
 
     iou: float
     """Mean IoU with the coarse pass as mask prompt, as in `segment`, 0 to 1."""
@@ -31,7 +31,8 @@ class Validation:
     loss: float
     """Mean of cross-entropy plus Dice (`loss.mask_loss`), with the coarse pass as mask prompt."""
     histogram: Histogram
-    """Number of labelled pixels by probability in per cent and by label, with the coarse pass as mask prompt."""
+    """Number of labelled pixels by predicted probability in per cent and by label, int64 (101, 2).
+    The probability is the one with the coarse pass as mask prompt."""
 
 
 @torch.no_grad()
@@ -59,6 +60,11 @@ def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) 
 def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the logits of a whole picture, computed as one window at full resolution.
 
+    Args:
+        model: the model, in eval mode.
+        sample: the picture.
+        device: the device of the model.
+
     Returns:
         Logits without a prompt, and logits with the result of the coarse pass as mask prompt. Both are float32
         (height, width), on the CPU.
@@ -77,7 +83,14 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
 
 
 def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
-    """Return the logits (1, 1, H, W) of a whole picture (1, 3, H, W) for each mask prompt; None: no prompt."""
+    """Return the flood logits of a picture for each of several mask prompts, (1, 1, H, W) each.
+
+    Args:
+        model: the model, in eval mode.
+        rgb: RGB of the picture, (1, 3, H, W), 0 to 255.
+        masks: mask prompts: logits (1, 1, h, w) at a quarter of the padded picture's resolution; None: no prompt.
+        gsd_m: ground sample distance in metres; 0 if unknown.
+    """
     height, width = rgb.shape[-2:]
     padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
     valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
@@ -93,7 +106,12 @@ def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None
 
 
 def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
-    """Return the IoU over labelled pixels; 1 if neither the prediction nor the mask has flood."""
+    """Return the IoU of mask and predicted flood over labelled pixels; 1 if neither has flood.
+
+    Args:
+        mask: uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) without a label.
+        flood: predicted flood, bool (height, width).
+    """
     predicted, reference = flood.numpy() & (mask != IGNORED), mask == 1
     union = int((predicted | reference).sum())
     return int((predicted & reference).sum()) / union if union else 1.0

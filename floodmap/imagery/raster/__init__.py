@@ -1,1 +1,1 @@
-"""Opening of one raster file: its files and members, its bands, values and georeference."""
+"""Opening of one raster: files, members of a VRT mosaic, bands, values and georeference."""

@@ -1,4 +1,4 @@
-"""Parts of a raster: its files, members of a mosaic that cannot be read, and areas without pixels."""
+"""Structure of a raster: files, members of a VRT mosaic that cannot be read, and areas without pixels."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _SERVICES = ("WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMos
 _MOST_NAMED = 3
 """Largest number of unreadable members that a message names."""
 _MAX_DEPTH = 8
-"""Depth to which mosaics of mosaics are followed. Without a limit, a mosaic that contains itself would never end."""
+"""Largest depth of VRTs inside VRTs. Without a limit, the inspection of a VRT that contains itself would not end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
-    """Parts of a raster."""
+    """Structure of a raster: files, compression, members of a VRT mosaic that cannot be read, and gaps."""
 
     files: tuple[SourceName, ...]
-    """All files that the raster is read from: masks, overviews, members of a mosaic. Missing files are included."""
+    """All files of the raster, with masks, overviews and members of a VRT mosaic. Missing files are included."""
     lossy: bool
     """Whether any of the files has lossy compression."""
     gaps: Gaps | None = None
-    """Areas of the raster without pixels; None if there are none."""
+    """Areas of the raster without pixels; None if the raster has no gaps."""
     is_service: bool = False
-    """Whether the pixels come from a web service or a database. No file then shows that the pixels have changed."""
+    """Whether the pixels come from a web service or a database. A change of the pixels is then not detected."""
     lost: dict[SourceName, str] = field(default_factory=dict)
-    """Members that cannot be read, each with the reason as text."""
+    """Members of a VRT mosaic that cannot be read, each with the reason as text."""
     repaired: str | None = None
-    """Name of a copy of the mosaic in memory, without the members that cannot be read; None: no copy is needed.
+    """Name of a copy of the VRT in memory, without the members that cannot be read; None: no copy is needed.
 
-    GDAL reads a member that it cannot open as 0."""
+    From the original VRT, GDAL reads the value 0 for the pixels of a member that cannot be opened."""
 
     @property
     def lost_names(self) -> str:
@@ -52,25 +52,28 @@ class Anatomy:
 
 
 def anatomy(dataset: DatasetReader, name: SourceName, bands: Sequence[int], stack: ExitStack) -> Anatomy:
-    """Inspect the parts of an open raster: files, members of a mosaic, gaps.
+    """Inspect the structure of an open raster: files, members of a VRT mosaic, gaps.
 
     Args:
         dataset: the open raster.
         name: the name by which the raster was opened.
         bands: numbers of the bands, from 1, whose gaps are searched.
         stack: exit stack that closes files in memory.
+
+    Raises:
+        SceneError: the mask of a VRT mosaic cannot be read, or a VRT warps a raster with gaps.
     """
     return _Inspector(stack).inspect(dataset, name, bands, 0)
 
 
 class _Inspector:
-    """Inspection of rasters. Each member of a mosaic is inspected once, even if several bands use the member."""
+    """Inspection of rasters. Each member of a VRT mosaic is inspected once, even if several bands use the member."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
     def inspect(self, dataset: DatasetReader, name: SourceName, bands: Sequence[int], depth: int) -> Anatomy:
-        """Inspect a raster as `anatomy` does; `depth` counts the mosaics around the raster."""
+        """Inspect an open raster, as `anatomy` does. `depth` is the number of VRTs that contain the raster."""
         files = tuple(map(SourceName.of, dataset.files)) or (name,)
         if dataset.driver != "VRT":
             return Anatomy(
@@ -107,7 +110,8 @@ class _Inspector:
     def _warped(self, name: SourceName, files: tuple[SourceName, ...], source_name: SourceName, depth: int) -> Anatomy:
         """Inspect a VRT that warps another raster.
 
-        Gaps of the other raster are refused with a SceneError, because their place on the VRT's grid is not known.
+        Gaps of the other raster are refused with a SceneError, because the place of gaps on the grid of the VRT is not
+        known.
         """
         inspected = self._inspect_member(source_name, (), depth + 1)
         if isinstance(inspected, str):
@@ -125,7 +129,7 @@ class _Inspector:
         )
 
     def _inspect_member(self, name: SourceName, bands: Sequence[int], depth: int) -> _ReadableMember | str:
-        """Inspect a member of a mosaic; return the reason as text if the member cannot be read."""
+        """Inspect a member of a VRT; return the reason as text if the member cannot be read."""
         if depth > _MAX_DEPTH:
             return "mosaics of mosaics are nested too deep"
         if name.path is not None and not name.path.exists():
@@ -143,7 +147,7 @@ class _Inspector:
 
 @dataclass(frozen=True, slots=True)
 class _ReadableMember:
-    """Member of a mosaic that can be read."""
+    """Member of a VRT mosaic that can be read."""
 
     anatomy: Anatomy
     shape_hw: tuple[int, int]
@@ -153,7 +157,11 @@ class _ReadableMember:
 def _gaps(
     vrt: Vrt, bands: Sequence[int], whole: Mapping[SourceName, _ReadableMember], shape_hw: tuple[int, int]
 ) -> Gaps | None:
-    """Return the gaps of the bands `bands` of a mosaic; None if there are none. `whole` holds the readable members."""
+    """Return the gaps of some bands of a VRT mosaic; None if the bands have no gaps.
+
+    `bands` are the numbers of the bands, from 1. `whole` contains the members that can be read, and `shape_hw` is the
+    number of rows and columns of the mosaic.
+    """
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
     found = [_band_gaps(members, whole, shape_hw, computed=vrt.computed) for members in own if members]
     lacking = [one for one in found if one is not None]
@@ -179,7 +187,7 @@ def _band_gaps(
 
 
 def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
-    """Return the reason why a member is smaller than the mosaic requires; empty if the member is large enough."""
+    """Return a message if a member does not contain the rectangle that the VRT uses; else an empty text."""
     if member.source is None:
         return ""
     wide, high = member.source.left + member.source.width, member.source.top + member.source.height

@@ -28,7 +28,9 @@ _OTHER_BANDS = frozenset({
 _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
     "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
 }  # fmt: skip
-"""For each role, the shortest, best and longest wavelength in nanometres. The band nearest to the best is taken."""
+"""For each role, the shortest, best and longest wavelength in nanometres.
+
+Of several bands between the shortest and the longest wavelength, the band nearest to the best wavelength is used."""
 _CODE = re.compile(r"(?:b|band ?)0*([0-9]{1,2})(a?)")
 _SENSORS = re.compile(r"\b(sr|landsat|l[5789]|lc0[89]|le07|lt05|sentinel|s2[abc]?)\b")
 _SENTINEL_2: dict[Role, str] = {"blue": "2", "green": "3", "red": "4", "nir": "8"}
@@ -46,11 +48,11 @@ class BandChoice:
     nir: int | None = None
     """Band of near infrared; None: not used."""
     alpha: int | None = None
-    """Alpha band, in which 0 is transparent; None: there is none."""
+    """Alpha band, in which 0 is transparent; None: there is no alpha band."""
     palette: bool = False
     """Whether the values of the single band are indices of a colour table."""
     guess: str = ""
-    """Message about an assumption and how to override it; empty if the metadata decide."""
+    """Message about an assumed band assignment and the option that changes the assignment; empty without assumption."""
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -66,18 +68,23 @@ def choose_bands(
     name: object = "scene",
     colours_are_default: bool = False,
 ) -> BandChoice:
-    """Assign bands: by the numbers given, else by their names, else by colour interpretation, else by their order.
+    """Assign the bands of a raster to red, green, blue, near infrared and alpha.
 
-    Names come before colour interpretation, because GDAL calls the bands of any file of three or four 8-bit bands red,
-    green and blue. Without names and colours, one or two bands are grey, three are RGB, and four are RGB and near
-    infrared. Of five or more bands the first three are RGB.
+    The numbers given by the user decide. Without numbers, the names of the bands decide, then the colour
+    interpretation, then the order of the bands. Names come before colour interpretation, because GDAL calls the first
+    three bands of any file of three or four 8-bit bands red, green and blue.
+
+    By order, the first of one or two bands is grey. Three bands are RGB, and four are RGB and near infrared. Of five or
+    more bands the first three are RGB.
 
     Args:
         colorinterp: colour interpretation of each band, as rasterio returns it.
         descriptions: name of each band, as rasterio returns it: `Red`, `NIR`, `665 nm` or Sentinel-2's `B04`, say.
-        wanted: numbers, from 1, of one band (grey), three (RGB) or four (RGB and near infrared); None: not given.
+        wanted: numbers, from 1, of one band (grey), three (RGB) or four (RGB and near infrared), given by the user;
+            None: no numbers are given.
         name: name of the file, for the message.
-        colours_are_default: whether the colour interpretation is GDAL's default for such a file, not information.
+        colours_are_default: whether the colour interpretation is only GDAL's default for four 8-bit bands. Then a
+            choice by colour interpretation is an assumption.
 
     Raises:
         SceneError: `wanted` has another length, or has the number of a band that does not exist.
@@ -109,7 +116,11 @@ def _chosen_by_user(wanted: tuple[int, ...], count: int, name: object) -> tuple[
 def _detected(
     colorinterp: Sequence[ColorInterp], descriptions: Sequence[str | None], usable: list[int], default: bool
 ) -> tuple[tuple[int, ...], int | None, str]:
-    """Return the colour bands, near infrared, and a message if the assignment is an assumption."""
+    """Find the colour bands and near infrared by names, colour interpretation and order, as in `choose_bands`.
+
+    `usable` are the numbers of all bands except alpha. `default` is `colours_are_default` of `choose_bands`. Return the
+    colour bands, near infrared, and a message if the assignment is an assumption.
+    """
     names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
     named = _by_name(names)
     roles = {band: role for role, band in named.items()}
@@ -141,9 +152,10 @@ def _detected(
 
 
 def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
-    """Return red, green and blue, with green used twice, if only red or only blue has no name; else an empty tuple.
+    """Return the bands of red, green and blue if names show green and either red or blue; else an empty tuple.
 
-    The tuple is also empty for three bands if a band has no name: the nameless band is then the missing colour.
+    Green is used twice, also for the missing colour. The tuple is empty, too, if one of three bands has no name. The
+    band without a name is then the missing colour.
     """
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]
@@ -168,7 +180,10 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _by_name(names: Mapping[int, str]) -> dict[Role, int]:
-    """Find the band of each role by the bands' names. Roles that no name shows are left out."""
+    """Return the band of each role (red, green, blue, nir) that the names of the bands show.
+
+    `names` has the name of each band, by band number from 1. Roles that no name shows are left out.
+    """
     plain = {band: " ".join(re.findall(r"[^\W_]+|\.", text.casefold())) for band, text in names.items()}
     return _by_code(plain) | _by_wavelength(names) | _by_word(plain)
 
@@ -202,7 +217,7 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 
 
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
-    """Find the band of each role by the codes of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
+    """Find the band of each role by the band designations of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
     codes: dict[str, int] = {}
     sensors = set()
     for band, name in names.items():

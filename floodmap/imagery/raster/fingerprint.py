@@ -1,4 +1,7 @@
-"""Fingerprint (SHA-256) of a raster's pixels and place. Results of a changed scene are not resumed or reused."""
+"""Fingerprint of a raster: SHA-256 of pixels, bands and georeference.
+
+If the fingerprint of a scene has changed since an earlier run, the run is not resumed and the results are not reused.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from floodmap.imagery.raster.source import Source
 
 WHOLE_BYTES = 2**30
-"""Total bytes up to which files are hashed whole. Of larger files, pieces and the modification time are hashed."""
+"""Largest total size of a raster's files, in bytes, that are hashed whole.
+
+If the files are larger, only pieces and the modification time of each large file are hashed."""
 _EDGE_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
@@ -27,10 +32,10 @@ _HEAD_BYTES = 16 * 2**10
 """First bytes of a remote file that are hashed: a GeoTIFF's header, and part of the block index of a COG."""
 _TIMEOUT_S = 30
 _SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
-"""Sidecars with statistics or a georeference. The georeference as read is hashed in place of the sidecar."""
+"""Names of sidecar files with statistics or a georeference. These files are not hashed, but the georeference is."""
 _OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
 _IGNORED_TAGS = ("Metadata", "Histograms")
-"""Elements of a VRT that do not affect its pixels."""
+"""XML elements of a VRT that do not affect the pixels. These elements are not hashed."""
 
 
 class _NoFingerprint(Exception):
@@ -38,9 +43,9 @@ class _NoFingerprint(Exception):
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
-    """Compute the SHA-256 of an open raster: content of its files, place and bands. None if it cannot be computed.
+    """Compute the SHA-256 of an open raster from the content of the files, the georeference and the bands.
 
-    For a member of an archive, its checksum or content is hashed. For a URL, headers of the server's response and the
+    Of a member of an archive, the checksum or the content is hashed. Of a URL, headers of the server's response and the
     first bytes of the file are hashed. Names, statistics and histograms are not hashed. Modification times are hashed
     only for rasters of more than `WHOLE_BYTES`.
 
@@ -48,6 +53,9 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
         name: name of the raster.
         source: the open raster.
         with_overviews: whether overviews are used, and are therefore hashed.
+
+    Returns:
+        64 hexadecimal digits; None if a change of the raster cannot be detected.
     """
     if source.anatomy.is_service:
         return None
@@ -65,9 +73,13 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 
 
 def of_input(name: Path | str) -> str | None:
-    """Compute the SHA-256 of a mask, an area of interest or prompts; None if a change cannot be detected.
+    """Compute the SHA-256 of the file of a mask, an area of interest or prompts.
 
-    The input is a file, a .gdb folder, or a name that only GDAL opens.
+    Args:
+        name: a file, a .gdb folder, or a name that only GDAL opens.
+
+    Returns:
+        64 hexadecimal digits; None if a change of the file cannot be detected.
     """
     source = SourceName.of(name if has_gdal_name(name) else Path(name))
     digest = hashlib.sha256()
@@ -80,7 +92,7 @@ def of_input(name: Path | str) -> str | None:
 
 
 def _parts(path: Path) -> list[Path]:
-    """Return the files of a dataset that hold features or pixels."""
+    """Return the files to hash: all of a .gdb folder without locks; .shp, .dbf and .prj of a shapefile; or one file."""
     if path.is_dir():  # a .gdb folder; readers write lock files into it
         return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
@@ -88,7 +100,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _metadata(source: Source) -> str:
-    """Return georeference and bands of a raster as text. They are as read, from the file or from a sidecar."""
+    """Return size, dtype, georeference, nodata value, mask and palette of a raster as text, as they were read."""
     palette = None if source.palette is None else source.palette.tolist()
     crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
     shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
@@ -143,7 +155,7 @@ def _of_vrt(text: bytes) -> bytes:
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """Compute a digest of a member of an archive, or of a raster in a file that holds several rasters."""
+    """Return bytes that change with a member of an archive, or with a file that contains several rasters."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             known = {info.filename: info for info in archive.infolist()}
@@ -158,7 +170,7 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
 
 
 def _of_url(opened: str) -> bytes:
-    """Fetch headers of a server's response and the first bytes of the file; return both as bytes."""
+    """Request the first bytes of a file from a server; return these bytes and some headers of the response."""
     url = re.search(r"https?://.*", opened)
     if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
         raise _NoFingerprint

@@ -1,6 +1,6 @@
-"""Gaps: areas of a raster without pixels. These are blocks that were never written, and missing parts of a mosaic.
+"""Gaps: areas of a raster without pixels, such as blocks that were never written, or missing members of a VRT mosaic.
 
-GDAL reads gaps as 0, which is black and may look like water.
+GDAL reads the value 0 in gaps. The value 0 is black and may look like water.
 """
 
 from __future__ import annotations
@@ -29,25 +29,31 @@ class Gaps(Protocol):
     """Areas of a raster without pixels."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """Return codes of a rectangle, in pixels of the raster, resampled to `shape_hw`; None if there is no gap.
+        """Return which pixels of a rectangle are gaps.
 
-        The codes, uint8 `shape_hw`, are 0 at pixels, NODATA where no pixel was ever written, and FAILED where pixels
-        are missing. A downsampled pixel is a gap if any of its source pixels is a gap.
+        Args:
+            rect: the rectangle, in pixels of the raster.
+            shape_hw: rows and columns of the result. The rectangle is divided into this number of equal pixels.
+
+        Returns:
+            Codes, uint8 `shape_hw`; None if there is no gap. A code is NODATA in gaps that no pixel was written to,
+            FAILED in gaps of members that cannot be read, and 0 elsewhere. A pixel of the result that touches an
+            unwritten block is a gap.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockGaps:
-    """Gaps that are blocks of a TIFF which were never written."""
+    """Gaps of a TIFF: blocks that were never written."""
 
     absent: NDArray[np.bool_]
-    """bool (rows, columns) of blocks: True for blocks that were never written."""
+    """bool (rows of blocks, columns of blocks): True for blocks that were never written."""
     block_hw: tuple[int, int]
     """Rows and columns of a block, in pixels."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """See `Gaps`."""
+        """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap."""
         rows = _Axis(rect.top, rect.height, shape_hw[0])
         cols = _Axis(rect.left, rect.width, shape_hw[1])
         first_row, last_row = rows.blocks(self.block_hw[0], len(self.absent))
@@ -64,33 +70,33 @@ class BlockGaps:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PlacedMember:
-    """Member of a mosaic, with its own gaps."""
+    """Member of a VRT mosaic: place in the mosaic, and gaps of the member."""
 
     place: Rect
-    """Place of the member, in pixels of the mosaic."""
+    """Rectangle of the mosaic that the member fills, in pixels of the mosaic."""
     source: Rect
-    """Part of the member that lies at this place, in pixels of the member."""
+    """Rectangle of the member that fills `place`, in pixels of the member."""
     transparent: bool = False
     """Whether members below show through the member's gaps."""
     gaps: Gaps | None = None
-    """Gaps of the member itself; None if there are none."""
+    """Gaps of the member itself; None if the member has no gaps."""
     lost: bool = False
     """Whether the member cannot be read at all."""
     needed: bool = False
-    """Whether the mosaic is computed from all members, so that a lost member leaves no values in its place."""
+    """Whether a pixel function computes the mosaic from all members. Pixels of a lost member then have no values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MosaicGaps:
-    """Gaps of one band of a mosaic: missing members, gaps of members, and areas that no member covers."""
+    """Gaps of one band of a VRT mosaic: missing members, gaps of members, and areas that no member covers."""
 
     placed: Sequence[PlacedMember]
     """The members in drawing order, the topmost last."""
     bounds: NDArray[np.float64]
-    """(n, 4): left, top, right and bottom of each member, in pixels of the mosaic."""
+    """float64 (members, 4): left, top, right and bottom of each member, in pixels of the mosaic."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """See `Gaps`."""
+        """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap."""
         left, top, right, bottom = self.bounds.T
         near = (left < rect.left + rect.width) & (right > rect.left)
         near &= (top < rect.top + rect.height) & (bottom > rect.top)
@@ -138,7 +144,7 @@ class CombinedGaps:
     """Gaps of each band."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
-        """See `Gaps`."""
+        """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap."""
         found = [codes for band in self.bands if (codes := band.within(rect, shape_hw)) is not None]
         if not found:
             return None
@@ -147,9 +153,15 @@ class CombinedGaps:
 
 
 def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None:
-    """Find blocks of a GeoTIFF that were never written in any of the bands `bands`, counted from 1.
+    """Find blocks of a GeoTIFF that were never written.
 
-    None if all blocks were written. None, too, for files of more than `MAX_BLOCKS` blocks: checking takes too long.
+    Args:
+        dataset: the open raster.
+        bands: numbers of the bands, from 1. A block is a gap if the block was not written in at least one of the bands.
+
+    Returns:
+        The gaps; None if all blocks were written or the raster is no GeoTIFF. None, too, for a file of more than
+        `MAX_BLOCKS` blocks, because the search would take too long.
     """
     if dataset.driver != "GTiff":
         return None
@@ -167,7 +179,15 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
 
 
 def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> MosaicGaps | None:
-    """Return the gaps of a band of a mosaic; None if a single member without gaps covers the whole mosaic."""
+    """Return the gaps of one band of a VRT mosaic.
+
+    Args:
+        placed: members of the band in drawing order, the topmost last.
+        shape_hw: rows and columns of the mosaic, in pixels.
+
+    Returns:
+        The gaps; None if a single member without gaps covers the whole mosaic.
+    """
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
     complete = any(member.place == whole and member.gaps is None and not member.lost for member in placed)
     if complete and not any(member.lost and member.needed for member in placed):
@@ -180,7 +200,7 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Resampled pixels along one axis of a rectangle of a raster."""
+    """One axis of a rectangle of a raster that is resampled to `count` pixels."""
 
     first: float
     """Start of the rectangle, in pixels of the raster."""
@@ -190,18 +210,24 @@ class _Axis:
     """Number of resampled pixels."""
 
     def touched(self, start: float, stop: float) -> slice:
-        """Return the resampled pixels that an interval, in pixels of the raster, touches."""
+        """Return the slice of resampled pixels that overlap the interval `start` to `stop`, in pixels of the raster."""
         scale = self.count / self.length
         low, high = (start - self.first) * scale, (stop - self.first) * scale
         return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
 
     def covered(self, start: float, stop: float) -> slice:
-        """Return the resampled pixels of which an interval, in pixels of the raster, covers half or more."""
+        """Return the slice of resampled pixels of which the interval `start` to `stop` covers half or more.
+
+        The interval is in pixels of the raster.
+        """
         scale = self.count / self.length
         return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))
 
     def blocks(self, size: int, count: int) -> tuple[int, int]:
-        """Return the first of `count` blocks of `size` pixels that meets the rectangle, and the one after the last."""
+        """Return the index of the first block that overlaps the rectangle, and the index after the last such block.
+
+        Along this axis the raster has `count` blocks of `size` pixels.
+        """
         first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
         return max(0, first), min(count, last)
 

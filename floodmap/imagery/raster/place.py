@@ -24,7 +24,14 @@ def warped_by_gcps(
 ) -> DatasetReader | WarpedVRT:
     """Resample a dataset that has only ground control points onto a north-up grid in the CRS of the points.
 
-    Other datasets are returned unchanged. A CRS given as `crs` replaces the CRS of the points.
+    Other datasets are returned unchanged.
+
+    Args:
+        dataset: the open raster.
+        stack: exit stack that closes the resampled dataset.
+        crs: CRS that replaces the CRS of the points; None: the CRS of the points.
+        palette: whether the values are palette indices, which are resampled by nearest neighbour and not bilinear.
+        path: name of the raster, for the message.
 
     Raises:
         SceneError: the control points cannot be used.
@@ -44,7 +51,15 @@ def warped_by_gcps(
 
 
 def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
-    """Return the grid of a raster, with a 2-D CRS. Without georeference: transform `UNPLACED` and no CRS.
+    """Return the pixel grid of a raster: CRS in two dimensions, transform, rows and columns.
+
+    A raster without georeference has the transform `UNPLACED` and no CRS. A CRS that is not on the Earth is left out,
+    with a warning.
+
+    Args:
+        dataset: the open raster.
+        given: CRS that replaces the file's own; None: the file's own.
+        path: name of the raster, for messages.
 
     Raises:
         SceneError: the coordinates do not exist in the CRS (the CRS given, else the file's own); or a CRS is given for

@@ -43,17 +43,17 @@ from floodmap.imagery.raster.voids import Voids, find_voids, voids_text
 LOG = logging.getLogger(__name__)
 
 _CACHE_ROWS = 1100
-"""Number of pixel rows that the block cache should hold: those of a window, and a margin."""
+"""Number of pixel rows that the block cache should hold: the rows of a window, and a margin."""
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
-"""Drivers for which GDAL may call the fourth band alpha by default. With other drivers the band is alpha."""
+"""Drivers with which GDAL may call the fourth band alpha by default. With other drivers, alpha bands hold alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Open raster with its bands, grid, nodata and other properties of its values."""
+    """Open raster, with bands, grid, nodata value and other properties of the values."""
 
     dataset: DatasetReader | WarpedVRT
     """Dataset to read from: the file, or a virtual dataset over the file."""
@@ -62,24 +62,24 @@ class Source:
     grid: GeoGrid
     """Pixel grid of the dataset: CRS, transform, rows and columns."""
     nodata: float | None
-    """Nodata value; None: there is none, or the dtype cannot hold it."""
+    """Nodata value; None: there is no nodata value, or the dtype cannot hold the value."""
     dtype: np.dtype[Any]
     """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
-    """Colour table, uint8 (entries, 4), RGBA; None: there is none."""
+    """Colour table, uint8 (entries, 4), RGBA; None: the raster has no palette."""
     has_mask: bool
     """Whether the raster has a mask band, besides any alpha band and nodata value."""
     voids: Voids
     """Undeclared nodata values, such as -9999."""
     anatomy: Anatomy
-    """Files and members of the raster, and gaps in them."""
+    """Structure of the raster: files, members of a VRT mosaic, and gaps."""
     average_without_gdal: bool = False
-    """Whether GDAL's means are wrong, because the file declares as alpha a band that holds near infrared."""
+    """Whether GDAL downsamples the raster wrongly, because the file declares the band of near infrared as alpha."""
     remarks: tuple[str, ...] = ()
     """Assumptions made about the raster, one line each."""
 
     min_alpha: float = 1
-    """Smallest alpha of an observed pixel: any value above 0; half of opaque if lossy compression changes alpha."""
+    """Smallest alpha of an observed pixel: the least value above 0; half of opaque with lossy compression."""
     scale: NDArray[np.uint8] | None = None
     """uint8 (256,): the value from 0 to 255 for each stored value of fewer than 8 bits; None for 8 bits or more."""
 
@@ -90,7 +90,7 @@ class Source:
 
     @property
     def gaps(self) -> Gaps | None:
-        """Areas of the raster without pixels; None if there are none."""
+        """Areas of the raster without pixels; None if the raster has no gaps."""
         return self.anatomy.gaps
 
     @property
@@ -103,10 +103,10 @@ class Source:
         """Size of GDAL's block cache for the raster, in bytes: for a row of windows, or for one window of a wide scene.
 
         GDAL drops the least recently used block, and windows are read row by row. If the cache holds fewer blocks than
-        a row of windows, no block is left for the next row. Tiles are then decoded up to twice. This costs less than
-        memory that grows with the width of the scene. The cache then holds the blocks of one window, because more
-        blocks would not be used again. Strips (blocks as wide as the scene) would be decoded once for every window, so
-        the limit for strips is higher.
+        a row of windows, no block is left for the next row, and blocks are decoded up to twice. Decoding twice costs
+        less than memory that grows with the width of the scene. The cache then holds the blocks of one window, because
+        more blocks would not be used again. Blocks as wide as the scene would be decoded once for every window, so the
+        limit for a file with such blocks is higher.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -134,10 +134,11 @@ def open_source(
     Args:
         name: name of any raster that GDAL reads.
         stack: exit stack that closes the raster.
-        bands: numbers of the bands to use, from 1; None: by the file's metadata.
-        nir: whether near infrared is read.
-        nodata: nodata value instead of the file's own and of voids; `none`: every value is valid; None: the file's own.
-        crs: CRS instead of the file's own; the coordinates are not changed.
+        bands: numbers of the bands to use, from 1; None: bands are chosen by the file's metadata.
+        nir: whether near infrared is read, if the raster has near infrared.
+        nodata: nodata value instead of the file's own and of voids; `none`: every value is valid; None: the file's own
+            value, and voids that are found.
+        crs: CRS instead of the file's own; the coordinates are not changed. None: the file's own CRS.
         threads: number of threads that decompress the raster.
 
     Raises:
@@ -224,7 +225,7 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
 
 
 def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """Return the time of acquisition from the file's tags, else the modification time of the file; UTC."""
+    """Return the time of acquisition from the tags, else the modification time of the file, else 1970-01-01; UTC."""
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:
@@ -262,10 +263,10 @@ def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
 
 
 def _with_nodata(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
-    """Return a virtual copy of the dataset with the nodata value in use, and without a band falsely called alpha.
+    """Return the dataset, or a virtual copy with corrected metadata: nodata value, and no band wrongly called alpha.
 
-    GDAL leaves nodata and transparent pixels out of averages, so the metadata must be right. If they are right, the
-    dataset itself is returned.
+    GDAL leaves nodata pixels and transparent pixels out of means of pixels, so the metadata must be correct. A copy is
+    made only if the file's own metadata differ. `nodata` is the value in use; None: every value is valid.
     """
     false_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]

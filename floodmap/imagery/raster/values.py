@@ -21,7 +21,15 @@ _PALETTE_ALPHA = 3
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
-    """Read a sample of stored values (bands, n) from windows spread over the raster; leave unreadable windows out."""
+    """Read a sample of stored values from up to 8 x 8 windows of 128 x 128 pixels, spread over a raster.
+
+    Args:
+        dataset: the open raster.
+        bands: numbers of the bands to read, from 1.
+
+    Returns:
+        (bands, pixels), in the dtype of the raster. Windows that cannot be read are left out.
+    """
     found = []
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
         try:
@@ -32,7 +40,13 @@ def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
 
 
 def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """Return the smallest alpha of an observed pixel: any value above 0; half of opaque with lossy compression."""
+    """Return the smallest alpha of an observed pixel: the least value above 0, or half of opaque if lossy.
+
+    Args:
+        dataset: the open raster.
+        alpha: number of the alpha band, from 1; None: there is no alpha band.
+        lossy: whether the raster has lossy compression. The opaque value is then estimated from a sample.
+    """
     if alpha is None or alpha > dataset.count:  # the alpha band that GDAL adds to a warped raster
         return 1
     kind = np.dtype(dataset.dtypes[alpha - 1])
@@ -46,7 +60,16 @@ def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -
 
 
 def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -> NDArray[np.uint8] | None:
-    """Return uint8 (256,): stored values of fewer than 8 bits, scaled to 0 to 255; None for 8 bits or more."""
+    """Return a lookup table that scales stored values of fewer than 8 bits to 0 to 255.
+
+    Args:
+        dataset: the open raster.
+        choice: bands of the raster by role.
+        dtype: dtype of the stored values.
+
+    Returns:
+        uint8 (256,), indexed by the stored value; None for a palette and for values of 8 bits or more.
+    """
     bits = int(dataset.tags(choice.rgb[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
     if dtype != np.uint8 or choice.palette or bits >= 8:
         return None
@@ -59,8 +82,11 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     """Return whether the fourth of four bands is called alpha but holds near infrared.
 
     By default GDAL marks the fourth of four 8-bit bands as alpha, so a file of RGB and near infrared is read as RGBA.
-    Near infrared is 0 on deep water, which would become nodata. Near infrared has many values, alpha mostly two: more
-    than 32 values, in more than half of the pixels, between 6 and 94 % of the maximum are near infrared.
+    Near infrared is 0 on deep water, and deep water would become nodata.
+
+    Near infrared has many different values, and alpha usually has two. In a sample, values from 6 to 94 % of the
+    maximum are counted. The band is near infrared if more than half of the pixels have such a value, and if there are
+    more than 32 different values.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -83,7 +109,7 @@ def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[
 
 
 def palette_of(dataset: DatasetReader, choice: BandChoice) -> NDArray[np.uint8] | None:
-    """Return the colour table, uint8 (entries, 4), RGBA; None for a raster without palette."""
+    """Return the colour table: uint8 (entries, 4), RGBA, indexed by the stored value; None without a palette."""
     if not choice.palette:
         return None
     entries = dataset.colormap(choice.rgb[0])
@@ -99,9 +125,17 @@ def nodata_of(
     dtype: np.dtype[Any],
     name: SourceName,
 ) -> float | None:
-    """Return the nodata value (`given`, else the file's own) if the dtype can hold it, else None.
+    """Return the nodata value of a raster; None if every value is valid.
 
-    GDAL lets an 8-bit file declare -9999, which would wrap to 241.
+    GDAL accepts the nodata value -9999 in an 8-bit file, although -9999 would become 241 as uint8. So a nodata value of
+    the file is ignored if the dtype cannot hold the value.
+
+    Args:
+        dataset: the open raster.
+        choice: bands of the raster by role.
+        given: value given by the user; `none`: every value is valid; None: the file's own value.
+        dtype: dtype of the stored values.
+        name: name of the raster, for the message.
 
     Raises:
         SceneError: the value given by the user does not fit the dtype.

@@ -14,44 +14,49 @@ Bools = NDArray[np.bool_]
 LOG = logging.getLogger(__name__)
 
 COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -2147483648.0, 2147483647.0, 4294967295.0)
-"""Values that programs commonly write as nodata. All values of `HUGE` size or more count as common, too."""
+"""Values that programs commonly write as nodata. Values with an absolute value of `HUGE` or more are common, too."""
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
 """Least number of pixels of a sample, and least share of the sample, that hold exactly the value of a void."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
-"""Least distance of a void from all other values, as a multiple of their range: for other, and for common values."""
+"""Least distance of a void from all other values, as a multiple of the range of the other values.
+
+The first limit is for any value, the second limit is for values in `COMMON_VOIDS`."""
 _MAX_VOIDS = 4
-"""Largest number of voids of one raster."""
+"""Largest number of rounds in the search for voids of a raster, and of voids that one message names."""
 
 
 def may_be_colour(value: float) -> bool:
-    """Return whether a nodata value (0, 255, 65535) may be a colour in one band while other bands hold other values."""
+    """Return whether a nodata value may also be a colour value of one band, as 0, 255 and 65535 may, but not -9999."""
     return 0 <= value < HUGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voids:
-    """Voids of a raster, and limits that separate voids from the picture."""
+    """Voids of a raster, and limits between voids and the values of the picture."""
 
     values: tuple[float, ...] = ()
     """Voids found in a sample of the raster."""
     share: float = 0.0
     """Share of the sample's pixels that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
-    """Limits for means: a mean outside these limits is an average of a void and of ground."""
+    """Low and high limit for downsampled pixels: a mean outside these limits is a mean of voids and of ground."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Limits for stored values: a value outside is a void if it is in `values` or common (see `COMMON_VOIDS`)."""
+    """Low and high limit for stored values: a value outside is a void if it is in `values` or in `COMMON_VOIDS`."""
     reported: set[float] = field(default_factory=set, compare=False)
     """Voids found after the sample was taken. Each is logged once."""
 
     def find(self, values: NDArray[Any], *, native: bool, name: object = "") -> Bools | None:
-        """Find pixels that hold a void in any band: bool (height, width); None if there are none.
+        """Find pixels that hold a void in any band. A void that may be a colour (255) must be in all bands.
 
         Args:
             values: (bands, height, width), of any real dtype.
-            native: whether the values are as stored. Otherwise they are means, perhaps of a void and of ground.
+            native: whether the values are as stored. False: values are resampled, perhaps from voids and ground.
             name: name of the raster, for a message.
+
+        Returns:
+            bool (height, width): True at voids; None if there are no voids.
         """
         low, high = self.limits_if_common if native else self.limits
         if values.dtype == np.uint8 or not values.size:
@@ -84,7 +89,13 @@ class Voids:
 
 
 def voids_text(name: object, values: Sequence[float], share: float | None) -> str:
-    """Return the message about voids and how to override them; `share` of the sample's pixels, None: not known."""
+    """Return the message that values are treated as voids, with the option for other nodata values.
+
+    Args:
+        name: name of the raster.
+        values: the voids.
+        share: share of pixels that hold a void, 0 to 1; None: not known.
+    """
     many = "pixels" if share is None else f"{100 * share:.2g} % of its pixels"
     return (
         f"{name}: {many} hold exactly {' or '.join(f'{value:.9g}' for value in values)}, far outside all other values; "
@@ -96,11 +107,12 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
     """Find the voids of a raster in a sample of its pixels.
 
     Args:
-        sample: (bands, n), of any real dtype, as stored.
-        nodata: the declared nodata value; None: there is none.
+        sample: (bands, pixels), of any real dtype, as stored.
+        nodata: the declared nodata value; None: no nodata value is declared.
 
     Returns:
-        The voids, perhaps none, and the limits outside which `COMMON_VOIDS` are voids if they occur later.
+        The voids in the sample, perhaps none, and limits. With the limits, values in `COMMON_VOIDS` are recognized as
+        voids in windows that are read later.
     """
     if sample.dtype == np.uint8 or not sample.size:
         return Voids()
@@ -130,7 +142,11 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
 
 
 def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[float]:
-    """Yield the voids: values at an end of the range or common, held exactly by many pixels, far from all others."""
+    """Yield the voids among the finite values of a sample, (n,).
+
+    The minimum, the maximum and values in `COMMON_VOIDS` are tested, see `_is_void`. Voids are removed from the sample,
+    and the test is repeated.
+    """
     rest = flat
     for _ in range(_MAX_VOIDS):
         if not rest.size:
@@ -144,7 +160,11 @@ def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[fl
 
 
 def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value is a void. `rest` are the values of a sample of `n` values, without voids found before."""
+    """Return whether a value is a void: exactly this value in many pixels of a sample, and far from all other values.
+
+    `rest` are the values of the sample, without voids that are already found. `n` is the number of values in the whole
+    sample, and `dtype` is the dtype of the raster.
+    """
     others = rest[rest != value]
     if not others.size or rest.size - others.size < max(_MANY, _MANY_SHARE * n):
         return False
@@ -164,11 +184,11 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
 
 
 def _width(values: NDArray[np.float64]) -> float:
-    """Return the range of the values of a picture, between the 0.5th and the 99.5th percentile."""
+    """Return the range of the values of a picture: the 99.5th percentile minus the 0.5th, and always above 0."""
     low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
     return max(high - low, 4 * float(np.spacing(abs(high))))
 
 
 def _is_common(values: NDArray[Any]) -> Bools:
-    """Return bool of the same shape: True for values in `COMMON_VOIDS` or of `HUGE` size."""
+    """Return bool in the shape of `values`: True for `COMMON_VOIDS` and for absolute values of `HUGE` or more."""
     return np.asarray(np.isin(values, COMMON_VOIDS) | (np.abs(values.astype(np.float64)) >= HUGE))

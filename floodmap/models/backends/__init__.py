@@ -1,1 +1,1 @@
-"""Fast inference on CPUs and GPUs: fused layers, attention kernels, CUDA graphs, asynchronous batches."""
+"""Fast inference on CPUs and GPUs: fused layers, attention kernels, CUDA graphs and asynchronous batches."""

@@ -1,7 +1,8 @@
-"""Capture of calls as CUDA graphs, and replay: one launch instead of some 400 for an image encoder of SAM.
+"""Capture of function calls as CUDA graphs, and replay of these graphs.
 
-Every launch needs Python's global interpreter lock. While other threads read windows and traced outlines, launching
-took as long as the computation itself (`benchmarks/gpu.py`).
+A replay is one launch instead of about 400 launches for an image encoder of SAM. Every launch needs Python's global
+interpreter lock. While other threads read windows and traced outlines, the launches took as long as the computation
+itself (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class _CapturedGraph:
     graph: Any
     """A `torch.cuda.CUDAGraph`."""
     inputs: tuple[Tensor | None, ...]
-    """Static tensors that the graph reads."""
+    """Tensors at fixed addresses that the graph reads; None for an input that is None."""
     result: Tensor
-    """Static tensor that the graph writes; the replay of another graph may overwrite it."""
+    """Tensor at a fixed address that the graph writes. The replay of another graph may overwrite this tensor."""
 
     def replay(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
         for static, given in zip(self.inputs, inputs, strict=True):
@@ -41,10 +42,11 @@ class _CapturedGraph:
 
 
 class Replayer:
-    """Runner of functions of tensors; an NVIDIA GPU replays a CUDA graph from the third call with equal shapes on.
+    """Runner of functions of tensors, which captures the functions as CUDA graphs on an NVIDIA GPU.
 
-    Only one function may run at a time, in inference mode and on one stream. A function must launch the same kernels
-    for all values of the tensors, and must not synchronize.
+    A function is captured in the third call with inputs of equal shapes, and replayed from then on. On other devices,
+    functions are called as usual. Only one function may run at a time, in inference mode and on one stream. A function
+    must launch the same kernels for all values of the tensors, and must not synchronize with the GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,7 +56,12 @@ class Replayer:
         self._pool: Any = None
 
     def run(self, function: Function, *inputs: Tensor | None) -> Tensor:
-        """Return the result of `function` for these inputs; `function` must be the same object in every call."""
+        """Return the result of a function, from a replayed CUDA graph if there is one.
+
+        Args:
+            function: function of the inputs. It must be the same object in every call, or an equal bound method.
+            inputs: tensors on the device, or None.
+        """
         if not self._captures:
             return function(*inputs)
         key = (function, *(None if x is None else (x.shape, x.dtype, x.stride()) for x in inputs))
@@ -76,7 +83,7 @@ class Replayer:
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            # Thread-local: other threads copy tiles to the GPU meanwhile, which must not be captured.
+            # Thread-local: other threads copy tiles to the GPU at the same time. These copies must not be captured.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 result = function(*static)

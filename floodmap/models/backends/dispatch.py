@@ -33,12 +33,12 @@ class TileBatch:
     """Ground sample distance in metres, float32 (B,); 0 if unknown."""
 
     def __getitem__(self, part: slice) -> TileBatch:
-        """Return a slice of the batch."""
+        """Return the tiles of a slice of the batch."""
         return TileBatch(self.rgb[part], self.valid[part], self.gsd_m[part])
 
 
 Predict = Callable[[TileBatch, Sequence[Prompts]], Tensor]
-"""Function that computes a result, (B, ...), from a batch of tiles and the tiles' prompts."""
+"""Function that computes a result of shape (B, ...) from a batch of B tiles and the prompts of each tile."""
 Pending = tuple[list[int], Callable[[], NDArray[Any]]]
 """Indices of tiles, and a function that waits for the results of these tiles and returns them."""
 
@@ -46,9 +46,9 @@ Pending = tuple[list[int], Callable[[], NDArray[Any]]]
 class Dispatcher:
     """Runner of batches on one device.
 
-    A GPU computes while one thread waits for an earlier result and other threads prepare the next batches. A single
-    thread launches all GPU work, because torch and cuDNN initialize per thread. On a CPU, batches run one after the
-    other, because two at once would take twice the memory.
+    While a GPU computes a batch, one thread waits for the result of an earlier batch, and other threads prepare later
+    batches. A single thread launches all GPU work, because torch and cuDNN initialize separately in every thread. On a
+    CPU, batches run one after the other, because two batches at once would take twice the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -62,7 +62,16 @@ class Dispatcher:
             torch.cuda.set_device(self._device)  # for this thread: Triton launches kernels on the current device
 
     def run(self, predict: Predict, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[Any]]:
-        """Return the results of `predict` for tiles of any shapes, in their order; tiles of one shape form a batch."""
+        """Compute a result for every tile; tiles of the same shape form a batch.
+
+        Args:
+            predict: function that computes the results of a batch, (B, ...).
+            tiles: image tiles, of any shapes.
+            prompts: one set of prompts for each tile.
+
+        Returns:
+            The result of each tile, in the order of `tiles`.
+        """
         if self._launcher:
             refuse_lost_gpu()
         pending: list[Pending] = []
@@ -81,7 +90,10 @@ class Dispatcher:
     def _launch(
         self, predict: Predict, batch: TileBatch, indices: list[int], prompts: Sequence[Prompts]
     ) -> list[Pending]:
-        """Start the computation of a batch; this and later batches are halved if the device runs out of memory."""
+        """Start the computation of a batch; if the device runs out of memory, halve this batch and all later batches.
+
+        `indices` holds the index of each tile of the batch in `prompts`.
+        """
         pending: list[Pending] = []
         first = 0
         while first < len(indices):
@@ -105,7 +117,7 @@ class Dispatcher:
 
 
 def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
-    """Return the indices of the tiles of each shape."""
+    """Group the indices of tiles by the shape of the tiles."""
     indices: dict[tuple[int, ...], list[int]] = {}
     for index, tile in enumerate(tiles):
         indices.setdefault(tile.reason.shape, []).append(index)
@@ -113,7 +125,7 @@ def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
 
 
 def tiles_to_device(tiles: Sequence[Tile], device: torch.device) -> TileBatch:
-    """Copy tiles of one shape to a device, as one batch."""
+    """Copy tiles to a device, as one batch; all tiles must have the same shape."""
     rgb, valid = _stacked([tile.rgb for tile in tiles], device), _stacked([tile.valid for tile in tiles], device)
     return TileBatch(rgb, valid, floats_to_device(np.array([tile.gsd_m for tile in tiles]), device))
 
@@ -123,9 +135,9 @@ def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
 
 
 def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Copy an array to a device; to a GPU asynchronously, from pinned memory.
+    """Copy an array of any shape and dtype to a device; copies to an NVIDIA GPU are asynchronous, from pinned memory.
 
-    From other memory, torch would wait for all queued work of the GPU.
+    From memory that is not pinned, torch would wait for all queued work of the GPU.
     """
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
@@ -134,9 +146,13 @@ def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
-    """Start to copy a result to the CPU, and return a function that waits for the copy and returns the array.
+    """Start to copy a result to the CPU, without waiting for the end of the copy.
 
-    The function waits for this copy alone, not for later GPU work.
+    Args:
+        result: tensor on any device.
+
+    Returns:
+        A function without arguments. It waits for the copy, but not for later work of the GPU, and returns the array.
     """
     if not result.is_cuda:
         return result.cpu().numpy
@@ -154,5 +170,5 @@ def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
 
 
 def floats_to_device(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
-    """Convert an array to float32 and copy it to a device, as `array_to_device` does."""
+    """Convert an array of any shape to float32, and copy it to a device; see `array_to_device`."""
     return array_to_device(np.asarray(array, np.float32), device)

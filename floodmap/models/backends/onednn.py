@@ -1,9 +1,9 @@
 """oneDNN layers fused with their activation (convolution and ReLU6, linear and GELU), for inference on x86 CPUs.
 
-Without fusion, the activation reads and writes the layer's output once more. This may take as long as the layer itself.
-The fused calls are those of torch's compiler and are not documented. Torch's usual layers (here called plain) are used
-on other CPUs, as the calls were measured on x86 only. They are also used if torch lacks the calls, or if `check` finds
-an error or a different result.
+Without fusion, the activation reads and writes the layer's output once more. The second reading and writing may take as
+long as the layer itself. The fused calls are those of torch's compiler and are not documented. Plain layers (the
+layers of `torch.nn`) are used on CPUs other than x86, for which the fused calls were not measured. Plain layers are
+also used if torch lacks the fused calls, or if `check` finds an error or a different result.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Number of input rows for which weights are packed: the number of positions of SAM's image embedding."""
+"""Number of input rows for which weights are packed: the 64 x 64 positions of SAM's image embedding."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest accepted relative difference (in the 2-norm) from plain layers, by type."""
+"""Largest accepted relative difference (in the 2-norm) of fused from plain layers, by dtype."""
 
 log = logging.getLogger(__name__)
 _disabled: dict[str, str] = {}
-"""Names of the calls that are not used, each with the reason."""
+"""Fused calls that are not used: name ("convolution", "linear" or "bfloat16"), and reason as text."""
 
 
 def check(dtype: torch.dtype) -> None:
-    """Compare the fused calls with plain layers; a call that fails or differs is disabled, with a warning.
+    """Compare the fused calls with plain layers; disable calls with an error or a different result, with a warning.
 
     Call this function whenever a model is loaded onto a CPU.
+
+    Args:
+        dtype: dtype of the model's weights, float32 or bfloat16.
     """
     trials: dict[str, Callable[[torch.dtype], float]] = {"convolution": _try_convolution, "linear": _try_linear}
     for name, trial in trials.items():
@@ -52,7 +55,7 @@ def check(dtype: torch.dtype) -> None:
 
 
 def _try_convolution(dtype: torch.dtype) -> float:
-    """Return the largest relative difference of fused from plain convolutions; 0 if torch has no such call."""
+    """Return the largest relative difference of fused from plain convolutions; 0 if torch has no fused call."""
     if not _CONVOLUTION:
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +70,7 @@ def _try_convolution(dtype: torch.dtype) -> float:
 
 
 def _try_linear(dtype: torch.dtype) -> float:
-    """Return the largest relative difference of packed from plain linear layers; 0 if torch has no such call."""
+    """Return the largest relative difference of packed from plain linear layers; 0 if torch has no fused call."""
     if not (_LINEAR and _PACK):
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +83,7 @@ def _try_linear(dtype: torch.dtype) -> float:
 
 
 def _relative_difference(result: Tensor, expected: Tensor) -> float:
-    """Return the relative difference in the 2-norm; infinite if the shapes differ or the difference is NaN."""
+    """Return the relative difference of two tensors in the 2-norm; infinite if it is NaN, or if the shapes differ."""
     if result.shape != expected.shape:
         return float("inf")
     difference = float((result.float() - expected.float()).norm() / expected.float().norm())
@@ -90,12 +93,17 @@ def _relative_difference(result: Tensor, expected: Tensor) -> float:
 def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
     """Compute a convolution followed by ReLU6, fused in inference mode on a CPU.
 
-    The fused call gives the same bits and takes as little as a third of the time.
+    The result of the fused call is bitwise equal to that of plain layers. The fused call takes as little as a third of
+    the time.
 
     Args:
         conv: the convolution.
         x: input, (B, C, H, W).
-        padding: rows and columns of padding, instead of the convolution's own; allowed only without gradients.
+        padding: rows and columns of padding, instead of the padding of `conv`; None: the padding of `conv`. A padding
+            may only be given if no gradients are computed.
+
+    Returns:
+        The result, (B, channels, height, width), 0 to 6.
     """
     pad = padding or (int(conv.padding[0]), int(conv.padding[1]))
     fused = _CONVOLUTION and "convolution" not in _disabled
@@ -109,9 +117,13 @@ def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = Non
 
 
 class PackedLinear(nn.Module):
-    """Linear layer, optionally fused with GELU, whose weights are packed in oneDNN's memory layout.
+    """Linear layer with weights in oneDNN's memory layout, optionally fused with GELU.
 
-    The layer has no parameters, so it can be neither trained nor moved to another device.
+    The layer has no parameters, and can therefore be neither trained nor moved to another device.
+
+    Args:
+        linear: plain layer, whose weights are copied.
+        then: activation after the layer: `gelu`, or `none`.
     """
 
     def __init__(self, linear: nn.Linear, then: Literal["none", "gelu"] = "none") -> None:
@@ -121,7 +133,10 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., input features) to (..., output features), in the type of the weights."""
+        """Return the result of the layer, (..., output features), for `x`, (..., input features).
+
+        Computation and result have the dtype of the weights.
+        """
         result: Tensor = _LINEAR(x.to(self.dtype), self._weight, self._bias, self.then, [], "none")
         return result
 
@@ -129,7 +144,7 @@ class PackedLinear(nn.Module):
 def pack_linears(module: nn.Module) -> None:
     """Replace every linear layer of a module by a `PackedLinear`, in place, for inference on a CPU.
 
-    Nothing changes if torch lacks the calls, or if `check` disabled them.
+    Nothing changes if torch lacks the fused calls, or if `check` has disabled the fused linear layer.
     """
     if not (_LINEAR and _PACK) or "linear" in _disabled:
         return
@@ -145,7 +160,7 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def multiplies_bfloat16() -> bool:
-    """Return whether this CPU has bfloat16 instructions; without them oneDNN emulates the type, which is slow."""
+    """Return whether this CPU has bfloat16 instructions; without these, oneDNN emulates bfloat16, which is slow."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
     except Exception as error:  # an undocumented call may raise errors of any type

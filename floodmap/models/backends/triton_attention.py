@@ -1,8 +1,10 @@
 """SAM's image encoder on a GPU by Triton kernels: scores, windows and padding are never written to GPU memory.
 
-The kernels are FlashAttention (Dao et al. 2022, arXiv:2205.14135). They read SAM's windows in place and add SAM's
-relative positional embeddings. Torch's own kernels need these embeddings as an attention mask. That mask is larger than
-all other tensors together (`benchmarks/gpu.py`). A cell is a position of the image embedding: 16 x 16 pixels.
+A window is here an attention window of SAM: a rectangle of cells, between which attention is computed. A cell is a
+position of the image embedding: 16 x 16 pixels. The kernels are FlashAttention (Dao et al. 2022, arXiv:2205.14135).
+They read the windows from the tensor of the whole image, and add SAM's relative positional embeddings. Torch's own
+kernels need these embeddings as an attention mask, which is larger than all other tensors together
+(`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -20,16 +22,25 @@ _MIN_SIDE = 16
 """Smallest side of a matrix product on a GPU's tensor cores."""
 
 _TOLERANCE = 0.03
-"""Largest accepted relative difference (in the 2-norm) from the encoder's layers, with bfloat16 and GELU by tanh."""
+"""Largest accepted relative difference (in the 2-norm) of the kernels from the encoder's layers.
+The difference is due to bfloat16 and to the approximation of GELU with tanh."""
 _WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
-"""Queries of a program, warps and pipeline stages, for global attention and for windows; the fastest on an H100."""
+"""Numbers of queries of a program, of warps and of pipeline stages: for global attention, and for attention in windows.
+These numbers were the fastest on an H100."""
 
 
 def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
-    """Return the result of `encoder(image)`, (B, 3, H, W) to (B, E, H/16, W/16), without gradients.
+    """Compute the image embedding by the kernels of this module, without gradients.
 
-    The residual stream is float32; all other tensors have the encoder's precision. GELU is approximated with tanh. Both
-    change the result by less than the encoder's precision does.
+    The residual stream is float32, and all other tensors have the encoder's dtype. GELU is approximated with tanh. Both
+    deviations from `encoder(image)` change the result by less than the rounding to the encoder's dtype.
+
+    Args:
+        encoder: SAM's image encoder, in bfloat16 on an NVIDIA GPU.
+        image: normalized RGB, (B, 3, H, W), H and W multiples of 16.
+
+    Returns:
+        Image embedding, (B, E, H/16, W/16).
     """
     residual = _patches(encoder, image).float()
     if encoder.pos_embed is not None:
@@ -44,7 +55,11 @@ def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def check(encoder: ImageEncoderViT) -> str:
-    """Compare the kernels with the encoder's first block on a small image; return the error as text, "" if none."""
+    """Compare the kernels with the layers of the encoder's first block, on random features of 14 x 14 cells.
+
+    Returns:
+        The deviation as text, or "" if it is at most `_TOLERANCE`.
+    """
     block = encoder.blocks[0]
     x = torch.randn(1, 14, 14, block.norm1.normalized_shape[0], device=block.attn.qkv.weight.device)
     x = x.to(block.attn.qkv.weight.dtype)
@@ -59,7 +74,10 @@ def check(encoder: ImageEncoderViT) -> str:
 
 
 def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
-    """Return the patch embedding, (B, H/16, W/16, C), by a matrix product; convolutions of three channels are slow."""
+    """Return the patch embedding, (B, H/16, W/16, C), of an image (B, 3, H, W).
+
+    It is computed as a matrix product, because convolutions of three channels are slow.
+    """
     conv = encoder.patch_embed.proj
     rows, cols = conv.kernel_size
     patches = image.unflatten(3, (-1, cols)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
@@ -67,6 +85,7 @@ def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
 
 
 def _mlp(block: Block, x: Tensor) -> Tensor:
+    """Compute the multilayer perceptron of a block, (B, H, W, C) to the same shape, with GELU fused."""
     first, last = block.mlp.lin1, block.mlp.lin2
     hidden = torch._addmm_activation(first.bias, x.flatten(0, 2), first.weight.t(), use_gelu=True)
     result: Tensor = last(hidden).view(x.shape)
@@ -74,7 +93,7 @@ def _mlp(block: Block, x: Tensor) -> Tensor:
 
 
 def _attention(block: Block, x: Tensor) -> Tensor:
-    """Compute the attention of a block in the block's windows, (B, H, W, C) to the same shape."""
+    """Compute the attention of a block, (B, H, W, C) to the same shape: in windows, or between all cells."""
     attention: Attention = block.attn
     side = (block.window_size, block.window_size) if block.window_size else (x.shape[1], x.shape[2])
     if not hasattr(attention, "positions"):
@@ -85,10 +104,16 @@ def _attention(block: Block, x: Tensor) -> Tensor:
 
 
 def positions(down: Tensor, across: Tensor) -> Tensor:
-    """Join relative positional embeddings, (2 rows - 1, C) and (2 columns - 1, C), to a table for `attend`.
+    """Join the relative positional embeddings of rows and of columns to one table for `attend`.
 
-    The table is (positions, C). The number of positions is padded to a multiple of 16, so that rows of products with
-    the table are aligned in memory.
+    The table is padded to a multiple of 16 positions, so that rows of products with the table are aligned in memory.
+
+    Args:
+        down: embeddings of the differences between two rows, (2 rows - 1, C).
+        across: embeddings of the differences between two columns, (2 columns - 1, C).
+
+    Returns:
+        Table (positions, C): first `down`, then `across`, then zeros.
     """
     table = torch.cat([down, across])
     return nn.functional.pad(table, (0, 0, 0, -len(table) % _MIN_SIDE))
@@ -99,9 +124,9 @@ def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, in
 
     Args:
         qkv: queries, keys and values of every cell, (B, H, W, 3, heads, C).
-        filling: queries, keys and values of a padding cell, (3 heads C,). Windows may reach beyond the image.
+        filling: queries, keys and values of a padding cell, (3 heads C,), for windows that reach beyond the image.
         table: the relative positional embeddings, (positions, C); see `positions`.
-        window_hw: rows and columns of a window in cells; for global attention those of the image, H and W.
+        window_hw: number of rows and of columns of a window, in cells; (H, W) for global attention.
 
     Returns:
         Attended values, (B, H, W, heads C).
@@ -126,7 +151,10 @@ def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, in
 
 
 def _add_and_norm(residual: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
-    """Add an update to the residual, float32 (B, H, W, C), in place; return the layer norm of the sum as `dtype`."""
+    """Add `update` to `residual`, float32 (B, H, W, C), in place, and return the layer norm of the sum.
+
+    The result is (B, H, W, C) of type `dtype`. If `update` is None, nothing is added.
+    """
     channels = residual.shape[-1]
     out = torch.empty(residual.shape, dtype=dtype, device=residual.device)
     _add_norm[residual.numel() // channels,](
@@ -140,7 +168,7 @@ def _add_and_norm(residual: Tensor, update: Tensor | None, norm: nn.LayerNorm, d
 def _add_norm(
     residual, update, weight, bias, out, eps, CHANNELS: tl.constexpr, PADDED: tl.constexpr, ADDS: tl.constexpr
 ):
-    """Compute the sum and the layer norm of one cell, over all channels."""
+    """Compute the sum of residual and update, and the layer norm of the sum, for all channels of one cell."""
     channel = tl.arange(0, PADDED)
     valid = channel < CHANNELS
     at = tl.program_id(0).to(tl.int64) * CHANNELS + channel
@@ -157,13 +185,19 @@ def _add_norm(
 
 @triton.jit
 def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
-    """Load the values at addresses inside the image, and the padding elsewhere; WHOLE: all addresses are inside."""
+    """Load values from the addresses `at`; outside of the image, load padding from the addresses `fill` instead.
+
+    WHOLE: all addresses are inside the image.
+    """
     return tl.load(at) if WHOLE else tl.where(inside, tl.load(at, mask=inside, other=0.0), tl.load(fill))
 
 
 @triton.jit
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
-    """Compute the products of queries with the relative positions of a window's keys, (QUERIES, keys)."""
+    """Compute the positional scores (QUERIES, keys): products of queries with the embeddings of relative positions.
+
+    The keys are those of AT_ONCE rows of a window, from the row `first` on.
+    """
     step = tl.arange(0, AT_ONCE)
     rows = first + step
     down = tl.load(to_row[:, None] - rows[None, :], mask=valid[:, None] & (rows < ROWS)[None, :], other=0.0)
@@ -174,7 +208,10 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
 
 @triton.jit
 def _query_cells(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
-    """Return rows, columns and cell numbers of queries in a window, and whether each is inside window and image."""
+    """Return row and column in the window, validity, and cell number in the batch of the program's QUERIES queries.
+
+    A query is valid if it is inside the window and inside the image.
+    """
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     row, col = query // COLS, query % COLS
     valid = (query < ROWS * COLS) & (top + row < height) & (left + col < width)
@@ -187,11 +224,11 @@ def _attend(
     HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     PADDED: tl.constexpr, AT_ONCE: tl.constexpr, LENGTH: tl.constexpr, QUERIES: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Compute the attention of QUERIES queries of one window and head to all cells of the window.
+    """Compute the attention of QUERIES queries, of one window and one head, to all cells of the window.
 
-    Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels, both powers of two, or
-    TAIL is 0. `scores` are not scaled yet. `highest` and `total` are the running maximum and the running sum of the
-    softmax. `to_row` and `to_col` are the addresses in `products` of row 0 and column 0.
+    Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels. HEAD and TAIL are powers
+    of two, or TAIL is 0. `scores` are not scaled yet. `highest` and `total` are the running maximum and the running sum
+    of the softmax. `to_row` and `to_col` are the addresses in `products` of row 0 and of column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS

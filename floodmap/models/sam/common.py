@@ -16,7 +16,8 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 """Mean and standard deviation of red, green and blue (0 to 255) over ImageNet, as in SAM."""
 FRAME = 1024
-"""Side of SAM's input frame, in pixels; prompt coordinates are encoded relative to the frame, not to the tile."""
+"""Side in pixels of SAM's input frame, the square image that SAM's encoder expects.
+Prompt coordinates are encoded relative to the frame, not to the tile."""
 STRIDE = 16
 """Stride of the image embedding, in pixels."""
 SUREST = 9.2
@@ -38,13 +39,17 @@ class Encoded:
     None if the ground sample distance is no input of the network."""
 
     def __getitem__(self, part: slice) -> Encoded:
-        """Return a slice of the batch."""
+        """Return the tiles of a slice of the batch."""
         skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
         ground = None if self.ground is None else (self.ground[0][part], self.ground[1][part])
         return Encoded(self.embedding[part], skips, self.shape_hw, ground)
 
     def crop(self, rows: slice, cols: slice) -> Encoded:
-        """Crop the features of every tile to the same rows and columns, given in pixels of the tile, multiples of 32.
+        """Crop the features of every tile to the same rectangle.
+
+        Args:
+            rows: rows of the rectangle in pixels of the tile; start and stop are multiples of 32.
+            cols: columns of the rectangle in pixels of the tile; start and stop are multiples of 32.
 
         Raises:
             ValueError: there are no skip features, because the encoder resizes tiles to SAM's frame.
@@ -67,16 +72,24 @@ class Decoded:
     logits: Tensor
     """Flood logits, (B, H/2, W/2)."""
     iou: Tensor
-    """Predicted IoU, (B,), about 0 to 1."""
+    """IoU of each mask, as predicted by the decoder, (B,), about 0 to 1."""
     features: Tensor | None
-    """Features of the decoder's last layer, (B, C, H/2, W/2); None if they were not kept."""
+    """Features of the decoder's last layer, (B, C, H/2, W/2); None if the features were not kept."""
 
 
 def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalize RGB (B, 3, H, W) for an image encoder; pixels that are not valid become 0.
+    """Normalize RGB for an image encoder: subtract the mean of each band, and divide by the standard deviation.
 
-    The bands are normalized one after the other. Intermediate results then fit into a CPU's cache, which makes the
-    function six times as fast. `rgb` and `valid` are as in `FloodSam.forward`; the result has the type `dtype`.
+    The bands are normalized one after the other. Intermediate results then fit into a CPU's cache, and the function is
+    six times as fast.
+
+    Args:
+        rgb: RGB (B, 3, H, W), 0 to 255.
+        valid: bool (B, H, W), True on pixels with a valid picture.
+        dtype: type of the result.
+
+    Returns:
+        Normalized RGB (B, 3, H, W) in channels-last memory format; 0 on pixels that are not valid.
     """
     image = torch.empty(rgb.shape, dtype=dtype, device=rgb.device, memory_format=torch.channels_last)
     blank = None if valid.device.type == "cpu" and valid.all() else ~valid  # on a GPU valid.all() would synchronize
@@ -91,7 +104,10 @@ def smoothed(logits: Tensor) -> Tensor:
 
     Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). Without smoothing,
     the difference between neighbouring pixels was larger by a sixth at every fourth pixel. Window borders always lie
-    at such pixels.
+    at every fourth pixel.
+
+    Returns:
+        Smoothed logits, (B, C, H, W).
     """
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)

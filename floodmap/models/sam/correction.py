@@ -1,4 +1,4 @@
-"""Correction of logits at point prompts: kriging in feature space and pixel space, refined by a small network."""
+"""Correction of logits at the user's points: kriging in feature space and pixel space, refined by a small network."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CELL = 4
-"""Side in pixels of the cells (squares of pixels) on which the kernel is computed."""
+"""Side of a cell in pixels; the kernel of kriging is computed for cells (squares of pixels), not for pixels."""
 POINT_LOGIT = 5.0
 """Absolute logit, with the sign of the point's label, to which kriging raises the cell of a point."""
 FEATURE_SCALES = (0.5, 0.9)
-"""Length scales of the kernel in normalized features: of the image embedding, and of the decoder's features."""
+"""Length scales of the kernel in the space of normalized features: for the image embedding, and for the decoder."""
 LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
-"""Length scale in pixels and weight of two terms of the kernel.
-The first term needs similar features, the second has almost no such condition."""
+"""Length scale in pixels, and weight, of two terms of the kernel.
+The first term is large only between cells with similar features. The second term hardly depends on the features."""
 EVERYWHERE = 0.05
-"""Weight of the kernel's constant term, which applies this share of an error at a point to the whole tile."""
+"""Weight of the kernel's constant term. By this term, a point changes the whole tile a little."""
 NOISE = 0.1
-"""Noise variance of points, relative to the kernel's variance; contradictory points are averaged."""
+"""Variance of the noise of points, relative to the kernel's variance. With noise, contradictory points are averaged."""
 CHANNELS = 48
-"""Number of channels of the network's layers."""
+"""Number of channels of the layers of the correction network."""
 HINTS = 16
-"""Number of channels to which the network reduces the image embedding."""
+"""Number of channels to which the correction network reduces the image embedding."""
 DILATIONS = (1, 2, 4, 8, 16, 1)
-"""Dilations of the network's residual convolutions."""
+"""Dilations of the residual convolutions of the correction network."""
 OUTPUT_SCALE = 3.0
-"""Factor from the output of the network's last layer to logits."""
+"""Factor from the output of the last layer of the correction network to logits."""
 MAX_INPUT_LOGIT = 9.0
-"""Largest absolute logit in the network's input; larger logits are clamped."""
+"""Largest absolute logit in the input of the correction network; larger logits are clamped."""
 
 
 class Kriging:
@@ -66,17 +66,25 @@ class Kriging:
         """Covariance of every cell with the cell of each point, 0 to 1.05, (N, H/4, W/4)."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return the logits of cells, (H/4, W/4), corrected at the points; the correction itself has no gradient."""
+        """Correct the logits of cells, such that they agree with the labels of the points.
+
+        Args:
+            logits: flood logits of the cells, (H/4, W/4).
+
+        Returns:
+            Corrected logits, (H/4, W/4). Gradients flow to `logits`, but not through the added correction.
+        """
         sign = self.labels.float() * 2 - 1
         residual = sign * F.relu(POINT_LOGIT - sign * logits.detach()[self.row, self.col])
         variance = self.kernel[:, self.row, self.col] + NOISE * torch.eye(len(self.row), device=logits.device)
         return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
 
     def maps(self) -> Tensor:
-        """Return the largest similarity of each cell to any flood point and to any dry point, (6, H/4, W/4), 0 to 1.
+        """Return the similarity of each cell to the most similar flood point and dry point, (6, H/4, W/4), 0 to 1.
 
-        Planes 0 to 2 are for flood points, planes 3 to 5 for dry points. In each group the similarity is measured by
-        features, by distance, and by both.
+        Planes 0 to 2 are for flood points, planes 3 to 5 for dry points. The three planes of a group differ in the
+        measure of similarity: features alone, distance in pixels alone, features and distance. A plane is 0 if there is
+        no point of the label.
         """
         (far, _), (near, _) = LONG_RANGE, SHORT_RANGE
         similarities = (
@@ -91,11 +99,14 @@ class Kriging:
 
 
 def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
-    """Return the features of cells between which the kernel measures dissimilarity, float32 (B, D, H/4, W/4).
+    """Compute the features of cells for the kernel, which compares two cells by the distance of their features.
 
     Args:
         embedding: image embedding, (B, E, H/16, W/16).
         features: features of the mask decoder at the resolution of cells, (B, C, H/4, W/4).
+
+    Returns:
+        Normalized and scaled features, float32 (B, D, H/4, W/4), with D = E + C.
     """
     coarse = F.normalize(embedding.float(), dim=1) / FEATURE_SCALES[0]
     coarse = F.interpolate(coarse, features.shape[2:], mode="bilinear", align_corners=False)
@@ -103,12 +114,12 @@ def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
 
 
 class Corrector(nn.Module):
-    """Correction of logits at points: kriging, a residual network, and kriging again.
+    """Correction of logits at the user's points: kriging, a network that changes the result, and kriging again.
 
-    With its initial weights the residual network changes nothing.
+    With its initial weights, the network changes nothing.
 
     Args:
-        embed_dim: number of channels of the image embedding; the decoder's features have an eighth of this number.
+        embed_dim: number of channels of the image embedding. The decoder's features have an eighth of this number.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -121,10 +132,10 @@ class Corrector(nn.Module):
         self.last.bias = nn.Parameter(torch.zeros(1))
 
     def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
-        """Correct the logits of tiles at points; tiles without points keep their logits.
+        """Correct the logits of tiles at the user's points; logits of tiles without points stay unchanged.
 
         Args:
-            ground: the model's outputs for tiles of H x W pixels.
+            ground: the model's outputs for a batch of B tiles of H x W pixels.
             points: coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
             roughly: True: correct by kriging alone, without the network.
@@ -152,14 +163,25 @@ class Corrector(nn.Module):
         return logits.index_add(0, torch.tensor(indices, device=logits.device), change)
 
     def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Return similarity maps of points, float32 (B, 6, H/4, W/4); see `Kriging.maps`. Arguments as in `correct`."""
+        """Return the similarity of cells to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
+
+        Args:
+            ground: the model's outputs for a batch of B tiles of H x W pixels.
+            points: coordinates (B, N, 2) and labels (B, N); see `correct`.
+        """
         xy, labels = points
         with torch.autocast(ground.appearance.device.type, enabled=False):
             krigings = (Kriging(ground.appearance[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
             return torch.stack([kriging.maps() for kriging in krigings])
 
     def _refine(self, ground: Ground, indices: list[int], maps: Tensor) -> Tensor:
-        """Return the network's change of the logits of cells, (B, H/4, W/4), for the tiles of these indices."""
+        """Return the change of logits of cells that the network predicts, (n, H/4, W/4), for n tiles of the batch.
+
+        Args:
+            ground: the model's outputs for the whole batch.
+            indices: indices in the batch of the n tiles with points.
+            maps: logits before and after kriging, and similarity maps, (n, 2 + `Kriging.MAPS`, H/4, W/4).
+        """
         dtype, features = self.first.weight.dtype, ground.features[indices]
         hints = self.hints(ground.embedding[indices].to(dtype))
         hints = F.interpolate(hints, features.shape[2:], mode="bilinear", align_corners=False)
@@ -173,9 +195,10 @@ class Corrector(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Outputs of a model before any point is applied, detached from the gradients.
+    """Outputs of a model before any point is applied, without gradients.
 
-    Training the correction must not change the encoder or the first decoding, so no gradient flows into them.
+    In training, the correction must not change the encoder or the first decoding. The outputs are therefore detached
+    from the graph of gradients.
     """
 
     logits: Tensor
@@ -191,7 +214,7 @@ class Ground:
 
     @classmethod
     def of(cls, logits: Tensor, embedding: Tensor, features: Tensor | None) -> Ground:
-        """Detach a model's outputs and compute the features of cells.
+        """Detach a model's outputs from the gradients, and compute the features of cells for the kernel.
 
         Args:
             logits: flood logits, (B, H/2, W/2).
@@ -209,10 +232,21 @@ class Ground:
             return cls(logits, cells_of(logits), embedding, fine, appearance_of(embedding, fine))
 
     def with_logits(self, logits: Tensor) -> Ground:
-        """Return the same outputs with other logits, (B, H/2, W/2), through which gradients flow."""
+        """Return these outputs with other flood logits; gradients flow to the new logits.
+
+        Args:
+            logits: flood logits, (B, H/2, W/2).
+        """
         return replace(self, logits=logits, cells=cells_of(logits))
 
 
 def cells_of(logits: Tensor) -> Tensor:
-    """Average logits (B, H/2, W/2) over cells, to (B, H/4, W/4)."""
+    """Return the mean logit of each cell (4 x 4 pixels of the tile).
+
+    Args:
+        logits: flood logits, (B, H/2, W/2).
+
+    Returns:
+        Mean logits, (B, H/4, W/4).
+    """
     return F.avg_pool2d(logits[:, None], CELL // 2)[:, 0]

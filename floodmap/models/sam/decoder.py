@@ -14,20 +14,22 @@ from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAtten
 from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
-"""Number of rows of a strip in the decoder's last step on a CPU, at a quarter of the tile's resolution."""
+"""Number of rows of a strip, at a quarter of the tile's resolution.
+On a CPU, the decoder's last step is computed in strips (groups of full rows) of a large image."""
 STRIP_CELLS = 2**13
-"""Number of pixels of a chunk of small images in that step, at the same resolution: that of a large image's strip."""
+"""Number of pixels of a chunk, at a quarter of the tile's resolution: as many as in a strip of a large image.
+On a CPU, the decoder's last step is computed in chunks (groups of whole images) of a batch of small images."""
 
 
 class TokenAttention(nn.Module):
-    """Attention between tokens and image positions as in the package, with a mask for padding tokens.
+    """Attention between tokens and image positions as in `segment_anything`, with a mask for padding tokens.
 
     Args:
-        attention: the package's layer, whose weights are shared.
+        attention: layer of `segment_anything`, whose weights are shared.
     """
 
     absent: Tensor | None = None
-    """Key padding mask, bool (B, tokens), True for padding; it is ignored if gradients are computed."""
+    """Mask of padding tokens, bool (B, tokens), True for padding; ignored if gradients are computed."""
 
     def __init__(self, attention: TwoWayAttention) -> None:
         super().__init__()
@@ -36,12 +38,21 @@ class TokenAttention(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the attention of queries (B, N, C) to keys and values (B, M, C), as (B, N, C)."""
+        """Compute the attention of queries to keys and values.
+
+        Args:
+            q: inputs of the queries, (B, N, C).
+            k: inputs of the keys, (B, M, C).
+            v: inputs of the values, (B, M, C).
+
+        Returns:
+            Attended values after the output projection, (B, N, C).
+        """
         q, k, v = (
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        if torch.is_grad_enabled():  # as in the package: on a CPU the gradients of torch's fused attention take longer
+        if torch.is_grad_enabled():  # on a CPU the gradients of torch's fused attention take longer
             attended = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1) @ v
         else:
             mask = None if self.absent is None else ~self.absent[:, None, None]
@@ -51,23 +62,25 @@ class TokenAttention(nn.Module):
 
 
 class PointEncoder(PromptEncoder):
-    """SAM's prompt encoder without synchronization with the GPU: label embeddings are looked up by index.
+    """SAM's prompt encoder; label embeddings are looked up by index, so that the GPU is not synchronized.
 
-    The label codes are those of the package: 0 dry, 1 flood, -1 padding, 2 and 3 first and last corner of a box.
+    The label codes are those of `segment_anything`: 0 dry point, 1 flood point, 2 top left corner of a box, 3 bottom
+    right corner of a box, -1 padding.
     """
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Encode prompts as the package does.
+        """Encode prompts, with the same results as SAM's prompt encoder in `segment_anything`.
 
         Args:
-            points: coordinates (B, N, 2) in pixels of the frame, and label codes (B, N).
-            boxes: left, top, right, bottom in pixels of the frame, (B, 4).
-            masks: flood logits, (B, 1, 4h, 4w).
+            points: coordinates (B, N, 2) in pixels of SAM's input frame (1024 x 1024), x first, and label codes (B, N).
+            boxes: left, top, right, bottom in pixels of the input frame, (B, 4).
+            masks: mask prompts: flood logits, (B, 1, 4h, 4w), for an image embedding of h x w.
 
         Returns:
-            Embeddings of points and boxes, (B or 1, tokens, E), and of masks, (B or 1, E, h, w).
+            Embeddings of points and boxes, (B, tokens, E), and of masks, (B, E, h, w). The first dimension is 1 instead
+            of B if there are no prompts of this type.
         """
         sparse = []
         if points is not None:
@@ -85,7 +98,15 @@ class PointEncoder(PromptEncoder):
         return embedded, dense
 
     def embed(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Return the embeddings (B, N, E) of points (B, N, 2) in pixels of the frame, with label codes (B, N)."""
+        """Compute the embeddings of points or box corners.
+
+        Args:
+            points: coordinates (B, N, 2) in pixels of SAM's input frame, from the centre of the first pixel, x first.
+            labels: label codes (B, N); -2 and -1 are padding.
+
+        Returns:
+            Embeddings, (B, N, E).
+        """
         positions = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
         by_label = torch.cat([self.not_a_point_embed.weight, *(one.weight for one in self.point_embeddings)])
         embedded: Tensor = positions * (labels >= 0)[..., None] + by_label[labels.clamp(min=-1) + 1]
@@ -95,7 +116,8 @@ class PointEncoder(PromptEncoder):
 class Decoder(MaskDecoder):
     """SAM's mask decoder for batches of several images.
 
-    The package's own `predict_masks` repeats every image for every prompt. Its result is correct for one image only.
+    The function `predict_masks` of `segment_anything` repeats every image for every prompt. The result of that function
+    is correct for batches of one image only.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -112,7 +134,7 @@ class Decoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the masks and the predicted IoU; the package's `forward` calls this function. See `decode`."""
+        """Return mask logits and predicted IoU; see `decode`. SAM's `MaskDecoder.forward` calls this function."""
         return self.decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)[:2]
 
     def decode(
@@ -132,15 +154,15 @@ class Decoder(MaskDecoder):
             image_embeddings: image embeddings, (B, E, h, w).
             image_pe: positional encoding of the embedding's positions, (1 or B, E, h, w).
             sparse_prompt_embeddings: embeddings of points and boxes, (B, N, E).
-            dense_prompt_embeddings: embeddings of masks, (B, E, h, w), or broadcastable to this shape.
-            skips: features added while upscaling, (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
-            absent: padding among the sparse embeddings, bool (B, N), True for padding; ignored with gradients.
-            keep: True: return the features of the last layer in any case; False: they may be None.
+            dense_prompt_embeddings: embeddings of mask prompts, (B, E, h, w), or broadcastable to this shape.
+            skips: skip features, added during upscaling: (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
+            absent: bool (B, N), True for sparse embeddings that are padding; ignored if gradients are computed.
+            keep: True: always return the features of the last layer. False: None may be returned instead.
             ground: embedding of the ground sample distance, (B, E), added to the output tokens.
 
         Returns:
-            Mask logits, (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips. Predicted IoU of each mask, (B, masks).
-            Features of the last layer, (B, E/8, height and width of the masks), or None.
+            Three values. Mask logits: (B, masks, 4h, 4w), or (B, masks, 8h, 8w) with skips. Predicted IoU of each mask,
+            (B, masks). Features of the last layer, (B, E/8, height and width of the masks), or None.
         """
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).to(sparse_prompt_embeddings.dtype)
         batch, dim, height, width = image_embeddings.shape
@@ -160,16 +182,23 @@ class Decoder(MaskDecoder):
     def _masks(
         self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute masks and features from the image (B, E, h, w) and the weights of the masks (B, masks, E/8)."""
+        """Compute mask logits and features of the last layer; see `decode`.
+
+        Args:
+            source: image embedding after the transformer, (B, E, h, w).
+            weights: weights of the hypernetworks, (B, masks, E/8); a mask is the product of weights and features.
+            skips: skip features; None: the decoder has no skip connections.
+            keep: False: None may be returned instead of the features.
+        """
         features = self.output_upscaling(source)
         return _apply_weights(features, weights), features
 
 
 class SkipDecoder(Decoder):
-    """SAM's mask decoder with skip connections from the encoder, upscaled to half the tile's resolution, not a quarter.
+    """SAM's mask decoder with skip connections from the encoder; masks have half the tile's resolution, not a quarter.
 
     The skip connections are those of HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after
-    each sum. Water between the crowns of trees is a few pixels wide. At a quarter of the resolution it is lost.
+    each sum. Half the resolution is needed for water between the crowns of trees, which is a few pixels wide.
     """
 
     def __init__(self, dim: int) -> None:
@@ -196,7 +225,7 @@ class SkipDecoder(Decoder):
         return self._masks_by_strips(quarter, weights, skips[2]), None
 
     def _quarter(self, source: Tensor, skips: Skips) -> Tensor:
-        """Compute the features at a quarter of the tile's resolution."""
+        """Compute the features at a quarter of the tile's resolution, (B, E/8, H/4, W/4)."""
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
         features = F.relu(features + self.refine8(features))
@@ -204,16 +233,17 @@ class SkipDecoder(Decoder):
         return F.relu(features + self.refine4(features))
 
     def _half(self, quarter: Tensor, skip: Tensor) -> Tensor:
-        """Compute the features at half the tile's resolution."""
+        """Compute the features at half the tile's resolution, (B, E/8, H/2, W/2), from those at a quarter."""
         # In place: these are the largest tensors of a window.
         features = F.interpolate(quarter, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skip)
         refined: Tensor = self.refine2(features)
         return refined.add_(features).relu_()
 
     def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
-        """Compute masks in row strips of large images, or in chunks of small images.
+        """Compute mask logits (B, masks, H/2, W/2) in row strips of large images, or in chunks of small images.
 
-        All features at once would take half of the memory that a window needs.
+        The features at half the tile's resolution are not kept, because all features at once would take half of the
+        memory that a window needs.
         """
         masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
         if len(quarter) > 1 and quarter[0, 0].numel() <= STRIP_CELLS:
@@ -226,12 +256,12 @@ class SkipDecoder(Decoder):
         def strip(first: int, end: int) -> Tensor:
             return _apply_weights(self._half(quarter[:, :, first // 2 : end // 2], skip[:, :, first:end]), weights)
 
-        # Halo of two rows, one row at a quarter of the resolution: results there are wrong at a strip's border.
+        # Halo of two rows: the convolution and the interpolation give wrong results at the border of a strip.
         return by_row_strips(strip, masks, rows=2 * STRIP_ROWS, halo=2)
 
 
 def _apply_weights(features: Tensor, weights: Tensor) -> Tensor:
-    """Return masks (B, masks, h, w): products of features (B, C, h, w) and the hypernetworks' weights (B, masks, C)."""
+    """Return mask logits (B, masks, h, w): products of features (B, C, h, w) and weights of the masks (B, masks, C)."""
     # Channels last, so that gradients have the memory format of the convolutions' gradients.
     masks = (features.permute(0, 2, 3, 1).flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)
     return masks.unflatten(2, features.shape[2:])

@@ -25,18 +25,18 @@ KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Stride of each stage's first block; the stem has stride 2."""
 DESCRIPTOR_STAGES = (2, 4)
-"""Indices of the stages whose features are used for out-of-distribution detection."""
+"""Indices of the stages whose features are used for out-of-distribution detection; their outputs have strides 8, 16."""
 EXPANSION = 6
-"""Expansion factor of the blocks of all stages but the first, which has factor 1."""
+"""Expansion factor of the blocks of all stages except the first stage, which has the factor 1."""
 
 STRIP_BYTES = 4 * 2**20
 """Approximate size in bytes of a strip of a block's expanded features, such that a strip fits into a CPU's cache."""
 
 
 STRIP_ROWS = 128
-"""Number of rows of a strip in the stem and the first stage; images of up to three times as many rows get no strips."""
+"""Number of rows at stride 2 of a strip in the stem and the first stage; up to three times as many rows: no strips."""
 STRIP_CELLS = 2**16
-"""Number of pixels at stride 2 of a chunk of small images in these layers: that of a strip of a large image."""
+"""Number of pixels at stride 2 of a chunk of small images in the stem and the first stage: about one strip's pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +52,13 @@ class EncoderConfig:
     embed_dim: int = 192
     """Number of channels of the image embedding, of the prompt encoder and of the mask decoder."""
     context: int = 0
-    """Number of blocks with 7 x 7 kernels at stride 32, which enlarge the receptive field at little cost."""
+    """Number of blocks with 7 x 7 kernels at stride 32. The blocks enlarge the receptive field at little cost."""
     scaled: bool = False
     """Whether the ground sample distance is an input of the network."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Read the fields from a checkpoint's header, in which tuples are lists; unknown fields raise TypeError."""
+        """Read the fields from the header of weights, as JSON: tuples are lists. Unknown fields raise TypeError."""
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -68,8 +68,8 @@ class EncoderConfig:
 class ConvNorm(nn.Sequential):
     """Convolution and batch norm, which `fuse` folds into one convolution for inference.
 
-    Dense 3 x 3 convolutions are fastest on CPUs in bfloat16: 400 GFLOP/s on two cores. 1 x 1 convolutions with GELU
-    between them reach 90 GFLOP/s.
+    On CPUs, dense 3 x 3 convolutions in bfloat16 are the fastest layers: 400 GFLOP/s on two cores. 1 x 1 convolutions
+    with GELU between the convolutions reach 90 GFLOP/s.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -82,7 +82,7 @@ class ConvNorm(nn.Sequential):
         conv, norm = self[0], self[1]
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.training:
             return super().forward(x)
-        # With fixed statistics a batch norm is a scale and a shift, which are cheaper on the weights than on pixels.
+        # With fixed statistics a batch norm is a scale and a shift. It takes less time to apply both to the weights.
         state = dict(norm.named_buffers())
         scale = norm.weight * (state["running_var"] + norm.eps).rsqrt()
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - state["running_mean"] * scale
@@ -105,7 +105,8 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(nn.Module):
     """Inverted residual block: expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381).
 
-    The block has no batch norms. Those of the initial weights are folded into the convolutions before training.
+    The block has no batch norms. The initial weights have batch norms, which are folded into the convolutions before
+    training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
@@ -128,7 +129,7 @@ class InvertedResidual(nn.Module):
         return x if isinstance(self.expand, nn.Identity) else conv_relu6(self.expand, x)
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
-        """Compute the block's result without the residual, in strips of `rows` rows."""
+        """Compute the block's result without the residual, (B, C, H / stride, W / stride), in strips of `rows` rows."""
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
@@ -149,8 +150,8 @@ class InvertedResidual(nn.Module):
 class Depthwise(nn.Conv2d):
     """Depthwise convolution with fast gradients on CPUs.
 
-    As of torch 2.15, oneDNN's gradients take up to 40 times as long as the convolution itself. This happens in
-    bfloat16, if the kernel is 5 x 5 or larger, or if there is a stride.
+    As of torch 2.15, oneDNN's gradients take up to 40 times as long as the convolution itself, in bfloat16. The
+    gradients are slow if the kernel is 5 x 5 or larger, or if the stride is larger than 1.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
@@ -179,7 +180,7 @@ class _DepthwiseFunction(torch.autograd.Function):
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Compute the input's gradient: a depthwise convolution of the dilated output gradient with flipped weights."""
+    """Compute the gradient of the input `x`: a depthwise convolution of the dilated `gradient` with flipped weights."""
     if stride > 1:
         dilated = torch.zeros_like(x)
         dilated[..., ::stride, ::stride] = gradient
@@ -189,7 +190,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) ->
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Compute the gradient of the weights in blocks of 3 x 3, as oneDNN has a fast gradient only for 3 x 3 kernels."""
+    """Compute the gradient of the weights in blocks of 3 x 3: oneDNN has a fast gradient only for 3 x 3 kernels."""
     side, pad = weight.shape[-1], weight.shape[-1] // 2
     corner, result = weight[..., :3, :3].to(x.dtype), torch.empty_like(weight)
     firsts = sorted({*range(0, side - 2, 3), side - 3})
@@ -208,8 +209,8 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -
 class PyramidEncoder(nn.Module):
     """Image encoder with an image embedding at stride 16 and skip features at strides 8, 4 and 2.
 
-    The embedding replaces that of SAM. Skip features have no input from coarser strides. With such input the decoder
-    would learn to ignore the embedding, and so the prompts.
+    The image embedding replaces the one of SAM's encoder. Skip features have no input from coarser strides. With input
+    from coarser strides, the decoder would learn to ignore the embedding, and therefore the prompts.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -267,7 +268,10 @@ class PyramidEncoder(nn.Module):
         return embedding, (skip8, skip4, skip2)
 
     def described(self, x: Tensor) -> Tensor:
-        """Return the means and standard deviations of the features at strides 8 and 16, (B, D); `x` as in `forward`."""
+        """Return mean and standard deviation of each channel of the features at strides 8 and 16, (B, D).
+
+        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the number of channels of both strides.
+        """
         features = self._stem_and_first_stage(x)
         statistics = []
         for number, stage in enumerate(self.stages[1:5], 1):
@@ -278,7 +282,7 @@ class PyramidEncoder(nn.Module):
         return torch.cat(statistics, dim=1)
 
     def _stem_and_first_stage(self, x: Tensor) -> Tensor:
-        """Compute the features at stride 2; on a CPU in row strips, or in chunks of small images, to save memory."""
+        """Compute the features at stride 2, (B, C, H/2, W/2); on a CPU in row strips, or in chunks of small images."""
         rows, cols = x.shape[2] // 2, x.shape[3] // 2
         per_chunk = max(1, STRIP_CELLS // (rows * cols))
         by_images, by_rows = per_chunk < len(x), rows > 3 * STRIP_ROWS
@@ -298,7 +302,7 @@ class PyramidEncoder(nn.Module):
             features: Tensor = self.stages[0](conv_relu6(self.stem, rows_in, padding=(0, 1)))
             return features
 
-        # Halo: each block with a 3 x 3 kernel makes one more row at a strip's border wrong.
+        # Halo of one row for each block, because a 3 x 3 kernel makes one more row at a strip's border wrong.
         return by_row_strips(strip, out, rows=STRIP_ROWS, halo=self.config.depths[0])
 
 

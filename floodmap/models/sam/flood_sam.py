@@ -14,14 +14,14 @@ from floodmap.models.sam.ground import GroundScale
 from floodmap.models.sam.modeling import PromptEncoder
 
 OUTSIDE = -3.0
-"""Logit that a mask prompt has outside of a box."""
+"""Logit of a mask prompt outside of a box."""
 
 
 class FloodSam(nn.Module):
-    """SAM with a small image encoder; it predicts one mask, and tile sides may be any multiple of 32 pixels.
+    """SAM with a small image encoder. It predicts one mask, and tile sides may be any multiple of 32 pixels.
 
-    SAM resizes every image to 1024 pixels. Here a tile keeps its size and lies in the top left corner of the 1024-pixel
-    frame. The ground sample distance therefore does not depend on the tile's size.
+    SAM resizes every image to its input frame of 1024 x 1024 pixels. A `FloodSam` does not resize tiles: a tile lies in
+    the top left corner of the frame. The ground sample distance therefore does not depend on the tile's size.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -58,9 +58,9 @@ class FloodSam(nn.Module):
             valid: bool (B, H, W), True on pixels with a valid picture; other pixels are 0 after normalization.
             points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
-            boxes: left, top, right, bottom (B, 4) in tile pixels, from the same origin.
+            boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel.
             masks: mask prompts: coarse flood logits (B, 1, H/4, W/4).
-            offset_xy: position of the tile in the frame, (B, 2), in pixels; None: the top left corner.
+            offset_xy: position of the tile in SAM's input frame, (B, 2), in pixels; None: the top left corner.
             gsd_m: ground sample distances in metres, (B,), 0 if unknown; None: all are unknown.
 
         Returns:
@@ -70,7 +70,13 @@ class FloodSam(nn.Module):
         return self.decode(encoded, points=points, boxes=boxes, masks=masks, offset_xy=offset_xy)
 
     def encode(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor | None = None) -> Encoded:
-        """Encode images to an image embedding (B, E, H/16, W/16) and skip features; arguments as in `forward`."""
+        """Encode tiles to an image embedding (B, E, H/16, W/16) and skip features.
+
+        Args:
+            rgb: RGB (B, 3, H, W), 0 to 255; H and W are multiples of 32.
+            valid: bool (B, H, W), True on pixels with a valid picture.
+            gsd_m: ground sample distances in metres, (B,), 0 if unknown; None: all are unknown.
+        """
         context_vector = ground = None
         if self.ground_scale is not None:
             context_vector, *rest = self.ground_scale(rgb.new_zeros(len(rgb)) if gsd_m is None else gsd_m)
@@ -88,17 +94,37 @@ class FloodSam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode encoded images with prompts to logits; arguments and results as in `forward`.
+        """Decode encoded tiles with prompts to flood logits.
 
-        Points are no tokens of the decoder, because training with such tokens had little effect. The first logits are
-        decoded without points and corrected at the points. The image is then decoded again with the corrected logits as
-        mask prompt. The result is the mean of both, which scores higher than either alone.
+        Points are no tokens of the decoder, because training with points as tokens had little effect. Tiles are decoded
+        without points first, and the logits are corrected at the points. Tiles are then decoded again, with the
+        corrected logits as mask prompt. The result is the mean of the corrected logits and of the second decoding. The
+        mean scores higher than either alone.
+
+        Args:
+            encoded: the encoded tiles.
+            points: coordinates and labels of points; see `forward`.
+            boxes: boxes, (B, 4); see `forward`.
+            masks: mask prompts, (B, 1, H/4, W/4); see `forward`.
+            offset_xy: positions of the tiles in SAM's input frame, (B, 2); see `forward`.
+
+        Returns:
+            Flood logits (B, H/2, W/2) and the predicted IoU (B,), about 0 to 1.
         """
         decoded = self.decode_unpointed(encoded, boxes, masks, offset_xy, keep=points is not None)
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Correct logits (B, H/2, W/2) at points; tiles without points keep their logits."""
+        """Correct the logits of decoded tiles at points, and decode again; see `decode`.
+
+        Args:
+            encoded: the encoded tiles.
+            decoded: result of `decode_unpointed` for these tiles, with features.
+            points: coordinates and labels of points, see `forward`; None: no tile has points.
+
+        Returns:
+            Flood logits (B, H/2, W/2); logits of tiles without points stay unchanged.
+        """
         if points is None:
             return decoded.logits
         ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
@@ -109,10 +135,19 @@ class FloodSam(nn.Module):
     def decode_corrected(
         self, encoded: Encoded, ground: Ground, corrected: Tensor, points: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Decode again with corrected logits (B, H/2, W/2) as mask prompt, and correct the result by kriging.
+        """Decode tiles again with corrected logits as mask prompt, and correct the result by kriging at the points.
 
-        A token marks the mask prompt as corrected. The similarity maps of the points are added to the embedding of the
-        mask prompt and show how far the correction reaches.
+        One token marks the mask prompt as corrected. Maps of the similarity of cells to the points are added to the
+        embedding of the mask prompt. The maps show in which cells the correction has an effect.
+
+        Args:
+            encoded: the encoded tiles.
+            ground: outputs of the first decoding.
+            corrected: corrected logits of the first decoding, (B, H/2, W/2).
+            points: coordinates and labels of points; see `forward`.
+
+        Returns:
+            Flood logits, (B, H/2, W/2).
         """
         embedding = encoded.embedding
         maps = F.avg_pool2d(self.corrector.maps(ground, points), 4).to(self.point_maps.weight.dtype)
@@ -134,9 +169,14 @@ class FloodSam(nn.Module):
         *,
         keep: bool = True,
     ) -> Decoded:
-        """Decode encoded images with boxes and masks, without points; arguments as in `forward`.
+        """Decode encoded tiles with boxes and mask prompts, without points.
 
-        With `keep` the result has the features that the correction at points needs; else these may be None.
+        Args:
+            encoded: the encoded tiles.
+            boxes: boxes, (B, 4); see `forward`.
+            masks: mask prompts, (B, 1, H/4, W/4); see `forward`.
+            offset_xy: positions of the tiles in SAM's input frame, (B, 2); see `forward`.
+            keep: True: the result has the features that the correction at points needs. False: they may be None.
         """
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
@@ -161,7 +201,10 @@ class FloodSam(nn.Module):
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
-        """Return the positional encoding of the image embedding, (B, E, h, w), for tiles at these frame offsets."""
+        """Return the positional encoding of the image embedding, (B, E, h, w).
+
+        `offset_xy` holds the positions of the tiles in SAM's input frame, (B, 2), in pixels, x first.
+        """
         height, width = embedding.shape[-2:]
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
         x = (torch.arange(width, device=embedding.device) + 0.5) * STRIDE
@@ -172,7 +215,12 @@ class FloodSam(nn.Module):
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the embeddings to add to the tokens (GSD, or None), and to the image embedding (mask prompts and GSD)."""
+    """Add the embedding of the ground sample distance (GSD) to the embedding of mask prompts, `dense`.
+
+    Returns:
+        Embedding of the GSD for the decoder's tokens, (B, E), or None if the GSD is no input. Sum for the image
+        embedding: mask prompts plus GSD.
+    """
     if encoded.ground is None:
         return None, dense
     tokens, cells = encoded.ground
@@ -182,11 +230,15 @@ def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
     """Draw boxes into mask prompts: logits outside a box become `OUTSIDE`.
 
-    In training on a few hundred pictures alone, a network does not learn SAM's positional encoding of boxes.
+    The drawing is needed because a network that is trained on a few hundred pictures does not learn SAM's positional
+    encoding of boxes.
 
     Args:
         masks: mask prompts: flood logits (B, 1, h, w) at a quarter of the tile's resolution; 0 means unknown.
-        boxes: boxes (B, 4), as in `FloodSam.forward`.
+        boxes: one box for each tile, (B, 4): left, top, right, bottom in tile pixels.
+
+    Returns:
+        Mask prompts with the boxes, (B, 1, h, w).
     """
     height, width = masks.shape[-2:]
     y = (torch.arange(height, device=masks.device) * 4 + 1.5)[:, None]

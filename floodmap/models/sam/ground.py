@@ -10,19 +10,21 @@ from torch import Tensor, nn
 MIN_GSD_M, MAX_GSD_M = 0.01, 20.48
 """Range in metres to which ground sample distances are clamped."""
 OCTAVES = round(math.log2(MAX_GSD_M / MIN_GSD_M)) + 1
+"""Number of distances for which there is a learned vector: `MIN_GSD_M` and each doubling up to `MAX_GSD_M`."""
 RATE = 4.0
-"""Factor on the learned vectors, which raises their learning rate relative to that of other weights."""
+"""Factor on the learned vectors. The factor raises the learning rate of the vectors relative to other weights."""
 
 
 class GroundScale(nn.Module):
-    """Embedding of the ground sample distance: learned vectors, interpolated between octaves, and one for unknown.
+    """Embedding of the ground sample distance: learned vectors, one for each doubling of the distance.
 
-    A puddle is twenty pixels wide in a drone picture and half a pixel wide in a satellite picture. Pictures without a
-    ground sample distance are mostly oblique.
+    Vectors of distances between two doublings are interpolated. One more vector stands for an unknown distance. The
+    network needs the distance because a puddle is twenty pixels wide in a drone picture and half a pixel wide in a
+    satellite picture. Pictures without a ground sample distance are mostly oblique.
 
     Args:
         dim: length of a vector.
-        count: number of vectors for one ground sample distance; each is added in another place of the network.
+        count: number of vectors for one ground sample distance. Each vector is added at another place of the network.
     """
 
     def __init__(self, dim: int, count: int) -> None:
@@ -31,7 +33,11 @@ class GroundScale(nn.Module):
         self.weight = nn.Parameter(torch.zeros(OCTAVES + 1, count * dim))  # zero: weights trained without it still fit
 
     def forward(self, gsd_m: Tensor) -> tuple[Tensor, ...]:
-        """Return `count` vectors (B, dim) for ground sample distances in metres, (B,), 0 if unknown."""
+        """Return the embedding of ground sample distances as `count` tensors, (B, dim) each.
+
+        Args:
+            gsd_m: ground sample distances in metres, (B,), 0 if unknown.
+        """
         octave = (gsd_m.float().clamp(MIN_GSD_M, MAX_GSD_M) / MIN_GSD_M).log2()
         octaves = torch.arange(OCTAVES, device=gsd_m.device)
         known = (gsd_m > 0).float()[:, None]

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Sam(nn.Module):
-    """Meta's SAM with a ViT image encoder; every tile is resized to fit a frame of 1024 x 1024 pixels."""
+    """Meta's SAM with a ViT image encoder; every tile is resized to fit SAM's input frame of 1024 x 1024 pixels."""
 
     def __init__(self, image_encoder: ImageEncoderViT) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
         self.recomputes = False
-        """Whether gradient checkpointing is on: the encoder's activations are recomputed for the gradients."""
+        """Whether gradient checkpointing is on: activations of the encoder are recomputed, not kept, for gradients."""
         self._kernels: Literal["unchecked", "checked", "fail"] = "unchecked"
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
         """Encode tiles to image embeddings (B, 256, 64, 64).
 
-        The longer side is resized to 1024 pixels here, because the package's resizing of tensors exchanges the axes of
-        images that are not square.
+        The longer side is resized to 1024 pixels here, because the resizing of tensors in `segment_anything` exchanges
+        the axes of images that are not square.
 
         Args:
             rgb: RGB (B, 3, H, W), 0 to 255.
@@ -67,7 +67,10 @@ class Sam(nn.Module):
         return encoder.neck(x.permute(0, 3, 1, 2))
 
     def _embed_fused(self, image: Tensor) -> Tensor:
-        """Compute the embedding by Triton kernels; by `image_encoder` if they fail their check or raise an error."""
+        """Compute the image embedding (B, 256, 64, 64) of images (B, 3, 1024, 1024) by Triton kernels.
+
+        If the kernels fail the check or raise an error, `image_encoder` computes the embedding.
+        """
         from floodmap.models.backends import triton_attention
 
         if self._kernels == "fail":
@@ -94,12 +97,19 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode encoded images to logits, with weights that were trained on floods; arguments as in `FloodSam.decode`.
+        """Decode encoded tiles with prompts to flood logits, with weights that were trained on floods.
 
-        `offset_xy` has no effect.
+        Args:
+            encoded: the encoded tiles, of H x W pixels.
+            points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
+                1 flood, 0 dry, -1 padding.
+            boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel.
+            masks: mask prompts: coarse flood logits (B, 1, H/4, W/4).
+            offset_xy: without effect; `FloodSam.decode` has the same argument.
 
         Returns:
-            Flood logits (B, h, w), one logit for 4 x 4 pixels of the frame, and the predicted IoU (B,), about 0 to 1.
+            Flood logits (B, h, w), one for each square of 4 x 4 pixels of SAM's input frame, without the padding of the
+            frame. Predicted IoU (B,), about 0 to 1.
         """
         height, width = encoded.shape_hw
         scale = FRAME / max(height, width)
@@ -124,16 +134,19 @@ class Sam(nn.Module):
         return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
 
     def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-        """Return the mask logits (N, 256, 256) of prompt sets, one set for each image embedding.
+        """Predict one mask for each prompt set.
 
         A single point is ambiguous. For a set of one point SAM predicts three masks, and the mask with the highest
         predicted IoU is returned (arXiv:2304.02643, section 3). For other sets SAM's single mask is returned.
 
         Args:
-            embedding: image embeddings, (N, 256, 64, 64).
-            xy: points and box corners in pixels of the frame, (N, T, 2).
-            labels: label codes of `PointEncoder`, (N, T), and -2 for padding of the batch. As in the package, a set
-                without a box has one label -1.
+            embedding: image embedding for each of N prompt sets, (N, 256, 64, 64).
+            xy: points and box corners in pixels of SAM's input frame, (N, T, 2), x first.
+            labels: label codes, (N, T): those of `PointEncoder`, and -2 for padding of shorter sets. A set without a
+                box has one label -1, as in `segment_anything`.
+
+        Returns:
+            Mask logits of SAM's input frame, (N, 256, 256).
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         dtype = decoder.iou_token.weight.dtype
@@ -157,13 +170,18 @@ def _takes_kernels(encoder: ImageEncoderViT) -> bool:
 
 
 def _framed(shape_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return a tile's height and width in pixels after the longer side is resized to the frame."""
+    """Return a tile's height and width in pixels after the longer side is resized to 1024 pixels."""
     height, width = (max(4, round(side * FRAME / max(shape_hw))) for side in shape_hw)
     return height, width
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str:
-    """Return the name of the network in `VIT` that a state dict fits, by the width of the patch embedding.
+    """Return the name of Meta's network (a key of `VIT`) that a state dict belongs to.
+
+    The number of channels of the patch embedding identifies the network.
+
+    Args:
+        state: tensors of a checkpoint by name.
 
     Raises:
         ModelError: the state dict fits no network of `VIT`.
@@ -176,7 +194,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> str:
 
 
 def build_sam(state: Mapping[str, Tensor]) -> Sam:
-    """Build SAM from the state dict of an official checkpoint.
+    """Build SAM from the state dict of a checkpoint of Meta.
+
+    Args:
+        state: tensors of the checkpoint by name, of any floating-point dtype; the network's weights are float32.
 
     Raises:
         ModelError: the state dict does not fit SAM.

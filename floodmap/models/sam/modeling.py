@@ -1,7 +1,7 @@
-"""Network modules of the `segment-anything` package, imported without the rest of the package.
+"""Network modules of the package `segment_anything`, imported without the rest of that package.
 
-The rest of the package imports torchvision, and torchvision imports torch's compiler. Neither is needed here. Their
-import would take 1.2 s and 170 MB in every run.
+The rest of `segment_anything` imports torchvision, and torchvision imports torch's compiler. Neither is needed here.
+The import of both would take 1.2 s and 170 MB in every run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PACKAGE, _NAME = "segment_anything", "segment_anything.modeling"
 
 
 def _load_alone() -> None:
-    """Import `segment_anything.modeling` under this name, so that a later import of the package uses the module too."""
+    """Import `segment_anything.modeling` without the package's `__init__`; later imports use the same module."""
     package = find_spec(_PACKAGE) if _PACKAGE not in sys.modules else None
     if package is None or not package.submodule_search_locations:
         return

@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: int, halo: int) -> Tensor:
-    """Compute layers in row strips and write the strips into one tensor; a list of strips would fragment the memory.
+    """Compute the result of some layers in strips (groups of full rows), and write the strips into one tensor.
 
-    All strips have the same height, also at the borders, because oneDNN keeps further kernels in memory for every
-    height.
+    Writing into one tensor avoids the fragmented memory that a list of strips would leave. All strips have the same
+    height, even at the borders of the result, because oneDNN keeps separate kernels in memory for every height.
 
     Args:
-        layers: function of `first` and `end` that computes the rows from `first` up to `end` of the result,
-            (B, C, end - first, W).
-        out: the result, (B, C, H, W), filled in place.
+        layers: function of two row numbers, `first` and `end`. It returns the rows of the result from `first` up to,
+            but not including, `end`: (B, C, end - first, W).
+        out: tensor for the result, (B, C, H, W), filled in place.
         rows: number of rows of a strip that are kept.
-        halo: number of further rows that are computed above and below a strip and dropped. They are wrong, because the
-            layers' input ends there. There is no halo at the borders of the result.
+        halo: number of rows above and below a strip that are computed and dropped. The values of these rows are wrong,
+            because the input of the layers ends there. There is no halo at the borders of the result.
 
     Returns:
-        `out`.
+        The tensor `out`.
     """
     height = out.shape[2]
     strip_height = min(rows + 2 * halo, height)

@@ -13,14 +13,16 @@ from floodmap.models.sam.common import FRAME, STRIDE
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Largest size in bytes of a chunk of attention scores, or of the positional bias that is added to the scores."""
+"""Largest size in bytes of the attention scores of one chunk, and of the positional bias added to the scores."""
 
 
 class CachedBlock(nn.Module):
-    """Transformer block with the same results as the package's, but without linear layers on the padding of windows.
+    """Transformer block with the same results as `Block` of `segment_anything`, but less computation.
+
+    Linear layers are not computed on the padding of attention windows.
 
     Args:
-        block: the package's block, whose weights are shared.
+        block: block of `segment_anything`, whose weights are shared.
     """
 
     def __init__(self, block: Block) -> None:
@@ -29,17 +31,17 @@ class CachedBlock(nn.Module):
         self.norm2, self.mlp, self.window_size = block.norm2, block.mlp, block.window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform features (B, H, W, C) to features of the same shape."""
+        """Transform features (B, H, W, C) of cells (16 x 16 pixels) to features of the same shape."""
         x = x + self.attn(self.norm1(x), self.window_size)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class CachedAttention(nn.Module):
-    """Attention with relative positional embeddings, with the same results as the package's.
+    """Attention with relative positional embeddings, with the same results as `Attention` of `segment_anything`.
 
     Args:
-        attention: the package's layer, whose weights are shared.
+        attention: layer of `segment_anything`, whose weights are shared.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -49,10 +51,14 @@ class CachedAttention(nn.Module):
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor, side: int = 0) -> Tensor:
-        """Attend within windows of `side` x `side` positions, or globally if `side` is 0.
+        """Compute the attention between cells. A cell is a position of the image embedding: 16 x 16 pixels.
 
-        Features (B, H, W, C) become features of the same shape. A position is a square of 16 x 16 pixels; the code
-        calls it a cell.
+        Args:
+            x: features of the cells, (B, H, W, C).
+            side: side in cells of the attention windows (not those of a scene); 0: attention between all cells.
+
+        Returns:
+            Features after attention and output projection, (B, H, W, C).
         """
         batch, height, width, dim = x.shape
         rows, cols = (side or height, side or width)
@@ -66,7 +72,10 @@ class CachedAttention(nn.Module):
         return projected
 
     def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Return queries, keys and values of cells, padded to (B, height, width, 3 C) with those of zero features."""
+        """Return queries, keys and values of cells, (B, height, width, 3 C).
+
+        `x` holds features of fewer cells, (B, H, W, C). The padding has the queries, keys and values of zero features.
+        """
         qkv: Tensor = self.qkv(x)
         if qkv.shape[1:3] == (height, width):
             return qkv
@@ -75,7 +84,10 @@ class CachedAttention(nn.Module):
         return padded
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
-        """Compute attention of (N, rows x cols, C) with relative positional embeddings."""
+        """Compute attention with relative positional embeddings in windows of `rows` x `cols` cells.
+
+        Queries, keys, values and the result are (N, rows x cols, C); N counts images, windows and heads.
+        """
         by_cell = q.view(len(q), rows, cols, -1)
         down = torch.einsum("bhwc,hkc->bhwk", by_cell, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
         right = torch.einsum("bhwc,wkc->bhwk", by_cell, get_rel_pos(cols, cols, self.rel_pos_w).to(q.dtype))
@@ -89,22 +101,26 @@ class CachedAttention(nn.Module):
 
 
 def use_cached_attention(encoder: ImageEncoderViT) -> None:
-    """Replace every block of an encoder by a `CachedBlock`, in place; the parameters stay the same objects."""
+    """Replace all transformer blocks of an encoder by `CachedBlock`, in place; the parameters stay the same objects."""
     encoder.blocks = nn.ModuleList(CachedBlock(block) for block in encoder.blocks)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Compute attention of (N, cells, C), with a bias (N, cells, keys) on the scores, by torch's fused kernels.
+    """Compute attention of queries, keys and values (N, cells, C) by torch's fused kernels.
 
-    The fused kernels need tensors of four dimensions. For three dimensions torch computes separate matrix products, on
-    a GPU in float32.
+    `bias`, (N, cells, keys), is added to the scores. The fused kernels need tensors of four dimensions. For tensors of
+    three dimensions, torch would compute separate matrix products, and on a GPU in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Compute attention of (N, cells, C) in chunks, with a bias for rows (N, cells, rows) and columns of the keys."""
-    # A small bias is appended to the channels. This takes a third less time than adding the bias to the scores.
+    """Compute attention of queries, keys and values (N, cells, C) in chunks that fit into a CPU's cache.
+
+    Two biases are added to the scores: `down`, (N, cells, rows), by the row of the key, and `right`, (N, cells,
+    columns), by the column of the key.
+    """
+    # Biases of few rows and columns are appended to the channels: a third less time than adding them to the scores.
     appended = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]
     if appended:
         q = torch.cat([q * scale, down, right], dim=-1)
@@ -131,7 +147,7 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, sca
 
 
 def _one_hot_positions(rows: int, cols: int) -> Tensor:
-    """Return the one-hot row and column of every cell, (rows x cols, rows + cols)."""
+    """Return the row number and the column number of every cell, one-hot encoded: (rows x cols, rows + cols)."""
     down, right = torch.eye(rows)[:, None], torch.eye(cols)[None]
     shape = (rows, cols, -1)
     return torch.cat([down.expand(shape), right.expand(shape)], dim=-1).flatten(0, 1)
@@ -142,10 +158,13 @@ class VitShape:
     """Dimensions of one of SAM's image encoders."""
 
     embed_dim: int
+    """Number of channels of the transformer blocks."""
     depth: int
+    """Number of transformer blocks."""
     num_heads: int
+    """Number of attention heads of a block."""
     global_attention: tuple[int, ...]
-    """Indices of the blocks with global attention; the other blocks attend within windows of 14 x 14 cells."""
+    """Indices of the blocks with attention between all cells; in other blocks attention windows have 14 x 14 cells."""
 
 
 VIT = {
@@ -156,7 +175,7 @@ VIT = {
 
 
 def vit_encoder(shape: VitShape) -> ImageEncoderViT:
-    """Build SAM's image encoder with random weights as `segment_anything.build_sam` does, but with faster attention."""
+    """Build SAM's image encoder with random weights, as `segment_anything.build_sam`, but with `CachedBlock` blocks."""
     encoder = ImageEncoderViT(
         img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
         num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,

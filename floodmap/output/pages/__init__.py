@@ -1,1 +1,1 @@
-"""HTML pages that open offline."""
+"""HTML pages: each is one file that opens offline."""

@@ -1,4 +1,4 @@
-"""Charts of how certain a flood map is: ground by probability, and flooded area by threshold."""
+"""Charts of the certainty of a flood map: share of ground by flood probability, and flooded area by threshold."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from floodmap.output.census import Census
 from floodmap.output.pages.svg import INK, Chart
 
 THRESHOLDS = (30, 50, 70)
-"""Thresholds in per cent at which the flooded area is shown, besides the threshold of the run."""
+"""Thresholds in per cent for which the flooded area is shown, besides the threshold of the run."""
 WATER, LAND = "#1668a8", "#9aa4ad"
 
 
 def histogram(census: Census) -> str:
-    """Draw a histogram of observed ground by probability, in bins of 5 per cent, dry and flooded; return SVG."""
+    """Draw a histogram of the observed pixels by flood probability, in 20 bins of 5 per cent.
+
+    Bars show the share of all observed pixels, in per cent. Dry and flooded pixels have different colours.
+
+    Args:
+        census: pixel counts of the scene, with at least one observed pixel.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
     percent, shares = np.arange(101), census.pixels[:101] / census.observed_pixels * 100
     kinds = ((LAND, percent < census.threshold), (WATER, percent >= census.threshold))
     stacked = [(colour, np.histogram(percent, 20, (0, 100), weights=shares * chosen)[0]) for colour, chosen in kinds]
@@ -33,7 +42,14 @@ def histogram(census: Census) -> str:
 
 
 def curve(census: Census) -> str:
-    """Draw the flooded area as a function of the threshold, with the threshold of the run marked; return SVG."""
+    """Draw a curve of the flooded area over the threshold, from 5 to 95 per cent, and mark the threshold of the run.
+
+    Args:
+        census: pixel counts and areas of the scene. The vertical axis is in m² or ha, or without a CRS in pixels.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
     amounts, unit = (census.pixels, "pixels") if census.ground_m2 is None else (census.ground_m2, "m²")
     if amounts[THRESHOLDS[0] : 101].sum() >= 1000:
         amounts, unit = (amounts / 1000, "thousand pixels") if unit == "pixels" else (amounts / 1e4, "ha")

@@ -1,4 +1,4 @@
-"""HTML pages that open offline: templates, charts as inline SVG, pictures as `data:` URLs."""
+"""Parts of HTML pages that open offline: templates, charts as inline SVG, and pictures as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Image8 = NDArray[np.uint8]
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Render a template and write the page atomically; values are escaped unless the template marks them as safe.
+    """Render a template, and write the page atomically. Values are escaped, unless the template marks a value as safe.
 
     Args:
         path: the file to write.
         template: name of a file in `templates/`.
-        context: variables of the template.
+        context: values of the variables in the template.
 
     Raises:
         OutputError: the file cannot be written.
@@ -52,7 +52,19 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
 @contextmanager
 def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Any]]]:
-    """Context manager: a matplotlib figure, its size in inches, and its axes from left to right."""
+    """Context manager: a matplotlib figure with one row of axes, in the style of all charts.
+
+    Args:
+        width: width of the figure in inches.
+        height: height of the figure in inches.
+        columns: number of axes.
+
+    Yields:
+        The figure, and the axes from left to right.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     require("matplotlib", "a page with charts of a comparison")
     # pyplot is not used, because it would select a GUI backend and keep a reference to every figure.
     import matplotlib as mpl
@@ -65,7 +77,7 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
 
 
 def svg_of(drawn: Figure) -> str:
-    """Convert a figure to an `<svg>` element of variable width."""
+    """Convert a matplotlib figure to an `<svg>` element of the class `chart`, whose width the page decides."""
     text = io.StringIO()
     with warnings.catch_warnings():
         # Names may have characters that matplotlib's font lacks. Text stays text in SVG, and browsers have other fonts.
@@ -81,8 +93,9 @@ def jpeg(rgb: Image8, side: int, max_bytes: int | None = None) -> str:
 
     Args:
         rgb: uint8 (height, width, 3).
-        side: longest side in pixels; a larger picture is shrunk to it.
-        max_bytes: largest size of the JPEG in bytes. The quality is reduced for it, to no less than 25. None: no limit.
+        side: longest side in pixels; a larger picture is shrunk to this size.
+        max_bytes: largest size of the JPEG in bytes; None: no limit. The JPEG quality is reduced from 82 until the size
+            fits, but not below 25. At 25 the JPEG may be larger than `max_bytes`.
     """
     picture = Image.fromarray(rgb)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -98,8 +111,8 @@ def png(indices: Image8, colours: Sequence[tuple[int, int, int, int]]) -> str:
     """Encode a picture with a palette as a PNG `data:` URL.
 
     Args:
-        indices: uint8 (height, width), indices into `colours`.
-        colours: red, green, blue and opacity of each index, 0 to 255.
+        indices: uint8 (height, width), index of the colour of each pixel in `colours`.
+        colours: the palette: red, green, blue and opacity of each colour, 0 to 255.
     """
     picture = Image.fromarray(indices)
     picture.putpalette([part for colour in colours for part in colour[:3]])

@@ -1,4 +1,4 @@
-"""Small maps of a scene: flood overlay, photograph and probability, with a scale bar and a north arrow."""
+"""Small maps of a scene: photograph, flood and unobserved ground, flood probability; scale bar and north arrow."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ from floodmap.output.results import FloodMap, open_result
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
-"""Longest side of the pictures, in pixels. With this side all of them fit into a page of 2 MB, even if they compress
+"""Longest side of the pictures, in pixels. With this side, all pictures fit into a page of 2 MB, even if they compress
 badly."""
 PROBABILITY_SIDE = 600
 """Longest side of the probability map, in pixels."""
 PHOTOGRAPH_BYTES = 600_000
 """Largest size of the photograph, in bytes."""
 LONG = 1000.0
-"""Longest side of a map in map units, the units of the scale bar, the north arrow and the numbers."""
+"""Longest side of a map in map units. Map units are the units of the scale bar, the north arrow and the numbers."""
 NUMBER_SPACING = 36.0
-"""Least distance between two numbers, in map units; also twice their least distance from the edge of the map."""
+"""Least distance between two numbers on the map, in map units. The least distance between a number and the edge of the
+map is half of it."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
-"""Indices into `OVERLAY`; 0 is transparent."""
+"""Indices of colours in `OVERLAY`: flood, shore, unobserved (ground and stripes), failed (ground and stripes), outside
+the area of interest. Index 0 is transparent, for dry ground."""
 OVERLAY = (
     (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
     (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
 )  # fmt: skip
-"""RGBA, 0 to 255: transparent; flood and its shore, as in the QGIS styles; unobserved; failed; outside the area of
-interest."""
+"""Colours of the map of flood and unobserved ground: red, green, blue and opacity, 0 to 255. Flood and shore have the
+colours of the QGIS styles."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""Kind of ground of each colour in `OVERLAY`."""
+"""Kind of ground that each colour in `OVERLAY` shows: one entry for each colour, empty for transparent."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
-"""Colour ramp of probabilities in per cent, as in the QGIS style."""
+"""Colour ramp of the probability map: pairs of flood probability in per cent and colour, as in the QGIS style."""
 HATCH = 9
 """Distance between the stripes of a hatching, in pixels."""
 
@@ -62,35 +64,36 @@ class ScaleBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneMaps:
-    """Maps of one scene for the template, all of the same frame; pictures are `data:` URLs."""
+    """Maps of one scene for the HTML template. All maps show the whole scene; pictures are `data:` URLs."""
 
     width: float
-    """Width in map units; the longer side has `LONG`."""
+    """Width of the maps in map units; the longer side is `LONG`."""
     height: float
-    """Height in map units."""
+    """Height of the maps in map units."""
     photograph: str
     """Photograph of the scene."""
     overlay: str
-    """Flood and unobserved ground; all other ground is transparent."""
+    """Map of flood and unobserved ground; dry ground is transparent."""
     probability: str
-    """Flood probability and unobserved ground."""
+    """Map of flood probability and unobserved ground."""
     shown: frozenset[str]
-    """Kinds of ground in the overlay: flood, unobserved, failed, outside."""
+    """Kinds of ground that `overlay` shows, of flood, unobserved, failed and outside (for the legend)."""
     scale_bar: ScaleBar | None
     """Scale bar; None without a CRS."""
     north_deg: float | None
     """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbered places: number, and position (x, y) in map units from the top left."""
+    """Numbers of the listed polygons on the map: number, and position (x, y) in map units from the top left."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
     """Draw the maps of a scene.
 
     Args:
-        flood_map: the results, whose overviews are read.
-        picture: a preview of the scene.
-        places_xy: places to number from 1, in the scene's CRS; a number that would hide an earlier number is left out.
+        flood_map: the results of the scene. The rasters are read at reduced size, from overviews.
+        picture: the scene at reduced size (`Scene.preview`), of at most `SIDE` pixels a side.
+        places_xy: coordinates (x, y) of places in the scene's CRS. The places are numbered from 1. A number that would
+            hide an earlier number is left out.
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask_path) as dataset:
@@ -119,10 +122,14 @@ def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[floa
 
 
 def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
-    """Draw overlay and probability of a scene, without the photograph.
+    """Draw two maps of a scene: flood and unobserved ground, and flood probability.
+
+    Args:
+        flood_map: the results of the scene. The rasters are read at reduced size, from overviews.
+        side: longest side of each map, in pixels.
 
     Returns:
-        Two `data:` URLs, of pictures of at most `side` pixels a side.
+        The two maps, each as a `data:` URL of a PNG.
     """
     drawn = []
     for path in (flood_map.mask_path, flood_map.probability_path):
@@ -138,24 +145,29 @@ def draw_results(flood_map: FloodMap, side: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class MapFrame:
-    """Frame of a raster's map: pixels are stretched so that the scale is equal along both axes, and never mirrored."""
+    """Conversion between a raster and a map of the raster.
+
+    On the map, the scale is equal along both axes. A raster with the first row in the south is flipped vertically, so
+    that the map is not mirrored.
+    """
 
     grid: GeoGrid
+    """Grid of the raster's pixels."""
 
     @cached_property
     def _steps(self) -> tuple[float, float]:
-        """Size of a column and of a row in metres; without a CRS, in units of the transform."""
+        """Width and height of a pixel in metres; without a CRS, in units of the transform."""
         a, b, _, d, e, _ = self.grid.transform[:6]
         return self.grid.steps_m or (math.hypot(a, d), math.hypot(b, e))
 
     @cached_property
     def _unit(self) -> float:
-        """Map units per metre; without a CRS, per unit of the transform."""
+        """Number of map units per metre; without a CRS, per unit of the transform."""
         return LONG / max(self.grid.width * self._steps[0], self.grid.height * self._steps[1])
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height in map units, each at least 2, the width of a line."""
+        """Width and height of the map in map units. Each is at least 2, the width of a line."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -164,17 +176,17 @@ class MapFrame:
         return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
-        """Return pixels (height, width, ...) in the map's order: a south-up raster is flipped vertically."""
+        """Return pixels of the raster, (height, width, ...), in the orientation of the map."""
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Convert coordinates of the CRS to map units from the top left."""
+        """Convert coordinates (x, y) in the raster's CRS to a position (x, y) in map units from the top left."""
         col, row = ~self.grid.transform @ (x, y)
         down = self.grid.height - row if self._mirrored else row
         return col * self._steps[0] * self._unit, down * self._steps[1] * self._unit
 
     def inside(self, x: float, y: float) -> tuple[float, float]:
-        """Clamp a position in map units to the map without its edges, so that a number there is visible."""
+        """Move a position (x, y) in map units away from the edges of the map, so that a number at the position fits."""
         width, height = self.size
         margin_x, margin_y = (min(NUMBER_SPACING / 2, side / 2) for side in (width, height))
         return min(max(x, margin_x), width - margin_x), min(max(y, margin_y), height - margin_y)
@@ -183,7 +195,8 @@ class MapFrame:
     def scale_bar(self) -> ScaleBar | None:
         """Scale bar; None without a CRS.
 
-        Its length is the largest of 1, 2 or 5 times a power of ten that is at most 0.3 of the longer side.
+        The length is 1, 2 or 5 times a power of ten, in metres: the largest such number that is at most 0.3 times the
+        longer side of the map.
         """
         if self.grid.crs is None:
             return None
@@ -208,12 +221,18 @@ class MapFrame:
 
 
 def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
-    """Read all of a raster of results at this size, from its overviews."""
+    """Read a whole raster, shrunk to (height, width) by nearest neighbour, from the overviews of the raster."""
     return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
 
 
 def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
-    """Return the unobserved pixels of failed windows, bool (height, width)."""
+    """Return which pixels of a map are unobserved and lie in a failed window, bool (height, width).
+
+    Args:
+        summary: content of the JSON report.
+        frame: frame of the raster in full size.
+        mask: mask at the size of the map, uint8 (height, width).
+    """
     failed = np.zeros(mask.shape, bool)
     down, across = mask.shape[0] / frame.grid.height, mask.shape[1] / frame.grid.width
     for window in (one["window"] for one in summary["windows"]["failed"]):
@@ -225,7 +244,16 @@ def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
 
 
 def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
-    """Return indices into `OVERLAY`, uint8 (height, width)."""
+    """Return the colour of each pixel of the map of flood and unobserved ground.
+
+    Args:
+        mask: uint8 (height, width): 0 dry, 1 flood, 255 unobserved.
+        reason: uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels.
+        failed: bool (height, width), True for unobserved pixels in failed windows.
+
+    Returns:
+        Indices of colours in `OVERLAY`, uint8 (height, width).
+    """
     flood, unobserved = mask == 1, mask == UNOBSERVED
     outside = unobserved & (reason == OUTSIDE)
     failed = np.asarray(failed & np.isin(reason, (0, FAILED)))
@@ -244,7 +272,7 @@ def _stripes(shape: tuple[int, ...]) -> Bools:
 
 
 def _next_to(region: Bools) -> Bools:
-    """Return the pixels that have a 4-neighbour in a region, bool (height, width)."""
+    """Return which pixels have a 4-neighbour in a region; region and result are bool (height, width)."""
     near = np.zeros_like(region)
     near[1:] |= region[:-1]
     near[:-1] |= region[1:]
@@ -254,13 +282,20 @@ def _next_to(region: Bools) -> Bools:
 
 
 def _hatched_probability(probability: Image8) -> Image8:
-    """Return probabilities in per cent, with 101 and 102 for unobserved ground: the two colours of its hatching."""
+    """Return the colour of each pixel of the probability map, as an index into `_ramp()`, uint8 (height, width).
+
+    Observed pixels keep the probability in per cent. Unobserved pixels are 101, or 102 in stripes.
+    """
     stripe = np.where(_stripes(probability.shape), np.uint8(102), np.uint8(101))
     return np.where(probability > 100, stripe, probability)
 
 
 def _ramp() -> list[tuple[int, int, int, int]]:
-    """Return the RGBA of 0 to 100 per cent, then of unobserved ground and of its stripes."""
+    """Return the RGBA colours of the probability map, 0 to 255.
+
+    There is one colour for each flood probability from 0 to 100 per cent, then one colour for unobserved ground, and
+    one colour for the stripes drawn over unobserved ground.
+    """
     at = [percent for percent, _ in RAMP]
     parts = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in RAMP])
     mixed = np.stack([np.interp(np.arange(101), at, parts[:, i]) for i in range(3)], axis=1).round().astype(int)
@@ -268,7 +303,10 @@ def _ramp() -> list[tuple[int, int, int, int]]:
 
 
 def _without_overlap(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
-    """Yield the numbers that are at least `NUMBER_SPACING` from all earlier numbers."""
+    """Yield the numbers that are at least `NUMBER_SPACING` away from all numbers yielded before.
+
+    Numbers are (number, x, y), with the position in map units.
+    """
     kept: list[tuple[float, float]] = []
     for number, x, y in numbers:
         if all(math.hypot(x - a, y - b) >= NUMBER_SPACING for a, b in kept):

@@ -12,7 +12,7 @@ SIDE = 420
 
 
 def notebook_html(flood_map: FloodMap) -> str:
-    """Return HTML for `_repr_html_`, without scripts and external files."""
+    """Return the results of a scene as HTML for a notebook, without scripts and external files."""
     report = flood_map.report
     hectares, flood = report["flood_area_ha"], report["pixels"]["flood"]
     size = f"{hectares:,.2f} ha" if hectares is not None else f"{flood:,} pixels"

@@ -1,4 +1,4 @@
-"""HTML report of one scene: flooded area, maps, certainty, unobserved ground; one page that opens offline."""
+"""HTML report of one scene: flooded area, maps, certainty and unobserved ground, on one page that opens offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST = 10
 LISTED_FAILURES = 5
 """Largest number of failed windows that are listed."""
 STRIP_ROWS = 512
-"""Number of rows that are read at a time: one row of the raster's tiles."""
+"""Number of rows that are read at a time: the height of a tile in the rasters."""
 REASONS = {
     "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
     "mask": "under the mask that was given", "failed": "could not be read or segmented",
@@ -33,12 +33,12 @@ REASONS = {
 
 
 class Largest(NamedTuple):
-    """The largest polygons, for the table and the map."""
+    """The largest flood polygons, for the table and the map of the report."""
 
     rows: list[dict[str, str]]
-    """Rows of the table: area, confidence, x, y."""
+    """Rows of the table, as text: area, confidence, x, y."""
     places_xy: list[tuple[float, float]]
-    """Points inside the polygons, in the scene's CRS."""
+    """One point (x, y) inside each polygon, in the scene's CRS."""
     largest: str
     """Area of the largest polygon as text; empty if there is none."""
 
@@ -46,12 +46,12 @@ class Largest(NamedTuple):
 def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
     """Write the HTML report of a scene.
 
-    Rasters are read in strips or from overviews, so that memory grows only with the number of polygons.
+    Rasters are read by groups of rows, or from overviews. Memory therefore grows only with the number of polygons.
 
     Args:
-        flood_map: finished results.
-        picture: the scene's `preview`, of at most `SIDE` pixels a side.
-        path: the file to write.
+        flood_map: finished results of the scene.
+        picture: the scene at reduced size (`Scene.preview`), of at most `SIDE` pixels a side.
+        path: the HTML file to write.
 
     Returns:
         `path`.
@@ -103,7 +103,7 @@ def _percent(summary: dict[str, Any]) -> int:
 
 
 def _largest(flood_map: FloodMap) -> Largest:
-    """Return the largest polygons, by area in square metres, or in pixels without a CRS."""
+    """Return the `LARGEST` flood polygons of greatest area. Areas are in square metres, or without a CRS in pixels."""
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
     with open_result(flood_map.mask_path) as dataset:
@@ -127,7 +127,7 @@ def _largest(flood_map: FloodMap) -> Largest:
 
 
 def _area(m2: float) -> str:
-    """Return an area as text: in m² below 1000 m², in ha below 10 km², else in km²."""
+    """Return an area in square metres as text: in m² below 1000 m², in ha below 10 km², else in km²."""
     if m2 < 1000:
         return f"{m2:,.1f} m²"
     return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
@@ -138,7 +138,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share as text in per cent; shares near 0 or 1 are not rounded to 0 or 100 per cent."""
+    """Return a share, 0 to 1, as text in per cent; small and large shares are never rounded to 0 or 100 per cent."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -162,7 +162,11 @@ def _subtitle(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the main result as a sentence that begins with the area, and a sentence on unobserved ground."""
+    """Return the main result of the report, as text.
+
+    `figure` and `rest` form a sentence that begins with the flooded area. `open` is a sentence on unobserved ground, or
+    empty.
+    """
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
     share = _share(summary["flood_share_of_observed"])
@@ -221,9 +225,10 @@ def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
 
 
 def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]:
-    """Return the flooded area at a threshold in per cent, its share of the observed ground, and its change.
+    """Return, as text, what a threshold of `percent` per cent would give.
 
-    The change is relative to the flooded area at the threshold of the run.
+    `area` is the flooded area, `share` is the flooded share of the observed ground, and `change` is the change of the
+    flooded area against the threshold of the run.
     """
     pixels = int(census.pixels[percent:101].sum())
     change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
@@ -241,7 +246,7 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the rows of the table of unobserved ground, by reason."""
+    """Return the rows of the table of unobserved ground: one row for each reason, with pixels, share and area."""
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
     inside = _observed(summary) + sum(pixels["unobserved"].values())
     rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]
