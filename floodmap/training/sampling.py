@@ -21,7 +21,7 @@ from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Sour
 
 COARSEST_LEVEL = 3
 """Number of levels of an image pyramid below full size (1/2, 1/4, 1/8), which prevent aliasing in shrunk views."""
-GSD_WITHHELD = 0.25
+GSD_WITHHELD = 0.12
 """Share of the pairs without the ground sample distance as input, because it is unknown for some users' pictures."""
 GSD_ERROR = 0.2
 """Standard deviation of noise added to the logarithm of ground sample distances, because many are only estimates."""
