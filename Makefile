@@ -46,7 +46,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
 # For this platform and this version of Python. The wheels of torch are those that pip finds: with graphics cards in mind
 # on Linux (3 GB). make wheelhouse PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" takes smaller ones.

@@ -136,7 +136,7 @@ def test_compare_writes_tables_and_a_report(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [(["--prompts", "auto,guess"], "no kind of prompt"), (["--prompts", "auto,auto"], "twice"),
-     (["--models", "finetuned,finetuned"], "two of one name"), (["--split", "val"], "no usable picture in val")],
+     (["--models", "finetuned,finetuned"], "two models of one name"), (["--split", "val"], "no usable picture in val")],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_in_one_line(
     data: Path, tmp_path: Path, options: list[str], told: str

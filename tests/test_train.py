@@ -283,8 +283,8 @@ def test_parts_of_encoded_views_lie_elsewhere_each_time_but_are_as_large(tmp_pat
     batches, chance = Batches(PairSampler([source]), config), torch.Generator().manual_seed(0)
     trainer = Trainer(build(config), config, batches, chance, torch.device("cpu"))
     trainer.cache_features(tmp_path, lambda *_: None)
-    assert trainer._encodings is not None
-    drawn = [trainer._encodings.draw(chance, trainer.device) for _ in range(8)]
+    assert trainer._cache is not None
+    drawn = [trainer._cache.draw(chance, trainer.device) for _ in range(8)]
     assert {tuple(batch.views.target.shape) for batch in drawn} == {(2, 96, 96)}
     assert {tuple(batch.encoded.embedding.shape[2:]) for batch in drawn} == {(6, 6)}
     assert any(not torch.equal(batch.coarse, drawn[0].coarse) for batch in drawn)

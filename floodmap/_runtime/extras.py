@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from floodmap.errors import MissingPackageError
 
-EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu"}
+EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu", "rioxarray": "xarray"}
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""
 
 

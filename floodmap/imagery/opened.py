@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 
+from floodmap._runtime.extras import require
 from floodmap.errors import SceneError
 
 if TYPE_CHECKING:
@@ -58,11 +59,10 @@ def _is_array(source: object) -> bool:
 
 def _as_geotiff(array: Any, folder: Path) -> Path:
     """Write an array of xarray into a folder as a GeoTIFF with CRS, transform and nodata value; return the path."""
-    try:
-        import rioxarray  # noqa: F401  registers the accessor `rio` of arrays
-        from rioxarray.exceptions import RioXarrayError
-    except ModuleNotFoundError as error:
-        raise TypeError("an xarray.DataArray needs rioxarray, which is not installed: pip install rioxarray") from error
+    require("rioxarray", "an xarray.DataArray as a scene")
+    import rioxarray  # noqa: F401 (adds the accessor `rio` to arrays)
+    from rioxarray.exceptions import RioXarrayError
+
     path = folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', str(array.name or 'array'))}.tif"
     try:
         array.rio.to_raster(path, tiled=True, blockxsize=512, blockysize=512, compress="lzw", BIGTIFF="IF_SAFER")
