@@ -36,7 +36,7 @@ pytestmark = [
 KILLS = 20
 DAMAGED = int(os.environ.get("FLOODMAP_DAMAGED", "150"))
 """Number of damaged rasters; CI tries 300."""
-SECONDS = 10
+SECONDS = 20
 """Most processor time a damaged raster may take."""
 MEMORY = 2 * 10**9
 """Most memory it may take, in bytes."""
