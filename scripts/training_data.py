@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,11 @@ PAINTINGS = 2
 UCMERCED_GSD_M = 0.3048
 WATER, STANDING, ROAD = 1, (2, 3, 4), 5
 """Classes in the masks of labelled pictures. STANDING: objects that stand out of the water."""
-FAR_FACTOR, FAR_SIDE = 4, 256
-"""Coarse painted pictures: factor of the pixel size, and side in pixels."""
+FAR_FACTORS = (2, 3, 4, 6)
+"""Factors of the pixel size of coarse painted pictures: 7 cm become 15 to 45 cm."""
+DUBAI_GSD_M = 0.7
+"""Estimated ground sample distance of dubai-water, in metres. Each picture is drawn with it and without it, because a
+network that sees little dark water with a known distance learns that a known distance means dry ground."""
 
 
 def sources(data: Path, table: Path = SHARES) -> list[Source]:
@@ -105,10 +109,11 @@ def flood_area_to_train(folder: Path) -> list[Sample]:
 
 
 def dubai(data: Path) -> list[Sample]:
-    """Return the samples of tiles 1 to 4 of dubai-water."""
+    """Return the samples of tiles 1 to 4 of dubai-water, each with an unknown distance and with `DUBAI_GSD_M`."""
     folder = data / "dubai-water"
     paths = sorted(path for path in (folder / "images").glob("*.jpg") if not path.name.startswith("tile5_"))
-    return [Sample(p.stem, read_rgb(p), read_mask(folder / "masks" / f"{p.stem}.png")) for p in paths]
+    unknown = [Sample(p.stem, read_rgb(p), read_mask(folder / "masks" / f"{p.stem}.png")) for p in paths]
+    return unknown + [replace(one, gsd_m=DUBAI_GSD_M) for one in unknown]
 
 
 def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -170,22 +175,23 @@ def painted(folder: Path) -> list[Sample]:
 
 
 def painted_from_far(folder: Path, count: int = 160, per_side: int = 3) -> list[Sample]:
-    """Return coarse patchworks of nine pictures of one place, each with a painted flood or dry."""
+    """Return coarse patchworks of nine pictures of one place and one pixel size, each with a painted flood or dry."""
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(_paint, *zip(*_to_paint(folder, 2 * PAINTINGS, coarse=True), strict=True)))
-    rng, tiles = np.random.default_rng(1), [sample for samples in found for sample in samples]
-    by_place: dict[str, list[Sample]] = {}
-    for tile in tiles:
-        by_place.setdefault(tile.place, []).append(tile)
-    places, samples = sorted(by_place), []
+    rng = np.random.default_rng(1)
+    alike: dict[tuple[str, float], list[Sample]] = {}
+    for tile in (tile for tiles in found for tile in tiles):
+        alike.setdefault((tile.place, tile.gsd_m), []).append(tile)
+    kinds, samples = sorted(alike), []
     for number in range(count):
-        place = places[number % len(places)]
-        wet = [tile for tile in by_place[place] if (tile.mask == 1).any()]
-        dry = [tile for tile in by_place[place] if not (tile.mask == 1).any()]
-        share = (0.0, 0.5, 0.8, 1.0)[number // len(places) % 4]
-        chosen = [_choose(wet if rng.random() < share else dry, rng) for _ in range(per_side**2)]
-        cut = [_cut(one, FAR_SIDE, rng) for one in chosen]
-        samples.append(Sample(f"far-{number}", *patchwork(cut, per_side), place, chosen[0].gsd_m))
+        tiles = alike[kinds[number % len(kinds)]]
+        wet = [tile for tile in tiles if (tile.mask == 1).any()]
+        dry = [tile for tile in tiles if not (tile.mask == 1).any()] or wet
+        share = (0.0, 0.5, 0.8, 1.0)[number // len(kinds) % 4]
+        chosen = [_choose(wet if wet and rng.random() < share else dry, rng) for _ in range(per_side**2)]
+        side = min(max(one.mask.shape) for one in chosen)
+        cut = [_cut(one, side, rng) for one in chosen]
+        samples.append(Sample(f"far-{number}", *patchwork(cut, per_side), chosen[0].place, chosen[0].gsd_m))
     return samples
 
 
@@ -215,12 +221,14 @@ def _paint(folder: Path, row: dict[str, str], seed: int, coarse: bool) -> list[S
     """Return a picture with a painted flood; with every `PAINTINGS`th seed, return the dry picture as well."""
     ground, rng = ground_of(folder, row), np.random.default_rng([7, seed])
     dry = np.where(ground.unknown, IGNORED, 0).astype(np.uint8)
-    pairs = [flood(ground, draw_water(rng), rng, float(rng.uniform(0.08, 0.9)))]
+    share = float(rng.uniform(0.08, 0.9)) if rng.random() < 0.85 else float(rng.uniform(0.9, 1.0))
+    pairs = [flood(ground, draw_water(rng), rng, share)]
     if seed % PAINTINGS == 0:
         pairs.append((ground.rgb, dry))
+    factor = FAR_FACTORS[seed // PAINTINGS % len(FAR_FACTORS)] if coarse else 1
     if coarse:
-        pairs = [coarser(*pair, FAR_FACTOR) for pair in pairs]
-    gsd_m = ground.gsd_m * (FAR_FACTOR if coarse else 1)
+        pairs = [coarser(*pair, factor) for pair in pairs]
+    gsd_m = ground.gsd_m * factor
     return [Sample(f"{Path(row['file']).stem}-{seed}", *pair, row["place"], gsd_m) for pair in pairs]
 
 

@@ -67,12 +67,14 @@ class Ground:
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Draw the appearance of flood water at random: brown, olive, grey, black or any colour, perhaps reflecting sky."""
-    kind = rng.choice(["mud", "tea", "olive", "grey", "black", "any"], p=[0.32, 0.2, 0.13, 0.13, 0.1, 0.12])
+    """Draw the appearance of flood water at random: brown, olive, grey, black, blue or any colour, perhaps with sky."""
+    kinds = ["mud", "tea", "olive", "grey", "black", "lake", "any"]
+    kind = rng.choice(kinds, p=[0.28, 0.16, 0.12, 0.12, 0.1, 0.12, 0.1])
     low, high = {
         "mud": ((0.42, 0.33, 0.24), (0.76, 0.63, 0.47)), "tea": ((0.12, 0.09, 0.07), (0.34, 0.25, 0.17)),
         "olive": ((0.15, 0.17, 0.09), (0.42, 0.44, 0.28)), "grey": ((0.25, 0.26, 0.25), (0.62, 0.63, 0.62)),
-        "black": ((0.04, 0.05, 0.05), (0.16, 0.17, 0.17)), "any": ((0.08, 0.08, 0.08), (0.6, 0.6, 0.6)),
+        "black": ((0.04, 0.05, 0.05), (0.16, 0.17, 0.17)), "lake": ((0.03, 0.09, 0.10), (0.22, 0.34, 0.36)),
+        "any": ((0.08, 0.08, 0.08), (0.6, 0.6, 0.6)),
     }[str(kind)]  # fmt: skip
     first = np.array(low) + rng.random() * (np.array(high) - np.array(low))
     first = first * np.exp(rng.normal(0, 0.16 if kind == "any" else 0.05, 3))
