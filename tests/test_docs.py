@@ -84,6 +84,10 @@ def _vectors(folder: Path) -> None:
     geopandas.GeoDataFrame(geometry=[cloud], crs=crs).to_file(folder / "clouds.gpkg")
     inside = box(left + 0.1 * width, bottom + 0.1 * height, right - 0.1 * width, top - 0.1 * height)
     geopandas.GeoDataFrame(geometry=[inside], crs=crs).to_file(folder / "district.gpkg")
+    halves = [box(left, bottom, left + width / 2, top), box(left + width / 2, bottom, right, top)]
+    geopandas.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs=crs).to_file(folder / "districts.gpkg")
+    houses = [point.buffer(8) for point in points]
+    geopandas.GeoDataFrame(geometry=houses, crs=crs).to_file(folder / "buildings.gpkg")
 
 
 @pytest.fixture
