@@ -44,7 +44,7 @@ def inspect_scene(
         with_fingerprint: whether the fingerprint of the content is computed, which may read the whole file.
 
     Returns:
-        Properties by name, as JSON types.
+        Names and values of the properties. The values have types that JSON can store.
 
     Raises:
         SceneError: the source is no raster that can be segmented.

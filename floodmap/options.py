@@ -64,7 +64,7 @@ def option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneOptions:
-    """Options for reading a scene. With the default values, the metadata and the pixels of the raster decide."""
+    """Options for reading a scene. By default, bands, nodata, collar and CRS follow from the raster file itself."""
 
     resolution_m: float | None = option(
         None, "Work at this ground sample distance, in metres, instead of the scene's own pixels.", metavar="METRES"
@@ -134,7 +134,7 @@ class SegmentOptions:
 
     @property
     def threshold_percent(self) -> int:
-        """Threshold in whole per cent, at least 1: the unit of codes (one uint8 per pixel)."""
+        """Threshold in whole per cent, at least 1, for comparison with codes (one uint8 per pixel)."""
         return max(1, round(self.threshold * 100))
 
     @property
@@ -182,7 +182,7 @@ class FineTuneOptions:
 
 
 class TrainSettings(TypedDict, total=False):
-    """Keyword arguments for type checkers: the fields of `FineTuneOptions` except `device`, all optional."""
+    """Types of the optional keyword arguments of `floodmap.train`: fields of `FineTuneOptions` except `device`."""
 
     base: str
     what: Literal["full", "lora", "decoder"]
@@ -202,8 +202,8 @@ def check_threshold(threshold: float) -> None:
     """Check that a threshold is a probability from 0.01 to 1.
 
     Raises:
-        EvaluationError: the threshold is outside this range. If the threshold is a number of per cent (above 1, at most
-            100), the message contains the equal share.
+        EvaluationError: the threshold is outside this range. If the threshold is above 1 and at most 100, the message
+            also contains a hundredth of the threshold, because the user has probably given per cent.
     """
     if not 0.01 <= threshold <= 1:
         instead = f"; for {threshold:g} per cent write {threshold / 100:g}" if 1 < threshold <= 100 else ""

@@ -151,9 +151,10 @@ def _finishing(
 def _done_before(
     scene: Scene, out: Path, name: str, options: SegmentOptions, settings: dict[str, Any]
 ) -> FloodMap | None:
-    """Return the results of an earlier run with the same settings; None if no such run was finished.
+    """Return the results of an earlier, finished run with the same settings, if the option `resume` is set; else None.
 
-    If an HTML report is requested, and is missing or older than the results, the HTML report is written.
+    None is also returned if there is no such run. If the option `report` is set, and the HTML report is missing or
+    older than the results, the HTML report is written now.
     """
     done = finished_before(out, name, options.formats, settings) if options.resume else None
     if done is None:
@@ -174,7 +175,7 @@ def work_folder(out: Path, name: str) -> Path:
 
 
 def refuse_other_run(out: Path, name: str) -> None:
-    """Raise OutputError, without waiting, if another run holds the journal of this name in this output folder."""
+    """Raise OutputError at once if another run has locked the journal of the scene `name` in the folder `out`."""
     refuse_busy(work_folder(out, name))
 
 
@@ -185,7 +186,7 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     is not detected.
 
     Raises:
-        OutputError: an input has no fingerprint, and the results may not be overwritten.
+        OutputError: `resume` is set, an input has no fingerprint, and `overwrite` is not set.
     """
     if not options.resume:
         return options
@@ -203,7 +204,7 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def preview(scene: Scene) -> Tile:
-    """Read a downsampled picture of the whole scene for the HTML report."""
+    """Read a picture of the whole scene for the HTML report, downsampled to at most `maps.SIDE` pixels a side."""
     from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
@@ -216,7 +217,7 @@ def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
     Args:
         flood_map: the results of the scene.
-        picture: downsampled picture of the whole scene.
+        picture: downsampled picture of the whole scene, from `preview`.
     """
     from floodmap.output.pages.scene_report import write_scene_report
 
@@ -225,9 +226,10 @@ def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Return the options with default values for polygons: smallest area 25 pixels, tolerance of outlines one pixel.
+    """Return the options with default values in place of None for `min_area_m2` and `simplify_m`.
 
-    Values in the options are kept. For a scene without a CRS both values are 0.
+    The default of `min_area_m2` is the area of 25 pixels, the default of `simplify_m` is the side of one pixel. For a
+    scene without a CRS, both values are 0.
 
     Raises:
         MissingCRSError: an option or a format requires a CRS, and the scene has none.
@@ -252,7 +254,11 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Describe a run: source, model, settings and versions, on which the results depend. All values are JSON types."""
+    """Return a description of a run, of JSON types: source, model, settings and versions.
+
+    The results of the run depend on these values. The options `overwrite`, `resume`, `formats` and `report` are left
+    out, because the content of the results does not depend on these options.
+    """
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
@@ -284,10 +290,10 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
 
 
 def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Return the role of the scene in the training of the model: "train" or "val".
+    """Return the role of the scene in the training of the model: "train", or "val" for validation during training.
 
-    None means that the scene was not used, or that the role is not known. Scores on a scene of the training are not
-    valid for other scenes.
+    None: the scene was not used, or the role is not known. The scores on a scene that was used in training are not
+    representative of other scenes.
     """
     file = scene.path.path
     return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None

@@ -383,6 +383,19 @@ def test_windows_of_a_resampled_scene_fit_together(make_scene: SceneFactory) -> 
             assert difference.max() <= 1, resolution
 
 
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_near_infrared_of_nodata_pixels_is_left_out_of_means(make_scene: SceneFactory, nodata: int) -> None:
+    pixels = np.full((4, 64, 64), 100, np.uint8)
+    pixels[:3, :, 1::2] = nodata
+    pixels[3, :, 1::2] = 50
+    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
+    path = make_scene(pixels=pixels, nodata=nodata, colorinterp=colours)
+    with Scene.open(path, SceneOptions(bands=(1, 2, 3, 4))) as scene:
+        tile = scene.shrunk(Window(0, 0, 16, 16), 4)
+    assert tile.valid.all() and (tile.rgb == 100).all()
+    assert tile.nir is not None and (tile.nir == 100).all()
+
+
 def test_nodata_at_a_coarser_resolution_does_not_bleed(make_scene: SceneFactory) -> None:
     pixels = np.full((3, 60, 60), 100, np.uint8)
     pixels[:, :, :29] = 0

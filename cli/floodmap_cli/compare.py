@@ -71,9 +71,10 @@ def compare(
 ) -> int:  # fmt: skip
     """Score every model with every kind of prompt on every labelled picture of DATA.
 
-    DATA holds images/ and masks/, or scenes beside references (x.tif, x_reference.tif), perhaps in train/ and val/ or
-    with a splits.csv. Scores with prompts from the reference are oracle scores and are listed separately. A model that
-    cannot be downloaded (no network) is listed, the others are compared, and the exit code is 3.
+    DATA is a folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif). DATA may be
+    divided into folders train/, val/ and test/, or by a file splits.csv. Scores with prompts from the reference are
+    oracle scores and are listed separately. If some models cannot be downloaded (no network), these models are listed,
+    the other models are compared, and the exit code is 3.
 
     \b
         floodmap compare flood-area

@@ -64,10 +64,11 @@ def evaluate(
     of such files. Files in folders are paired by name: x_mask.tif (or x.gpkg ...) with x_reference.tif, x_mask.png,
     x.tif or x.gpkg. Files without a partner are listed.
 
-    Pixels that are unobserved on either side (nodata, 255, below 0, transparent, outside the extent, a layer
-    "unobserved") are left out, and the observed share stands beside every score. Ground outside polygons is dry. With
-    several scenes, the mean weighs scenes alike and the pool weighs pixels alike; the 95 % intervals come from a
-    bootstrap over scenes. --ignore-value applies to the reference; in the prediction it does not apply to 0 and flood.
+    Pixels that are unobserved in the prediction or in the reference are left out: nodata, 255, values below 0,
+    transparent pixels, pixels outside a raster, polygons of a layer "unobserved", and values of --ignore-value. In the
+    prediction, --ignore-value does not apply to 0 or to flood values. The share of observed pixels stands beside every
+    score. Ground outside polygons is dry. For several scenes, the mean gives equal weight to every scene, and the pool
+    gives equal weight to every pixel. The 95 % intervals come from a bootstrap over scenes.
 
     \b
         floodmap evaluate results/scene_mask.tif scene_reference.tif

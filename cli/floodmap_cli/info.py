@@ -13,7 +13,7 @@ from floodmap.options import SceneOptions, SegmentOptions
 from .options import json_option, options_of, verbosity_options
 
 NIR_USE = "used, unless --nir off"
-"""Note on near infrared in the list of bands."""
+"""Text beside the number of the near infrared band in the output of `floodmap info`."""
 
 
 @click.command("info")
@@ -63,7 +63,7 @@ def as_text(scene: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Format seconds as text in s, min or h."""
+    """Return a duration, given in seconds, as text with the unit s, min or h."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

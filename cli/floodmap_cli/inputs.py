@@ -1,4 +1,4 @@
-"""Scenes from the arguments of `floodmap segment`, and a unique name for the results of each."""
+"""Scenes from the arguments of `floodmap segment`, and a unique name for the results of each scene."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", "
 
 
 def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceName]]:
-    """Expand arguments to pairs of a name for the results and a scene, in order, each scene once.
+    """Find the scenes of the arguments, and choose a unique name for the results of each scene.
 
     Args:
         arguments: files, folders (not searched recursively), glob patterns, and names that only GDAL can open.
-        out: the output folder; if it lies below a folder that is searched, the files in it are left out.
+        out: the output folder. If a searched folder contains the output folder, files in the output folder are left
+            out.
+
+    Returns:
+        A pair (name of the results, scene) for each scene, in the order of the arguments. A scene that is given twice
+        is returned once.
 
     Raises:
-        SceneError: an argument matches nothing, or two scenes cannot get different names.
+        SceneError: an argument matches no file, or all matching files are results of floodmap.
+        FloodmapError: two scenes cannot get different names.
     """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
@@ -38,7 +44,7 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
 
 def _expand(argument: str, out: Path) -> list[SourceName]:
-    """Return the scenes of one argument, without references and floodmap's own results."""
+    """Return the scenes of one argument. Results of floodmap are left out; in folders and patterns, references, too."""
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if path is None:
@@ -64,7 +70,7 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """Return the deepest folder of an argument that has no pattern in it, resolved."""
+    """Return, as an absolute path, the longest leading part of a path that contains no glob characters."""
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()
@@ -90,7 +96,15 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 
 
 def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
-    """Name the results after the file; if two files share a name, after the folder or the suffix as well."""
+    """Return a pair (unique name of the results, scene) for each scene, in the given order.
+
+    The name is the file name without suffix. If several scenes have this name, the name of the folder is put in front,
+    as in `folder_x` for `folder/x.tif`. If these names are not unique, the suffix is put at the end instead, as in
+    `x_tif`.
+
+    Raises:
+        FloodmapError: two scenes cannot get different names.
+    """
     namings: tuple[Callable[[SourceName], str], ...] = (
         lambda scene: scene.stem,
         lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,

@@ -34,10 +34,11 @@ class StderrHandler(logging.Handler):
 
 
 def configure_logging(verbosity: int) -> None:
-    """Show floodmap's own log from ERROR (verbosity -1), WARNING (0), INFO (1) or DEBUG (2) up.
+    """Show floodmap's own log messages of a level and all higher levels.
 
-    Logs and warnings of other libraries are shown only at verbosity 2. The reason is that rasterio logs errors of GDAL
-    and then raises them, so users would read each error twice.
+    The level is ERROR for verbosity -1, WARNING for 0, INFO for 1, and DEBUG for 2. Logs and warnings of other
+    libraries are shown only at verbosity 2. The reason is that rasterio first logs and then raises each error of GDAL,
+    so users would read the error twice.
     """
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, StderrHandler)]

@@ -1,4 +1,7 @@
-"""Entry point of `floodmap`: imports a command when it runs, and turns an exception into one line and an exit code."""
+"""Entry point of `floodmap`.
+
+The module of a command is imported only if the command runs. An exception becomes one line of text and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ COMMANDS = {
     "models": "List, fetch and check the models.",
     "sample": "Write a synthetic flooded scene and its reference.",
 }
-"""Name (and module) of each command, with its short help; `floodmap --help` must not import the modules."""
+"""Mapping from the name of each command to the short help. The module of a command has the same name as the command.
+
+The short helps are defined here, because `floodmap --help` must not import the modules.
+"""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
@@ -38,14 +44,14 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; return None if there is no command of that name."""
+        """Import and return a command; return None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands of `COMMANDS`."""
+        """Write the section of the help text that lists the commands, with the short helps of `COMMANDS`."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -65,14 +71,14 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def cli() -> None:
     """Flood polygons from georeferenced aerial rasters.
 
-    One command finds and writes them, offline:
+    One command finds and writes the polygons, without a network:
 
         floodmap segment scene.tif --model finetuned
     """
 
 
 def _report(error: Exception, message: str) -> None:
-    """Write one line to standard error; if `debugging()`, write the traceback before it."""
+    """Write an error message as one line to standard error, after the traceback if `debugging()` is True."""
     if debugging():
         import traceback
 
@@ -88,6 +94,9 @@ def _drop_stdout() -> None:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command line.
+
+    Args:
+        args: arguments after `floodmap`; None: the arguments of this process.
 
     Returns:
         The exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 done but with failed windows, 130 interrupted.

@@ -19,7 +19,8 @@ def models() -> None:
     """List, fetch and check the models.
 
     `finetuned` ships with floodmap and works offline. Meta's SAM models are downloaded on first use into a cache;
-    FLOODMAP_CACHE sets another folder for the cache. On a machine without a network, copy the file there and run:
+    FLOODMAP_CACHE sets another folder for the cache. For a machine without a network, copy the file of a model to the
+    machine, and run there:
 
         floodmap models add FILE
     """
@@ -134,7 +135,14 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _pictures(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the training record with the numbers of pictures instead of their keys, which are hashes."""
+    """Return the training record of a model, with the number of pictures in place of the hashes of the pictures.
+
+    Args:
+        metadata: metadata in the header of a file of weights.
+
+    Returns:
+        A dictionary with the record, as JSON types, at the key `training`; empty if the metadata have no valid record.
+    """
     try:
         record = json.loads(metadata.get("training", "{}"))
         keys = record.pop("keys", {})

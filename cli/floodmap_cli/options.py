@@ -1,7 +1,7 @@
 """Click options that several commands share, and callbacks that make a wrong value a usage error (exit 2).
 
-Most options are built from the fields of the library's option dataclasses (`options_of`) under the same names, so that
-a command passes them on unchanged.
+Most options are built by `options_of` from the fields of the option dataclasses in `floodmap.options`. The parameters
+have the names of the fields, so that a command passes the values on unchanged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def not_negative(ctx: click.Context, param: click.Parameter, value: float | None
 
 
 def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
-    """Return a file or .gdb folder as a path, and a name that only GDAL can open as text (callback of click).
+    """Return a Path for a file or a .gdb folder, and the text itself for a name that only GDAL opens (click callback).
 
     A file that does not exist is refused.
     """
@@ -129,18 +129,23 @@ _CHECKS = {
     "threshold": share, "min_area_m2": not_negative, "simplify_m": not_negative, "formats": _formats,
     "epochs": positive, "learning_rate": positive, "val_share": _part,
 }  # fmt: skip
-"""Callbacks of options; the keys are names of fields."""
+"""Mapping from the name of a dataclass field to the callback that checks the value of the option."""
 
 
 def options_of(fields_of: type, *names: str) -> Callable[[Command], Command]:
-    """Build options from dataclass fields (see `floodmap.options.option`): the named fields, or all; in field order."""
+    """Return a decorator that adds one option to a command for each field of a dataclass, in the order of the fields.
+
+    Args:
+        fields_of: dataclass; fields that were not made by `floodmap.options.option` are left out.
+        names: names of the fields to use; no names: all fields.
+    """
     hints = get_type_hints(fields_of)
     chosen = [one for one in fields(fields_of) if one.metadata and (not names or one.name in names)]
     return _stack(*(_option(one, hints[one.name]) for one in chosen))
 
 
 def _option(one: Field[Any], hint: Any) -> Callable[[Command], Command]:
-    """Build a click option from a dataclass field and its type hint."""
+    """Build a click option from a dataclass field and the type hint of the field."""
     metadata, check = one.metadata, _CHECKS.get(one.name)
     flag = metadata["flag"] or "--" + re.sub("_m2?$", "", one.name).replace("_", "-")
     if hint is bool:
@@ -194,7 +199,10 @@ ignore_option = click.option(
 
 
 def verbosity_options(command: Command) -> Command:
-    """Add -q and -v, set up logging before the command runs, and pass `verbosity` on: -1 quiet, 0, 1 (-v), 2 (-vv)."""
+    """Decorate a command with the options -q and -v, and configure logging before the command runs.
+
+    The command receives the parameter `verbosity`: -1 for -q, 0 by default, 1 for -v, 2 for -vv.
+    """
 
     @click.option("-q", "--quiet", is_flag=True, help="Only errors: no progress, no warnings.")
     @click.option("-v", "--verbose", count=True, help="Log more; -vv adds tracebacks and the logs of other libraries.")

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> Iterator[Callable[..., None]]:
-    """Show a bar while the block runs; the bar appears with the first call of `update`.
+    """Context manager: show a progress bar during the `with` block. The bar appears at the first call of `update`.
 
     Args:
-        label: name of the work.
-        unit: "bytes" to show sizes and a speed, "share" for a percentage.
-        hidden: show nothing (-q).
+        label: text in front of the bar.
+        unit: unit of `done` and `total`: "bytes" to show sizes and a speed, "share" to show a percentage only.
+        hidden: True: show nothing (-q).
 
     Yields:
-        A function `update(done, total, label)`. By default `total` is 1; None: the total is unknown. A `label` replaces
-        the first label.
+        A function `update(done, total, label)`. `total` is 1 by default, and None if the total is unknown. `label` is
+        a new text in front of the bar, and may be left out.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, total=1.0, label="": None
@@ -37,10 +37,15 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 
 @contextmanager
 def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
-    """Show the progress of a scene: windows and megapixels per second, and the time left.
+    """Context manager: show the progress of a scene, with windows and megapixels per second and the time left.
+
+    Args:
+        label: text in front of the bar.
+        hidden: True: show nothing (-q).
 
     Yields:
-        A function `update(windows_done, windows_total, pixels_done, stage)`.
+        A function `update(windows_done, windows_total, pixels_done, stage)`. With the stage "write", the text "writing
+        results" replaces the speed.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda done, total, pixels, stage: None

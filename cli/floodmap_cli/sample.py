@@ -34,9 +34,10 @@ def sample(
     overwrite: bool,
     verbosity: int,
 ) -> None:
-    """Write a synthetic flooded scene, SCENE, and its reference, SCENE with _reference before the suffix.
+    """Write a synthetic flooded scene to the file SCENE, and the reference to a second file beside SCENE.
 
-    The same seed and size give the same pixels on every machine. Scenes of any size are drawn in little memory.
+    The name of the reference has _reference before the suffix: x_reference.tif for x.tif. The same seed, size and
+    ground sample distance give the same pixels on every machine. Scenes of any size are drawn in little memory.
     """
     from floodmap.synthetic.sample import write_sample
 

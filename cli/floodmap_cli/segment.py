@@ -124,7 +124,11 @@ def segment(
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
-    """Yield the scenes that no other run is processing; log an error for the others now, before the model is loaded."""
+    """Yield the pairs of a name and a scene in `found` that no other run is processing.
+
+    For each other scene an error is logged; if `found` has only one scene, the error is raised. The function is called
+    before the model is loaded, so that such errors appear early.
+    """
     from floodmap.pipeline import refuse_other_run
 
     for name, path in found:
@@ -139,7 +143,7 @@ def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tu
 
 
 def _load(model: str, device: str) -> Any:
-    """Download a model if needed, with a progress bar, and load it."""
+    """Load a model. If the weights are not on this machine, download the weights first, with a progress bar."""
     from floodmap.models.registry import resolve
 
     from .progress import progress_bar
@@ -153,7 +157,11 @@ def _load(model: str, device: str) -> Any:
 
 @contextmanager
 def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
-    """Show the progress of one scene, and log the time that the scene took; yield the callback of `segment_scene`."""
+    """Context manager: show the progress of one scene, and log the time that the scene took.
+
+    Yields:
+        The function for the argument `progress` of `segment_scene`.
+    """
     started = time.monotonic()
     with scene_bar(name, hidden=verbosity < 0) as update:
         yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)

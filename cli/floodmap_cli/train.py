@@ -39,8 +39,9 @@ def train(
 ) -> None:  # fmt: skip
     """Train a model on the labelled imagery in DATA, starting from the weights of --base.
 
-    DATA holds images/ and masks/, or scenes beside references (x.tif and x_reference.tif or x.gpkg), perhaps in train/
-    and val/ or with a splits.csv. The labels are audited first. Near-duplicates are not divided between train and val.
+    DATA is a folder with images/ and masks/, or with scenes beside references (x.tif with x_reference.tif or x.gpkg).
+    DATA may be divided into folders train/ and val/, or by a file splits.csv. The labels are checked for errors first.
+    Near-duplicate pictures are not divided between train and val.
 
     \b
         floodmap train my-floods

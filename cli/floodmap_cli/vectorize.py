@@ -15,7 +15,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Refuse a file whose suffix is no vector format (callback of click)."""
+    """Refuse an output file if the suffix is not the suffix of a vector format (callback of click)."""
     if value.suffix.lower().removeprefix(".") not in FORMATS:
         raise click.BadParameter(f"the suffix of {value.name} is no format; choose from {', '.join(FORMATS)}")
     return value
@@ -61,9 +61,10 @@ def vectorize(
 ) -> None:
     """Trace a mask or probability raster as polygons.
 
-    MASK is a raster of one band, written by floodmap or another program. A GeoPackage has the layers flood and
-    unobserved (nodata, transparent, below 0, 255 in a mask of 0 and 1), styled for QGIS. In other formats, unobserved
-    ground is written to a second file, STEM_unobserved.
+    MASK is a raster of one band, written by floodmap or another program. Pixels are unobserved if they are nodata or
+    transparent, or have a value below 0, or the value 255 in a mask of 0 and 1. A GeoPackage has the layers flood and
+    unobserved, styled for QGIS. In other formats, the unobserved polygons are in a second file, with _unobserved before
+    the suffix.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg

@@ -84,8 +84,8 @@ def _option_of(field: str) -> set[tuple[str, ...]]:
     """Return the two possible paths of an option in the settings: at the top level, or below the key `scene`.
 
     Args:
-        field: a field below the key `source` of the settings, or the name of an option with an input file. Sizes and
-            the transform of the source are fields that the option `--resolution` sets.
+        field: a field below the key `source` of the settings, or the name of an option with an input file. For width,
+            height, transform and ground sample distance of the source, the option is `--resolution`.
     """
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}

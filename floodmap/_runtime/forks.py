@@ -23,7 +23,10 @@ Value = TypeVar("Value")
 
 
 class _Process:
-    """State of this process: number of threads inside torch or GDAL, and circumstances of a fork."""
+    """State of this process: number of threads inside torch or GDAL, and whether the process was forked.
+
+    After a fork, the state also records whether the parent process used a GPU, or had threads inside torch or GDAL.
+    """
 
     def __init__(self) -> None:
         self.lock, self.active, self.last_end_s = Lock(), 0, -math.inf

@@ -63,9 +63,9 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
     allocates blocks of other sizes, and would need memory in addition to the kept memory.
 
     Args:
-        large_apart: True: large blocks still return to the kernel as soon as they are freed, if `configure_low_memory`
-            has configured the process. False for the encoders of Meta's models: nearly all blocks of these encoders
-            are large, and fresh pages would take a fifth of the time.
+        large_apart: True: blocks of at least `_LARGE_BYTES` still return to the kernel as soon as they are freed, if
+            `configure_low_memory` has configured the process. False for the encoders of Meta's models: nearly all
+            blocks of these encoders have this size or more, and fresh pages would take a fifth of the time.
     """
     libc = _glibc()
     if libc is None:

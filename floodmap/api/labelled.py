@@ -78,13 +78,14 @@ def compare(
 
     Args:
         data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
-        models: names, files, or models from `load_model`. Models that cannot be downloaded are listed in `missing`.
+        models: names, files, or models from `load_model`. Models that cannot be downloaded are left out, and listed in
+            the field `missing` of the result.
         prompts: kinds of prompt: auto, none, point, box, points:N. The last three are made from the reference (oracle).
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
-        split: part of the data that is scored, if the data have splits.
+        split: part of the data that is scored; `all`: every picture, also if the data have no splits.
         flood_value: values of the masks that mean flood, such as "1" or "1,2"; None: found from the masks.
-        ignore_values: values of the masks that mean neither flood nor dry.
-        device: device of the models that are given by name or file; as in `train`.
+        ignore_values: values of the masks that mean neither flood nor dry, such as ("0", "9").
+        device: device for models that are given by name or file: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation with the mirror image, for models that are given by name or file.
         seed: seed of the bootstrap.
         overwrite: True: replace existing files.

@@ -74,28 +74,30 @@ def segment(
         source: a file, or another name that GDAL opens, such as `/vsizip/x.zip/a.tif`, `NETCDF:"f.nc":red`,
             `https://...`; a dataset open for reading in rasterio; or an xarray.DataArray with rioxarray's coordinates.
         out: folder for the results; created if it is missing.
-        name: first part of the names of all files; None: the scene's own name without suffix.
+        name: first part of the names of all result files; None: the scene's own name without suffix.
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation, the mean over every window and its mirror image.
         batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
-        exhaustive: True: predict at full resolution everywhere; False: not where the coarse pass predicts a probability
-            below 0.15 or above 0.75.
+        exhaustive: True: predict at full resolution everywhere; False: only in areas in which the coarse pass predicts
+            a probability from 0.15 to 0.75.
         progress: function called with the progress of the run after every window, and before results are written.
-        prompts: `auto`, `none`, or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood.
+        prompts: `auto`: the result of the coarse pass, or for Meta's SAM an estimate of water from colours; `none`: no
+            prompts; or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood. Points and
+            boxes are used together with the result of the coarse pass.
         resolution_m: ground sample distance of the working grid, in metres; None: the pixels of the file.
         bands: numbers of red, green, blue and perhaps near infrared, from 1; None: bands are found by name, colour
             interpretation or order.
         nir: `auto` uses near infrared if the scene has it; `off` leaves it out.
         nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
             -9999) that are found; `none`: every value is valid.
-        mask: raster or polygons of ground that is left unobserved, such as cloud.
-        aoi: polygons of the area of interest; None: the whole scene.
-        crs: CRS of a scene whose file has none or a wrong one; None: the file's own.
+        mask: file with a raster or polygons of ground that is left unobserved, such as cloud.
+        aoi: file with polygons of the area of interest; None: the whole scene.
+        crs: CRS of the scene, if the file has no CRS or a wrong CRS; None: the CRS in the file.
         collar: `auto` finds black and white borders and leaves them unobserved; `off` treats them as ground.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
-        threshold: least probability of flood in the mask, 0.01 to 1.
+        threshold: probability, 0.01 to 1, from which a pixel is flood in the mask.
         min_area_m2: smallest area of a polygon, in square metres; None: the area of 25 pixels.
         simplify_m: tolerance of the simplified outlines, in metres; 0 follows every pixel; None: one pixel.
         formats: vector formats: gpkg, shp, geojson, fgb, parquet.
@@ -160,12 +162,14 @@ def predict(
         valid: bool (height, width): True at observed pixels; None: all pixels are observed.
         gsd_m: ground sample distance, in metres; None: not known.
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
-        prompts: `auto`, `none`, or `Prompts`: points and boxes in pixels of the picture.
+        prompts: `auto`: the result of the coarse pass, or for Meta's SAM an estimate of water from colours; `none`: no
+            prompts; or `Prompts`: points and boxes in pixels of the picture. Points and boxes are used together with
+            the result of the coarse pass.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
-        threshold: least probability of flood in the mask, 0.01 to 1.
-        exhaustive: True: predict at full resolution everywhere; False: not where the coarse pass predicts a probability
-            below 0.15 or above 0.75.
+        threshold: probability, 0.01 to 1, from which a pixel is flood in the mask.
+        exhaustive: True: predict at full resolution everywhere; False: only in areas in which the coarse pass predicts
+            a probability from 0.15 to 0.75.
 
     Returns:
         Mask, uint8 (height, width), and flood probability, float32 (height, width).
@@ -223,7 +227,8 @@ def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, 
         options: fields of `SceneOptions`, for instance `bands=(4, 3, 2)`.
 
     Returns:
-        Properties by name, as JSON types: size, CRS, ground sample distance, bands, stretch, nodata, estimates, more.
+        Dictionary of JSON types with size, CRS, ground sample distance, bands, stretch, nodata, estimates and other
+        properties of the scene.
 
     Raises:
         FloodmapError: the source is no raster that can be segmented.

@@ -30,7 +30,8 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
     score of the series.
 
     Args:
-        scores: scores of the pictures, float64 (pictures,), 0 to 1 or NaN, by metric and then by series.
+        scores: mapping from the name of a metric to a mapping from the name of a series to the scores of the pictures,
+            float64 (pictures,), 0 to 1 or NaN.
 
     Returns:
         The chart as an `<svg>` element.
@@ -54,8 +55,8 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
     """Draw a bar chart of mean scores, with one group of bars for each metric and one bar for each model.
 
     Args:
-        means: by model and then by metric: mean score over the pictures, and lower and upper end of the 95 % interval
-            of the mean, all 0 to 1.
+        means: mapping from the name of a model to a mapping from the name of a metric to three values from 0 to 1: the
+            mean score over the pictures, and the lower and the upper end of the 95 % interval of the mean.
 
     Returns:
         The chart as an `<svg>` element.
@@ -77,11 +78,11 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
 
 
 def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
-    """Draw a reliability diagram, precision over recall, and IoU over threshold, from the pixels of all pictures.
+    """Draw a reliability diagram, precision against recall, and IoU against threshold, for all pictures together.
 
     Args:
-        histograms_by_model: by model: numbers of pixels, int64 (101, 2), by predicted probability in per cent and by
-            reference (dry, flooded).
+        histograms_by_model: mapping from the name of a model to a histogram of pixels, int64 (101, 2). The row is the
+            predicted probability in per cent. The column is the class in the reference: 0 dry, 1 flooded.
 
     Returns:
         The chart as an `<svg>` element.
@@ -106,8 +107,8 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
     """Draw scatter plots of the IoU of pictures, with one panel for each measure of `difficulty.Difficulty`.
 
     Args:
-        traits: values of the pictures, float64 (pictures,), by name of the measure.
-        scores: IoU of the pictures, float64 (pictures,), 0 to 1, by model.
+        traits: mapping from the label of a measure to the values of the pictures, float64 (pictures,).
+        scores: mapping from the name of a model to the IoU of the pictures, float64 (pictures,), 0 to 1.
 
     Returns:
         The chart as an `<svg>` element.
@@ -129,7 +130,7 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
     Args:
         groups: names of the groups of pictures.
-        means: mean IoU of each group, float64 (groups,), 0 to 1 or NaN, by model.
+        means: mapping from the name of a model to the mean IoU of each group, float64 (groups,), 0 to 1 or NaN.
         title: title of the chart.
 
     Returns:
@@ -149,7 +150,8 @@ def curves(log: Mapping[str, Values], x: str) -> str:
     """Draw training curves: losses in the left panel, IoU in the right panel.
 
     Args:
-        log: columns of the training log, float64 (rows,), by name. Columns with "loss" or "iou" in the name are drawn.
+        log: mapping from the name of a column of the training log to the values, float64 (rows,). Columns with "loss"
+            or "iou" in the name are drawn, unless the name ends with "unprompted".
         x: name of the column on the horizontal axis.
 
     Returns:

@@ -28,7 +28,7 @@ class Difficulty:
     """Perimeter of the flood, divided by the perimeter of a disc of equal area: 1 divided by the square root of the
     Polsby-Popper score (1991)."""
     texture: float
-    """Mean over the flood pixels of the local standard deviation of grey values (0 to 255), in squares of 9 x 9
+    """Standard deviation of the grey values (0 to 255) of the 9 x 9 pixels around a pixel, averaged over all flood
     pixels."""
     contrast: float
     """Distance between the mean colours of flood and of dry ground, divided by the standard deviation of the colours
@@ -39,8 +39,8 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
     """Compute the measures of difficulty of one picture.
 
     Args:
-        rgb: uint8 (3, h, w).
-        reference: uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
+        rgb: red, green and blue of the picture, uint8 (3, h, w).
+        reference: classes of the pixels, uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
     """
     scored = reference != UNOBSERVED
     flood, dry = reference == FLOOD, scored & (reference != FLOOD)
@@ -68,7 +68,7 @@ def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
         other: colours of another set of pixels, float64 (3, m), 0 to 255.
 
     Returns:
-        The contrast, from 0; NaN if one of the sets is empty.
+        The contrast, 0 or more; NaN if one of the sets is empty.
     """
     if not one.size or not other.size:
         return float("nan")

@@ -25,8 +25,8 @@ class PromptKind:
     """Source of the prompts. `auto`: the coarse pass or the unsupervised likelihood, as in `floodmap segment`. `none`:
     no prompts. `points` and `box` are computed from the reference."""
     count: int = 0
-    """Number of points; 0 unless the source is `points`. Each point is placed after the prediction with the points
-    before."""
+    """Number of points; 0 unless the source is `points`. After each point the model predicts again, and the next point
+    is placed in an error of this prediction (see `add_point`)."""
 
     @classmethod
     def parse(cls, text: str) -> PromptKind:
@@ -79,8 +79,8 @@ def reference_box(reference: Codes) -> Prompts:
 def add_point(prompts: Prompts, predicted: Bools | None, reference: Codes) -> Prompts:
     """Add one point prompt in the largest connected area that the model predicted wrongly.
 
-    The point lies at the pixel that is farthest from the edge of the area. The label of the point is the reference
-    there. SAM is trained with the same rule (arXiv:2304.02643, appendix A).
+    The point lies at the pixel that is farthest from the edge of the area. The label of the point is the class of this
+    pixel in the reference: 1 flood, 0 dry. SAM is trained with the same rule (arXiv:2304.02643, appendix A).
 
     Args:
         prompts: the prompts so far, in pixels of the picture.

@@ -34,7 +34,7 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Largest numbers of pictures: beside references, beside the results of every model, and with the lowest IoU."""
+"""Largest numbers of pictures: with the reference (SHEET), with all results (CHOSEN), with the lowest IoU (WORST)."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -237,9 +237,9 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Return the table of the mean measures of difficulty of two groups of pictures: failures, and all others.
+    """Return a table: mean measures of difficulty of the pictures on which the first model fails, and of all others.
 
-    With fewer than 2 failures, the first group is the quarter of lowest IoU. The result is None below 4 pictures.
+    With fewer than 2 failures, the quarter with the lowest IoU counts as failures. None for fewer than 4 pictures.
     """
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
@@ -258,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Draw two bar charts of mean IoU: by flooded share of the picture, and by the share of the largest water body."""
+    """Draw mean IoU as two bar charts: pictures grouped by share of flood, and by share of the largest flooded area."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

@@ -118,18 +118,21 @@ def compare_models(
 
     Args:
         data: folder of labelled pictures: with the folders images/ and masks/, or with scenes beside their references.
-            The folder may have the parts train/ and val/, or a file splits.csv.
+            The data may be divided into folders train/, val/ and test/, or by a file splits.csv.
         models: models of different names.
         prompts: kinds of prompt: auto, none, point, box or points:N. The prompts of the last three kinds are computed
             from the reference (oracle).
         out: folder for `report.html`, `scores.csv` and `summary.json`; created if it is missing.
         missing: one line for each model that could not be downloaded; the lines appear in the results.
-        split: part of the data that is used. "all" uses every picture, also if the data have no parts.
-        flood_value: values of the masks that are flood, as text; see `FloodRule.parse`.
+        split: part of the data that is used. "all" uses every picture, also if the data are not divided.
+        flood_value: values of the masks that are flood, such as "1,2"; None: found from the masks.
         ignore_values: values of the masks that are neither flood nor dry; see `FloodRule.parse`.
         seed: seed of the bootstrap.
         overwrite: True: replace existing results.
         report: function that receives every trial after the trial is finished.
+
+    Returns:
+        The trials, and the problems found in the labels.
 
     Raises:
         LabelError: no picture can be used, or two models have one name.

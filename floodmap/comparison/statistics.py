@@ -26,12 +26,12 @@ from floodmap.models.calibration import calibration_error, cross_fitted_error
 from floodmap.strips.codes import FIRST_REASON, THRESHOLD
 
 FAILURE_IOU = 0.4
-"""IoU below which a picture is a failure, as in the study that floodmap reproduces."""
+"""IoU below which the prediction of a picture counts as a failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Paired difference between two models with the same kind of prompt, over all pictures."""
+    """Paired difference of a score between two models with the same kind of prompt, over a set of pictures."""
 
     first: str
     second: str
@@ -77,10 +77,13 @@ def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[
 def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
     """Compute the paired difference between two models, over the pictures on which both models have a score.
 
+    The difference is the score of the second model minus the score of the first model. The mean is 0 if
+    no picture has a score of both models.
+
     Args:
         study: the study.
         first: name of the first model.
-        second: name of the second model, whose score counts as positive.
+        second: name of the second model.
         kind: kind of prompt.
         metric: score that is compared.
         seed: seed of the bootstrap.
@@ -104,7 +107,10 @@ def failures(trials: list[Trial]) -> list[Trial]:
 
 
 def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return at most `count` trials, in descending order of the IoU, with even spacing in the ranking by IoU."""
+    """Return at most `count` trials, in descending order of the IoU: highest, lowest, and evenly spaced ranks between.
+
+    Trials are spaced evenly by rank, not by the value of the IoU.
+    """
     ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
     places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
     return [ordered[i] for i in places]
@@ -150,17 +156,17 @@ def summary(
 
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the same dictionary with None in place of NaN, which JSON does not have."""
+    """Return a copy of a dictionary with None in place of NaN, because JSON has no NaN."""
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def write_tables(
     study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> tuple[Path, Path]:
-    """Write `scores.csv` and `summary.json` to a folder, each atomically.
+    """Write `scores.csv` and `summary.json` to a folder. Each file is written completely or not at all.
 
-    `scores.csv` has one row for each trial: picture, model and kind of prompt. For `summary.json` and the arguments
-    see `summary`.
+    `scores.csv` has one row for each trial (a picture, a model and a kind of prompt). `summary` describes the content
+    of `summary.json`, and the other arguments.
 
     Returns:
         Paths of the two files.
@@ -180,7 +186,7 @@ def write_tables(
 
 
 def table(study: Study) -> str:
-    """Return a table of mean scores as text: trials with automatic prompts first, then trials with oracle prompts."""
+    """Return a table in text form: mean scores of each model with each kind of prompt. Oracle prompts come last."""
     lines = [
         *study.seen(),
         f"{'model':<20} {'prompts':<10} {'IoU':>6} {'95 %':>15} {'Dice':>6} {'prec.':>6} {'recall':>6} {'<0.4':>5}",
@@ -223,7 +229,7 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
 
 
 def expected_iou(codes: Codes) -> float:
-    """Estimate the IoU of a prediction without a reference, from the probabilities of the pixels.
+    """Estimate, without a reference, the IoU of a prediction from the predicted probabilities.
 
     If probabilities are calibrated, the result is the expected intersection divided by the expected union.
 

@@ -45,8 +45,9 @@ class Trial:
     """Points and boxes computed from the reference, in pixels of the picture; empty for automatic prompts."""
     scores: Scores
     histogram: NDArray[np.int64]
-    """Numbers of pixels, int64 (101, 2), by predicted probability in per cent and by reference (dry, flooded). Pixels
-    that are unobserved in the prediction or in the reference do not count."""
+    """Histogram of the pixels, int64 (101, 2). The row is the predicted probability in per cent. The column is the
+    class in the reference: 0 dry, 1 flooded. Pixels that are unobserved in the prediction or in the reference are not
+    counted."""
     preview: Codes
     """Codes of the prediction, uint8 (h, w), shrunk to at most `PREVIEW_SIDE` pixels a side."""
     seconds: float
@@ -61,7 +62,7 @@ class Picture:
     rgb: NDArray[np.uint8]
     """uint8 (3, h, w), shrunk to at most `PREVIEW_SIDE` pixels a side."""
     reference: Codes
-    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED, shrunk to the same size."""
+    """uint8 (h, w) of FLOOD, DRY and UNOBSERVED, shrunk to the size of `rgb`."""
     shape_hw: tuple[int, int]
     """Height and width of the picture before it was shrunk, in pixels."""
     traits: Difficulty
@@ -76,8 +77,8 @@ class Study:
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    """Pictures that a model was trained (train) or validated (val) on: the role by name of the model and name of the
-    picture."""
+    """Mapping from the name of a model and the name of a picture to the role of the picture for the model: `train` if
+    the model was trained on the picture, `val` if the model was validated on the picture."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """Return the trials of one model and one kind of prompt, in the order of the pictures."""
@@ -108,12 +109,12 @@ def run_study(
         labelled: pictures with their masks.
         models: loaded models of different names.
         kinds: kinds of prompt.
-        rule: definition of the values in the masks: flood, dry or unobserved.
+        rule: rule that converts the values of the masks to flood, dry and unobserved.
         clock: function that returns the time in seconds, such as `time.monotonic`.
         report: function that receives every trial after the trial is finished.
 
     Raises:
-        ModelError: a model failed on all of its first windows.
+        ModelError: a model failed with the same error on each of its first windows; see `Proof`.
     """
     finished: list[Trial] = []
     pictures = []
@@ -176,11 +177,11 @@ def trials(
         kinds: kinds of prompt.
         proofs: for each model, the record to which failures of the model are added.
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
-        grid: grid of the pixels of the reference.
+        grid: CRS, transform and size of the reference.
         clock: function that returns the time in seconds.
 
     Raises:
-        ModelError: a model failed on all of its first windows.
+        ModelError: a model failed with the same error on each of its first windows; see `Proof`.
     """
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
     for model, proof in zip(models, proofs, strict=True):
@@ -201,8 +202,8 @@ def _segment(
     """Segment a picture with one kind of prompt.
 
     Returns:
-        The codes, uint8 (height, width); and the points and boxes computed from the reference, in pixels of the
-        picture, which are empty for automatic prompts.
+        Two values: the codes of the prediction, uint8 (height, width), and the points and boxes that were computed from
+        the reference, in pixels of the picture. For automatic prompts there are no points and boxes.
     """
     model = with_infrared(model, scene)
 
@@ -224,7 +225,7 @@ def _segment(
 
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:
-    """Return which pixels are flood at the default threshold: bool, of the same shape as the codes, uint8."""
+    """Return a bool array of the shape of `codes`, True for pixels that are flood at the default threshold."""
     return (codes >= THRESHOLD) & (codes < FIRST_REASON)
 
 
@@ -246,9 +247,11 @@ def _scores(one: Labelled, codes: Codes, reference: Codes, grid: GeoGrid) -> Sco
 
 
 def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
-    """Count pixels by predicted probability in per cent and by reference (dry, flooded), int64 (101, 2).
+    """Return the histogram of the pixels of a prediction, as described in `Trial.histogram`.
 
-    Pixels that are unobserved in the prediction or in the reference do not count.
+    Args:
+        codes: codes of the prediction, uint8 (height, width).
+        reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED.
     """
     scored = (codes < FIRST_REASON) & (reference != UNOBSERVED)
     both = codes[scored].astype(np.int64) * 2 + (reference[scored] == FLOOD)
@@ -258,9 +261,9 @@ def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
 def find_swapped_masks(study: Study) -> list[Finding]:
     """Find masks that were swapped between pictures.
 
-    The masks are compared with the predictions of one model with one kind of prompt: the pair with the highest sum of
-    IoU over all pictures. Oracle prompts are not used. If the study has only oracle prompts, or no pictures, the result
-    is empty.
+    The masks are compared with the predictions of one model with one kind of prompt: the combination with the highest
+    sum of IoU over all pictures. Oracle prompts are not used. If the study has only oracle prompts, or no pictures, the
+    result is empty.
     """
     kinds = [kind for kind in study.kinds if not kind.is_oracle]
     if not kinds or not study.pictures:

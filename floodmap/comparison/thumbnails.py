@@ -13,12 +13,12 @@ from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 HIT, FALSE, MISSED = (154, 164, 173), (210, 60, 47), (47, 158, 87)
 REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
-"""RGB colours, 0 to 255: true positive (HIT), false positive (FALSE), false negative (MISSED), flood of the reference,
-and flood of the prediction."""
+"""RGB colours, 0 to 255: true positive (HIT), false positive (FALSE), false negative (MISSED), flood in the reference
+(REFERENCE), and flood in the prediction (PREDICTION)."""
 
 
 def rgb_of(picture: Picture) -> Image8:
-    """Return the picture without any additions, uint8 (height, width, 3)."""
+    """Return the shrunken picture without tints and prompts, with the bands last: uint8 (height, width, 3)."""
     return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
 
 

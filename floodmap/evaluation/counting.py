@@ -22,16 +22,22 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 Bools = NDArray[np.bool_]
 
 _BLOCK = 2048
-"""Side of the windows, in pixels."""
+"""Side of the square windows in which the masks are read, in pixels."""
 _CELL = 64
-"""Side in pixels of the squares in which all pixels count with the same area on the ground."""
+"""Side, in pixels, of the squares into which a window is divided to compute the flooded area.
+
+One area in square metres is computed per square. Each pixel of the square counts with an equal share of this area.
+"""
 _WIDEST = 2000
-"""Largest tolerance in pixels. There is a limit, because a margin as wide as the tolerance is read with each window."""
+"""Largest tolerance that the user may choose for boundaries, in pixels.
+
+There is a limit, because a margin as wide as the tolerance is read with each window.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Confusion):
-    """Numbers of pixels and areas of one window, or the sums over several windows of a scene."""
+    """Numbers of pixels, and flooded areas, in one window of a scene or in several windows together."""
 
     predicted_m2: float = 0.0
     """Area of predicted flood in square metres, over pixels that are observed in prediction and reference.
@@ -49,14 +55,14 @@ class Counts(Confusion):
     """Number of pixels that are observed in the reference."""
 
     def __add__(self, other: Counts) -> Counts:
-        """Return the sums of all fields."""
+        """Return new counts; each field is the sum of the same field of `self` and `other`."""
         return Counts(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def spacing(grid: GeoGrid) -> tuple[float, float]:
-    """Return the pixel spacing at the centre of a grid, in metres: between rows, and between columns.
+    """Return two distances in metres at the centre of a grid: between neighbouring rows, and between columns.
 
-    If the grid has no geographic or projected CRS, the spacing is 1, 1 in pixels.
+    If the grid has no geographic or projected CRS, both distances are 1, in pixels.
 
     Raises:
         EvaluationError: the centre of the grid does not exist in the CRS.
@@ -69,7 +75,7 @@ def spacing(grid: GeoGrid) -> tuple[float, float]:
 
 
 def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: float, block: int = _BLOCK) -> Counts:
-    """Count the pixels of a grid in which a prediction and a reference agree and differ.
+    """Count the pixels in which a prediction and a reference agree and differ, and compute the flooded areas.
 
     Args:
         prediction: function from a window of the grid to the classes of the prediction (see `rules.Reader`).
@@ -80,10 +86,11 @@ def compare(prediction: Reader, reference: Reader, grid: GeoGrid, *, tolerance: 
         block: side of the windows, in pixels. The result does not depend on the side.
 
     Returns:
-        Sums over all windows of the grid.
+        Counts and areas of the whole grid.
 
     Raises:
-        EvaluationError: the tolerance is negative or more than 2000 pixels.
+        EvaluationError: the tolerance is negative or more than 2000 pixels, or coordinates of the grid do not exist in
+            the CRS.
     """
     steps = spacing(grid)
     if not 0 <= tolerance <= _WIDEST * min(steps):
@@ -131,9 +138,10 @@ def _pixels(predicted: Codes, referenced: Codes) -> Counts:
 
 
 def _areas(predicted: Codes, referenced: Codes, grid: GeoGrid, window: Window) -> Counts:
-    """Compute the flooded areas of both masks in square metres.
+    """Compute the flooded areas of both masks in one window, in square metres.
 
-    All pixels in a square of `_CELL` x `_CELL` pixels count with the same area.
+    All pixels in a square of `_CELL` x `_CELL` pixels count with the same area. Without a geographic or projected CRS
+    the areas are 0.
 
     Args:
         predicted: uint8 (height, width), classes of the prediction in the window.
@@ -167,14 +175,15 @@ def _boundaries(
 ) -> Counts:
     """Count the boundary pixels of each mask in a window, and the boundary pixels that match the other mask.
 
-    A boundary pixel matches if a boundary pixel of the other mask is within the tolerance. Only boundary pixels in the
-    inner window are counted. The matching pixels may also be in the margin, so that the outer window is read.
+    A boundary pixel matches if a boundary pixel of the other mask is within the tolerance. The outer window is the
+    inner window with a margin. Only boundary pixels in the inner window are counted. The boundary pixel of the other
+    mask may also be in the margin.
 
     Args:
         predicted: uint8 (height, width), classes of the prediction in the outer window.
         referenced: uint8 (height, width), classes of the reference in the outer window.
         inner: slices of the inner window in the outer window.
-        steps: metres between rows and between columns.
+        steps: distance between rows and distance between columns, as returned by `spacing`.
         tolerance: largest distance at which boundary pixels match, in the unit of `steps`.
     """
     seen = (predicted != UNOBSERVED) & (referenced != UNOBSERVED)
@@ -190,7 +199,7 @@ def _boundaries(
 def boundary(flood: Bools, seen: Bools) -> Bools:
     """Return the boundary pixels of a mask: flooded pixels with a dry pixel left, right, above or below.
 
-    A flooded pixel beside an unobserved pixel or at the edge of the scene needs a dry neighbour, too, because the
+    An unobserved neighbour, or the edge of the scene, does not make a flooded pixel a boundary pixel, because the
     boundary of the flood is not known there.
 
     Args:
@@ -216,7 +225,7 @@ def _near(of: Bools, to: Bools, inner: tuple[slice, slice], steps: tuple[float, 
         of: bool (height, width), boundary pixels of the first mask in the outer window.
         to: bool (height, width), boundary pixels of the second mask in the outer window.
         inner: slices of the inner window in the outer window.
-        steps: pixel spacing between rows and between columns.
+        steps: distance between rows and distance between columns, as returned by `spacing`.
         tolerance: largest distance of a counted pixel to a boundary pixel of the second mask, in the unit of `steps`.
     """
     here = np.zeros_like(of)

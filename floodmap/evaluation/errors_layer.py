@@ -29,7 +29,7 @@ _PARTIAL = "0.gpkg"
 _STRIP = 512
 """Number of rows that are read together."""
 _KINDS = {"false_positive": (FLOOD, DRY), "false_negative": (DRY, FLOOD)}
-"""Class of the prediction and class of the reference for each kind of error."""
+"""For each kind of error: class of the pixel in the prediction, and class of the pixel in the reference."""
 
 
 def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene: str) -> GeoDataFrame:
@@ -43,7 +43,7 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
 
     Returns:
         One row per polygon, in the CRS of the grid (in pixels without a CRS). The columns are `kind` (false_positive or
-        false_negative), `scene` and `area_m2` (geodesic; null without a CRS).
+        false_negative), `scene` and `area_m2` (area on the ellipsoid in square metres; null without a CRS).
     """
     import geopandas
     import pandas as pd
@@ -103,7 +103,7 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Check, before the evaluation begins, that the GeoPackage can be written.
+    """Check, before the evaluation begins, that the GeoPackage of error polygons can be written.
 
     Raises:
         OutputError: the name of the file does not end in .gpkg, the folder is missing, or the file exists and
@@ -118,7 +118,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Compare a prediction with a reference in strips of full rows, from the top.
+    """Find the pixels with one kind of error, in strips of full rows from top to bottom.
 
     Args:
         prediction: function from a window of the grid to the classes of the prediction.
@@ -127,7 +127,8 @@ def _strips(prediction: Reader, reference: Reader, grid: GeoGrid, kind: str) -> 
         kind: kind of error, a key of `_KINDS`.
 
     Yields:
-        For each strip: the number of the first row, and uint8 (rows, width), 100 for pixels with an error, else 0.
+        Two values for each strip: the first row of the strip, counted from 0, and an array, uint8 (rows, width), with
+        100 at pixels with an error of this kind, else 0.
     """
     predicted, referenced = _KINDS[kind]
     for row in range(0, grid.height, _STRIP):

@@ -38,7 +38,7 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 _log = logging.getLogger(__name__)
 
 Values: TypeAlias = float | str | Iterable[float] | None
-"""Values of flood as the user gives the values, such as 1 or "1,2"; parsed by `FloodRule.parse`."""
+"""Definition of flood by the user: raster values (1 or "1,2"), or values of an attribute ("class=water"), or None."""
 _CACHE_BYTES = 128 * 2**20
 """Size of GDAL's block cache in bytes; by default GDAL uses a share of the memory of the machine."""
 
@@ -77,11 +77,11 @@ def evaluate(
         threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
             is scaled, with a warning.
-        ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to values that
-            rarely mean dry: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values
-            are never ignored; with a threshold, the values 0 to 100 are never ignored.
-        tolerance_m: largest distance in metres at which boundaries agree; in pixels without a CRS. None: three pixels
-            of the scene.
+        ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to common fill
+            values: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values are never
+            ignored; with a threshold, the values 0 to 100 are never ignored.
+        tolerance_m: largest distance in metres at which boundary pixels match; in pixels without a CRS. None: three
+            pixels of the compared grid.
         resolution_m: pixel size of the new grid in metres, if prediction and reference are polygons; without a CRS, in
             the units of the files. None: 1.
         errors: GeoPackage for polygons of false positives and false negatives, with style. None: no file.
@@ -92,8 +92,8 @@ def evaluate(
         Scores of each scene, mean scores and pooled scores.
 
     Raises:
-        EvaluationError: no files pair, a file is no mask, the flood value is ambiguous, or prediction and reference do
-            not overlap. If only some of several pairs fail, the failed pairs are listed in `refused`, without an error.
+        EvaluationError: no two files form a pair, a file is no mask, the flood value is ambiguous, or prediction and
+            reference do not overlap. If only some of several pairs fail, `Evaluation.refused` lists the failed pairs.
         MissingCRSError: only one of prediction and reference has a CRS, and the sizes differ.
         VectorError: polygons cannot be read.
         OutputError: the GeoPackage of `errors` cannot be written.
@@ -174,8 +174,8 @@ class _Rules:
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
     """Return the rule of the prediction with the ignored values of the rule `ignoring`.
 
-    Values with a meaning in the prediction are not ignored: 0 (dry) and the flood values; with a threshold, all values
-    from 0 to 100.
+    Values with a meaning in the prediction are not ignored: 0 (dry) and the flood values (1 and 255 if the user gave
+    none); with a threshold, all values from 0 to 100.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
@@ -187,7 +187,7 @@ def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
 
 
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
-    """Return the rules of all predictions or references. Flood values of rasters are inferred if the user gave none."""
+    """Return the rules of all predictions, or of all references. Missing flood values are inferred from the rasters."""
     rasters = [path for path in paths if not _holds_polygons(path)]
     return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
 
@@ -274,9 +274,9 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
 
 
 def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Return a warning for each model that was trained or validated on some of the scenes.
+    """Return a warning for each model that was trained or validated on some of the evaluated scenes.
 
-    The information comes from the JSON report beside each prediction.
+    The model, and whether the scene was used in training, are read from the JSON report of each prediction.
     """
     roles: dict[str, list[str | None]] = {}
     for pair in pairs:
@@ -290,7 +290,7 @@ def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _model_of(prediction: Path) -> dict[str, Any]:
-    """Return the entry `model` of the JSON report of floodmap beside a prediction; empty if there is no report."""
+    """Return the entry `model` of the JSON report of a prediction, from the same folder; empty without a report."""
     for end in ("_mask", "_probability", ""):
         report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
         try:
@@ -303,7 +303,10 @@ def _model_of(prediction: Path) -> dict[str, Any]:
 
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:
-    """Log a warning if a flood value of the user occurs in no scene."""
+    """Log a warning if the user defined flood by values or an attribute, and no observed pixel of any scene is flood.
+
+    Predictions and references are tested separately.
+    """
     sides = (
         (rules[0], "prediction", "--flood-value", sum(scene.tp + scene.fp for scene in scenes)),
         (rules[1], "reference", "--reference-value", sum(scene.tp + scene.fn for scene in scenes)),

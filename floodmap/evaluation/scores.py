@@ -132,7 +132,7 @@ class Scores(Confusion):
 
     @property
     def counts(self) -> Floats:
-        """Numbers of pixels tp, fp, fn, tn and numbers of boundary pixels, float64 (8,), in the order of `COUNTS`."""
+        """Numbers of pixels, float64 (8,): tp, fp, fn, tn and four counts of boundary pixels, ordered as `COUNTS`."""
         return np.array([getattr(self, name) for name in COUNTS], np.float64)
 
     @property
@@ -192,7 +192,7 @@ class Scores(Confusion):
         return self.predicted_ha - self.reference_ha
 
     def to_json(self) -> dict[str, Any]:
-        """Return names, pixel counts and scores as types that JSON can store. Undefined scores are None."""
+        """Return all fields and scores by name, as types that JSON can store. Undefined scores are None."""
         names = (*METRICS, "observed_share", *COUNTS, "unobserved", "predicted_ha", "reference_ha")
         values = {name: number(getattr(self, name)) for name in names}
         about = {name: getattr(self, name) for name in ("name", "prediction", "reference")}

@@ -14,7 +14,10 @@ from floodmap.errors import OutputError, writing
 from floodmap.evaluation.scores import COUNTS, METRICS, Floats, Metric, Scores, number, ratio
 
 RESAMPLES = 5000
-"""Number of bootstrap resamples. With another seed, an end of an interval moves by about 1/100 of the width."""
+"""Number of bootstrap resamples.
+
+With another seed, the ends of an interval move by about 1/100 of the width of the interval.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Evaluation:
         return Scores(name="pooled", tolerance_unit="m" if units == {"m"} else "px", **sums)
 
     def mean(self, metric: Metric | Literal["observed_share"]) -> float | None:
-        """Return the mean of a score over all scenes, in which every scene has the same weight.
+        """Return the mean of a score over all scenes. Every scene has the same weight.
 
         None is returned if there are no scenes. The mean of `area_error_ha` is also None if a scene has no CRS and
         therefore no area.
@@ -72,7 +75,7 @@ class Evaluation:
             rng: random generator of the resamples. None: a generator with the seed `seed`, so that intervals repeat.
 
         Returns:
-            Lower and upper end, in the unit of the score. None for fewer than two scenes, or if `mean` is None.
+            Lower and upper end, in the unit of the score. None for fewer than two scenes, or if `mean(metric)` is None.
         """
         count = len(self.scenes)
         if count < 2 or self.mean(metric) is None:
@@ -150,8 +153,8 @@ class Evaluation:
     def table(self) -> str:
         """Return the scores as lines of text in aligned columns.
 
-        The rows are the scenes, and for several scenes the mean scores and the pooled scores with intervals. The
-        interval is in the row below the score.
+        The first lines are the warnings of `seen`. There is one row per scene. For several scenes, rows of mean scores
+        and of pooled scores follow, each with the intervals in the next row.
         """
         rows = self.rows() if len(self.scenes) > 1 else self.rows()[:1]
         lines = [["scene", *_COLUMNS.values()]]

@@ -1,4 +1,4 @@
-"""Areas and lengths on the WGS 84 ellipsoid: areas of cells of a pixel grid, areas and perimeters of polygons."""
+"""Areas and lengths on the WGS 84 ellipsoid: areas of rectangles of pixels, areas and perimeters of polygons."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Geometries = NDArray[np.object_]
 Ints = NDArray[np.int64]
 _GEOD = Geod(ellps="WGS84")
 EDGE_M = 1000.0
-"""Longest edge that is projected without extra vertices, in metres."""
+"""Length in metres above which extra vertices are added to an edge of a polygon before the projection."""
 EARTH_RADIUS_M = 6_371_000.0
 CHUNK = 2**17
-"""Number of vertices that are projected together."""
+"""Largest number of edges that are projected together, before extra vertices are added."""
 
 
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
@@ -34,8 +34,8 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
     A cell lies between two neighbouring row lines and two neighbouring column lines, and may contain many pixels.
     By Green's theorem the area of a ring on the ellipsoid is the integral of the authalic function q over longitude
     (Snyder 1987, equation 3-12). The result is exact for edges along meridians and parallels. For other edges, the
-    relative error is the square of the size of the cell in radians. For cells with sides of some ten pixels, the error
-    is far below 0.1 %.
+    relative error is about s squared; s is the side of the cell, as an angle at the centre of the Earth in radians. For
+    cells with sides of some ten pixels, the error is far below 0.1 %.
 
     Args:
         crs: a geographic or projected CRS.
@@ -143,10 +143,10 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
     Args:
         xy: float64 (n, 2), vertices of one or more rings.
         ring: int64 (n,), number of the ring of each vertex.
-        longest: length in the unit of `xy`.
+        longest: largest length of an edge, in the unit of `xy`.
 
     Returns:
-        float64 (m, 2), old and new vertices in order, and int64 (m,), number of the ring of each vertex.
+        Two arrays: float64 (m, 2), old and new vertices in order; int64 (m,), number of the ring of each vertex.
     """
     step = np.diff(xy, axis=0)
     pieces = np.ceil(np.hypot(step[:, 0], step[:, 1]) / longest)
@@ -161,12 +161,12 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 
 
 class _Rings:
-    """Signed area and length of each of several closed rings in a plane, as sums over the edges added so far.
+    """Signed areas and lengths of several closed rings in a plane, as sums over the edges that `add` has added.
 
     Coordinates are relative to the first vertex of each ring, because products of large coordinates lose precision.
 
     Args:
-        first_xy: float64 (number of rings, 2), first vertex of each ring.
+        first_xy: float64 (number of rings, 2), first vertex of each ring, in the plane.
     """
 
     def __init__(self, first_xy: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Coordinate reference systems (CRS): parsing with a cache, reduction to 2-D, and a test for a place on the Earth."""
+"""Coordinate reference systems (CRS): parsing with a cache, reduction to 2-D, and a test whether a CRS is local."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def is_placed(crs: object) -> bool:
 
 
 def flat(crs: CRS | None) -> CRS | None:
-    """Return the horizontal (2-D) part of a CRS: as EPSG code if pyproj finds the exact code, else as WKT.
+    """Return the horizontal (2-D) part of a CRS.
 
-    None, a 2-D CRS, and a CRS that pyproj cannot parse are returned unchanged.
+    The result is created from an EPSG code if pyproj finds a code that matches exactly, else from WKT. None, a 2-D CRS,
+    and a CRS that pyproj cannot parse are returned unchanged.
     """
     try:
         known = known_crs(crs) if crs else None

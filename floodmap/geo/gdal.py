@@ -26,7 +26,7 @@ CACHE_BYTES = 64 * 2**20
 
 @contextmanager
 def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
-    """Context manager: apply the settings of GDAL for reading scenes to the calling thread.
+    """Context manager: apply GDAL's settings for reading scenes in the calling thread, within the `with` block.
 
     Args:
         cache_bytes: size of GDAL's block cache, in bytes.
@@ -61,8 +61,12 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
 def forget_error(dataset: Any) -> None:
     """Clear GDAL's last error after the error was handled.
 
-    Otherwise rasterio raises the old error at the next GDAL call with a result other than 0. This function calls GDAL
-    for the colour interpretation of the bands, and suppresses the error that rasterio then raises.
+    If the error is not cleared, rasterio raises the old error at the next GDAL call with a result other than 0. This
+    function therefore calls GDAL for the colour interpretation of the bands, and suppresses the error that rasterio
+    raises.
+
+    Args:
+        dataset: any open dataset of rasterio.
     """
     with suppress(Exception):
         _ = dataset.colorinterp

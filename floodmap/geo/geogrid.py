@@ -31,9 +31,10 @@ QGIS draws a picture without georeference in the same coordinates, so that resul
 
 
 def how_to_place(transform: Affine) -> str:
-    """Return the advice of error messages about a raster without CRS.
+    """Return the advice in error messages on how to georeference a raster without CRS.
 
-    The advice depends on the transform of the raster, because `--crs` alone helps only if the raster has a transform.
+    The advice depends on the transform of the raster. If the transform is `UNPLACED`, the option `--crs` alone does not
+    help.
     """
     return "give it a world file and --crs" if transform == UNPLACED else "assign one with --crs"
 
@@ -114,13 +115,13 @@ class GeoGrid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Bounding box (west, south, east, north) of the four corners, in units of the CRS, also for a rotated grid."""
+        """Bounding box (west, south, east, north) of the grid, which may be rotated, in units of the CRS."""
         xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
     @property
     def span_x(self) -> tuple[float, float]:
-        """Smallest and largest x of the four corners, in units of the CRS."""
+        """Smallest and largest x of the four corners of the grid, in units of the CRS."""
         xs = [(self.transform @ (col, row))[0] for col in (0, self.width) for row in (0, self.height)]
         return min(xs), max(xs)
 
@@ -131,7 +132,7 @@ class GeoGrid:
         rasterio returns.
 
         Args:
-            xy: float64 (n, 2), column and row of each point.
+            xy: float64 (n, 2), column and row of each point; (0, 0) is the upper left corner of the first pixel.
 
         Returns:
             float64 (n, 2), x and y of each point, in units of the CRS.
@@ -145,7 +146,7 @@ class GeoGrid:
             xy: float64 (n, 2), x and y of each point, in units of the CRS.
 
         Returns:
-            float64 (n, 2), column and row of each point.
+            float64 (n, 2), column and row of each point; (0, 0) is the upper left corner of the first pixel.
         """
         return _transformed(~self.transform, xy)
 
@@ -153,8 +154,8 @@ class GeoGrid:
         """Compute the areas, on the ellipsoid, of the cells between given row lines and column lines of this grid.
 
         Args:
-            row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels.
-            col_edges: float64 (n + 1,), ascending positions of the column lines, in pixels.
+            row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels from the upper edge.
+            col_edges: float64 (n + 1,), ascending positions of the column lines, in pixels from the left edge.
 
         Returns:
             float64 (m, n), areas of the cells in square metres, computed by `areas.cell_areas_m2`.

@@ -1,6 +1,6 @@
 """Literal file names for libraries that parse a name as an address.
 
-pyogrio splits a name at `!`, drops everything after `;` and line breaks, and opens names ending in .zip as archives.
+pyogrio splits a name at `!`, ignores all text after `;` or a line break, and opens names ending in .zip as archives.
 GDAL has its own syntax of names (`/vsi...`, `GPKG:...`, `{...}`). SQLite does not accept paths of more than 512 bytes.
 For this reason only plain paths are passed to the three libraries. A plain path is absolute, has no folder with the
 suffix of an archive, and contains only letters, digits, spaces and the characters `_.,+=@~()-`. A file with another
@@ -32,7 +32,7 @@ _SIDECAR_ON_READ = (".gml",)
 Files of these formats are always read through an alias, so that the sidecar is not written beside the file.
 """
 _DOUBLE_SUFFIXES = (".gpkg.zip", ".shp.zip", ".gdb.zip")
-"""Endings that consist of two suffixes, but that GDAL treats as one suffix."""
+"""Endings of two suffixes that an alias must keep, because GDAL treats the two suffixes as one."""
 _GDAL_NAME = re.compile(r"/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_+.-]+:", re.IGNORECASE)
 _ALIAS = "0"
 
@@ -98,11 +98,14 @@ def readable(name: Path | str) -> Iterator[str]:
 
 @contextmanager
 def writable(folder: Path, *, however_long: bool = False) -> Iterator[Path]:
-    """Context manager: yield a plain path to an existing folder. At the end, `folder` contains all files written there.
+    """Context manager: yield a folder with a plain path for files that are to be written into `folder`.
+
+    At the end, all files that were written into the yielded folder are in `folder`.
 
     Args:
-        folder: a folder of any name. No file in the folder may have the name of a file that is written.
-        however_long: True: accept a path that is too long for SQLite. Use True only if SQLite writes no file there.
+        folder: an existing folder of any name. No file in the folder may have the name of a file that is written.
+        however_long: True: accept a path that is too long for SQLite. Use True only if SQLite writes no file in the
+            folder.
     """
     whole = folder.absolute()
     short = however_long or not _is_long(whole)

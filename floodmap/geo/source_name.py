@@ -82,7 +82,7 @@ class SourceName:
 
     @property
     def _vsi_name(self) -> str:
-        """Name with GDAL's `/vsi` prefix in place of the scheme of a URL."""
+        """Name with GDAL's `/vsi` prefix in place of the scheme of a URL; any other name unchanged."""
         url = _URL.match(self.given)
         scheme = url[1].casefold() if url else ""
         if url is None or scheme not in _SCHEMES:
@@ -99,8 +99,9 @@ class SourceName:
     def stem(self) -> str:
         """Beginning of the names of result files.
 
-        For a local file: the name without suffix. For a URL or a `/vsi` name: the name of the last file, without
-        suffix. For other names: the parts after the driver, such as `f_red` for `NETCDF:"f.nc":red`.
+        For a local file: the name without folders and suffix. For a URL or a `/vsi` name: the text after the last `/`,
+        without suffix. For a VRT given as XML: `vrt`. For other names: the parts after the driver, such as `f_red` for
+        `NETCDF:"f.nc":red`.
         """
         if self.path is not None:
             return self.path.stem
@@ -124,9 +125,9 @@ class SourceName:
 
     @property
     def container(self) -> tuple[Path, str] | None:
-        """Local file that contains the raster, and name of the raster inside the file.
+        """Path of the local file that contains the raster, and name of the raster inside this file.
 
-        The name is empty if the raster is the file. None if no local file contains the raster.
+        The name is empty if the local file is the raster itself. None if no local file contains the raster.
         """
         if self.path is not None:
             return self.path, ""

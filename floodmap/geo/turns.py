@@ -19,14 +19,14 @@ Geometries = NDArray[np.object_]
 Floats = NDArray[np.float64]
 
 _CYLINDRICAL = ("Mercator", "Popular Visualisation", "Equidistant Cylindrical", "Lambert Cylindrical", "Miller")
-"""First words of the methods of cylindrical projections, in which x is proportional to longitude."""
+"""Beginnings of the names of cylindrical projections in PROJ; x is proportional to longitude in these projections."""
 _TURNS = (0, -1, 1)
-"""Numbers of periods by which coordinates are shifted. Coordinates that would need more periods are invalid."""
+"""Numbers of periods by which x is shifted in a comparison. Coordinates that would need more periods are invalid."""
 WARP_OPTIONS = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
 """Options of GDAL's warper for grids that the antimeridian may cross.
 
-By default GDAL transforms some points around a window to find the pixels of the source to read. Close to the
-antimeridian, GDAL then reads too few pixels.
+GDAL transforms points of a target window to find the source pixels to read. By default GDAL transforms only a few
+points. Close to the antimeridian, GDAL then reads too few pixels.
 """
 
 
@@ -45,9 +45,9 @@ def raster_shifts(
 ) -> tuple[float, ...]:
     """Return the shifts of a raster along x, by whole periods, with which the raster overlaps a target grid.
 
-    Only x is compared. If the grid has another CRS than the raster, PROJ transforms x of the grid to at most half a
-    period east or west of the central meridian of the raster. Between two geographic CRS, and within one CRS, x may be
-    further away from the central meridian.
+    Only x is compared. If the target grid has another CRS, PROJ transforms the grid to values of x within half a period
+    of the central meridian of `crs`. If both CRS are geographic, or if both are the same CRS, x may be further away
+    from the central meridian.
 
     Args:
         crs: CRS of the raster.
@@ -93,7 +93,7 @@ def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geometries:
-    """Shift geometries by whole periods of x into the range of x of a grid.
+    """Return copies of geometries, shifted by whole periods of x so that the copies lie in the range of x of a grid.
 
     Args:
         geometries: shapely geometries, object (n,), in the CRS.
@@ -101,8 +101,8 @@ def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geome
         span: smallest and largest x of the grid.
 
     Returns:
-        Shapely geometries, object (m,): one copy of a geometry for each shift (-1, 0 or 1 period) with which the
-        geometry meets the range.
+        Shapely geometries, object (m,): one copy of a geometry for each shift (0, -1 or 1 period) after which the
+        geometry overlaps or touches the range. Geometries without such a shift are left out.
     """
     period = x_period(crs)
     if period is None or not len(geometries):
@@ -140,15 +140,15 @@ def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
 
 
 def bounds_of(geometries: Geometries, crs: Any) -> tuple[float, float, float, float]:
-    """Return the narrower of two bounding boxes of geometries: within the range of x, or across the antimeridian.
+    """Return the bounding box of geometries. The box crosses the antimeridian if the box is then narrower.
 
     Args:
         geometries: shapely geometries, object (n,), at least one.
         crs: CRS of the geometries.
 
     Returns:
-        West, south, east, north, in units of the CRS. For a box across the antimeridian, east is beyond the
-        antimeridian, for example above 180 degrees.
+        West, south, east, north, in units of the CRS. If the box crosses the antimeridian, east is one period larger
+        than the usual x, for example 190 degrees in place of -170 degrees.
     """
     parts = shapely.get_parts(geometries)
     west, south, east, north = (float(edge) for edge in shapely.total_bounds(parts))
@@ -181,9 +181,9 @@ def _unwrapped(geometry: shapely.Geometry, period: float) -> shapely.Geometry:
 
 
 def _ring(xy: Floats, period: float) -> Floats:
-    """Remove jumps of x by one period from a closed ring, float64 (n, 2), in place; also return the ring.
+    """Remove jumps of x by one period from a closed ring, float64 (n, 2), in place, and return the ring.
 
-    A ring around a pole stays unchanged. Such a ring makes one turn around the Earth, and the jumps do not cancel.
+    A ring around a pole stays unchanged. Such a ring makes one turn around the Earth: the sum of the jumps is not 0.
     """
     leaps = np.cumsum(np.round(np.diff(xy[:, 0]) / period))
     if leaps[-1] == 0:
@@ -192,7 +192,7 @@ def _ring(xy: Floats, period: float) -> Floats:
 
 
 def _x_range(crs: CRS, period: float) -> tuple[float, float]:
-    """Return the smallest and largest x of points that PROJ has transformed to a CRS.
+    """Return the smallest and the largest x that PROJ can return for a point that is transformed to a CRS.
 
     The range has a width of one period. The middle of the range is the false easting, or 0 in a geographic CRS.
 

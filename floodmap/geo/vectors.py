@@ -1,6 +1,6 @@
 """Reading of vector files as arrays: geometries in a given CRS, and attribute columns.
 
-Only GeoParquet is read with geopandas.
+GeoParquet is read with geopandas, all other formats with pyogrio.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
-"""Number of equal parts of the longer side of a layer's extent. No edge is longer than one part in a reprojection.
+"""Number by which the longer side of a layer's extent is divided to get the longest edge before a reprojection.
 
 Vertices are added to longer edges, because an edge that is straight in one CRS is curved in another CRS. The sagitta of
-a curved edge is proportional to the square of the length of the edge. For an edge of 100 km, 256 parts reduce a sagitta
-of metres to a thousandth of a pixel.
+a curved edge is proportional to the square of the length of the edge. If an edge of 100 km is divided into 256 parts,
+the sagitta decreases from metres to a thousandth of a pixel.
 """
 
 
@@ -87,7 +87,7 @@ def as_file(given: object, name: str) -> Iterator[Path]:
 
 
 def is_vector(path: Path | str) -> bool:
-    """Return whether a file contains vector data. The file is opened if the suffix does not decide, as with .gpkg."""
+    """Return whether a file contains vector data. Files with the suffix .gpkg or an unknown suffix are opened."""
     if Path(path).suffix.lower() in {*SUFFIXES, *PARQUET} - {".gpkg"}:
         return True
     import pyogrio
@@ -103,9 +103,9 @@ def is_vector(path: Path | str) -> bool:
 def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None, polygons: bool = False) -> Vectors:
     """Read one layer of a vector file (GeoPackage, Shapefile, GeoJSON, FlatGeobuf, or any other format of OGR).
 
-    Features without a geometry are left out. Invalid polygons are repaired, and only the polygons of the repaired
-    geometry are kept. Before reprojection vertices are added to long edges, so that every edge stays in the same place
-    on the ground.
+    Features without a geometry are left out. Invalid polygons are repaired. A repair may yield polygons, lines and
+    points; only the polygons are kept. Before a reprojection, vertices are added to long edges, so that every edge
+    stays in the same place on the ground.
 
     Args:
         path: the file, a .gdb folder, or a name that only GDAL opens (`/vsizip/...`, `https://...`).
@@ -169,7 +169,8 @@ def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any
     """Read a GeoParquet file with geopandas, because GDAL in wheels cannot read GeoParquet.
 
     Returns:
-        2-D shapely geometries, object (n,); attribute columns, each (n,), by name; CRS, None if the file has no CRS.
+        Three values: 2-D shapely geometries, object (n,); a dict of attribute columns, each (n,), by name; the CRS, or
+        None if the file has no CRS.
 
     Raises:
         VectorError: the file is missing, or is no GeoParquet file.
@@ -204,9 +205,10 @@ def _read_layer(
 
 
 def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Return geometries, object (n,), with invalid polygons replaced by the polygons that a repair yields.
+    """Repair the invalid polygons among geometries, object (n,); return all geometries.
 
-    A polygon that has collapsed to a line is replaced by an empty geometry.
+    A repair may yield polygons, lines and points; only the polygons are kept. A polygon that has collapsed to a line
+    becomes an empty geometry.
     """
     areal = np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL])
     broken = areal & ~shapely.is_valid(geometries)
@@ -234,14 +236,14 @@ def reprojected(
     Args:
         geometries: shapely geometries, object (n,).
         source: CRS of the geometries; None if the file has no CRS.
-        wanted: target CRS, any object that pyproj reads. None: the geometries are returned unchanged.
+        wanted: target CRS: any object that pyproj reads. None: the geometries are returned unchanged.
         path: the file, for messages.
 
     Returns:
         Shapely geometries, object (n,), in the target CRS, continuous across the antimeridian (see `turns.unwrapped`).
 
     Raises:
-        VectorError: `source` is None, or coordinates do not exist in the target CRS.
+        VectorError: `source` is None but a target CRS is given, or coordinates do not exist in the target CRS.
     """
     if wanted is None or not len(geometries):
         return geometries

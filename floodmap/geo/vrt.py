@@ -1,4 +1,4 @@
-"""Members of a VRT mosaic: the name of each raster, the rectangle that is used, and the place in the mosaic."""
+"""Members of a VRT mosaic: the name of each source raster, the rectangle that is used, and the place in the mosaic."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Member:
     source: Rect | None
     """Rectangle of the raster that is used (`SrcRect`); None: the whole raster."""
     place: Rect | None
-    """Rectangle of the mosaic that `source` fills (`DstRect`); None: the whole mosaic."""
+    """Rectangle of the mosaic into which `source` is drawn (`DstRect`); None: the whole mosaic."""
     transparent: bool
-    """True if the member has a nodata value or a mask. Members that are drawn earlier are then visible there."""
+    """True if the member has a nodata value or a mask: earlier members stay visible at pixels without data."""
 
 
 class Vrt:

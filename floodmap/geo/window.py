@@ -17,12 +17,12 @@ class Window:
 
     @property
     def row_end(self) -> int:
-        """First row below the window."""
+        """Number of the first row below the window."""
         return self.row_off + self.height
 
     @property
     def col_end(self) -> int:
-        """First column right of the window."""
+        """Number of the first column right of the window."""
         return self.col_off + self.width
 
     @property
@@ -46,7 +46,7 @@ class Window:
         return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
 
     def part(self, inner: Window) -> Window:
-        """Return the same rectangle as `inner`, with offsets in the scene.
+        """Return the same rectangle as `inner`, with offsets relative to the upper left corner of the scene.
 
         Args:
             inner: a rectangle with offsets relative to the upper left corner of this window.

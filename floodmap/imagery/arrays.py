@@ -38,7 +38,7 @@ def open_array(
         gsd_m: ground sample distance in metres; None: not known.
 
     Yields:
-        The open scene. It has a local CRS in metres if `gsd_m` is given, else no CRS.
+        The open scene. The scene has a local CRS in metres if `gsd_m` is given, else no CRS.
 
     Raises:
         SceneError: an array has another dtype or shape, or the ground sample distance is not a positive number.

@@ -1,8 +1,8 @@
-"""Untagged black or white borders (collars): pixels around an orthophoto that no nodata value marks.
+"""Untagged borders (collars): black or white pixels around an orthophoto that are not declared as nodata.
 
 A border is a large connected area of pixels that are black, or white, within a small tolerance (`_TOLERANCE`). The area
-touches the edge of the scene. Dark lakes and white roofs vary by more than the tolerance. Such areas are found once, on
-a downsampled picture of the scene. Border pixels of a window are then found at full resolution.
+touches the edge of the scene. Dark lakes and white roofs vary by more than the tolerance. The borders of a scene are
+found once, on a downsampled picture of the scene. Border pixels of a window are then found at full resolution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ The function returns the stored values, (bands, height, width), and flags, bool 
 be border."""
 
 MAX_SIDE = 2048
-"""Longest side of the downsampled picture on which borders are found, in pixels."""
+"""Length of the longer side of the downsampled picture, in pixels. Smaller scenes are not downsampled."""
 
 _TOLERANCE = 2
 """Largest difference of a border pixel from black (0) or white (255), in 8-bit values."""
@@ -46,7 +46,7 @@ _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
 
 These limits are larger, because such an area may be an overexposed roof."""
 _THIN_SHARE = 0.25
-"""Least share of the probes along one side of the scene, 0 to 1, that a thin border must fill.
+"""Least share of the probes (see `_PROBES`) along one side of the scene, 0 to 1, that a thin border must fill.
 
 A thin border is narrower than a pixel of the downsampled picture, and is not found on the downsampled picture."""
 _PROBES, _PROBE_SIDE = 33, 2
@@ -59,16 +59,16 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collar:
-    """Black and white borders of a scene, marked on a coarse grid. The marks guide the search in each window."""
+    """Black and white borders of a scene, marked on the downsampled picture, to find the border pixels of a window."""
 
     cells: dict[Colour, Bools]
-    """For each border colour, a coarse grid over the scene: bool (rows, columns), False at cells without border."""
+    """For each border colour: bool, shape of the downsampled picture, True at pixels at and beside a border."""
     height: int
     """Number of rows of the scene."""
     width: int
     """Number of columns of the scene."""
     lossy: bool
-    """Whether the scene has lossy compression, which changes the colour of a border along the inner edge."""
+    """True if the scene has lossy compression, which changes the colours where the border meets the orthophoto."""
 
     @property
     def colours(self) -> tuple[Colour, ...]:
@@ -79,9 +79,9 @@ class Collar:
         """Find the border pixels of a window.
 
         Args:
-            window: the window, in pixels of the working grid.
-            values: (bands, height, width), the colour bands as stored. If the window was read downsampled, height and
-                width are smaller than the sides of the window.
+            window: the window, in pixels of the scene.
+            values: (bands, height, width), the stored values of the colour bands in the window. If the window was read
+                downsampled, height and width are smaller than the sides of the window.
             possible: bool (height, width), False at pixels that cannot be border, such as masked pixels.
 
         Returns:
@@ -103,14 +103,14 @@ class Collar:
         return found
 
     def candidates(self, window: Window, shape_hw: tuple[int, ...]) -> Bools:
-        """Find pixels of a downsampled window that may contain border pixels of the full resolution.
+        """Find the pixels of a downsampled window that may contain border pixels of the scene.
 
         Args:
-            window: the window, in pixels of the working grid.
+            window: the window, in pixels of the scene.
             shape_hw: height and width of the downsampled window.
 
         Returns:
-            bool `shape_hw`: False at pixels that contain no border.
+            bool, of the shape `shape_hw`: False at pixels that contain no border.
         """
         possible = np.zeros(shape_hw, bool)
         for cells in self.cells.values():
@@ -121,10 +121,10 @@ class Collar:
         return np.asarray(ndimage.binary_dilation(possible, _EIGHT_NEIGHBOURS))
 
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
-        """Yield the row of the coarse grid at the centre of each pixel row of a window; then the same for columns.
+        """Yield two integer arrays: for each pixel row of a window, the row of `cells` at the centre of the pixel row.
 
-        Both are integer arrays of one dimension. `shape_hw` is the shape at which the window is read, and `cells_hw` is
-        the shape of the coarse grid.
+        The second array is the same for columns. `shape_hw` is the shape to which the window is resampled, and
+        `cells_hw` is the shape of `cells`.
         """
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(
@@ -149,12 +149,12 @@ class Collar:
 def find_collar(
     read: Read, *, height: int, width: int, colours: tuple[Colour, ...] = ("black", "white"), lossy: bool = False
 ) -> Collar | None:
-    """Find the black and white borders of a scene. For most scenes, small reads along the edge are enough.
+    """Find the black and white borders of a scene. Of a large scene, only the probes are read if no probe is filled.
 
     Args:
-        read: function that reads a window, as described at `Read`. It averages pixels to downsample a window.
-        height: rows of the scene, in pixels.
-        width: columns of the scene, in pixels.
+        read: function that reads a window, as described at `Read`. Downsampled pixels must be means of pixels.
+        height: number of rows of the scene.
+        width: number of columns of the scene.
         colours: colours that a border may have.
         lossy: whether the scene has lossy compression.
 
@@ -166,7 +166,8 @@ def find_collar(
     if not shares:
         return None
     shape_hw = max(1, round(height / scale)), max(1, round(width / scale))
-    # The mean of a cell has the border's colour only if (nearly) all pixels of the cell have it.
+    # A cell is a pixel of the downsampled picture: the mean of pixels of the scene. The mean has the border's colour
+    # only if (nearly) all pixels of the scene in the cell have the border's colour.
     values, possible = read(Window(0, 0, height, width), shape_hw)
     cells: dict[Colour, Bools] = {}
     for colour, share in shares.items():
@@ -181,8 +182,8 @@ def find_collar(
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
     """Read the probes along the four sides of a scene, and return the colours that fill at least one probe.
 
-    Each colour has a share, 0 to 1: the filled probes of a side divided by all probes of the side, for the side on
-    which this share is largest.
+    For each colour, the number of filled probes of a side is divided by the number of all probes of the side. The
+    result maps each colour to the largest of the four quotients, 0 to 1.
     """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()

@@ -15,12 +15,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class AxisWeights:
-    """Weights for downsampling along one axis: the length of each source pixel that lies in each target pixel."""
+    """Weights for averaging source pixels to target pixels along one axis: the lengths by which the pixels overlap."""
 
     middles: NDArray[np.int64]
     """int64 (target pixels,): index of the source pixel at the centre of each target pixel."""
     weights: Any
-    """Sparse float64 (target pixels, source pixels): length of the overlap of the two pixels, in source pixels."""
+    """Sparse float64 (target pixels, source pixels): overlap of a target and a source pixel, in source pixels."""
 
     @classmethod
     def of(cls, first: float, length: float, size: int, count: int) -> AxisWeights:
@@ -80,7 +80,7 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
         nodata: value of nodata pixels.
 
     Returns:
-        Rounded means, unsigned integers (bands, rows of blocks, columns of blocks).
+        Rounded means, unsigned integers (bands, rows of blocks, columns of blocks); 0 in blocks of nodata pixels only.
     """
     sums, shift = block_sums(values, factor), 2 * (factor.bit_length() - 1)
     if n_empty is None:

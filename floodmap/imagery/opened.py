@@ -33,7 +33,7 @@ def named(source: Source) -> Iterator[str | os.PathLike[str]]:
 
     Args:
         source: the scene, of one of the types in `Source`. An array of xarray is written to a temporary GeoTIFF, which
-            is deleted at the end. The array may be lazy (dask).
+            is deleted when the context ends. The array may be lazy (dask).
 
     Raises:
         TypeError: the source has another type, or rioxarray is not installed.

@@ -45,7 +45,7 @@ class BaseScene:
 
 
 class Overlay(Protocol):
-    """Mask or area of interest: the pixels of a scene that the polygons or the raster in another file cover."""
+    """Mask or area of interest of a scene: polygons or a raster from another file, which cover pixels of the scene."""
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a window the mask or the area of interest covers.
@@ -55,7 +55,7 @@ class Overlay(Protocol):
             shape_hw: rows and columns of the result. The window is divided into this number of equal pixels.
 
         Returns:
-            bool `shape_hw`: True at pixels of which the centre is covered.
+            bool `shape_hw`: True if the centre of a pixel is covered.
         """
 
     def meets_scene(self) -> bool:
@@ -63,20 +63,20 @@ class Overlay(Protocol):
 
 
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
-    """Open the file of a mask or an area of interest, polygons or a raster, for reading on the grid of a scene.
+    """Open the polygons or the raster of a mask or an area of interest, to find the pixels of a scene that are covered.
 
     Of a raster, band 1 is used: all pixels cover the scene, except pixels of the value 0 and nodata pixels. A raster
-    without a CRS is laid over the scene pixel by pixel if it has as many rows and columns as the scene's file.
+    without a CRS is laid over the scene pixel by pixel if raster and scene's file have the same rows and columns.
 
     Args:
         path: path of the polygons or the raster, or a name that GDAL opens.
         scene: the scene under the mask or the area of interest.
         stack: exit stack that closes the file.
         voids_cover: whether voids of the raster (undeclared nodata values such as -9999 and 1e20) cover the scene. All
-            values below 0, which are no class numbers, and all values from `HUGE` up count as voids here.
+            values below 0, which are no class numbers, and all values from `HUGE` (1e10) up count as voids here.
 
     Raises:
-        MissingCRSError: the scene or the file has no CRS. A raster without a CRS is allowed in the case above.
+        MissingCRSError: the scene or the file has no CRS. A raster of the size of the scene's file needs no CRS.
         SceneError, VectorError: the file cannot be read.
     """
     if is_vector(path):
@@ -126,7 +126,7 @@ class _Polygons:
 
 
 class _Raster:
-    """Mask or area of interest of band 1 of a raster. Pixels of values other than 0 and nodata cover the scene."""
+    """Mask or area of interest from band 1 of a raster. A pixel covers the scene if it is neither 0 nor nodata."""
 
     def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
@@ -188,9 +188,10 @@ class _Raster:
     def _warped(self) -> list[WarpedVRT]:
         """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.
 
-        Far from the antimeridian there is one copy. In a geographic CRS, x is periodic (360 degrees, see
-        `floodmap.geo.turns`). So the raster may overlap the working grid only after a shift by one period, or at two
-        shifts. There is one copy for each shift with which the raster overlaps the working grid.
+        In a geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). So near the antimeridian, the raster
+        may overlap the working grid only if x of the raster is shifted by one period, or both with and without a shift.
+        There is one copy for each shift (0 included) that lets the raster overlap the working grid. Without any
+        overlap there is one copy, not shifted.
         """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}

@@ -17,16 +17,17 @@ from floodmap.imagery.reader import Reader
 _MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
 """GDAL drivers of formats that are decoded at a lower resolution directly, without overviews."""
 _PLACES, _COARSE_PLACES = 8, 4
-"""Number of compared windows along each side of the scene: for downsampling factors up to 4, and for larger factors."""
+"""Windows along a side of the scene: first number for downsampling factors up to 4, second for larger factors."""
 _SIDE, _COARSE_SIDE = 32, 8
-"""Side of a compared window, in pixels of the overview: for downsampling factors up to 4, and for larger factors."""
+"""Side of a window, in overview pixels: first number for downsampling factors up to 4, second for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Allowed difference by rounding and compression, as a share of the range of values: lossless, and lossy."""
+"""Allowed difference, as a share of the range of values: first number for lossless compression, second for lossy."""
 _NOISE, _SHIFT = 2.0, 4.0
-"""Largest mean squared difference, as a multiple of the local variance; largest mean difference, in standard errors.
+"""Largest allowed differences between an overview and the means of blocks of pixels, over one window.
 
-The differences are those between an overview and the means of blocks of pixels, over one window. For an overview by
-nearest neighbour the mean squared difference is about the local variance, and the mean difference is far smaller."""
+The first number limits the mean squared difference, as a multiple of the variance of the pixels in 3 x 3 blocks. The
+second number limits the mean difference, in standard errors. In an overview that is made by nearest neighbour, the mean
+squared difference is about that variance, and the mean difference is about 0."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""
 
@@ -43,7 +44,7 @@ def overviews_agree(reader: Reader) -> bool:
         reader: reader of the raster.
 
     Returns:
-        False if a window differs. True if none differs, or if the raster has no overviews.
+        False if a window differs. True if no window differs, or if the raster has no overviews.
     """
     dataset, bands = reader.source.dataset, reader.source.bands
     factors = dataset.overviews(bands.rgb[0])
@@ -55,7 +56,7 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Yield windows to compare, in pixels of the raster, each with a downsampling factor: 2, 4, 8 up to `deepest`."""
+    """Yield pairs: a window to compare, in pixels of the raster, and a downsampling factor (2, 4, up to `deepest`)."""
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
@@ -70,7 +71,7 @@ def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
 
 
 def _differs(reader: Reader, window: Window, factor: int) -> bool:
-    """Return whether a window that is read downsampled differs from the means of blocks of the window's pixels.
+    """Return whether a window that is read from the overviews differs from the means of blocks of the window's pixels.
 
     A block has `factor` x `factor` pixels. A window that cannot be read counts as equal.
     """

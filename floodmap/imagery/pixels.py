@@ -25,13 +25,13 @@ class Pixels:
     hidden: Bools | None = None
     """bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel is hidden."""
     empty: Bools | None = None
-    """bool (height, width): True at nodata, voids, NaN, infinity and pixels that were never written; None: nowhere."""
+    """bool (height, width): True at nodata, voids, NaN, infinity and never written pixels; None: no pixel is empty."""
     failed: Bools | None = None
     """bool (height, width): True at pixels that could not be read; None: all pixels were read."""
     complete: Bools | None = None
     """bool (height, width) of a window that was read downsampled; None: not known for any pixel.
 
-    True at pixels of which every source pixel was checked and is neither hidden, empty nor failed."""
+    True if all source pixels of a pixel were checked, and no source pixel is hidden, empty or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class Values:
 
     Only this value is compared with nodata, because the mean of nodata and other values is not the nodata value."""
     complete: Bools | None = None
-    """bool (height, width): True at pixels of which no source pixel is nodata; None: not known for any pixel."""
+    """bool (height, width): True if no source pixel of a pixel is nodata; None: not known for any pixel."""
 
 
 def union(first: Bools | None, second: Bools | None) -> Bools | None:
-    """Combine two flags of pixels: the result is True at pixels at which at least one flag is True.
+    """Combine two arrays of pixel flags: the result is True at pixels for which at least one array is True.
 
     Args:
         first: bool (height, width); None: False at all pixels.
@@ -73,7 +73,7 @@ def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None
         nodata: the nodata value; None: there is no nodata value.
 
     Returns:
-        bool (height, width): True at the pixels found; None if no pixel can be nodata, NaN or infinite.
+        bool (height, width): True at the pixels found; None for integers without a nodata value.
     """
     empty: Bools | None = None
     if nodata is not None:

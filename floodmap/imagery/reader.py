@@ -71,7 +71,7 @@ class Reader:
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge.
+        """Return `count` x `count` windows of `side` x `side` pixels, evenly spaced over the scene from edge to edge.
 
         If a side of the scene is shorter than `side`, the windows are as high or as wide as the scene.
         """
@@ -102,10 +102,10 @@ class Reader:
         return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
 
     def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a window as `read` does, without an error for damage.
+        """Read a window as `read` does, but raise no error if the file is damaged inside the window.
 
-        If the file is damaged inside the window, the window is read in up to 16 x 16 pieces. Pieces that cannot be read
-        are marked as failed.
+        A window that cannot be read whole is read in up to 16 x 16 pieces. Pieces that cannot be read are marked as
+        failed.
         """
         with suppress(SceneError):
             return self.read(window, shape_hw)
@@ -152,7 +152,10 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle of the working grid, resampled to `shape_hw`. Place and size may be fractions of pixels."""
+        """Read a rectangle of the working grid, resampled to `shape_hw`.
+
+        Place and size are in pixels of the working grid, and may have fractions.
+        """
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
@@ -179,7 +182,7 @@ class Reader:
     def _with_gaps(self, pixels: Pixels, part: GdalWindow) -> Pixels:
         """Return the pixels with added flags for gaps: areas of the raster without pixels, see `imagery.raster.gaps`.
 
-        `part` is the place of the pixels, in pixels of the raster.
+        `part` is the rectangle that `pixels` covers, in pixels of the raster.
         """
         if self.source.gaps is None:
             return pixels
@@ -238,9 +241,9 @@ class Reader:
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
 
-        Return None if GDAL has to average: other blocks are needed, or the raster has a palette, a mask, an alpha band
-        or overviews. GDAL takes three times as long. GDAL also leaves the nodata value out band by band, although the
-        nodata value may be a colour in one band.
+        GDAL would take three times as long. GDAL would also leave the nodata value out band by band, although the
+        nodata value may be a colour in one band. Return None in cases in which GDAL has to average: blocks of another
+        size are needed, or the raster is not 8-bit or has a palette, a mask, an alpha band or overviews.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
@@ -262,7 +265,10 @@ class Reader:
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
             empty = find_empty(values[:0], values[: len(bands.rgb)], source.nodata)
-            n_empty = block_sums(empty[None].view(np.uint8), factor) if empty is not None and empty.any() else None
+            n_empty = None
+            if empty is not None and empty.any():
+                n_empty = block_sums(empty[None].view(np.uint8), factor)
+                values[:, empty] = source.nodata  # the other bands of such a pixel may have other values
             means[:, top : top + rows] = block_means(values, factor, n_empty, source.nodata or 0)
             if n_empty is not None:
                 complete[top : top + rows] = n_empty[0] == 0
@@ -274,7 +280,7 @@ class Reader:
         return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
 
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
-        """Return bool (height, width): True at pixels that alpha or the file's mask hides; None: nowhere."""
+        """Return bool (height, width): True at pixels that alpha or the mask hides; None without alpha and mask."""
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
             alpha = self._read_flags(part, shape_hw, partial(dataset.read, bands.alpha))

@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """Mask, area of interest and borders of a scene: with the raster's flags, the reasons for unobserved pixels."""
+    """Mask, area of interest and borders of a scene. The codes of windows follow from these three and from `Pixels`."""
 
     mask: Overlay | None
     """The user's mask, which covers pixels to leave unobserved; None: there is no mask."""
@@ -32,7 +32,7 @@ class Reasons:
     lossy: bool
     """Whether the raster has lossy compression."""
     n_colours: int
-    """Number of colour bands. They come first in the values read, before near infrared."""
+    """Number of colour bands. In the values of a window, the colour bands come before near infrared."""
     lock: Lock
     """Lock that is held while GDAL reads."""
 
@@ -44,7 +44,7 @@ class Reasons:
             shape_hw: height and width at which the window is read.
 
         Returns:
-            bool `shape_hw`; None if there is no area of interest, so that all pixels are inside.
+            bool `shape_hw`, True inside; None if there is no area of interest, so that all pixels are inside.
         """
         if self.aoi is None:
             return None
@@ -59,7 +59,7 @@ class Reasons:
         Args:
             window: the window, in pixels of the working grid.
             pixels: the window's pixels, read at any size.
-            inside: result of `inside` for the same window and size.
+            inside: result of the method `inside` for the same window and size; None: all pixels are inside.
         """
         shape_hw = pixels.values.shape[1], pixels.values.shape[2]
         reason = np.zeros(shape_hw, np.uint8)
@@ -78,7 +78,7 @@ class Reasons:
         return reason
 
     def unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> NDArray[np.uint8]:
-        """Return the codes of a window that is not read, because it failed or is outside the area of interest.
+        """Return the codes of a window without values: reading failed, or no pixel is in the area of interest.
 
         Args:
             window: the window, in pixels of the working grid.
@@ -100,10 +100,11 @@ class Reasons:
         Args:
             window: the window, in pixels of the working grid.
             pixels: the pixels of the window, read downsampled.
-            reason: result of `of` for these pixels, uint8 (height, width).
+            reason: result of the method `of` for these pixels, uint8 (height, width).
 
         Returns:
-            bool (height, width): True at pixels of which all source pixels are observed; None: not known for any pixel.
+            bool (height, width): True if all source pixels of a pixel are observed; None: not known for any pixel, as
+            with a mask or an area of interest.
         """
         if pixels.complete is None or self.mask is not None or self.aoi is not None:
             return None
@@ -119,14 +120,14 @@ class Reasons:
 
 
 def could_be_collar(pixels: Pixels, *, lossy: bool) -> Bools:
-    """Return which pixels of a window may be untagged border. Pixels that the raster itself flags are left out.
+    """Return which pixels of a window may belong to a collar: neither hidden nor failed nor empty, see `Pixels`.
 
     Args:
         pixels: the pixels of the window.
-        lossy: whether the raster has lossy compression. Nodata pixels are then not left out.
+        lossy: whether the raster has lossy compression. Empty pixels then may belong to a collar, too.
 
     Returns:
-        bool (height, width): True at pixels that may be border.
+        bool (height, width): True at pixels that may belong to a collar.
     """
     possible = np.ones(pixels.values.shape[1:], bool)
     # With lossy compression the fringe of a nodata border has other values than nodata. The fringe is found only

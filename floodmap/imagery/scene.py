@@ -149,7 +149,7 @@ class Scene:
 
     @property
     def transform(self) -> Affine:
-        """Transform from (column, row) to the CRS; without a CRS, the file's transform or `geogrid.UNPLACED`."""
+        """Transform from (column, row) to the scene's coordinates; `geogrid.UNPLACED` if the file has no transform."""
         return self.grid.transform
 
     @property
@@ -218,7 +218,7 @@ class Scene:
 
     @cached_property
     def date(self) -> datetime:
-        """Time of acquisition from the file's tags, else the modification time of the file, else 1970-01-01; UTC."""
+        """Time in UTC: acquisition from the file's tags, else last modification of the file, else 1970-01-01."""
         with self._lock, gdal_env():
             return date_of(self._source.dataset, self.path)
 
@@ -253,7 +253,7 @@ class Scene:
         return self._reader.shape_within(max_side)
 
     def shrunk(self, window: Window, factor: int) -> Tile:
-        """Read a window downsampled by a whole factor (mean). Unreadable pixels are marked as failed.
+        """Read a window downsampled by an integer factor (mean of pixels). Unreadable pixels are marked as failed.
 
         Args:
             window: in pixels of the downsampled scene, which has the scene's sides divided by `factor`, rounded up.
@@ -266,15 +266,15 @@ class Scene:
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def samples(self, count: int, side: int) -> list[Tile]:
-        """Read `count` x `count` square windows of `side` pixels from edge to edge. Unreadable pixels are failed."""
+        """Read `count` x `count` evenly spaced windows of `side` x `side` pixels. Unreadable pixels become failed."""
         windows = self._reader.spread(count=count, side=side)
         return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
 
     def valid_share(self) -> float:
         """Return the share of observed pixels, 0 to 1, among the scene's pixels inside the area of interest.
 
-        A scene with overviews or of at most `SURVEY_SIDE` squared pixels is counted whole, perhaps downsampled. Of any
-        other scene, windows spread over the scene are counted.
+        A scene with overviews, or of at most 2048 x 2048 pixels, is counted whole, downsampled to at most 2048 pixels a
+        side. Of any other scene, 16 x 16 windows of 128 x 128 pixels are counted, evenly spaced over the scene.
         """
         cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
         tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)

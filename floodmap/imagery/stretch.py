@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 99.0)
-"""Percentiles of the scene's observed values that are mapped to 0 and to 255."""
+"""Percentiles of the observed values of a band that are mapped to 0 (first) and to 255 (second)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,13 @@ class Stretch:
         return cls(low=tuple(low for low, _ in bounds), high=tuple(high for _, high in bounds))
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Apply the stretch to stored values. Values beyond `low` and `high` become 0 and 255; NaN becomes 0.
+        """Apply the stretch to stored values. Values below `low` become 0, values above `high` 255, and NaN 0.
 
         Args:
             values: (bands, height, width), of any real dtype.
 
         Returns:
-            uint8 (bands, height, width); `values` itself if nothing changes.
+            uint8 (bands, height, width); `values` itself if `values` is uint8 and the stretch is the identity.
         """
         if values.dtype == np.uint8 and self == Stretch.identity(len(values)):
             return values

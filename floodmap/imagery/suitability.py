@@ -13,12 +13,15 @@ COARSEST_M = 5.0
 WHITE_SHARE = 0.5
 """Least share of white pixels among the observed pixels, 0 to 1, for which a warning is given."""
 _WHITE, _GREY = 0.72, 0.12
-"""Limits of a white pixel, as shares of full brightness: least value of any band; largest difference between bands."""
-_REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
-"""Limits for rasters with reflectances: as fractions from 0 to 1, and in ten-thousandths.
+"""Limits of a white pixel, as shares of full brightness.
 
-In each pair, the first number is the largest plausible value in the unit of the raster. The second number is the least
-reflectance of snow and cloud, 0 to 1."""
+The first limit is the least value of the darkest colour band. The second limit is the largest difference between the
+brightest and the darkest colour band."""
+_REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
+"""Limits for rasters of reflectances: a pair of limits for values from 0 to 1, and a pair for values from 0 to 10,000.
+
+The first number of a pair is the largest plausible value in the unit of the raster. The second number is the least
+reflectance of snow and cloud, 0 to 1 in both pairs."""
 
 
 def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, sample: NDArray[Any]) -> Iterator[str]:
@@ -26,8 +29,8 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
 
     Args:
         name: name of the scene, for the message.
-        source_gsd_m: ground sample distance of the raster, in metres; None: not known.
-        gsd_m: ground sample distance of the working grid, in metres; None: not known.
+        source_gsd_m: ground sample distance of the raster, before resampling, in metres; None: not known.
+        gsd_m: ground sample distance of the scene as it is segmented, in metres; None: not known.
         sample: (bands, pixels), stored values of observed pixels, colour bands first.
     """
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
@@ -58,7 +61,10 @@ def white_share(sample: NDArray[Any]) -> float:
 
 
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
-    """Return the stored value of full brightness, and the least brightness of a white pixel as a share, 0 to 1."""
+    """Return the stored value of full brightness, and the least brightness of a white pixel.
+
+    The second result is a share of full brightness, 0 to 1. `sample` is the argument of `white_share`.
+    """
     if sample.dtype == np.uint8:
         return 255.0, _WHITE
     top = float(np.percentile(sample, 99))

@@ -17,7 +17,9 @@ from floodmap.imagery.reasons import Reasons, could_be_collar
 from floodmap.imagery.stretch import Stretch
 
 SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
-"""Number of sampled windows along each side of the scene; side of a window and of a small window, in pixels."""
+"""Number of sampled windows along each side of the scene, and two sides of the windows, in pixels.
+
+`SAMPLE_SIDE` is the side of the windows for `stretch_of`, and `SMALL_SIDE` of the windows for `sample_observed`."""
 SURVEY_SIDE = 2048
 """Longest side of the downsampled picture, in pixels, if the whole scene is read."""
 _ENOUGH_SAMPLES = 1000
@@ -31,7 +33,7 @@ def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
 
     Args:
         reader: reader of the scene.
-        n_colours: number of colour bands. The colour bands come first in the values read, before near infrared.
+        n_colours: number of colour bands. The reader returns the colour bands first, then near infrared.
     """
     nodata, lossy = reader.source.nodata, reader.source.lossy
     colours: list[Colour] = ["black", "white"]
@@ -47,7 +49,9 @@ def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
 
 
 def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
-    """Compute the stretch of a scene's stored values to 0 to 255. Only uint8 and palettes remain unchanged.
+    """Compute the stretch of a scene's stored values to 0 to 255.
+
+    The values of uint8 rasters and of rasters with a palette remain unchanged: the result is the identity.
 
     Args:
         reader: reader of the scene.

@@ -17,7 +17,7 @@ class Tile:
     """Pixels of one window of a scene, as input of the models."""
 
     window: Window
-    """The window, in pixels of the working grid."""
+    """The window, in pixels of the scene as it is segmented, after resampling."""
     rgb: NDArray[np.uint8]
     """uint8 (3, height, width): red, green and blue, stretched to 0 to 255; arbitrary at unobserved pixels."""
     reason: NDArray[np.uint8]
@@ -25,9 +25,9 @@ class Tile:
     nir: NDArray[np.uint8] | None = None
     """uint8 (height, width): near infrared, stretched to 0 to 255; None if the scene has none."""
     complete: Bools | None = None
-    """bool (height, width): True at downsampled pixels of which all source pixels are observed; None: not known.
+    """bool (height, width): True if a downsampled pixel is the mean of observed raster pixels only; None: not known.
 
-    A downsampled pixel may be observed although some of the source pixels are unobserved."""
+    A downsampled pixel counts as observed even if some of the averaged raster pixels are unobserved."""
     failure: str = ""
     """Message, one line, if a part of the window could not be read; else empty."""
     gsd_m: float = 0.0

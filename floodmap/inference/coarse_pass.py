@@ -36,15 +36,17 @@ _CHUNK = 64
 _SQUARE = 16
 """Side of the squares of `Observed`, in pixels of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Windows of the coarse pass: longest side, overlap, and step, in pixels of the coarse map. The sides of the windows
-are multiples of the step. In large scenes the windows of the coarse pass have the size of the full-resolution windows,
-so that oneDNN compiles kernels for one size only."""
+"""Longest side, overlap and step of the windows of the coarse pass, in pixels of the coarse map.
+
+The sides of the windows are multiples of the step. In large scenes the windows of the coarse pass have as many pixels
+as the windows at full resolution, so that oneDNN compiles kernels for one size only."""
 
 
 class Observed:
-    """Record, for each square of 16 x 16 coarse pixels, of whether all full-resolution pixels in it are observed.
+    """Record of the squares of the coarse map in which all pixels of the scene are observed.
 
-    A square counts as observed until a window that overlaps the square is added.
+    The coarse map is divided into squares of 16 x 16 pixels. A square counts as observed until a window that has
+    unobserved pixels in this square is added.
 
     Args:
         height: number of rows of the coarse map.
@@ -59,8 +61,8 @@ class Observed:
 
         Args:
             window: the window, in pixels of the coarse map.
-            complete: bool (window height, window width), True for coarse pixels in which all full-resolution pixels
-                are observed. None: False for all pixels of the window.
+            complete: bool (window height, window width), True for pixels of the coarse map in which all pixels of the
+                scene are observed. None: not known; all squares that overlap the window then count as unobserved.
         """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
@@ -72,7 +74,7 @@ class Observed:
         self._squares[rows, cols] &= complete
 
     def covers(self, window: Window) -> bool:
-        """Return True if all full-resolution pixels in the squares that overlap a window are observed.
+        """Return True if all squares that overlap a window are observed, according to the record.
 
         The window is in pixels of the coarse map. Only the part of the window inside the map counts.
         """
@@ -81,7 +83,10 @@ class Observed:
 
 
 def _squares(first: int, end: int) -> slice:
-    """Return, along one axis, the slice of squares that overlap the coarse pixels from `first` to before `end`."""
+    """Return, along one axis, the squares of `Observed` that overlap an interval, as a slice of square numbers.
+
+    The interval is in pixels of the coarse map. `first` is inside the interval, `end` is not.
+    """
     return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
 
 
@@ -159,8 +164,9 @@ class CoarseMap:
 def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
     """Predict the flood probability of the whole scene at reduced resolution, without prompts.
 
-    Probabilities are averaged over each tile and its mirror image (test-time augmentation). The second prediction takes
-    little time at reduced resolution, and the result of the coarse pass is the mask prompt of all windows.
+    Probabilities are averaged over each tile and its mirror image (test-time augmentation). At reduced resolution the
+    prediction of the mirror image takes little time. The accuracy matters, because the coarse map is the mask prompt of
+    all windows.
 
     Args:
         scene: the scene. The whole scene is read.
@@ -169,9 +175,9 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
             size, predict the mirror image only of the parts of a tile in which the first prediction is uncertain.
 
     Returns:
-        The coarse map: flood probability in per cent, uint8 (h, w), 0 for unobserved pixels. The sides (h, w) are the
-        sides of the scene, divided by `coarse_factor` and rounded up. The second result is the record of the squares of
-        the coarse map in which all pixels of the scene are observed.
+        Two values. The first is the coarse map: flood probability in per cent, uint8 (h, w), 0 for unobserved pixels;
+        h and w are the height and width of the scene, divided by `coarse_factor` and rounded up. The second is the
+        record of the squares of the coarse map in which all pixels of the scene are observed.
 
     Raises:
         ModelError: the model fails, or its probabilities are not finite.
@@ -258,13 +264,13 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
     Without interpolation, the crop would be shifted against the window by up to one coarse pixel.
 
     Args:
-        coarse: values of the whole scene, (height, width) at the coarse resolution, in any unit.
+        coarse: the coarse map: values of the whole scene at reduced resolution, (rows, columns), in any unit.
         window: the window, in pixels of the scene.
-        scene: the scene, of which only height and width are used.
+        scene: the scene. Only the height and the width of the scene are used.
 
     Returns:
-        The values in the window, float32 (h, w), in the unit of `coarse`. The sides (h, w) are the sides of the window
-        at the coarse resolution, rounded to whole pixels.
+        The values in the window, float32 (h, w), in the unit of `coarse`. h and w are the height and width of the
+        window in pixels of the coarse map, rounded to whole numbers.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),
@@ -277,7 +283,10 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
 
 
 def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return, along one axis, the two coarse pixels between which each sample of a window is interpolated.
+    """Return, along one axis, the coarse pixels and the weights for the interpolation of a window.
+
+    The crop of the window has evenly spaced samples, about one per coarse pixel. The value of a sample is interpolated
+    between two neighbouring coarse pixels.
 
     Args:
         first: first scene pixel of the window.
@@ -286,8 +295,8 @@ def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArra
         cells: length of the coarse map in coarse pixels.
 
     Returns:
-        Indices of the coarse pixel before and of the coarse pixel after each sample, and the weight of the pixel after
-        the sample, float32, 0 to 1. All three are (samples,).
+        Three arrays (samples,): index of the coarse pixel before each sample, index of the coarse pixel after each
+        sample, and weight of the coarse pixel after the sample, float32, 0 to 1.
     """
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)

@@ -28,11 +28,12 @@ _SEED_WEIGHT = 0.1
 _COLOUR_WEIGHT = 1.6
 """Weight of the log of the ratio between the histograms of flood and of dry ground."""
 _PRIOR_WEIGHT = 0.25
-"""Weight of the prior odds of flood. At 0 the prior odds are equal; at 1 they are the odds of the last iteration. At 1
-the iterations diverge: all ground becomes flood, or all ground becomes dry."""
+"""Weight of the prior odds of flood. With weight 0, flood and dry ground have equal prior odds. With weight 1, the
+prior odds are the ratio of flood to dry ground in the last iteration. The iterations then diverge: all ground becomes
+flood, or all ground becomes dry."""
 _NDWI_WEIGHT = 10.0
-"""Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters takes pixels with an NDWI above 0 as
-water."""
+"""Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters classifies pixels with an NDWI above
+0 as water."""
 
 
 def likelihood(
@@ -114,10 +115,10 @@ def _check(rgb: NDArray[np.uint8], valid: NDArray[np.bool_], nir: NDArray[np.uin
 def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats, Bools]:
     """Shrink bands to a longer side of at most 256 pixels. Each output pixel is the mean of the valid input pixels.
 
-    An output pixel without valid input pixels has the value of the nearest output pixel that has some.
+    An output pixel without valid input pixels has the value of the nearest output pixel with valid input pixels.
 
     Returns:
-        The means, float64 (bands, h, w); and bool (h, w), True for output pixels that have valid input pixels.
+        Two arrays: the means, float64 (bands, h, w), and bool (h, w), True for output pixels with valid input pixels.
     """
     scale = min(1.0, _SIDE / max(valid.shape))
     rows, cols = (np.linspace(0, side, max(1, round(side * scale)), endpoint=False).astype(int) for side in valid.shape)
@@ -132,7 +133,7 @@ def _shrink(bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> tuple[Floats,
 
 
 def _enlarge(image: Floats, shape_hw: tuple[int, ...]) -> Floats:
-    """Enlarge an image to (height, width) by bilinear interpolation, so that the outer borders of the images agree."""
+    """Enlarge an image to (height, width) by bilinear interpolation. Both images cover the same rectangle of ground."""
     for axis, side in enumerate(shape_hw):
         cells = image.shape[axis]
         at = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
@@ -169,13 +170,16 @@ def _first_guess(features: _Features) -> Floats:
 
 
 def _ndwi_evidence(bands: Floats) -> Floats:
-    """Return the log odds of flood, (h, w), from NDWI = (green - NIR) / (green + NIR), clipped to -0.5 to 0.5."""
+    """Return the log odds of flood, (h, w), from NDWI. `bands` are red, green, blue and near infrared, (4, h, w).
+
+    NDWI = (green - NIR) / (green + NIR) is smoothed, clipped to -0.5 to 0.5, and multiplied by `_NDWI_WEIGHT`.
+    """
     green, nir = bands[1], bands[3]
     return _NDWI_WEIGHT * np.clip(_smooth((green - nir) / (green + nir + 1.0)), -0.5, 0.5)
 
 
 def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
-    """Estimate which colours flood has in this image, iteratively, and from them the flood probability of each pixel.
+    """Compute the flood probability of each pixel, by iterative estimates of the colours of flood in the image.
 
     Args:
         guess: log odds of flood of the first guess, (h, w).
@@ -183,7 +187,7 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
         water: log odds of flood from NDWI, (h, w); zeros without near infrared.
 
     Returns:
-        Flood probabilities (h, w), 0 to 1; 0 outside the ground.
+        Flood probabilities (h, w), 0 to 1; 0 for unobserved pixels and sky.
     """
     ground, smooth = features.ground, _edge_aware(features.lightness)
     shape = (_COLOUR_BINS,) * 3 + (_TEXTURE_BINS,)
@@ -224,10 +228,11 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
-    """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas at the top edge, lighter than ground.
+    """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas that touch the top of the image.
 
-    Grey water at the top edge looks the same. But water of the same colour is usually found further down too. An area
-    is therefore sky only if the smooth pixels of its colour outside all such areas number at most 0.3 of its pixels.
+    Sky is lighter than the ground. Grey water at the top of the image may look like sky, but then water of the same
+    colour is usually found further down, too. An area of n pixels is therefore sky only if at most 0.3 n smooth pixels
+    outside all areas at the top have the colour of the area.
 
     Args:
         rgb: float64 (3, h, w), 0 to 255.
@@ -273,7 +278,8 @@ def _to_lab(rgb: Floats) -> Floats:
 def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
     """Return a guided filter (He et al., eq. 5 to 8): a function that smooths an image, (h, w), but preserves edges.
 
-    The edges are those of the guide, L* (h, w): steps well above 7 L*. The radius is 5 pixels.
+    The guide is smoothed L*, (h, w). Edges are places at which the guide changes by much more than 7. The radius of the
+    filter is 5 pixels.
     """
 
     def box(image: Floats) -> Floats:

@@ -71,7 +71,7 @@ def run_windows(
         segmenter: the model.
         journal: journal with the strips that are finished already, from the top of the scene.
         report: function that receives the progress after every window.
-        prompts: `auto` (the coarse pass), `none`, or a vector file of points and boxes.
+        prompts: `auto`, `none`, or a vector file of points and boxes; see `make_prompter`.
         batch_size: size of a batch in whole windows; see `batches`.
         exhaustive: True: predict every window as a whole. False: if the model accepts crops of any size, predict only
             the parts of a window in which the coarse pass is uncertain.
@@ -127,8 +127,8 @@ def run_windows(
 class _JournalWriter:
     """Writer of strips to the journal and of warnings to the log.
 
-    As long as the model has failed on every window, strips and warnings are kept in memory. The memory is small: the
-    strips in it are few, or the model is not needed for most of their windows.
+    As long as the model has failed on every window, strips and warnings are kept in memory. These strips need little
+    memory: they are few, or most windows of these strips need no prediction by the model.
     """
 
     def __init__(self, path: object, journal: Journal) -> None:
@@ -149,7 +149,7 @@ class _JournalWriter:
         self._write()
 
     def append(self, row: int, entry: Entry) -> None:
-        """Add the finished strip of a row of windows, with the notes on the windows."""
+        """Add a finished strip with the notes on its windows. `row` is the index of the row of windows."""
         self._strips.append((row, entry))
         self._write()
 

@@ -15,12 +15,15 @@ from floodmap.strips.strip import Strip, block_rows, pack_blocks
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Sums over the windows added so far, for a rectangle of pixels inside one row of windows."""
+    """Sums over the windows added so far, for a rectangle of scene pixels inside one row of windows.
+
+    The rectangle is called a band here. It is no spectral band.
+    """
 
     percent: NDArray[np.float32]
     """Weighted sum of probabilities in per cent, float32 (rows, columns)."""
     reason: NDArray[np.uint8]
-    """Code of the reason why a pixel is unobserved, 0 where it is observed, (rows, columns)."""
+    """Code of the reason why a pixel is unobserved, 0 for observed pixels, uint8 (rows, columns)."""
 
     @classmethod
     def blank(cls, height: int, width: int) -> _Band:
@@ -33,7 +36,7 @@ class _Band:
         return _Band(self.percent.copy(), self.reason.copy())
 
     def add(self, other: _Band, index: tuple[slice, slice]) -> None:
-        """Add another band to the part `index` of this band.
+        """Add another band to the rectangle `index` (slices of rows and of columns) of this band.
 
         The weighted percentages are summed. Of the two reasons of a pixel, the higher code is kept.
         """
@@ -41,29 +44,35 @@ class _Band:
         np.maximum(self.reason[index], other.reason, out=self.reason[index])
 
     def put(self, other: _Band, columns: slice) -> None:
-        """Replace the top rows of some columns by another band, which has fewer rows or as many."""
+        """Replace the values in the top rows of the given columns by the values of another band.
+
+        `other` has as many columns as the slice `columns`, and at most as many rows as this band.
+        """
         rows = other.reason.shape[0]
         self.percent[:rows, columns], self.reason[:rows, columns] = other.percent, other.reason
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Return the slices at the beginning and at the end of an axis in which the blend weights, (n,), are not 1."""
+    """Return two slices of an axis, at the beginning and at the end: the pixels with blend weights other than 1.
+
+    `weights` are the blend weights of a window along the axis, (window height or width,).
+    """
     ones = np.flatnonzero(weights == 1)
     first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
     return slice(0, first), slice(last, len(weights))
 
 
 class Mosaic:
-    """Weighted mean of overlapping windows. Windows are added row by row, from left to right; strips are returned.
+    """Weighted mean of overlapping windows. Windows are added row by row, from left to right.
 
-    Only pixels that later windows overlap are kept as floating-point numbers. They lie in the last window that was
-    added, and in the rows that the next row of windows overlaps. All other pixels are rounded to codes at once and
+    Only pixels that later windows overlap are kept as floating-point numbers. These pixels lie in the last window that
+    was added, and in the rows that the next row of windows overlaps. All other pixels are rounded to codes at once and
     compressed. Memory therefore grows little with the size of the scene.
 
     Args:
         grid: the windows.
-        first_row: index of the row of windows to begin with. If windows above this row overlap a strip, the strip lacks
-            these windows, and the caller must drop the strip (see `first_row_for`).
+        first_row: index of the row of windows to begin with. A strip is wrong if windows above this row overlap the
+            strip, because these windows are missing. The caller must drop wrong strips (see `first_row_for`).
     """
 
     def __init__(self, grid: Grid, first_row: int = 0) -> None:
@@ -80,9 +89,9 @@ class Mosaic:
 
     @staticmethod
     def first_row_for(grid: Grid, strip: int) -> int:
-        """Return the index of the first row of windows that overlaps a strip, given by the index of the strip.
+        """Return the index of the first row of windows that overlaps a strip. `strip` is the index of the strip.
 
-        An unfinished strip is computed from this row of windows on.
+        To compute the strip, all windows from this row to the row of windows with the index `strip` are needed.
         """
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)
@@ -130,14 +139,14 @@ class Mosaic:
         return _Band(weighted, reason.copy())
 
     def _close(self, band: _Band, left: int) -> None:
-        """Finish the columns that no further window of the current row overlaps.
+        """Finish the columns of pixels that no further window of the current row of windows overlaps.
 
         The sums of the row of windows above are added. Rows that the next row of windows overlaps are kept as sums; all
         other rows are rounded to codes and compressed.
 
         Args:
-            band: sums of the finished columns, over all rows of the windows.
-            left: first scene column of the band.
+            band: sums of the finished columns, over the full height of the row of windows.
+            left: first scene column of `band`, in pixels.
         """
         columns = slice(left, left + band.reason.shape[1])
         band.add(self._carry.part(np.s_[: self._carried_rows, columns]), np.s_[: self._carried_rows, :])

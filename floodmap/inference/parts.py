@@ -1,4 +1,7 @@
-"""Parts: square crops of a window in which the coarse pass is uncertain. Elsewhere its probability is final."""
+"""Parts: square crops of a window in which the coarse pass is uncertain.
+
+In the rest of the window, the probability of the coarse pass is the result.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,22 @@ DRY_LIMIT, FLOOD_LIMIT = 0.15, 0.75
 flood limit are flood, without further prediction. The dry limit is farther from 0.5 than the flood limit, because
 narrow streams have a low coarse probability."""
 _CELL = 16
-"""Side of a cell in pixels. A cell is a square of pixels that is confident or uncertain as a whole."""
+"""Side of a cell in pixels of the window. A cell is a square that counts as certain or as uncertain as a whole."""
 _STEP = 2
-"""Step of the offsets of parts, in cells: 32 pixels, the model's coarsest stride. The cells of the model's features
-then cover the same pixels in a part as in the whole window."""
+"""Step of the offsets of parts, in cells. 2 cells are 32 pixels, the model's coarsest stride. A value of the model's
+feature maps therefore covers the same pixels in a part as in the whole window."""
 _MARGIN = 1
-"""Width of the context around uncertain cells, in cells. Without this context the IoU on dubai-water falls by 0.005."""
+"""Width in cells of the margin inside a part. The margin is context: uncertain cells in the margin need another part.
+Without a margin, the IoU on the data set dubai-water falls by 0.005."""
 _FADE = 16
-"""Width in pixels of the border inside a part in which the part is blended with the coarse probability."""
+"""Width in pixels of the border of a part. In the border, the probability of the part is blended with the coarse
+probability."""
 _SIDE = 20
-"""Side of parts, in cells: 320 pixels. All parts have one size, so that several parts form a batch
-(`flood_segmenter.TOGETHER`), which halves the time at best, and so that oneDNN compiles kernels for few shapes. Parts
-of 256 pixels have too little context: in such a part a field was predicted as a pond."""
+"""Side of a part, in cells. 20 cells are 320 pixels. All parts have one size, for two reasons. Several parts can form a
+batch (`flood_segmenter.TOGETHER`), which at best halves the time. And oneDNN compiles kernels for few shapes. Parts of
+256 pixels have too little context: in a part of this size, a field was predicted as a pond."""
 _PART_COST = 1.15
-"""Computing time of a cell of a part, relative to that of a cell of a whole window."""
+"""Computing time of a cell in a part, relative to the computing time of a cell in a whole window."""
 
 Bools = NDArray[np.bool_]
 
@@ -42,8 +47,9 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
         shape_hw: height and width of the window in pixels.
 
     Returns:
-        Parts, which may overlap, in pixels of the window. The list is empty if the coarse pass is confident everywhere.
-        None: the whole window has to be predicted, because the prompts require it or because parts take as long.
+        Parts, which may overlap, in pixels of the window. The list is empty if the coarse pass is certain everywhere.
+        None: the whole window has to be predicted, because of the prompts, or because the parts would take as long as
+        the whole window.
     """
     mask = prompts.mask
     if mask is None or prompts.bounded or len(prompts.points_xy):
@@ -75,8 +81,8 @@ def coarse_probability(mask: NDArray[np.float32], shape_hw: tuple[int, int]) -> 
 def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.float32]) -> None:
     """Blend the probabilities of a part into the probabilities of the window, in place.
 
-    The weight of the part rises from 0 at the border of the part to 1 at a distance of 16 pixels. There is no such ramp
-    at the border of the window.
+    The weight of the part rises from 0 at the border of the part to 1 at a distance of 16 pixels. If a side of the part
+    lies on the border of the window, the weight is 1 up to this side.
 
     Args:
         part: the part, in pixels of the window.
@@ -108,7 +114,8 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
     """Resample one axis from pixels of the mask prompt to cells. A cell is True if it overlaps an uncertain pixel.
 
     Args:
-        uncertain: bool, two axes: True for uncertain pixels of the mask prompt, at any resolution.
+        uncertain: bool, two-dimensional: True for uncertain pixels of the mask prompt. The other axis may be in cells
+            already.
         axis: the axis to resample, 0 or 1.
         side: length of the window along this axis, in pixels of the window.
     """
@@ -119,10 +126,11 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
 
 
 def _squares(uncertain: Bools) -> Iterator[Window]:
-    """Cover all uncertain cells by squares, and yield the squares as windows in units of cells.
+    """Cover all uncertain cells with parts, and yield the parts as windows in units of cells.
 
-    A square covers the cells inside its margin. The search is greedy: among the squares that cover the first cell that
-    is still uncovered, the square that covers most uncovered cells is taken.
+    A part covers all its cells except the margin. The search is greedy. Each step covers the first uncertain cell, row
+    by row, that no part covers yet. The row of this cell fixes the rows of the next part. Of the possible columns, the
+    columns with most uncovered uncertain cells are used.
 
     Args:
         uncertain: bool (rows of cells, columns of cells), True for uncertain cells.
@@ -148,7 +156,8 @@ def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]
         whole: length of the window in cells.
 
     Yields:
-        The first cell of the part, and the slice of cells that the part covers: all cells but the margin.
+        Two values: the index of the first cell of the part, and the slice of the cells that the part covers (all cells
+        of the part except the margin).
     """
     for first in range(max(cell - side + 1, 0) // _STEP * _STEP, min(cell, whole - side) + 1, _STEP):
         covered = _without_margin(first, side, whole)
@@ -157,12 +166,20 @@ def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]
 
 
 def _without_margin(first: int, side: int, whole: int) -> slice:
-    """Return, along one axis, the slice of cells of a part without the margin. The window's border has no margin."""
+    """Return, along one axis, the cells of a part except the margin, as a slice of the window's cells.
+
+    A side of the part on the border of the window has no margin.
+
+    Args:
+        first: first cell of the part in the window.
+        side: length of the part in cells.
+        whole: length of the window in cells.
+    """
     end = first + side
     return slice(first + _MARGIN if first else 0, end - _MARGIN if end < whole else end)
 
 
 def _in_pixels(part: Window, shape_hw: tuple[int, int]) -> Window:
-    """Convert a part from cells to pixels of its window, clipped to the window."""
+    """Convert a part from cells to pixels of the window, and clip the part to the window."""
     top, left = part.row_off * _CELL, part.col_off * _CELL
     return Window(top, left, min(part.height * _CELL, shape_hw[0] - top), min(part.width * _CELL, shape_hw[1] - left))

@@ -27,11 +27,12 @@ class WindowResult:
     reason: NDArray[np.uint8]
     """uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels."""
     pieces: Sequence[tuple[Window, NDArray[np.float32]]] = ()
-    """Parts of the window that the model predicted: rectangle in pixels of the window, and probabilities, float32
-    (part height, part width), 0 to 1. If the window was predicted as a whole, the only part is the whole window."""
+    """Parts of the window that the model predicted. Each part has a rectangle, in pixels of the window, and
+    probabilities, float32 (part height, part width), 0 to 1. If the window was predicted as a whole, the only part is
+    the whole window."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside the pieces. None: no
-    coarse probability is used as a result."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1. Outside the pieces, this probability is the
+    result. None: the coarse probability is not used as a result."""
     unread: str = ""
     """Error message if the window, or a part of the window, could not be read; otherwise empty."""
     reached: bool = False
@@ -65,9 +66,10 @@ def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[Win
         batch: plans of the windows.
 
     Returns:
-        The results, in the order of the batch; and notes for the JSON report. The notes hold numbers of windows: `run`
-        (the model predicted all or parts), `skipped` (no pixel is observed), `skipped_by_coarse` (the coarse
-        probability is final). `failed` lists the failed windows, and `pixels` is the number of predicted pixels.
+        Two values. The first is the list of results, in the order of the batch. The second is a dictionary with notes
+        for the JSON report. Three notes are numbers of windows: `run` (the model predicted the window or parts of it),
+        `skipped` (no pixel is observed), `skipped_by_coarse` (the coarse probability is the result everywhere in the
+        window). `failed` is the list of the failed windows, and `pixels` is the number of predicted pixels.
     """
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]
@@ -92,7 +94,7 @@ def _result(plan: WindowPlan, predicted: Sequence[NDArray[np.float32] | Failure]
 def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict[str, Any]:
     """Return the notes on a batch; for the keys see `predict`.
 
-    A window that could be read only in part is listed as failed, and is also counted.
+    A window that could be read only in part is in the list `failed`, and also counts in `run` or `skipped_by_coarse`.
     """
     notes = no_notes()
     for plan, result in zip(batch, results, strict=True):
@@ -108,7 +110,7 @@ def _notes(batch: Sequence[WindowPlan], results: Sequence[WindowResult]) -> dict
 def _attempt(segmenter: Segmenter, views: Sequence[tuple[Tile, Prompts]]) -> list[NDArray[np.float32] | Failure]:
     """Predict tiles; return for each tile the probabilities, float32 (height, width), or the failure of the model.
 
-    If a batch fails, it is halved, because each half may fit into memory.
+    If a batch fails, the halves of the batch are predicted one after the other, because each half may fit into memory.
     """
     if not views:
         return []

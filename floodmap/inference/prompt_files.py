@@ -22,13 +22,13 @@ _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false"
 def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     """Read a user's prompts from a vector file: points, and polygons whose bounding boxes become box prompts.
 
-    Points have a `label` field: 1, "flood" or true means flood; 0, "dry" or false means dry. Every layer of the file is
-    read. Points outside the scene are left out. Boxes are clipped to the scene.
+    Every point needs a value in the field `label`: 1, "flood" or true means flood; 0, "dry" or false means dry. Every
+    layer of the file is read. Points outside the scene are left out. Boxes are clipped to the scene.
 
     Args:
-        path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (`read_vectors`).
-        grid: grid of the scene's pixels. If the grid has no CRS, the coordinates of the file must be those to which the
-            transform of the grid converts pixels.
+        path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (see `read_vectors`).
+        grid: grid of the scene's pixels. If the grid has no CRS, the file is not reprojected: the coordinates in the
+            file must be in the coordinate system of the grid's transform.
 
     Returns:
         Prompts in pixels of the scene.
@@ -68,10 +68,11 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Return the names of the layers of a vector file that have features. The layers of a GeoParquet file have no name.
+    """Return the names of those layers of a vector file that contain features.
 
-    A file of a single layer is not searched for features. If no layer remains, the result is [None], for the default
-    layer: `read_vectors` then raises the error that describes the problem.
+    If the file has a single layer, the layer is returned without a check for features. [None] stands for the default
+    layer. This is the result for GeoParquet, because layers of GeoParquet have no name. It is also the result if no
+    layer has features; `read_vectors` then raises the error that describes the problem.
     """
     if Path(path).suffix.lower() in PARQUET:
         return [None]

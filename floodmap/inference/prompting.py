@@ -31,8 +31,8 @@ def make_prompter(
         scene: the scene. Unless `wanted` is `none`, the whole scene is read at reduced resolution.
         segmenter: the model.
         wanted: source of the prompts. `auto`: the coarse pass, or the unsupervised likelihood if the model was not
-            trained on floods. `none`: no prompts. Otherwise a user's points and boxes, which are added to the prompts
-            of the coarse pass: a vector file, or prompts in pixels of the scene.
+            trained on floods. `none`: no prompts. A vector file, or `Prompts` in pixels of the scene: points and boxes
+            of a user, which are added to the mask prompts of the coarse pass.
         exhaustive: True: the coarse pass predicts every tile and its mirror image as a whole; see `coarse_pass`.
 
     Returns:
@@ -96,10 +96,10 @@ class CoarsePrompter:
         return Prompts.from_mask(crop_coarse(self.coarse, window, self.scene) / 100)
 
     def is_observed(self, window: Window) -> bool:
-        """Return True if all pixels of a window of the scene are observed, by the record of the coarse pass.
+        """Return True if all pixels of a window of the scene are observed, according to the record `observed`.
 
-        The record is in squares of 16 x 16 coarse pixels. The result is therefore False also if only pixels near the
-        window are unobserved.
+        The record has one value for each square of 16 x 16 coarse pixels. The result may therefore be False although
+        only pixels near the window are unobserved.
         """
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1

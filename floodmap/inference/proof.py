@@ -31,8 +31,8 @@ class Failure:
     def of(cls, error: BaseException) -> Failure:
         """Make a failure from an exception.
 
-        The error message is the first line of the exception's message. If the exception has no message, it is the name
-        of the exception's type.
+        The error message is the first line of the exception's message. If the exception has no message, the name of the
+        exception's type is used.
         """
         kind, lines = type(error).__name__, str(error).strip().splitlines()
         memory = isinstance(error, MemoryError) or bool(_MEMORY.search(f"{kind} {error}"))
@@ -44,7 +44,7 @@ class Failure:
 
 
 class Proof:
-    """Record of whether a model works at all, from the first windows of a run that the model has to predict."""
+    """Record of the failures on the first predicted windows of a run, to find out whether a model works at all."""
 
     def __init__(self) -> None:
         self._failures: dict[tuple[object, Window], Failure] = {}
@@ -52,14 +52,14 @@ class Proof:
 
     @property
     def all_failed(self) -> bool:
-        """True if all windows so far failed with the same error, not for lack of memory; False without windows."""
+        """True if all windows added so far failed with one error, and not for lack of memory; False without windows."""
         return bool(self._failures) and not self._works
 
     def add(self, path: object, window: Window, failure: Failure | None) -> None:
         """Add the outcome of the next window that the model had to predict, in the order of the windows.
 
         Args:
-            path: the scene of the window.
+            path: path of the window's scene.
             window: the window in pixels of the scene. A window that is predicted with several kinds of prompts counts
                 once.
             failure: the model's error; None if the model did not fail.
@@ -91,8 +91,8 @@ def model_failure(path: object, where: str, failure: Failure) -> ModelError:
     """Build the error for a scene that cannot be segmented, because the model fails.
 
     Args:
-        path: the scene.
-        where: part of the run in which the model fails, as text: "on every window" or "in the coarse pass".
+        path: path of the scene.
+        where: "on every window" or "in the coarse pass". The text becomes a part of the error message.
         failure: the error of the model.
     """
     advice = "give it more memory" if failure.memory else "install floodmap and its libraries afresh"

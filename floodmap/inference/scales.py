@@ -6,9 +6,9 @@ COARSE_FACTOR = 4
 """Factor by which scenes with a longer side of 2048 to 65,536 pixels are shrunk. With a factor of 4, a window shows
 enough context, and the resolution is fine enough for shorelines."""
 COARSE_MIN_SIDE = 512
-"""Limit in pixels. A scene with a longer side below 512 pixels has no coarse pass. Scenes below 1536 pixels (3 times
-the limit) are shrunk by 2, and scenes below 2048 pixels (4 times the limit) by 3, because smaller pictures show too
-little."""
+"""Smallest longer side, in pixels, of a scene with a coarse pass. Scenes with a longer side below 1536 pixels (3 times
+this limit) are shrunk by 2. Scenes from 1536 to below 2048 pixels (4 times this limit) are shrunk by 3. A larger factor
+would leave too few pixels."""
 COARSE_SIDE = 16_384
 """Largest longer side of the shrunk scene, in pixels. Scenes above 65,536 pixels are therefore shrunk by more than 4,
 so that memory is bounded."""

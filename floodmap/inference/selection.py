@@ -29,8 +29,8 @@ class WindowPlan:
     """Tiles that the model predicts, each with its prompts: the whole window, or parts of the window. Empty if there is
     nothing to predict."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1, which is final outside these tiles. None: no
-    coarse probability is used as a result."""
+    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1. Outside the tiles in `views`, this
+    probability is the result. None: the coarse probability is not used as a result."""
 
     @property
     def pixels(self) -> int:
@@ -40,7 +40,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Planner of the windows of a scene."""
+    """Planner for the windows of a scene. In each window, the tiles are selected that the model has to predict."""
 
     scene: Scene
     prompter: Prompter
@@ -50,7 +50,7 @@ class Selection:
     def plan(self, window: Window) -> WindowPlan:
         """Read a window, build the prompts, and choose the tiles that the model predicts.
 
-        If the coarse probability is final for all pixels of the window, the window is not read.
+        If the coarse probability is the result for all pixels of the window, the window is not read.
         """
         coarse = self._final_coarse(window)
         if coarse is not None:
@@ -68,9 +68,10 @@ class Selection:
         return WindowPlan(window, tile.reason, unread, tuple((one, self.prompter(one)) for one in tiles), prompts.mask)
 
     def _final_coarse(self, window: Window) -> NDArray[np.float32] | None:
-        """Return the coarse probability of a window, float32 (h, w), if it is final for all pixels; else None.
+        """Return the coarse probability of a window, float32 (h, w), if it is the result for all pixels; else None.
 
-        The coarse probability is final if it is confident everywhere, and if all pixels of the window are observed.
+        The coarse probability is the result if `uncertain_parts` finds no part, and if all pixels of the window are
+        observed.
         """
         if self.exhaustive or not isinstance(self.prompter, CoarsePrompter) or not self.prompter.is_observed(window):
             return None

@@ -12,10 +12,10 @@ OBSERVED = 0.5
 
 
 def ood_warnings(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
-    """Return a warning line if a scene's colours and textures are out of distribution, otherwise an empty tuple.
+    """Return a tuple: empty, or with one warning if a scene's colours and textures are out of distribution.
 
-    The encoder of the model is run only on at most 16 sample windows, spread over the scene. On a large scene the
-    computation is less than a hundredth of the segmentation.
+    The encoder of the model is run only on at most 16 sample windows, spread over the scene. On a large scene this
+    takes less than a hundredth of the time of the segmentation.
     """
     count = max(1, min(PLACES, -(-max(scene.height, scene.width) // SIDE)))
     tiles = [tile for tile in scene.samples(count, SIDE) if tile.valid.mean() >= OBSERVED]

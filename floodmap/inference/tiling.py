@@ -19,11 +19,13 @@ class Grid:
     """Overlapping windows that cover a scene, row by row.
 
     All windows of a grid have one shape, and are spread evenly over the scene. The windows of the last row and column
-    end at the border of the scene, and overlap their neighbours about as much as other windows do. For the number of
-    rows and columns of windows, the windows are as small as possible, so that few pixels are computed twice.
+    end at the border of the scene, and overlap their neighbours about as much as other windows do. The number of
+    windows follows from `tile_size` and `overlap`. The windows are then as small as this number allows, so that few
+    pixels are computed twice.
 
-    If the overlap allows, all windows begin at a multiple of the model's stride, except for the windows of the last row
-    and column. The cells of the model's features then cover the same pixels in every window.
+    Windows begin at a multiple of the model's stride, so that a value of the model's feature maps covers the same
+    pixels in all windows. Exceptions are the last row and column, windows less than 4 strides longer than the overlap,
+    and windows that would otherwise overlap too little.
     """
 
     height: int
@@ -78,7 +80,7 @@ class Grid:
     def strip(self, index: int) -> tuple[int, int]:
         """Return the first scene row of a strip, and the first scene row below the strip.
 
-        The strip with this index is finished once the windows down to the row of windows with the same index are done.
+        The strip is finished after the row of windows with the same index.
         """
         tops = self.row_offsets
         end = tops[index + 1] if index + 1 < len(tops) else self.height
@@ -87,14 +89,14 @@ class Grid:
     def row_weights(self) -> NDArray[np.float32]:
         """Return the blend weights along the vertical axis, float32 (rows of windows, window height).
 
-        Over all windows that overlap a scene row, the weights of this row sum to 1.
+        For each row of the scene, the weights of all windows that overlap the row sum to 1.
         """
         return self._weights(self.height)
 
     def col_weights(self) -> NDArray[np.float32]:
         """Return the blend weights along the horizontal axis, float32 (columns of windows, window width).
 
-        Over all windows that overlap a scene column, the weights of this column sum to 1.
+        For each column of the scene, the weights of all windows that overlap the column sum to 1.
         """
         return self._weights(self.width)
 

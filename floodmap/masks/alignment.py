@@ -75,11 +75,12 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
         own: grid of the raster.
         grid: the target grid.
         path: path of the raster, for messages.
-        stack: closes the returned datasets.
+        stack: stack to which the returned datasets are added. The datasets are closed with the stack.
 
     Returns:
-        One dataset for each shift along x with which the raster overlaps the grid (see `turns.raster_shifts`), usually
-        a single dataset. The last band of each dataset is alpha.
+        The warped raster, usually as a single dataset. Near the antimeridian, the raster may overlap the grid without a
+        shift along x and also after a shift by one period (360 degrees). The result then has one dataset for each
+        shift (see `turns.raster_shifts`). The last band of each dataset is alpha.
 
     Raises:
         EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.
@@ -113,7 +114,7 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
 
 
 def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
-    """Convert a function of windows of a raster to a function of windows of another grid (see `Absent`).
+    """Return a function that finds the missing pixels of a raster in windows of another grid (see `Absent`).
 
     Args:
         absent: function from a window of the raster to the missing pixels of the window.

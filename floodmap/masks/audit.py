@@ -144,7 +144,7 @@ def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], f
 
 
 def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
-    """Infer the rule from all masks together, or, after a failure, from each mask: the most frequent rule is returned.
+    """Infer the rule from all masks together. If this fails, return the most frequent of the rules of single masks.
 
     One mask with unknown values therefore does not prevent the inference.
 
@@ -238,7 +238,7 @@ def _raster_problem(
 def picture_hash(path: Path) -> NDArray[np.bool_]:
     """Compute the perceptual hash of a picture, bool (63,), as in Zauner 2010, section 3.2.1.
 
-    Each bit belongs to one cosine coefficient of low frequency: True if above the median of the 63 coefficients.
+    Each bit belongs to one of 63 cosine coefficients of low frequency: True if the coefficient is above their median.
     """
     with Scene.open(path) as scene:
         return _hash_of(scene.preview(PREVIEW_SIDE))

@@ -24,9 +24,9 @@ Split = Literal["train", "val", "test"]
 PICTURES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".img")
 """Suffixes of picture files."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "rgb", "scenes", "pictures")
-"""Names of a folder of pictures; upper and lower case are equal."""
+"""Names that a folder of pictures may have, in upper or lower case, in order of preference."""
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "references", "reference", "annotations", "gt", "groundtruth")
-"""Names of a folder of masks; upper and lower case are equal."""
+"""Names that a folder of masks may have, in upper or lower case, in order of preference."""
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -39,9 +39,9 @@ class Labelled:
     """Picture or scene with the mask of the picture."""
 
     name: str
-    """Name of the picture file, with the name of the folder of the split in front if there is one, as in `train/x`.
+    """Name of the picture file. If the file is in a folder of a split, the name begins with this folder: `train/x`.
 
-    The suffix of the file is left out, unless another picture of the folder has the same name without suffix.
+    The suffix of the file is left out, unless two pictures of the folder differ only in the suffix.
     """
     image: Path
     """Raster of several bands."""
@@ -136,7 +136,10 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _folder_named(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the subfolder with the earliest name in `names`, in upper or lower case; None without such a subfolder."""
+    """Return the subfolder with one of the names, in upper or lower case; None if there is no such subfolder.
+
+    Of several subfolders, the subfolder with the name that comes first in `names` is returned.
+    """
     fitting = [path for path in _folders(folder) if path.name.lower() in names]
     return min(fitting, key=lambda path: names.index(path.name.lower()), default=None)
 

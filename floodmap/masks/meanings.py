@@ -80,7 +80,7 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
 def visible_classes(mask: RasterMask, rule: FloodRule) -> set[float]:
     """Return the distinct values of a mask, without the values of unobserved pixels (see `FloodRule.hides`).
 
-    255 is kept, because 255 may be the flood value, unless 255 is among the ignored values of the rule.
+    255 may be the flood value. It is therefore left out only if it is among the ignored values of the rule.
     """
     values = mask.values()
     visible = {value for value in values if not rule.hides(np.array([value], mask.dtype))[0]}

@@ -25,7 +25,7 @@ _ROLES: dict[Side, tuple[str, ...]] = {
 }
 """Endings of the file names (without suffix) of each side, in order of preference.
 
-The name of a scene may have one of these endings, too, such as a scene `river_mask`.
+The name of a scene may have one of these endings, too. An example is a scene with the name `river_mask`.
 """
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
@@ -77,8 +77,8 @@ def pair_files(
     Args:
         prediction: a file, or a folder of files.
         reference: a file, or a folder of files.
-        is_imagery: function from the path of a raster without an ending (`x.tif`) to True if the raster is a picture
-            and no mask.
+        is_imagery: function that returns True if a raster is a picture and no mask. The argument is the path of a
+            raster without one of the endings, such as `x.tif`.
         probabilities: True: `x_probability.tif` is preferred to `x_mask.tif` as the prediction.
 
     Returns:
@@ -106,16 +106,16 @@ def pair_files(
 
 
 def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
-    """Return one file of a side (prediction or reference) for each name of a scene.
+    """Return a dictionary of one prediction file, or one reference file, for each name of a scene.
 
     Of several files of a scene, the file with the lowest `_rank` is used. Among files of equal rank, rasters are
     preferred to polygons.
 
     Args:
         path: a file, or a folder of files.
-        side: the side.
-        is_imagery: argument of `pair_files`.
-        probabilities: argument of `pair_files`.
+        side: "prediction" or "reference".
+        is_imagery: see `pair_files`.
+        probabilities: see `pair_files`.
     """
     best: dict[str, tuple[tuple[int, int, str], Path]] = {}
     for file in [path] if is_one_file(path) else sorted(path.iterdir()):
@@ -133,9 +133,9 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
 
 
 def reference_name(file: Path) -> str | None:
-    """Return the name of the scene of a reference file, `x` for `x_reference.tif`.
+    """Return the name of the scene of a reference file, such as `x` for `x_reference.tif`.
 
-    None if the file cannot be a reference.
+    The result is None if the file cannot be a reference.
     """
     return _scene(file, "reference", False)
 

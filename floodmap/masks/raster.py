@@ -80,7 +80,7 @@ class RasterMask:
 
     @property
     def grid(self) -> GeoGrid:
-        """Grid of the raster. The CRS is left out if the raster has no transform or the CRS is not on the Earth."""
+        """Grid of the raster, without a CRS if the raster has no transform, or if the CRS is a local CRS."""
         source = self._dataset
         bare = source.transform.is_identity or source.transform == UNPLACED
         crs = flat(source.crs) if is_placed(source.crs) and not bare else None
@@ -115,7 +115,7 @@ class RasterMask:
 
         Args:
             grid: the target grid.
-            rule: the rule, complete (see `meanings.settle`).
+            rule: the rule, with flood values or a threshold (see `meanings.settle`).
 
         Raises:
             MissingCRSError: the raster or the grid has no CRS, and the pixels differ.
@@ -171,8 +171,8 @@ class RasterMask:
     def scale(self, rule: FloodRule) -> int:
         """Return the stored value of probability 1: 100 if the raster is in per cent, else 1.
 
-        The metadata decides. Without metadata, integers are per cent, and floats are per cent if there are floats
-        above 1.
+        The metadata decides. Without metadata, an integer raster is in per cent. A float raster is in per cent if
+        `in_percent` of the rule is True, or if the raster has values above 1.
 
         Raises:
             SceneError: the raster is a mask, or the values of the raster do not show the scale.
@@ -191,8 +191,8 @@ class RasterMask:
         """Return whether the values of a raster without metadata about the scale are per cent.
 
         Raises:
-            SceneError: the raster is a mask, has many different values below 0, or has values between 0 and 1 and a
-                single value above 1.
+            SceneError: the raster is a mask, has more than 16 different values below 0, or has values between 0 and 1
+                together with a single value above 1.
         """
         if self.dtype.kind != "f":
             if self.declares_percent:
@@ -228,18 +228,18 @@ class RasterMask:
         self._open.close()
 
     def _read_own(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read a window of the raster's grid: values of the pixels, and bool, True if valid; both (height, width)."""
+        """Read a window of the raster. Return the values, and bool, True for valid pixels; both (height, width)."""
         band, valid = self._read(self._dataset, self._alpha, window)
         if self._absent is not None and (missing := self._absent(window)) is not None:
             valid &= ~missing
         return band, valid
 
     def _read(self, source: Any, alpha: int | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read a window of a dataset: values of the pixels, and bool, True if valid; both (height, width).
+        """Read a window of a dataset. Return the values, and bool, True for valid pixels; both (height, width).
 
         Args:
             source: the raster, or the raster warped to another grid.
-            alpha: number of the alpha band; None: the mask of the dataset is used.
+            alpha: number of the alpha band, counted from 1. None: GDAL's mask of band 1 is used instead.
             window: the window, on the grid of the dataset.
         """
         part = window.to_rasterio()
@@ -256,10 +256,10 @@ class RasterMask:
         return band, valid
 
     def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return bool, True for pixels with alpha above 0.
+        """Return bool, shape of `alpha`, True for pixels with alpha above 0.
 
-        With lossy compression, alpha must be at least half of the largest value, because compression changes alpha
-        near edges.
+        If the raster has an integer alpha band and lossy compression, alpha must be at least half of the largest value
+        of the dtype (128 in uint8), because the compression changes alpha beside transparent areas.
         """
         half = self._alpha is not None and self._lossy and alpha.dtype.kind in "iu"
         return np.asarray(alpha >= (np.iinfo(alpha.dtype).max + 1) // 2 if half else alpha > 0)

@@ -16,18 +16,18 @@ from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]
-"""Function from a window of a grid to the classes of the pixels: uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
+"""Function that reads the class of each pixel of a window: uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
 
 
 Ignore = float | str | Iterable[float | str] | None
-"""Values of unobserved pixels as the user gives the values, such as -1 or "0,9"; parsed by `FloodRule.parse`."""
+"""Option of a user: values of unobserved pixels, such as -1 or "0,9". `FloodRule.parse` explains the format."""
 
 ROUNDING = 1e-3
-"""Rounding error that is allowed in float probabilities below 0 and above 1."""
+"""Tolerance for rounding: float probabilities may be lower than 0, or higher than 1, by up to this difference."""
 _FILLS = (9999, 32767, 65535, 99999, 999999)
 """Common fill values (nodata values that files do not declare), besides values below 0."""
 _NO_CLASS = 1e6
-"""Smallest value of a float raster that is too large for a class, and counts as a fill value."""
+"""Limit of class numbers: in float rasters, values from this limit on are fill values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +38,22 @@ class FloodRule:
     """
 
     values: tuple[float, ...] = ()
-    """Values of flooded pixels; empty: `meanings.settle` infers the values."""
+    """Values of flooded pixels in rasters of classes.
+
+    If there are no values, no threshold and no attribute, `meanings.settle` infers values or a threshold.
+    """
     threshold: float | None = None
-    """Smallest probability of flooded pixels, 0 to 1, in rasters of probabilities; None: the rasters are masks."""
+    """Probability from which a pixel is flooded, 0 to 1; None: the rasters contain classes, not probabilities."""
     in_percent: bool = False
-    """True if float rasters without metadata are in per cent, because a raster of the same side has larger values."""
+    """True: float rasters without metadata are in per cent, because a raster of the same side has values above 1."""
     attribute: str = ""
     """Name of the attribute that selects flood polygons; empty: every polygon is flood."""
     matches: tuple[str, ...] = ()
     """Values of `attribute` in flood polygons."""
     ignored: tuple[float, ...] = ()
-    """Values of unobserved pixels."""
+    """Values of unobserved pixels, besides the nodata value of the raster."""
     careful: bool = True
-    """True if pixels with a common fill value (see `hides`) are unobserved, too, unless the fill value is flood."""
+    """True if pixels with a common fill value (see `hides`) are unobserved, too. Fill values in `values` are flood."""
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):
@@ -63,10 +66,12 @@ class FloodRule:
         """Parse the options of a user.
 
         Args:
-            flood: values such as 1, (1, 255) or "1,255" for rasters; "class=water,river" for polygons.
-            threshold: smallest probability of flooded pixels, 0.01 to 1.
-            ignore: values of unobserved pixels, such as -1, (0, 9), "0,9" or ("0,9", "-1"). "none": only the nodata
-                value that the raster declares is unobserved.
+            flood: for rasters, values of flooded pixels, such as 1, (1, 255) or "1,255". For polygons, an attribute and
+                values of the attribute, such as "class=water,river". None: not given.
+            threshold: probability from which a pixel is flooded, 0.01 to 1. None: not given.
+            ignore: values of unobserved pixels, such as -1, (0, 9), "0,9" or ("0,9", "-1"). Pixels with the nodata
+                value of the raster, and with common fill values (see `hides`), are unobserved, too. "none": fill values
+                do not count as unobserved.
 
         Raises:
             EvaluationError: an option has another format, or both a flood value and a threshold are given.
@@ -92,12 +97,12 @@ class FloodRule:
         return cls(values=values, ignored=ignored, careful=careful)
 
     def hides(self, band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return which pixels of a raster are unobserved because of the value of the pixel.
+        """Return which pixels of a raster have a value that marks unobserved pixels.
 
         Values in `ignored` are unobserved. If the rule is `careful`, fill values that are not flood are unobserved,
-        too. Fill values are values below 0, the largest value of an integer dtype (255 in uint8), values such as 9999,
-        and values too large for a class (1e20, 3.4e38). Software fills unobserved pixels with such values, and many
-        files do not declare the fill value.
+        too. Fill values are values below 0, the largest value of an integer dtype (255 in uint8), the values in
+        `_FILLS` (9999 and others), and values too large for a class (1e20, 3.4e38). Software fills unobserved pixels
+        with such values, and many files do not declare the fill value.
 
         Args:
             band: values of the pixels, any shape and any real dtype.
@@ -150,10 +155,10 @@ def among(band: NDArray[Any], values: Iterable[float]) -> NDArray[np.bool_]:
 
 
 def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
-    """Parse the values of unobserved pixels from the user.
+    """Parse the option `ignore` of `FloodRule.parse`.
 
     Returns:
-        `ignored` and `careful` of `FloodRule`.
+        Values of the fields `ignored` and `careful` of `FloodRule`.
     """
     parts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     words = [word.strip().lower() for part in parts if part is not None for word in str(part).split(",")]

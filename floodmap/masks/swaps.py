@@ -31,7 +31,7 @@ A coarse comparison is sufficient, because masks of different pictures differ by
 MOST = 2000
 """Largest number of pictures of one size that are compared; the pictures with the lowest IoU are chosen.
 
-If a model is wrong on more pictures, the predictions show nothing about the masks.
+If the IoU of more pictures is low, the reason is the model, and the predictions show nothing about the masks.
 """
 
 
@@ -55,14 +55,14 @@ def swapped_masks(
     """Find pairs of pictures of the same size with swapped masks, and yield one finding per pair.
 
     A picture is compared only if the IoU of the prediction with the mask of the same picture is below `SWAPPED_IOU`.
-    Pictures of different sizes are not compared, because the audit would have found a mask of the wrong size. All
-    pictures of one size are compared at the same time by matrix products, at `SIDE` x `SIDE` pixels.
+    Pictures of different sizes are not compared, because the audit finds masks that differ in size from the picture.
+    All pictures of one size are compared at the same time by matrix products, at `SIDE` x `SIDE` pixels.
 
     Args:
         names: names of the pictures.
-        predicted: prediction of a model for each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED.
-        masks: mask of each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, of any size.
-        shapes_hw: height and width of each picture.
+        predicted: prediction of a model for each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, at any resolution.
+        masks: mask of each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, at any resolution.
+        shapes_hw: height and width in pixels of each picture at full resolution.
     """
     if not names:
         return
@@ -103,7 +103,7 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
         scored: bool (n, SIDE * SIDE), True for pixels with a label.
 
     Returns:
-        Numbers (i, j) of the pictures of each pair, i < j. The match of each pair is above `2 * SWAPPED_IOU`.
+        Indices (i, j) of the two pictures of each pair, i < j. The match of each pair is above `2 * SWAPPED_IOU`.
     """
     p, m, s = (rows.astype(np.float32) for rows in (predicted_wet, labelled_wet, scored))
     hit = p @ m.T
@@ -116,6 +116,6 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
 
 
 def _iou(hit: NDArray[Any], union: NDArray[Any]) -> Floats:
-    """Compute intersection over union from numbers of pixels, of any shape; 1 if the union is empty."""
+    """Return the intersection over union, float32, of two arrays of pixel counts of one shape; 1 if the union is 0."""
     ones = np.ones(union.shape, np.float32)
     return np.asarray(np.divide(hit.astype(np.float32), union.astype(np.float32), out=ones, where=union > 0))

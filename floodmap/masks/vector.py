@@ -68,11 +68,12 @@ class PolygonMask:
 
         Args:
             grid: the target grid.
-            rule: definition of flood: the attribute that selects flood polygons, or no attribute.
+            rule: definition of flood by an attribute of the polygons. Without an attribute, all polygons are flood.
 
         Raises:
             MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
-            EvaluationError: the rule does not suit polygons, or no polygon touches the grid.
+            EvaluationError: the rule has values or a threshold for rasters, the file lacks the attribute of the rule,
+                or no polygon touches the grid.
             VectorError: the file cannot be reprojected to the CRS of the grid.
         """
         if (self.crs is None) != (grid.crs is None):
@@ -105,7 +106,7 @@ class PolygonMask:
         return [self._flood, *([self._unobserved] if self._unobserved else [])]
 
     def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
-        """Read one layer. Return the features, possibly none, and the CRS of the layer (None without a CRS).
+        """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
             part: the file and the name of the layer.
@@ -131,16 +132,17 @@ _EMPTY = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
 
 
 def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid:
-    """Return a grid that covers the polygons of both files, in the CRS of `a`, with square pixels on the ground.
+    """Return a grid that covers the polygons of both files, in the CRS of `a`. Pixels are square on the ground.
 
     Args:
         a: the first polygon file.
         b: the second polygon file.
-        resolution_m: side of a pixel in metres; without a CRS, in the units of the files.
+        resolution_m: side of a pixel in metres; if the files have no CRS, in the units of the coordinates.
 
     Raises:
         MissingCRSError: only one of the files has a CRS.
-        EvaluationError: the files have no polygons, or the grid would be too large.
+        EvaluationError: the files have no polygons, the coordinates do not exist in the CRS, or the grid would have
+            more than `_MOST_PIXELS` pixels.
     """
     if (a.crs is None) != (b.crs is None):
         bare = a if a.crs is None else b
@@ -178,11 +180,11 @@ class _Rasterizer:
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write `code` into all pixels of a window that have the centre in a polygon.
+        """Write `code` into each pixel of a window if the centre of the pixel is inside a polygon.
 
         Args:
             codes: uint8 (height, width) of the window; changed in place.
-            window: the window, on the grid.
+            window: the window, in pixels of the grid.
             code: FLOOD or UNOBSERVED.
         """
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
@@ -198,8 +200,8 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
     Args:
         geometries: shapely polygons or multipolygons, object (m,), in the CRS of the grid.
         grid: the grid.
-        vertices: largest number of vertices of a piece.
-        cut: True: cut polygons with more vertices into pieces (see `_cut`).
+        vertices: number of vertices above which a polygon is cut into pieces (see `_cut`).
+        cut: False: no polygon is cut.
     """
     inverse = ~grid.transform
 
@@ -215,10 +217,10 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 
 
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
-    """Cut a polygon in halves along pixel edges, until each piece has at most `vertices` vertices.
+    """Cut a polygon, in pixel coordinates of a grid, in halves until each piece has at most `vertices` vertices.
 
-    Pieces shorter than 16 pixels are not cut. The cuts do not change the rasterized result, because pixel edges do not
-    pass through pixel centres.
+    Pieces with a longer side of less than 16 pixels are not cut. The cuts run along the edges of pixels. The cuts do
+    not change the rasterized result, because the edges do not pass through the centres of pixels.
     """
     west, north, east, south = polygon.bounds
     across = east - west >= south - north
@@ -240,7 +242,7 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
 def _flood_layer(path: Path) -> str | None:
     """Return the name of the layer with flood polygons: `flood`, or else the only layer of the file.
 
-    None for GeoParquet, because GeoParquet has no layers.
+    The result is None for GeoParquet, because GeoParquet has no layers.
     """
     if path.suffix.lower() in PARQUET:
         return None
@@ -252,9 +254,10 @@ def _flood_layer(path: Path) -> str | None:
 
 
 def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
-    """Return the file and the layer with the unobserved areas of a polygon file (see `PolygonMask`); None if missing.
+    """Return the path and the layer name of the unobserved areas that belong to a file of flood polygons.
 
-    The name of the layer is None for GeoParquet.
+    `PolygonMask` describes the names of file and layer. The result is None if there is no such file or layer. The layer
+    name is None for GeoParquet.
     """
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
@@ -275,7 +278,7 @@ def _layers(path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """Read a GeoParquet file. Return the features, possibly none, and the CRS of the file (None without a CRS).
+    """Read a GeoParquet file. Return the features (possibly none), and the CRS in the file (None if there is no CRS).
 
     Args:
         path: the file.
@@ -289,7 +292,7 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
-    """Return bool (n,), True for polygons that are flood according to a rule."""
+    """Return which of n polygons are flood according to a rule, bool (n,). `path` is for error messages."""
     if rule.values or rule.threshold is not None:
         raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
     if not rule.attribute or not len(vectors):
@@ -302,7 +305,7 @@ def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_
 
 
 def _equals(value: Any, match: str) -> bool:
-    """Return whether a value of an attribute equals the text from the user; numbers are compared as numbers."""
+    """Return whether `value`, of an attribute, equals `match`, text from the user. Numbers are compared as numbers."""
     if isinstance(value, str):
         return value == match
     try:

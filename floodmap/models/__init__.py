@@ -1,1 +1,1 @@
-"""Models: the registry of their files, loading, inference, and the networks."""
+"""Models: registry of the model files, loading, inference, and the networks."""

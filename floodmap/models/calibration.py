@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Histogram = NDArray[np.int64]
-"""Number of pixels, int64 (101, 2). Row i: predicted probability of i per cent. Columns: reference dry, flooded."""
+"""Number of pixels, int64 (101, 2). Row i: probability of i per cent. Column 0: dry in the reference; 1: flooded."""
 Floats = NDArray[np.float64]
 
 PERCENT = np.arange(101) / 100
@@ -41,7 +41,7 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
     """Compute the reliability diagram, with `BINS` bins of equal width over the predicted probability.
 
     Args:
-        histogram: pixel counts; see `Histogram`.
+        histogram: pixel counts, int64 (101, 2); see `Histogram`.
         probability: probability of each row of the histogram, (101,), 0 to 1. A recalibration changes these values.
 
     Returns:
@@ -61,8 +61,8 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
 def calibration_error(histogram: Histogram, probability: Floats = PERCENT) -> float:
     """Return the expected calibration error, 0 to 1 (Naeini et al. 2015; Guo et al. 2017, equation 3).
 
-    The error is the mean, over all pixels, of the absolute difference between the two values of a pixel's bin: mean
-    predicted probability and flooded share.
+    A bin has two values: the mean predicted probability and the share of flooded pixels (see `reliability`). The error
+    is the absolute difference between the two values, averaged over all pixels.
 
     Args:
         histogram: pixel counts, int64 (101, 2); see `Histogram`.

@@ -16,18 +16,18 @@ from torch import Tensor
 from floodmap.errors import ModelError
 
 DIGEST = "digest"
-"""Key of the file's header whose value is the digest."""
+"""Key of the digest in the header of the weights file."""
 
 
 def with_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """Add the digest to the header of a model's file.
+    """Return a copy of the header of a model's file, with the digest added.
 
     Args:
         state: tensors of the model by name, in the dtypes in which the tensors will be stored.
         header: metadata of the file, without a digest.
 
     Returns:
-        A copy of the header with one more key, `DIGEST`; see `digest_of`.
+        The copy, with one more key, `DIGEST`; see `digest_of`.
 
     Raises:
         ModelError: a weight is NaN or infinite, because training diverged.

@@ -25,7 +25,7 @@ from floodmap.errors import DownloadError, ModelError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Callback with the bytes received so far and the size of the file in bytes (None if the server sends no size)."""
+"""Callback. Arguments: number of bytes received so far; size of the file in bytes, or None if the server sends none."""
 
 _CHUNK = 1 << 18
 """Largest number of bytes in one read."""
@@ -62,7 +62,7 @@ def download(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> None:
-    """Download a file whose SHA-256 is given, and resume an interrupted download.
+    """Download a file with a known SHA-256, and resume an interrupted download.
 
     The bytes are written to `<target>.part`. An interrupted download leaves this file, and the next attempt requests
     only the missing bytes. Several processes may call this function for one target: one downloads, the others wait.
@@ -166,7 +166,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
 def _extent(response: http.client.HTTPResponse, part: Path, start: int) -> tuple[int, int | None]:
     """Return the position of the response's first byte in the file, and the length of the whole file in bytes.
 
-    The length is None if the server does not send it.
+    The length is None if the server does not send the length.
     """
     length = response.headers.get("Content-Length")
     if response.status != 206:

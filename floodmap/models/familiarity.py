@@ -1,4 +1,4 @@
-"""Out-of-distribution detection by the distance of a scene's encoder features from those of the training views."""
+"""Out-of-distribution detection: distance between the encoder features of a scene and of the training views."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = "familiar"
 DIMENSIONS = 32
 """Number of principal components in which distances are measured."""
 NEIGHBOUR = 3
-"""Rank of the training view to which a distance is measured: the third nearest, as the nearest may be an outlier."""
+"""Rank of the training view to which a distance is measured: third nearest, because the nearest may be an outlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,16 @@ class Familiarity:
     centre: Floats
     """Weighted mean of the features of the training views, float32 (D,)."""
     basis: Floats
-    """Projection of centred features onto whitened principal components, float32 (D, K)."""
+    """Matrix that projects features, minus `centre`, onto whitened principal components, float32 (D, K)."""
     bank: Floats
     """Features of the training views, projected by `basis`, float32 (N, K)."""
     limit: float
-    """Distance above which a scene is out of distribution; a high percentile of the validation pictures' distances."""
+    """Distance above which a scene is out of distribution: a percentile of the distances of the validation pictures.
+    The percentile is `LIMIT` in `scripts/familiar_ground.py`."""
 
     @classmethod
     def of(cls, views: Floats, weights: Floats) -> Familiarity:
-        """Compute the principal components of the features of training views; the limit is infinite.
+        """Build a `Familiarity` from the features of training views; the field `limit` is infinite.
 
         Args:
             views: features of the training views, float32 (N, D).

@@ -31,15 +31,15 @@ from floodmap.models.sam.meta_sam import Sam
 SIDE_BY_SIDE = 4
 """Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
-"""Number of pixels of a tile from which a CPU computes the tile with several threads; smaller tiles get one thread.
+"""Number of pixels: a CPU computes a tile of at least this size with several threads, a smaller tile with one thread.
 oneDNN keeps separate kernels in memory for each number of threads, 5 MB for every shape of tile."""
 TOGETHER = 4
-"""Number of tiles in a batch on a CPU, for tiles of one shape with fewer than `SHARED / TOGETHER` pixels each.
+"""Number of tiles in a batch on a CPU. Tiles of a batch have one shape, and fewer than `SHARED / TOGETHER` pixels each.
 Batches of fewer tiles are padded, because batches of other sizes would need further kernels of oneDNN. For tiles of
 320 x 320 pixels, a batch takes little more than half the time of the same tiles one by one. Batches of eight tiles save
 little more."""
 POINTED_SCALES = (0.7, 1.4)
-"""Further scales of test-time augmentation, besides 1, for windows with points.
+"""Further scales, besides 1, at which tiles with point prompts are predicted (test-time augmentation).
 The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
 
 
@@ -84,7 +84,7 @@ class FloodSegmenter:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Predict the flood probability of every pixel; see `protocol.Segmenter`.
 
-        With a `FloodSam`, tiles with points are predicted at three scales, and the result is the mean.
+        If the network is a `FloodSam`, tiles with point prompts are predicted at up to three scales, and averaged.
         """
         if self.device.type != "cpu":
             return self._dispatcher.run(self._predict_on_device, tiles, prompts)
@@ -139,7 +139,8 @@ class FloodSegmenter:
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
         """Return flood probabilities (B, H, W), 0 to 1.
 
-        The probabilities of tiles with points are means over three scales. Outside of `Prompts.bounds` they are 0.
+        The probabilities of tiles with point prompts are means over up to three scales, if the network is a `FloodSam`.
+        Pixels outside of `Prompts.bounds` have the probability 0.
         """
         probabilities = self._probabilities(batch, prompts)
         if isinstance(self.network, FloodSam):
@@ -165,9 +166,9 @@ class FloodSegmenter:
         return self._replayer.run(self._probabilities_unpointed, batch.rgb, batch.valid, batch.gsd_m, likelihood)
 
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
-        """Return the result of `_probabilities` for tiles without points and boxes.
+        """Return flood probabilities (B, H, W), 0 to 1, of tiles without point and box prompts, at one scale.
 
-        `likelihood` holds one mask prompt for each tile, (B, h, w) at any resolution, 0 to 1. None: no mask prompts.
+        `likelihood` has the mask prompts of the tiles, (B, h, w), 0 to 1, or is None; h and w may differ from H and W.
         """
 
         def decode(encoded: Encoded) -> Tensor:
@@ -179,7 +180,7 @@ class FloodSegmenter:
     def _encode_and_decode(self, decode: Callable[[Encoded], Tensor], batch: TileBatch) -> Tensor:
         """Return calibrated flood probabilities (B, H, W), 0 to 1.
 
-        `decode` is a function that computes logits (B, h, w), at a coarser resolution, from the encoded tiles.
+        `decode` is a function that computes logits (B, h, w), coarser than the tiles, from the encoded tiles.
         """
         rgb, valid = batch.rgb, batch.valid
         height, width = rgb.shape[-2:]
@@ -197,10 +198,10 @@ class FloodSegmenter:
         return mask_logits(likelihood, shape_hw, (height // 4, width // 4), self.calibration)
 
     def _probabilities_at_scale(self, batch: TileBatch, prompts: Prompts, scale: float) -> Tensor:
-        """Return flood probabilities (1, H, W) of one tile, computed on the tile after resampling.
+        """Resample a tile, predict flood, and return the probabilities (1, H, W) at the original size of the tile.
 
-        `scale` is the factor on the number of pixels per side; below 1 the tile is shrunk. The probabilities are
-        resampled back to the tile's size.
+        `batch` has only this tile. `scale` is the side of the resampled tile, divided by the original side; below 1 the
+        tile is shrunk.
         """
         valid, shape_hw = batch.valid, batch.rgb.shape[-2:]
         scaled_hw = [max(1, round(side * scale)) for side in shape_hw]
@@ -217,9 +218,9 @@ class FloodSegmenter:
         return F.interpolate(scaled[:, None], shape_hw, mode="bilinear", align_corners=False)[:, 0]
 
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
-        """Decode tiles with any prompts one after the other, and return the logits (B, h, w).
+        """Decode encoded tiles one after the other, each with prompts of any kind; return the logits (B, h, w).
 
-        `shape_hw` is the height and width of the tiles in pixels.
+        h and w are smaller than height and width of the tiles, which are `shape_hw` in pixels.
         """
         decoded = []
         for i, p in enumerate(prompts):
@@ -269,7 +270,7 @@ def _pixels(tiles: Sequence[Tile], indices: Sequence[int]) -> int:
 
 
 def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
-    """Return further scales for a tile with points.
+    """Return the scales, besides 1, at which a tile with point prompts is predicted.
 
     If the tile has boxes, only scales are returned at which the tile fits into SAM's input frame of 1024 x 1024 pixels,
     because box coordinates are encoded relative to the frame.
@@ -280,12 +281,13 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
 def mask_logits(
     likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """Convert coarse flood probabilities of tiles to mask prompts.
+    """Convert coarse flood probabilities of tiles to mask prompts (logits).
 
     Args:
-        likelihood: flood probabilities (B, h, w), 0 to 1, at any resolution; each covers its whole tile.
-        shape_hw: height and width of the tiles, in pixels.
-        mask_hw: height and width of the mask prompts, a quarter of the padded tiles' size. The padding is dry.
+        likelihood: flood probabilities (B, h, w), 0 to 1. Each (h, w) covers a whole tile, in pixels of any size.
+        shape_hw: height and width of the tiles, in pixels, without padding.
+        mask_hw: height and width of the mask prompts: a quarter of height and width of the padded tiles. The padding of
+            the mask prompts is dry.
         calibration: calibration of the model. The calibration is inverted, because uncalibrated logits were the mask
             prompts in training.
 

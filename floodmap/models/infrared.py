@@ -1,8 +1,8 @@
 """Near infrared (NIR) combined with a model's probabilities: water absorbs NIR, plants and soil reflect it.
 
 The model's input is RGB alone. The evidence for water of a pixel is a number that is added to the logit of the model's
-probability. The evidence is computed from NDWI and from NIR brightness. It is negative on ground that is bright in NIR,
-and positive on ground that is dark in NIR.
+probability. The evidence is computed from NDWI and from NIR brightness. The evidence is negative on ground that is
+bright in NIR, and positive on ground that is dark in NIR.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from floodmap.models.protocol import Segmenter
 Floats = NDArray[np.float32]
 
 NDWI_MIDPOINT, NDWI_SLOPE = 0.05, 20.0
-"""NDWI (McFeeters, IJRS 17:1425, 1996) at which the evidence is 0, and slope of the evidence there, in logits."""
+"""NDWI (McFeeters, IJRS 17:1425, 1996) at which the evidence from NDWI is 0, and slope of this evidence at that NDWI.
+The slope is in logits per unit of NDWI."""
 NDWI_WEIGHT, BRIGHTNESS_WEIGHT = 4.0, 2.0
-"""Largest absolute evidence from NDWI, and from NIR brightness, in logits."""
+"""Largest absolute value of the evidence from NDWI, and of the evidence from NIR brightness, in logits."""
 BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
-"""NIR at which the evidence is 0, as a share of the scene's bright NIR, and factor in the argument of the tanh."""
+"""NIR at which the evidence from brightness is 0, and slope: the factor on the NIR in the argument of the tanh.
+NIR is measured as a share of the scene's bright NIR (see `_BRIGHT`)."""
 SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
-"""Ground sample distance in metres below which shadows are resolved, and limit of the evidence below this distance.
-The limit is in logits. It is needed because shadows are as dark and as blue as water. Negative evidence (against water)
-has no such limit."""
+"""Ground sample distance in metres below which shadows are visible, and limit of the evidence in scenes with shadows.
+The limit is in logits. It is needed because shadows are as dark and as blue as water. The limit also applies if the
+ground sample distance is unknown. Negative evidence (against water) has no such limit."""
 POINT_RADIUS = 64.0
-"""Radius in pixels of the Gaussian around point prompts that reduces the evidence; at a point the evidence is 0."""
+"""Radius, in pixels of the tile, of the Gaussian that reduces the evidence around a point prompt to 0 at the point."""
 _BRIGHT = 95
 """Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""
 _PREVIEW = 512
@@ -108,10 +110,10 @@ class WithInfrared:
         return self.segmenter.ood_score(tiles)
 
     def _combine(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
-        """Add the evidence for water to the logits of a tile's flood probabilities, float32 (height, width).
+        """Return the flood probabilities of a tile, float32 (height, width), after adding the evidence to the logits.
 
-        The evidence is reduced around point prompts. Probabilities outside of box prompts stay 0. If a probability is
-        NaN or infinite, all probabilities are returned unchanged.
+        The evidence is reduced around point prompts. If `prompts.bounded` is True, probabilities of 0 stay 0. If a
+        probability is NaN or infinite, all probabilities are returned unchanged.
         """
         if not np.isfinite(probability).all():
             return probability

@@ -30,7 +30,9 @@ _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 def load_segmenter(
     model: ResolvedModel, device: str = "auto", precision: str = "auto"
 ) -> FloodSegmenter | SamSegmenter:
-    """Load a model's weights onto a device; on a CPU the model runs with torch's present number of threads.
+    """Load a model's weights onto a device.
+
+    On a CPU, the model uses as many threads as torch is set to at the time of this call.
 
     Args:
         model: path, name and SHA-256 of the weights.
@@ -54,7 +56,7 @@ def load_segmenter(
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the torch device of a name; `auto` is CUDA if CUDA is available, else the CPU.
+    """Return the torch device for a name such as `cuda:1`; `auto` is CUDA if CUDA is available, else the CPU.
 
     Raises:
         ModelError: the device is not available.
@@ -75,12 +77,12 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
-    """Return the dtype for a precision on a device.
+    """Return the dtype of a model's weights for a device and a precision.
 
     Args:
         device: the device of the model.
-        wanted: `float32`, `bfloat16` or `auto`. `auto` is bfloat16 if the device has instructions for bfloat16, else
-            float32.
+        wanted: `float32`, `bfloat16` or `auto`. `auto` is bfloat16 on a CPU or CUDA device with instructions for
+            bfloat16, else float32.
     """
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]

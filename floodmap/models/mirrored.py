@@ -23,7 +23,7 @@ def predict_mirrored(
 ) -> list[NDArray[np.float32]]:
     """Predict flood probabilities with test-time augmentation: the mean over each tile and the tile's mirror image.
 
-    A model of the class `Mirrored` already returns this mean, and is called only for the tiles themselves.
+    A model of the class `Mirrored` already returns this mean, and is called without mirror images.
 
     Args:
         segmenter: the model.
@@ -74,7 +74,7 @@ def mirrored(tile: Tile) -> Tile:
 
 
 def _flip_prompts(prompts: Prompts, width: int) -> Prompts:
-    """Return a tile's prompts in pixel coordinates of the mirror image; `width` is the tile's width in pixels."""
+    """Convert the prompts of a tile to prompts of the mirror image; `width` is the width of the tile in pixels."""
     left, top, right, bottom = prompts.boxes_xyxy.T
     return replace(
         prompts,

@@ -15,15 +15,15 @@ from floodmap.geo.window import Window
 FLOOD_LIMIT, DRY_LIMIT = 0.8, 0.2
 """Likelihood from which a pixel counts as confident flood, and likelihood up to which it counts as confident dry."""
 _MIN_DEPTH = 0.02
-"""Least distance of a point from the edge of the region around the point, as a share of the likelihood's longer side.
-Narrower regions get no point."""
+"""Least distance of a point prompt from the edge of the flood or dry region in which the point lies.
+The distance is a share of the longer side of the likelihood. Narrower regions get no point."""
 _BOX_SHARE = 0.01
 """Least area of a flood region that gets a box, as a share of the tile's area."""
 _POINT_REACH = 240.0
-"""Radius in pixels around a flood point in which flood outside all boxes is allowed.
-It is twice the longer length scale of kriging, `correction.LONG_RANGE`."""
+"""Radius, in pixels of the tile, of the circle around a flood point in which flood is allowed outside the boxes.
+The radius is twice the longer length scale of kriging, `correction.LONG_RANGE`."""
 PIXEL_CENTRE = 0.5
-"""Difference in pixels between coordinates of `Prompts` and of SAM.
+"""Number, in pixels, that is subtracted from coordinates of `Prompts` to get coordinates of SAM.
 The origin of `Prompts` is the corner of the first pixel. The origin of SAM is the centre of the first pixel."""
 
 
@@ -41,10 +41,12 @@ class Prompts:
     boxes_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     """Boxes around flood, float32 (M, 4): left, top, right, bottom in pixels."""
     mask: NDArray[np.float32] | None = None
-    """Coarse flood likelihood of the whole tile, float32 (h, w) at any resolution, 0 to 1; None: no mask prompt."""
+    """Coarse flood likelihood of the whole tile, float32 (h, w), 0 to 1; None: no mask prompt.
+    h and w may differ from the height and width of the tile."""
     bounded: bool = False
     """Whether flood is limited to the boxes and to circles around flood points; always True if there are boxes.
-    If it is True without a box, all boxes of the scene lie in other windows. Flood is then limited to the circles."""
+    If `bounded` is True and there is no box, the boxes of the scene lie in other windows, and flood is limited to the
+    circles."""
 
     def __post_init__(self) -> None:
         points, boxes = np.asarray(self.points_xy, np.float32), np.asarray(self.boxes_xyxy, np.float32)
@@ -76,7 +78,7 @@ class Prompts:
         """Return prompts that consist of a mask prompt alone.
 
         Args:
-            mask: coarse flood likelihood of the whole tile, (h, w) at any resolution, 0 to 1.
+            mask: coarse flood likelihood of the whole tile, (h, w), 0 to 1; see `mask` of this class.
         """
         return cls(mask=np.asarray(mask, np.float32))
 
@@ -105,7 +107,7 @@ class Prompts:
         )  # fmt: skip
 
     def bounds(self, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the pixels of a tile in which flood is allowed: bool (height, width); all True unless `bounded`.
+        """Return bool (height, width), True at pixels of a tile that may be flood; all True unless `bounded`.
 
         Args:
             shape_hw: height and width of the tile in pixels.
@@ -142,12 +144,12 @@ def pick_prompts(
     """Derive point, box and mask prompts from a flood likelihood; the result is deterministic.
 
     Points are the peaks of two distance transforms: of the confident flood, and of the confident dry regions. A peak is
-    the pixel farthest from the edge of a region. If this distance is r, further points of the same label are at least
-    2 r away. Boxes surround the connected regions with a likelihood of 0.5 or more. The mask prompt is the likelihood
-    itself.
+    the pixel farthest from the edge of a region. If the distance of a point from the edge is r, further points with the
+    same label are at least 2 r away from the point. Boxes surround the connected regions with a likelihood of 0.5 or
+    more. The mask prompt is the likelihood itself.
 
     Args:
-        likelihood: flood likelihood of the tile, float32 (h, w), 0 to 1, at any resolution.
+        likelihood: flood likelihood of the tile, float32 (h, w), 0 to 1. h and w may differ from the size of the tile.
         valid: bool (height, width) of the tile, True on pixels with a valid picture. Points lie only on these pixels.
         max_points: largest number of points of each label.
         max_boxes: largest number of boxes, drawn around the largest regions.
@@ -180,10 +182,10 @@ def pick_prompts(
 
 
 def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Resample the tile's `valid` to another grid over the tile, bool `shape_hw`.
+    """Resample `valid`, bool (height, width), to a grid of cells over the same tile; return bool of shape `shape_hw`.
 
-    A cell is one pixel of the other grid. A cell larger than a pixel is valid if all pixels in the cell are valid. A
-    smaller cell is valid if the pixel at the cell's centre is valid.
+    A cell larger than a pixel of the tile is valid if all pixels in the cell are valid. A smaller cell is valid if the
+    pixel at the centre of the cell is valid.
     """
     for axis, (side, cells) in enumerate(zip(valid.shape, shape_hw, strict=True)):
         starts = np.arange(cells) * side // cells if cells <= side else (2 * np.arange(cells) + 1) * side // (2 * cells)
@@ -192,11 +194,12 @@ def _shrink_valid(valid: NDArray[np.bool_], shape_hw: tuple[int, ...]) -> NDArra
 
 
 def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Return up to `count` points (n, 2), x first, in pixels of `region`, bool (h, w).
+    """Return up to `count` points inside a region, float64 (n, 2), x first, in pixels of the array `region`.
 
-    Each point is the pixel of the region that is farthest from the region's edge; the border of the image is an edge.
-    After each point, pixels closer than twice the point's distance from the edge are excluded. The search ends if the
-    distance is less than `_MIN_DEPTH` of the longer side.
+    `region` is bool (h, w), True inside the region. Each point is the pixel with the largest distance r from the edge
+    of the region; the border of the array is an edge, too. After each point, pixels at a distance below 2 r from the
+    point are excluded. The search ends if r is less than 1 pixel, or less than `_MIN_DEPTH` times the longer side of
+    the array.
     """
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     rows, cols = np.ogrid[: region.shape[0], : region.shape[1]]
@@ -212,10 +215,10 @@ def _deepest(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
 
 
 def _boxes(region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Return the bounding boxes (n, 4) of up to `count` connected components, largest component first.
+    """Return the bounding boxes of up to `count` connected components of a region, largest component first.
 
-    A box is left, top, right and bottom in pixels of `region`, bool (h, w). Components with an area of less than
-    `_BOX_SHARE` get no box.
+    `region` is bool (h, w), True inside the region. The boxes are float64 (n, 4): left, top, right and bottom, in
+    pixels of `region`. A component gets no box if the area is less than the share `_BOX_SHARE` of the array.
     """
     labels, parts = ndimage.label(region)
     sizes = np.bincount(labels.ravel(), minlength=parts + 1)[1:]

@@ -23,15 +23,15 @@ class Segmenter(Protocol):
     knows_floods: bool
     """Whether the model finds flood water without prompts. If not, prompts come from the unsupervised likelihood."""
     multiple: int
-    """Number of pixels; every side of a window is a multiple of it, unless the scene is smaller than a window."""
+    """The model's coarsest stride in pixels. Window sides are multiples of the stride, unless the scene is smaller."""
     any_size: bool
-    """Whether a part of a window is computed at the same scale as the window, in less time than the whole window."""
+    """Whether the model predicts a part of a window without resizing the part, and faster than the whole window."""
     best_batch_size: int
-    """Number of windows in a batch with which the throughput is highest."""
+    """Number of windows per batch that gives the highest throughput."""
     offloads: bool
     """Whether the model runs on a device other than the CPU, so that the CPU's cores are free for other work."""
     runs_on: str
-    """Device and precision, as text; the last bits of the results depend on both."""
+    """Text with device and precision, such as "cpu float32". The last bits of the results depend on both."""
     training: TrainingRecord | None
     """Pictures of the model's training and validation sets; None if the model's file has no such record."""
 
@@ -51,7 +51,7 @@ class Segmenter(Protocol):
         """Compute the out-of-distribution score of a scene: the difference between the scene and the training pictures.
 
         Args:
-            tiles: sample tiles of the scene, of any shapes.
+            tiles: some tiles of the scene, of any shapes.
 
         Returns:
             The score. Above 1 the scene is out of distribution. 0 means that the score is not known.

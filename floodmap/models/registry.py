@@ -28,7 +28,7 @@ SUFFIXES = (".safetensors", ".pth")
 """File name extensions of weights."""
 
 State = Literal["ok", "damaged", "absent"]
-"""Results of `verify`, which explains them."""
+"""Possible results of `verify`; see the docstring of that function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +60,20 @@ class Model:
 
     @property
     def path(self) -> Path:
-        """Path of the file on this disk, whether or not it has been downloaded."""
+        """Local path of the file, even if the file has not been downloaded yet."""
         return (WEIGHTS if self.shipped else cache_dir()) / self.file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """Weights in a file on this disk."""
+    """Model with weights in a local file."""
 
     path: Path
     """Path of the file, `.safetensors` or `.pth`."""
     name: str
     """Name of the model; the file's stem if the registry has no file with this SHA-256."""
     architecture: str | None
-    """Network, named as in `Model`. None if the file does not name it; the shapes of the tensors then determine it."""
+    """Network, named as in `Model`. None if the file has no such name; the shapes of the tensors decide then."""
     sha256: str
     """SHA-256 of the file."""
 
@@ -161,9 +161,9 @@ def find(name: str) -> Model:
 
 
 def resolve(model: str | Path, *, progress: Progress | None = None) -> ResolvedModel:
-    """Find a model's weights on this disk, and download missing weights of the registry.
+    """Find the local file of a model; download the file if it is missing and the model is in the registry.
 
-    The SHA-256 of weights of the registry is checked.
+    If the model was given by name, the SHA-256 of the file is checked against the registry.
 
     Args:
         model: name or alias of a model, or path of a .safetensors or .pth file. A name has precedence over a path.
@@ -223,7 +223,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def fetch(model: Model, *, progress: Progress | None = None) -> Path:
-    """Download a model into the cache, with resuming of an interrupted download and a check of the SHA-256.
+    """Download a model into the cache, check the SHA-256, and return the path. An interrupted download is resumed.
 
     Raises:
         ModelError: the file cannot be downloaded or written; the message says how to add a file by hand.
@@ -240,13 +240,13 @@ def fetch(model: Model, *, progress: Progress | None = None) -> Path:
 
 
 def add(file: Path) -> tuple[Model, Path]:
-    """Copy the file of a model, obtained without floodmap, into the cache.
+    """Copy a model file that was downloaded without floodmap into the cache.
 
     Args:
         file: path of a file with any name. The SHA-256 identifies the model. The original file stays unchanged.
 
     Returns:
-        The model, and the path of its file in the cache.
+        The model of the registry, and the path of the copy in the cache.
 
     Raises:
         ModelError: there is no such file, its SHA-256 is not in the registry, or the cache cannot be written.

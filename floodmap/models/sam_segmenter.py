@@ -26,7 +26,7 @@ TOKENS = 8
 """Least number of tokens (points and box corners) to which a prompt set is padded on a GPU.
 Longer sets are padded to the next power of two."""
 NO_PROMPT_LOGIT = -1e4
-"""Logit of all pixels of a tile without a prompt, which is predicted as dry."""
+"""Logit of all pixels of a tile without prompt sets: the tile is predicted as dry."""
 
 
 class SamSegmenter:
@@ -52,7 +52,7 @@ class SamSegmenter:
 
         Every box with the points inside the box is one prompt set, and the points outside all boxes are another set.
         SAM predicts one mask for each prompt set. The result is the union of the masks: the highest probability of each
-        pixel. A tile without a prompt is dry.
+        pixel. A tile without a box and without a flood point is dry.
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
@@ -104,12 +104,13 @@ def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], 
     Sets with fewer tokens than the longest set are padded with tokens of the label code -2.
 
     Args:
-        sets: N prompt sets in pixel coordinates of the tile, each with at most one box.
+        sets: N prompt sets in pixel coordinates of the tile (see `Prompts`), each with at most one box.
         scale: number of pixels of SAM's input frame (1024 x 1024) per pixel of the tile.
 
     Returns:
-        Coordinates in pixels of the input frame, float32 (N, T, 2), x first, and label codes, int64 (N, T); see
-        `Sam.best_masks`. T is the number of tokens of the longest set.
+        Two values, as arguments of `Sam.best_masks`. Coordinates in pixels of the input frame, from the centre of the
+        first pixel, float32 (N, T, 2), x first. Label codes, int64 (N, T). T is the number of tokens of the longest
+        set.
     """
     each = []
     for prompt_set in sets:
@@ -142,9 +143,10 @@ def _next_size(sizes: Sequence[int], count: int) -> int:
 
 
 def in_precision(network: Sam, dtype: torch.dtype) -> Sam:
-    """Convert the image encoder's linear and convolution weights, in place, so that autocast does not copy them.
+    """Convert the linear and convolution layers of the image encoder to a dtype, in place, and return the network.
 
-    The encoder's layer norms and positional embeddings keep the dtype that they have.
+    Autocast would otherwise convert the weights of these layers in every call. The encoder's layer norms and positional
+    embeddings are not converted.
     """
     for module in network.image_encoder.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):

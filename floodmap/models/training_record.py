@@ -20,7 +20,7 @@ Role = Literal["train", "val"]
 """Role of a picture in training; the pictures of `val` selected the checkpoint and were used to fit the calibration."""
 
 HASH_CHARS = 16
-"""Number of hexadecimal characters of a SHA-256 that are kept.
+"""Number of hexadecimal characters of a SHA-256 that are part of a picture's key; see `picture_key`.
 The chance of a collision among 10^6 files is 1 in 10^7."""
 
 
@@ -82,7 +82,7 @@ class TrainedModel:
 
     @classmethod
     def read(cls, path: Path) -> TrainedModel:
-        """Read the training and the scores from the header of weights that `train` wrote.
+        """Read the training record and the validation scores from the header of a weights file that `train` wrote.
 
         Raises:
             ModelError: the header cannot be read, or was not written by `train`.
@@ -106,7 +106,7 @@ class TrainedModel:
 
 
 def run_folder(weights: Path) -> Path:
-    """Return the folder beside weights where `train` keeps the log, the curves and the checkpoint for `--resume`."""
+    """Return the folder, beside a weights file, in which `train` keeps log, curves and checkpoint for `--resume`."""
     return weights.with_name(f"{weights.stem}_run")
 
 
@@ -130,7 +130,7 @@ def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
     """Read the training log that belongs to weights written by `train`.
 
     Args:
-        weights: path of the weights; the log lies in the run folder beside them, see `run_folder`.
+        weights: path of the weights file; the log lies in the folder that `run_folder` returns for this path.
 
     Returns:
         The columns of the log, as from `read_log`. None if there is no log, or if the log cannot be read.
@@ -165,7 +165,7 @@ def picture_key(path: Path) -> str:
 
 
 def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, list[str]]:
-    """Return the keys of pictures by role, in the format of the value `keys` of the record in a file's header.
+    """Compute the keys of pictures by role, for the entry `keys` of the training record in a model's file.
 
     Args:
         train: paths of the training pictures.

@@ -1,1 +1,1 @@
-"""Output: strips of codes (one uint8 per pixel) in; rasters, polygons and reports out."""
+"""Writing of the results of a run: rasters, polygons and reports, from strips of codes (one uint8 per pixel)."""

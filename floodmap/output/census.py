@@ -13,7 +13,7 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
 
 _CELL = 256
-"""Side in pixels of the squares in which all pixels are counted with the same geodesic area."""
+"""Side of a cell in pixels of the scene. A cell is a square in which all pixels count with the same geodesic area."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
@@ -97,7 +97,7 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
 
 
 class Tally:
-    """Counter of pixels that counts strips while another function iterates over the strips.
+    """Counter of the pixels of each code, which counts a strip when another function takes the strip from `count`.
 
     Args:
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
@@ -109,7 +109,7 @@ class Tally:
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
-        """Count the pixels of strips, and yield the strips unchanged; for the type of the strips see `take_census`."""
+        """Count the pixels of strips, and yield the strips unchanged; strips are pairs as in `take_census`."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])
@@ -131,11 +131,11 @@ class Tally:
 
 
 def _per_cell(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the pixels of each code in rectangles of all rows and some columns.
+    """Count the pixels of each code in rectangles; each rectangle has all rows of `codes` and a range of columns.
 
     Args:
         codes: uint8 (rows, columns).
-        edges: column edges of the rectangles, (rectangles + 1,), from 0 to the number of columns.
+        edges: first column of each rectangle, and at the end the number of columns, (rectangles + 1,).
 
     Returns:
         Numbers of pixels, int64 (rectangles, 256); the second index is the code.

@@ -25,9 +25,9 @@ from floodmap.geo.window import Window
 from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
-"""Side in pixels of the tiles of a COG; a raster that fits into one tile has no overviews."""
+"""Side in pixels of the internal tiles of a COG; a raster that fits into one internal tile has no overviews."""
 CACHE_BYTES = 32 * 2**20
-"""Size of GDAL's block cache while writing."""
+"""Size in bytes of GDAL's block cache while rasters are written."""
 STEP_COLUMNS = 4096
 """Number of columns for which overviews are computed at a time; a power of two. Each pixel needs some 15 bytes of
 memory."""
@@ -110,9 +110,9 @@ def write_rasters(
 
 
 def overview_levels(width: int, height: int) -> int:
-    """Return the number of overviews of a raster. Each overview has half the size of the one before.
+    """Return the number of overviews of a raster. Each overview has half as many rows and columns as the level before.
 
-    The last overview is the first that fits into one tile.
+    The last overview is the first that fits into one internal tile (`BLOCK_SIZE`).
 
     Args:
         width: number of columns of the raster.
@@ -164,10 +164,10 @@ def _shrunk(length: int, level: int) -> int:
 
 
 def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
-    """Regroup strips into bands of `rows` rows; the last band may have fewer rows.
+    """Regroup strips into groups of `rows` full rows; the last group may have fewer rows.
 
     Yields:
-        First row and codes, uint8 (rows, width), of each band. The array is reused for the next band.
+        First row and codes, uint8 (rows, width), of each group. The array is reused for the next group.
 
     Raises:
         OutputError: the strips do not cover the scene.
@@ -200,7 +200,8 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
         levels: number of overviews.
 
     Yields:
-        Mask (0 dry, 1 flood, 255 unobserved) and probability (per cent, 255 unobserved), uint8, both of one shape.
+        For each level, mask (0 dry, 1 flood, 255 unobserved) and probability (per cent, 255 unobserved). Both are uint8
+        and have the shape of the block at this level.
     """
     hidden = codes > 100
     flood = codes >= threshold

@@ -45,7 +45,7 @@ class Finishing:
     min_area_m2: float
     """Minimum geodesic area in square metres; smaller flood polygons are dropped."""
     simplify_m: float
-    """Tolerance of the simplification in metres (`polygonize`); 0: outlines are not simplified."""
+    """Tolerance in metres of the simplification of outlines, see `polygonize`; 0: outlines are not simplified."""
     formats: tuple[Format, ...]
     """Vector formats to write."""
     report: bool
@@ -81,9 +81,9 @@ class Finishing:
         """Write rasters, vector files and, at the end, the JSON report.
 
         Args:
-            strips: strips of the whole scene, with the notes on their windows.
-            at_once: True: do not wait for the rasters before the last outlines are finished. This takes less time and
-                more memory.
+            strips: strips of the whole scene, with the notes on the windows of each strip.
+            at_once: True: finish the last outlines while the rasters are still being written. False: finish the last
+                outlines after the rasters. True takes less time and more memory.
 
         Returns:
             The results, without the path of the HTML report, which is not written here.
@@ -158,8 +158,8 @@ def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         notes: notes on the windows, one for each strip; for the keys see `inference.prediction.predict`.
 
     Returns:
-        `windows`: numbers of windows `run`, `skipped` and `skipped_by_coarse`, and the list `failed`;
-        `pixels_processed`: number of pixels that the model predicted.
+        Two entries. `windows` is a dictionary: the numbers of windows `run`, `skipped` and `skipped_by_coarse`, and the
+        list `failed` of windows that failed. `pixels_processed` is the number of pixels that the model predicted.
     """
     notes = list(notes)
     # A window that overlaps a resumed run's first strip is computed by both runs, and may fail in both.

@@ -48,7 +48,8 @@ class Process:
         """Wait for the next message of the process.
 
         Returns:
-            Kind of the message, such as "done", and content, of JSON types. None if the process has ended.
+            Kind of the message, such as "done", and content of the message, of JSON types. None if the process has
+            ended or could not be started.
         """
         if self.popen is None or self.popen.stdout is None:
             return None

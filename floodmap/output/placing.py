@@ -1,4 +1,4 @@
-"""Check that the CRS in a written file gives the file the same place on the ground as the scene."""
+"""Check of written files: the CRS in a file must give the same position on the ground as the CRS of the scene."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from floodmap.geo.names import readable
 
 
 def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tuple[float, float]) -> None:
-    """Check that a written file lies in the scene's place, to within one pixel.
+    """Check that a written file has the same position on the ground as the scene, to within one pixel.
 
     A GeoTIFF loses a projection for which the format has no code. A Shapefile loses datum shifts and some parameters.
     The libraries that write these files raise no error. GeoJSON is always in WGS 84 and is not checked, because a
@@ -27,12 +27,12 @@ def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tup
     Args:
         path: a raster, or a vector file that `vector_files.write_layers` wrote.
         crs: CRS of the scene. If the CRS is neither geographic nor projected, nothing is checked.
-        xy: coordinates of a point of the scene in `crs`.
+        xy: coordinates (x, y) of a point of the scene in `crs`.
         next_xy: coordinates of a point one pixel from `xy`. The distance between the two points is the tolerance.
 
     Raises:
-        OutputError: the coordinates `xy` lie at another place in the CRS of the file, farther away than the tolerance,
-            or have no longitude and latitude.
+        OutputError: in the CRS of the file, the coordinates `xy` are a point that is farther away than the tolerance.
+            Or the coordinates cannot be converted to longitude and latitude in one of the two CRS.
     """
     if path.suffix == ".geojson" or not is_placed(crs):
         return
@@ -47,9 +47,10 @@ def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tup
 
 
 def _lonlat(crs: Any, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Convert coordinates of a CRS, each (n,), to longitudes and latitudes in degrees, float64 (2, n).
+    """Convert the coordinates of n points from a CRS to longitudes and latitudes in degrees, float64 (2, n).
 
-    The result is None without a CRS, or if the coordinates cannot be transformed to WGS 84.
+    The coordinates `xs` and `ys` are float64 (n,). The result is None if `crs` is None, or if the coordinates cannot be
+    transformed to WGS 84.
     """
     try:
         to_lonlat = Transformer.from_crs(known_crs(crs), "EPSG:4326", always_xy=True) if crs else None

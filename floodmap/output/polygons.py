@@ -61,20 +61,23 @@ def polygonize(
     Polygons of unobserved ground are never dropped, because the ground would then look dry.
 
     Args:
-        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom; or a
-            function that returns such pairs.
+        strips: for each strip, from the top of the scene to the bottom, a pair: number of the first row, and codes,
+            uint8 (rows, width). Or a function that returns the pairs.
         grid: grid of the scene's pixels. Without a geographic or projected CRS, areas and perimeters are null, and
             options in metres raise an error.
         threshold: in per cent; codes from the threshold to 100 are flood.
         min_area_m2: geodesic area in square metres; smaller flood polygons are dropped.
         simplify_m: approximate size in metres of the details that are removed from outlines. The square of this size is
-            the effective area of Visvalingam and Whyatt. Flood and unobserved ground keep their common border.
+            the largest effective area (Visvalingam and Whyatt) of a removed corner. Flood polygons and polygons of
+            unobserved ground keep their common border.
         model: name of the model, for the column `model`.
         source: name of the scene, for the column `source`.
-        confidence: False: the columns of confidence are null, for codes that are not probabilities.
+        confidence: True if the codes are probabilities. False: the columns `confidence_mean` and `confidence_min` are
+            null.
 
     Raises:
-        MissingCRSError: an option in metres was given, and the grid has no CRS or lies outside the CRS.
+        MissingCRSError: an option in metres was given, and the grid has no CRS or lies outside the area for which the
+            CRS is valid.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
@@ -136,7 +139,8 @@ def vectorize(
         SceneError: the raster holds no probabilities, or has control points in place of a transform.
         EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
             to 1.
-        MissingCRSError: an option in metres was given, and the raster has no CRS or lies outside the CRS.
+        MissingCRSError: an option in metres was given, and the raster has no CRS or lies outside the area for which the
+            CRS is valid.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
@@ -155,7 +159,8 @@ def vectorize_layers(
 ) -> Polygons:
     """Trace flood and unobserved ground of a mask or probability raster as polygons.
 
-    Unobserved pixels are nodata, transparent, or of an ignored value. For arguments and errors see `vectorize`.
+    Pixels are unobserved if they are nodata or transparent, or if `ignore_values` applies to the value of the pixel.
+    For arguments and errors see `vectorize`.
     """
     path = Path(path)
     with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
@@ -177,8 +182,8 @@ class _Collected:
     Args:
         grid: grid of the scene's pixels.
         min_area_m2: geodesic area in square metres; smaller flood components are dropped.
-        measured: True: compute area and perimeter of all components. False: compute them only for components that may
-            lie below the minimum area, and leave NaN for the others.
+        measured: True: compute area and perimeter of all components. False: compute area and perimeter only of
+            components that may lie below the minimum area; the values of other components are NaN.
     """
 
     def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
@@ -199,7 +204,7 @@ class _Collected:
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
-        """Return all components from the top of the scene down, and their areas (m²) and perimeters (m), each (n,)."""
+        """Return three values: all n components from the top of the scene down, areas (m²) and perimeters (m), (n,)."""
         parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
         names = Components.__slots__
         joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})
@@ -241,7 +246,7 @@ def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
     The result is NaN if the grid has no geographic or projected CRS, or if the CRS is not valid at this pixel.
 
     Args:
-        outline: shapely polygons in pixels, (n,).
+        outline: shapely polygons with vertices (column, row), object (n,).
         grid: grid of the scene's pixels.
     """
     if not grid.is_on_earth:

@@ -1,9 +1,9 @@
 """The rehearsal: a trial write of all results for a scene of two pixels, before the first window is computed.
 
-Some formats cannot hold every CRS, field or name, and only the library that writes the format raises the error. After
-hours of windows, the error would come too late. Writing two pixels takes a tenth of a second. But the libraries that
-write polygons take half a second to load, and occupy 90 MB while windows are computed. The command line therefore
-starts a helper process, which loads the libraries while the model is loaded, and ends before the first window.
+Some formats cannot hold every CRS, field or name, and the error is raised only when a file is written. After hours of
+inference, the error would come too late. Writing two pixels takes a tenth of a second. But the libraries that write
+polygons take half a second to load, and occupy 90 MB while windows are computed. The command line therefore starts a
+helper process, which loads the libraries while the model is loaded, and ends before the first window.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _TwoPixels:
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Return the notes on the windows of one strip, with all counts 0."""
+        """Return a list with the notes (`journal.Entry.notes`) of one strip; all counts are 0."""
         return [{"run": 0, "skipped": 0, "skipped_by_coarse": 0, "failed": [], "pixels": 0}]
 
 

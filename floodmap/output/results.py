@@ -63,8 +63,9 @@ class FloodMap:
         """Read the flood polygons from the first vector file.
 
         Returns:
-            Table with one polygon per row; for the columns see `output.polygons.Polygons.flood`. A Shapefile has short
-            column names (`SHAPEFILE_FIELDS`). The CRS is the CRS of the scene, or WGS 84 if the file is GeoJSON.
+            Table with one polygon per row; for the columns see `output.polygons.Polygons.flood`. If the file is a
+            Shapefile, some column names are shorter (`vector_files.SHAPEFILE_FIELDS`). The CRS is the CRS of the scene,
+            or WGS 84 if the file is GeoJSON.
         """
         import geopandas
 
@@ -122,12 +123,12 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
 
 
 def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
-    """Return the paths of all files that a run writes, without the `.qml` files beside the rasters.
+    """Return the paths of the files that a run writes, without files that belong to another file (`.qml`, `.dbf`).
 
     Args:
         out: folder of the results.
         name: beginning of the file names.
-        formats: vector formats.
+        formats: vector formats (`options.FORMATS`).
         sheet: True: include the HTML report, as the last path.
 
     Returns:
@@ -142,7 +143,7 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
 
 
 def page_path_of(out: Path, name: str) -> Path:
-    """Return the path of the HTML report of a scene: output folder, and beginning of the file names, are given."""
+    """Return the path of a scene's HTML report in the folder `out`; `name` is the beginning of the file name."""
     return out / f"{name}_report.html"
 
 
@@ -151,8 +152,8 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
 
     Args:
         results: paths of the results, in the order of `result_paths`.
-        resumed: settings of the run, if the run resumes an earlier run (`--resume`); else None. The error message then
-            lists how the settings of the existing results differ.
+        resumed: settings of the run, if the run may resume an earlier run (`--resume`); else None. With settings, the
+            error message lists the differences from the settings of the existing results.
 
     Raises:
         OutputError: a result exists already.
@@ -166,7 +167,7 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
 
 
 def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Return, as text, the reason why existing results were not made by a finished run with these settings."""
+    """Return a text with the reason why existing results are not those of a finished run with the given settings."""
     summary = _summary(results[2])
     if summary is None:
         return f"{results[2].name}, which says how it was made, is missing or damaged"
@@ -185,10 +186,10 @@ def _summary(report: Path) -> dict[str, Any] | None:
 
 
 def refuse_long_names(results: Iterable[Path]) -> None:
-    """Check that the names of the results are not too long for files.
+    """Check that the file names of the results are not too long.
 
     Raises:
-        OutputError: a name is longer than 255 bytes, or longer than the file system allows.
+        OutputError: a file name is longer than 255 bytes, or longer than the file system allows.
     """
     for path in sorted(results, key=lambda path: len(os.fsencode(path.name)), reverse=True):
         if len(os.fsencode(path.name)) > 255 or _is_too_long(path):
@@ -218,14 +219,14 @@ def output_folder(out: Path) -> Iterator[None]:
 
 
 def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
-    """Check that no result would replace an input file of the run, such as a file `x_mask.tif` of the user.
+    """Check that no result would replace an input file of the run, such as a mask of the user named `x_mask.tif`.
 
     Args:
         results: paths of the results.
         inputs: files that the run reads.
 
     Raises:
-        OutputError: a result has the path of an input file that exists.
+        OutputError: the path of a result leads to an input file.
     """
     for path in results:
         for given in inputs:
@@ -258,7 +259,7 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
 def is_newer(path: Path, other: Path) -> bool:
     """Return True if the file `path` exists and was not changed before the file `other`.
 
-    A file that was changed before belongs to earlier results, which have been replaced since.
+    If `path` was changed before `other`, `path` belongs to earlier results, which have been replaced since.
     """
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 

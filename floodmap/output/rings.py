@@ -1,4 +1,4 @@
-"""Outlines of components of pixels: edges are joined to closed rings, and rings to polygons."""
+"""Outlines of connected components of pixels: edges of pixels are joined to closed rings, and rings to polygons."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scipy.sparse.csgraph import connected_components, depth_first_order
 
 Ints = NDArray[np.int64]
 LINE = np.dtype([("first", np.int64), ("step", np.int32), ("beyond", np.uint8)])
-"""Data type of a straight edge between two pixel corners. An edge has 13 bytes, because a large component has millions
-of edges.
+"""Data type of a straight edge from one pixel corner to another. An edge takes only 13 bytes, because a large component
+has millions of edges.
 
-`first` is the index of the pixel corner at which the edge begins: row * stride + column. `step` is the difference
-between the index of the corner at which the edge ends, and `first`. `beyond` is the value of `tracing.Components.kind`
-for the pixels on the right of the edge, outside the component.
+`first` is the index of the pixel corner at the beginning of the edge. The index is row * stride + column, and `stride`
+is the number of pixel corners in a row. `step` is the index of the pixel corner at the end of the edge, minus `first`.
+`beyond` is the kind (`tracing.Components.kind`) of the pixels on the right of the edge, outside the component.
 """
 Lines = NDArray[np.void]
 
@@ -31,7 +31,7 @@ def grouped(lines: Lines, owner: Ints) -> Iterator[tuple[int, Lines]]:
         owner: number of the component of each edge, int64 (n,).
 
     Yields:
-        The number of a component, and all edges of this component, in ascending order of the numbers.
+        For each component, in ascending order of the numbers: the number, and all edges of the component.
     """
     if len(owner):
         order = np.argsort(owner, kind="stable")
@@ -46,14 +46,14 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
     itself, so that the polygons are valid.
 
     Args:
-        parts: pairs of edges, (n,) of data type `LINE`, and numbers of the components of these edges, int64 (n,). The
-            list is emptied to free memory.
+        parts: list of pairs. A pair has n edges, (n,) of data type `LINE`, and the number of the component of each
+            edge, int64 (n,). The list is emptied to free memory.
         stride: number of pixel corners in a row.
-        noded: True: keep a vertex inside a straight line if `beyond` changes at this vertex.
+        noded: True: keep a vertex inside a straight line if the value `beyond` of the edges changes at this vertex.
 
     Returns:
-        The arguments of `assembled`: vertices (column, row), int32 (vertices, 2), ring by ring; number of vertices of
-        each ring; and number of rings of each component.
+        Three values, the arguments of `assembled`: vertices (column, row), int32 (vertices, 2), ring by ring; number of
+        vertices of each ring; and number of rings of each component.
     """
     lines, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
@@ -87,11 +87,11 @@ def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
     """Find the cycles of a permutation of edges: each cycle is a ring.
 
     Args:
-        before: for each edge, the index of the edge before it in the ring, int32 (n,).
+        before: for each edge, the index of the preceding edge in the ring, int32 (n,).
 
     Returns:
-        Indices of all edges, int64 (n,), ring by ring, each ring beginning with its smallest index; and the number of
-        edges of each ring.
+        Two arrays. The first array has the indices of all edges, int64 (n,), ring by ring; each ring begins with the
+        smallest index of the ring. The second array has the number of edges of each ring, int64 (rings,).
     """
     n_edges = len(before)
     every, ones = np.arange(n_edges + 1, dtype=np.int32), np.ones(n_edges, np.uint8)

@@ -1,8 +1,8 @@
-"""Coverage simplification of pixel outlines: neighbours keep their common border, and outlines do not cross.
+"""Coverage simplification of pixel outlines: adjacent polygons keep their common border, and outlines do not cross.
 
-Each corner of an outline forms a triangle with its two neighbours on the outline. Corners are removed in the order of
-the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Corners have integer
-coordinates. A triangle of up to one square pixel therefore contains no other pixel corner (Pick's theorem). All
+Each corner of an outline forms a triangle with the two neighbouring corners of the outline. Corners are removed in the
+order of the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Corners have
+integer coordinates. A triangle of up to one square pixel therefore contains no other pixel corner (Pick's theorem). All
 triangles of this size that do not touch each other can be cut off at once, without a search for crossings.
 """
 
@@ -18,7 +18,7 @@ from floodmap._runtime.memory import trim_heap
 from floodmap.output.rings import assembled
 
 MIN_HOLLOW_AREA = 1.5
-"""Area in square pixels of the smallest triangle that can contain a pixel corner."""
+"""Area in square pixels of the smallest triangle between pixel corners that can contain another pixel corner."""
 MIN_CORNERS = 4
 """Least number of corners that a ring keeps."""
 CHUNK = 2**20
@@ -31,13 +31,13 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def simplified(outlines: Geometries, tolerance: float) -> Geometries:
-    """Simplify outlines: remove corners whose triangle has at most the area `tolerance` squared.
+    """Simplify outlines: remove corners that form a triangle (see module) with an area of at most `tolerance` squared.
 
     Args:
-        outlines: shapely Polygons, object (n,), with vertices at pixel corners (column, row). Neighbours share all
-            vertices of their common border (`tracing.trace` with `noded`). If the caller keeps no reference to the
+        outlines: shapely Polygons, object (n,), with vertices at pixel corners (column, row). Adjacent polygons share
+            all vertices of their common border (`tracing.trace` with `noded`). If the caller keeps no reference to the
             array, the memory of the polygons is freed early.
-        tolerance: in pixels.
+        tolerance: side, in pixels, of a square with the area of the largest triangle that is cut off.
 
     Returns:
         The simplified polygons, object (n,), in the same order.
@@ -69,13 +69,13 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
 class _Border:
     """Corners of rings as doubly linked lists, from which corners are removed.
 
-    Neighbouring rings lose the same corners of their common border. The reason: a corner is removed or kept by the
-    positions of this corner and of its two neighbours. The first corner and the direction of a ring have no effect.
+    Adjacent rings lose the same corners of their common border. The reason: whether a corner is removed depends on the
+    positions of the corner and of its two neighbours, not on the first corner and the direction of the ring.
 
     Args:
         x: column of each corner, int32 (n,), ring by ring.
         y: row of each corner, int32 (n,).
-        ends: for each ring, the index after the index of the last corner.
+        ends: for each ring, the index of the last corner plus 1, int64 (rings,).
     """
 
     def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints) -> None:
@@ -97,7 +97,7 @@ class _Border:
         """Index of each corner's position in `_places`."""
         self._number[order] = np.cumsum(first) - 1
         self._occupied = np.add.reduceat(self.kept[order], np.flatnonzero(first), dtype=np.int32)
-        """Number of corners at each position."""
+        """Number of corners that are left at each position in `_places`."""
         del place
         # A corner through which more than one border passes is a node of the coverage and has to stay.
         again = np.flatnonzero(~first)
@@ -110,7 +110,7 @@ class _Border:
         """Remove corners until no further corner can be removed.
 
         Args:
-            twice_area: largest doubled area of the triangles of removed corners, in square pixels; at most 2.
+            twice_area: twice the area of the largest triangle that may be cut off, in square pixels; at most 2.
         """
         self._rank = np.full(len(self.kept), _NEVER)
         """Rank of each corner: of two neighbouring corners, the corner of lower rank is removed first."""
@@ -133,11 +133,11 @@ class _Border:
             active = _sorted_union(flags, active[self._rank[active] != _NEVER], changed)
 
     def _ranked(self, corners: Ints, twice_area: int) -> Ints:
-        """Compute and store the ranks of corners, and return the corners that may be removed.
+        """Compute and store the ranks of corners, and return the indices of the corners that may be removed.
 
         Args:
             corners: indices of corners.
-            twice_area: largest doubled area of the triangle of a corner that may be removed, in square pixels.
+            twice_area: twice the area of the largest triangle that may be cut off, in square pixels.
         """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[corners].astype(np.int64), self._y[corners].astype(np.int64)
@@ -153,18 +153,18 @@ class _Border:
         return np.asarray(corners[fits])
 
     def _lowest(self, corners: Ints) -> Ints:
-        """Return those of the given corners that have a lower rank than both of their neighbours on the ring."""
+        """Return the indices of the given corners that have a lower rank than both neighbours on the ring."""
         rank = self._rank[corners]
         return corners[(rank < self._rank[self._before[corners]]) & (rank < self._rank[self._after[corners]])]
 
     def _removable(self, corners: Ints) -> Bools:
-        """Return which corners can be removed, bool (n,). No two of the given corners may be neighbours.
+        """Return True for each of the given corners that can be removed, bool (n,).
 
-        A corner can be removed if no other corner lies on the edge that replaces the corner, and if the ring keeps at
-        least `MIN_CORNERS` corners.
+        A corner can be removed if no other corner lies on the new edge between the two neighbours of the corner, and if
+        the ring keeps at least `MIN_CORNERS` corners.
 
         Args:
-            corners: indices of corners, int64 (n,).
+            corners: indices of corners, int64 (n,). No two of these corners may be neighbours.
         """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[before] + self._x[after], self._y[before] + self._y[after]
@@ -185,11 +185,11 @@ class _Border:
         return ~kept[self._number[corners]]
 
     def _place(self, x: NDArray[Any], y: NDArray[Any]) -> Ints:
-        """Return the positions (x, y) of corners as one integer for each position, in row-major order."""
+        """Return one integer for each position (x, y): the index of the position in row-major order."""
         return np.asarray(y.astype(np.int64) * self._stride + x)
 
     def _neighbours(self, corners: Ints) -> Ints:
-        """Return one integer for each corner, which encodes the positions of both neighbours, in either order."""
+        """Return one integer per corner that identifies the positions of the two neighbours, but not their order."""
         before, after = self._number[self._before[corners]], self._number[self._after[corners]]
         return np.minimum(before, after).astype(np.int64) * len(self._places) + np.maximum(before, after)
 
@@ -198,7 +198,8 @@ def _sorted_union(flags: Bools, *arrays: NDArray[np.integer[Any]]) -> Ints:
     """Return the sorted union of arrays of indices.
 
     Args:
-        flags: working memory, bool: False for every possible index. All values are False again afterwards.
+        flags: working memory, bool, with one element for each possible index. All elements must be False before the
+            call, and are False after the call.
         arrays: arrays of indices.
     """
     for array in arrays:

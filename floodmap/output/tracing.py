@@ -1,9 +1,10 @@
 """Outlines of the connected components of a raster, traced strip by strip; outlines are not cut at strip borders.
 
-`rasterio.features.shapes` needs the whole raster in memory. Here the raster is read in bands of rows. A component that
-ends above the last row of a band is complete, and is returned as a polygon. Only the edges of open components are kept:
-components that reach the last row, and may continue in the next band. Pixels are compared as whole arrays; all further
-steps work on edges, and on runs of equal pixels in a row.
+`rasterio.features.shapes` needs the whole raster in memory. Here the raster is read in bands: groups of full rows. A
+component that ends above the last row of a band of rows is complete, and is returned as a polygon. A component that
+reaches the last row is called open, because it may continue in the next band. Only the edges of open components are
+kept. Pixels are compared as whole arrays. All further steps work on edges, and on runs: equal pixels side by side in a
+row. Indices of pixels count through the rows, from the top, with one extra column: row * (width + 1) + column.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_o
 from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
 BAND_PIXELS = 2**20
-"""Number of pixels in a band. In pure noise, a pixel needs some hundred bytes of memory."""
+"""Largest number of pixels in a band of rows, unless one row has more pixels. In pure noise, a pixel needs some hundred
+bytes of memory."""
 
 Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """Table of n 4-connected components of pixels; each component has pixels of one kind. All arrays are (n,)."""
+    """Table of n 4-connected components. All pixels of a component have the same kind. All arrays are (n,)."""
 
     kind: Codes
     """Kind of the pixels: `FLOOD`, or the code of the reason why the pixels are unobserved. In other arrays of kinds, 0
     stands for dry pixels and for pixels outside the area of interest, which are not traced."""
     first: Ints
-    """Index of the first pixel in row-major order. Sorting by this index gives an order independent of the strips."""
+    """Smallest index of a pixel of the component in the whole raster. The order of these indices does not depend on the
+    heights of the strips."""
     n_pixels: Ints
     """Number of pixels."""
     code_sum: Ints
@@ -49,13 +52,14 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
     """Trace the outlines of the components of flooded pixels, and of unobserved pixels of one reason.
 
     Args:
-        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom.
+        strips: for each strip, from the top of the scene to the bottom, a pair: number of the first row, and codes,
+            uint8 (rows, width).
         threshold: in per cent; codes from the threshold to 100 are flood.
         noded: True: keep every vertex at which pixels of three kinds meet, even inside a straight line. Neighbouring
             outlines then share all vertices of their common border.
 
     Yields:
-        For each band, the components that are complete: none of their pixels lies in the last row of the band.
+        For each band of rows, the components that end above the last row of the band, and were not yielded before.
     """
     tracer: _Tracer | None = None
     for _, codes in strips:
@@ -72,16 +76,16 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight edges of outlines. If row 0 is at the top, the component is on the left of the direction of the edge."""
+    """Straight edges of outlines. With row 0 at the top, the component is on the left, in the direction of the edge."""
 
     line: Lines
     """Edges, (n,) of data type `LINE`."""
     pixel: Ints
-    """Index of a pixel of the component, on the left of each edge, (n,)."""
+    """For each edge, the index of a pixel on the left of the edge, inside the component, int64 (n,)."""
 
 
 class _Tracer:
-    """State between two bands: the last row of the raster so far, and the open components, which reach this row."""
+    """State between two bands of rows: the last row that was added, and the open components, which reach this row."""
 
     def __init__(self, width: int, threshold: int, noded: bool) -> None:
         self._stride = width + 1
@@ -90,16 +94,16 @@ class _Tracer:
         self._above = np.full(width, OUTSIDE, np.uint8)
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
-        """For each run of equal pixels in the last row, the number of its component among the open components."""
+        """For each run in the last row, except runs of kind 0: the number of the open component with this run."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
-        """Edges of each open component, one array for each band."""
+        """Edges of each open component: a list with one array for each band of rows."""
 
     def add(self, codes: Codes) -> Components:
-        """Add the next band of rows, and return the components that end above the last row of this band.
+        """Add the next band of rows, and return the components that are now complete.
 
         Args:
-            codes: uint8 (rows, width).
+            codes: codes of the band of rows, uint8 (rows, width).
         """
         stride, n_open = self._stride, len(self._parts)
         padded, kinds = self._block(codes)
@@ -142,10 +146,11 @@ class _Tracer:
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return the codes and the kinds of the last row of the band before and of the new rows, as flat arrays.
+        """Return two flat arrays, codes and kinds, of a block: the last row of the preceding band, and the new rows.
 
-        An empty column is added after each row, and one empty pixel in front, so that no run of equal pixels continues
-        in the next row. Each array is uint8 ((rows + 1) * (width + 1) + 1,).
+        A column of empty pixels is added after each row, so that no run continues in the next row. One more empty pixel
+        is added in front of the first row. Each array is uint8 ((rows + 1) * (width + 1) + 1,). Empty pixels have the
+        code `OUTSIDE` and the kind 0.
         """
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
@@ -159,19 +164,19 @@ class _Tracer:
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
-        """Number the connected components of a block: the last row of the band before, and the new rows.
+        """Number the connected components of a block: the last row of the preceding band, and the new rows.
 
-        Two runs of equal pixels in adjacent rows belong to one component if they have the same kind and overlap. Runs
-        in the first row of the block belong to the open components of the bands before.
+        Two runs in adjacent rows belong to one component if both runs have the same kind and overlap. Runs in the first
+        row of the block belong to the open components of the preceding bands of rows.
 
         Args:
             kinds: kinds of the pixels of the block, flattened, with an empty column after each row.
             starts: index of the first pixel of each run, without runs of kind 0.
-            carried: number of runs in the first row of the block.
+            carried: number of these runs in the first row of the block.
 
         Returns:
-            The number of the component of each run, followed by the number of the component of each open component,
-            int64 (runs + open components,).
+            Numbers of components in the block, int64 (runs + open components,). First, for each run, the component with
+            this run. Then, for each open component of the preceding bands, the component that contains the open one.
         """
         stride, n_runs = self._stride, len(starts)
         # Where runs of two rows overlap, one of the two starts. So it is enough to compare every start with both rows.
@@ -191,17 +196,17 @@ def _no_statistics() -> dict[str, Ints]:
 
 
 def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
-    """Compute the columns of `Components`, without the outline, for each run of equal pixels.
+    """Compute the columns of `Components`, without the outline, for each run (equal pixels side by side in a row).
 
     Args:
-        codes: codes of the pixels of a block, flattened.
+        codes: codes of the pixels of a block (see `_Tracer._block`), flattened.
         kinds: kinds of the same pixels.
-        starts: index of the first pixel of each run, int64 (n,).
-        ends: index after the last pixel of each run, int64 (n,).
-        base: index in the raster of the first pixel of the block.
+        starts: index in the block of the first pixel of each run, int64 (n,).
+        ends: index in the block of the last pixel of each run plus 1, int64 (n,).
+        base: index in the whole raster of the first pixel of the block.
 
     Returns:
-        Columns by name, int64 (n,).
+        Columns by name, each int64 (n,).
     """
     if not len(starts):
         return _no_statistics()
@@ -240,13 +245,14 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     """Return the edges between pixels of different kinds in a block, without the upper and side edges of the first row.
 
-    The first row of the block belongs to the band before. An edge ends at each pixel corner at which the kind of the
-    pixels on either side changes.
+    The first row of the block belongs to the preceding band of rows. An edge ends at each pixel corner if the kind of
+    the pixels on one side of the edge changes there. In the result, indices count from the first pixel of the block.
 
     Args:
-        padded: kinds of the pixels, flattened, with an empty column after each row and one empty pixel in front.
+        padded: kinds of the pixels (see `_Tracer._block`), with an empty column after each row and one empty pixel in
+            front.
         stride: number of pixels in a row, with the empty column.
-        change: indices, without the pixel in front, of pixels whose left neighbour is of another kind.
+        change: index of each pixel that has a left neighbour of another kind. The empty pixel in front is not counted.
     """
     kinds = padded[1:]
     across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride

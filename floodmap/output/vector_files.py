@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
-"""Names in Shapefiles of the fields whose names are longer than 10 characters, the limit of the format."""
+"""Short field names for Shapefiles, by long field name. A field name in a Shapefile has at most 10 characters."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""Suffixes of the files that are written beside the main file, for each format."""
+"""Suffixes of the files that are written beside the main file, by format. A GeoPackage is a single file."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -50,7 +50,7 @@ def write_layers(
         unobserved: polygons of unobserved ground (`polygons.Polygons.unobserved`).
         out_dir: folder of the files, created if it is missing.
         name: beginning of the file names.
-        formats: some of `FORMATS`.
+        formats: vector formats, from `options.FORMATS`.
         date: timestamp of the last change, in formats that store such a timestamp; UTC if `date` has no time zone.
         overwrite: True: replace files that exist.
         scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
@@ -69,7 +69,7 @@ def write_layers(
 def write_file(
     flood: GeoDataFrame, unobserved: GeoDataFrame, path: Path, *, date: datetime, overwrite: bool = False
 ) -> list[Path]:
-    """Write the layers `flood` and `unobserved` to a file that the user named. The suffix of the file is the format.
+    """Write the layers `flood` and `unobserved` to the file `path`. The suffix of the file is the format.
 
     Only a GeoPackage holds both layers. In other formats, the file holds the flood polygons. Polygons of unobserved
     ground, if there are any, are then written to a second file in the same folder, such as `STEM_unobserved.shp`.
@@ -111,7 +111,7 @@ def _write_all(
     frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
     scratch: Path | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Write all files to a hidden folder, then move the files to the output folder. If one fails, none is moved."""
+    """Write files to a hidden folder, then move all files to the output folder. After an error, no file is moved."""
     for file in files:
         path = out_dir / file.name
         if file.suffix not in FORMATS:
@@ -145,7 +145,7 @@ def _final_name(part: Path, file: _File) -> str:
 
 
 def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
-    """Write one vector file, and for most formats the style beside the file.
+    """Write one vector file, with the QGIS style inside a GeoPackage, or in a `.qml` file beside any other format.
 
     The name of `path` is temporary and has only digits, because pyogrio interprets some characters of names (`!`, `;`).
     """
@@ -179,7 +179,7 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
 
 
 def style(name: str) -> str:
-    """Return the QGIS style (QML) for one kind of result; `name` is flood, unobserved, mask or probability."""
+    """Return the QGIS style (QML) for the layer or raster `name`: flood, unobserved, mask or probability."""
     return resources.files("floodmap.output").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 

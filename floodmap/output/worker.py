@@ -26,9 +26,9 @@ from floodmap.strips.journal import Journal, Strips
 log = logging.getLogger(__name__)
 
 _END = -1
-"""Message in place of a number of strips: no further strip will be appended."""
+"""Message to the process that no further strip will be appended. Any other message is the number of finished strips."""
 _TASK = "finishing.json"
-"""File in the journal's scratch folder with the settings of the process; see `Finishing.to_json`."""
+"""Name of the file with the settings (`Finishing.to_json`), in the journal's folder for temporary files."""
 
 
 class FinishingProcess:
@@ -85,14 +85,17 @@ class FinishingProcess:
 
 
 class _StripCount:
-    """Number of strips in the journal. The parent process sends the number on standard input, one number a line."""
+    """Number of strips in the journal. The parent process sends each new number as a line on standard input."""
 
     def __init__(self) -> None:
         self._changed, self._count, self._ended = threading.Condition(), 0, False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def wait_for(self, index: int) -> bool:
-        """Wait until the journal holds the strip `index`; return False if the journal ended without this strip."""
+        """Wait until the journal contains strip number `index`, counted from 0, and return True.
+
+        Return False if the parent process reports that no further strip will be appended.
+        """
         with self._changed:
             self._changed.wait_for(lambda: index < self._count or self._ended)
             return index < self._count
@@ -117,7 +120,7 @@ class _SendingHandler(logging.Handler):
 
 
 def main(folder: str, scratch: str, level: str) -> None:
-    """Run the process that writes the results. The arguments are those of the command line.
+    """Run the process that writes the results. The arguments come from the command line of the process.
 
     Args:
         folder: folder of the journal.

@@ -16,7 +16,7 @@ FIRST_REASON: Final = 250
 DRY: Final = 0
 FLOOD: Final = 1
 UNOBSERVED: Final = 255
-"""Class of an unobserved pixel. DRY, FLOOD and UNOBSERVED are the classes of masks that floodmap writes or has read."""
+"""Class of an unobserved pixel. DRY, FLOOD and UNOBSERVED are the values of pixels in masks, not codes."""
 OUTSIDE: Final = 251
 """Reason: the pixel is outside the area of interest. Pixels outside are in no vector layer."""
 FAILED: Final = 252
@@ -31,4 +31,4 @@ NODATA: Final = 255
 REASONS: Final = MappingProxyType(
     {NODATA: "nodata", COLLAR: "collar", MASKED: "mask", FAILED: "failed", OUTSIDE: "outside"}
 )
-"""Name of each reason, as in the field `reason` of the layer `unobserved`."""
+"""Name of each reason, by code. The field `reason` of the layer `unobserved` contains these names."""

@@ -36,11 +36,12 @@ _SCRATCH, _SETTINGS = "scratch", "settings.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Finished strip with notes: numbers of windows that were computed, skipped or failed."""
+    """Finished strip with notes on the windows of the strip."""
 
     strip: Strip
     notes: Mapping[str, Any]
-    """Numbers of windows of this strip that were computed, skipped or failed, as types that JSON can store."""
+    """Numbers of windows that were computed or skipped, and the list of failed windows, of JSON types. For the keys see
+    `inference.prediction.predict`."""
 
 
 class Strips:
@@ -48,9 +49,9 @@ class Strips:
 
     Args:
         folder: the work folder, which contains the unfinished results of a run.
-        comes: function of the number of a strip, counted from 0 at the top. The function waits until the strip is
-            finished and returns True, or returns False if the strip will never be written. None: no more strips are
-            being written.
+        comes: function that receives the number of a strip, counted from 0 at the top. The function waits until the
+            strip is finished and returns True, or returns False if the strip will never be written. None: only strips
+            that are on disk already are read.
     """
 
     def __init__(self, folder: Path, comes: Callable[[int], bool] | None = None) -> None:
@@ -95,7 +96,7 @@ class Strips:
         return self.folder / f"{index:05d}.strip"
 
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield header and compressed codes of each strip from the top, up to the first missing or corrupt strip."""
+        """Yield (header, compressed codes) of each strip from the top, up to the first missing or corrupt strip."""
         for index in count():
             if not self._comes(index):
                 return
@@ -121,18 +122,19 @@ class Journal(Strips):
     Args:
         folder: the work folder; created if missing.
         settings: all settings on which the results depend. Strips computed with other settings are not reused.
-        resume: continue after the finished strips, or start from the beginning if there are no finished strips.
-        discard: delete the finished strips, unless `resume` is set and the strips were computed with equal settings.
+        resume: True: continue after the finished strips, if there are any.
+        discard: True: delete finished strips that cannot be continued, because `resume` is False or the strips were
+            computed with other settings.
 
     Raises:
-        OutputError: another run uses the folder, or the folder cannot be written. Without `discard`, also: finished
-            strips cannot be continued, because `resume` is not set or the settings differ.
+        OutputError: another run uses the folder, or the folder cannot be written. Or `discard` is False, and there are
+            finished strips that cannot be continued.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         super().__init__(folder)
         self.told: Callable[[int], None] = lambda _: None
-        """Callback that receives the number of finished strips, counted from the top, after each change."""
+        """Function that is called with the number of finished strips after each change of this number."""
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -223,8 +225,8 @@ class Journal(Strips):
     def _clear(self) -> None:
         """Delete all files except the lock.
 
-        The settings are deleted first. If the process is killed then, the strips are ignored, because there are no
-        settings.
+        The settings are deleted first. If the process is killed afterwards, the remaining strips are ignored, because
+        the folder has no settings.
         """
         (self.folder / _SETTINGS).unlink(missing_ok=True)
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)

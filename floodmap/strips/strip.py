@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_PIXELS = 2**21
-"""Largest number of pixels in a block, the rows that are decompressed together. A block has at least one row."""
+"""Largest number of pixels in a block, unless one row has more. The rows of a block are decompressed together."""
 
 
 def packed(codes: NDArray[np.uint8]) -> bytes:
@@ -86,7 +86,7 @@ class Strip:
 
 
 def block_rows(width: int) -> int:
-    """Return the number of rows in a block of a scene of `width` columns."""
+    """Return the number of rows in a block, for a scene of `width` columns."""
     return max(1, BLOCK_PIXELS // width)
 
 

@@ -1,7 +1,7 @@
 """Floods painted on pictures of dry ground seen from above. Roofs, trees and cars stay dry.
 
 Water stands where a smooth random terrain lies below a water level. The ground is visible through shallow water. Ground
-beside the water is wet and dark. Shadows stay visible, and objects that stand out of the water cover it.
+beside the water is wet and dark. Shadows stay visible, and objects that stand out of the water are not painted over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Texture = Callable[..., Floats]
 IGNORED = 255
 """Mask value of pixels that cannot be labelled as flooded or dry."""
 _FAINT, _PLAIN = 0.12, 0.4
-"""Two limits of the opacity of water, 0 to 1, by which a painted pixel is labelled.
+"""Two limits of the opacity of the painted water, 0 to 1, for the labels of pixels.
 
 A pixel is dry below the first limit, flooded from the second limit upwards, and `IGNORED` between the two limits."""
 
@@ -33,9 +33,9 @@ class Water:
     colours: NDArray[np.float64]
     """(2, 3): two RGB colours of the water, 0 to 1, which are mixed in smooth patches."""
     clarity_m: float
-    """Depth of water in metres through which 1/e (about a third) of the ground's light comes."""
+    """Depth of water in metres at which 1/e (about a third) of the light from the ground passes through the water."""
     ripple: float
-    """Amplitude of ripples, as a share of the brightness."""
+    """Amplitude of ripples, as a share of the brightness of the water."""
     ripple_m: float
     """Wavelength of ripples, in metres."""
     sky: NDArray[np.float64]
@@ -45,9 +45,9 @@ class Water:
     glint: float
     """Share of pixels with sun glint inside patches of glint, 0 to 1; 0: there are no patches."""
     shadow: float
-    """Darkness of shadows on the water, 0 to 1."""
+    """Darkness of shadows on the water: 0 for no shadows, 1 for black."""
     wet: float
-    """Brightness of wet ground relative to dry ground, 0 to 1."""
+    """Brightness of wet ground beside the water, divided by the brightness of dry ground, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Ground:
     stands: Bools
     """bool (height, width): True at roofs, trees, cars and other objects that water does not cover."""
     unknown: Bools
-    """bool (height, width): True at unlabelled pixels. They may be painted over, and are not scored."""
+    """bool (height, width): True at unlabelled pixels. Unlabelled pixels may be painted over, and are not scored."""
     low: Bools
     """bool (height, width): True at low ground, such as roads, which is flooded first."""
     gsd_m: float
@@ -67,7 +67,7 @@ class Ground:
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Draw the appearance of flood water at random: brown, olive, grey, black, blue or any colour, perhaps with sky."""
+    """Draw a random appearance of water: brown, olive, grey, black, blue or any colour, perhaps with reflected sky."""
     kinds = ["mud", "tea", "olive", "grey", "black", "lake", "any"]
     kind = rng.choice(kinds, p=[0.28, 0.16, 0.12, 0.12, 0.1, 0.12, 0.1])
     low, high = {
@@ -189,8 +189,8 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
     """Draw a random terrain, and compute the depth of the water: float32 (height, width), in metres.
 
-    The depth is negative at ground above the water level. The water level floods the share `share` of the open ground,
-    which is True in `open_ground`, bool (height, width).
+    The depth is negative at ground above the water level. The water level is set so that the share `share`, 0 to 1, of
+    the True pixels in `open_ground`, bool (height, width), is flooded.
     """
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
@@ -207,14 +207,14 @@ def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Gen
 
 
 def _light(rgb: Floats, open_ground: Bools) -> Floats:
-    """Estimate the brightness of the daylight from the open ground: float32 (3, 1, 1), a factor near 1."""
+    """Estimate the daylight from the open ground: a factor near 1, equal for all bands, float32 (3, 1, 1)."""
     median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
     day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
     return np.asarray(day * np.ones((3, 1, 1)), np.float32)
 
 
 def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
-    """Estimate the strength of shadows on the ground from dark pixels: float32 (height, width), 0 to 1."""
+    """Estimate the strength of shadows from dark pixels: 0 (no shadow) to 1, float32 (height, width)."""
     grey = rgb.mean(axis=0)
     known = (~stands).astype(np.float32)
     side = max(5, round(14 / gsd))
@@ -246,16 +246,17 @@ def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Ge
 def coarser(
     rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Downsample a picture by the mean, and the mask of the picture by a majority of more than 60 % of the pixels.
+    """Downsample a picture and its mask: the mean of each block of pixels, and a majority of more than 60 %.
 
     Args:
         rgb: uint8 (3, height, width).
         mask: uint8 (height, width): 1 flood, 0 dry, 255 not scored.
-        factor: side of the blocks that become one pixel, in pixels.
+        factor: side, in pixels, of the square blocks that become one pixel. Incomplete blocks at the right and lower
+            edge are left out.
 
     Returns:
         Picture, uint8 (3, rows of blocks, columns of blocks), and mask, uint8 (rows of blocks, columns of blocks). A
-        mask pixel without a majority is 255, not scored.
+        mask pixel without a majority of flood or dry pixels is 255, not scored.
     """
     height, width = (side // factor * factor for side in mask.shape)
     blocks = (height // factor, factor, width // factor, factor)

@@ -38,7 +38,7 @@ class Anatomy:
     is_service: bool = False
     """Whether the pixels come from a web service or a database. A change of the pixels is then not detected."""
     lost: dict[SourceName, str] = field(default_factory=dict)
-    """Members of a VRT mosaic that cannot be read, each with the reason as text."""
+    """Names of the members of a VRT mosaic that cannot be read (keys), and the reason of each member (values)."""
     repaired: str | None = None
     """Name of a copy of the VRT in memory, without the members that cannot be read; None: no copy is needed.
 
@@ -46,7 +46,7 @@ class Anatomy:
 
     @property
     def lost_names(self) -> str:
-        """Names of the first three members that cannot be read, and the number of further ones, as text."""
+        """Text for messages: names of the first three unreadable members, and the number of further members."""
         more = f", and {len(self.lost) - _MOST_NAMED} more" if len(self.lost) > _MOST_NAMED else ""
         return f"{', '.join(map(str, [*self.lost][:_MOST_NAMED]))}{more}"
 
@@ -57,7 +57,7 @@ def anatomy(dataset: DatasetReader, name: SourceName, bands: Sequence[int], stac
     Args:
         dataset: the open raster.
         name: the name by which the raster was opened.
-        bands: numbers of the bands, from 1, whose gaps are searched.
+        bands: numbers, from 1, of the bands that are searched for gaps.
         stack: exit stack that closes files in memory.
 
     Raises:
@@ -129,7 +129,7 @@ class _Inspector:
         )
 
     def _inspect_member(self, name: SourceName, bands: Sequence[int], depth: int) -> _ReadableMember | str:
-        """Inspect a member of a VRT; return the reason as text if the member cannot be read."""
+        """Inspect a member of a VRT; if the member cannot be read, return a text with the reason instead."""
         if depth > _MAX_DEPTH:
             return "mosaics of mosaics are nested too deep"
         if name.path is not None and not name.path.exists():

@@ -74,15 +74,15 @@ def choose_bands(
     interpretation, then the order of the bands. Names come before colour interpretation, because GDAL calls the first
     three bands of any file of three or four 8-bit bands red, green and blue.
 
-    By order, the first of one or two bands is grey. Three bands are RGB, and four are RGB and near infrared. Of five or
-    more bands the first three are RGB.
+    If the order decides, the first of one or two bands is grey. Three bands are RGB. Four are RGB and near infrared. Of
+    five or more bands the first three are RGB.
 
     Args:
         colorinterp: colour interpretation of each band, as rasterio returns it.
         descriptions: name of each band, as rasterio returns it: `Red`, `NIR`, `665 nm` or Sentinel-2's `B04`, say.
         wanted: numbers, from 1, of one band (grey), three (RGB) or four (RGB and near infrared), given by the user;
             None: no numbers are given.
-        name: name of the file, for the message.
+        name: name of the file, for messages.
         colours_are_default: whether the colour interpretation is only GDAL's default for four 8-bit bands. Then a
             choice by colour interpretation is an assumption.
 
@@ -118,8 +118,9 @@ def _detected(
 ) -> tuple[tuple[int, ...], int | None, str]:
     """Find the colour bands and near infrared by names, colour interpretation and order, as in `choose_bands`.
 
-    `usable` are the numbers of all bands except alpha. `default` is `colours_are_default` of `choose_bands`. Return the
-    colour bands, near infrared, and a message if the assignment is an assumption.
+    `usable` are the numbers of all bands except alpha. `default` is `colours_are_default` of `choose_bands`. Return
+    three values: the numbers of the colour bands; the number of the near infrared band, or None; and a message if the
+    assignment is an assumption, else an empty text.
     """
     names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
     named = _by_name(names)
@@ -152,10 +153,10 @@ def _detected(
 
 
 def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
-    """Return the bands of red, green and blue if names show green and either red or blue; else an empty tuple.
+    """Return the bands of red, green and blue if the band names show green and only one of red and blue.
 
-    Green is used twice, also for the missing colour. The tuple is empty, too, if one of three bands has no name. The
-    band without a name is then the missing colour.
+    The green band is then also used for the missing colour. In all other cases the result is an empty tuple. The result
+    is empty, too, if one of three bands has no name that shows a role: this band is then the missing colour.
     """
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]
@@ -180,9 +181,9 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _by_name(names: Mapping[int, str]) -> dict[Role, int]:
-    """Return the band of each role (red, green, blue, nir) that the names of the bands show.
+    """Return the number of the band for each role (red, green, blue, nir), as the names of the bands show it.
 
-    `names` has the name of each band, by band number from 1. Roles that no name shows are left out.
+    `names` contains the name of each band, with the band number, from 1, as key. Roles that no name shows are left out.
     """
     plain = {band: " ".join(re.findall(r"[^\W_]+|\.", text.casefold())) for band, text in names.items()}
     return _by_code(plain) | _by_wavelength(names) | _by_word(plain)
@@ -217,7 +218,7 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 
 
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
-    """Find the band of each role by the band designations of Sentinel-2, Landsat and SPOT: B2, B04, B8A, SR_B4."""
+    """Find the band of each role by a band designation of Sentinel-2, Landsat or SPOT, such as B2, B04, B8A, SR_B4."""
     codes: dict[str, int] = {}
     sensors = set()
     for band, name in names.items():

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from floodmap.imagery.raster.source import Source
 
 WHOLE_BYTES = 2**30
-"""Largest total size of a raster's files, in bytes, that are hashed whole.
+"""Largest total size of a raster's files, in bytes, with which every file is hashed whole.
 
-If the files are larger, only pieces and the modification time of each large file are hashed."""
+If the total is larger, a file of more than 1 MiB is not hashed whole: pieces, size and modification time are hashed."""
 _EDGE_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
 _HEAD_BYTES = 16 * 2**10
-"""First bytes of a remote file that are hashed: a GeoTIFF's header, and part of the block index of a COG."""
+"""Number of bytes hashed at the start of a remote file: a GeoTIFF's header, and part of the block index of a COG."""
 _TIMEOUT_S = 30
 _SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
 """Names of sidecar files with statistics or a georeference. These files are not hashed, but the georeference is."""
@@ -39,7 +39,7 @@ _IGNORED_TAGS = ("Metadata", "Histograms")
 
 
 class _NoFingerprint(Exception):
-    """Error for a file of which a change cannot be detected."""
+    """Error: later changes of a file could not be detected."""
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
@@ -52,7 +52,7 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
     Args:
         name: name of the raster.
         source: the open raster.
-        with_overviews: whether overviews are used, and are therefore hashed.
+        with_overviews: whether overview files (.ovr) are used, and are therefore hashed.
 
     Returns:
         64 hexadecimal digits; None if a change of the raster cannot be detected.
@@ -92,7 +92,7 @@ def of_input(name: Path | str) -> str | None:
 
 
 def _parts(path: Path) -> list[Path]:
-    """Return the files to hash: all of a .gdb folder without locks; .shp, .dbf and .prj of a shapefile; or one file."""
+    """Return the files to hash: all in a .gdb folder except .lock files; .shp, .dbf, .prj of a shapefile; or a file."""
     if path.is_dir():  # a .gdb folder; readers write lock files into it
         return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
@@ -100,7 +100,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _metadata(source: Source) -> str:
-    """Return size, dtype, georeference, nodata value, mask and palette of a raster as text, as they were read."""
+    """Return a text with the size, dtype, georeference, nodata value and palette with which a raster is read."""
     palette = None if source.palette is None else source.palette.tolist()
     crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
     shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
@@ -108,7 +108,10 @@ def _metadata(source: Source) -> str:
 
 
 def _content(name: SourceName, *, whole: bool) -> bytes:
-    """Return bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive."""
+    """Return bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive.
+
+    If `whole` is False, only pieces of a file of more than 1 MiB are hashed, with size and modification time.
+    """
     if name.path is not None:
         return _of_path(name.path, whole=whole)
     if name.given.startswith("<"):
@@ -155,7 +158,7 @@ def _of_vrt(text: bytes) -> bytes:
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """Return bytes that change with a member of an archive, or with a file that contains several rasters."""
+    """Return bytes that change with the member `inside` of an archive, or with a file that contains several rasters."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             known = {info.filename: info for info in archive.infolist()}
@@ -170,7 +173,7 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
 
 
 def _of_url(opened: str) -> bytes:
-    """Request the first bytes of a file from a server; return these bytes and some headers of the response."""
+    """Request the first bytes of a remote file; return some headers of the server's response, and then these bytes."""
     url = re.search(r"https?://.*", opened)
     if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
         raise _NoFingerprint

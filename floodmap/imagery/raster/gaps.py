@@ -32,13 +32,13 @@ class Gaps(Protocol):
         """Return which pixels of a rectangle are gaps.
 
         Args:
-            rect: the rectangle, in pixels of the raster.
+            rect: the rectangle, in pixels of the raster; may have fractions.
             shape_hw: rows and columns of the result. The rectangle is divided into this number of equal pixels.
 
         Returns:
-            Codes, uint8 `shape_hw`; None if there is no gap. A code is NODATA in gaps that no pixel was written to,
-            FAILED in gaps of members that cannot be read, and 0 elsewhere. A pixel of the result that touches an
-            unwritten block is a gap.
+            Codes, uint8 `shape_hw`; None if there is no gap. A code is FAILED at pixels of a member that cannot be
+            read, NODATA at pixels that were never written or that no member covers, and 0 at pixels that are no gap.
+            A pixel of the result that touches an unwritten block is a gap.
         """
         ...
 
@@ -200,7 +200,7 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis of a rectangle of a raster that is resampled to `count` pixels."""
+    """One axis of a rectangle in a raster. Along the axis, the rectangle is resampled to `count` pixels."""
 
     first: float
     """Start of the rectangle, in pixels of the raster."""
@@ -210,15 +210,18 @@ class _Axis:
     """Number of resampled pixels."""
 
     def touched(self, start: float, stop: float) -> slice:
-        """Return the slice of resampled pixels that overlap the interval `start` to `stop`, in pixels of the raster."""
+        """Return the slice of the resampled pixels that overlap the interval from `start` to `stop`.
+
+        `start` and `stop` are in pixels of the raster, before resampling.
+        """
         scale = self.count / self.length
         low, high = (start - self.first) * scale, (stop - self.first) * scale
         return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
 
     def covered(self, start: float, stop: float) -> slice:
-        """Return the slice of resampled pixels of which the interval `start` to `stop` covers half or more.
+        """Return the slice of the resampled pixels that lie at least half inside the interval from `start` to `stop`.
 
-        The interval is in pixels of the raster.
+        `start` and `stop` are in pixels of the raster, before resampling.
         """
         scale = self.count / self.length
         return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))

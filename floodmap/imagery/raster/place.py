@@ -31,7 +31,7 @@ def warped_by_gcps(
         stack: exit stack that closes the resampled dataset.
         crs: CRS that replaces the CRS of the points; None: the CRS of the points.
         palette: whether the values are palette indices, which are resampled by nearest neighbour and not bilinear.
-        path: name of the raster, for the message.
+        path: name of the raster, for messages.
 
     Raises:
         SceneError: the control points cannot be used.
@@ -51,7 +51,7 @@ def warped_by_gcps(
 
 
 def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
-    """Return the pixel grid of a raster: CRS in two dimensions, transform, rows and columns.
+    """Return the pixel grid of a raster: horizontal CRS, transform, rows and columns.
 
     A raster without georeference has the transform `UNPLACED` and no CRS. A CRS that is not on the Earth is left out,
     with a warning.
@@ -62,8 +62,8 @@ def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: objec
         path: name of the raster, for messages.
 
     Raises:
-        SceneError: the coordinates do not exist in the CRS (the CRS given, else the file's own); or a CRS is given for
-            a raster without a transform.
+        SceneError: the coordinates do not exist in the CRS (`given`, else the file's own); or the raster has no
+            transform although a CRS is given.
     """
     grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
     if grid.transform.is_identity or grid.transform == UNPLACED:

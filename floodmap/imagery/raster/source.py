@@ -48,7 +48,7 @@ _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
-"""Drivers with which GDAL may call the fourth band alpha by default. With other drivers, alpha bands hold alpha."""
+"""GDAL drivers that may mark a fourth band as alpha by default. With other drivers, a band marked as alpha is alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Source:
     dtype: np.dtype[Any]
     """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
-    """Colour table, uint8 (entries, 4), RGBA; None: the raster has no palette."""
+    """Colour table, uint8 (entries, 4), RGBA, indexed by the stored value; None: the raster has no palette."""
     has_mask: bool
     """Whether the raster has a mask band, besides any alpha band and nodata value."""
     voids: Voids
@@ -76,12 +76,12 @@ class Source:
     average_without_gdal: bool = False
     """Whether GDAL downsamples the raster wrongly, because the file declares the band of near infrared as alpha."""
     remarks: tuple[str, ...] = ()
-    """Assumptions made about the raster, one line each."""
+    """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
     min_alpha: float = 1
-    """Smallest alpha of an observed pixel: the least value above 0; half of opaque with lossy compression."""
+    """Smallest alpha of an observed pixel, see `smallest_opaque`."""
     scale: NDArray[np.uint8] | None = None
-    """uint8 (256,): the value from 0 to 255 for each stored value of fewer than 8 bits; None for 8 bits or more."""
+    """Lookup table, uint8 (256,), from stored values of fewer than 8 bits to 0 to 255; None: values are not scaled."""
 
     @property
     def lossy(self) -> bool:
@@ -102,11 +102,11 @@ class Source:
     def cache_bytes(self) -> int:
         """Size of GDAL's block cache for the raster, in bytes: for a row of windows, or for one window of a wide scene.
 
-        GDAL drops the least recently used block, and windows are read row by row. If the cache holds fewer blocks than
-        a row of windows, no block is left for the next row, and blocks are decoded up to twice. Decoding twice costs
-        less than memory that grows with the width of the scene. The cache then holds the blocks of one window, because
-        more blocks would not be used again. Blocks as wide as the scene would be decoded once for every window, so the
-        limit for a file with such blocks is higher.
+        GDAL drops the least recently used block, and windows are read row by row. If the cache holds a row of windows,
+        each block is decoded once. If the row takes more than 128 MiB, the cache holds only the blocks of one window.
+        Blocks are then decoded up to twice, which costs less than memory that grows with the width of the scene. Blocks
+        as wide as the scene would be decoded once for every window, so with such blocks the limit is not 128 but 512
+        MiB.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -136,8 +136,8 @@ def open_source(
         stack: exit stack that closes the raster.
         bands: numbers of the bands to use, from 1; None: bands are chosen by the file's metadata.
         nir: whether near infrared is read, if the raster has near infrared.
-        nodata: nodata value instead of the file's own and of voids; `none`: every value is valid; None: the file's own
-            value, and voids that are found.
+        nodata: nodata value to use instead of the file's own value and of voids; the text "none": every value is valid;
+            None: the file's own value, and voids that are found.
         crs: CRS instead of the file's own; the coordinates are not changed. None: the file's own CRS.
         threads: number of threads that decompress the raster.
 
@@ -184,7 +184,7 @@ def open_source(
 def _remarks(
     name: SourceName, choice: BandChoice, voids: Voids, structure: Anatomy, scale: NDArray[np.uint8] | None
 ) -> Iterator[str]:
-    """Yield the assumptions made about a raster, one line each."""
+    """Yield messages about a raster, one line each: assumptions, and members that cannot be read."""
     if choice.guess:
         yield choice.guess
     if scale is not None:
@@ -197,7 +197,7 @@ def _remarks(
 
 
 def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
-    """Open the file; raise SceneError if it is missing, empty, truncated (JPEG), or no raster of real numbers."""
+    """Open a file; raise SceneError for a missing or empty file, a truncated JPEG, or no raster of real numbers."""
     path = name.path
     if path is not None:
         if not path.exists():
@@ -225,7 +225,7 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
 
 
 def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """Return the time of acquisition from the tags, else the modification time of the file, else 1970-01-01; UTC."""
+    """Return a time in UTC: acquisition from the tags, else last modification of the file, else 1970-01-01."""
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:

@@ -40,12 +40,17 @@ def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
 
 
 def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """Return the smallest alpha of an observed pixel: the least value above 0, or half of opaque if lossy.
+    """Return the smallest alpha of an observed pixel.
 
     Args:
         dataset: the open raster.
         alpha: number of the alpha band, from 1; None: there is no alpha band.
-        lossy: whether the raster has lossy compression. The opaque value is then estimated from a sample.
+        lossy: whether the raster has lossy compression.
+
+    Returns:
+        Without lossy compression, the smallest alpha above 0: 1 for integers, about 1e-38 for floats. With lossy
+        compression, half of the alpha of opaque pixels, estimated from a sample, and at least 1. Without an alpha
+        band, 1.
     """
     if alpha is None or alpha > dataset.count:  # the alpha band that GDAL adds to a warped raster
         return 1
@@ -84,9 +89,9 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     By default GDAL marks the fourth of four 8-bit bands as alpha, so a file of RGB and near infrared is read as RGBA.
     Near infrared is 0 on deep water, and deep water would become nodata.
 
-    Near infrared has many different values, and alpha usually has two. In a sample, values from 6 to 94 % of the
-    maximum are counted. The band is near infrared if more than half of the pixels have such a value, and if there are
-    more than 32 different values.
+    Near infrared has many different values, and alpha usually has two. The values of a sample that lie between 6 and
+    94 % of the sample's maximum are counted. The band is near infrared if more than half of the sample lies between
+    these limits, with more than 32 different values.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -102,7 +107,7 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
-    """Return square windows of `side` pixels at `count` x `count` places, evenly spaced from edge to edge."""
+    """Return `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over a raster."""
     rows = np.linspace(0, max(height - side, 0), count).astype(int)
     cols = np.linspace(0, max(width - side, 0), count).astype(int)
     return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
@@ -133,9 +138,9 @@ def nodata_of(
     Args:
         dataset: the open raster.
         choice: bands of the raster by role.
-        given: value given by the user; `none`: every value is valid; None: the file's own value.
+        given: value given by the user; the text "none": every value is valid; None: the file's own value.
         dtype: dtype of the stored values.
-        name: name of the raster, for the message.
+        name: name of the raster, for messages.
 
     Raises:
         SceneError: the value given by the user does not fit the dtype.

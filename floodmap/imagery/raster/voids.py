@@ -14,17 +14,17 @@ Bools = NDArray[np.bool_]
 LOG = logging.getLogger(__name__)
 
 COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -2147483648.0, 2147483647.0, 4294967295.0)
-"""Values that programs commonly write as nodata. Values with an absolute value of `HUGE` or more are common, too."""
+"""Values that programs commonly write as nodata. Absolute values of `HUGE` or more are treated in the same way."""
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""Least number of pixels of a sample, and least share of the sample, that hold exactly the value of a void."""
+"""At least this number, and at least this share (0 to 1), of a sample's values are exactly equal to a void."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
 """Least distance of a void from all other values, as a multiple of the range of the other values.
 
 The first limit is for any value, the second limit is for values in `COMMON_VOIDS`."""
 _MAX_VOIDS = 4
-"""Largest number of rounds in the search for voids of a raster, and of voids that one message names."""
+"""Largest number of rounds in the search for voids of a raster. Also the largest number of voids in one warning."""
 
 
 def may_be_colour(value: float) -> bool:
@@ -41,11 +41,11 @@ class Voids:
     share: float = 0.0
     """Share of the sample's pixels that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for downsampled pixels: a mean outside these limits is a mean of voids and of ground."""
+    """Low and high limit for resampled values: a value outside these limits was computed from voids and ground."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for stored values: a value outside is a void if it is in `values` or in `COMMON_VOIDS`."""
+    """Low and high limit for stored values. Beyond the limits, numbers in `values` or `COMMON_VOIDS` are voids."""
     reported: set[float] = field(default_factory=set, compare=False)
-    """Voids found after the sample was taken. Each is logged once."""
+    """Values that get no further warning: the declared nodata value, and voids that were already logged."""
 
     def find(self, values: NDArray[Any], *, native: bool, name: object = "") -> Bools | None:
         """Find pixels that hold a void in any band. A void that may be a colour (255) must be in all bands.
@@ -53,7 +53,7 @@ class Voids:
         Args:
             values: (bands, height, width), of any real dtype.
             native: whether the values are as stored. False: values are resampled, perhaps from voids and ground.
-            name: name of the raster, for a message.
+            name: name of the raster, for a warning.
 
         Returns:
             bool (height, width): True at voids; None if there are no voids.
@@ -142,10 +142,10 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
 
 
 def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[float]:
-    """Yield the voids among the finite values of a sample, (n,).
+    """Yield the voids among `flat`, the finite values of a sample, float64 (n,). `dtype` is the dtype of the raster.
 
-    The minimum, the maximum and values in `COMMON_VOIDS` are tested, see `_is_void`. Voids are removed from the sample,
-    and the test is repeated.
+    The minimum, the maximum and values in `COMMON_VOIDS` are tested, see `_is_void`. Voids that are found are removed
+    from the values, and the test is repeated.
     """
     rest = flat
     for _ in range(_MAX_VOIDS):
@@ -160,7 +160,7 @@ def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[fl
 
 
 def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value is a void: exactly this value in many pixels of a sample, and far from all other values.
+    """Return whether a value is a void: frequent in a sample (`_MANY`), and far from all other values (`_FAR`).
 
     `rest` are the values of the sample, without voids that are already found. `n` is the number of values in the whole
     sample, and `dtype` is the dtype of the raster.
@@ -184,7 +184,7 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
 
 
 def _width(values: NDArray[np.float64]) -> float:
-    """Return the range of the values of a picture: the 99.5th percentile minus the 0.5th, and always above 0."""
+    """Return the range of values: the 99.5th percentile minus the 0.5th. The range is always above 0."""
     low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
     return max(high - low, 4 * float(np.spacing(abs(high))))
 

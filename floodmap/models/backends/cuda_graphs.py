@@ -1,8 +1,8 @@
 """Capture of function calls as CUDA graphs, and replay of these graphs.
 
 A replay is one launch instead of about 400 launches for an image encoder of SAM. Every launch needs Python's global
-interpreter lock. While other threads read windows and traced outlines, the launches took as long as the computation
-itself (`benchmarks/gpu.py`).
+interpreter lock. While other threads used the lock, to read windows and to trace outlines, the launches took as long
+as the computation itself (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ class _CapturedGraph:
 
 
 class Replayer:
-    """Runner of functions of tensors, which captures the functions as CUDA graphs on an NVIDIA GPU.
+    """Runner of functions that take tensors; on an NVIDIA GPU, the functions are captured as CUDA graphs.
 
-    A function is captured in the third call with inputs of equal shapes, and replayed from then on. On other devices,
-    functions are called as usual. Only one function may run at a time, in inference mode and on one stream. A function
-    must launch the same kernels for all values of the tensors, and must not synchronize with the GPU.
+    A function is captured in the third call with inputs of equal shapes, dtypes and strides, and replayed from then on.
+    On other devices, functions are called as usual. Only one function may run at a time, in inference mode and on one
+    stream. A function must launch the same kernels for all values of the tensors, and must not synchronize with the
+    GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,8 +60,9 @@ class Replayer:
         """Return the result of a function, from a replayed CUDA graph if there is one.
 
         Args:
-            function: function of the inputs. It must be the same object in every call, or an equal bound method.
-            inputs: tensors on the device, or None.
+            function: function to run. A graph is found again only if every call passes the same function, or an equal
+                bound method.
+            inputs: arguments of the function: tensors on the device, or None.
         """
         if not self._captures:
             return function(*inputs)

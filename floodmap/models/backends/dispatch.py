@@ -1,4 +1,4 @@
-"""Batches of tiles on a device: copy to the device, computation, copy of the results; asynchronous on a GPU."""
+"""Computation of batches of tiles on a device, and copies to and from the device; asynchronous on a GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TileBatch:
 Predict = Callable[[TileBatch, Sequence[Prompts]], Tensor]
 """Function that computes a result of shape (B, ...) from a batch of B tiles and the prompts of each tile."""
 Pending = tuple[list[int], Callable[[], NDArray[Any]]]
-"""Indices of tiles, and a function that waits for the results of these tiles and returns them."""
+"""Batch in computation: indices of the tiles, and function that waits for the results and returns an array (B, ...)."""
 
 
 class Dispatcher:
@@ -92,7 +92,14 @@ class Dispatcher:
     ) -> list[Pending]:
         """Start the computation of a batch; if the device runs out of memory, halve this batch and all later batches.
 
-        `indices` holds the index of each tile of the batch in `prompts`.
+        Args:
+            predict: function that computes the results of a batch, (B, ...).
+            batch: tiles of one shape, on the device.
+            indices: index of each tile of the batch in the sequence `tiles` of `run`.
+            prompts: the prompts of all tiles of `run`.
+
+        Returns:
+            The batch in computation, in one part or more.
         """
         pending: list[Pending] = []
         first = 0
@@ -137,7 +144,7 @@ def _stacked(arrays: list[NDArray[Any]], device: torch.device) -> Tensor:
 def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array of any shape and dtype to a device; copies to an NVIDIA GPU are asynchronous, from pinned memory.
 
-    From memory that is not pinned, torch would wait for all queued work of the GPU.
+    If the memory were not pinned, the copy would wait for all queued work of the GPU.
     """
     tensor = torch.from_numpy(array)
     if device.type != "cuda":

@@ -1,7 +1,7 @@
 """oneDNN layers fused with their activation (convolution and ReLU6, linear and GELU), for inference on x86 CPUs.
 
 Without fusion, the activation reads and writes the layer's output once more. The second reading and writing may take as
-long as the layer itself. The fused calls are those of torch's compiler and are not documented. Plain layers (the
+long as the layer itself. The fused calls belong to torch's compiler and are not documented. Plain layers (the
 layers of `torch.nn`) are used on CPUs other than x86, for which the fused calls were not measured. Plain layers are
 also used if torch lacks the fused calls, or if `check` finds an error or a different result.
 """
@@ -22,19 +22,25 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Number of input rows for which weights are packed: the 64 x 64 positions of SAM's image embedding."""
+"""Number of rows of the input for which oneDNN chooses the memory layout of the weights of a linear layer.
+
+SAM's encoder has one row for each of the 64 x 64 positions of the image embedding.
+"""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest accepted relative difference (in the 2-norm) of fused from plain layers, by dtype."""
+"""Largest accepted relative difference (in the 2-norm) between the results of fused and of plain layers, by dtype."""
 
 log = logging.getLogger(__name__)
 _disabled: dict[str, str] = {}
-"""Fused calls that are not used: name ("convolution", "linear" or "bfloat16"), and reason as text."""
+"""Reasons why fused calls are not used, texts by name of the call: "convolution" or "linear".
+
+The value for "bfloat16" is the error message of torch when `multiplies_bfloat16` failed.
+"""
 
 
 def check(dtype: torch.dtype) -> None:
-    """Compare the fused calls with plain layers; disable calls with an error or a different result, with a warning.
+    """Compare the fused calls with plain layers, and disable each call that raises an error or has another result.
 
-    Call this function whenever a model is loaded onto a CPU.
+    A warning is logged for each disabled call. Call this function whenever a model is loaded onto a CPU.
 
     Args:
         dtype: dtype of the model's weights, float32 or bfloat16.
@@ -55,7 +61,7 @@ def check(dtype: torch.dtype) -> None:
 
 
 def _try_convolution(dtype: torch.dtype) -> float:
-    """Return the largest relative difference of fused from plain convolutions; 0 if torch has no fused call."""
+    """Return the largest relative difference between fused and plain convolutions; 0 if torch has no fused call."""
     if not _CONVOLUTION:
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -70,7 +76,7 @@ def _try_convolution(dtype: torch.dtype) -> float:
 
 
 def _try_linear(dtype: torch.dtype) -> float:
-    """Return the largest relative difference of packed from plain linear layers; 0 if torch has no fused call."""
+    """Return the largest relative difference between fused and plain linear layers; 0 if torch has no fused call."""
     if not (_LINEAR and _PACK):
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +89,7 @@ def _try_linear(dtype: torch.dtype) -> float:
 
 
 def _relative_difference(result: Tensor, expected: Tensor) -> float:
-    """Return the relative difference of two tensors in the 2-norm; infinite if it is NaN, or if the shapes differ."""
+    """Return the relative difference of two tensors in the 2-norm; infinite for a NaN or for different shapes."""
     if result.shape != expected.shape:
         return float("inf")
     difference = float((result.float() - expected.float()).norm() / expected.float().norm())
@@ -93,14 +99,14 @@ def _relative_difference(result: Tensor, expected: Tensor) -> float:
 def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
     """Compute a convolution followed by ReLU6, fused in inference mode on a CPU.
 
-    The result of the fused call is bitwise equal to that of plain layers. The fused call takes as little as a third of
-    the time.
+    The results of the fused call and of plain layers are equal in every bit. The fused call takes as little as a third
+    of the time.
 
     Args:
         conv: the convolution.
         x: input, (B, C, H, W).
-        padding: rows and columns of padding, instead of the padding of `conv`; None: the padding of `conv`. A padding
-            may only be given if no gradients are computed.
+        padding: rows and columns of padding per side, instead of the padding of `conv`. None: the padding of `conv`.
+            A padding may only be given if no gradients are computed.
 
     Returns:
         The result, (B, channels, height, width), 0 to 6.

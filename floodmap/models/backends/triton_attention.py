@@ -1,10 +1,10 @@
-"""SAM's image encoder on a GPU by Triton kernels: scores, windows and padding are never written to GPU memory.
+"""Triton kernels of SAM's image encoder. Attention scores, windows and padding are not written to GPU memory.
 
 A window is here an attention window of SAM: a rectangle of cells, between which attention is computed. A cell is a
-position of the image embedding: 16 x 16 pixels. The kernels are FlashAttention (Dao et al. 2022, arXiv:2205.14135).
-They read the windows from the tensor of the whole image, and add SAM's relative positional embeddings. Torch's own
-kernels need these embeddings as an attention mask, which is larger than all other tensors together
-(`benchmarks/gpu.py`).
+position of the image embedding: 16 x 16 pixels. The attention kernel is FlashAttention (Dao et al. 2022,
+arXiv:2205.14135). The kernel reads the windows from the tensor of the whole image, and adds SAM's relative positional
+embeddings. Torch's own kernels need these embeddings as an attention mask, which is larger than all other tensors
+together (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT
 
 _MIN_SIDE = 16
-"""Smallest side of a matrix product on a GPU's tensor cores."""
+"""Smallest side of the matrices that the tensor cores of a GPU multiply."""
 
 _TOLERANCE = 0.03
-"""Largest accepted relative difference (in the 2-norm) of the kernels from the encoder's layers.
+"""Largest accepted relative difference (in the 2-norm) between the results of the kernels and of the encoder's layers.
 The difference is due to bfloat16 and to the approximation of GELU with tanh."""
 _WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
-"""Numbers of queries of a program, of warps and of pipeline stages: for global attention, and for attention in windows.
-These numbers were the fastest on an H100."""
+"""Settings of the attention kernel for global attention, and for attention in windows.
+A setting is (queries per program, warps per program, pipeline stages). These numbers were the fastest on an H100."""
 
 
 def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
@@ -37,10 +37,10 @@ def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
 
     Args:
         encoder: SAM's image encoder, in bfloat16 on an NVIDIA GPU.
-        image: normalized RGB, (B, 3, H, W), H and W multiples of 16.
+        image: normalized RGB, (B, 3, H, W), in bfloat16. H and W are multiples of 16.
 
     Returns:
-        Image embedding, (B, E, H/16, W/16).
+        Image embedding with E channels, (B, E, H/16, W/16).
     """
     residual = _patches(encoder, image).float()
     if encoder.pos_embed is not None:
@@ -58,7 +58,7 @@ def check(encoder: ImageEncoderViT) -> str:
     """Compare the kernels with the layers of the encoder's first block, on random features of 14 x 14 cells.
 
     Returns:
-        The deviation as text, or "" if it is at most `_TOLERANCE`.
+        Text that describes the first difference above `_TOLERANCE`, or "" if there is no such difference.
     """
     block = encoder.blocks[0]
     x = torch.randn(1, 14, 14, block.norm1.normalized_shape[0], device=block.attn.qkv.weight.device)
@@ -74,9 +74,9 @@ def check(encoder: ImageEncoderViT) -> str:
 
 
 def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
-    """Return the patch embedding, (B, H/16, W/16, C), of an image (B, 3, H, W).
+    """Return the patch embedding, (B, H/16, W/16, C), of images (B, 3, H, W).
 
-    It is computed as a matrix product, because convolutions of three channels are slow.
+    The embedding is computed as a matrix product, because convolutions of three channels are slow.
     """
     conv = encoder.patch_embed.proj
     rows, cols = conv.kernel_size
@@ -85,7 +85,7 @@ def _patches(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
 
 
 def _mlp(block: Block, x: Tensor) -> Tensor:
-    """Compute the multilayer perceptron of a block, (B, H, W, C) to the same shape, with GELU fused."""
+    """Compute the multilayer perceptron of a block, with GELU fused. Input and result are (B, H, W, C)."""
     first, last = block.mlp.lin1, block.mlp.lin2
     hidden = torch._addmm_activation(first.bias, x.flatten(0, 2), first.weight.t(), use_gelu=True)
     result: Tensor = last(hidden).view(x.shape)
@@ -93,7 +93,7 @@ def _mlp(block: Block, x: Tensor) -> Tensor:
 
 
 def _attention(block: Block, x: Tensor) -> Tensor:
-    """Compute the attention of a block, (B, H, W, C) to the same shape: in windows, or between all cells."""
+    """Compute the attention of a block, in windows or between all cells. Input and result are (B, H, W, C)."""
     attention: Attention = block.attn
     side = (block.window_size, block.window_size) if block.window_size else (x.shape[1], x.shape[2])
     if not hasattr(attention, "positions"):
@@ -109,8 +109,8 @@ def positions(down: Tensor, across: Tensor) -> Tensor:
     The table is padded to a multiple of 16 positions, so that rows of products with the table are aligned in memory.
 
     Args:
-        down: embeddings of the differences between two rows, (2 rows - 1, C).
-        across: embeddings of the differences between two columns, (2 columns - 1, C).
+        down: one embedding for each difference between the rows of two cells of a window, (2 * rows - 1, C).
+        across: one embedding for each difference between the columns of two cells, (2 * columns - 1, C).
 
     Returns:
         Table (positions, C): first `down`, then `across`, then zeros.
@@ -122,14 +122,16 @@ def positions(down: Tensor, across: Tensor) -> Tensor:
 def attend(qkv: Tensor, filling: Tensor, table: Tensor, window_hw: tuple[int, int]) -> Tensor:
     """Compute multi-head attention within windows, with relative positional embeddings.
 
+    H and W are counted in cells. C is the number of channels of a head.
+
     Args:
         qkv: queries, keys and values of every cell, (B, H, W, 3, heads, C).
-        filling: queries, keys and values of a padding cell, (3 heads C,), for windows that reach beyond the image.
+        filling: queries, keys and values of a padding cell, (3 * heads * C,), for windows that reach beyond the image.
         table: the relative positional embeddings, (positions, C); see `positions`.
         window_hw: number of rows and of columns of a window, in cells; (H, W) for global attention.
 
     Returns:
-        Attended values, (B, H, W, heads C).
+        Attended values, (B, H, W, heads * C).
     """
     batch, height, width, _, heads, channels = qkv.shape
     rows, cols = window_hw
@@ -187,7 +189,7 @@ def _add_norm(
 def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
     """Load values from the addresses `at`; outside of the image, load padding from the addresses `fill` instead.
 
-    WHOLE: all addresses are inside the image.
+    If WHOLE is true, all addresses are inside the image.
     """
     return tl.load(at) if WHOLE else tl.where(inside, tl.load(at, mask=inside, other=0.0), tl.load(fill))
 
@@ -196,7 +198,7 @@ def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Compute the positional scores (QUERIES, keys): products of queries with the embeddings of relative positions.
 
-    The keys are those of AT_ONCE rows of a window, from the row `first` on.
+    The keys belong to AT_ONCE rows of a window. `first` is the first of these rows.
     """
     step = tl.arange(0, AT_ONCE)
     rows = first + step
@@ -208,9 +210,10 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
 
 @triton.jit
 def _query_cells(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
-    """Return row and column in the window, validity, and cell number in the batch of the program's QUERIES queries.
+    """Return row, column, validity and cell number of each of the program's QUERIES queries.
 
-    A query is valid if it is inside the window and inside the image.
+    Row and column are counted in the window, the cell number over all images of the batch. A query is valid if the
+    cell of the query is inside the window and inside the image.
     """
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     row, col = query // COLS, query % COLS
@@ -227,8 +230,9 @@ def _attend(
     """Compute the attention of QUERIES queries, of one window and one head, to all cells of the window.
 
     Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels. HEAD and TAIL are powers
-    of two, or TAIL is 0. `scores` are not scaled yet. `highest` and `total` are the running maximum and the running sum
-    of the softmax. `to_row` and `to_col` are the addresses in `products` of row 0 and of column 0.
+    of two, or TAIL is 0. In the code, `scores` are the attention scores before multiplication by `scale`. `highest` and
+    `total` are the running maximum and the running sum of the softmax. `to_row` and `to_col` are the addresses, in
+    `products`, of the products for keys in row 0 and in column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS

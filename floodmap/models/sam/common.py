@@ -19,9 +19,9 @@ FRAME = 1024
 """Side in pixels of SAM's input frame, the square image that SAM's encoder expects.
 Prompt coordinates are encoded relative to the frame, not to the tile."""
 STRIDE = 16
-"""Stride of the image embedding, in pixels."""
+"""Stride of the image embedding: one position of the embedding covers 16 x 16 pixels of the encoder's input."""
 SUREST = 9.2
-"""Largest absolute logit of a mask prompt."""
+"""Largest absolute logit of a mask prompt; larger logits are clamped to this value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Encoded:
     """Output of an image encoder for a batch of tiles."""
 
     embedding: Tensor
-    """Image embedding, (B, E, h, w), with E channels."""
+    """Image embedding, (B, E, h, w), with E channels at h x w positions; see `STRIDE`."""
     skips: Skips | None
     """Skip features for the decoder; see `PyramidEncoder.forward`. None if the decoder has no skip connections."""
     shape_hw: tuple[int, int]
     """Height and width of the tiles, in pixels."""
     ground: tuple[Tensor, Tensor] | None = None
-    """Two embeddings of the ground sample distance, (B, E) each, added to the decoder's tokens and to `embedding`.
-    None if the ground sample distance is no input of the network."""
+    """Two embeddings of the ground sample distance, (B, E) each. The decoder adds the first to the output tokens, and
+    the second to `embedding`. None if the ground sample distance is no input of the network."""
 
     def __getitem__(self, part: slice) -> Encoded:
-        """Return the tiles of a slice of the batch."""
+        """Return the output of the encoder for the tiles in a slice of the batch."""
         skips = None if self.skips is None else (self.skips[0][part], self.skips[1][part], self.skips[2][part])
         ground = None if self.ground is None else (self.ground[0][part], self.ground[1][part])
         return Encoded(self.embedding[part], skips, self.shape_hw, ground)
@@ -70,18 +70,18 @@ class Decoded:
     """Output of a mask decoder for a batch of tiles."""
 
     logits: Tensor
-    """Flood logits, (B, H/2, W/2)."""
+    """Flood logits, (B, H/2, W/2), for tiles of H x W pixels."""
     iou: Tensor
-    """IoU of each mask, as predicted by the decoder, (B,), about 0 to 1."""
+    """IoU that the decoder predicts for each tile's mask, (B,), about 0 to 1."""
     features: Tensor | None
     """Features of the decoder's last layer, (B, C, H/2, W/2); None if the features were not kept."""
 
 
 def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalize RGB for an image encoder: subtract the mean of each band, and divide by the standard deviation.
+    """Normalize RGB for an image encoder: subtract `PIXEL_MEAN` from the bands, and divide by `PIXEL_STD`.
 
-    The bands are normalized one after the other. Intermediate results then fit into a CPU's cache, and the function is
-    six times as fast.
+    The bands are normalized one after the other. Intermediate results then fit into a CPU's cache. This is six times
+    as fast as normalizing all bands at once.
 
     Args:
         rgb: RGB (B, 3, H, W), 0 to 255.
@@ -104,7 +104,7 @@ def smoothed(logits: Tensor) -> Tensor:
 
     Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). Without smoothing,
     the difference between neighbouring pixels was larger by a sixth at every fourth pixel. Window borders always lie
-    at every fourth pixel.
+    at such a pixel.
 
     Returns:
         Smoothed logits, (B, C, H, W).

@@ -9,18 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CELL = 4
-"""Side of a cell in pixels; the kernel of kriging is computed for cells (squares of pixels), not for pixels."""
+"""Side of a cell in pixels of the tile. A cell is a square of pixels; kriging corrects cells, not single pixels."""
 POINT_LOGIT = 5.0
-"""Absolute logit, with the sign of the point's label, to which kriging raises the cell of a point."""
+"""Target of kriging for the logit in the cell of a flood point; for a dry point, the target is minus this value.
+If the logit is beyond the target already, the logit itself is the target."""
 FEATURE_SCALES = (0.5, 0.9)
-"""Length scales of the kernel in the space of normalized features: for the image embedding, and for the decoder."""
+"""Length scales of the kernel in feature space: feature vectors of length 1 are divided by these numbers.
+The first number is for the image embedding, the second for the decoder's features."""
 LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
-"""Length scale in pixels, and weight, of two terms of the kernel.
+"""Two terms of the kernel: length scale in pixels of the tile, and weight in the sum of all terms.
 The first term is large only between cells with similar features. The second term hardly depends on the features."""
 EVERYWHERE = 0.05
 """Weight of the kernel's constant term. By this term, a point changes the whole tile a little."""
 NOISE = 0.1
-"""Variance of the noise of points, relative to the kernel's variance. With noise, contradictory points are averaged."""
+"""Variance of the noise at points; the kernel's variance is about 1. With noise, contradictory points are averaged."""
 CHANNELS = 48
 """Number of channels of the layers of the correction network."""
 HINTS = 16
@@ -28,7 +30,7 @@ HINTS = 16
 DILATIONS = (1, 2, 4, 8, 16, 1)
 """Dilations of the residual convolutions of the correction network."""
 OUTPUT_SCALE = 3.0
-"""Factor from the output of the last layer of the correction network to logits."""
+"""Factor by which the output of the correction network's last layer is multiplied to get logits."""
 MAX_INPUT_LOGIT = 9.0
 """Largest absolute logit in the input of the correction network; larger logits are clamped."""
 
@@ -38,7 +40,7 @@ class Kriging:
 
     Args:
         appearance: features of the cells, (D, H/4, W/4); see `appearance_of`.
-        xy: coordinates of the points, (N, 2) in pixels from the centre of the first pixel, x first.
+        xy: coordinates of the points, (N, 2) in tile pixels from the centre of the first pixel, x first.
         labels: labels of the points, (N,): 1 flood, 0 dry.
     """
 
@@ -54,11 +56,11 @@ class Kriging:
         own = appearance[:, self.row, self.col]
         squares = appearance.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
         self.dissimilarity = (squares - 2 * torch.einsum("dn,dhw->nhw", own, appearance)).clamp_(min=0)
-        """Squared distance in feature space of every cell from the cell of each point, (N, H/4, W/4)."""
+        """Squared distance in feature space between the cell of each point and every cell, (N, H/4, W/4)."""
         down = torch.arange(height, device=appearance.device) - self.row[:, None]
         right = torch.arange(width, device=appearance.device) - self.col[:, None]
         self.distance2 = (down[:, :, None].square() + right[:, None].square()) * float(CELL**2)
-        """Squared distance in pixels of every cell from the cell of each point, (N, H/4, W/4)."""
+        """Squared distance, in square pixels, between the cell of each point and every cell, (N, H/4, W/4)."""
         (far, weight_far), (near, weight_near) = LONG_RANGE, SHORT_RANGE
         self.kernel = weight_far * torch.exp(-self.dissimilarity / 2 - self.distance2 / (2 * far**2))
         self.kernel += weight_near * torch.exp(-self.dissimilarity / 20 - self.distance2 / (2 * near**2))
@@ -66,7 +68,7 @@ class Kriging:
         """Covariance of every cell with the cell of each point, 0 to 1.05, (N, H/4, W/4)."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Correct the logits of cells, such that they agree with the labels of the points.
+        """Correct the logits of cells, so that the cells of the points agree with the labels of the points.
 
         Args:
             logits: flood logits of the cells, (H/4, W/4).
@@ -80,11 +82,11 @@ class Kriging:
         return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
 
     def maps(self) -> Tensor:
-        """Return the similarity of each cell to the most similar flood point and dry point, (6, H/4, W/4), 0 to 1.
+        """Return the similarity of each cell to the most similar point, as six planes (6, H/4, W/4), 0 to 1.
 
-        Planes 0 to 2 are for flood points, planes 3 to 5 for dry points. The three planes of a group differ in the
-        measure of similarity: features alone, distance in pixels alone, features and distance. A plane is 0 if there is
-        no point of the label.
+        Planes 0 to 2 are for flood points, planes 3 to 5 for dry points. The three planes of a label differ in the
+        measure of similarity: features alone, distance in pixels alone, features and distance. All planes of a label
+        are 0 if no point has this label.
         """
         (far, _), (near, _) = LONG_RANGE, SHORT_RANGE
         similarities = (
@@ -99,11 +101,11 @@ class Kriging:
 
 
 def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
-    """Compute the features of cells for the kernel, which compares two cells by the distance of their features.
+    """Compute features of cells (4 x 4 pixels); the kernel compares two cells by the distance between the features.
 
     Args:
         embedding: image embedding, (B, E, H/16, W/16).
-        features: features of the mask decoder at the resolution of cells, (B, C, H/4, W/4).
+        features: features of the mask decoder, averaged over cells, (B, C, H/4, W/4).
 
     Returns:
         Normalized and scaled features, float32 (B, D, H/4, W/4), with D = E + C.
@@ -116,7 +118,7 @@ def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
 class Corrector(nn.Module):
     """Correction of logits at the user's points: kriging, a network that changes the result, and kriging again.
 
-    With its initial weights, the network changes nothing.
+    With the initial weights of the network, only kriging changes the logits.
 
     Args:
         embed_dim: number of channels of the image embedding. The decoder's features have an eighth of this number.
@@ -136,7 +138,7 @@ class Corrector(nn.Module):
 
         Args:
             ground: the model's outputs for a batch of B tiles of H x W pixels.
-            points: coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N):
+            points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
             roughly: True: correct by kriging alone, without the network.
 
@@ -163,7 +165,7 @@ class Corrector(nn.Module):
         return logits.index_add(0, torch.tensor(indices, device=logits.device), change)
 
     def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the similarity of cells to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
+        """Return the similarity of cells (4 x 4 pixels) to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
 
         Args:
             ground: the model's outputs for a batch of B tiles of H x W pixels.
@@ -175,7 +177,7 @@ class Corrector(nn.Module):
             return torch.stack([kriging.maps() for kriging in krigings])
 
     def _refine(self, ground: Ground, indices: list[int], maps: Tensor) -> Tensor:
-        """Return the change of logits of cells that the network predicts, (n, H/4, W/4), for n tiles of the batch.
+        """Compute, by the network, the change of the cells' logits, (n, H/4, W/4), for n tiles of the batch.
 
         Args:
             ground: the model's outputs for the whole batch.
@@ -204,11 +206,11 @@ class Ground:
     logits: Tensor
     """Flood logits, float32 (B, H/2, W/2)."""
     cells: Tensor
-    """Flood logits averaged over cells, (B, H/4, W/4)."""
+    """Flood logits averaged over cells (4 x 4 pixels of the tile), (B, H/4, W/4)."""
     embedding: Tensor
     """Image embedding, (B, E, H/16, W/16)."""
     features: Tensor
-    """Features of the mask decoder at the resolution of cells, (B, C, H/4, W/4)."""
+    """Features of the mask decoder, averaged over cells, (B, C, H/4, W/4)."""
     appearance: Tensor
     """Features of cells for the kernel, float32 (B, D, H/4, W/4); see `appearance_of`."""
 

@@ -17,19 +17,20 @@ STRIP_ROWS = 32
 """Number of rows of a strip, at a quarter of the tile's resolution.
 On a CPU, the decoder's last step is computed in strips (groups of full rows) of a large image."""
 STRIP_CELLS = 2**13
-"""Number of pixels of a chunk, at a quarter of the tile's resolution: as many as in a strip of a large image.
+"""Largest number of pixels of a chunk, at a quarter of the tile's resolution: as many as in a strip of a large image.
 On a CPU, the decoder's last step is computed in chunks (groups of whole images) of a batch of small images."""
 
 
 class TokenAttention(nn.Module):
-    """Attention between tokens and image positions as in `segment_anything`, with a mask for padding tokens.
+    """Attention layer of the mask decoder, as in `segment_anything`, but with a mask for padding tokens.
 
     Args:
         attention: layer of `segment_anything`, whose weights are shared.
     """
 
     absent: Tensor | None = None
-    """Mask of padding tokens, bool (B, tokens), True for padding; ignored if gradients are computed."""
+    """Mask of padding among the keys, bool (B, M), True for padding; ignored if gradients are computed.
+    None: no key is padding."""
 
     def __init__(self, attention: TwoWayAttention) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class TokenAttention(nn.Module):
 
 
 class PointEncoder(PromptEncoder):
-    """SAM's prompt encoder; label embeddings are looked up by index, so that the GPU is not synchronized.
+    """SAM's prompt encoder; label embeddings are looked up by index, so that the CPU need not wait for the GPU.
 
     The label codes are those of `segment_anything`: 0 dry point, 1 flood point, 2 top left corner of a box, 3 bottom
     right corner of a box, -1 padding.
@@ -74,13 +75,14 @@ class PointEncoder(PromptEncoder):
         """Encode prompts, with the same results as SAM's prompt encoder in `segment_anything`.
 
         Args:
-            points: coordinates (B, N, 2) in pixels of SAM's input frame (1024 x 1024), x first, and label codes (B, N).
-            boxes: left, top, right, bottom in pixels of the input frame, (B, 4).
-            masks: mask prompts: flood logits, (B, 1, 4h, 4w), for an image embedding of h x w.
+            points: coordinates (B, N, 2) in pixels of SAM's input frame (1024 x 1024), from the centre of the first
+                pixel, x first, and label codes (B, N).
+            boxes: left, top, right, bottom, (B, 4), in the coordinates of `points`.
+            masks: mask prompts: flood logits, (B, 1, 4h, 4w), for an image embedding of h x w positions.
 
         Returns:
-            Embeddings of points and boxes, (B, tokens, E), and of masks, (B, E, h, w). The first dimension is 1 instead
-            of B if there are no prompts of this type.
+            Two values. Embeddings of points and boxes, (B, tokens, E); (1, 0, E) without points and boxes. Embeddings
+            of masks, (B, E, h, w); (1, E, h, w) without masks.
         """
         sparse = []
         if points is not None:
@@ -148,7 +150,7 @@ class Decoder(MaskDecoder):
         keep: bool = True,
         ground: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decode one set of prompts for each image.
+        """Predict the masks of images, from one set of prompts for each image.
 
         Args:
             image_embeddings: image embeddings, (B, E, h, w).
@@ -157,7 +159,7 @@ class Decoder(MaskDecoder):
             dense_prompt_embeddings: embeddings of mask prompts, (B, E, h, w), or broadcastable to this shape.
             skips: skip features, added during upscaling: (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
             absent: bool (B, N), True for sparse embeddings that are padding; ignored if gradients are computed.
-            keep: True: always return the features of the last layer. False: None may be returned instead.
+            keep: True: always return the features of the last layer. False: `SkipDecoder` may return None instead.
             ground: embedding of the ground sample distance, (B, E), added to the output tokens.
 
         Returns:
@@ -182,7 +184,7 @@ class Decoder(MaskDecoder):
     def _masks(
         self, source: Tensor, weights: Tensor, skips: Skips | None, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute mask logits and features of the last layer; see `decode`.
+        """Compute mask logits, and features of the last layer or None; both as `decode` returns them.
 
         Args:
             source: image embedding after the transformer, (B, E, h, w).
@@ -198,7 +200,8 @@ class SkipDecoder(Decoder):
     """SAM's mask decoder with skip connections from the encoder; masks have half the tile's resolution, not a quarter.
 
     The skip connections are those of HQ-SAM (arXiv:2306.01567) and SAM 2 (arXiv:2408.00714), with a convolution after
-    each sum. Half the resolution is needed for water between the crowns of trees, which is a few pixels wide.
+    each skip connection. Half the resolution is needed, because water between the crowns of trees is only a few pixels
+    wide.
     """
 
     def __init__(self, dim: int) -> None:

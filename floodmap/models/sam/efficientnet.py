@@ -19,24 +19,24 @@ from floodmap.models.backends.onednn import conv_relu6
 from floodmap.models.sam.strips import by_row_strips
 
 Skips = tuple[Tensor, Tensor, Tensor]
-"""Features of the encoder at strides 8, 4 and 2, (B, C, height / stride, width / stride) each."""
+"""Features of the encoder at strides 8, 4 and 2: (B, C, height / stride, width / stride), each with a different C."""
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
-"""Side of the depthwise kernels of each stage: 3 for 3 x 3, 5 for 5 x 5."""
+"""Side of the depthwise kernels of each of the seven stages: 3 for 3 x 3, 5 for 5 x 5."""
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Stride of each stage's first block; the stem has stride 2."""
 DESCRIPTOR_STAGES = (2, 4)
-"""Indices of the stages whose features are used for out-of-distribution detection; their outputs have strides 8, 16."""
+"""Indices of the stages whose outputs, at strides 8 and 16, are used for out-of-distribution detection."""
 EXPANSION = 6
 """Expansion factor of the blocks of all stages except the first stage, which has the factor 1."""
 
 STRIP_BYTES = 4 * 2**20
 """Approximate size in bytes of a strip of a block's expanded features, such that a strip fits into a CPU's cache."""
-
-
 STRIP_ROWS = 128
-"""Number of rows at stride 2 of a strip in the stem and the first stage; up to three times as many rows: no strips."""
+"""Number of rows of a strip, counted at stride 2, in which a CPU computes the stem and the first stage.
+An image is not split into strips if it has at most three times as many rows."""
 STRIP_CELLS = 2**16
-"""Number of pixels at stride 2 of a chunk of small images in the stem and the first stage: about one strip's pixels."""
+"""Largest number of pixels of a chunk, counted at stride 2, in the stem and the first stage.
+On a CPU, a batch of small images is computed in chunks (groups of whole images)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Read the fields from the header of weights, as JSON: tuples are lists. Unknown fields raise TypeError."""
+        """Build the dimensions from JSON (lists for tuples) of a model's file. An unknown field raises TypeError."""
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -129,7 +129,7 @@ class InvertedResidual(nn.Module):
         return x if isinstance(self.expand, nn.Identity) else conv_relu6(self.expand, x)
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
-        """Compute the block's result without the residual, (B, C, H / stride, W / stride), in strips of `rows` rows."""
+        """Compute the block's result, (B, C, H / stride, W / stride), before `x` is added, in strips of `rows` rows."""
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
@@ -209,7 +209,7 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -
 class PyramidEncoder(nn.Module):
     """Image encoder with an image embedding at stride 16 and skip features at strides 8, 4 and 2.
 
-    The image embedding replaces the one of SAM's encoder. Skip features have no input from coarser strides. With input
+    The image embedding replaces that of SAM's encoder. Skip features have no input from coarser strides. With input
     from coarser strides, the decoder would learn to ignore the embedding, and therefore the prompts.
     """
 
@@ -270,7 +270,8 @@ class PyramidEncoder(nn.Module):
     def described(self, x: Tensor) -> Tensor:
         """Return mean and standard deviation of each channel of the features at strides 8 and 16, (B, D).
 
-        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the number of channels of both strides.
+        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the sum of the channels at stride 8 and
+        at stride 16.
         """
         features = self._stem_and_first_stage(x)
         statistics = []
@@ -282,7 +283,10 @@ class PyramidEncoder(nn.Module):
         return torch.cat(statistics, dim=1)
 
     def _stem_and_first_stage(self, x: Tensor) -> Tensor:
-        """Compute the features at stride 2, (B, C, H/2, W/2); on a CPU in row strips, or in chunks of small images."""
+        """Compute the features at stride 2, (B, C, H/2, W/2), from normalized RGB, (B, 3, H, W).
+
+        For inference on a CPU, large images are computed in row strips, and small images in chunks; see `STRIP_CELLS`.
+        """
         rows, cols = x.shape[2] // 2, x.shape[3] // 2
         per_chunk = max(1, STRIP_CELLS // (rows * cols))
         by_images, by_rows = per_chunk < len(x), rows > 3 * STRIP_ROWS
@@ -307,7 +311,7 @@ class PyramidEncoder(nn.Module):
 
 
 def fuse(module: nn.Module) -> None:
-    """Fold the batch norm of every `ConvNorm` in a module into the convolution, in place, after `module.eval()`."""
+    """Fold the batch norm of every `ConvNorm` in a module into the convolution, in place; see `ConvNorm.fuse`."""
     for child in module.modules():
         if isinstance(child, ConvNorm):
             child.fuse()

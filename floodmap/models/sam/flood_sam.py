@@ -60,7 +60,8 @@ class FloodSam(nn.Module):
                 1 flood, 0 dry, -1 padding.
             boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel.
             masks: mask prompts: coarse flood logits (B, 1, H/4, W/4).
-            offset_xy: position of the tile in SAM's input frame, (B, 2), in pixels; None: the top left corner.
+            offset_xy: positions of the tiles' top left corners in SAM's input frame, (B, 2), in pixels, x first.
+                None: all tiles lie in the top left corner of the frame.
             gsd_m: ground sample distances in metres, (B,), 0 if unknown; None: all are unknown.
 
         Returns:
@@ -96,7 +97,7 @@ class FloodSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Decode encoded tiles with prompts to flood logits.
 
-        Points are no tokens of the decoder, because training with points as tokens had little effect. Tiles are decoded
+        Points are no tokens of the decoder, because the decoder learned little from points as tokens. Tiles are decoded
         without points first, and the logits are corrected at the points. Tiles are then decoded again, with the
         corrected logits as mask prompt. The result is the mean of the corrected logits and of the second decoding. The
         mean scores higher than either alone.
@@ -137,8 +138,8 @@ class FloodSam(nn.Module):
     ) -> Tensor:
         """Decode tiles again with corrected logits as mask prompt, and correct the result by kriging at the points.
 
-        One token marks the mask prompt as corrected. Maps of the similarity of cells to the points are added to the
-        embedding of the mask prompt. The maps show in which cells the correction has an effect.
+        One token marks the mask prompt as corrected. Maps of the similarity of cells (4 x 4 pixels) to the points are
+        added to the embedding of the mask prompt. The maps show in which cells the correction has an effect.
 
         Args:
             encoded: the encoded tiles.
@@ -176,7 +177,8 @@ class FloodSam(nn.Module):
             boxes: boxes, (B, 4); see `forward`.
             masks: mask prompts, (B, 1, H/4, W/4); see `forward`.
             offset_xy: positions of the tiles in SAM's input frame, (B, 2); see `forward`.
-            keep: True: the result has the features that the correction at points needs. False: they may be None.
+            keep: True: the result has the features that the correction at points needs. False: the field `features` of
+                the result may be None.
         """
         embedding = encoded.embedding
         batch, dim, height, width = embedding.shape
@@ -201,9 +203,9 @@ class FloodSam(nn.Module):
         return Decoded(smoothed(logits.float())[:, 0], iou[:, 0], features)
 
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
-        """Return the positional encoding of the image embedding, (B, E, h, w).
+        """Return the positional encoding of the image embedding, (B, E, h, w); for `offset_xy` see `forward`.
 
-        `offset_xy` holds the positions of the tiles in SAM's input frame, (B, 2), in pixels, x first.
+        The encoding is that of the centres of the embedding's positions, in SAM's input frame.
         """
         height, width = embedding.shape[-2:]
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
@@ -215,11 +217,11 @@ class FloodSam(nn.Module):
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Add the embedding of the ground sample distance (GSD) to the embedding of mask prompts, `dense`.
+    """Add the second embedding of the ground sample distance to the embedding of mask prompts, `dense`.
 
     Returns:
-        Embedding of the GSD for the decoder's tokens, (B, E), or None if the GSD is no input. Sum for the image
-        embedding: mask prompts plus GSD.
+        Two values. The first embedding of the ground sample distance, (B, E), for the decoder's tokens; None if the
+        distance is no input of the network. The sum, (B, E, h, w); `dense` itself if the distance is no input.
     """
     if encoded.ground is None:
         return None, dense
@@ -228,17 +230,18 @@ def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor
 
 
 def draw_boxes(masks: Tensor, boxes: Tensor) -> Tensor:
-    """Draw boxes into mask prompts: logits outside a box become `OUTSIDE`.
+    """Draw boxes into mask prompts: logits outside the box of a tile become `OUTSIDE`.
 
     The drawing is needed because a network that is trained on a few hundred pictures does not learn SAM's positional
     encoding of boxes.
 
     Args:
         masks: mask prompts: flood logits (B, 1, h, w) at a quarter of the tile's resolution; 0 means unknown.
-        boxes: one box for each tile, (B, 4): left, top, right, bottom in tile pixels.
+        boxes: one box for each tile, (B, 4): left, top, right, bottom in tile pixels, from the centre of the first
+            pixel.
 
     Returns:
-        Mask prompts with the boxes, (B, 1, h, w).
+        New mask prompts with the boxes, (B, 1, h, w).
     """
     height, width = masks.shape[-2:]
     y = (torch.arange(height, device=masks.device) * 4 + 1.5)[:, None]

@@ -36,7 +36,8 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         )
         self.recomputes = False
-        """Whether gradient checkpointing is on: activations of the encoder are recomputed, not kept, for gradients."""
+        """Whether gradient checkpointing is on: the encoder's activations are not kept, but computed again for the
+        gradients. This takes less memory and more time."""
         self._kernels: Literal["unchecked", "checked", "fail"] = "unchecked"
 
     def encode(self, rgb: Tensor, valid: Tensor) -> Encoded:
@@ -69,7 +70,7 @@ class Sam(nn.Module):
     def _embed_fused(self, image: Tensor) -> Tensor:
         """Compute the image embedding (B, 256, 64, 64) of images (B, 3, 1024, 1024) by Triton kernels.
 
-        If the kernels fail the check or raise an error, `image_encoder` computes the embedding.
+        If the kernels fail `triton_attention.check` or raise an error, `image_encoder` computes the embedding.
         """
         from floodmap.models.backends import triton_attention
 
@@ -97,7 +98,7 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode encoded tiles with prompts to flood logits, with weights that were trained on floods.
+        """Decode encoded tiles with prompts to flood logits; the network's weights must be trained on floods.
 
         Args:
             encoded: the encoded tiles, of H x W pixels.
@@ -141,12 +142,13 @@ class Sam(nn.Module):
 
         Args:
             embedding: image embedding for each of N prompt sets, (N, 256, 64, 64).
-            xy: points and box corners in pixels of SAM's input frame, (N, T, 2), x first.
+            xy: points and box corners, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel,
+                x first.
             labels: label codes, (N, T): those of `PointEncoder`, and -2 for padding of shorter sets. A set without a
                 box has one label -1, as in `segment_anything`.
 
         Returns:
-            Mask logits of SAM's input frame, (N, 256, 256).
+            Mask logits, (N, 256, 256), one for each square of 4 x 4 pixels of SAM's input frame.
         """
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         dtype = decoder.iou_token.weight.dtype

@@ -19,7 +19,7 @@ def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: in
         out: tensor for the result, (B, C, H, W), filled in place.
         rows: number of rows of a strip that are kept.
         halo: number of rows above and below a strip that are computed and dropped. The values of these rows are wrong,
-            because the input of the layers ends there. There is no halo at the borders of the result.
+            because the layers do not read the input beyond these rows. There is no halo at the borders of the result.
 
     Returns:
         The tensor `out`.

@@ -13,7 +13,7 @@ from floodmap.models.sam.common import FRAME, STRIDE
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Largest size in bytes of the attention scores of one chunk, and of the positional bias added to the scores."""
+"""Largest size in bytes of the attention scores of one chunk. The positional bias of a chunk has the same size."""
 
 
 class CachedBlock(nn.Module):
@@ -72,9 +72,10 @@ class CachedAttention(nn.Module):
         return projected
 
     def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Return queries, keys and values of cells, (B, height, width, 3 C).
+        """Compute queries, keys and values of cells, and pad them to `height` x `width` cells: (B, height, width, 3 C).
 
-        `x` holds features of fewer cells, (B, H, W, C). The padding has the queries, keys and values of zero features.
+        `x` holds the features before padding, (B, H, W, C). Cells of the padding get the queries, keys and values of a
+        cell with features 0.
         """
         qkv: Tensor = self.qkv(x)
         if qkv.shape[1:3] == (height, width):
@@ -86,7 +87,8 @@ class CachedAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: int) -> Tensor:
         """Compute attention with relative positional embeddings in windows of `rows` x `cols` cells.
 
-        Queries, keys, values and the result are (N, rows x cols, C); N counts images, windows and heads.
+        Queries, keys, values and the result are (N, rows x cols, C). N is the number of images x attention windows x
+        heads, and C is the number of channels of one head.
         """
         by_cell = q.view(len(q), rows, cols, -1)
         down = torch.einsum("bhwc,hkc->bhwk", by_cell, get_rel_pos(rows, rows, self.rel_pos_h).to(q.dtype))
@@ -117,8 +119,8 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
     """Compute attention of queries, keys and values (N, cells, C) in chunks that fit into a CPU's cache.
 
-    Two biases are added to the scores: `down`, (N, cells, rows), by the row of the key, and `right`, (N, cells,
-    columns), by the column of the key.
+    Two biases are added to the scores. `down`, (N, cells, rows), has one bias for each query and each row of keys.
+    `right`, (N, cells, columns), has one bias for each query and each column of keys.
     """
     # Biases of few rows and columns are appended to the channels: a third less time than adding them to the scores.
     appended = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]

@@ -42,10 +42,13 @@ def histogram(census: Census) -> str:
 
 
 def curve(census: Census) -> str:
-    """Draw a curve of the flooded area over the threshold, from 5 to 95 per cent, and mark the threshold of the run.
+    """Draw the flooded area as a function of the threshold, for thresholds from 5 to 95 per cent.
+
+    A dashed line marks the threshold of the run, and dots mark `THRESHOLDS`. The vertical axis is in m² or ha. Without
+    a geographic or projected CRS, the axis is in pixels or thousand pixels.
 
     Args:
-        census: pixel counts and areas of the scene. The vertical axis is in m² or ha, or without a CRS in pixels.
+        census: pixel counts and areas of the scene.
 
     Returns:
         The chart as an `<svg>` element.

@@ -77,7 +77,7 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
 
 
 def svg_of(drawn: Figure) -> str:
-    """Convert a matplotlib figure to an `<svg>` element of the class `chart`, whose width the page decides."""
+    """Convert a matplotlib figure to an `<svg>` element of the class `chart`; the style of the page sets the width."""
     text = io.StringIO()
     with warnings.catch_warnings():
         # Names may have characters that matplotlib's font lacks. Text stays text in SVG, and browsers have other fonts.

@@ -1,4 +1,7 @@
-"""Small maps of a scene: photograph, flood and unobserved ground, flood probability; scale bar and north arrow."""
+"""Small maps of a scene for HTML pages, with scale bar, north arrow and numbers.
+
+The maps are a photograph, a map of flood and unobserved ground, and a map of the flood probability.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,22 @@ from floodmap.output.results import FloodMap, open_result
 from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
 
 SIDE = 1200
-"""Longest side of the pictures, in pixels. With this side, all pictures fit into a page of 2 MB, even if they compress
-badly."""
+"""Longest side of the photograph and of the map of flood and unobserved ground, in pixels. With this side, all
+pictures of an HTML report together have at most 2 MB, even if they compress badly."""
 PROBABILITY_SIDE = 600
 """Longest side of the probability map, in pixels."""
 PHOTOGRAPH_BYTES = 600_000
 """Largest size of the photograph, in bytes."""
 LONG = 1000.0
-"""Longest side of a map in map units. Map units are the units of the scale bar, the north arrow and the numbers."""
+"""Length of the longer side of a map, in map units. Scale bar, north arrow and numbers are drawn in map units."""
 NUMBER_SPACING = 36.0
 """Least distance between two numbers on the map, in map units. The least distance between a number and the edge of the
-map is half of it."""
+map is half of this value."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
-"""Indices of colours in `OVERLAY`: flood, shore, unobserved (ground and stripes), failed (ground and stripes), outside
-the area of interest. Index 0 is transparent, for dry ground."""
+"""Indices of colours in `OVERLAY`: flood; shore, the flood pixels next to dry pixels; background and stripes of
+unobserved ground; background and stripes of failed windows; ground outside the area of interest. Index 0 is
+transparent, for dry ground."""
 OVERLAY = (
     (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
     (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
@@ -43,11 +47,11 @@ OVERLAY = (
 """Colours of the map of flood and unobserved ground: red, green, blue and opacity, 0 to 255. Flood and shore have the
 colours of the QGIS styles."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""Kind of ground that each colour in `OVERLAY` shows: one entry for each colour, empty for transparent."""
+"""Names of the ground that the colours in `OVERLAY` show, in the order of `OVERLAY`; empty for transparent."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
 """Colour ramp of the probability map: pairs of flood probability in per cent and colour, as in the QGIS style."""
 HATCH = 9
-"""Distance between the stripes of a hatching, in pixels."""
+"""Distance from one diagonal stripe of a hatching to the next, along a row, in pixels."""
 
 Bools = NDArray[np.bool_]
 
@@ -64,7 +68,7 @@ class ScaleBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneMaps:
-    """Maps of one scene for the HTML template. All maps show the whole scene; pictures are `data:` URLs."""
+    """Maps of one scene for the HTML template. All maps show the whole scene, as pictures that are `data:` URLs."""
 
     width: float
     """Width of the maps in map units; the longer side is `LONG`."""
@@ -77,13 +81,13 @@ class SceneMaps:
     probability: str
     """Map of flood probability and unobserved ground."""
     shown: frozenset[str]
-    """Kinds of ground that `overlay` shows, of flood, unobserved, failed and outside (for the legend)."""
+    """Names from `KINDS` of the colours that occur in `overlay`, for the legend."""
     scale_bar: ScaleBar | None
     """Scale bar; None without a CRS."""
     north_deg: float | None
-    """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
+    """Direction of north at the centre of the maps, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbers of the listed polygons on the map: number, and position (x, y) in map units from the top left."""
+    """Numbers drawn on the map, each (number, x, y). The position x, y is in map units from the top left corner."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
@@ -92,8 +96,8 @@ def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[floa
     Args:
         flood_map: the results of the scene. The rasters are read at reduced size, from overviews.
         picture: the scene at reduced size (`Scene.preview`), of at most `SIDE` pixels a side.
-        places_xy: coordinates (x, y) of places in the scene's CRS. The places are numbered from 1. A number that would
-            hide an earlier number is left out.
+        places_xy: coordinates (x, y), in the scene's CRS, of points that are marked with the numbers 1, 2, 3 and so on.
+            A number that would overlap an earlier number is left out.
     """
     shape_hw = picture.reason.shape
     with open_result(flood_map.mask_path) as dataset:
@@ -167,7 +171,7 @@ class MapFrame:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the map in map units. Each is at least 2, the width of a line."""
+        """Width and height of the map, each at least 2 (the width of a drawn line), in map units."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -176,7 +180,7 @@ class MapFrame:
         return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
-        """Return pixels of the raster, (height, width, ...), in the orientation of the map."""
+        """Return an image of the raster, of any size (height, width, ...), in the orientation of the map."""
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -208,7 +212,7 @@ class MapFrame:
 
     @cached_property
     def north_deg(self) -> float | None:
-        """Direction of north at the centre, in degrees clockwise from up; None without a CRS."""
+        """Direction of north at the centre of the map, in degrees clockwise from up; None without a CRS."""
         if self.grid.crs is None:
             return None
         to_lonlat = Transformer.from_crs(self.grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
@@ -221,17 +225,17 @@ class MapFrame:
 
 
 def _shrunk(dataset: DatasetReader, shape_hw: tuple[int, int]) -> Image8:
-    """Read a whole raster, shrunk to (height, width) by nearest neighbour, from the overviews of the raster."""
+    """Read a whole raster at the size (height, width) in pixels, by nearest neighbour, from overviews if possible."""
     return np.asarray(dataset.read(1, out_shape=shape_hw, resampling=Resampling.nearest))
 
 
 def _failed(summary: Mapping[str, Any], frame: MapFrame, mask: Image8) -> Bools:
-    """Return which pixels of a map are unobserved and lie in a failed window, bool (height, width).
+    """Return True for each pixel of a map that is unobserved and lies in a failed window, bool (height, width).
 
     Args:
         summary: content of the JSON report.
-        frame: frame of the raster in full size.
-        mask: mask at the size of the map, uint8 (height, width).
+        frame: conversion from the raster in full size to the map.
+        mask: mask of the scene at the size of the map, uint8 (height, width): 255 unobserved.
     """
     failed = np.zeros(mask.shape, bool)
     down, across = mask.shape[0] / frame.grid.height, mask.shape[1] / frame.grid.width
@@ -248,7 +252,8 @@ def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
 
     Args:
         mask: uint8 (height, width): 0 dry, 1 flood, 255 unobserved.
-        reason: uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels.
+        reason: uint8 (height, width): code of the reason why a pixel is unobserved. 0 for observed pixels, and for
+            pixels of unknown reason.
         failed: bool (height, width), True for unobserved pixels in failed windows.
 
     Returns:
@@ -272,7 +277,7 @@ def _stripes(shape: tuple[int, ...]) -> Bools:
 
 
 def _next_to(region: Bools) -> Bools:
-    """Return which pixels have a 4-neighbour in a region; region and result are bool (height, width)."""
+    """Return True for each pixel that has a 4-neighbour in `region`. Region and result are bool (height, width)."""
     near = np.zeros_like(region)
     near[1:] |= region[:-1]
     near[:-1] |= region[1:]
@@ -303,9 +308,9 @@ def _ramp() -> list[tuple[int, int, int, int]]:
 
 
 def _without_overlap(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
-    """Yield the numbers that are at least `NUMBER_SPACING` away from all numbers yielded before.
+    """Yield each number whose position is at least `NUMBER_SPACING` away from all numbers that were yielded before.
 
-    Numbers are (number, x, y), with the position in map units.
+    Each number is a tuple (number, x, y) in `numbers` and in the result. The position x, y is in map units.
     """
     kept: list[tuple[float, float]] = []
     for number, x, y in numbers:

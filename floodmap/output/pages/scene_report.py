@@ -25,7 +25,7 @@ LARGEST = 10
 LISTED_FAILURES = 5
 """Largest number of failed windows that are listed."""
 STRIP_ROWS = 512
-"""Number of rows that are read at a time: the height of a tile in the rasters."""
+"""Number of rows of a result raster that are read at a time: the height of an internal block of the GeoTIFF."""
 REASONS = {
     "nodata": "no picture there: nodata or transparent", "collar": "black or white border of the picture",
     "mask": "under the mask that was given", "failed": "could not be read or segmented",
@@ -36,11 +36,12 @@ class Largest(NamedTuple):
     """The largest flood polygons, for the table and the map of the report."""
 
     rows: list[dict[str, str]]
-    """Rows of the table, as text: area, confidence, x, y."""
+    """Rows of the table, each with the texts `area`, `confidence` (mean, in per cent), `x` and `y`. `x` and `y` are
+    longitude and latitude of a point inside the polygon, in degrees; without a CRS, column and row."""
     places_xy: list[tuple[float, float]]
     """One point (x, y) inside each polygon, in the scene's CRS."""
     largest: str
-    """Area of the largest polygon as text; empty if there is none."""
+    """Area of the largest polygon as text; empty if there is no polygon."""
 
 
 def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
@@ -138,7 +139,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share, 0 to 1, as text in per cent; small and large shares are never rounded to 0 or 100 per cent."""
+    """Return a share, 0 to 1, as text in per cent: "< 0.1 %" below 0.001, "> 99.9 %" above 0.999, except 0 and 1."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -162,10 +163,10 @@ def _subtitle(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the main result of the report, as text.
+    """Return the main result of the report, as a dictionary of three texts.
 
-    `figure` and `rest` form a sentence that begins with the flooded area. `open` is a sentence on unobserved ground, or
-    empty.
+    The texts `figure` (the flooded area) and `rest` together are one sentence. The text `open` is a sentence about the
+    unobserved ground. `open` is empty if the whole scene was observed, or if no pixel was observed.
     """
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
@@ -225,10 +226,11 @@ def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
 
 
 def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]:
-    """Return, as text, what a threshold of `percent` per cent would give.
+    """Return the result that a threshold of `percent` per cent would give, as a dictionary of three texts.
 
-    `area` is the flooded area, `share` is the flooded share of the observed ground, and `change` is the change of the
-    flooded area against the threshold of the run.
+    The text `area` is the flooded area. `share` is the flooded share of the observed ground in per cent. `change` is
+    the change of the flooded area in per cent from the threshold of the run to this threshold. `change` is "n/a" if
+    there is no flood at the threshold of the run, and empty if both thresholds are equal.
     """
     pixels = int(census.pixels[percent:101].sum())
     change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
@@ -246,7 +248,7 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the rows of the table of unobserved ground: one row for each reason, with pixels, share and area."""
+    """Return the table of unobserved ground: for each reason, the texts `reason`, `pixels`, `share` and `area`."""
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
     inside = _observed(summary) + sum(pixels["unobserved"].values())
     rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]

@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 440.0, 250.0
 """Size of a chart, in SVG user units."""
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 10.0, 26.0, 40.0
-"""Margins around the axes for tick labels and titles, in SVG user units."""
+"""Margins between the axes and the edges of a chart, for tick labels and titles, in SVG user units."""
 INK, FAINT = "#22303c", "#d5dbe1"
 
 
@@ -28,12 +28,12 @@ class Chart:
     _parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Convert a value on the horizontal axis to a position from the left, in SVG user units."""
+        """Convert a value on the horizontal axis to the distance from the left edge of the chart, in SVG user units."""
         low, high = self.x_range
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Convert a value on the vertical axis to a position from the top, in SVG user units."""
+        """Convert a value on the vertical axis to the distance from the top edge of the chart, in SVG user units."""
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
@@ -41,8 +41,8 @@ class Chart:
         """Add a filled rectangle.
 
         Args:
-            x: left and right end, in values of the horizontal axis.
-            y: lower and upper end, in values of the vertical axis.
+            x: values on the horizontal axis at the left and right edge of the rectangle.
+            y: values on the vertical axis at the lower and upper edge of the rectangle.
             colour: colour of the rectangle, in the notation of CSS.
         """
         left, right, low, high = self.x(x[0]), self.x(x[1]), self.y(y[0]), self.y(y[1])
@@ -52,25 +52,25 @@ class Chart:
         )
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, *, dashed: bool = False) -> None:
-        """Add a line through points (x, y), given in values of the axes; the colour is in the notation of CSS."""
+        """Add a line through points (x, y), which are values on the two axes. The colour is in the notation of CSS."""
         coordinates = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="4 3"' if dashed else ""
         self._parts.append(f'<polyline points="{coordinates}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
 
     def dot(self, x: float, y: float, colour: str, label: str) -> None:
-        """Add a dot at a point, given in values of the axes, with a label at the upper right of the dot."""
+        """Add a dot with a label at the upper right of the dot. `x` and `y` are values on the two axes."""
         self._parts.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3.5" fill="{colour}"/>')
         self._parts.append(_text(self.x(x) + 6, self.y(y) - 6, label, size=11))
 
     def legend(self, names: Sequence[tuple[str, str]]) -> None:
-        """Add a legend at the top, right of the middle: one line for each pair of colour and name."""
+        """Add a legend in the upper right quarter of the chart, with one line for each pair (colour, name)."""
         for number, (colour, name) in enumerate(names):
             top = TOP + 6 + 16 * number
             self._parts.append(f'<rect x="{WIDTH / 2:.1f}" y="{top:.1f}" width="10" height="10" fill="{colour}"/>')
             self._parts.append(_text(WIDTH / 2 + 15, top + 9, name, size=11))
 
     def svg(self) -> str:
-        """Return the chart as an `<svg>` element of the class `chart`, whose width the page decides."""
+        """Return the chart as an `<svg>` element of the class `chart`. The CSS of the page sets the width."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         grid, numbers = [], []
         for value in ticks(*self.y_range):
@@ -94,10 +94,10 @@ class Chart:
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return the values at which an axis has ticks, in ascending order, all from `low` to `high`.
+    """Return the values of the ticks of an axis from `low` to `high`, in ascending order: at most `count` + 1 values.
 
     The values are the multiples of a step. The step is 1, 2 or 5 times a power of ten: the smallest such step that is
-    at least the range divided by `count`. At most `count` + 1 values result.
+    at least (`high` - `low`) / `count`.
     """
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= high - low)
