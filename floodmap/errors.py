@@ -82,5 +82,6 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; make room or choose another output folder"
+            f"{path} cannot be written: {error.strerror or error}; free disk space or check the permissions, or choose "
+            "another output folder"
         ) from error

@@ -74,13 +74,15 @@ class SceneOptions:
         metavar="R,G,B[,NIR]", shown="by colour interpretation",
     )  # fmt: skip
     nir: Literal["auto", "off"] = option(
-        "auto", "Use near infrared, if the scene has it: land that reflects it is dry, and dark water is found."
+        "auto", "Use the near infrared band, if the scene has one, to separate water from land."
     )
     nodata: float | Literal["none"] | None = option(
         None, "Value of pixels without data, instead of the file's own nodata and of void values such as -9999; none: "
         "every pixel is ground.", metavar="VALUE|none",
     )  # fmt: skip
-    mask: Path | str | None = option(None, "Raster or polygons to leave unobserved: cloud, say.", metavar="FILE")
+    mask: Path | str | None = option(
+        None, "Raster or polygons to leave unobserved, for example clouds.", metavar="FILE"
+    )
     collar: Literal["auto", "off"] = option("auto", "Find untagged black or white borders and leave them unobserved.")
     crs: str | None = option(
         None, "CRS of the scene, such as EPSG:32643, if the file has none or a wrong one.", metavar="CRS"
@@ -153,19 +155,19 @@ class FineTuneOptions:
 
     base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
     what: Literal["full", "lora", "decoder"] = option(
-        "full", "Train everything; the decoder and adapters in a SAM encoder; or the decoder alone: fast, for few "
-        "pictures.", flag="--train",
+        "full", "full: all weights; lora: the decoder and adapters in a SAM encoder; decoder: the decoder only (fast, "
+        "for few pictures).", flag="--train",
     )  # fmt: skip
-    epochs: float = option(20.0, "Passes over the training pictures, about.")
-    learning_rate: float = option(2e-4, "Step size of the optimizer, at its highest.")
+    epochs: float = option(20.0, "Approximate number of passes over the training pictures.")
+    learning_rate: float = option(2e-4, "Largest learning rate of the optimizer.")
     val_share: float = option(0.2, "Share of the pictures to validate on, if the data has no splits of its own.")
     views: int = option(
-        8, "With --train decoder: views of each picture to encode once and learn from; 0: new ones always.", least=0
+        8, "With --train decoder: views of each picture to encode once and learn from; 0: new views each time.", least=0
     )
     patience: int = option(8, "Half epochs without a better validation score after which training stops.", least=1)
     augment: Augment = option(
-        "full", "How views are changed at random: in everything (turns, zoom, tilt, light), in light and by right "
-        "angles (light), by right angles alone (flips), or not at all (off).",
+        "full", "Random changes of the views: full: turns, zoom, tilt and light; light: light and right angles; flips: "
+        "right angles only; off: none.",
     )  # fmt: skip
     flood_value: str | None = option(
         None, "Flood in the masks; the rest is dry.", metavar="VALUE", shown="from the masks"

@@ -197,8 +197,8 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
         return options
     if not options.overwrite:
         raise OutputError(
-            f"nothing tells whether {unverified[0]} has changed since an earlier run; leave --resume out, or add "
-            "--overwrite"
+            f"{unverified[0]} has no fingerprint, so changes since an earlier run cannot be detected; run without "
+            "--resume, or add --overwrite"
         )
     return replace(options, resume=False)
 
@@ -244,7 +244,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
         for value, flag in ((options.min_area_m2, "--min-area"), (options.simplify_m, "--simplify")):
             if value:
                 raise MissingCRSError(
-                    f"{scene.path} has no CRS, so {flag} cannot be measured on it; {how_to_place(scene.transform)}"
+                    f"{scene.path} has no CRS, so {flag} cannot be used; {how_to_place(scene.transform)}"
                 )
         return replace(options, min_area_m2=0.0, simplify_m=0.0)
     area = 25 * scene.gsd_m**2 if options.min_area_m2 is None else options.min_area_m2

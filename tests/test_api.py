@@ -38,7 +38,7 @@ def test_a_loaded_model_serves_many_scenes_and_is_not_loaded_again(
     for name in ("a", "b"):
         result = floodmap.segment(make_scene(name=f"{name}.tif"), out=tmp_path, model=model)
         assert result.report["model"]["name"] == "fake" and result.mask_path.exists()
-    with pytest.raises(ModelError, match="loaded already"):
+    with pytest.raises(ModelError, match="already loaded"):
         floodmap.segment(make_scene(name="c.tif"), out=tmp_path, model=model, flips=True)
 
 
@@ -235,8 +235,8 @@ def test_a_model_is_trained_compared_and_used_from_python(tmp_path: Path, monkey
         "set", models=["finetuned", model.path], prompts=["none"], out="comparison", device="cpu",
         progress=lambda trial: trials.append(trial.name),
     )  # fmt: skip
-    assert len(trials) == 8 and scores.page_path.exists() and "set was trained on 3 and chosen" in scores.table()
-    line = "set was trained on 3 and chosen and calibrated by 1 of these 4 pictures"
+    assert len(trials) == 8 and scores.page_path.exists() and "set was trained on 3, and selected" in scores.table()
+    line = "set was trained on 3, and selected and calibrated with 1, of these 4 pictures"
     page = scores.page_path.read_text("utf-8")
     assert line in scores.summary["seen"][0] and f'<p class="seen">{line}' in page
     for curve in ("loss", "val loss", "train iou", "val iou"):

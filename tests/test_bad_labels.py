@@ -201,7 +201,7 @@ def test_training_leaves_out_what_is_wrong_and_writes_a_digest(
     FINDINGS["values"][0](data)
     out = tmp_path / "out"
     assert run([*command("train", data, out, base), "--epochs", "1", "--val-share", "0.3"]) == 0
-    assert "floodmap: warning: values: a: a.png holds 9" in capsys.readouterr().err
+    assert "floodmap: warning: values: a: a.png has the values 9" in capsys.readouterr().err
     with safe_open(out / "w.safetensors", framework="pt") as file:
         header = file.metadata()
     state = load_file(out / "w.safetensors")
@@ -477,7 +477,7 @@ def test_compare_and_train_warn_of_swapped_masks(
         monkeypatch.setattr(module, "load_segmenter", lambda *_: FakeSegmenter())
     out = tmp_path / "out"
     assert run(command("compare", data, out, base)) == 0
-    assert "floodmap: warning: swapped: b: its mask seems to be that of c" in capsys.readouterr().err
+    assert "floodmap: warning: swapped: b: its mask and the mask of c seem to be exchanged" in capsys.readouterr().err
     assert [one["kind"] for one in json.loads((out / "summary.json").read_text())["findings"]] == ["swapped"]
     assert "(1) is in summary.json" in (out / "report.html").read_text()
     before = contents(mine)

@@ -145,7 +145,7 @@ def test_metas_sam_is_trained_and_then_knows_floods(data: Path, tiny_sam: Path, 
 
 @pytest.mark.slow
 def test_adapters_are_for_attention(data: Path, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no attention to adapt"):
+    with pytest.raises(ModelError, match="works only with a SAM encoder"):
         fine_tune(data, tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), what="lora"))
 
 

@@ -100,7 +100,7 @@ def test_splits_come_from_folders_or_a_file(tmp_path: Path) -> None:
     [
         ("name\na\n", "columns name and split"),
         ("name,split\na,later\n", "'later'"),
-        ("name,split\nz,train\n", "names z"),
+        ("name,split\nz,train\n", "lists z"),
     ],
 )
 def test_a_wrong_splits_file_is_refused(tmp_path: Path, content: str, told: str) -> None:

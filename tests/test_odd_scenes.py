@@ -248,7 +248,7 @@ def test_an_odd_scene_is_mapped_right_to_the_last_pixel(
     shape_hw = keywords["pixels"].shape[1:] if "pixels" in keywords else keywords.get("shape_hw", HW)
     mask = check(tmp_path / "out", scene.stem, reasons, crs, transform, shape_hw)
     assert snapshot(scene.parent) == before
-    guessed = kind in ("two_bands", "seven_bands", "four_bands_uint16_alpha")  # nothing says which band is red
+    guessed = kind in ("two_bands", "seven_bands", "four_bands_uint16_alpha")  # the file does not identify its red band
     assert said.out.count("\n") == 2 and said.err.count("\n") == (crs is None) + guessed
     assert ("--bands" in said.err) == guessed
     blue = np.asarray(read_blue(scene, kind), "float64")

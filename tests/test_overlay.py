@@ -89,4 +89,4 @@ def test_of_several_layers_the_one_that_is_used_is_named(
         frame = geopandas.GeoDataFrame(geometry=[shapely.box(left, top - 100, left + width, top)], crs=UTM)
         frame.to_file(tmp_path / "aoi.gpkg", layer=layer, mode="a" if layer == "aa" else "w")
     assert np.array_equal(covered(scene, aoi=tmp_path / "aoi.gpkg"), HALF)
-    assert "zz, aa; the first alone is used" in caplog.text
+    assert "zz, aa; only the layer zz is used" in caplog.text

@@ -303,7 +303,7 @@ def test_probabilities_are_cut_at_a_share_in_whatever_units(write: Any, caplog: 
         percent = write(values, nodata=255 if values.dtype == np.uint8 else None)
         layers = vectorize_layers(percent, threshold=0.6)
         assert layers.flood["confidence_mean"].tolist() == [0.75] and len(layers.unobserved) == 1
-        assert f"{percent} holds per cent: the threshold 0.6 is 60 there" in caplog.text
+        assert f"{percent} holds per cent: the threshold 0.6 is used as 60" in caplog.text
         caplog.clear()
 
 
@@ -326,7 +326,7 @@ def test_what_is_no_probability_is_refused_in_one_line(write: Any) -> None:
         vectorize(write(np.array([[10, 200]], np.uint8)), threshold=0.5)
     with pytest.raises(SceneError, match="holds 180, which is no probability"):
         vectorize(write(np.array([[10, 180]], np.float32)), threshold=0.5)
-    with pytest.raises(SceneError, match="shares of 0 to 1, and 2; if that stands for nothing"):
+    with pytest.raises(SceneError, match="shares of 0 to 1, and 2; if 2 means nodata"):
         vectorize(write(np.array([[0.2, 0.7, 2]], np.float32)), threshold=0.5)
     for values in ([0, 1], [0, 255], [0, 1, 255]):
         with pytest.raises(SceneError, match="a mask, not probabilities"):

@@ -62,7 +62,7 @@ def test_a_model_that_fails_everywhere_is_one_line_and_leaves_nothing(
 
 
 def test_a_model_that_gives_no_number_anywhere_is_refused(make_scene: SceneFactory, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="gave no number"):
+    with pytest.raises(ModelError, match="returned NaN or infinity"):
         run(make_scene(shape_hw=(40, 40)), tmp_path / "out", ConstantSegmenter(float("nan")))
     assert not (tmp_path / "out").exists()
 
@@ -203,7 +203,8 @@ class Numberless(FakeSegmenter):
 @pytest.mark.slow
 @pytest.mark.parametrize("exhaustive", [True, False])
 @pytest.mark.parametrize(
-    ("model", "word"), [(failing(lambda: RuntimeError("no\nluck")), "no"), (Numberless(), "the model gave no number")]
+    ("model", "word"),
+    [(failing(lambda: RuntimeError("no\nluck")), "no"), (Numberless(), "the model returned NaN or infinity")],
 )
 def test_a_coarse_pass_that_fails_is_the_same_kind_of_line(
     make_scene: SceneFactory, tmp_path: Path, model: FakeSegmenter, word: str, exhaustive: bool

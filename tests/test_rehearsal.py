@@ -78,7 +78,7 @@ def test_no_window_is_run_where_results_cannot_be_written(
         monkeypatch.setattr(cog.rasterio.shutil, "copy", refuse)
     assert run(["segment", str(make_scene()), "-o", str(tmp_path / "out"), "--format", "shp", "--prompts", "none"]) == 1
     said = capsys.readouterr().err
-    assert "no such CRS" in said and "before any window" in said and said.count("\n") == 1
+    assert "no such CRS" in said and "before the first window" in said and said.count("\n") == 1
     assert ".rehearsal-" not in said and str(tmp_path / "out") in said
     assert not fake.tiles and not (tmp_path / "out").exists()
 
@@ -119,7 +119,7 @@ def test_a_helper_process_reports_what_cannot_be_written(
 ) -> None:
     nowhere = rasterio.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
     made = finishing(tmp_path / "out", grid=GeoGrid(nowhere, NORTH_UP, (300, 500)), formats=("geojson",))
-    with pytest.raises(OutputError, match=r"out/scene_flood\.geojson: .*before any window"):
+    with pytest.raises(OutputError, match=r"out/scene_flood\.geojson: .*before the first window"):
         rehearsal.rehearse(made, tmp_path, helper)
 
 
@@ -192,7 +192,7 @@ def test_a_format_that_cannot_hold_the_crs_is_refused_before_the_first_window(
     text = CRS(crs).to_wkt().replace('"', "&quot;")
     Path(f"{scene}.aux.xml").write_text(f"<PAMDataset><SRS>{text}</SRS></PAMDataset>")
     options = SegmentOptions(prompts="none", formats=(kind,))  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match=f"{said}.*before any window"):
+    with pytest.raises(OutputError, match=f"{said}.*before the first window"):
         segment_scene(scene, tmp_path / "out", fake, options)
     assert not fake.tiles and not (tmp_path / "out").exists()
 

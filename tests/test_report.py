@@ -63,7 +63,7 @@ def test_the_report_holds_every_part_and_fetches_nothing(tmp_path: Path) -> None
     html = path.read_text()
     parts = (
         "Means, and what changed", "How scores are spread", "The pictures", "Side by side", "The worst",
-        "Can the probabilities be believed?", "ORACLE", "Prompted with point", "Prompted with box", "Training",
+        "Calibration of the probabilities", "ORACLE", "Prompted with point", "Prompted with box", "Training",
     )  # fmt: skip
     for part in parts:
         assert part in html, part

@@ -126,7 +126,7 @@ def no_room(_: Tile) -> None:
 
 def test_a_scene_of_which_nothing_was_observed_is_not_called_dry(make_scene: SceneFactory, tmp_path: Path) -> None:
     told = text(page(run(make_scene(), tmp_path / "out", FakeSegmenter(no_room))))
-    assert "Nothing was observed : this scene says nothing about flood." in told
+    assert "Nothing was observed : there is no result for this scene." in told
     assert "No flood water" not in told and "How certain" not in told
     assert "1 window failed, in whole or in part NOT SEEN" in told and "no room" in told
     assert "could not be read or segmented" in told and "Share flooded n/a" in told

@@ -36,7 +36,7 @@ def positive(ctx: click.Context, param: click.Parameter, value: float | None) ->
 def not_negative(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Refuse negative numbers, NaN and infinity (callback of click)."""
     if value is not None and not 0 <= value < math.inf:
-        raise click.BadParameter(f"{value:g} is not 0 or a number above")
+        raise click.BadParameter(f"{value:g} must be 0 or more")
     return value
 
 
@@ -99,7 +99,8 @@ def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     names = [part.strip().lower().removeprefix(".") for part in value.split(",") if part.strip()]
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
-        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is no format; choose from {', '.join(FORMATS)}")
+        wrong = f"{', '.join(unknown)} is no format" if unknown else "no format given"
+        raise click.BadParameter(f"{wrong}; choose from {', '.join(FORMATS)}")
     return tuple(dict.fromkeys(names))
 
 

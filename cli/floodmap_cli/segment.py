@@ -105,7 +105,7 @@ def segment(
                 )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
-                    f"{name} is unfinished; the same command with --resume goes on with it"
+                    f"{name} is unfinished; run the same command with --resume to continue"
                 ) from None
             except FloodmapError as error:
                 if len(found) == 1:

@@ -105,8 +105,8 @@ def _flag(option: str) -> str:
 
 def _change_text(what: str, old: Any, new: Any) -> str:
     if isinstance(old, bool) or isinstance(new, bool):
-        return f"{what} was {'given' if old else 'left out'}, is {'given' if new else 'left out'}"
-    return f"{what} was {_value_text(old)}, is {_value_text(new)}"
+        return f"{what} was {'given' if old else 'left out'}, is now {'given' if new else 'left out'}"
+    return f"{what} was {_value_text(old)}, is now {_value_text(new)}"
 
 
 def _value_text(value: Any) -> str:

@@ -115,7 +115,7 @@ def segment(
     if name is not None and (name in ("", ".", "..") or Path(name).name != name):
         raise OutputError(f"{name!r} is no name for files; give one without folders")
     if isinstance(source, np.ndarray):
-        raise TypeError("source is a numpy array; for a picture in memory there is predict(rgb)")
+        raise TypeError("source is a numpy array; for a picture in memory use predict(rgb)")
     scene = SceneOptions(
         resolution_m=resolution_m, bands=bands, nir=nir, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
@@ -211,7 +211,7 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
         if not hasattr(model, "predict"):
             raise TypeError(f"model is a {type(model).__name__}; give a name, a file, or what load_model returned")
         if device != "auto" or flips:
-            raise ModelError(f"{model.name} is loaded already; say device and flips where it is: load_model(...)")
+            raise ModelError(f"{model.name} is already loaded; give device and flips to load_model(...) instead")
         return model
     loaded = load_segmenter(resolve(model), device)
     return Mirrored(loaded) if flips else loaded

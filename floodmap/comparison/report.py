@@ -119,7 +119,7 @@ def _pooled(study: Study, model: str, kind: PromptKind) -> NDArray[np.int64]:
 def _headline(study: Study, kind: PromptKind, change: Difference | None) -> str:
     if change is None:
         mean = np.nanmean(_ious(study, study.models[0], kind))
-        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without help."
+        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without prompts from the reference."
     first, second = escape(change.first), escape(change.second)
     interval = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
     if not change.is_real:
@@ -224,12 +224,12 @@ def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
 def _worst_text(study: Study, kind: PromptKind, pair: tuple[str, str] | None) -> str:
     first = study.models[0]
     before = {trial.name for trial in failures(study.of(first, kind))}
-    text = f"{first} stays under {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
+    text = f"{first} scores below {FAILURE_IOU:.2f} on {len(before)} of {len(study.pictures)} pictures"
     if pair and before:
         after = {trial.name for trial in failures(study.of(pair[1], kind))}
         text += f"; {pair[1]} removes {len(before - after)} of these ({len(before - after) / len(before):.0%})"
         text += f" and adds {len(after - before)}" if after - before else " and adds none"
-    return text + ". Below are its worst."
+    return text + f". The worst pictures of {first} follow."
 
 
 def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
@@ -302,7 +302,7 @@ def _oracle(study: Study, kinds: Sequence[PromptKind]) -> dict[str, Any]:
         what = "a box around all flood" if kind.source == "box" else f"{kind.count} point{'s' * (kind.count > 1)}"
         text = (
             f"{study.models[-1]} with {what}. Then the difference: grey found, red false, green missed; "
-            "“expects” is the IoU that the model's own probabilities promise."
+            "“expects” is the IoU computed from the model's own probabilities."
         )
         panels.append({"title": f"Prompted with {kind}", "text": text, "rows": panel})
     return {"rows": rows, "spreads": [spreads], "panels": panels}

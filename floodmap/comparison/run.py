@@ -19,7 +19,7 @@ from floodmap.comparison.statistics import summary, table, write_tables
 from floodmap.comparison.study import Study, Trial, find_swapped_masks, run_study
 from floodmap.errors import DownloadError, LabelError, ModelError, OutputError, PromptError, writing
 from floodmap.masks.audit import Audit, Finding, audit
-from floodmap.masks.labels import Labelled, find_labels
+from floodmap.masks.labels import Labelled, find_labels, no_usable_picture
 from floodmap.masks.rules import Ignore
 from floodmap.models.protocol import Segmenter
 from floodmap.models.training_record import curves_of
@@ -143,7 +143,7 @@ def compare_models(
 
     kinds = [PromptKind.parse(kind) for kind in prompts]
     if len(set(kinds)) < len(kinds):
-        raise PromptError(f"the prompts {','.join(prompts)} name a kind twice")
+        raise PromptError(f"--prompts contains a kind twice: {','.join(prompts)}")
     segmenters = [one.segmenter for one in models]
     if doubled := sorted({one.name for one in segmenters if [o.name for o in segmenters].count(one.name) > 1}):
         raise LabelError(f"there are two models of one name: {', '.join(doubled)}; rename a file")
@@ -196,8 +196,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
     """
     chosen = [one for one in audited.usable if split in ("all", one.split)]
     if not chosen:
-        first = f"; the first finding: {audited.findings[0].text}" if audited.findings else ""
-        raise LabelError(f"{data} has no usable picture{'' if split == 'all' else f' in {split}'}{first}")
+        raise no_usable_picture(data, audited.findings, "" if split == "all" else split)
     return chosen
 
 

@@ -70,7 +70,7 @@ def spacing(grid: GeoGrid) -> tuple[float, float]:
     if not grid.is_on_earth:
         return 1.0, 1.0
     if grid.steps_m is None:
-        raise EvaluationError(f"coordinates of the compared grid do not exist in {grid.crs}; is that the right CRS?")
+        raise EvaluationError(f"the compared files have coordinates outside their CRS {grid.crs}; assign the right CRS")
     return grid.steps_m[1], grid.steps_m[0]
 
 

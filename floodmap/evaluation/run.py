@@ -133,7 +133,7 @@ def _evaluate_files(
         pairs = pair_files(prediction, reference, is_imagery=is_imagery, probabilities=threshold is not None)
         files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
         if rules[1].ignored and all(map(_holds_polygons, files)):
-            raise EvaluationError("both sides hold polygons; values to ignore are those of rasters")
+            raise EvaluationError("both sides hold polygons: --ignore-value applies to rasters only")
         settled = (
             _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
             _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),
@@ -313,4 +313,4 @@ def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) ->
     )
     for rule, side, option, flood in sides:
         if not flood and (rule.values or rule.attribute):
-            _log.warning("no %s has any flood by what %s says; is it the right value?", side, option)
+            _log.warning("no %s has flood with this %s: check the value", side, option)

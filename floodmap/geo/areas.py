@@ -75,11 +75,13 @@ def _lonlat(crs: object, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     try:
         lon, lat = _to_lonlat(known_crs(crs)).transform(x, y)
     except ProjError as error:
-        raise EvaluationError(f"coordinates cannot be placed on the Earth: {error}") from error
+        raise EvaluationError(
+            f"coordinates cannot be converted to longitude and latitude: {error}; assign the right CRS"
+        ) from error
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise EvaluationError(
-            f"coordinates near {float(np.ravel(x)[0]):g}, {float(np.ravel(y)[0]):g} do not exist in their CRS; "
-            "is it the right one?"
+            f"coordinates near {float(np.ravel(x)[0]):g}, {float(np.ravel(y)[0]):g} do not exist in their CRS "
+            f"({known_crs(crs).name}); assign the right CRS"
         )
     return lon, lat
 

@@ -195,14 +195,17 @@ class GeoGrid:
             return self
         if self.steps_m is None:
             how = how_to_place(self.transform)
-            raise MissingCRSError(f"{path} has no CRS, so it has no {resolution_m:g} m pixels; {how}")
+            raise MissingCRSError(f"{path} has no CRS, so --resolution {resolution_m:g} (metres) cannot be used; {how}")
         across, down = self.steps_m
         height, width = round(self.height * down / resolution_m), round(self.width * across / resolution_m)
         if min(height, width) < 1:
             raise SceneError(f"{path} is smaller than one pixel of {resolution_m:g} m; choose a finer --resolution")
         if max(self.steps_m) / resolution_m > _LARGEST_UPSAMPLING:
             coarse = max(self.steps_m)
-            raise SceneError(f"{path} has pixels of {coarse:.3g} m; --resolution {resolution_m:g} invents detail")
+            raise SceneError(
+                f"{path} has pixels of {coarse:.3g} m; --resolution {resolution_m:g} adds no detail; "
+                f"choose {coarse:.3g} or coarser"
+            )
         scale = Affine.scale(self.width / width, self.height / height)
         return GeoGrid(self.crs, self.transform @ scale, (height, width))
 

@@ -143,7 +143,10 @@ def _plain_folder() -> Iterator[Path]:
     places = (Path(place).absolute() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home()))
     usable = (place for place in places if _is_plain(place) and not _is_long(place) and os.access(place, os.W_OK))
     if (place := next(usable, None)) is None:
-        raise OutputError(f"{tempfile.gettempdir()}: no folder of a plain name for temporary files; set TMPDIR to one")
+        raise OutputError(
+            f"{tempfile.gettempdir()}: no usable folder for temporary files; set TMPDIR to a writable folder with a "
+            "short path of letters, digits, . _ -"
+        )
     with tempfile.TemporaryDirectory(prefix="floodmap-", dir=place, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 

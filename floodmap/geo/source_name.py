@@ -59,7 +59,8 @@ class SourceName:
             return source
         text = os.fspath(source)
         if not text or "\0" in text:
-            raise SceneError("the name of a scene is empty" if not text else f"{text!r} is no name: it holds a zero")
+            wrong = f"{text!r} is not a file name: it contains a NUL character"
+            raise SceneError(wrong if text else "the name of a scene is empty")
         try:
             text.encode()
         except UnicodeEncodeError:

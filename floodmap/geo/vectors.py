@@ -161,7 +161,7 @@ def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
     if wanted is not None and wanted not in names:
         raise VectorError(f"{path} has no layer {wanted!r}; it has {', '.join(names)}")
     if wanted is None and len(names) > 1:
-        LOG.warning("%s has the layers %s; the first alone is used", path, ", ".join(names))
+        LOG.warning("%s has the layers %s; only the layer %s is used", path, ", ".join(names), names[0])
     return names[0] if wanted is None else wanted
 
 
@@ -259,7 +259,7 @@ def reprojected(
         transformer = Transformer.from_crs(source, target, always_xy=True)
         moved = shapely.transform(dense, transformer.transform, interleaved=False)
     except ProjError as error:
-        raise VectorError(f"{path} cannot be brought to {target.name}: {_one_line(error)}") from error
+        raise VectorError(f"{path} cannot be reprojected to {target.name}: {_one_line(error)}") from error
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise VectorError(
             f"{path} has coordinates that do not exist in {target.name}; is its CRS, {source.name}, right?"

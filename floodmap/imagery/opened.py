@@ -24,7 +24,7 @@ Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
 
 The coordinates and the CRS of an array are read with rioxarray."""
 
-ACCEPTED = "a path, a name GDAL knows, a dataset that rasterio has open for reading, or an xarray.DataArray"
+ACCEPTED = "a path, a name that GDAL opens, a dataset that rasterio has open for reading, or an xarray.DataArray"
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def named(source: Source) -> Iterator[str | os.PathLike[str]]:
             yield _as_geotiff(source, Path(folder))
     elif isinstance(source, DatasetReader) and not isinstance(source, DatasetWriter | WarpedVRT):
         if source.closed:
-            raise SceneError(f"{source.name} is closed; give it while it is open, or its name")
+            raise SceneError(f"the dataset {source.name} is closed; pass an open dataset or its file name")
         yield source.name
     else:
         raise TypeError(f"source is a {type(source).__name__}; give {ACCEPTED}")

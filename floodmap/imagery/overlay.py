@@ -28,7 +28,7 @@ from floodmap.geo.source_name import SourceName
 from floodmap.geo.turns import WARP_OPTIONS, overlaps, raster_shifts, turned
 from floodmap.geo.vectors import is_vector, read_vectors
 from floodmap.geo.window import Window
-from floodmap.imagery.raster.anatomy import anatomy
+from floodmap.imagery.raster.anatomy import anatomy, lost_part_text
 from floodmap.imagery.raster.voids import HUGE
 
 
@@ -82,7 +82,7 @@ def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_
     if is_vector(path):
         if scene.grid.crs is None:
             raise MissingCRSError(
-                f"{scene.path} has no CRS, so {path} cannot be laid over it; {how_to_place(scene.grid.transform)}"
+                f"{scene.path} has no CRS, so {path} cannot be aligned with it; {how_to_place(scene.grid.transform)}"
             )
         return _Polygons(path, scene)
     if not is_there(path):
@@ -140,7 +140,7 @@ class _Raster:
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
         for lost, why in structure.lost.items():
-            raise SceneError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+            raise SceneError(lost_part_text(path, lost, why))
         flags = self._source.mask_flag_enums[0]
         self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
         self._least_opaque = 128 if structure.lossy else 1
@@ -151,9 +151,12 @@ class _Raster:
         elif self._source.crs is None and self._source.shape == scene.source_shape_hw:
             self._scale = (self._source.height / scene.grid.height, self._source.width / scene.grid.width)
         elif scene.grid.crs is None:
-            raise MissingCRSError(f"{scene.path} has no CRS, so {path} must have none and the same number of pixels")
+            raise MissingCRSError(f"{scene.path} has no CRS, so {path} must also have no CRS and the same size")
         else:
-            raise MissingCRSError(f"{path} has no CRS and not the size of {scene.path}; it cannot be laid over it")
+            raise MissingCRSError(
+                f"{path} has no CRS and another size than {scene.path}, so its position is unknown; assign a CRS with: "
+                f"rio edit-info --crs EPSG:CODE {path}"
+            )
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a window the raster covers, resampled by nearest neighbour.

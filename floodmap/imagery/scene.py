@@ -103,15 +103,15 @@ class Scene:
             if self._reader.overviews and not overviews_agree(self._reader):
                 self._reader = replace(self._reader, overviews=False)
                 remarks.append(
-                    f"{path}: its overviews show another picture than its pixels and are not used; make them again "
-                    "with: gdaladdo -r average FILE 2 4 8 16"
+                    f"{path}: its overviews do not match its pixels and are not used; rebuild them with: "
+                    f"gdaladdo -r average {path} 2 4 8 16"
                 )
             with gdal_env():
                 # Void pixels of a mask are unobserved; void pixels of an area of interest are outside.
                 mask = self._open_overlay(options.mask, voids_cover=True)
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
-                raise SceneError(f"the area of interest {options.aoi} does not overlap {path}")
+                raise SceneError(f"the area of interest {options.aoi} does not overlap {path}; check the CRS of both")
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
             # frame of a photograph is part of the picture. Below 8 bits a value, black and white are ordinary.

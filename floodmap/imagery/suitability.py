@@ -36,7 +36,7 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
         yield (
             f"{name}: a pixel is {max(source_gsd_m, gsd_m):.3g} m on the ground; the models were trained on pixels of "
-            f"at most {COARSEST_M:g} m, and what they find in coarser ones was never measured"
+            f"at most {COARSEST_M:g} m; results on coarser pixels were not tested, check them against the picture"
         )
     share = white_share(sample[:3])
     if share >= WHITE_SHARE:

@@ -149,7 +149,7 @@ class CoarseMap:
             self._file.flush()
         except OSError as error:
             raise OutputError(
-                f"{gettempdir()} cannot be written: {error.strerror}; make room, or set TMPDIR to another folder"
+                f"{gettempdir()} cannot be written: {error.strerror}; free disk space, or set TMPDIR to another folder"
             ) from error
         return first
 

@@ -10,7 +10,7 @@ from floodmap.geo.window import Window
 
 MAX_FAILURES = 4
 """Number of windows after which a run is stopped, if all windows from the first on fail with the same error."""
-NOT_FINITE = "the model gave no number"
+NOT_FINITE = "the model returned NaN or infinity"
 """Error message for a window with NaN or infinity among its probabilities."""
 
 # Lack of memory in messages of numpy, torch's CPU allocator in two versions, CUDA, cuDNN and cuBLAS, and C++.
@@ -95,5 +95,5 @@ def model_failure(path: object, where: str, failure: Failure) -> ModelError:
         where: "on every window" or "in the coarse pass". The text becomes a part of the error message.
         failure: the error of the model.
     """
-    advice = "give it more memory" if failure.memory else "install floodmap and its libraries afresh"
+    advice = "free memory" if failure.memory else "reinstall floodmap"
     return ModelError(f"{path}: the model fails {where} ({failure.why}); try another --model or --device, or {advice}")

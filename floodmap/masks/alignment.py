@@ -60,8 +60,8 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
                 f"{path} is placed by control points alone; warp it first: gdalwarp {path.name} warped.tif"
             )
         raise MissingCRSError(
-            f"{path} ({own.width} x {own.height} pixels) and the other side ({grid.width} x {grid.height}) "
-            "cannot be laid over each other: without a CRS on both, they must have the same pixels; "
+            f"{path} ({own.width} x {own.height} pixels) cannot be compared with the other file ({grid.width} x "
+            f"{grid.height} pixels): without a CRS in both, they must have the same size and position; "
             "assign one with: rio edit-info --crs EPSG:CODE FILE"
         )
     return same_size and own.crs == grid.crs and _same_pixels(own, grid)
@@ -110,7 +110,9 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
             for shift in shifts or (0.0,)
         ]
     except RasterioError as error:
-        raise EvaluationError(f"{path} cannot be warped to the other side's grid: {gdal_reason(error)}") from error
+        raise EvaluationError(
+            f"{path} cannot be warped to the grid of the file it is compared with: {gdal_reason(error)}"
+        ) from error
 
 
 def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
@@ -152,19 +154,30 @@ def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
     return read
 
 
+def polygons_without_crs(path: Path, other: object) -> MissingCRSError:
+    """Return the error for a file of polygons without a CRS that is compared with `other`, which has a CRS."""
+    return MissingCRSError(
+        f"{path} has no CRS, but {other} has one; assign it with: ogr2ogr -a_srs EPSG:CODE OUT {path.name}"
+    )
+
+
 def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
     try:
         bounds = transform_bounds(own.crs or crs, crs, *own.bounds)
     except GDAL_ERRORS as error:
-        raise EvaluationError(f"{path} cannot be brought to the other side's CRS: {gdal_reason(error)}") from error
+        raise EvaluationError(
+            f"{path} cannot be reprojected to the CRS of the file it is compared with: {gdal_reason(error)}"
+        ) from error
     if not np.isfinite(bounds).all():
-        raise EvaluationError(f"{path} lies where the other side's CRS ({crs}) does not reach; is each right?")
+        raise EvaluationError(
+            f"{path} has coordinates outside the CRS {crs} of the file it is compared with; check the CRS of both"
+        )
     other = grid.bounds
     if not overlaps(bounds, other, grid.crs):
         raise EvaluationError(
-            f"{path} does not overlap the other side: in that one's CRS it spans "
-            f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, "
-            f"the other {other[0]:g}, {other[1]:g} to {other[2]:g}, {other[3]:g}; is each CRS the right one?"
+            f"{path} does not overlap the file it is compared with: in the CRS of that file, the extents are "
+            f"{bounds[0]:g}, {bounds[1]:g} to {bounds[2]:g}, {bounds[3]:g}, and "
+            f"{other[0]:g}, {other[1]:g} to {other[2]:g}, {other[3]:g}; check the CRS of both"
         )
 
 

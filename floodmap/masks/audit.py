@@ -104,7 +104,7 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
         EvaluationError: the flood value cannot be inferred from any mask.
     """
     findings = [
-        Finding(kind="stray mask", name=path.name, text="is the mask of no picture; rename it or take it away")
+        Finding(kind="stray mask", name=path.name, text="no picture has this name; rename or remove the mask")
         for path in labels.strays
     ]
     rule = FloodRule.parse(flood_value, ignore=ignore_values)
@@ -177,7 +177,7 @@ def _check_picture(one: Labelled, rule: FloodRule, is_given: bool) -> tuple[list
         is_given: True if the user gave the flood values, so that no other value is flood.
     """
     if one.label is None:
-        text = f"{one.image} has no mask; add one of its name (.png, .tif: JPEG blurs classes) or take the picture away"
+        text = f"{one.image} has no mask; add a mask of the same name (.png or .tif; not JPEG), or remove the picture"
         return [Finding(kind="missing mask", name=one.name, text=text)], None
 
     def finding(kind: Kind, text: str) -> Finding:
@@ -211,9 +211,9 @@ def _mask_findings(
     if not scored.any():
         yield finding("unscored", f"{file} has no pixel that is flooded or dry")
     elif not flood.any():
-        yield finding("empty", f"{file} has no flood: right for dry ground, else a lost label")
+        yield finding("empty", f"{file} has no flood pixel; correct if the picture is dry, otherwise add the label")
     elif flood[scored].all():
-        yield finding("full", f"{file} is all flood: is it inverted?")
+        yield finding("full", f"{file} has only flood: check that it is not inverted")
 
 
 def _raster_problem(
@@ -230,8 +230,8 @@ def _raster_problem(
     foreign = values - {0.0, *rule.values, float(UNOBSERVED)}
     if foreign:
         shown = ", ".join(f"{value:g}" for value in sorted(foreign)[:4])
-        advice = "say what is with --flood-value, and what is neither flood nor dry with --ignore-value"
-        return finding("values", f"{one.label.name} holds {shown} beside what is flood; {advice}")
+        advice = "give flood values with --flood-value and others with --ignore-value"
+        return finding("values", f"{one.label.name} has the values {shown} besides flood and dry; {advice}")
     return None
 
 
@@ -277,10 +277,10 @@ def _duplicates(usable: Sequence[Labelled], groups: NDArray[np.int64]) -> Iterat
         first, *others = (usable[int(i)] for i in np.flatnonzero(groups == group))
         for one in others:
             apart = one.split != first.split
-            text = (
-                f"in {first.split or 'no split'}, and this is in {one.split or 'none'}" if apart else "kept on one side"
-            )
-            yield Finding(kind="duplicate", name=one.name, text=f"looks like {first.name}: {text}")
+            text = "both stay in the same split"
+            if apart:
+                text = f"that one is in {first.split or 'no split'}, this one in {one.split or 'no split'}"
+            yield Finding(kind="duplicate", name=one.name, text=f"looks like {first.name}; {text}")
 
 
 def split_labels(
@@ -315,6 +315,6 @@ def split_labels(
     for side, use in zip(sides, ("train", "validate"), strict=True):
         if not side:
             raise LabelError(
-                f"none of the {len(usable)} usable pictures is left to {use} on; label more, or split them anew"
+                f"none of the {len(usable)} usable pictures is left to {use} on: label more, or change the split"
             )
     return tuple(sides[0]), tuple(sides[1])

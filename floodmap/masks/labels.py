@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,6 +174,18 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     return pairs, [path for path in candidates if path not in taken]
 
 
+def no_usable_picture(data: Path, findings: Sequence[object], part: str = "") -> LabelError:
+    """Return the error for data without a usable picture.
+
+    Args:
+        data: folder of the labelled pictures.
+        findings: problems found in the labels; `str` of a finding is its message.
+        part: the part of the data without a usable picture, such as `val`; "": all data.
+    """
+    first = f"; the first finding: {findings[0]}" if findings else ""
+    return LabelError(f"{data} has no usable picture{f' in {part}' if part else ''}{first}")
+
+
 def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
     """Yield copies of the pictures, each with the split from `splits.csv`; `path` is the path of `splits.csv`.
 
@@ -190,7 +202,7 @@ def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
         raise LabelError(f"{path} names the split {wrong[0]!r}; choose from {', '.join(get_args(Split))}")
     missing = sorted(set(known) - {one.image.stem for one in found})
     if missing:
-        raise LabelError(f"{path} names {missing[0]}, of which there is no picture ({len(missing)} such)")
+        raise LabelError(f"{path} lists {missing[0]}, but no picture has this name ({len(missing)} such names)")
     for one in found:
         split = known.get(one.image.stem)
         yield replace(one, split=SPLIT_FOLDERS[split] if split else None)

@@ -61,8 +61,8 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     where = str(names[0]) if len(names) == 1 else f"{names[0].parent} ({len(names)} masks)" if names else ""
     if 0.0 in nodata and found in ({1.0}, {255.0}):
         raise EvaluationError(
-            f"{where} declares its 0 as nodata, so nothing in it is dry; where 0 means dry, undo that with "
-            f"gdal_edit.py -unsetnodata, else confirm with {option} {found.pop():g}"
+            f"{where} declares 0 as nodata, so no pixel is dry; if 0 means dry, run gdal_edit.py -unsetnodata FILE, "
+            f"otherwise confirm with {option} {found.pop():g}"
         )
     if found <= {0.0, 1.0}:
         return replace(rule, values=(1.0,))

@@ -25,7 +25,7 @@ from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
-from floodmap.imagery.raster.anatomy import anatomy
+from floodmap.imagery.raster.anatomy import anatomy, lost_part_text
 from floodmap.imagery.raster.gaps import Gaps
 from floodmap.masks.alignment import Absent, absent_on_grid, is_aligned, warped
 from floodmap.masks.rules import ROUNDING, Codes, FloodRule, Reader, among
@@ -66,7 +66,7 @@ class RasterMask:
         structure = anatomy(self._dataset, SourceName.of(path), (1,), self._open)
         for lost, why in structure.lost.items():
             self.close()
-            raise EvaluationError(f"{path}: its part {lost} cannot be read ({why}); bring it back, or mend the mosaic")
+            raise EvaluationError(lost_part_text(path, lost, why))
         self._lossy = structure.lossy
         self._absent = None if structure.gaps is None else _absent(structure.gaps)
         self._scale: int | None = None
@@ -125,7 +125,7 @@ class RasterMask:
         sources: list[tuple[Any, int | None]] = [(self._dataset, self._alpha)]
         absent = self._absent
         if absent is not None:
-            LOG.warning("%s: no pixel was ever written for some ground; that is taken for unobserved", self.path)
+            LOG.warning("%s: some blocks were never written; they are treated as unobserved", self.path)
         own = self.grid
         if not is_aligned(self._dataset, own, grid, self.path):
             sources = [(one, one.count) for one in warped(self._dataset, own, grid, self.path, self._open)]
@@ -185,7 +185,7 @@ class RasterMask:
         """Log the stored value that corresponds to the threshold of the user, if the raster is in per cent."""
         if rule.threshold is not None and self.scale(rule) != 1:
             limit = round(rule.threshold * self.scale(rule), 6)
-            LOG.warning("%s holds per cent: the threshold %g is %g there", self.path, rule.threshold, limit)
+            LOG.warning("%s holds per cent: the threshold %g is used as %g", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
         """Return whether the values of a raster without metadata about the scale are per cent.
@@ -218,7 +218,7 @@ class RasterMask:
         if above and has_shares:
             outlier = above.pop()
             raise SceneError(
-                f"{self.path} holds shares of 0 to 1, and {outlier:g}; if that stands for nothing, say so in the file: "
+                f"{self.path} holds shares of 0 to 1, and {outlier:g}; if {outlier:g} means nodata, declare it: "
                 f"gdal_edit.py -a_nodata {outlier:g} {self.path.name}"
             )
         return bool(above)
@@ -270,14 +270,16 @@ class RasterMask:
             outlier = low if low < -ROUNDING else high
             raise SceneError(
                 f"{self.path} holds {outlier:g}, which is no probability: these are 0 to 1, or 0 to 100 in per cent; "
-                "bring other numbers there first (gdal_calc.py); for a mask give --flood-value instead"
+                "rescale other values first (gdal_calc.py); for a mask give --flood-value instead"
             )
 
     def _check(self, rule: FloodRule) -> None:
         if rule.attribute:
-            raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; name a value of it")
+            raise EvaluationError(f"{self.path} is a raster and has no attribute {rule.attribute}; give a pixel value")
         if rule.threshold is None and not rule.values:
-            raise EvaluationError(f"nothing says which value of {self.path} is flood")
+            raise EvaluationError(
+                f"{self.path}: the value of flood pixels is not given; use --flood-value (reference: --reference-value)"
+            )
         if self._lossy and rule.threshold is None and len(self.values()) > _MAX_CLASSES:
             raise EvaluationError(
                 f"{self.path} is compressed with loss, which has blurred its classes; give the mask as PNG, or as TIFF "
@@ -285,7 +287,7 @@ class RasterMask:
             )
         if self.nodata in rule.values:
             raise EvaluationError(
-                f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; where it is, undo that with: "
+                f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; if it is flood, run: "
                 f"gdal_edit.py -unsetnodata {self.path.name}"
             )
 

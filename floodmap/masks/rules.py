@@ -57,7 +57,7 @@ class FloodRule:
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):
-            raise EvaluationError(f"{both.pop():g} is said to be flood and to be ignored; choose one of them")
+            raise EvaluationError(f"{both.pop():g} is both a flood value and an ignored value: remove one")
 
     @classmethod
     def parse(
@@ -82,7 +82,7 @@ class FloodRule:
         if flood is None:
             return cls(threshold=threshold, ignored=ignored, careful=careful)
         if threshold is not None:
-            raise EvaluationError("flood is given by a value and by a threshold; give one of them")
+            raise EvaluationError("--flood-value and --threshold exclude each other; give one of them")
         if isinstance(flood, str) and "=" in flood:
             attribute, _, named = flood.partition("=")
             matches = tuple(part.strip() for part in named.split(","))
@@ -92,7 +92,7 @@ class FloodRule:
             values = tuple(float(value) for value in given)
         except (TypeError, ValueError):
             raise EvaluationError(
-                f"{flood!r} does not say what is flood; give values such as 1 or 1,255, or class=water"
+                f"{flood!r} is not a flood value: give values such as 1 or 1,255, or class=water"
             ) from None
         return cls(values=values, ignored=ignored, careful=careful)
 

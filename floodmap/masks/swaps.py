@@ -77,7 +77,7 @@ def swapped_masks(
         for i, j in _mutual_best(predicted_wet[alike], labelled_wet[alike], scored[alike]):
             one, other = names[alike[i]], names[alike[j]]
             yield Finding(
-                kind="swapped", name=one, text=f"its mask seems to be that of {other}, and the other way round"
+                kind="swapped", name=one, text=f"its mask and the mask of {other} seem to be exchanged: check both"
             )
 
 

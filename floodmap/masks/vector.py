@@ -20,6 +20,7 @@ from floodmap.geo.names import readable
 from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
 from floodmap.geo.window import Window
+from floodmap.masks.alignment import polygons_without_crs
 from floodmap.masks.pairing import is_one_file
 from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
@@ -77,15 +78,19 @@ class PolygonMask:
             VectorError: the file cannot be reprojected to the CRS of the grid.
         """
         if (self.crs is None) != (grid.crs is None):
-            has = "no CRS, unlike the other side" if self.crs is None else "a CRS, unlike the other side"
-            raise MissingCRSError(f"{self.path} has {has}; assign one with: ogr2ogr -a_srs, or rio edit-info --crs")
+            if self.crs is None:
+                raise polygons_without_crs(self.path, "the file it is compared with")
+            raise MissingCRSError(
+                f"{self.path} has a CRS, but the file it is compared with has none; assign it with: "
+                "rio edit-info --crs EPSG:CODE FILE"
+            )
         flood = self._read(self._flood, grid.crs)[0]
         unobserved = self._read(self._unobserved, grid.crs)[0] if self._unobserved else _EMPTY
         chosen = flood.geometries[_is_flood(flood, rule, self.path)]
         span = grid.span_x
         every = np.concatenate([flood.geometries, unobserved.geometries])
         if len(every) and not len(_pieces(turned(every, grid.crs, span), grid, _VERTICES, cut=False)):
-            raise EvaluationError(f"{self.path} does not overlap the other side: no polygon touches its pixels")
+            raise EvaluationError(f"{self.path} does not overlap the file it is compared with; check the CRS of both")
         layers = [
             (_Rasterizer(_pieces(turned(geometries, grid.crs, span), grid, _VERTICES)), code)
             for geometries, code in ((chosen, FLOOD), (unobserved.geometries, UNOBSERVED))
@@ -145,8 +150,8 @@ def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid
             more than `_MOST_PIXELS` pixels.
     """
     if (a.crs is None) != (b.crs is None):
-        bare = a if a.crs is None else b
-        raise MissingCRSError(f"{bare.path} has no CRS and the other side has one; assign it with ogr2ogr -a_srs")
+        bare, other = (a, b) if a.crs is None else (b, a)
+        raise polygons_without_crs(bare.path, other.path)
     geometries = np.concatenate([a.geometries(None), b.geometries(a.crs)])
     if not len(geometries):
         raise EvaluationError(f"neither {a.path} nor {b.path} holds a polygon: there is no ground to compare them on")
@@ -294,7 +299,7 @@ def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:
     """Return which of n polygons are flood according to a rule, bool (n,). `path` is for error messages."""
     if rule.values or rule.threshold is not None:
-        raise EvaluationError(f"{path} holds polygons; what is flood among them is said as attribute=value")
+        raise EvaluationError(f"{path} holds polygons; give flood polygons as attribute=value, such as class=water")
     if not rule.attribute or not len(vectors):
         return np.ones(len(vectors), bool)
     if rule.attribute not in vectors.attributes:

@@ -110,7 +110,9 @@ def _lock(target: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         # filelock raises NotImplementedError on a network file system without locks.
         reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"{target.parent} cannot be written: {reason}; set FLOODMAP_CACHE elsewhere") from error
+        raise ModelError(
+            f"{target.parent} cannot be written: {reason}; set FLOODMAP_CACHE to another folder"
+        ) from error
     try:
         yield
     finally:
@@ -158,7 +160,7 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout_s: float) 
     except urllib.error.URLError as error:
         raise _UnreachableError(str(error.reason)) from error
     except ValueError as error:
-        raise DownloadError(f"{url} is no address: {error}; is FLOODMAP_MODEL_URL right?") from error
+        raise DownloadError(f"{url} is not a valid address: {error}; check FLOODMAP_MODEL_URL") from error
     except (http.client.HTTPException, OSError) as error:
         raise _CutError(str(error) or type(error).__name__) from error
 
@@ -202,7 +204,10 @@ def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
     """Context manager: open `part` and yield a function that writes bytes; file system errors become ModelError."""
 
     def refused(error: OSError) -> ModelError:
-        return ModelError(f"{part} cannot be written: {error.strerror or error}; free some space or set FLOODMAP_CACHE")
+        return ModelError(
+            f"{part} cannot be written: {error.strerror or error}; free disk space or set FLOODMAP_CACHE to another "
+            "folder"
+        )
 
     try:
         file = part.open(mode, buffering=0)
@@ -224,7 +229,7 @@ def _opened(part: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
 def _full(part: Path, needed: int, free: int) -> ModelError:
     return ModelError(
         f"{part.name} needs {in_bytes(needed)} more and {part.parent} has {in_bytes(free)} left; "
-        "free some space or set FLOODMAP_CACHE to a folder on another disk"
+        "free disk space or set FLOODMAP_CACHE to a folder on another disk"
     )
 
 

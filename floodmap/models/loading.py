@@ -109,12 +109,14 @@ def _load_trained(path: Path) -> tuple[FloodSam | Sam, Calibration, Familiarity 
 
 
 def _network(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor]) -> FloodSam | Sam:
-    architecture = header.get("architecture", "not named")
+    architecture = header.get("architecture", "unknown")
     if architecture in VIT:
         return build_sam(state)
     if architecture != "flood_sam":
         known = ", ".join(["flood_sam", *VIT])
-        raise ModelError(f"{path}: architecture {architecture}, not one of {known}; use another --model")
+        raise ModelError(
+            f"{path}: its architecture ({architecture}) is not supported; supported: {known}; choose another --model"
+        )
     network = FloodSam(EncoderConfig.from_json(json.loads(header["config"])["encoder"]))
     # Weights of early versions lack the layer `point_maps`. With its initial weights, zeros, the layer adds nothing.
     untrained = {name: value for name, value in network.state_dict().items() if name.startswith("point_maps.")}

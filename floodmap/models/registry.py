@@ -80,7 +80,7 @@ class ResolvedModel:
     @property
     def training(self) -> TrainingRecord | None:
         """Training record in the file's header; None if the header has no training record."""
-        return TrainingRecord.of(read_metadata(self.path)) if self.path.suffix == ".safetensors" else None
+        return TrainingRecord.of(read_metadata(self.path), self.path) if self.path.suffix == ".safetensors" else None
 
 
 def cache_dir() -> Path:
@@ -257,9 +257,10 @@ def add(file: Path) -> tuple[Model, Path]:
     sha256 = sha256_of(file)
     model = next((known for known in models.values() if known.sha256 == sha256), None)
     if model is None:
-        own = f"; a model of your own needs no adding: --model {file}" if file.suffix in SUFFIXES else ""
+        own = f"; your own model does not need `models add`: use --model {file}" if file.suffix in SUFFIXES else ""
         raise ModelError(
-            f"{file} has SHA-256 {sha256}, which is none of {_names(models)}: it is damaged or another file{own}"
+            f"{file} has SHA-256 {sha256}, which matches none of {_names(models)}: the file is damaged or is another "
+            f"one{own}"
         )
     if verify(model) != "ok":
         _copy(file, model)
@@ -276,7 +277,7 @@ def _copy(file: Path, model: Model) -> None:
     except OSError as error:
         raise ModelError(
             f"{file} cannot be copied to {model.path.parent}: {error.strerror or error}; "
-            "free some space there or set FLOODMAP_CACHE to another folder"
+            "free disk space there or set FLOODMAP_CACHE to another folder"
         ) from error
 
 

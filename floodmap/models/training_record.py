@@ -36,8 +36,8 @@ class TrainingRecord:
     """Keys of the validation pictures; see `picture_key`."""
 
     @classmethod
-    def of(cls, header: Mapping[str, str]) -> TrainingRecord | None:
-        """Read the record from the header of a safetensors file; None if the header has no record.
+    def of(cls, header: Mapping[str, str], path: Path) -> TrainingRecord | None:
+        """Read the record from the header of the safetensors file `path`; None if the header has no record.
 
         Raises:
             ModelError: the record has an invalid format.
@@ -49,7 +49,9 @@ class TrainingRecord:
             keys = record.get("keys", {})
             return cls(base=str(record["base"]), train=_keys(keys, "train"), val=_keys(keys, "val"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelError(f"what the model's file says of its training is damaged ({error})") from error
+            raise ModelError(
+                f"{path}: the training record in the file is damaged ({error}); train or fetch it again"
+            ) from error
 
     def role_of(self, path: Path) -> Role | None:
         """Return the role in training of the picture in a file; None if the record does not contain the picture.
@@ -97,7 +99,7 @@ class TrainedModel:
                 val_iou=float(scores["val_iou"]), val_iou_before=float(scores["val_iou_before"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path} does not say how it was trained; train it again") from error
+            raise ModelError(f"{path} has no valid training record; train it again") from error
 
     @property
     def run_folder(self) -> Path:
@@ -151,11 +153,12 @@ def seen_before(model: str, trained: int, validated: int, total: int) -> str | N
         validated: number of scored pictures that are in the model's validation set.
         total: number of all scored pictures.
     """
-    counts = ((trained, "trained on"), (validated, "chosen and calibrated by"))
-    roles = " and ".join(f"{role} {count}" for count, role in counts if count)
+    counts = ((trained, "trained on"), (validated, "selected and calibrated with"))
+    roles = [f"{role} {count}" for count, role in counts if count]
     if not roles:
         return None
-    return f"{model} was {roles} of these {total} pictures: its scores here say little about other pictures"
+    role = roles[0] if len(roles) == 1 else f"{', and '.join(roles)},"
+    return f"{model} was {role} of these {total} pictures: its scores here say little about other pictures"
 
 
 def picture_key(path: Path) -> str:

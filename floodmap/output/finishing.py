@@ -126,7 +126,7 @@ class Finishing:
         written = result_paths(self.out, self.name, self.formats, sheet=self.report)
         for stale in set(result_paths(self.out, self.name, FORMATS, sheet=True)) - set(written):
             if stale.exists():
-                log.warning("%s is left from an earlier run and does not go with the new results", stale)
+                log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
         summary = {
             "name": self.name,
             **tally.census().as_json(),

@@ -80,7 +80,10 @@ def polygonize(
             CRS is valid.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
-        raise MissingCRSError(f"{source or 'the raster'} has no CRS, so it has no metres; assign one or leave them out")
+        raise MissingCRSError(
+            f"{source or 'the raster'} has no CRS, so --min-area and --simplify cannot be used; assign a CRS "
+            "(rio edit-info --crs EPSG:CODE FILE) or leave both out"
+        )
     collected = _Collected(grid, min_area_m2, measured=not simplify_m)
     for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
         collected.add(components)
@@ -89,7 +92,10 @@ def polygonize(
     if simplify_m and len(components.outline):
         pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
-            raise MissingCRSError("the raster lies outside its CRS, so it has no metres; assign the right one")
+            raise MissingCRSError(
+                f"{source or 'the raster'}: its coordinates do not exist in its CRS, so --simplify cannot be used; "
+                "assign the right CRS"
+            )
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
         components = replace(components, outline=simplified(outlines.pop(), tolerance))  # `pop` keeps no reference

@@ -88,8 +88,8 @@ def perform(finishing: Finishing, scratch: Path) -> None:
         except FloodmapError as error:
             why = str(error).replace(folder, str(finishing.out))
             raise OutputError(
-                f"{why}; found before any window was run: choose other formats (--format) or another output folder, "
-                "or bring the scene to another CRS first (gdalwarp -t_srs)"
+                f"{why}; the run stopped before the first window; choose other formats (--format) or another output "
+                "folder, or bring the scene to another CRS first (gdalwarp -t_srs)"
             ) from error
 
 

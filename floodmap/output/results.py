@@ -160,7 +160,7 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
     """
     for path in results:
         if path.exists():
-            why = "" if resumed is None else f" and cannot be gone on with ({_difference(results, resumed)})"
+            why = "" if resumed is None else f" and cannot be resumed ({_difference(results, resumed)})"
             raise OutputError(
                 f"{path} exists already{why}; replace it with --overwrite, or choose another output folder"
             )
@@ -170,10 +170,10 @@ def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
     """Return a text with the reason why existing results are not those of a finished run with the given settings."""
     summary = _summary(results[2])
     if summary is None:
-        return f"{results[2].name}, which says how it was made, is missing or damaged"
+        return f"{results[2].name}, the report with the settings of that run, is missing or damaged"
     if differing := changes({key: summary.get(key) for key in settings}, settings):
         return "; ".join(differing)
-    return f"{', '.join(path.name for path in results if not path.exists())} is missing beside it"
+    return f"missing: {', '.join(path.name for path in results if not path.exists())}"
 
 
 def _summary(report: Path) -> dict[str, Any] | None:
@@ -277,7 +277,7 @@ def check_disk(out: Path, pixels: int) -> None:
     needed, free = int(pixels * BYTES_PER_PIXEL) + 10_000_000, shutil.disk_usage(out).free
     if free < needed:
         raise OutputError(
-            f"{out}: {in_bytes(needed)} of disk are needed and {in_bytes(free)} are free; make room, or "
+            f"{out}: {in_bytes(needed)} of disk are needed and {in_bytes(free)} are free; free disk space, or "
             "choose another output folder"
         )
 

@@ -78,7 +78,8 @@ class FinishingProcess:
                 return done
         if started:
             raise OutputError(
-                f"{finishing.out}: what makes the results was ended; if memory ran out, make room; go on with --resume"
+                f"{finishing.out}: the process that writes the results was stopped, perhaps for lack of memory; "
+                "free memory and continue with --resume"
             )
         log.debug("no process could be begun for the results")
         return finishing.run(self._journal)

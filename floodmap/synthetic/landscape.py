@@ -21,19 +21,16 @@ BLOCK = 512
 """Side of a block of the scene, in pixels."""
 PAD = 8
 """Margin around a block while it is drawn, in pixels."""
-_LATTICE = 8
-"""Spacing of the lattice on which smooth fields are computed, in pixels."""
+_LATTICE = 8  # distance between the points of the lattice on which smooth fields are computed, in pixels
 SIDE = BLOCK + 2 * PAD  # side of a block with margin, in pixels
-_MACRO_M = 260.0
-"""Mean spacing of macro cells, in metres."""
-_REACH_M = 32.0
-"""Largest distance, in metres, between a block and the centre of an object that reaches into the block."""
+_MACRO_M = 260.0  # mean distance between the centres of neighbouring macro cells, in metres
+_REACH_M = 32.0  # largest distance between a block and the centre of an object that reaches into the block, in metres
 _WATERS = np.array([(156, 128, 94), (138, 116, 84), (120, 118, 96), (104, 112, 94), (74, 80, 72), (168, 148, 116)])
 _Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
 
 
 def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
-    """Hash integer points (ix, iy) to float32 of the same shape, uniform in [0, 1). Each `salt` gives other numbers."""
+    """Hash integers ix and iy, broadcast to one shape, to random float32 in [0, 1). Each `salt` gives other numbers."""
     bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
     bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
     bits ^= np.uint32(salt & 0xFFFFFFFF)
@@ -47,7 +44,7 @@ def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
 def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: float, salt: int) -> np.ndarray:
     """Compute fractal noise of about unit variance at points (x, y): floats in the broadcast shape of x and y.
 
-    `spacing` of the first octave is in the unit of x and y. Per octave the amplitude is multiplied by `gain`.
+    Octaves start at `spacing` (unit of x and y). Each next octave has half the spacing and `gain` times the amplitude.
     """
     total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape))
     amplitude, power = 1.0, 0.0
@@ -69,7 +66,10 @@ def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: fl
 
 
 def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
-    """Compute cubic B-spline weights of positions on a lattice: first lattice index, sparse (positions, points)."""
+    """Compute the cubic B-spline weights of positions on a lattice. Positions are in units of the lattice spacing.
+
+    Return the index of the first lattice point used, and the weights: a sparse matrix (positions, lattice points).
+    """
     index = np.floor(positions).astype(np.int64)
     t = positions - index
     taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
@@ -79,8 +79,8 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Interpolate a lattice along both axes by spline weights. Sparse products give the same sums on any machine."""
-    wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)
+    """Interpolate the values of a lattice by the spline weights `down` of pixel rows and `across` of pixel columns."""
+    wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)  # sparse: the same sums on any machine
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
 
@@ -111,7 +111,7 @@ class Look:
     water: np.ndarray
     """float (2, 3): two RGB colours of the water, mixed by turbidity."""
     clarity_m: float
-    """Depth of water in metres through which 1/e of the ground's light comes."""
+    """Depth of water that reduces the light from the ground to 1/e, in metres."""
     glint: float
     """Amount of sun glint, 0 to 1."""
     covers: np.ndarray
@@ -142,7 +142,7 @@ class Look:
     """Weight of each of the two neighbouring pixels in the blur along an axis."""
 
     def salt(self, name: str) -> int:
-        """Return the argument `salt` of `uniform` for a random field of this scene, by the name of the field."""
+        """Hash the name of a random field, and the seed of the scene, to the argument `salt` of `uniform`."""
         return crc32(f"{self.seed}/{name}".encode())
 
     def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -233,7 +233,7 @@ class _Pairs:
 
 
 class Canvas:
-    """Block with margin, while it is drawn: smooth fields, colours, shadows, roofs and canopy, (SIDE, SIDE) each."""
+    """Block with margin, during drawing: smooth fields, colours, shadows, roofs, canopy, each of SIDE x SIDE pixels."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -253,9 +253,9 @@ class Canvas:
     def _split(self) -> None:
         """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border.
 
-        A pixel at p belongs to the macro cell with the nearest centre. The squared distance of p to a centre, without
-        the term |p|^2 that is equal for all centres, is linear in p. So the exact distance to the border is the
-        difference of the two smallest squared distances, divided by twice the distance between these two centres.
+        A pixel p belongs to the macro cell with the nearest centre, and the border bisects the two nearest centres. The
+        distance to the border is the difference of the squared distances to these two centres, divided by twice the
+        distance between the centres. Squared distances are computed without |p|^2, which is equal for all centres.
         """
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
@@ -277,7 +277,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Compute noise of about unit variance, float32 (SIDE, SIDE). `stretch` multiplies the spacing along x."""
+        """Compute noise of about unit variance, float32 (SIDE, SIDE). Along x, `stretch` multiplies `spacing_m`."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
@@ -290,9 +290,9 @@ class Canvas:
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
-        """Return the pixels in the box around points, widened by `reach_m` metres; None if no pixel is in the block.
+        """Find the pixels in the box around points, widened by `reach_m`; None if the box lies outside the block.
 
-        The result is the slices (rows, columns) in the block, and x (1, columns) and y (rows, 1) of pixels, in metres.
+        Return the slices (rows, columns) in the block, and the pixels' x (1, columns) and y (rows, 1) in metres.
         """
         gsd, row0, col0 = self.look.gsd_m, self.row0, self.col0
         left, right = int((min(x_m) - reach_m) / gsd) - col0, int((max(x_m) + reach_m) / gsd) + 2 - col0
@@ -303,9 +303,9 @@ class Canvas:
         return (rows, cols), self.x_m[:, cols], self.y_m[rows]
 
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw one random point in each square of `cell_m` metres in and near the block.
+        """Draw one random point in each square with sides of `cell_m` metres, in and near the block.
 
-        Return the landscape at the n points, x (n,) and y (n,) in metres, and random numbers from 0 to 1, (8, n).
+        Return, for the n points: the landscape; x (n,) and y (n,), in metres; random numbers from 0 to 1, (8, n).
         """
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (

@@ -32,15 +32,15 @@ _ROOFS = np.array(
 
 
 def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide an axis into pieces by one cut near each integer, and find the piece at each position.
+    """Divide axes into pieces by one cut near each integer, and find the piece at each position.
 
     Args:
-        t: positions on the axis, float.
-        row: int32, in the shape of `t`. The cuts differ from number to number.
-        salt: number that makes the cuts of one field independent of other fields, see `uniform`.
+        t: positions on the axes, float. One piece is about 1 long.
+        row: number of the axis on which each position lies, int32, in the shape of `t`. Every axis has other cuts.
+        salt: argument of `uniform`; every salt gives other cuts.
 
     Returns:
-        Index of the piece, int32, and distance to the nearest cut, both in the shape of `t`.
+        Index of the piece, int32, and distance to the nearest cut in the unit of `t`, both in the shape of `t`.
     """
     nearest = np.rint(t).astype(np.int32)
     cut = nearest + np.float32(0.6) * (uniform(nearest, row, salt) - np.float32(0.5))
@@ -50,12 +50,12 @@ def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndar
 def _parcels(
     canvas: Canvas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Divide macro cells into parcels. Parcels are arranged like the bricks of a wall, and their sizes are random.
+    """Divide macro cells into parcels of random sizes, like bricks along two axes. Each macro cell has its own axes.
 
     Returns:
-        For each pixel, (SIDE, SIDE): two coordinates u and v along the axes of the macro cell, in metres; the index of
-        the parcel; the distance to the edge of the parcel, in metres. For each parcel: two integers that identify the
-        parcel, as arguments of `uniform`.
+        Four arrays of pixels, (SIDE, SIDE): coordinates u and v along the axes of the macro cell, in metres; index of
+        the parcel; distance to the edge of the parcel, in metres. Then a pair of arrays with an integer per parcel. The
+        two integers identify the parcel, and are the arguments `ix` and `iy` of `uniform`.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
@@ -110,8 +110,8 @@ def paint_ground(canvas: Canvas) -> None:
 def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
     """Paint grassy margins of parcels, and trodden grass between the houses of a village.
 
-    `margin` is the share of grass in the colour of each pixel. `lot` is True at car parks, which are not painted over.
-    Both are (SIDE, SIDE).
+    `margin` is the share of grass on parcel margins in the colour of each pixel. `lot` is True at car parks, which have
+    no trodden grass. Both are (SIDE, SIDE).
     """
     town = np.where(lot, 0, np.clip(upsample(canvas.sites.village) * 2.5, 0, 0.9))
     trodden = np.clip(0.5 + 0.5 * canvas.smooth(9.0, "yard", 3), 0, 1)
@@ -186,8 +186,8 @@ def _cover(inside_m: np.ndarray, gsd_m: float) -> np.ndarray:
 def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, dv: float) -> np.ndarray:
     """Return whether points on the ground lie in the shadow of the box |u| < a, |v| < b.
 
-    All arguments are in metres, and (du, dv) is the offset between the top of the box and the shadow of the top. A
-    point is in shadow if the line from the point back along (du, dv) meets the box.
+    (u, v) are the points relative to the centre of the box. (du, dv) is the offset from the top of the box to the top's
+    shadow. Both are in metres. A point is in shadow if the line from the point back along (du, dv) meets the box.
     """
     lo, hi = np.zeros_like(u), np.ones_like(u)
     for position, half, step in ((u, a, du), (v, b, dv)):

@@ -11,18 +11,18 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import jpeg
 
 WAVES = 64
-"""Number of values along a side of the random patches from which waves are sampled.
-The distance of two neighbouring values is half a wavelength."""
+"""Number of values along each side of the square patches of random values that are interpolated to waves.
+The distance between two neighbouring values is half a wavelength."""
 TANNIN = 0.45
-"""Share of the repainted pictures with dark brown water, as between houses and trees. Few real pictures show it."""
+"""Share of the repainted views that get dark brown water, as between houses and trees. Few pictures have such water."""
 
 
 @dataclass(frozen=True, slots=True)
 class Water:
     """Random parameters for repainting the flood water of a batch of B views.
 
-    The new water has two colours that blend into each other, waves and reflections. It may also be copied from another
-    view. All coordinates refer to the far view of a pair (see `samples.Pairs`), in which x and y are -1 to 1.
+    The new water has waves, reflections, and two colours that blend into each other, or is a copy of the water of
+    another view. All coordinates refer to the far view of a pair (see `samples.Pairs`): x and y go from -1 to 1.
     """
 
     opacity: Tensor
@@ -42,9 +42,9 @@ class Water:
     sky: Tensor
     """(B, 3, 1, 1), about 0 to 1: RGB colour of the reflected sky."""
     tall: Tensor
-    """(B,): greatest height of a reflected object, in units of half a far view."""
+    """(B,): greatest height of a reflected object, in units of half the side of the far view."""
     borrowed: Tensor
-    """bool (B,), True: copy the water of the most flooded view of the batch, if more than half of it is flooded."""
+    """bool (B,), True: copy the water of the most flooded view of the batch, if this view is more than half flooded."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
@@ -115,7 +115,7 @@ class Water:
         return rgb.clamp_(0.0, 1.0)
 
     def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
-        """Return the brightness of the waves of view `i` relative to the water's brightness, (1, H, W), with mean 0."""
+        """Return the change of brightness by waves in view `i`, as a share of the water's brightness, (1, H, W)."""
         total = torch.zeros(1, *place.shape[:2])
         for patch, to_patch, height in zip(
             self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True
@@ -149,7 +149,7 @@ def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor
 class Light:
     """Random photometric changes of B views: exposure, colour, haze, blur, noise, compression.
 
-    Each field is (B, 1, 1, 1); `gain` is (B, 3, 1, 1). All apply to RGB values of 0 to 1.
+    Each field is (B, 1, 1, 1); `gain` is (B, 3, 1, 1). All fields apply to RGB values of 0 to 1.
     """
 
     gamma: Tensor
@@ -165,9 +165,9 @@ class Light:
     haze_level: Tensor
     """Brightness of the haze, 0 to 1."""
     blur: Tensor
-    """Share of the mean of 3 x 3 pixels in RGB, 0 to 1."""
+    """Share of the blurred view (the mean of 3 x 3 pixels) in RGB, 0 to 1; 0: unchanged."""
     noise: Tensor
-    """Standard deviation of the noise."""
+    """Standard deviation of the noise that is added to RGB; 0: no noise."""
     jpeg: Tensor
     """JPEG quality, 25 to 85; 0: not compressed."""
 

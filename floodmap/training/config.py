@@ -20,7 +20,7 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Dimensions of the image encoder of a `flood_sam`."""
     minutes: float = 100.0
-    """Length of the run in minutes. The learning rate follows the time: a slower machine takes fewer steps."""
+    """Length of the run in minutes. The learning rate depends on the time, and a slower machine takes fewer steps."""
     steps: int | None = None
     """Length of the run in steps, instead of `minutes`; None: `minutes` is used.
     With a length in steps, an interrupted and resumed run gives the same weights as a run without interruption."""
@@ -38,17 +38,17 @@ class TrainConfig:
     patience: int | None = None
     """Early stopping: number of checkpoints without a higher validation IoU after which the run ends; None: never."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
-    """Types of batch: side of the far views and of the near views in pixels, and number of pairs of views."""
+    """Types of batch: each with the side of the far views and of the near views in pixels, and the number of pairs."""
     size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """Probability of each type of batch in `sizes`."""
     prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
     """Probability of each type of prompt in `PROMPT_KINDS`, for the near views."""
     thorough: bool = False
-    """Whether steps with points are computed in full: with all views of a batch, and two series of points.
-    The full `Corrector` is then used between rounds of points. If False, steps take less time: they use a third of the
-    views, one series of points, and kriging alone between rounds."""
+    """Whether steps with points as prompts use all views of a batch, and draw the points of each view twice.
+    Points are drawn in rounds, at errors of a prediction that the full `Corrector` makes after every round.
+    If False, steps take less time: they use a third of the views, draw points once, and predict by kriging alone."""
     relabelled: float = 0.3
-    """Share of the views with points in which a region is relabelled; see `simulated_prompts.relabel_region`."""
+    """Probability that a region of a view with points is relabelled; see `simulated_prompts.relabel_region`."""
     perturbed: float = 0.3
     """Share of the coarse masks with random errors added; see `simulated_prompts.perturb_coarse`."""
     flood_dropped: float = 0.15
@@ -62,7 +62,7 @@ class TrainConfig:
     weight_decay: float = 0.03
     """Weight decay of AdamW, for parameters of two or more dimensions."""
     warmup: float = 0.03
-    """Share of the run over which the learning rate rises, 0 to 1."""
+    """Share of the run, at its beginning, in which the learning rate rises, 0 to 1."""
     settled: float = 0.5
     """Share of the run, at its end, in which batch norms use their running statistics, as in inference.
 

@@ -1,4 +1,4 @@
-"""Cache on disk of the features of a frozen image encoder, so that steps need not compute the encoder."""
+"""Cache on disk of the features of a frozen image encoder, so that training steps need not run the encoder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class FeatureCache:
         draw: function from the index of a batch (0 to `count` - 1) to its pairs of views. The same index must always
             give the same batch.
         encode: function from views to encoded views.
-        decode: function from encoded views to flood logits (B, h, w) without a prompt, for the coarse masks.
+        decode: function from encoded views to flood logits (B, h, w), computed without a prompt. The logits of far
+            views become the mask prompts of near views.
         report: called after each batch with the share of the batches that is done, 0 to 1.
     """
 
@@ -68,8 +69,9 @@ class FeatureCache:
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
         """Draw a random batch from the folder, and copy it to a device.
 
-        For encoders that keep the size of views, only a random rectangle is read, the same in all views of the batch.
-        The cached views then differ from step to step, and decoding takes about half the time.
+        With the encoder of `FloodSam`, only a random rectangle is read, the same rectangle in all views of the batch.
+        The cached views then differ from step to step, and decoding takes about half the time. With Meta's encoders,
+        which resize every view, the whole views are read.
 
         Args:
             generator: source of randomness.
@@ -97,7 +99,7 @@ class FeatureCache:
 
 
 def _draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of three quarters of a side, in pixels; both ends are multiples of 32 (the largest stride).
+    """Draw an interval of three quarters of a side. Both ends are in pixels, multiples of 32 (the largest stride).
 
     The length is fixed, because oneDNN prepares about 100 kernels for each new shape. The preparation takes a third of
     the time of a step.
@@ -120,7 +122,7 @@ def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
 
 
 def _write(path: Path, batch: Batch) -> None:
-    """Write a batch: floats as bfloat16, `target` as uint8 (0 to 255), tensors with four dimensions channels last."""
+    """Write a batch. Floats are stored as bfloat16, `target` as uint8 (0 to 255), 4-D tensors with channels last."""
     encoded, views = batch.encoded, batch.views
     tensors = {
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,

@@ -20,7 +20,7 @@ from floodmap._runtime.extras import require
 from floodmap._runtime.files import atomic_path, write_whole
 from floodmap.errors import LabelError, ModelError, OutputError, writing
 from floodmap.masks.audit import Audit, audit, split_labels
-from floodmap.masks.labels import find_labels
+from floodmap.masks.labels import find_labels, no_usable_picture
 from floodmap.models.digest import with_digest
 from floodmap.models.loading import load_segmenter
 from floodmap.models.registry import resolve
@@ -44,7 +44,7 @@ SAM_PAIRS = 4
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
-"""Columns of the log, each with its legend, in the left and in the right chart of the training curves."""
+"""Legends of the columns of the log that are drawn, in the left and in the right chart of the training curves."""
 
 
 def fine_tune(
@@ -90,7 +90,9 @@ def fine_tune(
     train_on, validate_on = split_labels(audited.usable, audited.groups, val_share=options.val_share, seed=options.seed)
     samples = [[piece for one in side for piece in pieces(one, audited.rule)] for side in (train_on, validate_on)]
     if not all(samples):
-        raise LabelError(f"{data} has no observed pixel that is labelled to train or to validate on")
+        raise LabelError(
+            f"{data} has no labelled and observed pixel for training or validation; check nodata and masks"
+        )
     config = _config(options, base, len(samples[0]), group.size)
     record = {
         "data": fingerprint_of(audited.usable), "base": options.base, "train": [one.name for one in train_on],
@@ -171,7 +173,7 @@ def _read_base(name: str, what: str) -> _BaseWeights:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-            architecture = header.get("architecture", "not named")
+            architecture = header.get("architecture", "unknown")
         else:
             architecture = architecture_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         encoder = EncoderConfig()
@@ -182,9 +184,10 @@ def _read_base(name: str, what: str) -> _BaseWeights:
     except Exception as error:  # torch.load may raise errors of any type on an invalid file
         raise ModelError(f"{path} cannot be trained further: {str(error).splitlines()[0]}") from error
     if architecture not in ("flood_sam", *VIT):
-        raise ModelError(f"{path}: architecture {architecture} cannot be trained; known: flood_sam, {', '.join(VIT)}")
+        known = ", ".join(["flood_sam", *VIT])
+        raise ModelError(f"{path}: its architecture ({architecture}) cannot be trained; supported: {known}")
     if what == "lora" and architecture == "flood_sam":
-        raise ModelError(f"{path}: its encoder has no attention to adapt; use --train decoder or --train full")
+        raise ModelError(f"{path}: --train lora works only with a SAM encoder; use --train decoder or full")
     return _BaseWeights(path, architecture, encoder)
 
 
@@ -192,9 +195,9 @@ def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
     for finding in audited.findings:
         log.warning("%s: %s: %s", finding.kind, finding.name, finding.text)
     if strict and audited.findings:
-        raise LabelError(f"{data} has {len(audited.findings)} findings; mend them, or go on without --strict")
+        raise LabelError(f"{data} has {len(audited.findings)} findings; correct them, or run without --strict")
     if not audited.usable:
-        raise LabelError(f"{data} has no usable picture; the first finding: {audited.findings[0].text}")
+        raise no_usable_picture(data, audited.findings)
 
 
 def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> None:

@@ -105,7 +105,7 @@ def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: Flo
     `audit.PREVIEW_SIDE` pixels.
 
     Args:
-        model: model that was trained on floods. There are no findings with other models.
+        model: model that was trained on floods. With other models, the result is empty.
         labelled: paths of pictures and masks that the audit found usable.
         rule: values of the masks that mean flood, and values that are ignored.
 

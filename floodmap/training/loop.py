@@ -1,8 +1,8 @@
 """Training loop: steps, learning rate, checkpoints, validation, early stopping.
 
 Every step uses pairs of two views of the same ground: a far view at a coarse resolution, and a near view at a fine
-resolution. They are like the coarse pass and a window of `floodmap segment`. The prompt of the near view is one of:
-the prediction for the far view, points, a box, or no prompt.
+resolution. The two views are like the coarse pass and a window of `floodmap segment`. The prompt of the near view is
+one of: the prediction for the far view, points, a box, or no prompt.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 MAX_TRAIN_SCORED = 8
 """Largest number of training pictures that are scored at a checkpoint, besides the validation pictures."""
 ENCODER = ("image_encoder.stem", "image_encoder.stages", "image_encoder.blocks", "image_encoder.patch_embed")
-"""Prefixes of the names of the image encoder's parameters, without the layers between backbone and decoder."""
+"""Prefixes of the names of the parameters in the backbone of the image encoder.
+The layers between backbone and decoder are not included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,11 +58,11 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average over squares of `stride` x `stride` pixels.
+    """Average labels over squares of `stride` x `stride` pixels.
 
     Returns:
-        Share of the pixels of each square that have a label, and flooded share of the pixels with a label. Both are
-        (B, h, w), 0 to 1.
+        Two values for each square, both (B, h, w), 0 to 1: the share of the square's pixels that have a label, and the
+        flooded share of these labelled pixels.
     """
     weight = F.avg_pool2d(scored[:, None].float(), stride)[:, 0]
     share = F.avg_pool2d((target * scored)[:, None], stride)[:, 0] / weight.clamp(min=1e-3)
@@ -106,7 +106,7 @@ def consistency_loss(
 
 
 def draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw a random interval of at least half a side, in pixels; both ends are multiples of 32 (the largest stride).
+    """Draw an interval of at least half a side. Both ends are in pixels, multiples of 32 (the largest stride).
 
     Args:
         side: length of the side in pixels, a multiple of 32.

@@ -55,7 +55,7 @@ class Pairs:
     near: Views
     """The near views, with the smaller pixels."""
     near_xy: Tensor
-    """Centre of the near view in pixels of the far view, from the centre of the far view, (B, 2), x first."""
+    """Offset from the far view's centre to the near view's centre, in pixels of the far view, (B, 2), x first."""
     factor: Tensor
     """Pixel size of the far view divided by pixel size of the near view, (B,)."""
 
@@ -93,7 +93,7 @@ class Source:
     """Range of the factor: pixel size of the far view divided by pixel size of the near view.
     The range begins at 1 for sources of pictures that are too small to be shrunk."""
     rim: float = 1.6
-    """Largest ratio of the far view's side to the picture's side (the root of the picture's area).
+    """Largest side of a far view, in pixels of the picture, divided by the square root of the picture's pixel number.
     The ratio is limited because views that lie mostly outside the picture are of little use."""
     plain: float = 0.0
     """Share of the pairs that are drawn without resampling, because resampling blurs details of one pixel's width.
@@ -102,9 +102,10 @@ class Source:
     nadir, rotated by right angles. Half of the pairs without resampling keep the exposure and colours of the picture.
     """
     wet: float = 0.0
-    """Share of the pairs that are drawn towards flood, for sources with little flood.
+    """Share of the pairs that are drawn with a preference for flood, for sources with little flood.
 
-    Pictures with more flood are drawn more often. The near view is centred on flood, if 16 random trials find flood.
+    For these pairs, pictures with more flood are drawn more often. The near view is centred on a flooded pixel, if one
+    of 16 random positions is flooded.
     """
     augment: Augment = "full"
     """Degree of augmentation; see `FineTuneOptions`. No pair is resampled, unless the degree is `full`."""

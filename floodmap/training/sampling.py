@@ -20,11 +20,13 @@ from floodmap.training.config import TrainConfig
 from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Source, Views
 
 COARSEST_LEVEL = 3
-"""Number of levels of an image pyramid below full size (1/2, 1/4, 1/8), which prevent aliasing in shrunk views."""
+"""Number of reduced levels of an image pyramid: 1/2, 1/4 and 1/8 of full size.
+Views that are shrunk are sampled from these levels, which prevents aliasing."""
 GSD_WITHHELD = 0.12
 """Share of the pairs without the ground sample distance as input, because it is unknown for some users' pictures."""
 GSD_ERROR = 0.2
-"""Standard deviation of noise added to the logarithm of ground sample distances, because many are only estimates."""
+"""Standard deviation of the noise added to the natural logarithm of ground sample distances.
+The noise is added because the ground sample distances of many users' pictures are only estimates."""
 PREFETCH = 4
 """Number of batches that each worker process draws in advance."""
 
@@ -32,7 +34,8 @@ PREFETCH = 4
 class _Pyramid:
     """Image pyramid of a sample. Each level is uint8 (5, h, w), 0 to 255.
 
-    Planes 0 to 2 are RGB. Plane 3 is the share of flooded pixels, plane 4 the share of pixels with a label; 255 is all.
+    Planes 0 to 2 are RGB. Plane 3 is the share of flooded pixels, and plane 4 is the share of pixels with a label. In
+    planes 3 and 4, the value 255 means a share of 1.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -79,7 +82,8 @@ class PairSampler:
 
     Args:
         sources: samples to draw from; the shares of the sources need not add up to 1.
-        generator: the only source of randomness. The attribute may be replaced between batches.
+        generator: the only source of randomness; None: a new generator with torch's default seed. The attribute
+            `generator` may be replaced between batches.
     """
 
     def __init__(self, sources: Sequence[Source], generator: torch.Generator | None = None) -> None:
@@ -145,8 +149,9 @@ class PairSampler:
             plain: True: draw without resampling; see `Source.plain`.
 
         Returns:
-            Five values: the planes of the far view and of the near view, (5, size, size), 0 to 1; `near_xy` and
-            `factor` of the pair, see `Pairs`; and the ground sample distance of the near view in metres, 0 if unknown.
+            Five values: the planes (see `_Pyramid`) of the far view and of the near view, (5, size, size), 0 to 1;
+            `near_xy` and `factor` of the pair, see `Pairs`; and the ground sample distance of the near view in metres,
+            0 if unknown.
         """
         source = self.sources[pick]
         wet = self._uniform(0, 1) < source.wet and bool(self._flooded[pick].any())
@@ -179,10 +184,11 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from view to picture without resampling; both in pixels from the view's centre.
+        """Draw a homography (3, 3) from view to picture that needs no resampling.
 
-        Nadir views (`from_above`) are mapped by one of the eight symmetries of a square, oblique views by a horizontal
-        flip or not at all. `zoom` is the number of pixels of the picture per pixel of the view.
+        The homography maps pixels of the view to pixels of the picture, both counted from the view's centre. Nadir
+        views (`from_above`) get one of the eight symmetries of a square. Oblique views get a horizontal flip, or no
+        flip. `zoom` is the number of pixels of the picture per pixel of the view.
         """
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
@@ -194,17 +200,18 @@ class PairSampler:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def _centre(self, length: int, margin: float) -> float:
-        """Draw a coordinate of a view's centre, in pixels of the picture, at least `margin` from both ends of a side.
+        """Draw one coordinate of a view's centre, in pixels of the picture.
 
-        The side has `length` pixels. The middle is returned if the side is too short for both margins.
+        The coordinate lies at least `margin` pixels from both ends of the picture's side, which has `length` pixels.
+        The middle of the side is returned if the side is too short for both margins.
         """
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from far view to picture: rotation, flip, stretch, zoom and tilt.
+        """Draw a homography (3, 3) from far view to picture: rotation, flip, change of aspect ratio, zoom and tilt.
 
-        Both coordinates are in pixels from the view's centre. `zoom` is the number of pixels of the picture per pixel
-        of the far view.
+        The homography maps pixels of the far view to pixels of the picture, both counted from the view's centre. `zoom`
+        is the number of pixels of the picture per pixel of the far view.
         """
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
@@ -228,7 +235,7 @@ class PairSampler:
 def zoom_only(zoom: float) -> Tensor:
     """Return the homography (3, 3) from view to picture without rotation and flip.
 
-    Both coordinates are in pixels from the view's centre.
+    The homography maps pixels of the view to pixels of the picture, both counted from the view's centre.
 
     Args:
         zoom: number of pixels of the picture per pixel of the view.
@@ -255,7 +262,7 @@ def _map(homography: Tensor, xy: Tensor) -> Tensor:
 
 
 class Batches(Dataset[Pairs]):
-    """Endless sequence of random batches by index, and at the same time an iterator over this sequence.
+    """Endless sequence of random batches: access to a batch by index, and iteration from the batch `first` on.
 
     Args:
         sampler: sampler of the pairs.

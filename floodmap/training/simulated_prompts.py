@@ -17,10 +17,10 @@ CELL = 4
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
-    """Crop predictions for far views to the near views, as mask prompts of the near views.
+    """Make the mask prompts of near views: crop the predictions for the far views to the area of the near views.
 
     Args:
-        far_logits: flood logits of the far views, (B, h, w), at any resolution.
+        far_logits: flood logits of the whole far views, (B, h, w). The logits are first resized to the far views' size.
         pairs: the pairs of far views and near views.
 
     Returns:
@@ -89,7 +89,7 @@ def relabel_region(colours: Tensor, target: Tensor, scored: Tensor, share: float
         colours: mean RGB of each cell, (B, 3, H/4, W/4), 0 to 255.
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        share: probability that a view is changed. A view without a suitable region stays unchanged.
+        share: probability that a view is changed. A view stays unchanged if `_draw_region` returns no region.
         generator: source of randomness.
 
     Returns:

@@ -167,10 +167,10 @@ class Trainer:
     def _backward_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Accumulate the gradients of the loss with points, and return the loss.
+        """Compute the loss of predictions with points as prompts, accumulate the gradients, and return the loss.
 
-        Gradients flow into `correction`, which is kriging and a network at the points, and into the second decoding.
-        No gradients flow into the encoder and the first decoding.
+        Views are decoded without points, corrected at the points by the `Corrector`, and decoded a second time.
+        Gradients flow into the `Corrector` and the second decoding, not into the encoder and the first decoding.
         """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
@@ -193,10 +193,10 @@ class Trainer:
         return total
 
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
-        """Draw points in rounds, each from the errors of the prediction that is corrected at the earlier points.
+        """Draw points in rounds, at errors that remain after the prediction was corrected at the points so far.
 
-        With probability 0.5, a round adds one point to each view, in the largest error, as in the command `compare`.
-        Otherwise a round adds random points; see `simulate_points`.
+        With probability 0.5, every round adds one point to each view, in the largest error, as in the command
+        `compare`. Otherwise every round adds random points; see `simulate_points`.
 
         Returns:
             Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
@@ -244,7 +244,7 @@ class Trainer:
         """Decode encoded views, compute the loss, and accumulate the gradients.
 
         Returns:
-            Flood logits of the views, float32 (B, h, w), without gradients, and the loss.
+            Two values: the flood logits of the views, float32 (B, h, w), without gradients; and the loss.
         """
         size = max(views.target.shape[1:])
         offset_xy = torch.randint(0, FRAME - size + 1, (len(views.target), 2), generator=self.generator).float()

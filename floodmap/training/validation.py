@@ -88,7 +88,8 @@ def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None
     Args:
         model: the model, in eval mode.
         rgb: RGB of the picture, (1, 3, H, W), 0 to 255.
-        masks: mask prompts: logits (1, 1, h, w) at a quarter of the padded picture's resolution; None: no prompt.
+        masks: mask prompts: logits (1, 1, h, w), a quarter of the picture's height and width after padding to multiples
+            of 32; None: no prompt.
         gsd_m: ground sample distance in metres; 0 if unknown.
     """
     height, width = rgb.shape[-2:]

@@ -94,7 +94,7 @@ class _Inspector:
                 lost[member.name] = why
         for mask in vrt.masks:
             if mask.name in lost:
-                raise SceneError(f"{name}: its mask {mask.name} cannot be read ({lost[mask.name]}); bring it back")
+                raise SceneError(f"{name}: its mask {mask.name} cannot be read ({lost[mask.name]}); restore that file")
         whole = {name: found for name, found in inspected.items() if not isinstance(found, str) and name not in lost}
         inner = [member.anatomy for member in whole.values()]
         repaired = {name: member.anatomy.repaired for name, member in whole.items() if member.anatomy.repaired}
@@ -120,7 +120,8 @@ class _Inspector:
         if inner.gaps is not None or inner.lost:
             lacks = f"lacks {', '.join(map(str, inner.lost))}" if inner.lost else "has blocks that were never written"
             raise SceneError(
-                f"{name} warps {source_name}, which {lacks}: mend that, or declare its nodata, and warp it anew"
+                f"{name} is a warped copy of {source_name}, which {lacks}; repair that file or declare its nodata, "
+                "then run gdalwarp again"
             )
         return Anatomy(
             files=tuple(dict.fromkeys([*files, source_name, *inner.files])),
@@ -193,7 +194,12 @@ def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
     wide, high = member.source.left + member.source.width, member.source.top + member.source.height
     if wide <= shape_hw[1] + 0.5 and high <= shape_hw[0] + 0.5:
         return ""
-    return f"it has {shape_hw[1]} x {shape_hw[0]} pixels, and {wide:g} x {high:g} are wanted"
+    return f"it has {shape_hw[1]} x {shape_hw[0]} pixels, but the mosaic needs {wide:g} x {high:g}"
+
+
+def lost_part_text(path: object, lost: SourceName, why: str) -> str:
+    """Return the message that the file `lost` of the mosaic `path` cannot be read; `why` is the reason."""
+    return f"{path}: its part {lost} cannot be read ({why}); restore that file, or remove it from the mosaic"
 
 
 def is_lossy(dataset: DatasetReader) -> bool:

@@ -167,11 +167,11 @@ def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple
 
 def _guess_text(rgb: tuple[int, ...], nir: int | None, named: Mapping[Role, int]) -> str:
     unknown = [role for role in RGB if role not in named] or list(RGB)
-    infrared = "" if nir is None else f", and band {nir} for near infrared"
+    infrared = "" if nir is None else f", band {nir} as near infrared"
     example = ",".join(map(str, (*reversed(rgb), *([nir] if infrared else []))))
     return (
-        f"nothing says which of its bands {'is' if len(unknown) == 1 else 'are'} {_joined(unknown)}: bands "
-        f"{', '.join(map(str, rgb))} are taken for red, green and blue{infrared}; where that is wrong, say which are, "
+        f"the file does not identify its {_joined(unknown)} band{'s' * (len(unknown) > 1)}; bands "
+        f"{', '.join(map(str, rgb))} are used as red, green and blue{infrared}; if this is wrong, give the order, "
         f"for instance --bands {example}"
     )
 

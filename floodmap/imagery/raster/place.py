@@ -69,7 +69,8 @@ def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: objec
     if grid.transform.is_identity or grid.transform == UNPLACED:
         if given is not None:
             raise SceneError(
-                f"{path} has no geotransform: --crs alone cannot place it; add a world file or leave it out"
+                f"{path} has no geotransform, so --crs alone cannot georeference it; add a world file, or leave "
+                "--crs out"
             )
         if dataset.rpcs is not None:
             LOG.warning("%s is placed by RPCs only; orthorectify it first to get coordinates on the ground", path)
@@ -78,7 +79,8 @@ def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: objec
         return replace(grid, crs=None)
     if not (grid.crs.is_projected or grid.crs.is_geographic):
         LOG.warning(
-            "%s has a CRS that is not on the Earth (%s); assign one with --crs",
+            "%s has a local CRS (%s) without a position on the Earth and is mapped in pixels; give the right CRS with "
+            "--crs",
             path,
             " ".join(grid.crs.to_wkt().split())[:60],
         )

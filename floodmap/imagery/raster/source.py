@@ -249,7 +249,7 @@ def _refuse_truncated_jpeg(path: Path) -> None:
                 dataset.close()
     except RasterioError as error:
         if "Premature end" in gdal_reason(error):
-            raise SceneError(f"{path} is damaged: the file ends before its picture does") from error
+            raise SceneError(f"{path} is damaged: the file is incomplete; copy or download it again") from error
         LOG.warning("%s may be damaged: %s", path, gdal_reason(error))
 
 
@@ -257,7 +257,7 @@ def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
     # The place of gaps on the warped grid is not known.
     if structure.gaps is not None:
         raise SceneError(
-            f"{name} is placed by control points and has ground that no pixel was ever written for; declare "
+            f"{name} is placed by control points and has blocks that were never written; declare "
             f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
         )
 

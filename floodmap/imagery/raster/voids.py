@@ -99,7 +99,7 @@ def voids_text(name: object, values: Sequence[float], share: float | None) -> st
     many = "pixels" if share is None else f"{100 * share:.2g} % of its pixels"
     return (
         f"{name}: {many} hold exactly {' or '.join(f'{value:.9g}' for value in values)}, far outside all other values; "
-        "they are taken for unobserved (--nodata VALUE names another value, --nodata none says that all is ground)"
+        "they are treated as unobserved (--nodata VALUE: another value; --nodata none: every pixel is ground)"
     )
 
 

@@ -51,7 +51,7 @@ def check(dtype: torch.dtype) -> None:
         try:
             with torch.inference_mode():
                 difference = trial(dtype)
-            why = "" if difference <= _TOLERANCE[dtype] else f"it is {difference:.1g} off"
+            why = "" if difference <= _TOLERANCE[dtype] else f"the result differs by {difference:.1g}"
         except Exception as error:  # an undocumented call may raise errors of any type
             why = (str(error) or type(error).__name__).splitlines()[0]
         if why:
@@ -172,6 +172,6 @@ def multiplies_bfloat16() -> bool:
     except Exception as error:  # an undocumented call may raise errors of any type
         why = (str(error) or type(error).__name__).splitlines()[0]
         if _disabled.get("bfloat16") != why:
-            log.warning("models run in float32: torch does not tell whether this CPU multiplies bfloat16 (%s)", why)
+            log.warning("models run in float32: bfloat16 support of this CPU cannot be detected (%s)", why)
         _disabled["bfloat16"] = why
         return False

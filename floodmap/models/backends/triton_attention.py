@@ -69,7 +69,7 @@ def check(encoder: ImageEncoderViT) -> str:
     ):
         difference = float((result.float() - expected.float()).norm() / expected.float().norm())
         if not difference <= _TOLERANCE:
-            return f"its {name} is {difference:.1g} off"
+            return f"its {name} differs by {difference:.1g}"
     return ""
 
 

@@ -169,7 +169,7 @@ def _headline(summary: dict[str, Any]) -> dict[str, str]:
     unobserved ground. `open` is empty if the whole scene was observed, or if no pixel was observed.
     """
     if not _observed(summary):
-        return {"figure": "Nothing was observed", "rest": ": this scene says nothing about flood.", "open": ""}
+        return {"figure": "Nothing was observed", "rest": ": there is no result for this scene.", "open": ""}
     share = _share(summary["flood_share_of_observed"])
     parts = {
         "figure": _flooded(summary),
@@ -219,8 +219,8 @@ def _certainty(summary: dict[str, Any], census: Census) -> dict[str, Any]:
         for percent in sorted({*THRESHOLDS, census.threshold})
     ]
     return {
-        "text": f"Called flood from a probability of {low / 100:g} up it would be {largest}, from {high / 100:g} up "
-        f"{smallest}; {_share(between)} of the observed ground lies between, where the model is undecided.",
+        "text": f"With a threshold of {low / 100:g} the flooded area would be {largest}, with {high / 100:g} "
+        f"{smallest}; {_share(between)} of the observed ground lies between them, where the model is uncertain.",
         "rows": rows, "histogram": histogram(census), "curve": curve(census),
     }  # fmt: skip
 
@@ -267,8 +267,8 @@ def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
     min_area, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
     optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
     ran = (
-        f"{windows['run']:,} run, {windows['skipped_by_coarse']:,} clear from afar, "
-        f"{windows['skipped']:,} with nothing to see, "
+        f"{windows['run']:,} run, {windows['skipped_by_coarse']:,} decided by the coarse pass, "
+        f"{windows['skipped']:,} fully unobserved, "
         f"{len(windows['failed']):,} failed"
     )
     return [
