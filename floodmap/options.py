@@ -166,7 +166,7 @@ class FineTuneOptions:
     )
     patience: int = option(8, "Half epochs without a better validation score after which training stops.", least=1)
     augment: Augment = option(
-        "full", "Random changes of the views: full: turns, zoom, tilt and light; light: light and right angles; flips: "
+        "full", "Random changes of the views; full: turns, zoom, tilt and light; light: light and right angles; flips: "
         "right angles only; off: none.",
     )  # fmt: skip
     flood_value: str | None = option(

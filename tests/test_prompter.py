@@ -108,7 +108,9 @@ def some_window(data: st.DataObject, height: int, width: int) -> Window:
 def test_a_full_disk_under_the_coarse_map_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     full = lambda: Path("/dev/full").open("w+b", buffering=0)  # noqa: SIM115, E731
     monkeypatch.setattr("floodmap.inference.coarse_pass.TemporaryFile", full)
-    with pytest.raises(OutputError, match=r"cannot be written: No space left on device; free disk space, or set TMP"):
+    with pytest.raises(
+        OutputError, match=r"cannot be written: No space left on device; free disk space, or set TMPDIR"
+    ):
         CoarseMap(7).append(np.zeros((3, 7), np.uint8))
 
 

@@ -202,7 +202,7 @@ def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
         raise LabelError(f"{path} names the split {wrong[0]!r}; choose from {', '.join(get_args(Split))}")
     missing = sorted(set(known) - {one.image.stem for one in found})
     if missing:
-        raise LabelError(f"{path} lists {missing[0]}, but no picture has this name ({len(missing)} such names)")
+        raise LabelError(f"{path} lists {missing[0]}, but no picture has this name (such names: {len(missing)})")
     for one in found:
         split = known.get(one.image.stem)
         yield replace(one, split=SPLIT_FOLDERS[split] if split else None)
