@@ -72,8 +72,8 @@ def segment_scene(
         options: settings of the run.
         name: first part of the names of all files; None: the source's name without suffix.
         progress: function called with the progress of the run after every window, and before results are written.
-        helper: process in which all results are first written for two pixels, as a trial (see `rehearsal`); None: the
-            trial is made in this process.
+        helper: process that first writes all results for a scene of two pixels, as a trial (see `rehearsal.rehearse`);
+            None: this process makes the trial.
 
     Returns:
         The results on disk: paths of all files, and the content of the JSON report.
@@ -139,7 +139,7 @@ def _finishing(
     started: float,
     ood_lines: tuple[str, ...],
 ) -> Finishing:
-    """Build the settings of the writer of a scene's results: files, thresholds and formats."""
+    """Collect the settings for writing the results of a scene: files, thresholds and formats."""
     return Finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
@@ -170,7 +170,7 @@ def _done_before(
 
 
 def work_folder(out: Path, name: str) -> Path:
-    """Return the folder of a scene's journal, which exists while a run is unfinished."""
+    """Return the folder of a scene's journal, `OUT/.NAME.floodmap`; it exists while a run is unfinished."""
     return out / f".{name}.floodmap"
 
 
@@ -254,7 +254,7 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
 
 
 def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Return a description of a run, of JSON types: source, model, settings and versions.
+    """Describe a run in a dictionary of JSON types: source, model, settings and versions.
 
     The results of the run depend on these values. The options `overwrite`, `resume`, `formats` and `report` are left
     out, because the content of the results does not depend on these options.

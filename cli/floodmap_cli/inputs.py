@@ -27,8 +27,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
             out.
 
     Returns:
-        A pair (name of the results, scene) for each scene, in the order of the arguments. A scene that is given twice
-        is returned once.
+        A pair (name of the results, name of the scene's file) for each scene, in the order of the arguments. A scene
+        that is given twice is returned once.
 
     Raises:
         SceneError: an argument matches no file, or all matching files are results of floodmap.
@@ -44,7 +44,10 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
 
 def _expand(argument: str, out: Path) -> list[SourceName]:
-    """Return the scenes of one argument. Results of floodmap are left out; in folders and patterns, references, too."""
+    """Return the scenes of one argument, without results of floodmap.
+
+    In a folder, and among the files of a pattern, `x_reference.tif` is left out if there is another file named `x`.
+    """
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if path is None:
@@ -70,7 +73,7 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """Return, as an absolute path, the longest leading part of a path that contains no glob characters."""
+    """Return, as an absolute path, the part of a pattern before glob characters: `a/b` for `a/b/*/x?.tif`."""
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()

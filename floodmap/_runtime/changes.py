@@ -31,6 +31,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _leaves(settings: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Return nested settings as a flat mapping from the path of a value (a tuple of keys) to the value.
 
+    For example, {"model": {"name": "x"}} becomes {("model", "name"): "x"}.
+
     Args:
         settings: nested mappings, or a value that is not a mapping.
         above: keys that lead from the outermost mapping to `settings`.
@@ -81,23 +83,28 @@ def _line(
 
 
 def _option_of(field: str) -> set[tuple[str, ...]]:
-    """Return the two possible paths of an option in the settings: at the top level, or below the key `scene`.
+    """Return the two paths of keys at which an option may be in the described settings.
+
+    For `mask`, the paths are ("settings", "mask") and ("settings", "scene", "mask").
 
     Args:
-        field: a field below the key `source` of the settings, or the name of an option with an input file. For width,
-            height, transform and ground sample distance of the source, the option is `--resolution`.
+        field: name of an option, such as `mask`, or a key of `source` in the described settings. For the keys `width`,
+            `height`, `transform` and `gsd_m`, the option is `resolution_m`.
     """
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}
 
 
 def _path_of(option: str, settings: Mapping[Any, Any]) -> str:
-    """Return the path of the input file given by an option; the name of the option if the settings lack the option."""
+    """Return the input file that the user gave for an option; the name of the option if the settings lack the option.
+
+    `settings` are flat as returned by `_leaves`.
+    """
     return next((str(settings[name]) for name in sorted(_option_of(option)) if name in settings), option)
 
 
 def _flag(option: str) -> str:
-    """Return the name of an option on the command line: with hyphens, and without the unit at the end."""
+    """Return the command-line option of a setting: `min_area_m2` becomes `--min-area`."""
     for unit in _UNITS:
         option = option.removesuffix(unit)
     return f"--{option.replace('_', '-')}"

@@ -32,7 +32,7 @@ def train(
     """Train a model on labelled imagery, as `floodmap train` does.
 
     Args:
-        data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
+        data: folder with images/ and masks/, or with scenes and references: x.tif beside x_reference.tif or x.gpkg.
         out: file for the weights, `.safetensors`; None: a file in the current folder, named after the folder `data`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         overwrite: True: replace existing files.
@@ -77,12 +77,14 @@ def compare(
     """Score models with several kinds of prompt on labelled pictures, as `floodmap compare` does.
 
     Args:
-        data: folder with images/ and masks/, or with scenes beside references (x.tif, x_reference.tif or x.gpkg).
+        data: folder with images/ and masks/, or with scenes and references: x.tif beside x_reference.tif or x.gpkg.
         models: names, files, or models from `load_model`. Models that cannot be downloaded are left out, and listed in
             the field `missing` of the result.
-        prompts: kinds of prompt: auto, none, point, box, points:N. The last three are made from the reference (oracle).
+        prompts: kinds of prompt: auto, none, point, box, points:N; see `PromptKind`. The last three are made from the
+            reference (oracle).
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
-        split: part of the data that is scored; `all`: every picture, also if the data have no splits.
+        split: part of the data that is scored: `train`, `val` or `test`, as assigned by the data's folders or by
+            splits.csv; `all`: every picture, also if the data have no splits.
         flood_value: values of the masks that mean flood, such as "1" or "1,2"; None: found from the masks.
         ignore_values: values of the masks that mean neither flood nor dry, such as ("0", "9").
         device: device for models that are given by name or file: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.

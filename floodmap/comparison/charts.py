@@ -31,7 +31,7 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
 
     Args:
         scores: mapping from the name of a metric to a mapping from the name of a series to the scores of the pictures,
-            float64 (pictures,), 0 to 1 or NaN.
+            float64 (pictures,), 0 to 1; NaN if a picture has no such score.
 
     Returns:
         The chart as an `<svg>` element.
@@ -131,7 +131,8 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
 
     Args:
         groups: names of the groups of pictures.
-        means: mapping from the name of a model to the mean IoU of each group, float64 (groups,), 0 to 1 or NaN.
+        means: mapping from the name of a model to the mean IoU of each group, float64 (groups,), 0 to 1; NaN for a
+            group without pictures.
         title: title of the chart.
 
     Returns:

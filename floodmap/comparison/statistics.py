@@ -1,4 +1,4 @@
-"""Statistics of a study: mean scores with 95 % intervals, paired tests between models, tables as CSV and JSON."""
+"""Statistics of a comparison: mean scores with 95 % intervals, paired tests between models, tables as CSV and JSON."""
 
 from __future__ import annotations
 

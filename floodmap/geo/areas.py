@@ -25,7 +25,7 @@ EDGE_M = 1000.0
 """Length in metres above which extra vertices are added to an edge of a polygon before the projection."""
 EARTH_RADIUS_M = 6_371_000.0
 CHUNK = 2**17
-"""Largest number of edges that are projected together, before extra vertices are added."""
+"""Largest number of edges that are projected together; edges are counted before extra vertices are added."""
 
 
 def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: Floats) -> Floats:
@@ -144,11 +144,11 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 
     Args:
         xy: float64 (n, 2), vertices of one or more rings.
-        ring: int64 (n,), number of the ring of each vertex.
+        ring: int64 (n,), index of the ring of each vertex.
         longest: largest length of an edge, in the unit of `xy`.
 
     Returns:
-        Two arrays: float64 (m, 2), old and new vertices in order; int64 (m,), number of the ring of each vertex.
+        Two arrays: float64 (m, 2), old and new vertices in order; int64 (m,), index of the ring of each vertex.
     """
     step = np.diff(xy, axis=0)
     pieces = np.ceil(np.hypot(step[:, 0], step[:, 1]) / longest)
@@ -180,7 +180,7 @@ class _Rings:
 
         Args:
             xy: float64 (m, 2), vertices in the plane.
-            ring: int64 (m,), number of the ring of each vertex, in ascending order.
+            ring: int64 (m,), index of the ring of each vertex, in ascending order.
         """
         low, n_rings = ring[0], ring[-1] - ring[0] + 1
         inside = ring[1:] == ring[:-1]

@@ -14,7 +14,7 @@ from floodmap.errors import SceneError
 
 
 def is_placed(crs: object) -> bool:
-    """Return whether a CRS is geographic or projected. The result is False for None and for a local CRS."""
+    """Return whether a CRS of any library is geographic or projected. The result is False for None and a local CRS."""
     if crs is None:
         return False
     known = known_crs(crs)
@@ -22,7 +22,7 @@ def is_placed(crs: object) -> bool:
 
 
 def flat(crs: CRS | None) -> CRS | None:
-    """Return the horizontal (2-D) part of a CRS.
+    """Return the horizontal (2-D) part of a rasterio CRS.
 
     The result is created from an EPSG code if pyproj finds a code that matches exactly, else from WKT. None, a 2-D CRS,
     and a CRS that pyproj cannot parse are returned unchanged.
@@ -41,7 +41,7 @@ def flat(crs: CRS | None) -> CRS | None:
 
 
 def parse_crs(text: str) -> CRS:
-    """Parse text as a geographic or projected CRS.
+    """Parse text, such as "EPSG:32643", as a geographic or projected CRS.
 
     Raises:
         SceneError: the text does not define a CRS, or the CRS is neither geographic nor projected.
@@ -66,7 +66,7 @@ def known_crs(crs: Any) -> pyproj.CRS:
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """Return the 2-D part of a CRS.
+    """Return the horizontal (2-D) part of a pyproj CRS.
 
     Flood maps have no heights, and GeoPackage, Shapefile and GeoJSON cannot store a CRS with heights.
     """

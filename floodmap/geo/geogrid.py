@@ -92,7 +92,7 @@ class GeoGrid:
     def steps_m(self) -> tuple[float, float] | None:
         """Pixel spacing at the centre of the grid, in geodesic metres: between columns, and between rows.
 
-        None without a CRS. Also None if the centre does not exist in the CRS, because the CRS is wrong.
+        None without a CRS, or if the centre cannot be converted to longitude and latitude, as with a wrong CRS.
         """
         if self.crs is None:
             return None
@@ -154,7 +154,8 @@ class GeoGrid:
         """Compute the areas, on the ellipsoid, of the cells between given row lines and column lines of this grid.
 
         Args:
-            row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels from the upper edge.
+            row_edges: float64 (m + 1,), ascending positions of the row lines, in pixels from the upper edge. For
+                instance, 0, 10, 20 are the edges of two cells of 10 rows.
             col_edges: float64 (n + 1,), ascending positions of the column lines, in pixels from the left edge.
 
         Returns:

@@ -83,7 +83,7 @@ class SourceName:
 
     @property
     def _vsi_name(self) -> str:
-        """Name with GDAL's `/vsi` prefix in place of the scheme of a URL; any other name unchanged."""
+        """Name for GDAL: `/vsis3/b/a.tif` for the URL `s3://b/a.tif`; a name without such a scheme is unchanged."""
         url = _URL.match(self.given)
         scheme = url[1].casefold() if url else ""
         if url is None or scheme not in _SCHEMES:
@@ -128,7 +128,7 @@ class SourceName:
     def container(self) -> tuple[Path, str] | None:
         """Path of the local file that contains the raster, and name of the raster inside this file.
 
-        The name is empty if the local file is the raster itself. None if no local file contains the raster.
+        For `/vsizip/x.zip/a.tif`, the path is `x.zip` and the name is `a.tif`. The name is empty if the local file is the raster itself. None if no local file contains the raster.
         """
         if self.path is not None:
             return self.path, ""
@@ -146,7 +146,7 @@ class SourceName:
         return None
 
     def _tokens(self) -> list[str]:
-        """Return the parts of the name after the driver, split at colons outside quotes."""
+        """Return the parts after the driver, split at colons outside quotes: `f.nc`, `red` for `NETCDF:"f.nc":red`."""
         rest = _PREFIX.sub("", self.given, count=1)
         return [quoted or bare for quoted, bare in _TOKEN.findall(rest)]
 
@@ -160,7 +160,7 @@ class SourceName:
 
 
 def _prefixes(path: str) -> Iterator[str]:
-    """Yield the leading parts of a path, from the shortest to the whole path; a part ends before `/` or `}`."""
+    """Yield the beginnings of a path that end before `/` or `}`, then the path: `a`, `a/b.zip`, `a/b.zip/c.tif`."""
     for end in [match.start() for match in re.finditer(r"[/}]", path)] + [len(path)]:
         if end:
             yield path[:end]

@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SEGMENTS = 256
-"""Number by which the longer side of a layer's extent is divided to get the longest edge before a reprojection.
+"""Longest edge in a reprojection: the longer side of the extent of all geometries, divided by this number.
 
 Vertices are added to longer edges, because an edge that is straight in one CRS is curved in another CRS. The sagitta of
 a curved edge is proportional to the square of the length of the edge. If an edge of 100 km is divided into 256 parts,
@@ -205,7 +205,7 @@ def _read_layer(
 
 
 def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Repair the invalid polygons among geometries, object (n,); return all geometries.
+    """Return geometries, object (n,), in which the invalid polygons are repaired.
 
     A repair may yield polygons, lines and points; only the polygons are kept. A polygon that has collapsed to a line
     becomes an empty geometry.

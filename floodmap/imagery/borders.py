@@ -42,9 +42,9 @@ _CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
 
 The first limit is a share of all pixels of the downsampled picture, 0 to 1. The second limit is a number of pixels."""
 _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
-"""The same two limits for an area that touches a side of the scene but no corner.
+"""Least size of an area that touches a side of the scene but no corner, and counts as border: two limits, as above.
 
-These limits are larger, because such an area may be an overexposed roof."""
+These limits are larger than at a corner, because such an area may be an overexposed roof."""
 _THIN_SHARE = 0.25
 """Least share of the probes (see `_PROBES`) along one side of the scene, 0 to 1, that a thin border must fill.
 
@@ -121,10 +121,10 @@ class Collar:
         return np.asarray(ndimage.binary_dilation(possible, _EIGHT_NEIGHBOURS))
 
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
-        """Yield two integer arrays: for each pixel row of a window, the row of `cells` at the centre of the pixel row.
+        """Yield two integer arrays: the rows, then the columns, of the downsampled picture at a window's pixels.
 
-        The second array is the same for columns. `shape_hw` is the shape to which the window is resampled, and
-        `cells_hw` is the shape of `cells`.
+        The first array has one element for each pixel row of the window resampled to `shape_hw`: the row of the
+        downsampled picture at the centre of the pixel row. `cells_hw` is the shape of the downsampled picture.
         """
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(
@@ -149,7 +149,9 @@ class Collar:
 def find_collar(
     read: Read, *, height: int, width: int, colours: tuple[Colour, ...] = ("black", "white"), lossy: bool = False
 ) -> Collar | None:
-    """Find the black and white borders of a scene. Of a large scene, only the probes are read if no probe is filled.
+    """Find the black and white borders of a scene.
+
+    If a side is longer than `MAX_SIDE` and no probe (see `_PROBES`) is all black or all white, only probes are read.
 
     Args:
         read: function that reads a window, as described at `Read`. Downsampled pixels must be means of pixels.
@@ -180,10 +182,10 @@ def find_collar(
 
 
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
-    """Read the probes along the four sides of a scene, and return the colours that fill at least one probe.
+    """Read the probes along the four sides of a scene, and find the colours that fill at least one probe.
 
-    For each colour, the number of filled probes of a side is divided by the number of all probes of the side. The
-    result maps each colour to the largest of the four quotients, 0 to 1.
+    The result maps each of these colours to a share, 0 to 1: the filled probes among all probes of a side, for the side
+    with the largest share.
     """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()

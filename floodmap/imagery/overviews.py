@@ -17,17 +17,19 @@ from floodmap.imagery.reader import Reader
 _MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
 """GDAL drivers of formats that are decoded at a lower resolution directly, without overviews."""
 _PLACES, _COARSE_PLACES = 8, 4
-"""Windows along a side of the scene: first number for downsampling factors up to 4, second for larger factors."""
+"""Number of compared windows along a side of the raster: first for downsampling factors up to 4, second for larger."""
 _SIDE, _COARSE_SIDE = 32, 8
 """Side of a window, in overview pixels: first number for downsampling factors up to 4, second for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Allowed difference, as a share of the range of values: first number for lossless compression, second for lossy."""
-_NOISE, _SHIFT = 2.0, 4.0
-"""Largest allowed differences between an overview and the means of blocks of pixels, over one window.
+"""Difference allowed in addition to the limits `_NOISE` and `_SHIFT`, as a share of the range of values.
 
-The first number limits the mean squared difference, as a multiple of the variance of the pixels in 3 x 3 blocks. The
-second number limits the mean difference, in standard errors. In an overview that is made by nearest neighbour, the mean
-squared difference is about that variance, and the mean difference is about 0."""
+The first number is for lossless compression, the second for lossy compression."""
+_NOISE, _SHIFT = 2.0, 4.0
+"""Limits of the differences, in one window, between an overview and the means of blocks of pixels.
+
+The first number limits the mean squared difference, as a multiple of the variance of all pixels in 3 x 3 neighbouring
+blocks. The second number limits the mean difference, in standard errors. In an overview that is made by nearest
+neighbour, the mean squared difference is about that variance, and the mean difference is about 0."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""
 
@@ -56,7 +58,7 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Yield pairs: a window to compare, in pixels of the raster, and a downsampling factor (2, 4, up to `deepest`)."""
+    """Yield pairs: a window to compare, in pixels of the raster, and a downsampling factor: a power of 2."""
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
@@ -107,7 +109,7 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
 
 
 def _observed(pixels: Pixels) -> NDArray[np.bool_]:
-    """Return bool (height, width): True at pixels that are neither hidden, empty nor failed."""
+    """Return bool (height, width): True at pixels of a window that no flag of `pixels` marks as unobserved."""
     known = np.ones(pixels.values.shape[1:], bool)
     for flags in (pixels.hidden, pixels.empty, pixels.failed):
         if flags is not None:
@@ -116,14 +118,17 @@ def _observed(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _block_means(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Average blocks of `factor` x `factor` pixels of an array (bands, height, width); return one pixel per block."""
+    """Average blocks of `factor` x `factor` pixels of an array (bands, height, width).
+
+    The result has one pixel per block: (bands, height / factor, width / factor).
+    """
     bands, height, width = values.shape
     blocks = values.reshape(bands, height // factor, factor, width // factor, factor)
     return np.asarray(blocks.mean(axis=(2, 4)))
 
 
 def _range(reader: Reader, values: NDArray[np.float64]) -> float:
-    """Return the range of a raster's values: 255 for uint8 and palettes, else maximum minus minimum of `values`."""
+    """Return the range of a raster's values: 255 for uint8 and palettes, else that of `values`, the observed pixels."""
     if reader.source.dtype == np.uint8 or reader.source.palette is not None:
         return 255.0
     return float(np.ptp(values)) if values.size else 0.0

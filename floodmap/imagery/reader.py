@@ -71,7 +71,7 @@ class Reader:
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Return `count` x `count` windows of `side` x `side` pixels, evenly spaced over the scene from edge to edge.
+        """Return windows of `side` x `side` pixels, at most `count` x `count`, evenly spaced from edge to edge.
 
         If a side of the scene is shorter than `side`, the windows are as high or as wide as the scene.
         """
@@ -81,7 +81,7 @@ class Reader:
         return [Window(int(row), int(col), height, width) for row in rows for col in cols]
 
     def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read the stored values of a window, resampled to a shape.
+        """Read the stored values of a window, and the flags of unobserved pixels, resampled to a shape.
 
         Values are averaged if the result is coarser than the raster, else interpolated (bilinear).
         Palette indices are not averaged but taken from the nearest pixel.
@@ -291,7 +291,7 @@ class Reader:
         return hidden
 
     def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """Read a mask or an alpha band with the function `read`, resampled to `shape_hw` by nearest neighbour."""
+        """Read a mask or alpha band by `read`, a method of the dataset; resample to `shape_hw` by nearest neighbour."""
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = _outer(part, self.source.dataset)

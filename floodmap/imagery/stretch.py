@@ -32,13 +32,13 @@ class Stretch:
 
     @classmethod
     def of(cls, samples: NDArray[Any]) -> Stretch:
-        """Compute a stretch from a sample of a scene: the `PERCENTILES` of each band are mapped to 0 and to 255.
+        """Compute a stretch from some pixels of a scene: the `PERCENTILES` of each band are mapped to 0 and to 255.
 
         If both percentiles of a band are equal, the minimum and the maximum are used. A constant band becomes mid-grey.
 
         Args:
-            samples: (bands, pixels), finite stored values of observed pixels. Without pixels the stretch maps 0 to 0
-                and 1 to 255.
+            samples: (bands, pixels), finite stored values of observed pixels. If there are no pixels, the stretch maps
+                0 to 0 and 1 to 255.
         """
         if samples.shape[1] == 0:
             return cls(low=(0.0,) * len(samples), high=(1.0,) * len(samples))

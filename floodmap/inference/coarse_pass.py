@@ -36,10 +36,10 @@ _CHUNK = 64
 _SQUARE = 16
 """Side of the squares of `Observed`, in pixels of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Longest side, overlap and step of the windows of the coarse pass, in pixels of the coarse map.
+"""Longest side and overlap of the windows of the coarse pass, and the number of which every side is a multiple.
 
-The sides of the windows are multiples of the step. In large scenes the windows of the coarse pass have as many pixels
-as the windows at full resolution, so that oneDNN compiles kernels for one size only."""
+All are in pixels of the coarse map. In large scenes the windows of the coarse pass have as many pixels as the windows
+at full resolution, so that oneDNN compiles kernels for one size only."""
 
 
 class Observed:
@@ -74,7 +74,7 @@ class Observed:
         self._squares[rows, cols] &= complete
 
     def covers(self, window: Window) -> bool:
-        """Return True if all squares that overlap a window are observed, according to the record.
+        """Return True if all squares that overlap a window count as observed.
 
         The window is in pixels of the coarse map. Only the part of the window inside the map counts.
         """
@@ -83,7 +83,7 @@ class Observed:
 
 
 def _squares(first: int, end: int) -> slice:
-    """Return, along one axis, the squares of `Observed` that overlap an interval, as a slice of square numbers.
+    """Return, along one axis, the squares of `Observed` that overlap an interval, as a slice of indices.
 
     The interval is in pixels of the coarse map. `first` is inside the interval, `end` is not.
     """
@@ -219,9 +219,9 @@ def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
 
 
 def _predict_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:
-    """Return, for each tile, the mean of two predictions: of the tile, and of the tile's mirror image.
+    """Predict tiles twice, and return the mean flood probability of each tile: float32 (height, width), 0 to 1.
 
-    The probabilities are float32 (height, width), 0 to 1.
+    The two predictions are those of the tile and of the tile's mirror image.
     """
     return _require_finite(predict_mirrored(segmenter, tiles, [Prompts.none()] * len(tiles)))
 

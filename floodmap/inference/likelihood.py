@@ -278,8 +278,8 @@ def _to_lab(rgb: Floats) -> Floats:
 def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
     """Return a guided filter (He et al., eq. 5 to 8): a function that smooths an image, (h, w), but preserves edges.
 
-    The guide is smoothed L*, (h, w). Edges are places at which the guide changes by much more than 7. The radius of the
-    filter is 5 pixels.
+    `guide` is smoothed L*, (h, w). Edges are places at which L* changes by much more than 7. The radius of the filter
+    is 5 pixels.
     """
 
     def box(image: Floats) -> Floats:

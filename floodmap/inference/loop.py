@@ -149,7 +149,7 @@ class _JournalWriter:
         self._write()
 
     def append(self, row: int, entry: Entry) -> None:
-        """Add a finished strip with the notes on its windows. `row` is the index of the row of windows."""
+        """Add a finished strip with the notes on its windows. `row` is the index of the strip, from the top."""
         self._strips.append((row, entry))
         self._write()
 
@@ -178,10 +178,10 @@ def _warn(result: WindowResult) -> None:
 
 
 def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[list[WindowPlan]]:
-    """Group planned windows into batches, each within one row of windows.
+    """Group the plans of windows into batches. All windows of a batch are in one row of windows.
 
     Args:
-        windows: plans of windows, row by row.
+        windows: plans of all windows, row by row.
         columns: number of windows in a row.
         size: batch size. The model predicts at most as many pixels in a batch as `size` whole windows have. The number
             of plans in a batch is at most `_MAX_BATCH_FACTOR` times `size`.

@@ -15,9 +15,9 @@ from floodmap.strips.strip import Strip, block_rows, pack_blocks
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Sums over the windows added so far, for a rectangle of scene pixels inside one row of windows.
+    """Probabilities and reasons of a rectangle of scene pixels, accumulated over the windows added so far.
 
-    The rectangle is called a band here. It is no spectral band.
+    The rectangle lies inside one row of windows. It is called a band here, but is no spectral band.
     """
 
     percent: NDArray[np.float32]
@@ -91,7 +91,7 @@ class Mosaic:
     def first_row_for(grid: Grid, strip: int) -> int:
         """Return the index of the first row of windows that overlaps a strip. `strip` is the index of the strip.
 
-        To compute the strip, all windows from this row to the row of windows with the index `strip` are needed.
+        The strip is computed from several rows of windows: from the returned index to the index `strip`, inclusive.
         """
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)

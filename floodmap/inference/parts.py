@@ -20,8 +20,9 @@ narrow streams have a low coarse probability."""
 _CELL = 16
 """Side of a cell in pixels of the window. A cell is a square that counts as certain or as uncertain as a whole."""
 _STEP = 2
-"""Step of the offsets of parts, in cells. 2 cells are 32 pixels, the model's coarsest stride. A value of the model's
-feature maps therefore covers the same pixels in a part as in the whole window."""
+"""Number of which the first row and the first column of a part are multiples, in cells. 2 cells are 32 pixels, the
+model's coarsest stride. A value of the model's feature maps therefore covers the same pixels in a part as in the whole
+window."""
 _MARGIN = 1
 """Width in cells of the margin inside a part. The margin is context: uncertain cells in the margin need another part.
 Without a margin, the IoU on the data set dubai-water falls by 0.005."""
@@ -111,7 +112,9 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Resample one axis from pixels of the mask prompt to cells. A cell is True if it overlaps an uncertain pixel.
+    """Resample flags of uncertain pixels along one axis, from pixels of the mask prompt to cells.
+
+    A cell is True if it overlaps an uncertain pixel.
 
     Args:
         uncertain: bool, two-dimensional: True for uncertain pixels of the mask prompt. The other axis may be in cells

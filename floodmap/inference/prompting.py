@@ -83,9 +83,9 @@ class CoarsePrompter:
 
     scene: Scene
     coarse: CoarseMap
-    """Flood probability of the whole scene in per cent, at reduced resolution."""
+    """Coarse map: flood probability of the whole scene in per cent, at reduced resolution."""
     observed: Observed
-    """Record of the squares of the coarse map in which all pixels of the scene are observed."""
+    """For each square of 16 x 16 pixels of the coarse map: whether all pixels of the scene in it are observed."""
 
     def __call__(self, tile: Tile) -> Prompts:
         """Return the mask prompt of a tile."""
@@ -98,8 +98,8 @@ class CoarsePrompter:
     def is_observed(self, window: Window) -> bool:
         """Return True if all pixels of a window of the scene are observed, according to the record `observed`.
 
-        The record has one value for each square of 16 x 16 coarse pixels. The result may therefore be False although
-        only pixels near the window are unobserved.
+        The record has one value for each square of 16 x 16 pixels of the coarse map. The result may therefore be False
+        although only pixels near the window are unobserved.
         """
         down, across = self.scene.height / self.coarse.shape[0], self.scene.width / self.coarse.shape[1]
         top, left = int(window.row_off / down) - 1, int(window.col_off / across) - 1

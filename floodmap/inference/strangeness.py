@@ -6,7 +6,7 @@ from floodmap.imagery.scene import Scene
 from floodmap.models.protocol import Segmenter
 
 SIDE, PLACES = 512, 4
-"""Side in pixels of the sample windows, and the largest number of sample windows along a side of the scene."""
+"""Sample windows (see `ood_warnings`): side in pixels, and largest number along a side of the scene."""
 OBSERVED = 0.5
 """Least share of observed pixels in a sample window, 0 to 1. Sample windows with a smaller share are not used."""
 

@@ -42,7 +42,7 @@ class CodedRaster:
     threshold: int
     """Smallest code that is flood, in per cent; codes above 100 are not flood."""
     is_probability: bool
-    """True if the codes are probabilities in per cent; the codes of a mask are only 0 (dry) and 100 (flood)."""
+    """True if the codes are probabilities in per cent; observed pixels of a mask have only 0 (dry) and 100 (flood)."""
     grid: GeoGrid
     """Pixel grid of the raster."""
     model: str | None

@@ -23,7 +23,7 @@ _ROLES: dict[Side, tuple[str, ...]] = {
     "prediction": ("_mask", "_prediction", "_pred", "", "_flood"),
     "reference": ("_reference", "_truth", "_gt", "_labels", "_label", "_mask", "", "_flood"),
 }
-"""Endings of the file names (without suffix) of each side, in order of preference.
+"""For each side, predictions and references: endings of file names (without suffix), in order of preference.
 
 The name of a scene may have one of these endings, too. An example is a scene with the name `river_mask`.
 """
@@ -32,7 +32,7 @@ _EXCLUDED: dict[Side, tuple[str, ...]] = {
     "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
     "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
 }
-"""Endings of file names that never belong to a side: other results of a scene, or files of the other side."""
+"""For each side: endings of the file names that do not belong to it, but to the other side or to other results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def pair_files(
 
 
 def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probabilities: bool) -> dict[str, Path]:
-    """Return a dictionary of one prediction file, or one reference file, for each name of a scene.
+    """Find one prediction file, or one reference file, of each scene, and return a dictionary: scene name -> file.
 
     Of several files of a scene, the file with the lowest `_rank` is used. Among files of equal rank, rasters are
     preferred to polygons.
@@ -145,9 +145,9 @@ def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
 
 
 def _matching_end(file: Path, ends: Iterable[str]) -> str | None:
-    """Return the longest text in `ends` with which the name of a file (without suffix) ends; None without a match.
+    """Return the longest of `ends` with which a file name ends, such as `_mask` for `x_mask.tif`; None without a match.
 
-    A text that is equal to the whole name does not match.
+    The suffix of the file is left out. A text that is equal to the whole name does not match.
     """
     stem = file.stem
     fitting = [end for end in ends if stem.lower().endswith(end) and len(stem) > len(end)]

@@ -182,13 +182,13 @@ class RasterMask:
         return self._scale
 
     def tell_scale(self, rule: FloodRule) -> None:
-        """Log the stored value that corresponds to the threshold of the user, if the raster is in per cent."""
+        """Log the threshold as a stored value, if the raster is in per cent: the threshold 0.5 is used as 50."""
         if rule.threshold is not None and self.scale(rule) != 1:
             limit = round(rule.threshold * self.scale(rule), 6)
             LOG.warning("%s holds per cent: the threshold %g is used as %g", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
-        """Return whether the values of a raster without metadata about the scale are per cent.
+        """Return whether the raster is in per cent, as the dtype and the values show it, without metadata.
 
         Raises:
             SceneError: the raster is a mask, has more than 16 different values below 0, or has values between 0 and 1
@@ -256,7 +256,7 @@ class RasterMask:
         return band, valid
 
     def _opaque(self, alpha: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return bool, shape of `alpha`, True for pixels with alpha above 0.
+        """Return bool in the shape of `alpha` (the alpha band, or GDAL's mask): True for pixels with alpha above 0.
 
         If the raster has an integer alpha band and lossy compression, alpha must be at least half of the largest value
         of the dtype (128 in uint8), because the compression changes alpha beside transparent areas.
@@ -293,7 +293,7 @@ class RasterMask:
 
 
 def _absent(gaps: Gaps) -> Absent:
-    """Return a function from a window of a raster to the missing pixels (see `alignment.Absent`)."""
+    """Return a function that finds the pixels of a window that are in gaps of a raster (see `alignment.Absent`)."""
 
     def absent(window: Window) -> NDArray[np.bool_] | None:
         rect = Rect(window.col_off, window.row_off, window.width, window.height)

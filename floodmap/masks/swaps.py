@@ -63,6 +63,9 @@ def swapped_masks(
         predicted: prediction of a model for each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, at any resolution.
         masks: mask of each picture, uint8 (h, w) of FLOOD, DRY and UNOBSERVED, at any resolution.
         shapes_hw: height and width in pixels of each picture at full resolution.
+
+    Yields:
+        A finding of the kind "swapped" under the name of the first picture; the text names the second picture.
     """
     if not names:
         return
@@ -93,9 +96,9 @@ def _as_rows(predicted: Codes, mask: Codes) -> tuple[Bools, Bools, Bools]:
 
 
 def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> list[tuple[int, int]]:
-    """Find pairs of pictures in which each picture is the best match of the other picture.
+    """Find pairs of pictures in which each picture has its largest mutual IoU with the other picture.
 
-    The match of two pictures i and j is the lower of two IoU: prediction i with mask j, and prediction j with mask i.
+    The mutual IoU of pictures i and j is the lower of two IoU: prediction i with mask j, and prediction j with mask i.
 
     Args:
         predicted_wet: bool (n, SIDE * SIDE), predicted flood of each picture.
@@ -103,7 +106,7 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
         scored: bool (n, SIDE * SIDE), True for pixels with a label.
 
     Returns:
-        Indices (i, j) of the two pictures of each pair, i < j. The match of each pair is above `2 * SWAPPED_IOU`.
+        Indices (i, j) of the two pictures of each pair, i < j. The mutual IoU of each pair is above `2 * SWAPPED_IOU`.
     """
     p, m, s = (rows.astype(np.float32) for rows in (predicted_wet, labelled_wet, scored))
     hit = p @ m.T
@@ -116,6 +119,6 @@ def _mutual_best(predicted_wet: Bools, labelled_wet: Bools, scored: Bools) -> li
 
 
 def _iou(hit: NDArray[Any], union: NDArray[Any]) -> Floats:
-    """Return the intersection over union, float32, of two arrays of pixel counts of one shape; 1 if the union is 0."""
+    """Return `hit / union`, float32, for two arrays of pixel counts of the same shape; 1 where `union` is 0."""
     ones = np.ones(union.shape, np.float32)
     return np.asarray(np.divide(hit.astype(np.float32), union.astype(np.float32), out=ones, where=union > 0))

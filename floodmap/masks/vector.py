@@ -114,7 +114,7 @@ class PolygonMask:
         """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
-            part: the file and the name of the layer.
+            part: the file and the name of the layer; the name is None for GeoParquet.
             crs: CRS of the returned geometries. None: the CRS of the layer.
         """
         path, layer = part

@@ -35,9 +35,9 @@ SHARED = 2**19
 oneDNN keeps separate kernels in memory for each number of threads, 5 MB for every shape of tile."""
 TOGETHER = 4
 """Number of tiles in a batch on a CPU. Tiles of a batch have one shape, and fewer than `SHARED / TOGETHER` pixels each.
-Batches of fewer tiles are padded, because batches of other sizes would need further kernels of oneDNN. For tiles of
-320 x 320 pixels, a batch takes little more than half the time of the same tiles one by one. Batches of eight tiles save
-little more."""
+Two or three tiles are padded to a full batch, because batches of other sizes would need further kernels of oneDNN. For
+tiles of 320 x 320 pixels, a batch takes little more than half the time of the same tiles one by one. Batches of eight
+tiles save little more."""
 POINTED_SCALES = (0.7, 1.4)
 """Further scales, besides 1, at which tiles with point prompts are predicted (test-time augmentation).
 The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
@@ -273,7 +273,7 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
     """Return the scales, besides 1, at which a tile with point prompts is predicted.
 
     If the tile has boxes, only scales are returned at which the tile fits into SAM's input frame of 1024 x 1024 pixels,
-    because box coordinates are encoded relative to the frame.
+    because box coordinates are encoded relative to the frame. `shape` ends with height and width of the tile in pixels.
     """
     return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
 

@@ -1,6 +1,6 @@
 """Near infrared (NIR) combined with a model's probabilities: water absorbs NIR, plants and soil reflect it.
 
-The model's input is RGB alone. The evidence for water of a pixel is a number that is added to the logit of the model's
+The model's input is RGB alone. The evidence for water at a pixel is a number that is added to the logit of the model's
 probability. The evidence is computed from NDWI and from NIR brightness. The evidence is negative on ground that is
 bright in NIR, and positive on ground that is dark in NIR.
 """
@@ -26,14 +26,16 @@ The slope is in logits per unit of NDWI."""
 NDWI_WEIGHT, BRIGHTNESS_WEIGHT = 4.0, 2.0
 """Largest absolute value of the evidence from NDWI, and of the evidence from NIR brightness, in logits."""
 BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
-"""NIR at which the evidence from brightness is 0, and slope: the factor on the NIR in the argument of the tanh.
-NIR is measured as a share of the scene's bright NIR (see `_BRIGHT`)."""
+"""Parameters of the evidence from NIR brightness, in logits:
+`BRIGHTNESS_WEIGHT * tanh(BRIGHTNESS_SLOPE * (BRIGHTNESS_MIDPOINT - x))`, where x is the pixel's NIR divided by the
+scene's bright NIR (see `_BRIGHT`)."""
 SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
 """Ground sample distance in metres below which shadows are visible, and limit of the evidence in scenes with shadows.
 The limit is in logits. It is needed because shadows are as dark and as blue as water. The limit also applies if the
 ground sample distance is unknown. Negative evidence (against water) has no such limit."""
 POINT_RADIUS = 64.0
-"""Radius, in pixels of the tile, of the Gaussian that reduces the evidence around a point prompt to 0 at the point."""
+"""Radius in pixels of the tile within which a point prompt reduces the evidence.
+At d pixels from the point, the evidence is multiplied by `1 - exp(-(d / POINT_RADIUS)**2)`: 0 at the point itself."""
 _BRIGHT = 95
 """Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""
 _PREVIEW = 512
@@ -45,11 +47,11 @@ class Infrared:
     """Statistics of a scene's green and near infrared bands, from which the evidence for water is computed."""
 
     low: tuple[float, float]
-    """Source values of green and of NIR that the stretch maps to 0."""
+    """Stored values of green and of NIR that the stretch maps to 0."""
     high: tuple[float, float]
-    """Source values of green and of NIR that the stretch maps to 255."""
+    """Stored values of green and of NIR that the stretch maps to 255."""
     bright: float
-    """Bright NIR of the scene (percentile `_BRIGHT`), in source values."""
+    """Bright NIR of the scene (percentile `_BRIGHT`), as a stored value."""
     max_evidence: float
     """Largest evidence for water, in logits."""
 

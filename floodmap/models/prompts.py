@@ -16,7 +16,7 @@ FLOOD_LIMIT, DRY_LIMIT = 0.8, 0.2
 """Likelihood from which a pixel counts as confident flood, and likelihood up to which it counts as confident dry."""
 _MIN_DEPTH = 0.02
 """Least distance of a point prompt from the edge of the flood or dry region in which the point lies.
-The distance is a share of the longer side of the likelihood. Narrower regions get no point."""
+The distance is a share of the longer side of the likelihood array. Narrower regions get no point."""
 _BOX_SHARE = 0.01
 """Least area of a flood region that gets a box, as a share of the tile's area."""
 _POINT_REACH = 240.0

@@ -109,8 +109,8 @@ def tokens(sets: Sequence[Prompts], scale: float) -> tuple[NDArray[np.float32], 
 
     Returns:
         Two values, as arguments of `Sam.best_masks`. Coordinates in pixels of the input frame, from the centre of the
-        first pixel, float32 (N, T, 2), x first. Label codes, int64 (N, T). T is the number of tokens of the longest
-        set.
+        first pixel, float32 (N, T, 2), x first. Label codes (see `PointEncoder`), int64 (N, T). T is the number of
+        tokens of the longest set.
     """
     each = []
     for prompt_set in sets:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["train", "val"]
-"""Role of a picture in training; the pictures of `val` selected the checkpoint and were used to fit the calibration."""
+"""Role of a picture: in the training set (`train`), or in the validation set (`val`), which selected the checkpoint and
+was used to fit the calibration."""
 
 HASH_CHARS = 16
 """Number of hexadecimal characters of a SHA-256 that are part of a picture's key; see `picture_key`.
@@ -37,7 +38,11 @@ class TrainingRecord:
 
     @classmethod
     def of(cls, header: Mapping[str, str], path: Path) -> TrainingRecord | None:
-        """Read the record from the header of the safetensors file `path`; None if the header has no record.
+        """Read the record from the header of a model's file; None if the header has no record.
+
+        Args:
+            header: metadata of the safetensors file, text by name.
+            path: path of the file, for messages.
 
         Raises:
             ModelError: the record has an invalid format.
@@ -173,6 +178,9 @@ def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, l
     Args:
         train: paths of the training pictures.
         val: paths of the validation pictures.
+
+    Returns:
+        Sorted keys of the two roles: `{"train": [...], "val": [...]}`.
     """
     return {"train": sorted({picture_key(path) for path in train}), "val": sorted({picture_key(path) for path in val})}
 

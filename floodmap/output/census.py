@@ -65,7 +65,7 @@ class Census:
         return self.observed_pixels / inside if inside else 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return areas, shares and pixel counts as a part of the JSON report."""
+        """Return areas, shares and pixel counts as a dict, which becomes a part of the JSON report."""
         hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
         return {
             "flood_area_m2": _rounded(self.flood_m2),
@@ -97,7 +97,7 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
 
 
 class Tally:
-    """Counter of the pixels of each code, which counts a strip when another function takes the strip from `count`.
+    """Counter of the pixels of each code, through which strips pass on the way from one function to another.
 
     Args:
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
@@ -109,7 +109,7 @@ class Tally:
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
-        """Count the pixels of strips, and yield the strips unchanged; strips are pairs as in `take_census`."""
+        """Count the pixels of each strip, then yield the strip unchanged; strips are pairs as in `take_census`."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])

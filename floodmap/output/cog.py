@@ -238,7 +238,7 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 
 
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """Return values, uint8, with 255 for the pixels that are True in `hidden`.
+    """Return `values`, uint8, with 255 (unobserved) at the pixels that are True in `hidden`.
 
     Setting all bits is several times faster than `np.where`.
     """

@@ -81,9 +81,9 @@ class Finishing:
         """Write rasters, vector files and, at the end, the JSON report.
 
         Args:
-            strips: strips of the whole scene, with the notes on the windows of each strip.
-            at_once: True: finish the last outlines while the rasters are still being written. False: finish the last
-                outlines after the rasters. True takes less time and more memory.
+            strips: strips of the whole scene, with notes on the windows of each strip; see `count_windows`.
+            at_once: True: complete and simplify the outlines while the rasters are still being written. False: do this
+                after the rasters. True takes less time and more memory.
 
         Returns:
             The results, without the path of the HTML report, which is not written here.

@@ -38,7 +38,7 @@ class Process:
             )  # fmt: skip
 
     def send(self, content: Any) -> None:
-        """Send a message to the process, as one line of JSON; the content must be of JSON types."""
+        """Send `content`, a value of JSON types, to the process as one line of JSON."""
         if self.popen and self.popen.stdin:
             with suppress(OSError, ValueError):  # if the process has ended, `receive` returns None
                 self.popen.stdin.write(json.dumps(content) + "\n")

@@ -49,7 +49,7 @@ class FloodMap:
     report: dict[str, Any]
     """Content of the JSON report: areas, counts, warnings, settings, versions."""
     page_path: Path | None = None
-    """HTML report; None without `report=True`."""
+    """HTML report; None if the run did not have the option `report`."""
 
     @property
     def failed_windows(self) -> int:
@@ -167,7 +167,10 @@ def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None =
 
 
 def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Return a text with the reason why existing results are not those of a finished run with the given settings."""
+    """Return, for a message, why existing results are not those of a finished run with the given settings.
+
+    Examples: "--threshold was 0.5, is 0.6" for other settings, "missing: x_mask.tif" for an incomplete run.
+    """
     summary = _summary(results[2])
     if summary is None:
         return f"{results[2].name}, the report with the settings of that run, is missing or damaged"

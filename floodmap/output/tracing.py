@@ -94,7 +94,7 @@ class _Tracer:
         self._above = np.full(width, OUTSIDE, np.uint8)
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
-        """For each run in the last row, except runs of kind 0: the number of the open component with this run."""
+        """For each run in the last row, except runs of kind 0: the number of the open component that contains it."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
         """Edges of each open component: a list with one array for each band of rows."""
@@ -206,7 +206,7 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
         base: index in the whole raster of the first pixel of the block.
 
     Returns:
-        Columns by name, each int64 (n,).
+        Dictionary of the columns by name, each int64 (n,).
     """
     if not len(starts):
         return _no_statistics()
@@ -225,7 +225,8 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
     """Combine the statistics of runs and open components to the statistics of the components that contain them.
 
     Args:
-        parts: columns of `Components` for each run or open component, int64 (parts,), without the outline.
+        parts: dictionary of the columns of `Components`, without the outline. Each column is int64 (parts,), and a part
+            is a run or an open component.
         owner: number of the component that contains each part, int64 (parts,).
         n_owners: number of components.
 
@@ -245,14 +246,14 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     """Return the edges between pixels of different kinds in a block, without the upper and side edges of the first row.
 
-    The first row of the block belongs to the preceding band of rows. An edge ends at each pixel corner if the kind of
-    the pixels on one side of the edge changes there. In the result, indices count from the first pixel of the block.
+    The first row of the block belongs to the preceding band of rows. A straight line is divided into two edges at each
+    pixel corner at which the kind changes on one side. In the result, indices count from the first pixel of the block.
 
     Args:
         padded: kinds of the pixels (see `_Tracer._block`), with an empty column after each row and one empty pixel in
             front.
         stride: number of pixels in a row, with the empty column.
-        change: index of each pixel that has a left neighbour of another kind. The empty pixel in front is not counted.
+        change: index of each pixel that has a left neighbour of another kind; counted without the empty pixel in front.
     """
     kinds = padded[1:]
     across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride

@@ -57,7 +57,7 @@ class FinishingProcess:
         self.process.end()  # before the journal's folder is unlocked, because the process writes files there
 
     def result(self) -> FloodMap:
-        """Wait for the results and return them. Call this method after the last strip was appended to the journal.
+        """Wait until the results are written, and return them. Call this after the last strip is in the journal.
 
         Raises:
             FloodmapError: the process could not write the results, or was killed.
@@ -126,7 +126,7 @@ def main(folder: str, scratch: str, level: str) -> None:
     Args:
         folder: folder of the journal.
         scratch: folder of the journal for temporary files.
-        level: level of the log, as a decimal number.
+        level: level of the log as in `logging`, as text, such as "20" for INFO.
     """
     send = open_channel()
     send("begun", None)

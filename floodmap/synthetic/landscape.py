@@ -79,7 +79,7 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Interpolate the values of a lattice by the spline weights `down` of pixel rows and `across` of pixel columns."""
+    """Interpolate values on a lattice to pixels by `_spline` weights: `down` for pixel rows, `across` for columns."""
     wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)  # sparse: the same sums on any machine
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
@@ -89,7 +89,7 @@ _UPSAMPLE = _spline(np.arange(SIDE) / _LATTICE)[1]
 
 
 def upsample(lattice: np.ndarray) -> np.ndarray:
-    """Interpolate a field on the lattice of a block to the pixels of the block: float32 (SIDE, SIDE)."""
+    """Interpolate values, given every `_LATTICE` pixels of a block, to all of its pixels: float32 (SIDE, SIDE)."""
     return _resample(lattice, _UPSAMPLE, _UPSAMPLE)
 
 
@@ -215,7 +215,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Roads, banks and hedges between pairs of macro cells. Only `side` depends on the order of the two cells."""
+    """Roads, banks and hedges on borders of pairs of macro cells; `side` is a number for the side of the first cell."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -286,7 +286,7 @@ class Canvas:
         return _resample(lattice, down, across)
 
     def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
-        """Compute fractal noise on the lattice of the block, interpolated to the pixels: float32 (SIDE, SIDE)."""
+        """Compute fractal noise every `_LATTICE` pixels, and interpolate it to all pixels: float32 (SIDE, SIDE)."""
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
@@ -305,7 +305,7 @@ class Canvas:
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
         """Draw one random point in each square with sides of `cell_m` metres, in and near the block.
 
-        Return, for the n points: the landscape; x (n,) and y (n,), in metres; random numbers from 0 to 1, (8, n).
+        Return, for the n points: their `_Sites`; x (n,) and y (n,), in metres; random numbers from 0 to 1, (8, n).
         """
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (

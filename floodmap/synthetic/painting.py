@@ -54,8 +54,8 @@ def _parcels(
 
     Returns:
         Four arrays of pixels, (SIDE, SIDE): coordinates u and v along the axes of the macro cell, in metres; index of
-        the parcel; distance to the edge of the parcel, in metres. Then a pair of arrays with an integer per parcel. The
-        two integers identify the parcel, and are the arguments `ix` and `iy` of `uniform`.
+        the parcel; distance to the edge of the parcel, in metres. Then a pair of arrays, (parcels,): two integers that
+        identify each parcel, as arguments `ix` and `iy` of `uniform`.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
@@ -110,8 +110,8 @@ def paint_ground(canvas: Canvas) -> None:
 def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
     """Paint grassy margins of parcels, and trodden grass between the houses of a village.
 
-    `margin` is the share of grass on parcel margins in the colour of each pixel. `lot` is True at car parks, which have
-    no trodden grass. Both are (SIDE, SIDE).
+    `margin` is the weight of the grass of parcel margins in the colour of each pixel, 0 to 1. `lot` is True at car
+    parks, which have no trodden grass. Both are (SIDE, SIDE).
     """
     town = np.where(lot, 0, np.clip(upsample(canvas.sites.village) * 2.5, 0, 0.9))
     trodden = np.clip(0.5 + 0.5 * canvas.smooth(9.0, "yard", 3), 0, 1)

@@ -35,8 +35,9 @@ def write_sample(
         height: rows of the scene, in pixels.
         seed: seed of the landscape.
         gsd_m: ground sample distance, in metres.
-        jpeg_quality: quality of JPEG compression, 1 to 100. The file has a tenth of the size of the lossless file, and
-            the collar is an internal mask, because JPEG changes nodata values. None: lossless (deflate) and nodata 0.
+        jpeg_quality: quality of JPEG compression, 1 to 100. The file has a tenth of the size of the lossless file. An
+            internal mask marks the border without picture (the collar), because JPEG changes nodata values. None:
+            lossless (deflate), with nodata value 0 in the collar.
         overwrite: True: replace existing files.
         progress: function called with the finished share, in (0, 1].
 

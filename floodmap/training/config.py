@@ -44,17 +44,18 @@ class TrainConfig:
     prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
     """Probability of each type of prompt in `PROMPT_KINDS`, for the near views."""
     thorough: bool = False
-    """Whether steps with points as prompts use all views of a batch, and draw the points of each view twice.
-    Points are drawn in rounds, at errors of a prediction that the full `Corrector` makes after every round.
-    If False, steps take less time: they use a third of the views, draw points once, and predict by kriging alone."""
+    """Whether steps with points as prompts use all views of a batch, and draw two sets of points for each view.
+    A set is drawn in rounds. Each round adds points at errors that remain after `Corrector` has used the points so far.
+    If False, steps take less time: a third of the views, one set, and between rounds only the kriging of `Corrector`.
+    """
     relabelled: float = 0.3
     """Probability that a region of a view with points is relabelled; see `simulated_prompts.relabel_region`."""
     perturbed: float = 0.3
-    """Share of the coarse masks with random errors added; see `simulated_prompts.perturb_coarse`."""
+    """Share of the `coarse` prompts with random errors added; see `simulated_prompts.perturb_coarse`."""
     flood_dropped: float = 0.15
-    """Share of the coarse masks from which most flood is removed; see `simulated_prompts.drop_flood`."""
+    """Share of the `coarse` prompts from which most flood is removed; see `simulated_prompts.drop_flood`."""
     joined: float = 0.75
-    """Probability that points or boxes are combined with a coarse mask, as in `segment`."""
+    """Probability that points or boxes are combined with a `coarse` prompt, as in `segment`."""
     learning_rate: float = 1e-3
     """Highest learning rate of the schedule; see `loop.schedule`."""
     encoder_rate: float = 0.5

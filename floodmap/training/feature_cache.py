@@ -40,8 +40,8 @@ class FeatureCache:
     Args:
         folder: folder with one file for each batch. Files of an interrupted run are used again.
         count: number of batches.
-        draw: function from the index of a batch (0 to `count` - 1) to its pairs of views. The same index must always
-            give the same batch.
+        draw: function from the index of a batch (0 to `count` - 1) to the batch's pairs of a far and a near view. The
+            same index must always give the same batch.
         encode: function from views to encoded views.
         decode: function from encoded views to flood logits (B, h, w), computed without a prompt. The logits of far
             views become the mask prompts of near views.
@@ -99,8 +99,9 @@ class FeatureCache:
 
 
 def _draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of three quarters of a side. Both ends are in pixels, multiples of 32 (the largest stride).
+    """Draw a random interval of pixels that covers about three quarters of the side of a view.
 
+    `side` is in pixels. Both ends of the interval are multiples of 32, and therefore of every stride in `STRIDES`.
     The length is fixed, because oneDNN prepares about 100 kernels for each new shape. The preparation takes a third of
     the time of a step.
     """

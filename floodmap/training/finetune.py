@@ -44,7 +44,7 @@ SAM_PAIRS = 4
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
-"""Legends of the columns of the log that are drawn, in the left and in the right chart of the training curves."""
+"""Curves in the left and in the right chart: for each curve, the column of the log and the label in the legend."""
 
 
 def fine_tune(
@@ -66,11 +66,11 @@ def fine_tune(
         options: settings of the run.
         overwrite: True: replace existing results.
         resume: True: go on with an interrupted run.
-        report: called with the share of the stage that is done, 0 to 1, and the stage: `encode` or `train`.
+        report: called with the share of a stage that is done, 0 to 1, and the name of the stage: "encode" or "train".
         on_checkpoint: called with the scores of every checkpoint; the first scores are those of the base weights.
 
     Returns:
-        Path, training pictures and validation scores of the new weights.
+        A `TrainedModel`: path, training pictures and validation scores of the new weights.
 
     Raises:
         LabelError: the labels cannot be used.
@@ -150,7 +150,7 @@ def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_proc
 
 
 def _workers(device: str, n_processes: int) -> int:
-    """Return the number of processes that draw batches in advance: up to 8 for a GPU on systems with fork, else 0."""
+    """Return `TrainConfig.workers` of each training process: up to 8 for a GPU on systems with fork, else 0."""
     if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
         return 0
     return min(8, (os.cpu_count() or 1) // n_processes)

@@ -47,12 +47,15 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
     """Group samples into at most two sources of training views: `scenes` and `photographs`.
 
-    Pictures with a CRS are scenes and count as nadir. Pictures without a CRS are photographs and count as oblique.
+    Pictures with a CRS are scenes, seen from above. Pictures without a CRS are photographs, seen obliquely.
 
     Args:
         labelled: paths of the pictures and of the masks.
         samples: the samples into which `pieces` cut these pictures.
         augment: allowed augmentation; see `FineTuneOptions`.
+
+    Returns:
+        The sources that have samples. The share of a source is the share of its samples among all samples.
     """
     placed = set()
     for one in labelled:
@@ -106,11 +109,11 @@ def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: Flo
 
     Args:
         model: model that was trained on floods. With other models, the result is empty.
-        labelled: paths of pictures and masks that the audit found usable.
+        labelled: paths of pictures and masks in which the checks of `masks.audit` found no fatal problem.
         rule: values of the masks that mean flood, and values that are ignored.
 
     Returns:
-        Findings of the audit, with the names of the pictures.
+        One finding for each pair of pictures with swapped masks; the text names both pictures.
     """
     if not model.knows_floods:
         return []

@@ -58,7 +58,7 @@ class Checkpoint:
     """Mean IoU on the validation pictures without a prompt, 0 to 1."""
 
     def as_row(self) -> dict[str, float]:
-        """Return a row of `log.csv`: rounded values by the name of the column."""
+        """Return a row of `log.csv` as a dictionary from the name of each column to the rounded value."""
         row = {name: round(value, 4) for name, value in asdict(self).items() if name != "share"}
         return {**row, "minutes": round(self.minutes, 2)}
 
@@ -154,8 +154,9 @@ def _score_checkpoint(
 ) -> Checkpoint:
     """Score the averaged weights, and export the weights to `model.safetensors`.
 
-    If the IoU on the validation pictures is the highest so far, the file is copied to `best.safetensors`. `state` is
-    updated in place. `scored_samples` holds the validation pictures, and some of the training pictures.
+    If the IoU on the validation pictures is the highest so far, the file is copied to `best.safetensors`. In `state`,
+    the highest IoU and the number of checkpoints since then are updated. `scored_samples` is a pair: the validation
+    pictures, and some of the training pictures. `losses` are the training losses since the last checkpoint.
     """
     model = build(config).to(group.device)
     model.load_state_dict(averaged.state)
@@ -185,7 +186,10 @@ def training_subset(sources: Sequence[Source], count: int = MAX_TRAIN_SCORED) ->
 
 
 def _stops_early(config: TrainConfig, state: State) -> bool:
-    """Return whether none of the last `patience` checkpoints raised the highest validation IoU."""
+    """Return whether none of the last `patience` checkpoints raised the highest validation IoU.
+
+    The result is False if `patience` is None.
+    """
     return config.patience is not None and state.since_best >= config.patience
 
 

@@ -58,7 +58,7 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average labels over squares of `stride` x `stride` pixels.
+    """Average labels, `target` and `scored` of `mask_loss`, over squares of `stride` x `stride` pixels.
 
     Returns:
         Two values for each square, both (B, h, w), 0 to 1: the share of the square's pixels that have a label, and the
@@ -106,11 +106,14 @@ def consistency_loss(
 
 
 def draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of at least half a side. Both ends are in pixels, multiples of 32 (the largest stride).
+    """Draw an interval of pixels along one side of an image; the length is at least half the side.
 
     Args:
         side: length of the side in pixels, a multiple of 32.
         generator: source of randomness.
+
+    Returns:
+        The interval as a slice. Start and stop are multiples of 32 (the largest stride).
     """
     n_units = side // 32
     length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))

@@ -23,7 +23,7 @@ COARSEST_LEVEL = 3
 """Number of reduced levels of an image pyramid: 1/2, 1/4 and 1/8 of full size.
 Views that are shrunk are sampled from these levels, which prevents aliasing."""
 GSD_WITHHELD = 0.12
-"""Share of the pairs without the ground sample distance as input, because it is unknown for some users' pictures."""
+"""Share of the pairs for which the network receives no ground sample distance; users' pictures may have none."""
 GSD_ERROR = 0.2
 """Standard deviation of the noise added to the natural logarithm of ground sample distances.
 The noise is added because the ground sample distances of many users' pictures are only estimates."""

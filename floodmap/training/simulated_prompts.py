@@ -13,7 +13,8 @@ from floodmap.models.sam.common import SUREST
 from floodmap.training.samples import Pairs
 
 CELL = 4
-"""Side of a cell (a square of pixels) in pixels. Regions consist of cells, and mask prompts have one value per cell."""
+"""Side of a cell in pixels. A cell is a square of pixels: mask prompts have one value per cell, and the regions of
+`relabel_region` consist of whole cells."""
 
 
 def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
@@ -134,7 +135,8 @@ def _draw_region(
         generator: source of randomness.
 
     Returns:
-        The region, bool (h, w). None if the class has no labelled cell, or if the region is not 2 to 50 % of the view.
+        The region, bool (h, w). None if the class has no labelled cell, or if the region covers less than 2 % or more
+        than 50 % of the view.
     """
     own = labelled & (flooded == _draw_bool(0.5, generator))
     places = np.argwhere(own)

@@ -49,7 +49,7 @@ def set_training(model: Trainable, *, settled: bool) -> None:
 
 
 def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: ProcessGroup) -> float:
-    """Take one optimizer step with the gradients of `accumulate` batches, and return the mean loss of these batches.
+    """Take one optimizer step with the gradients of `config.accumulate` batches; return the mean loss of the batches.
 
     Args:
         trainer: computation of the gradients.
@@ -215,7 +215,10 @@ class Trainer:
         return points
 
     def _relabelled(self, views: Views, colours: Tensor) -> Views:
-        """Relabel one region in some of the views; see `simulated_prompts.relabel_region`."""
+        """Return the views with other labels in some of them: the labels of one region of a view are swapped.
+
+        `colours` is the mean RGB of each cell; see `simulated_prompts.relabel_region`.
+        """
         share = self.config.relabelled
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
@@ -229,6 +232,9 @@ class Trainer:
         """Add points at errors of a prediction, as in SAM's training (arXiv:2304.02643, appendix A).
 
         `predicted` holds flood logits, (B, h, w). `points` are the points so far; None: no points.
+
+        Returns:
+            Old and new points: coordinates (B, N, 2) and labels (B, N).
         """
         if one_by_one:
             xy, labels = deepest_points(views.target, views.scored, predicted > 0)

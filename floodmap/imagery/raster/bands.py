@@ -218,7 +218,11 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 
 
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
-    """Find the band of each role by a band designation of Sentinel-2, Landsat or SPOT, such as B2, B04, B8A, SR_B4."""
+    """Return the number of the band for each role, as designations of Sentinel-2, Landsat or SPOT show it.
+
+    Designations are B2, B04, B8A or SR_B4, for example. `names` contains the name of each band in lower case, with
+    spaces for underscores. The result is empty if the names are no designations.
+    """
     codes: dict[str, int] = {}
     sensors = set()
     for band, name in names.items():

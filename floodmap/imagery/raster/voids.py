@@ -18,11 +18,11 @@ COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -214748
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""At least this number, and at least this share (0 to 1), of a sample's values are exactly equal to a void."""
+"""A value is a void only if it occurs in a sample at least `_MANY` times, with at least this share (0 to 1)."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
 """Least distance of a void from all other values, as a multiple of the range of the other values.
 
-The first limit is for any value, the second limit is for values in `COMMON_VOIDS`."""
+`_FAR` is for any value, `_FAR_IF_COMMON` is for values in `COMMON_VOIDS` and for the limits of an integer dtype."""
 _MAX_VOIDS = 4
 """Largest number of rounds in the search for voids of a raster. Also the largest number of voids in one warning."""
 
@@ -43,12 +43,12 @@ class Voids:
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Low and high limit for resampled values: a value outside these limits was computed from voids and ground."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for stored values. Beyond the limits, numbers in `values` or `COMMON_VOIDS` are voids."""
+    """Low and high limit for stored values: outside them, all numbers in `values` or `COMMON_VOIDS` are voids."""
     reported: set[float] = field(default_factory=set, compare=False)
     """Values that get no further warning: the declared nodata value, and voids that were already logged."""
 
     def find(self, values: NDArray[Any], *, native: bool, name: object = "") -> Bools | None:
-        """Find pixels that hold a void in any band. A void that may be a colour (255) must be in all bands.
+        """Find pixels that hold a void in any band; a void that may be a colour, such as 255, must be in all bands.
 
         Args:
             values: (bands, height, width), of any real dtype.
@@ -161,6 +161,8 @@ def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[fl
 
 def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[Any]) -> bool:
     """Return whether a value is a void: frequent in a sample (`_MANY`), and far from all other values (`_FAR`).
+
+    A frequent negative integer is also a void if no other value is negative.
 
     `rest` are the values of the sample, without voids that are already found. `n` is the number of values in the whole
     sample, and `dtype` is the dtype of the raster.

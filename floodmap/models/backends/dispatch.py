@@ -99,7 +99,7 @@ class Dispatcher:
             prompts: the prompts of all tiles of `run`.
 
         Returns:
-            The batch in computation, in one part or more.
+            One `Pending` for the whole batch, or one for each part, if the batch was divided.
         """
         pending: list[Pending] = []
         first = 0
@@ -124,7 +124,7 @@ class Dispatcher:
 
 
 def _by_shape(tiles: Sequence[Tile]) -> list[list[int]]:
-    """Group the indices of tiles by the shape of the tiles."""
+    """Return lists of indices of tiles, one list for each shape of tiles."""
     indices: dict[tuple[int, ...], list[int]] = {}
     for index, tile in enumerate(tiles):
         indices.setdefault(tile.reason.shape, []).append(index)

@@ -228,7 +228,10 @@ class SkipDecoder(Decoder):
         return self._masks_by_strips(quarter, weights, skips[2]), None
 
     def _quarter(self, source: Tensor, skips: Skips) -> Tensor:
-        """Compute the features at a quarter of the tile's resolution, (B, E/8, H/4, W/4)."""
+        """Compute the features at a quarter of the tile's resolution, (B, E/8, H/4, W/4).
+
+        `source` is the image embedding after the transformer, and `skips` are the skip features, both as in `decode`.
+        """
         up8, norm, act8, up4, act4 = self.output_upscaling
         features = act8(norm(up8(source) + skips[0]))
         features = F.relu(features + self.refine8(features))
@@ -236,7 +239,10 @@ class SkipDecoder(Decoder):
         return F.relu(features + self.refine4(features))
 
     def _half(self, quarter: Tensor, skip: Tensor) -> Tensor:
-        """Compute the features at half the tile's resolution, (B, E/8, H/2, W/2), from those at a quarter."""
+        """Compute the features at half the tile's resolution, (B, E/8, H/2, W/2), from those at a quarter.
+
+        `skip` are the skip features at half the tile's resolution, of the same shape as the result.
+        """
         # In place: these are the largest tensors of a window.
         features = F.interpolate(quarter, scale_factor=2.0, mode="bilinear", align_corners=False).add_(skip)
         refined: Tensor = self.refine2(features)

@@ -19,7 +19,8 @@ from floodmap.models.backends.onednn import conv_relu6
 from floodmap.models.sam.strips import by_row_strips
 
 Skips = tuple[Tensor, Tensor, Tensor]
-"""Features of the encoder at strides 8, 4 and 2: (B, C, height / stride, width / stride), each with a different C."""
+"""Features of the encoder at strides 8, 4 and 2: (B, C, height / stride, width / stride).
+C is a quarter, an eighth and an eighth of the number of channels of the image embedding."""
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 """Side of the depthwise kernels of each of the seven stages: 3 for 3 x 3, 5 for 5 x 5."""
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -33,10 +34,10 @@ STRIP_BYTES = 4 * 2**20
 """Approximate size in bytes of a strip of a block's expanded features, such that a strip fits into a CPU's cache."""
 STRIP_ROWS = 128
 """Number of rows of a strip, counted at stride 2, in which a CPU computes the stem and the first stage.
-An image is not split into strips if it has at most three times as many rows."""
+An image with at most three times as many rows at stride 2 is not split into strips."""
 STRIP_CELLS = 2**16
-"""Largest number of pixels of a chunk, counted at stride 2, in the stem and the first stage.
-On a CPU, a batch of small images is computed in chunks (groups of whole images)."""
+"""Largest number of pixels of a chunk, counted at stride 2: a group of whole images.
+A CPU computes the stem and the first stage of a batch of small images chunk by chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,10 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Build the dimensions from JSON (lists for tuples) of a model's file. An unknown field raises TypeError."""
+        """Build the dimensions from the JSON of a model's file, in which tuples are lists.
+
+        An unknown field raises TypeError.
+        """
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -244,7 +248,7 @@ class PyramidEncoder(nn.Module):
         self.skip2 = nn.Conv2d(w2, dim // 8, 1)
 
     def forward(self, x: Tensor, context_vector: Tensor | None = None) -> tuple[Tensor, Skips]:
-        """Encode images.
+        """Encode images; E is the `embed_dim` of the configuration.
 
         Args:
             x: normalized RGB, (B, 3, H, W), H and W multiples of 32.
