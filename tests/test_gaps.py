@@ -96,6 +96,16 @@ def test_a_mosaic_lacks_what_its_members_lack(sparse: Path, make_scene: SceneFac
     assert not found[:, :SIDE].any() and np.array_equal(found[:, SIDE:] > 0, never_written())
 
 
+@pytest.mark.slow
+def test_blocks_never_written_of_an_upper_member_are_unobserved(sparse: Path, make_scene: SceneFactory) -> None:
+    make_scene(pixels=picture(3, (SIDE, SIDE), seed=9), name="below.tif")
+    whole = (0, 0, SIDE, SIDE)
+    above = vrt_of(sparse.parent, {"below.tif": whole, "sparse.tif": whole}, (SIDE, SIDE))
+    assert np.array_equal(reasons(above) == codes.NODATA, never_written())
+    below = vrt_of(sparse.parent, {"sparse.tif": whole, "below.tif": whole}, (SIDE, SIDE))
+    assert not reasons(below).any()
+
+
 def test_ground_between_the_members_of_a_mosaic_is_unobserved(make_scene: SceneFactory, tmp_path: Path) -> None:
     for name in "ab":
         make_scene(pixels=picture(3, (64, 64)), name=f"{name}.tif")

@@ -63,7 +63,7 @@ def as_text(scene: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration, given in seconds, as text with the unit s, min or h."""
+    """Return a duration, given in seconds, as text such as `90 s`, `45 min` or `2.5 h`."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

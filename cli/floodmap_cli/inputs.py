@@ -46,7 +46,7 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 def _expand(argument: str, out: Path) -> list[SourceName]:
     """Return the scenes of one argument, without results of floodmap.
 
-    In a folder, and among the files of a pattern, `x_reference.tif` is left out if there is another file named `x`.
+    From folders and patterns, references are left out, too: `x_reference.tif` beside `x.tif`.
     """
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
@@ -73,7 +73,7 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """Return, as an absolute path, the part of a pattern before glob characters: `a/b` for `a/b/*/x?.tif`."""
+    """Return, as an absolute path, the first part of an argument, without glob characters: `a/b` for `a/b/*/x?.tif`."""
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()

@@ -41,9 +41,10 @@ def not_negative(ctx: click.Context, param: click.Parameter, value: float | None
 
 
 def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
-    """Return a Path for a file or a .gdb folder, and the text itself for a name that only GDAL opens (click callback).
+    """Convert the value of an option that names a file, and refuse a file that does not exist (callback of click).
 
-    A file that does not exist is refused.
+    A file or a .gdb folder becomes a Path. A name that only GDAL opens, such as `/vsizip/...`, stays text. None (the
+    option is not given) stays None.
     """
     if value is None:
         return None
@@ -146,7 +147,7 @@ def options_of(fields_of: type, *names: str) -> Callable[[Command], Command]:
 
 
 def _option(one: Field[Any], hint: Any) -> Callable[[Command], Command]:
-    """Build a click option from a dataclass field and the type hint of the field."""
+    """Return a decorator that adds the option of a dataclass field to a command; `hint` is the field's type."""
     metadata, check = one.metadata, _CHECKS.get(one.name)
     flag = metadata["flag"] or "--" + re.sub("_m2?$", "", one.name).replace("_", "-")
     if hint is bool:

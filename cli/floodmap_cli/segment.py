@@ -124,7 +124,7 @@ def segment(
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
-    """Yield the pairs of a name and a scene in `found` that no other run is processing.
+    """Yield those pairs (name, scene) of `found` whose scene no other run is processing.
 
     For each other scene an error is logged; if `found` has only one scene, the error is raised. The function is called
     before the model is loaded, so that such errors appear early.

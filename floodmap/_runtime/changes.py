@@ -83,13 +83,13 @@ def _line(
 
 
 def _option_of(field: str) -> set[tuple[str, ...]]:
-    """Return the two paths of keys at which an option may be in the described settings.
+    """Return the two possible paths of an option in the result of `pipeline.describe`.
 
     For `mask`, the paths are ("settings", "mask") and ("settings", "scene", "mask").
 
     Args:
-        field: name of an option, such as `mask`, or a key of `source` in the described settings. For the keys `width`,
-            `height`, `transform` and `gsd_m`, the option is `resolution_m`.
+        field: name of an option, such as `mask`, or a key below `source` in the result of `pipeline.describe`. The
+            keys `width`, `height`, `transform` and `gsd_m` stand for the option `resolution_m`.
     """
     option = "resolution_m" if field in ("width", "height", "transform", "gsd_m") else field
     return {("settings", option), ("settings", "scene", option)}

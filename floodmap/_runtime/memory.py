@@ -16,12 +16,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEEP_BYTES, _RELEASE_BYTES = 1 << 30, 1 << 25
 """Thresholds of the allocator in bytes: 1 GiB in the `with` block of `freed_memory_kept`, 32 MiB after the block.
 
-Free memory above the threshold returns to the kernel. Blocks larger than the threshold are allocated by mmap.
+Free memory above the threshold returns to the kernel. Blocks larger than the threshold are allocated by mmap; in the
+`with` block, `_LARGE_BYTES` may replace the threshold for this.
 """
 _LARGE_BYTES = 5 << 20
 """Size in bytes from which a block is allocated by mmap. A block of this size returns to the kernel when freed.
 
-This size is used only if the system has huge pages, because huge pages make allocations by mmap cheap.
+`freed_memory_kept` uses this size only if the system has huge pages, because huge pages make allocations by mmap cheap.
 """
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -36,8 +37,8 @@ def configure_low_memory() -> None:
       blocks are mapped in huge pages of 2 MB, which the kernel zeroes in a tenth of the time of small pages.
     - The layer cache of torch (ideep) is limited to one entry, because oneDNN has a cache, too. More entries would take
       3 MB per shape of input and save 1 % of the time.
-    - MKL allocates buffers for each matrix product. By default MKL keeps buffers of 4 MB or more for every thread that
-      has multiplied matrices.
+    - MKL allocates new buffers for each matrix product. By default MKL keeps buffers of 4 MB or more for every thread
+      that has multiplied matrices.
     """
     if _has_huge_pages():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # makes torch allocate in huge pages

@@ -199,6 +199,9 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation, the mean over every window and its mirror image.
 
+    Returns:
+        The model, for the argument `model` of `segment` and `predict`.
+
     Raises:
         ModelError: there is no model of this name, the file is damaged, or the device is not available.
         TypeError: `model` is neither a name, a file nor a model.

@@ -61,7 +61,7 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the square root of Fisher's criterion between two sets of colours, averaged over the bands.
+    """Return the contrast of two sets of colours: square root of the mean of Fisher's criterion over the bands.
 
     Args:
         one: colours of one set of pixels, float64 (3, n), 0 to 255.

@@ -208,7 +208,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """Return a row of thumbnails: a picture, the reference, and for every model the errors of the prediction."""
+    """Return thumbnails (`image` and `caption`) of a picture, of the reference, and of the errors of every model."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -258,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Draw mean IoU as two bar charts: pictures grouped by share of flood, and by share of the largest flooded area."""
+    """Return two bar charts (SVG) of mean IoU: by share of flood in a picture, by share of the largest flood area."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

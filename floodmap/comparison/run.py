@@ -120,8 +120,8 @@ def compare_models(
         data: folder of labelled pictures: with the folders images/ and masks/, or with scenes beside their references.
             The data may be divided into folders train/, val/ and test/, or by a file splits.csv.
         models: models of different names.
-        prompts: kinds of prompt: auto, none, point, box or points:N. The prompts of the last three kinds are computed
-            from the reference (oracle).
+        prompts: kinds of prompt: auto (as in `segment`), none, point, box or points:N (N points). The prompts of the
+            last three kinds are computed from the reference (oracle).
         out: folder for `report.html`, `scores.csv` and `summary.json`; created if it is missing.
         missing: one line for each model that could not be downloaded; the lines appear in the results.
         split: part of the data that is used. "all" uses every picture, also if the data are not divided.
@@ -201,7 +201,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
 
 
 def _footer(data: Path, n_findings: int) -> str:
-    """Return the last line of the HTML report: version of floodmap, today's date, and name of the data."""
+    """Return the last line of the HTML report: version of floodmap, date, name of the data, number of findings."""
     made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
     wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
     return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

@@ -77,8 +77,8 @@ class Study:
     models: tuple[str, ...]
     kinds: tuple[PromptKind, ...]
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
-    """Mapping from the name of a model and the name of a picture to the role of the picture for the model: `train` if
-    the model was trained on the picture, `val` if the model was validated on the picture."""
+    """Role of a picture for a model: `train` if the model was trained on the picture, `val` if the model was validated
+    on the picture. Keys are pairs (name of the model, name of the picture); a pair is absent if it has no role."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """Return the trials of one model and one kind of prompt, in the order of the pictures."""
@@ -259,7 +259,7 @@ def _histogram(codes: Codes, reference: Codes) -> NDArray[np.int64]:
 
 
 def find_swapped_masks(study: Study) -> list[Finding]:
-    """Find masks that were swapped between pictures.
+    """Return one finding for each pair of pictures that seem to have each other's mask; see `swaps.swapped_masks`.
 
     The masks are compared with the predictions of one model with one kind of prompt: the combination with the highest
     sum of IoU over all pictures. Oracle prompts are not used. If the study has only oracle prompts, or no pictures, the

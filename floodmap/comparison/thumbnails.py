@@ -1,4 +1,4 @@
-"""Small pictures for the report, with colours for the reference, the prediction, the errors, or the prompts."""
+"""Small pictures for the report of a comparison, with the reference, the prediction, the errors or the prompts."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ __all__ = ["Evaluation", "Scores", "evaluate"]
 _log = logging.getLogger(__name__)
 
 Values: TypeAlias = float | str | Iterable[float] | None
-"""Definition of flood by the user: raster values (1 or "1,2"), or values of an attribute ("class=water"), or None."""
+"""Definition of flood by the user: raster values (1 or "1,2"), or values of an attribute ("class=water").
+
+None: the user gave no definition; see `evaluate`."""
 _CACHE_BYTES = 128 * 2**20
 """Size of GDAL's block cache in bytes; by default GDAL uses a share of the memory of the machine."""
 
@@ -76,14 +78,15 @@ def evaluate(
         reference_value: flood in the reference, in the format of `flood_value`.
         threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
-            is scaled, with a warning.
+            is scaled, with a warning. None: 0.5 if all prediction rasters declare per cent and
+            `flood_value` is None; else no threshold.
         ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to common fill
             values: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values are never
             ignored; with a threshold, the values 0 to 100 are never ignored.
-        tolerance_m: largest distance in metres at which boundary pixels match; in pixels without a CRS. None: three
-            pixels of the compared grid.
-        resolution_m: pixel size of the new grid in metres, if prediction and reference are polygons; without a CRS, in
-            the units of the files. None: 1.
+        tolerance_m: largest distance between matching pixels of the two boundaries, in metres; in pixels if the grid
+            has no CRS. None: three pixels of the compared grid.
+        resolution_m: pixel size of the new grid, if prediction and reference are polygons: in metres, or in the units
+            of the files if these have no CRS. None: 1.
         errors: GeoPackage for polygons of false positives and false negatives, with style. None: no file.
         overwrite: replace the GeoPackage if the file exists.
         seed: seed of the bootstrap.
@@ -167,14 +170,14 @@ class _Rules:
     polygons: FloodRule
 
     def on(self, mask: RasterMask | PolygonMask, grid: GeoGrid) -> Reader:
-        """Return a function from a window of a grid to the classes of a mask (see `rules.Reader`)."""
+        """Return a function that reads the classes of `mask` in a window of `grid` (see `rules.Reader`)."""
         return mask.on(grid, self.raster if isinstance(mask, RasterMask) else self.polygons)
 
 
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """Return the rule of the prediction with the ignored values of the rule `ignoring`.
+    """Return `rule`, which defines flood in the prediction, with the ignored values of the rule `ignoring`.
 
-    Values with a meaning in the prediction are not ignored: 0 (dry) and the flood values (1 and 255 if the user gave
+    Exceptions are values with a meaning in the prediction: 0 (dry) and the flood values (1 and 255 if the user gave
     none); with a threshold, all values from 0 to 100.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
@@ -290,7 +293,7 @@ def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _model_of(prediction: Path) -> dict[str, Any]:
-    """Return the entry `model` of the JSON report of a prediction, from the same folder; empty without a report."""
+    """Return the entry `model` of the JSON report beside a prediction (x.json for x_mask.tif); empty if missing."""
     for end in ("_mask", "_probability", ""):
         report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
         try:

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ratio = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1"]
 """Names of scores between 0 and 1; 1 is the best value."""
 Metric = Literal["iou", "dice", "precision", "recall", "accuracy", "boundary_f1", "area_error_ha"]
-"""Names of all scores that have a mean over scenes and a pooled value."""
+"""Names of all scores that have a mean over scenes and a pooled value (from the summed counts of all scenes)."""
 
 RATIOS: tuple[Ratio, ...] = get_args(Ratio)
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -122,7 +122,7 @@ class Scores(Confusion):
     reference_ha: float | None = None
     """Area of flood in the reference over observed pixels, in geodesic hectares; None without a CRS."""
     tolerance: float | None = None
-    """Largest distance at which boundary pixels match; None if pooled scenes have different tolerances."""
+    """Largest distance at which boundary pixels match; None for pooled scores of scenes with different tolerances."""
     tolerance_unit: Literal["m", "px"] = "m"
     """Unit of the tolerance: metres, or pixels without a CRS."""
     prediction: str = ""

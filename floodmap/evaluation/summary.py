@@ -151,7 +151,7 @@ class Evaluation:
             writer.writerows(rows)
 
     def table(self) -> str:
-        """Return the scores as lines of text in aligned columns.
+        """Return the scores as one text of several lines, in aligned columns.
 
         The first lines are the warnings of `seen`. There is one row per scene. For several scenes, rows of mean scores
         and of pooled scores follow, each with the intervals in the next row.

@@ -51,7 +51,7 @@ def has_sidecar(path: Path) -> bool:
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:
-    """Register a dataset to be closed by `stack`, and return the dataset."""
+    """Make `stack` close the dataset `resource` when the stack itself is closed, and return the dataset."""
     # Not with enter_context: an entered dataset keeps a GDAL environment of the thread open, but scenes are closed in
     # any order and by any thread.
     stack.callback(resource.close)
@@ -61,9 +61,8 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
 def forget_error(dataset: Any) -> None:
     """Clear GDAL's last error after the error was handled.
 
-    If the error is not cleared, rasterio raises the old error at the next GDAL call with a result other than 0. This
-    function therefore calls GDAL for the colour interpretation of the bands, and suppresses the error that rasterio
-    raises.
+    If the error is not cleared, rasterio raises the old error at the next GDAL call that returns a value other than 0.
+    This function makes such a call, for the colour interpretation of the bands, and suppresses the error.
 
     Args:
         dataset: any open dataset of rasterio.

@@ -1,4 +1,4 @@
-"""Literal file names for libraries that parse a name as an address.
+"""File names for libraries that would interpret parts of a name as an address or as an option.
 
 pyogrio splits a name at `!`, ignores all text after `;` or a line break, and opens names ending in .zip as archives.
 GDAL has its own syntax of names (`/vsi...`, `GPKG:...`, `{...}`). SQLite does not accept paths of more than 512 bytes.
@@ -25,9 +25,9 @@ _PLAIN_PART = re.compile(r"[\w .,+=@~()-]+")
 _ROOT = re.compile(r"[A-Za-z]:[\\/]|/(?!/|vsi)")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _LONGEST_PATH = 400
-"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the rest is room for names of journal files."""
+"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the rest is room for `-journal` and other suffixes."""
 _SIDECAR_ON_READ = (".gml",)
-"""Suffixes of formats for which GDAL writes a sidecar while reading.
+"""Suffixes of formats for which GDAL writes a sidecar (a second file with the same stem) while reading.
 
 Files of these formats are always read through an alias, so that the sidecar is not written beside the file.
 """
@@ -47,7 +47,7 @@ def local_or_gdal(name: Path | str) -> Path | str:
 
 
 def has_gdal_name(name: Path | str) -> bool:
-    """Return whether a name is not a local file or folder, but has the form of a name that GDAL opens."""
+    """Return whether only GDAL can open a name: `/vsi.../` or `word:` at the beginning, and no local file or folder."""
     return _GDAL_NAME.match(str(name)) is not None and not os.path.lexists(name)
 
 
@@ -60,7 +60,7 @@ def refuse_unreadable(*names: Path | str) -> None:
     """Raise OutputError if a path is not valid UTF-8, because no output format could store the path.
 
     Args:
-        names: files and folders. The parent folders are checked, too, also the parent folders of a relative path.
+        names: files and folders. The absolute paths are checked, with the names of all parent folders.
     """
     for name in names:
         try:

@@ -128,7 +128,8 @@ class SourceName:
     def container(self) -> tuple[Path, str] | None:
         """Path of the local file that contains the raster, and name of the raster inside this file.
 
-        For `/vsizip/x.zip/a.tif`, the path is `x.zip` and the name is `a.tif`. The name is empty if the local file is the raster itself. None if no local file contains the raster.
+        For `/vsizip/x.zip/a.tif`, the path is `x.zip` and the name is `a.tif`. The name is empty if the local file is
+        the raster itself. None if no local file contains the raster.
         """
         if self.path is not None:
             return self.path, ""

@@ -57,7 +57,8 @@ def raster_shifts(
 
     Returns:
         The shifts in units of `crs`. The possible shifts are 0, minus one period and plus one period, in this order;
-        shifts without overlap are left out. (0.0,) if x is not periodic in `crs`.
+        shifts without overlap are left out. For example (-360.0,) for a raster from 170 to 190 degrees and a grid from
+        -180 to -170 degrees. (0.0,) if x is not periodic in `crs`.
     """
     period, other = x_period(crs), x_period(frame_crs)
     if period is None:
@@ -118,7 +119,7 @@ def turned(geometries: Geometries, crs: Any, span: tuple[float, float]) -> Geome
 def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
     """Remove jumps of x by one period from polygons that cross the antimeridian.
 
-    PROJ causes jumps if a polygon that crosses the antimeridian is transformed to another CRS.
+    PROJ causes jumps, such as from 179 to -179 degrees, if a polygon that crosses the antimeridian is transformed.
 
     Args:
         geometries: shapely geometries, object (n,), in the CRS. On the Earth, every edge must be shorter than half a

@@ -26,17 +26,17 @@ class Rect(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Member of one band of a VRT mosaic: one band of a raster. A rectangle of the raster is drawn into the mosaic."""
+    """Source of a band of a VRT mosaic: a band of another raster, drawn into a rectangle of the mosaic."""
 
     name: SourceName
     band: int
-    """Number of the band in the raster, counted from 1."""
+    """Number of the band in the other raster, counted from 1."""
     source: Rect | None
-    """Rectangle of the raster that is used (`SrcRect`); None: the whole raster."""
+    """Rectangle of the other raster that is drawn into the mosaic (`SrcRect`); None: the whole raster."""
     place: Rect | None
     """Rectangle of the mosaic into which `source` is drawn (`DstRect`); None: the whole mosaic."""
     transparent: bool
-    """True if the member has a nodata value or a mask: earlier members stay visible at pixels without data."""
+    """True if the member has a nodata value or a mask: members drawn earlier stay visible at pixels without data."""
 
 
 class Vrt:
@@ -61,12 +61,12 @@ class Vrt:
             for band in mask.iterfind("VRTRasterBand")
             for member in self._members(band)
         )
-        """Members of the mask bands."""
+        """Members of all mask bands, in one tuple."""
         self.computed = any(band.find("PixelFunctionType") is not None for band in self._root.iterfind("VRTRasterBand"))
         """True if a pixel function computes a band from all members of the band together."""
         source = self._root.find("GDALWarpOptions/SourceDataset")
         self.warped = None if source is None else self._name_in(source)
-        """Source raster of a warped VRT; None for any other VRT."""
+        """Name of the raster that is warped, if this is a warped VRT; else None."""
 
     @property
     def names(self) -> tuple[SourceName, ...]:

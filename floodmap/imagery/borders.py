@@ -42,9 +42,10 @@ _CORNER_SHARE, _CORNER_CELLS = 0.0002, 16
 
 The first limit is a share of all pixels of the downsampled picture, 0 to 1. The second limit is a number of pixels."""
 _SIDE_SHARE, _SIDE_CELLS = 0.005, 64
-"""Least size of an area that touches a side of the scene but no corner, and counts as border: two limits, as above.
+"""Least size of an area at a side of the scene, but at no corner, that counts as border: the larger of two limits.
 
-These limits are larger than at a corner, because such an area may be an overexposed roof."""
+The first limit is a share, and the second a number of pixels, as at a corner. These limits are larger than at a corner,
+because an area at a side may be an overexposed roof."""
 _THIN_SHARE = 0.25
 """Least share of the probes (see `_PROBES`) along one side of the scene, 0 to 1, that a thin border must fill.
 

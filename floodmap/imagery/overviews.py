@@ -58,7 +58,7 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Yield pairs: a window to compare, in pixels of the raster, and a downsampling factor: a power of 2."""
+    """Yield pairs: a window, in pixels of the raster, and a downsampling factor: a power of 2, at most `deepest`."""
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)

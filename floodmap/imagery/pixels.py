@@ -29,14 +29,18 @@ class Pixels:
     failed: Bools | None = None
     """bool (height, width): True at pixels that could not be read; None: all pixels were read."""
     complete: Bools | None = None
-    """bool (height, width) of a window that was read downsampled; None: not known for any pixel.
+    """bool (height, width), for a window that was read downsampled; None: not known for any pixel.
 
-    True if all source pixels of a pixel were checked, and no source pixel is hidden, empty or failed."""
+    True at pixels that are means of checked source pixels (pixels of the file), none of them hidden, empty or failed.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values of a window as read from the raster, before the search for nodata and voids."""
+    """Values of a window as read from the raster, before the search for nodata and voids.
+
+    The window may be read downsampled. A pixel then has several source pixels: pixels of the raster inside the pixel.
+    """
 
     values: NDArray[Any]
     """(bands, height, width), of the raster's dtype."""

@@ -63,7 +63,8 @@ def white_share(sample: NDArray[Any]) -> float:
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
     """Return the stored value of full brightness, and the least brightness of a white pixel.
 
-    The second result is a share of full brightness, 0 to 1. `sample` is the argument of `white_share`.
+    The second result is a share of full brightness, 0 to 1. For uint8 the results are 255 and `_WHITE`. `sample` is the
+    argument of `white_share`.
     """
     if sample.dtype == np.uint8:
         return 255.0, _WHITE

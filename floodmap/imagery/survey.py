@@ -17,9 +17,9 @@ from floodmap.imagery.reasons import Reasons, could_be_collar
 from floodmap.imagery.stretch import Stretch
 
 SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
-"""Number of sampled windows along each side of the scene, and two sides of the windows, in pixels.
+"""Number of sampled windows along each side of the scene, and side of a sampled window, in pixels.
 
-`SAMPLE_SIDE` is the side of the windows for `stretch_of`, and `SMALL_SIDE` of the windows for `sample_observed`."""
+`stretch_of` samples windows of the side `SAMPLE_SIDE`, and `sample_observed` windows of the side `SMALL_SIDE`."""
 SURVEY_SIDE = 2048
 """Longest side of the downsampled picture, in pixels, if the whole scene is read."""
 _ENOUGH_SAMPLES = 1000

@@ -69,7 +69,8 @@ def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[Win
         Two values. The first is the list of results, in the order of the batch. The second is a dictionary with notes
         for the JSON report. Three notes are numbers of windows: `run` (the model predicted the window or parts of it),
         `skipped` (no pixel is observed), `skipped_by_coarse` (the coarse probability is the result everywhere in the
-        window). `failed` is the list of the failed windows, and `pixels` is the number of predicted pixels.
+        window). `failed` is a list with the rectangle and the error message of each failed window, and `pixels` is the
+        number of predicted pixels.
     """
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]

@@ -70,9 +70,9 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 def _filled_layers(path: Path | str) -> list[str | None]:
     """Return the names of those layers of a vector file that contain features.
 
-    If the file has a single layer, the layer is returned without a check for features. [None] stands for the default
-    layer. This is the result for GeoParquet, because layers of GeoParquet have no name. It is also the result if no
-    layer has features; `read_vectors` then raises the error that describes the problem.
+    A single layer is returned even if it has no features. For GeoParquet, where layers have no name, the result is
+    [None], which means the default layer. If the file cannot be opened or no layer has features, the result is [None],
+    too: `read_vectors` then raises the error that describes the problem.
     """
     if Path(path).suffix.lower() in PARQUET:
         return [None]

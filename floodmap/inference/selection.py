@@ -40,7 +40,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Planner for the windows of a scene. In each window, the tiles are selected that the model has to predict."""
+    """Planner for the windows of a scene. In each window, it selects the tiles that the model has to predict."""
 
     scene: Scene
     prompter: Prompter
@@ -79,7 +79,10 @@ class Selection:
         return prompts.mask if uncertain_parts(prompts, (window.height, window.width)) == [] else None
 
     def _read(self, window: Window) -> tuple[Tile, str]:
-        """Read the tile of a window; return the tile, and the error message, which is empty if nothing failed."""
+        """Read the tile of a window; return the tile, and the error message, which is empty if nothing failed.
+
+        If the whole window cannot be read, every pixel of the tile is unobserved.
+        """
         try:
             tile = self.scene.read(window)
             return tile, tile.failure

@@ -75,7 +75,7 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
         own: grid of the raster.
         grid: the target grid.
         path: path of the raster, for messages.
-        stack: stack to which the returned datasets are added. The datasets are closed with the stack.
+        stack: exit stack that closes the returned datasets.
 
     Returns:
         The warped raster, usually as a single dataset. Near the antimeridian, the raster may overlap the grid without a

@@ -86,7 +86,7 @@ class Audit:
         return self.rule.values
 
     def table(self) -> str:
-        """Return the problems as lines of text; problems that exclude a picture come first."""
+        """Return the problems as one text, a line for each; problems that exclude a picture come first."""
         return "\n".join(map(str, self.findings))
 
 
@@ -95,9 +95,9 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 
     Args:
         labels: pictures and masks of the folder, from `find_labels`.
-        flood_value: mask values of flood, in the format of `FloodRule.parse`; all other values are dry. None: the flood
-            value is inferred from the masks, and pictures with unknown values in their masks are excluded.
-        ignore_values: mask values of unobserved pixels, in the format of `FloodRule.parse`.
+        flood_value: mask values of flood, such as "1,255" (see `FloodRule.parse`); other values are dry. None: the
+            flood value is inferred from the masks, and pictures with unknown values in their masks are excluded.
+        ignore_values: mask values of unobserved pixels, such as "0,9" (see `FloodRule.parse`).
 
     Raises:
         LabelError: `flood_value` occurs in no mask.
@@ -144,9 +144,9 @@ def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], f
 
 
 def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
-    """Infer the rule from all masks together. If this fails, return the most frequent of the rules of single masks.
+    """Return `rule` with flood values inferred from all masks together or, if this fails, from each mask alone.
 
-    One mask with unknown values therefore does not prevent the inference.
+    In the second case the most frequent result is returned, so that one mask with unknown values does no harm.
 
     Raises:
         EvaluationError: no rule can be inferred from any mask.
@@ -161,7 +161,7 @@ def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
 
 
 def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
-    """Infer the rule from one mask; return None if the values of the mask do not show which value is flood."""
+    """Return `rule` with the flood value inferred from one mask; None if the mask does not show the flood value."""
     try:
         return settle(rule, [path], "--flood-value")
     except EvaluationError:

@@ -36,7 +36,7 @@ SPLITS_FILE = "splits.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """Picture or scene with the mask of the picture."""
+    """Picture or scene in a folder of pictures, with the mask of the picture if there is one."""
 
     name: str
     """Name of the picture file. If the file is in a folder of a split, the name begins with this folder: `train/x`.
@@ -108,7 +108,7 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Geo
         rule: definition of flood. The values of the rule are used for a raster mask, the attribute for a polygon mask.
 
     Returns:
-        Classes, uint8 (height, width) of FLOOD, DRY and UNOBSERVED, and the grid of the classes.
+        Classes, uint8 (height, width): 0 dry, 1 flood, 255 unobserved; and the grid of these pixels.
 
     Raises:
         EvaluationError: the mask does not fit the picture.
@@ -175,12 +175,12 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
 
 
 def no_usable_picture(data: Path, findings: Sequence[object], part: str = "") -> LabelError:
-    """Return the error for data without a usable picture.
+    """Return the error for data without a usable picture (a picture with a mask, both without problems).
 
     Args:
         data: folder of the labelled pictures.
-        findings: problems found in the labels; `str` of a finding is its message.
-        part: the part of the data without a usable picture, such as `val`; "": all data.
+        findings: problems found in pictures and masks; `str` of a problem is its message.
+        part: the split without a usable picture, such as `val`; "": all data.
     """
     first = f"; the first finding: {findings[0]}" if findings else ""
     return LabelError(f"{data} has no usable picture{f' in {part}' if part else ''}{first}")

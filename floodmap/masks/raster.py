@@ -188,7 +188,7 @@ class RasterMask:
             LOG.warning("%s holds per cent: the threshold %g is used as %g", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
-        """Return whether the raster is in per cent, as the dtype and the values show it, without metadata.
+        """Return whether a raster without metadata about the scale is in per cent, judged by dtype and values.
 
         Raises:
             SceneError: the raster is a mask, has more than 16 different values below 0, or has values between 0 and 1

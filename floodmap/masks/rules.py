@@ -16,7 +16,7 @@ from floodmap.strips.codes import UNOBSERVED
 
 Codes = NDArray[np.uint8]
 Reader = Callable[[Window], Codes]
-"""Function that reads the class of each pixel of a window: uint8 (height, width) of DRY, FLOOD and UNOBSERVED."""
+"""Function that reads the class of each pixel of a window: uint8 (height, width), 0 dry, 1 flood, 255 unobserved."""
 
 
 Ignore = float | str | Iterable[float | str] | None
@@ -158,7 +158,8 @@ def _ignored(given: Ignore) -> tuple[tuple[float, ...], bool]:
     """Parse the option `ignore` of `FloodRule.parse`.
 
     Returns:
-        Values of the fields `ignored` and `careful` of `FloodRule`.
+        Values of the fields `ignored` and `careful` of `FloodRule`: (0.0, 9.0) and True for "0,9"; () and False for
+        "none".
     """
     parts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     words = [word.strip().lower() for part in parts if part is not None for word in str(part).split(",")]

@@ -149,6 +149,6 @@ def by_threshold(histogram: Histogram) -> tuple[Floats, Floats, Floats]:
 
 
 def _logit() -> Floats:
-    """Return the logit of each histogram row, float64 (101,)."""
+    """Return the logit of the probability of each histogram row, float64 (101,), finite for 0 and 1."""
     probability = np.clip(PERCENT, 0.005, 0.995)  # probabilities are rounded to whole per cents
     return np.asarray(np.log(probability / (1 - probability)))

@@ -34,7 +34,7 @@ SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
 The limit is in logits. It is needed because shadows are as dark and as blue as water. The limit also applies if the
 ground sample distance is unknown. Negative evidence (against water) has no such limit."""
 POINT_RADIUS = 64.0
-"""Radius in pixels of the tile within which a point prompt reduces the evidence.
+"""Radius, in pixels of the tile, of the reduction of the evidence around a point prompt.
 At d pixels from the point, the evidence is multiplied by `1 - exp(-(d / POINT_RADIUS)**2)`: 0 at the point itself."""
 _BRIGHT = 95
 """Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""

@@ -73,7 +73,7 @@ class ResolvedModel:
     name: str
     """Name of the model; the file's stem if the registry has no file with this SHA-256."""
     architecture: str | None
-    """Network, named as in `Model`. None if the file has no such name; the shapes of the tensors decide then."""
+    """Network, named as in `Model`. None if the file does not name its network: the shapes of the tensors decide."""
     sha256: str
     """SHA-256 of the file."""
 

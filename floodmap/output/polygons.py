@@ -183,7 +183,7 @@ def vectorize_layers(
 
 
 class _Collected:
-    """Collection of components, with areas and perimeters. Flood components below the minimum area are dropped.
+    """Collection of components (see `tracing.Components`) with areas and perimeters, without small flood components.
 
     Args:
         grid: grid of the scene's pixels.
@@ -210,7 +210,7 @@ class _Collected:
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
-        """Return three values: all n components from the top of the scene down, areas (m²) and perimeters (m), (n,)."""
+        """Return the n components from the top of the scene down, and areas (m²) and perimeters (m), float64 (n,)."""
         parts = self._parts or [(_NO_COMPONENTS, np.empty(0), np.empty(0))]
         names = Components.__slots__
         joined = Components(**{name: np.concatenate([getattr(part[0], name) for part in parts]) for name in names})

@@ -41,8 +41,8 @@ def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) 
     Args:
         finishing: settings for writing the results of the run.
         scratch: folder for the temporary results, on the disk of the final results.
-        helper: helper process that writes the results if the libraries are not loaded in this process. None: the
-            results are written in this process.
+        helper: helper process that writes the results, unless the libraries that write polygons are loaded in this
+            process already. None: the results are written in this process.
 
     Raises:
         OutputError: a result cannot be written.
@@ -148,7 +148,7 @@ class Helper:
 
 
 def main() -> None:
-    """Run the helper process: load the libraries, wait for the settings of one run, and write the results."""
+    """Run the helper process: load the libraries, read the settings of one run from stdin, and write the results."""
     send = open_channel()
     logging.getLogger("floodmap").addHandler(logging.NullHandler())
     logging.getLogger("floodmap").propagate = False

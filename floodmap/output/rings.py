@@ -46,8 +46,8 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
     itself, so that the polygons are valid.
 
     Args:
-        parts: list of pairs. A pair has n edges, (n,) of data type `LINE`, and the number of the component of each
-            edge, int64 (n,). The list is emptied to free memory.
+        parts: list of pairs of arrays: edges, (n,) of data type `LINE`, and for each edge the number of the component
+            to which the edge belongs, int64 (n,). The list is emptied to free memory.
         stride: number of pixel corners in a row.
         noded: True: keep a vertex inside a straight line if the value `beyond` of the edges changes at this vertex.
 

@@ -107,7 +107,7 @@ class _Border:
         self._is_node = is_node[self._number]
 
     def cut(self, twice_area: int) -> None:
-        """Remove corners until no further corner can be removed.
+        """Remove corners until no further corner can be removed: `kept` becomes False for removed corners.
 
         Args:
             twice_area: twice the area of the largest triangle that may be cut off, in square pixels; at most 2.

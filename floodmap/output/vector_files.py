@@ -42,7 +42,7 @@ def write_layers(
     """Write the layers `flood` and `unobserved` in each of the given formats.
 
     A GeoPackage `NAME.gpkg` holds both layers and their styles for QGIS. Other formats have one file for each layer,
-    such as `NAME_flood.shp` and `NAME_unobserved.shp`, and a `.qml` style beside each file. The type of the layers is
+    such as `NAME_flood.shp` and `NAME_unobserved.shp`, and a `.qml` style beside each file. The geometry type is
     MultiPolygon, even if a layer is empty. The bytes of the files depend only on the arguments.
 
     Args:
@@ -111,7 +111,10 @@ def _write_all(
     frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
     scratch: Path | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Write files to a hidden folder, then move all files to the output folder. After an error, no file is moved."""
+    """Write files to a temporary folder, then move the files to `out_dir`. If a file cannot be written, none is moved.
+
+    `frames` contains the tables of both layers, by name of the layer. The result is the paths of the main files.
+    """
     for file in files:
         path = out_dir / file.name
         if file.suffix not in FORMATS:
@@ -140,7 +143,7 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """Return the final name of a file that was written with a temporary name, such as `0.gpkg` or `1.dbf`."""
+    """Return the final name of a file that has a temporary name: `1.dbf` becomes `NAME_unobserved.dbf`."""
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 

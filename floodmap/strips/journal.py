@@ -70,7 +70,7 @@ class Strips:
         return path
 
     def notes(self) -> list[Mapping[str, Any]]:
-        """Return the notes of each finished strip, from the top."""
+        """Return the notes (`Entry.notes`) of each finished strip, from the top."""
         return [head["notes"] for head, _ in self._whole()]
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -96,7 +96,10 @@ class Strips:
         return self.folder / f"{index:05d}.strip"
 
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield (header, compressed codes) of each strip from the top, up to the first missing or corrupt strip."""
+        """Yield (header, compressed codes) of each strip from the top, up to the first missing or corrupt strip.
+
+        The header is the JSON object with the fields and notes of the strip that `append` writes before the codes.
+        """
         for index in count():
             if not self._comes(index):
                 return

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_PIXELS = 2**21
-"""Largest number of pixels in a block, unless one row has more. The rows of a block are decompressed together."""
+"""Largest number of pixels in a block, unless one row has more.
+
+A block is a group of rows of a strip that are compressed and decompressed together."""
 
 
 def packed(codes: NDArray[np.uint8]) -> bytes:
@@ -59,7 +61,7 @@ class Strip:
     pieces: tuple[tuple[int, tuple[bytes, ...]], ...]
     """Pieces into which the columns are divided, from left to right.
 
-    Each piece consists of the number of columns, and the compressed codes of each block of rows, from the top.
+    Each piece is a pair: the number of columns, and the compressed codes of each block of rows, from the top.
     """
 
     @classmethod

@@ -207,14 +207,20 @@ def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Gen
 
 
 def _light(rgb: Floats, open_ground: Bools) -> Floats:
-    """Estimate the daylight from the open ground: a factor near 1, equal for all bands, float32 (3, 1, 1)."""
+    """Estimate the daylight from the brightness of the open ground.
+
+    Return the factor by which the colours of the water are multiplied: near 1, equal for all bands, float32 (3, 1, 1).
+    """
     median = np.median(rgb[:, open_ground], axis=1) if open_ground.any() else np.full(3, 0.45)
     day = float(np.clip(median.mean() / 0.45, 0.5, 1.4)) ** 0.6
     return np.asarray(day * np.ones((3, 1, 1)), np.float32)
 
 
 def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
-    """Estimate the strength of shadows from dark pixels: 0 (no shadow) to 1, float32 (height, width)."""
+    """Estimate the strength of the shadows in a picture: 0 (no shadow) to 1, float32 (height, width).
+
+    A pixel counts as shadow if it is much darker than the ground around it.
+    """
     grey = rgb.mean(axis=0)
     known = (~stands).astype(np.float32)
     side = max(5, round(14 / gsd))

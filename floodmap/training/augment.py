@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import jpeg
 
 WAVES = 64
-"""Number of values along each side of the square patches of random values that are interpolated to waves.
-The distance between two neighbouring values is half a wavelength."""
+"""Number of random values along each side of a square patch. Waves are interpolated from the values of a patch:
+neighbouring values are half a wavelength apart."""
 TANNIN = 0.45
 """Share of the repainted views that get dark brown water, as between houses and trees. Few pictures have such water."""
 
@@ -34,7 +34,8 @@ class Water:
     waves: Tensor
     """(B, 2, WAVES, WAVES): patches of normally distributed noise, for swell and for ripples (long and short waves)."""
     directions: Tensor
-    """(B, 2, 2, 2): matrices that map coordinates in the far view (-1 to 1) to coordinates in each patch of `waves`."""
+    """(B, 2, 2, 2): for swell and for ripples, a 2 x 2 matrix that maps coordinates in the far view (-1 to 1) to
+    coordinates in the patch of `waves`."""
     heights: Tensor
     """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
@@ -115,7 +116,10 @@ class Water:
         return rgb.clamp_(0.0, 1.0)
 
     def _waves(self, i: int, place: Tensor, detail: float) -> Tensor:
-        """Return the change of brightness by waves in view `i`, as a share of the water's brightness, (1, H, W)."""
+        """Return the change of brightness by waves in view `i`, as a share of the water's brightness, (1, H, W).
+
+        `place`, (H, W, 2), and `detail` are as in `on`.
+        """
         total = torch.zeros(1, *place.shape[:2])
         for patch, to_patch, height in zip(
             self.waves[i], self.directions[i], self.heights[i] * torch.tensor([1.0, detail])[:, None, None], strict=True

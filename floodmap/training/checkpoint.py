@@ -67,8 +67,8 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
 
     Args:
         config: settings of the run: architecture, and which weights are trained.
-        init: file of initial weights, .safetensors or .pth. Tensors of the file whose name or shape does not occur in
-            the network are left out. None: random weights.
+        init: file of initial weights, .safetensors or .pth. Tensors of the file are left out if the network has no
+            tensor of the same name and shape. None: random weights.
     """
     if config.architecture == "flood_sam":
         model: Trainable = FloodSam(config.encoder).to(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ def build(config: TrainConfig, init: Path | None = None) -> Trainable:
 
 
 def _load_matching(model: Trainable, path: Path) -> None:
-    """Load those tensors of a file whose name and shape occur in the model; the model's other tensors do not change."""
+    """Load the tensors of a file for which the model has a tensor of the same name and shape; leave out all others."""
     own = model.state_dict()
     loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, mmap=True)
     given = {name: value.float() for name, value in loaded.items() if value.is_floating_point()}

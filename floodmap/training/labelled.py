@@ -26,7 +26,8 @@ SAMPLE_SIDE = 1536
 def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
     """Cut a labelled picture or scene into samples with sides of about `SAMPLE_SIDE` pixels.
 
-    Unobserved pixels get the mask value `IGNORED`. Pieces without a labelled pixel are left out.
+    Pixels that are unobserved or have no label are `IGNORED` in the masks of the samples. Pieces without a labelled
+    pixel are left out.
 
     Args:
         one: paths of the picture and of the mask or polygons.
@@ -113,7 +114,7 @@ def find_swapped_masks(model: Segmenter, labelled: Sequence[Labelled], rule: Flo
         rule: values of the masks that mean flood, and values that are ignored.
 
     Returns:
-        One finding for each pair of pictures with swapped masks; the text names both pictures.
+        One finding for each pair of pictures with swapped masks, with the names of both pictures.
     """
     if not model.knows_floods:
         return []

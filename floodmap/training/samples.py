@@ -78,7 +78,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Set of samples, with frequency and transformations of the views that are drawn from these samples."""
+    """Set of samples, and how pairs of views are drawn from these samples: how often, and with which random changes."""
 
     name: str
     samples: Sequence[Sample]
@@ -93,13 +93,15 @@ class Source:
     """Range of the factor: pixel size of the far view divided by pixel size of the near view.
     The range begins at 1 for sources of pictures that are too small to be shrunk."""
     rim: float = 1.6
-    """Largest side of a far view, in pixels of the picture, divided by the square root of the picture's pixel number.
-    The ratio is limited because views that lie mostly outside the picture are of little use."""
+    """Limit of the side of a far view, divided by the square root of the picture's area, both in pixels of the picture.
+    1.6: in a picture of 1000 x 1000 pixels, the side of a far view is at most 1600 pixels. Views that lie mostly
+    outside the picture are of little use."""
     plain: float = 0.0
     """Share of the pairs that are drawn without resampling, because resampling blurs details of one pixel's width.
 
-    The near view has the picture's pixels. The far view is shrunk by `PLAIN_FACTOR`. Views are only flipped and, if
-    nadir, rotated by right angles. Half of the pairs without resampling keep the exposure and colours of the picture.
+    The near view has the picture's pixels. The far view is shrunk by `PLAIN_FACTOR`, or not at all if `factor` begins
+    at 1. Views are only flipped and, if nadir, rotated by right angles. Half of the pairs without resampling keep the
+    exposure and colours of the picture.
     """
     wet: float = 0.0
     """Share of the pairs that are drawn with a preference for flood, for sources with little flood.

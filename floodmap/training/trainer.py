@@ -215,9 +215,9 @@ class Trainer:
         return points
 
     def _relabelled(self, views: Views, colours: Tensor) -> Views:
-        """Return the views with other labels in some of them: the labels of one region of a view are swapped.
+        """Return the views with changed targets: in some views, the label of one region is swapped.
 
-        `colours` is the mean RGB of each cell; see `simulated_prompts.relabel_region`.
+        `colours` is the mean RGB of each cell of 4 x 4 pixels; see `simulated_prompts.relabel_region`.
         """
         share = self.config.relabelled
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))

@@ -38,7 +38,7 @@ class Anatomy:
     is_service: bool = False
     """Whether the pixels come from a web service or a database. A change of the pixels is then not detected."""
     lost: dict[SourceName, str] = field(default_factory=dict)
-    """Names of the members of a VRT mosaic that cannot be read (keys), and the reason of each member (values)."""
+    """Why members of a VRT mosaic cannot be read: reason by name of the member. Empty if all members can be read."""
     repaired: str | None = None
     """Name of a copy of the VRT in memory, without the members that cannot be read; None: no copy is needed.
 
@@ -160,8 +160,8 @@ def _gaps(
 ) -> Gaps | None:
     """Return the gaps of some bands of a VRT mosaic; None if the bands have no gaps.
 
-    `bands` are the numbers of the bands, from 1. `whole` contains the members that can be read, and `shape_hw` is the
-    number of rows and columns of the mosaic.
+    `bands` are the numbers of the bands, from 1. `whole` contains, by name, the members that can be read. `shape_hw` is
+    the number of rows and columns of the mosaic.
     """
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
     found = [_band_gaps(members, whole, shape_hw, computed=vrt.computed) for members in own if members]

@@ -76,7 +76,7 @@ def of_input(name: Path | str) -> str | None:
     """Compute the SHA-256 of the file of a mask, an area of interest or prompts.
 
     Args:
-        name: a file, a .gdb folder, or a name that only GDAL opens.
+        name: a file, a .gdb folder, or a name that only GDAL opens, such as `/vsizip/areas.zip/aoi.geojson`.
 
     Returns:
         64 hexadecimal digits; None if a change of the file cannot be detected.
@@ -92,7 +92,10 @@ def of_input(name: Path | str) -> str | None:
 
 
 def _parts(path: Path) -> list[Path]:
-    """Return the files to hash: all in a .gdb folder except .lock files; .shp, .dbf, .prj of a shapefile; or a file."""
+    """Return the files to hash.
+
+    Of a .gdb folder: all files except .lock files. Of a shapefile: .shp, .dbf and .prj. Of any other input: the file.
+    """
     if path.is_dir():  # a .gdb folder; readers write lock files into it
         return sorted(part for part in path.iterdir() if part.suffix != ".lock")
     beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
@@ -100,7 +103,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _metadata(source: Source) -> str:
-    """Return a text with the size, dtype, georeference, nodata value and palette with which a raster is read."""
+    """Return one text of all properties that affect how a raster is read, such as dtype, georeference and palette."""
     palette = None if source.palette is None else source.palette.tolist()
     crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
     shape, place = (*source.grid.shape_hw, source.dataset.count), tuple(source.grid.transform)[:6]
@@ -158,7 +161,11 @@ def _of_vrt(text: bytes) -> bytes:
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """Return bytes that change with the member `inside` of an archive, or with a file that contains several rasters."""
+    """Return bytes that change with the content of `inside`, a raster or polygons inside `file`.
+
+    Of a zip or tar archive, only the member `inside` is hashed. Of any other file, such as a NetCDF file of several
+    rasters, `file` is hashed.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             known = {info.filename: info for info in archive.infolist()}

@@ -160,8 +160,8 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
         bands: numbers of the bands, from 1. A block is a gap if the block was not written in at least one of the bands.
 
     Returns:
-        The gaps; None if all blocks were written or the raster is no GeoTIFF. None, too, for a file of more than
-        `MAX_BLOCKS` blocks, because the search would take too long.
+        The gaps. None: all blocks were written, the raster is no GeoTIFF, or the raster has more than `MAX_BLOCKS`
+        blocks, so that the search would take too long.
     """
     if dataset.driver != "GTiff":
         return None
@@ -186,12 +186,15 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
         shape_hw: rows and columns of the mosaic, in pixels.
 
     Returns:
-        The gaps; None if a single member without gaps covers the whole mosaic.
+        The gaps. None: the mosaic has no gaps, because one of its members has no gaps and fills the whole mosaic, and
+        no member above it hides it with gaps.
     """
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
-    complete = any(member.place == whole and member.gaps is None and not member.lost for member in placed)
-    if complete and not any(member.lost and member.needed for member in placed):
-        return None
+    complete = [member.place == whole and member.gaps is None and not member.lost for member in placed]
+    if any(complete) and not any(member.lost and member.needed for member in placed):
+        above = placed[len(placed) - complete[::-1].index(True) :]
+        if all(member.gaps is None or member.transparent for member in above):
+            return None
     edges = [
         (left, top, left + width, top + height) for left, top, width, height in (member.place for member in placed)
     ]

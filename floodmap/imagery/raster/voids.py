@@ -18,11 +18,11 @@ COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -214748
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""A value is a void only if it occurs in a sample at least `_MANY` times, with at least this share (0 to 1)."""
+"""Least number of times that a void occurs among the values of a sample, and least share (0 to 1) of these values."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
 """Least distance of a void from all other values, as a multiple of the range of the other values.
 
-`_FAR` is for any value, `_FAR_IF_COMMON` is for values in `COMMON_VOIDS` and for the limits of an integer dtype."""
+`_FAR_IF_COMMON` is for values in `COMMON_VOIDS` and for the smallest and largest value of an integer dtype."""
 _MAX_VOIDS = 4
 """Largest number of rounds in the search for voids of a raster. Also the largest number of voids in one warning."""
 

@@ -1,8 +1,8 @@
 """Capture of function calls as CUDA graphs, and replay of these graphs.
 
-A replay is one launch instead of about 400 launches for an image encoder of SAM. Every launch needs Python's global
-interpreter lock. While other threads used the lock, to read windows and to trace outlines, the launches took as long
-as the computation itself (`benchmarks/gpu.py`).
+An image encoder of SAM launches about 400 kernels on the GPU; a replay is a single launch. Every launch needs Python's
+global interpreter lock. While other threads used the lock, to read windows and to trace outlines, 400 launches took as
+long as the computation itself (`benchmarks/gpu.py`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Number of rows of the input for which oneDNN chooses the memory layout of the weights of a linear layer.
+"""Number of input rows of a linear layer. oneDNN chooses the memory layout of the weights that suits this number.
 
 SAM's encoder has one row for each of the 64 x 64 positions of the image embedding.
 """

@@ -26,7 +26,7 @@ _TOLERANCE = 0.03
 The difference is due to bfloat16 and to the approximation of GELU with tanh."""
 _WHOLE, _WINDOWS = (64, 4, 3), (128, 8, 1)
 """Settings of the attention kernel for global attention, and for attention in windows.
-A setting is (queries per program, warps per program, pipeline stages). These numbers were the fastest on an H100."""
+A setting is (queries per Triton program, warps per program, pipeline stages). These were the fastest on an H100."""
 
 
 def embed(encoder: ImageEncoderViT, image: Tensor) -> Tensor:
@@ -198,7 +198,9 @@ def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Compute the positional scores (QUERIES, keys): products of queries with the embeddings of relative positions.
 
-    The keys belong to AT_ONCE rows of a window. `first` is the first of these rows.
+    The keys belong to AT_ONCE rows of a window. `first` is the first of these rows. The products were computed by
+    `attend`: `to_row` are addresses of the products with embeddings of rows (see `_attend`), and `across` are the
+    products with embeddings of columns, one for each column in `column`.
     """
     step = tl.arange(0, AT_ONCE)
     rows = first + step
@@ -230,7 +232,8 @@ def _attend(
     """Compute the attention of QUERIES queries, of one window and one head, to all cells of the window.
 
     Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels. HEAD and TAIL are powers
-    of two, or TAIL is 0. In the code, `scores` are the attention scores before multiplication by `scale`. `highest` and
+    of two, or TAIL is 0: 80 channels are 64 + 16. `products` holds the product of every query with every relative
+    positional embedding. In the code, `scores` are the attention scores before multiplication by `scale`. `highest` and
     `total` are the running maximum and the running sum of the softmax. `to_row` and `to_col` are the addresses, in
     `products`, of the products for keys in row 0 and in column 0.
     """

@@ -14,7 +14,7 @@ from floodmap.models.sam.efficientnet import Skips
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""Mean and standard deviation of red, green and blue (0 to 255) over ImageNet, as in SAM."""
+"""Standard deviations of red, green and blue (0 to 255) over ImageNet, as in SAM; `PIXEL_MEAN` holds the means."""
 FRAME = 1024
 """Side in pixels of SAM's input frame, the square image that SAM's encoder expects.
 Prompt coordinates are encoded relative to the frame, not to the tile."""
@@ -35,8 +35,8 @@ class Encoded:
     shape_hw: tuple[int, int]
     """Height and width of the tiles, in pixels."""
     ground: tuple[Tensor, Tensor] | None = None
-    """Two embeddings of the ground sample distance, (B, E) each. The decoder adds the first to the output tokens, and
-    the second to `embedding`. None if the ground sample distance is no input of the network."""
+    """Two embeddings of the ground sample distance, (B, E) each. The first is added to the decoder's output tokens, the
+    second to the embedding of mask prompts. None if the ground sample distance is no input of the network."""
 
     def __getitem__(self, part: slice) -> Encoded:
         """Return the output of the encoder for the tiles in a slice of the batch."""
@@ -45,7 +45,7 @@ class Encoded:
         return Encoded(self.embedding[part], skips, self.shape_hw, ground)
 
     def crop(self, rows: slice, cols: slice) -> Encoded:
-        """Crop the features of every tile to the same rectangle.
+        """Return the output of the encoder, with the features of every tile cropped to the same rectangle.
 
         Args:
             rows: rows of the rectangle in pixels of the tile; start and stop are multiples of 32.

@@ -59,10 +59,7 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Build the dimensions from the JSON of a model's file, in which tuples are lists.
-
-        An unknown field raises TypeError.
-        """
+        """Build the dimensions from a model file's JSON, with lists for tuples. An unknown field raises TypeError."""
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }

@@ -205,7 +205,8 @@ class FloodSam(nn.Module):
     def _position(self, embedding: Tensor, offset_xy: Tensor) -> Tensor:
         """Return the positional encoding of the image embedding, (B, E, h, w); for `offset_xy` see `forward`.
 
-        The encoding is that of the centres of the embedding's positions, in SAM's input frame.
+        Each of the h x w positions of the embedding covers 16 x 16 pixels of SAM's input frame. The encoding is that
+        of the centre of these pixels.
         """
         height, width = embedding.shape[-2:]
         y = (torch.arange(height, device=embedding.device) + 0.5) * STRIDE
@@ -217,11 +218,11 @@ class FloodSam(nn.Module):
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Add the second embedding of the ground sample distance to the embedding of mask prompts, `dense`.
+    """Add the ground sample distance to the embedding of mask prompts, `dense`.
 
     Returns:
-        Two values. The first embedding of the ground sample distance, (B, E), for the decoder's tokens; None if the
-        distance is no input of the network. The sum, (B, E, h, w); `dense` itself if the distance is no input.
+        Two values. The first embedding of `encoded.ground`, (B, E), for the decoder's tokens. The sum of `dense` and
+        the second embedding of `encoded.ground`, (B, E, h, w). If `encoded.ground` is None: None, and `dense`.
     """
     if encoded.ground is None:
         return None, dense

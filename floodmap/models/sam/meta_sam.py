@@ -135,15 +135,15 @@ class Sam(nn.Module):
         return logits[:, 0, : framed_h // 4, : framed_w // 4], iou[:, 0]
 
     def best_masks(self, embedding: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-        """Predict one mask for each prompt set.
+        """Predict one mask for each of N prompt sets. A prompt set is a number of points and at most one box.
 
         A single point is ambiguous. For a set of one point SAM predicts three masks, and the mask with the highest
         predicted IoU is returned (arXiv:2304.02643, section 3). For other sets SAM's single mask is returned.
 
         Args:
-            embedding: image embedding for each of N prompt sets, (N, 256, 64, 64).
+            embedding: image embedding for each prompt set, (N, 256, 64, 64).
             xy: points and box corners, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel,
-                x first.
+                x first. T is the length of the longest set.
             labels: label codes, (N, T): those of `PointEncoder`, and -2 for padding of shorter sets. A set without a
                 box has one label -1, as in `segment_anything`.
 

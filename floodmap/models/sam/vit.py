@@ -108,10 +108,10 @@ def use_cached_attention(encoder: ImageEncoderViT) -> None:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Compute attention of queries, keys and values (N, cells, C) by torch's fused kernels.
+    """Compute attention of queries (N, queries, C) to keys and values (N, cells, C) by torch's fused kernels.
 
-    `bias`, (N, cells, keys), is added to the scores. The fused kernels need tensors of four dimensions. For tensors of
-    three dimensions, torch would compute separate matrix products, and on a GPU in float32.
+    `bias`, (N, queries, cells), is added to the scores. The fused kernels need tensors of four dimensions. For tensors
+    of three dimensions, torch would compute separate matrix products, and on a GPU in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 

@@ -18,7 +18,7 @@ def histogram(census: Census) -> str:
     Bars show the share of all observed pixels, in per cent. Dry and flooded pixels have different colours.
 
     Args:
-        census: pixel counts of the scene, with at least one observed pixel.
+        census: number of pixels of each code in the scene, with at least one observed pixel.
 
     Returns:
         The chart as an `<svg>` element.
@@ -48,7 +48,7 @@ def curve(census: Census) -> str:
     a geographic or projected CRS, the axis is in pixels or thousand pixels.
 
     Args:
-        census: pixel counts and areas of the scene.
+        census: number of pixels and area of each code in the scene.
 
     Returns:
         The chart as an `<svg>` element.

@@ -31,7 +31,7 @@ PROBABILITY_SIDE = 600
 PHOTOGRAPH_BYTES = 600_000
 """Largest size of the photograph, in bytes."""
 LONG = 1000.0
-"""Length of the longer side of a map, in map units. Scale bar, north arrow and numbers are drawn in map units."""
+"""Length of the longer side of a map in map units, the units in which scale bar, north arrow and numbers are drawn."""
 NUMBER_SPACING = 36.0
 """Least distance between two numbers on the map, in map units. The least distance between a number and the edge of the
 map is half of this value."""

@@ -139,7 +139,10 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share, 0 to 1, as text in per cent: "< 0.1 %" below 0.001, "> 99.9 %" above 0.999, except 0 and 1."""
+    """Return a share, 0 to 1, as text in per cent, such as "12.3 %".
+
+    Between 0 and 0.001 the text is "< 0.1 %", and between 0.999 and 1 "> 99.9 %".
+    """
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -165,8 +168,9 @@ def _subtitle(summary: dict[str, Any]) -> str:
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
     """Return the main result of the report, as a dictionary of three texts.
 
-    The texts `figure` (the flooded area) and `rest` together are one sentence. The text `open` is a sentence about the
-    unobserved ground. `open` is empty if the whole scene was observed, or if no pixel was observed.
+    The texts `figure` and `rest` together are one sentence, such as "3.20 ha" and " of flood water: 5.0 % of the ground
+    that was observed." The text `open` is a sentence about the unobserved ground. `open` is empty if the whole scene
+    was observed, or if no pixel was observed.
     """
     if not _observed(summary):
         return {"figure": "Nothing was observed", "rest": ": there is no result for this scene.", "open": ""}
@@ -248,7 +252,7 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the table of unobserved ground: for each reason, the texts `reason`, `pixels`, `share` and `area`."""
+    """Return a table of unobserved ground: a row per reason, with the texts `reason`, `pixels`, `share` and `area`."""
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
     inside = _observed(summary) + sum(pixels["unobserved"].values())
     rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]
