@@ -122,8 +122,8 @@ def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
     PROJ causes jumps, such as from 179 to -179 degrees, if a polygon that crosses the antimeridian is transformed.
 
     Args:
-        geometries: shapely geometries, object (n,), in the CRS. On the Earth, every edge must be shorter than half a
-            period.
+        geometries: shapely geometries, object (n,), in the CRS. Every edge must in reality span less than half a
+            period of x: an edge from 179 to -179 degrees spans 2 degrees.
         crs: CRS of the geometries. If x is not periodic, the geometries are returned unchanged.
 
     Returns:

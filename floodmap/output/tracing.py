@@ -76,7 +76,7 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight edges of outlines. With row 0 at the top, the component is on the left, in the direction of the edge."""
+    """Straight, directed edges of outlines. Seen along an edge, with row 0 at the top, the component is on the left."""
 
     line: Lines
     """Edges, (n,) of data type `LINE`."""
@@ -222,11 +222,11 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
 
 
 def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
-    """Combine the statistics of runs and open components to the statistics of the components that contain them.
+    """Combine the statistics of parts to the statistics of the components that contain them.
 
     Args:
-        parts: dictionary of the columns of `Components`, without the outline. Each column is int64 (parts,), and a part
-            is a run or an open component.
+        parts: dictionary of the columns of `Components`, without the outline. Each column is int64 (parts,). A part is
+            a run of equal pixels in a row, or a component of earlier rows that can still grow.
         owner: number of the component that contains each part, int64 (parts,).
         n_owners: number of components.
 

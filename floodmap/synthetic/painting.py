@@ -125,8 +125,8 @@ def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
 def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
     """Paint parking bays of 2.6 x 5.2 m along aisles, and cars in some bays.
 
-    `where` has the indices of the car parks' pixels in a flattened block. `u` and `v`, (SIDE, SIDE), are coordinates
-    along the axes of the macro cell, in metres.
+    `where` has the indices of the car parks' pixels in the flattened block. `u` and `v`, (SIDE, SIDE), are coordinates
+    of the pixels in metres, along and across the street.
     """
     if not len(where):
         return

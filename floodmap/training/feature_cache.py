@@ -67,11 +67,11 @@ class FeatureCache:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Draw a random batch from the folder, and copy it to a device.
+        """Draw a random batch of cached features and labels from the folder, and copy it to a device.
 
-        With the encoder of `FloodSam`, only a random rectangle is read, the same rectangle in all views of the batch.
-        The cached views then differ from step to step, and decoding takes about half the time. With Meta's encoders,
-        which resize every view, the whole views are read.
+        With the encoder of `FloodSam`, only a random rectangle of the features is read, the same rectangle in all views
+        of the batch. A view then differs from step to step, and the mask decoder takes about half the time. With Meta's
+        encoders, which resize every view, the whole views are read.
 
         Args:
             generator: source of randomness.

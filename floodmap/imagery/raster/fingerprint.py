@@ -39,7 +39,7 @@ _IGNORED_TAGS = ("Metadata", "Histograms")
 
 
 class _NoFingerprint(Exception):
-    """Error: later changes of a file could not be detected."""
+    """Raised if no fingerprint can be computed for a file: later changes of the file would not be detected."""
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:

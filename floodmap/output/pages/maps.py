@@ -31,10 +31,10 @@ PROBABILITY_SIDE = 600
 PHOTOGRAPH_BYTES = 600_000
 """Largest size of the photograph, in bytes."""
 LONG = 1000.0
-"""Length of the longer side of a map in map units, the units in which scale bar, north arrow and numbers are drawn."""
+"""Length of the longer side of a map in drawing units: units of the SVG, not of the CRS."""
 NUMBER_SPACING = 36.0
-"""Least distance between two numbers on the map, in map units. The least distance between a number and the edge of the
-map is half of this value."""
+"""Least distance between two numbers on the map, in drawing units. The least distance between a number and the edge of
+the map is half of this value."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
 """Indices of colours in `OVERLAY`: flood; shore, the flood pixels next to dry pixels; background and stripes of
@@ -61,7 +61,7 @@ class ScaleBar:
     """Scale bar of a map."""
 
     length: float
-    """Length in map units."""
+    """Length in drawing units."""
     text: str
     """Label, in metres or kilometres."""
 
@@ -71,9 +71,9 @@ class SceneMaps:
     """Maps of one scene for the HTML template. All maps show the whole scene, as pictures that are `data:` URLs."""
 
     width: float
-    """Width of the maps in map units; the longer side is `LONG`."""
+    """Width of the maps in drawing units; the longer side is `LONG`."""
     height: float
-    """Height of the maps in map units."""
+    """Height of the maps in drawing units."""
     photograph: str
     """Photograph of the scene."""
     overlay: str
@@ -87,7 +87,7 @@ class SceneMaps:
     north_deg: float | None
     """Direction of north at the centre of the maps, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbers drawn on the map, each (number, x, y). The position x, y is in map units from the top left corner."""
+    """Numbers drawn on the map, each (number, x, y). The position x, y is in drawing units from the top left corner."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:
@@ -166,12 +166,12 @@ class MapFrame:
 
     @cached_property
     def _unit(self) -> float:
-        """Number of map units per metre; without a CRS, per unit of the transform."""
+        """Number of drawing units per metre; without a CRS, per unit of the transform."""
         return LONG / max(self.grid.width * self._steps[0], self.grid.height * self._steps[1])
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the map, each at least 2 (the width of a drawn line), in map units."""
+        """Width and height of the map in drawing units, each at least 2, the width of a drawn line."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -184,13 +184,13 @@ class MapFrame:
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Convert coordinates (x, y) in the raster's CRS to a position (x, y) in map units from the top left."""
+        """Convert coordinates (x, y) in the raster's CRS to a position (x, y) in drawing units from the top left."""
         col, row = ~self.grid.transform @ (x, y)
         down = self.grid.height - row if self._mirrored else row
         return col * self._steps[0] * self._unit, down * self._steps[1] * self._unit
 
     def inside(self, x: float, y: float) -> tuple[float, float]:
-        """Move a position (x, y) in map units away from the edges of the map, so that a number at the position fits."""
+        """Move a position (x, y) in drawing units away from the edges of the map, so that a number there fits."""
         width, height = self.size
         margin_x, margin_y = (min(NUMBER_SPACING / 2, side / 2) for side in (width, height))
         return min(max(x, margin_x), width - margin_x), min(max(y, margin_y), height - margin_y)
@@ -310,7 +310,7 @@ def _ramp() -> list[tuple[int, int, int, int]]:
 def _without_overlap(numbers: Iterable[tuple[int, float, float]]) -> Iterator[tuple[int, float, float]]:
     """Yield each number whose position is at least `NUMBER_SPACING` away from all numbers that were yielded before.
 
-    Each number is a tuple (number, x, y) in `numbers` and in the result. The position x, y is in map units.
+    Each number is a tuple (number, x, y) in `numbers` and in the result. The position x, y is in drawing units.
     """
     kept: list[tuple[float, float]] = []
     for number, x, y in numbers:

@@ -104,7 +104,10 @@ def _percent(summary: dict[str, Any]) -> int:
 
 
 def _largest(flood_map: FloodMap) -> Largest:
-    """Return the `LARGEST` flood polygons of greatest area. Areas are in square metres, or without a CRS in pixels."""
+    """Return the flood polygons of greatest area, at most `LARGEST`.
+
+    Areas are in square metres, or in pixels if the scene has no CRS.
+    """
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
     with open_result(flood_map.mask_path) as dataset:
