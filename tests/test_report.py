@@ -59,11 +59,13 @@ def study_of(models: tuple[str, ...], count: int = 6) -> Study:
 @pytest.mark.slow
 def test_the_report_holds_every_part_and_fetches_nothing(tmp_path: Path) -> None:
     log = {"minutes": np.arange(5.0), "loss": np.linspace(1, 0.5, 5), "val_iou_auto": np.linspace(0.5, 0.7, 5)}
-    path = write_html(study_of(("old & new", "new")), tmp_path / "r.html", title="a < b", footer="made here", log=log)
+    logs = {"old & new": log, "new": log}
+    path = write_html(study_of(("old & new", "new")), tmp_path / "r.html", title="a < b", footer="made here", logs=logs)
     html = path.read_text()
     parts = (
         "Means, and what changed", "How scores are spread", "The pictures", "Side by side", "The worst",
         "Calibration of the probabilities", "ORACLE", "Prompted with point", "Prompted with box", "Training",
+        "How old &amp; new was trained", "How new was trained",
     )  # fmt: skip
     for part in parts:
         assert part in html, part

@@ -15,20 +15,21 @@ from floodmap.geo.source_name import SourceName
 log = logging.getLogger("floodmap")
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".vrt", ".img", ".ecw", ".sid", ".webp"})
-"""Suffixes of the files that are used from a folder; a file given by name may have any suffix."""
+"""Suffixes of the files that are used from a folder; a file given by name or by a pattern may have any suffix."""
 
 
 def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceName]]:
     """Find the scenes of the arguments, and choose a unique name for the results of each scene.
 
     Args:
-        arguments: files, folders (not searched recursively), glob patterns, and names that only GDAL can open.
-        out: the output folder. If a searched folder contains the output folder, files in the output folder are left
-            out.
+        arguments: files, folders, glob patterns, and names that only GDAL can open. Of a folder, the rasters directly
+            in the folder are used, not those in subfolders. A pattern with `**` also searches subfolders.
+        out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
+            folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
 
     Returns:
-        A pair (name of the results, name of the scene's file) for each scene, in the order of the arguments. A scene
-        that is given twice is returned once.
+        A pair for each scene, in the order of the arguments: a unique name, with which the names of the results begin,
+        and the path or GDAL name of the scene. A scene that is given twice is returned once.
 
     Raises:
         SceneError: an argument matches no file, or all matching files are results of floodmap.

@@ -99,7 +99,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
 
 
 def _describe(model: library.Model) -> dict[str, Any]:
-    """Return name, state, size, licence, hash and path of a registered model, as JSON types."""
+    """Return name, state, size, licence, hash and path of a model of `floodmap models list`, as JSON types."""
     part = model.path.with_name(f"{model.file}.part")
     if model.path.is_file():
         state = "shipped" if model.shipped else "fetched"

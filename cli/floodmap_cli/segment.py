@@ -124,10 +124,10 @@ def segment(
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:
-    """Yield those pairs (name, scene) of `found` whose scene no other run is processing.
+    """Yield the pairs (name, scene) of `found`, without scenes that another run is processing.
 
-    For each other scene an error is logged; if `found` has only one scene, the error is raised. The function is called
-    before the model is loaded, so that such errors appear early.
+    For each scene that another run is processing, an error is logged. If this scene is the only scene of `found`, the
+    error is raised instead. The function is called before the model is loaded, so that such errors appear early.
     """
     from floodmap.pipeline import refuse_other_run
 

@@ -95,7 +95,7 @@ class PerProcess(Generic[Value]):
         self._make, self._process_id, self._value = make, os.getpid(), make()
 
     def __call__(self) -> Value:
-        """Return the value of this process, which is created at the first call after a fork."""
+        """Return the value that belongs to this process. In a forked process, the first call creates the value."""
         if self._process_id != os.getpid():
             self._value, self._process_id = self._make(), os.getpid()
         return self._value

@@ -14,10 +14,11 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEEP_BYTES, _RELEASE_BYTES = 1 << 30, 1 << 25
-"""Thresholds of the allocator in bytes: 1 GiB in the `with` block of `freed_memory_kept`, 32 MiB after the block.
+"""Sizes in bytes: 1 GiB in the `with` block of `freed_memory_kept`, 32 MiB after the block.
 
-Free memory above the threshold returns to the kernel. Blocks larger than the threshold are allocated by mmap; in the
-`with` block, `_LARGE_BYTES` may replace the threshold for this.
+Each size is the value of two thresholds of glibc. Trim threshold: free memory above this size at the end of the heap
+returns to the kernel. Mmap threshold: blocks of at least this size are allocated by mmap, outside the heap. In the
+`with` block, the mmap threshold is `_LARGE_BYTES` instead, if large blocks are kept apart (`large_apart`).
 """
 _LARGE_BYTES = 5 << 20
 """Size in bytes from which a block is allocated by mmap. A block of this size returns to the kernel when freed.

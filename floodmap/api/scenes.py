@@ -81,7 +81,8 @@ def segment(
         batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
         exhaustive: True: predict at full resolution everywhere; False: only in areas in which the coarse pass predicts
             a probability from 0.15 to 0.75.
-        progress: function called with the progress of the run after every window, and before results are written.
+        progress: function that is called with a `Progress` (counts of windows and pixels, and the stage of the run)
+            after every window, and before results are written.
         prompts: `auto`: the result of the coarse pass, or for Meta's SAM an estimate of water from colours; `none`: no
             prompts; or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood. Points and
             boxes are used together with the result of the coarse pass.
@@ -91,7 +92,8 @@ def segment(
         nir: `auto` uses near infrared if the scene has it; `off` leaves it out.
         nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
             -9999) that are found; `none`: every value is valid.
-        mask: file with a raster or polygons of ground that is left unobserved, such as cloud.
+        mask: file that marks ground to leave unobserved, such as cloud: polygons, or a raster in which all values
+            except 0 and the nodata value mark such ground. None: no mask.
         aoi: file with polygons of the area of interest; None: the whole scene.
         crs: CRS of the scene, if the file has no CRS or a wrong CRS; None: the CRS in the file.
         collar: `auto` finds black and white borders and leaves them unobserved; `off` treats them as ground.
@@ -257,7 +259,8 @@ def sample(
         path: the scene, a GeoTIFF; the reference is written beside it, with `_reference` before the suffix.
         width: columns of the scene, in pixels.
         height: rows of the scene, in pixels.
-        seed: seed of the landscape. The same seed, size and ground sample distance give the same pixels everywhere.
+        seed: seed of the landscape. The same seed, size and ground sample distance give the same pixels on every
+            machine.
         gsd_m: ground sample distance, in metres.
         overwrite: True: replace existing files.
 

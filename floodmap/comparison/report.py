@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Largest numbers of pictures: with the reference (SHEET), with all results (CHOSEN), with the lowest IoU (WORST)."""
+"""The report shows at most this many pictures: as overview (SHEET), from best to worst IoU (CHOSEN), worst (WORST)."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -49,7 +49,7 @@ def write_html(
     *,
     title: str,
     footer: str,
-    log: dict[str, Any] | None = None,
+    logs: Mapping[str, dict[str, Any]] | None = None,
     missing: Sequence[str] = (),
 ) -> Path:
     """Write the HTML report of a study, and return its path.
@@ -59,15 +59,15 @@ def write_html(
         path: the HTML file to write.
         title: title of the report.
         footer: last line of the report: version of floodmap, date of the report, and name of the data.
-        log: columns of the training log of the last model, float64 (rows,), by name; None: there is no log.
+        logs: training log of each model that has one, by name of the model: columns by name, float64 (rows,).
         missing: one line for each model that could not be downloaded.
     """
-    write_page(path, "comparison.html", **_context(study, title, footer, log, missing))
+    write_page(path, "comparison.html", **_context(study, title, footer, logs or {}, missing))
     return path
 
 
 def _context(
-    study: Study, title: str, footer: str, log: dict[str, Any] | None, missing: Sequence[str]
+    study: Study, title: str, footer: str, logs: Mapping[str, dict[str, Any]], missing: Sequence[str]
 ) -> dict[str, Any]:
     automatic = [kind for kind in study.kinds if not kind.is_oracle] or list(study.kinds[:1])
     oracle = [kind for kind in study.kinds if kind.is_oracle]
@@ -98,8 +98,7 @@ def _context(
         "calibration": charts.calibration({model: _pooled(study, model, main) for model in study.models}),
         "calibration_text": _calibration_text(study, main),
         "oracle": _oracle(study, oracle) if oracle else None,
-        "curves": charts.curves(log, "minutes" if "minutes" in log else "epoch") if log else "",
-        "curves_text": f"How {last} was trained.",
+        "curves": {model: charts.curves(log, "minutes" if "minutes" in log else "epoch") for model, log in logs.items()},
         "footer": footer,
     }
 
@@ -237,9 +236,9 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Return a table: mean measures of difficulty of the pictures on which the first model fails, and of all others.
+    """Return a table: mean measures of difficulty of failures and of other pictures; None for under 4 pictures.
 
-    With fewer than 2 failures, the quarter with the lowest IoU counts as failures. None for fewer than 4 pictures.
+    Failures have an IoU of `study.models[0]` below `FAILURE_IOU` or, if at most one has, an IoU in the lowest quarter.
     """
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
@@ -258,7 +257,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Return two bar charts (SVG) of mean IoU: by share of flood in a picture, by share of the largest flood area."""
+    """Return two bar charts (SVG) of mean IoU: by the share of a picture under flood, and under its largest flood."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

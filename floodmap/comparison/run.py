@@ -162,9 +162,10 @@ def compare_models(
         out.mkdir(parents=True, exist_ok=True)
     write_tables(study, out, seed, findings, missing)
     title = f"{' against '.join(study.models)} on {data.name}"
-    curves = None if models[-1].file is None else curves_of(models[-1].file)
+    logs = {one.segmenter.name: curves_of(one.file) for one in models if one.file is not None}
+    logs = {name: log for name, log in logs.items() if log is not None}
     footer = _footer(data, len(findings))
-    write_html(study, out / "report.html", title=title, footer=footer, log=curves, missing=missing)
+    write_html(study, out / "report.html", title=title, footer=footer, logs=logs, missing=missing)
     return Comparison(study=study, findings=findings, seed=seed, out=out, missing=tuple(missing))
 
 

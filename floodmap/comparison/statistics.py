@@ -107,9 +107,9 @@ def failures(trials: list[Trial]) -> list[Trial]:
 
 
 def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return at most `count` trials, in descending order of the IoU: highest, lowest, and evenly spaced ranks between.
+    """Return at most `count` trials at evenly spaced ranks of the IoU, from the highest IoU to the lowest.
 
-    Trials are spaced evenly by rank, not by the value of the IoU.
+    Of nine trials and a count of 3, these are the best, the fifth best and the worst, whatever the values of the IoU.
     """
     ordered = sorted(trials, key=lambda trial: -trial.scores.iou)
     places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
@@ -128,9 +128,12 @@ def summary(
         missing: one line for each model that could not be downloaded.
 
     Returns:
-        A dictionary of JSON types. `results` has means, intervals and failures of each model with each kind of prompt,
-        `differences` the paired differences of IoU between models, `pictures` the measures of difficulty, and
-        `findings` the problems of the labels.
+        A dictionary of JSON types. `models` and `prompts` have the names of the models and of the kinds of prompt.
+        `results` has means, intervals and failures of each model with each kind of prompt. `differences` has the paired
+        differences of IoU between models. `pictures` has the name of each picture, and numbers that show how difficult
+        the picture is, such as the share and the contrast of the flood (see `Difficulty`). `findings` has the argument
+        `findings`. `seen` has one line for each model that was trained or validated on some of the pictures. `missing`
+        has the argument `missing`.
     """
     blocks = []
     for model in study.models:
@@ -165,11 +168,11 @@ def write_tables(
 ) -> tuple[Path, Path]:
     """Write `scores.csv` and `summary.json` to a folder. Each file is written completely or not at all.
 
-    `scores.csv` has one row for each trial (a picture, a model and a kind of prompt). `summary` describes the content
-    of `summary.json`, and the other arguments.
+    `scores.csv` has one row for each trial (a picture, a model and a kind of prompt). The docstring of the function
+    `summary` describes the content of `summary.json`, and all arguments except `folder`.
 
     Returns:
-        Paths of the two files.
+        Path of `scores.csv`, and path of `summary.json`.
     """
     scores, summary_path = folder / "scores.csv", folder / "summary.json"
     columns = ("picture", "model", "prompts", "oracle", *RATIOS, "observed_share", *COUNTS, "unobserved", "seconds")
@@ -231,7 +234,8 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
 def expected_iou(codes: Codes) -> float:
     """Estimate, without a reference, the IoU of a prediction from the predicted probabilities.
 
-    If probabilities are calibrated, the result is the expected intersection divided by the expected union.
+    If probabilities are calibrated, the result is the expected intersection divided by the expected union. A pixel is
+    predicted as flood if its probability is at least 50 % (`THRESHOLD`). Unobserved pixels are left out.
 
     Args:
         codes: uint8 of any shape: probability in per cent, or from 250 the reason why the pixel is unobserved.

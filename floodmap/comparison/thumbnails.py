@@ -18,7 +18,7 @@ REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
 
 
 def rgb_of(picture: Picture) -> Image8:
-    """Return the shrunken picture without tints and prompts, with the bands last: uint8 (height, width, 3)."""
+    """Return the field `rgb` of a picture, shrunk for the report, with the bands last: uint8 (height, width, 3)."""
     return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
 
 
@@ -41,19 +41,20 @@ def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int],
 
 
 def with_reference(picture: Picture) -> Image8:
-    """Return the picture with a tint on the flood of the reference, uint8 (height, width, 3)."""
+    """Return a picture, shrunk for the report, with a tint on the flood of the reference, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), picture.reference == FLOOD, REFERENCE, 0.5)
 
 
 def with_prediction(picture: Picture, trial: Trial) -> Image8:
-    """Return the picture with a tint on the predicted flood, uint8 (height, width, 3)."""
+    """Return a picture, shrunk for the report, with a tint on the predicted flood, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), _predicted(trial), PREDICTION, 0.45)
 
 
 def with_difference(picture: Picture, trial: Trial) -> Image8:
-    """Return the picture with true positives, false positives and false negatives tinted, uint8 (height, width, 3).
+    """Return a picture with true positives, false positives and false negatives tinted, uint8 (height, width, 3).
 
-    Pixels that are unobserved in the reference or in the prediction are not tinted.
+    The picture is shrunk for the report. Pixels that are unobserved in the reference or in the prediction are not
+    tinted.
     """
     predicted, flood = _predicted(trial), picture.reference == FLOOD
     scored = (picture.reference != UNOBSERVED) & (trial.preview < FIRST_REASON)

@@ -42,8 +42,10 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
         scene: name of the scene, for the column `scene`.
 
     Returns:
-        One row per polygon, in the CRS of the grid (in pixels without a CRS). The columns are `kind` (false_positive or
-        false_negative), `scene` and `area_m2` (area on the ellipsoid in square metres; null without a CRS).
+        One row per polygon, in the CRS of the grid. If the grid has no CRS, the polygons have the coordinates of the
+        grid's transform: for a picture without georeference, x is the column and y is minus the row. The columns are
+        `kind` (false_positive or false_negative), `scene` and `area_m2` (area on the ellipsoid in square metres; null
+        without a CRS).
     """
     import geopandas
     import pandas as pd

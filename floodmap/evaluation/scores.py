@@ -118,13 +118,15 @@ class Scores(Confusion):
     name: str
     """Name of the scene."""
     predicted_ha: float | None = None
-    """Area of predicted flood over observed pixels, in geodesic hectares; None without a CRS."""
+    """Geodesic area, in hectares, of the observed pixels that are flooded in the prediction.
+    None without a geographic or projected CRS."""
     reference_ha: float | None = None
-    """Area of flood in the reference over observed pixels, in geodesic hectares; None without a CRS."""
+    """Geodesic area, in hectares, of the observed pixels that are flooded in the reference.
+    None without a geographic or projected CRS."""
     tolerance: float | None = None
     """Largest distance at which boundary pixels match; None for pooled scores of scenes with different tolerances."""
     tolerance_unit: Literal["m", "px"] = "m"
-    """Unit of the tolerance: metres, or pixels without a CRS."""
+    """Unit of the tolerance: metres ("m"); without a geographic or projected CRS, pixels ("px")."""
     prediction: str = ""
     """File of the prediction."""
     reference: str = ""
@@ -186,7 +188,10 @@ class Scores(Confusion):
 
     @property
     def area_error_ha(self) -> float | None:
-        """Area of predicted flood minus area of flood in the reference, in hectares; None without a CRS."""
+        """Area of flood in the prediction minus area of flood in the reference: `predicted_ha - reference_ha`.
+
+        The areas are geodesic, in hectares. None without a geographic or projected CRS.
+        """
         if self.predicted_ha is None or self.reference_ha is None:
             return None
         return self.predicted_ha - self.reference_ha

@@ -165,7 +165,8 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 class _Rings:
     """Signed areas and lengths of several closed rings in a plane, as sums over the edges that `add` has added.
 
-    Coordinates are relative to the first vertex of each ring, because products of large coordinates lose precision.
+    `add` subtracts the first vertex of the ring from all coordinates before it multiplies coordinates for the area,
+    because products of large coordinates lose precision.
 
     Args:
         first_xy: float64 (number of rings, 2), first vertex of each ring, in the plane.

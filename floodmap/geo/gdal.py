@@ -30,8 +30,9 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
 
     Args:
         cache_bytes: size of GDAL's block cache, in bytes.
-        pam: True: GDAL reads `.aux.xml` sidecars (PAM, persistent auxiliary metadata). GDAL then also writes sidecars.
-            Therefore use True only for a file that has a sidecar.
+        pam: True: GDAL reads `.aux.xml` sidecars (PAM, persistent auxiliary metadata). With PAM, GDAL may also create a
+            sidecar beside a raster that has none, although the raster is only read. Therefore use True only for a
+            raster that has a sidecar.
         threads: number of threads that decompress a file opened in the block.
     """
     # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
@@ -61,11 +62,12 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
 def forget_error(dataset: Any) -> None:
     """Clear GDAL's last error after the error was handled.
 
-    If the error is not cleared, rasterio raises the old error at the next GDAL call that returns a value other than 0.
-    This function makes such a call, for the colour interpretation of the bands, and suppresses the error.
+    If the error is not cleared, rasterio raises it again at the next GDAL call that returns a value other than 0, also
+    if that call succeeds. This function provokes such an exception and suppresses it. To do so, it reads the colour
+    interpretation of the bands, for which GDAL returns a value other than 0.
 
     Args:
-        dataset: any open dataset of rasterio.
+        dataset: any open dataset of rasterio, also one that has nothing to do with the error.
     """
     with suppress(Exception):
         _ = dataset.colorinterp

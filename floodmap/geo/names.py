@@ -32,7 +32,7 @@ _SIDECAR_ON_READ = (".gml",)
 Files of these formats are always read through an alias, so that the sidecar is not written beside the file.
 """
 _DOUBLE_SUFFIXES = (".gpkg.zip", ".shp.zip", ".gdb.zip")
-"""Endings of two suffixes that an alias must keep, because GDAL treats the two suffixes as one."""
+"""File name endings that consist of two suffixes. An alias must keep both, because GDAL treats the two as one."""
 _GDAL_NAME = re.compile(r"/vsi[a-z0-9_]+/|[A-Za-z][A-Za-z0-9_+.-]+:", re.IGNORECASE)
 _ALIAS = "0"
 
@@ -47,7 +47,10 @@ def local_or_gdal(name: Path | str) -> Path | str:
 
 
 def has_gdal_name(name: Path | str) -> bool:
-    """Return whether only GDAL can open a name: `/vsi.../` or `word:` at the beginning, and no local file or folder."""
+    """Return whether only GDAL can open a name.
+
+    The result is True if the name begins with `/vsi.../` or `word:`, and no local file or folder has this name.
+    """
     return _GDAL_NAME.match(str(name)) is not None and not os.path.lexists(name)
 
 
@@ -57,7 +60,7 @@ def is_there(name: Path | str) -> bool:
 
 
 def refuse_unreadable(*names: Path | str) -> None:
-    """Raise OutputError if a path is not valid UTF-8, because no output format could store the path.
+    """Raise OutputError if a path is not valid UTF-8, because no output format can store such a path.
 
     Args:
         names: files and folders. The absolute paths are checked, with the names of all parent folders.

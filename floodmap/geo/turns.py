@@ -43,11 +43,15 @@ def x_period(crs: Any) -> float | None:
 def raster_shifts(
     crs: Any, own_x: tuple[float, float], frame_crs: Any, frame_x: tuple[float, float]
 ) -> tuple[float, ...]:
-    """Return the shifts of a raster along x, by whole periods, with which the raster overlaps a target grid.
+    """Return the shifts of a raster along x, by whole periods, with which the raster may overlap a target grid.
 
-    Only x is compared. If the target grid has another CRS, PROJ transforms the grid to values of x within half a period
-    of the central meridian of `crs`. If both CRS are geographic, or if both are the same CRS, x may be further away
-    from the central meridian.
+    Only x is compared, never y. The x of the shifted raster is compared with one or two ranges of x:
+
+    - If both CRS are the same: with `frame_x`.
+    - If the CRS differ: with all x within half a period of the central meridian of `crs`. PROJ transforms every point
+      of the target grid to an x in this range.
+    - If the CRS differ, and both are geographic: also with `frame_x` in units of `crs`, because longitudes such as 190
+      degrees may be transformed unchanged. Overlap with one of the two ranges is enough.
 
     Args:
         crs: CRS of the raster.
@@ -58,7 +62,7 @@ def raster_shifts(
     Returns:
         The shifts in units of `crs`. The possible shifts are 0, minus one period and plus one period, in this order;
         shifts without overlap are left out. For example (-360.0,) for a raster from 170 to 190 degrees and a grid from
-        -180 to -170 degrees. (0.0,) if x is not periodic in `crs`.
+        -180 to -170 degrees in the same CRS. (0.0,) if x is not periodic in `crs`.
     """
     period, other = x_period(crs), x_period(frame_crs)
     if period is None:

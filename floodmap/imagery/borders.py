@@ -63,7 +63,11 @@ class Collar:
     """Black and white borders of a scene, marked on the downsampled picture, to find the border pixels of a window."""
 
     cells: dict[Colour, Bools]
-    """For each border colour: bool, shape of the downsampled picture, True at pixels at and beside a border."""
+    """Dict from the colour of a border, "black" or "white", to an array, bool, of the shape of the downsampled picture.
+
+    The array is True at border pixels. If the picture is smaller than the scene, the array is also True at pixels up to
+    2 pixels from border pixels, because these may contain a part of the border. It is all False if the border is
+    thinner than a pixel of the downsampled picture."""
     height: int
     """Number of rows of the scene."""
     width: int
@@ -122,10 +126,11 @@ class Collar:
         return np.asarray(ndimage.binary_dilation(possible, _EIGHT_NEIGHBOURS))
 
     def _cell_indices(self, window: Window, shape_hw: tuple[int, ...], cells_hw: tuple[int, ...]) -> Iterator[Any]:
-        """Yield two integer arrays: the rows, then the columns, of the downsampled picture at a window's pixels.
+        """Yield two integer arrays: the places of a window's pixel rows and columns in the downsampled picture.
 
-        The first array has one element for each pixel row of the window resampled to `shape_hw`: the row of the
-        downsampled picture at the centre of the pixel row. `cells_hw` is the shape of the downsampled picture.
+        The first array has one value for each pixel row of the window, after the window is resampled to `shape_hw`. The
+        value is the index of the row of the downsampled picture in which the centre of the pixel row lies. The second
+        array has the same for the columns. `cells_hw` is the shape of the downsampled picture.
         """
         starts, lengths = (window.row_off, window.col_off), (window.height, window.width)
         for start, length, count, cells, whole in zip(
@@ -185,8 +190,8 @@ def find_collar(
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
     """Read the probes along the four sides of a scene, and find the colours that fill at least one probe.
 
-    The result maps each of these colours to a share, 0 to 1: the filled probes among all probes of a side, for the side
-    with the largest share.
+    For each of these colours and each side, the number of filled probes is divided by the number of all probes. The
+    result maps the colour to the largest of the four quotients, 0 to 1.
     """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()

@@ -80,7 +80,8 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
         nodata: value of nodata pixels.
 
     Returns:
-        Rounded means, unsigned integers (bands, rows of blocks, columns of blocks); 0 in blocks of nodata pixels only.
+        Rounded means (bands, rows of blocks, columns of blocks), 0 to 255, uint32 for a factor of 2, uint64 for a
+        factor of 4. A block in which all pixels are nodata has the value 0.
     """
     sums, shift = block_sums(values, factor), 2 * (factor.bit_length() - 1)
     if n_empty is None:

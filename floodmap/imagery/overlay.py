@@ -65,15 +65,17 @@ class Overlay(Protocol):
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
     """Open the polygons or the raster of a mask or an area of interest, to find the pixels of a scene that are covered.
 
-    Of a raster, band 1 is used: all pixels cover the scene, except pixels of the value 0 and nodata pixels. A raster
-    without a CRS is laid over the scene pixel by pixel if raster and scene's file have the same rows and columns.
+    If the file is a raster, band 1 is used. A pixel of the raster covers the scene, unless its value is 0, NaN or
+    nodata, or the raster's mask or alpha band hides the pixel. A raster without a CRS is laid over the scene pixel by
+    pixel if the raster has as many rows and columns as the scene's file.
 
     Args:
         path: path of the polygons or the raster, or a name that GDAL opens.
         scene: the scene under the mask or the area of interest.
         stack: exit stack that closes the file.
-        voids_cover: whether voids of the raster (undeclared nodata values such as -9999 and 1e20) cover the scene. All
-            values below 0, which are no class numbers, and all values from `HUGE` (1e10) up count as voids here.
+        voids_cover: True: pixels with voids cover the scene. A void is a nodata value that the file does not declare.
+            Here every value below 0, such as -9999, is a void, because no class has a negative number. Every value of
+            at least `HUGE` (1e10), such as 1e20, is a void, too.
 
     Raises:
         MissingCRSError: the scene or the file has no CRS. A raster of the size of the scene's file needs no CRS.
@@ -191,10 +193,11 @@ class _Raster:
     def _warped(self) -> list[WarpedVRT]:
         """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.
 
-        In a geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). So near the antimeridian, the raster
-        may overlap the working grid only if x of the raster is shifted by one period, or both with and without a shift.
-        There is one copy for each shift (0 included) that lets the raster overlap the working grid. Without any
-        overlap there is one copy, not shifted.
+        Usually there is one copy, not shifted along x; so also if the raster does not overlap the working grid. In a
+        geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). Near the antimeridian, there are
+        therefore two further cases. The raster overlaps the working grid only after a shift of x by one period: the
+        copy is shifted. Or the raster overlaps the working grid both without and after a shift: there is one copy for
+        each.
         """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}

@@ -25,11 +25,13 @@ _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
 
 The first number is for lossless compression, the second for lossy compression."""
 _NOISE, _SHIFT = 2.0, 4.0
-"""Limits of the differences, in one window, between an overview and the means of blocks of pixels.
+"""Limits of the differences, in one window, between the pixels of an overview and the means of blocks of pixels.
 
-The first number limits the mean squared difference, as a multiple of the variance of all pixels in 3 x 3 neighbouring
-blocks. The second number limits the mean difference, in standard errors. In an overview that is made by nearest
-neighbour, the mean squared difference is about that variance, and the mean difference is about 0."""
+Both limits refer to the local variance. For one block, it is the variance of all pixels in the 3 x 3 blocks around the
+block; for the window, it is the mean over all blocks that are compared. The first number is the limit of the mean
+squared difference, divided by the local variance. The second number is the limit of a band's mean difference, divided
+by the standard error: the square root of (local variance of the band / number of blocks). In an overview that is made
+by nearest neighbour, the mean squared difference is about the local variance, and the mean difference is about 0."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""
 
@@ -58,7 +60,10 @@ def overviews_agree(reader: Reader) -> bool:
 
 
 def _places(reader: Reader, deepest: int) -> Iterator[tuple[Window, int]]:
-    """Yield pairs: a window, in pixels of the raster, and a downsampling factor: a power of 2, at most `deepest`."""
+    """Yield the windows to compare, in pixels of the raster, each with a downsampling factor.
+
+    The factors are 2, 4, 8 and so on, up to `deepest`: the largest downsampling factor to check.
+    """
     factor = 2
     while factor <= max(2, deepest):
         count, side = (_PLACES, _SIDE) if factor <= 4 else (_COARSE_PLACES, _COARSE_SIDE)
@@ -109,7 +114,7 @@ def _differs(reader: Reader, window: Window, factor: int) -> bool:
 
 
 def _observed(pixels: Pixels) -> NDArray[np.bool_]:
-    """Return bool (height, width): True at pixels of a window that no flag of `pixels` marks as unobserved."""
+    """Return bool (height, width): True at pixels of a window that are neither hidden nor empty nor failed."""
     known = np.ones(pixels.values.shape[1:], bool)
     for flags in (pixels.hidden, pixels.empty, pixels.failed):
         if flags is not None:
@@ -128,7 +133,10 @@ def _block_means(values: NDArray[np.float64], factor: int) -> NDArray[np.float64
 
 
 def _range(reader: Reader, values: NDArray[np.float64]) -> float:
-    """Return the range of a raster's values: 255 for uint8 and palettes, else that of `values`, the observed pixels."""
+    """Return the range of the values of a raster: 255 for uint8 and palettes, else maximum minus minimum of `values`.
+
+    `values` are the values of the observed pixels of a window, (bands, pixels).
+    """
     if reader.source.dtype == np.uint8 or reader.source.palette is not None:
         return 255.0
     return float(np.ptp(values)) if values.size else 0.0

@@ -66,14 +66,15 @@ class Reader:
         return Window(0, 0, self.height, self.width)
 
     def shape_within(self, max_side: int) -> tuple[int, int]:
-        """Return height and width of the scene if it is downsampled (never upsampled) to at most `max_side` a side."""
+        """Return the scene's height and width, shrunk to a longer side of at most `max_side` pixels; never enlarged."""
         scale = max(1.0, max(self.height, self.width) / max_side)
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Return windows of `side` x `side` pixels, at most `count` x `count`, evenly spaced from edge to edge.
+        """Return at most `count` x `count` windows of `side` x `side` pixels each, evenly spaced over the scene.
 
-        If a side of the scene is shorter than `side`, the windows are as high or as wide as the scene.
+        The outer windows touch the edges of the scene. If a side of the scene is shorter than `side`, the windows are
+        as high or as wide as the scene.
         """
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
@@ -241,9 +242,10 @@ class Reader:
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
 
-        GDAL would take three times as long. GDAL would also leave the nodata value out band by band, although the
-        nodata value may be a colour in one band. Return None in cases in which GDAL has to average: blocks of another
-        size are needed, or the raster is not 8-bit or has a palette, a mask, an alpha band or overviews.
+        GDAL would take three times as long. GDAL would also leave out, in each band, all values equal to the nodata
+        value. But a pixel may have this value in one band and still be a valid colour: if nodata is 0, pure red is 0 in
+        green and blue. Return None in cases in which GDAL has to average: blocks of another size are needed, or the
+        raster is not 8-bit or has a palette, a mask, an alpha band or overviews.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])

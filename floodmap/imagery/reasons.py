@@ -28,7 +28,9 @@ class Reasons:
     aoi: Overlay | None
     """Area of interest; None: the whole scene."""
     collar: Collar | None
-    """Untagged borders of the scene; None: no borders were found or searched."""
+    """Untagged borders of the scene; None: no borders were found, or the search for borders is off.
+
+    The search is off with `--collar off`, for a scene without a CRS, and for values of fewer than 8 bits."""
     lossy: bool
     """Whether the raster has lossy compression."""
     n_colours: int
@@ -103,8 +105,8 @@ class Reasons:
             reason: result of the method `of` for these pixels, uint8 (height, width).
 
         Returns:
-            bool (height, width): True if all source pixels of a pixel are observed; None: not known for any pixel, as
-            with a mask or an area of interest.
+            bool (height, width): True if all source pixels of a pixel are observed; None: not known for any pixel. The
+            result is always None if the scene has a mask or an area of interest.
         """
         if pixels.complete is None or self.mask is not None or self.aoi is not None:
             return None
@@ -114,7 +116,11 @@ class Reasons:
         return complete
 
     def observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
-        """Return the stored values of a window's observed pixels: (bands, pixels). The area of interest is ignored."""
+        """Return the stored values of a window's pixels with a valid picture: (bands, pixels).
+
+        Pixels with one of the reasons nodata, collar, mask and failed are left out. Pixels outside the area of interest
+        are not left out.
+        """
         reason = self.of(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]
 

@@ -13,10 +13,10 @@ COARSEST_M = 5.0
 WHITE_SHARE = 0.5
 """Least share of white pixels among the observed pixels, 0 to 1, for which a warning is given."""
 _WHITE, _GREY = 0.72, 0.12
-"""Limits of a white pixel, as shares of full brightness.
+"""Limits of a white pixel, as shares of full brightness, 0 to 1.
 
-The first limit is the least value of the darkest colour band. The second limit is the largest difference between the
-brightest and the darkest colour band."""
+A pixel is white if the smallest of its colour values is at least `_WHITE`, and if the largest and the smallest of its
+colour values differ by at most `_GREY`. For reflectances, `_REFLECTANCES` replaces `_WHITE`."""
 _REFLECTANCES = ((1.6, 0.62), (16_000.0, 0.62))
 """Limits for rasters of reflectances: a pair of limits for values from 0 to 1, and a pair for values from 0 to 10,000.
 

@@ -23,17 +23,22 @@ SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
 SURVEY_SIDE = 2048
 """Longest side of the downsampled picture, in pixels, if the whole scene is read."""
 _ENOUGH_SAMPLES = 1000
-"""Least number of observed pixels in a sample. If there are fewer, the whole scene is read downsampled."""
+"""Least number of observed pixels in all sampled windows together, for the stretch.
+
+With fewer observed pixels, the whole scene is read downsampled instead."""
 
 Bools = NDArray[np.bool_]
 
 
 def collar_of(reader: Reader, *, n_colours: int) -> Collar | None:
-    """Find the untagged black and white borders of a scene; return None if no border is found.
+    """Find the untagged black and white borders of a scene.
 
     Args:
         reader: reader of the scene.
         n_colours: number of colour bands. The reader returns the colour bands first, then near infrared.
+
+    Returns:
+        The borders, as a `Collar` that finds the border pixels of each window; None if the scene has no such border.
     """
     nodata, lossy = reader.source.nodata, reader.source.lossy
     colours: list[Colour] = ["black", "white"]
@@ -55,7 +60,8 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
     Args:
         reader: reader of the scene.
-        reasons: reasons why pixels of the scene are unobserved. Unobserved pixels do not affect the stretch.
+        reasons: object that finds the unobserved pixels of each window. These pixels do not affect the stretch. The
+            area of interest is ignored.
     """
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
@@ -82,10 +88,10 @@ def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
 
     Args:
         reader: reader of the scene.
-        reasons: reasons why pixels of the scene are unobserved.
+        reasons: object that finds the unobserved pixels of each window.
 
     Returns:
-        Stored values of the observed pixels, (bands, pixels), near infrared last.
+        Stored values of the observed pixels, (bands, pixels), near infrared last. The area of interest is ignored.
     """
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
     for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):

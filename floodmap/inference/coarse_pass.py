@@ -36,10 +36,12 @@ _CHUNK = 64
 _SQUARE = 16
 """Side of the squares of `Observed`, in pixels of the coarse map."""
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
-"""Longest side and overlap of the windows of the coarse pass, and the number of which every side is a multiple.
+"""Three lengths for the windows of the coarse pass, in pixels of the coarse map.
 
-All are in pixels of the coarse map. In large scenes the windows of the coarse pass have as many pixels as the windows
-at full resolution, so that oneDNN compiles kernels for one size only."""
+The first is the longest side of a window. The second is the least overlap of neighbouring windows. The third is the
+step of the sides: each side of a window is a multiple of the step, unless the coarse map itself is shorter. In large
+scenes the windows of the coarse pass have as many pixels as the windows at full resolution, so that oneDNN compiles
+kernels for one size only."""
 
 
 class Observed:
@@ -283,10 +285,10 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
 
 
 def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return, along one axis, the coarse pixels and the weights for the interpolation of a window.
+    """Return, along one axis, the coarse pixels and the weights for the crop of a window from the coarse map.
 
-    The crop of the window has evenly spaced samples, about one per coarse pixel. The value of a sample is interpolated
-    between two neighbouring coarse pixels.
+    A coarse pixel is a pixel of the coarse map. The n pixels of the crop are evenly spaced, about one per coarse pixel.
+    The value of a pixel of the crop is interpolated between two neighbouring coarse pixels.
 
     Args:
         first: first scene pixel of the window.
@@ -295,8 +297,8 @@ def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArra
         cells: length of the coarse map in coarse pixels.
 
     Returns:
-        Three arrays (samples,): index of the coarse pixel before each sample, index of the coarse pixel after each
-        sample, and weight of the coarse pixel after the sample, float32, 0 to 1.
+        Three arrays (n,) with a value for each pixel of the crop: index of the coarse pixel before its centre, index of
+        the coarse pixel after its centre, and weight of the coarse pixel after, float32, 0 to 1.
     """
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)

@@ -127,8 +127,13 @@ def run_windows(
 class _JournalWriter:
     """Writer of strips to the journal and of warnings to the log.
 
-    As long as the model has failed on every window, strips and warnings are kept in memory. These strips need little
-    memory: they are few, or most windows of these strips need no prediction by the model.
+    If the model has failed on every window so far, always with the same error, strips and warnings are kept in memory.
+    They are written when the model first works on a window, or fails with another error (see `Proof.all_failed`). If
+    they were written at once, a resumed run would begin with the failures of a broken model.
+
+    These strips need little memory. At most three windows have failed, because `Proof` stops the run at the fourth
+    failure. All other windows of these strips need no prediction by the model (for example, all pixels are nodata), and
+    their compressed codes are small.
     """
 
     def __init__(self, path: object, journal: Journal) -> None:

@@ -1,6 +1,7 @@
-"""Parts: square crops of a window in which the coarse pass is uncertain.
+"""Parts: square crops of a window, placed where the coarse pass is uncertain.
 
-In the rest of the window, the probability of the coarse pass is the result.
+At full resolution, the model predicts only the parts. In the rest of the window, the result is the probability of the
+coarse pass.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ narrow streams have a low coarse probability."""
 _CELL = 16
 """Side of a cell in pixels of the window. A cell is a square that counts as certain or as uncertain as a whole."""
 _STEP = 2
-"""Number of which the first row and the first column of a part are multiples, in cells. 2 cells are 32 pixels, the
-model's coarsest stride. A value of the model's feature maps therefore covers the same pixels in a part as in the whole
-window."""
+"""Step between the possible positions of a part, in cells: the first row and the first column of a part are multiples
+of the step. 2 cells are 32 pixels, the model's coarsest stride. A value of the model's feature maps therefore covers
+the same pixels in a part as in the whole window."""
 _MARGIN = 1
-"""Width in cells of the margin inside a part. The margin is context: uncertain cells in the margin need another part.
-Without a margin, the IoU on the data set dubai-water falls by 0.005."""
+"""Width of the margin of a part, in cells. The margin is the band of cells along the edge of the part, inside the part.
+The margin only gives context to the model, and does not count as covered. An uncertain cell in the margin of one part
+is therefore covered by another part, outside the margin of the other part. Without a margin, the IoU on the data set
+dubai-water falls by 0.005."""
 _FADE = 16
-"""Width in pixels of the border of a part. In the border, the probability of the part is blended with the coarse
-probability."""
+"""Distance from the edge of a part, in pixels, at which the weight of the part reaches 1; at the edge, the weight is 0.
+Between the two, the probability of the part is blended with the coarse probability; see `blend_in`."""
 _SIDE = 20
 """Side of a part, in cells. 20 cells are 320 pixels. All parts have one size, for two reasons. Several parts can form a
 batch (`flood_segmenter.TOGETHER`), which at best halves the time. And oneDNN compiles kernels for few shapes. Parts of
@@ -82,8 +85,8 @@ def coarse_probability(mask: NDArray[np.float32], shape_hw: tuple[int, int]) -> 
 def blend_in(part: Window, probability: NDArray[np.float32], into: NDArray[np.float32]) -> None:
     """Blend the probabilities of a part into the probabilities of the window, in place.
 
-    The weight of the part rises from 0 at the border of the part to 1 at a distance of 16 pixels. If a side of the part
-    lies on the border of the window, the weight is 1 up to this side.
+    The weight of the part rises from 0 at the edge of the part to 1 at a distance of 16 pixels. If a side of the part
+    lies on the edge of the window, the weight is 1 up to this side.
 
     Args:
         part: the part, in pixels of the window.
@@ -131,9 +134,10 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
 def _squares(uncertain: Bools) -> Iterator[Window]:
     """Cover all uncertain cells with parts, and yield the parts as windows in units of cells.
 
-    A part covers all its cells except the margin. The search is greedy. Each step covers the first uncertain cell, row
-    by row, that no part covers yet. The row of this cell fixes the rows of the next part. Of the possible columns, the
-    columns with most uncovered uncertain cells are used.
+    A part covers all its cells except the margin (see `_MARGIN`). The parts are chosen one after the other. Each part
+    covers the first uncertain cell, row by row, that no earlier part covers. The row of this cell fixes the rows of the
+    part. Of the possible columns, those are chosen with which the part covers most uncertain cells that no earlier part
+    covers.
 
     Args:
         uncertain: bool (rows of cells, columns of cells), True for uncertain cells.
@@ -171,7 +175,7 @@ def _candidates(cell: int, side: int, whole: int) -> Iterator[tuple[int, slice]]
 def _without_margin(first: int, side: int, whole: int) -> slice:
     """Return, along one axis, the cells of a part except the margin, as a slice of the window's cells.
 
-    A side of the part on the border of the window has no margin.
+    A side of the part that lies on the edge of the window has no margin.
 
     Args:
         first: first cell of the part in the window.

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 COARSE_FACTOR = 4
-"""Factor by which scenes with a longer side of 2048 to 65,536 pixels are shrunk. With a factor of 4, a window shows
-enough context, and the resolution is fine enough for shorelines."""
+"""Factor by which the coarse pass shrinks scenes whose longer side is 2048 to 65,536 pixels.
+
+A window of the coarse pass (1024 x 1024 pixels of the shrunk scene) then covers 4096 x 4096 pixels of the scene. This
+is enough context for the model, and the resolution is fine enough for shorelines."""
 COARSE_MIN_SIDE = 512
-"""Smallest longer side, in pixels, of a scene with a coarse pass. Scenes with a longer side below 1536 pixels (3 times
-this limit) are shrunk by 2. Scenes from 1536 to below 2048 pixels (4 times this limit) are shrunk by 3. A larger factor
-would leave too few pixels."""
+"""In `segment`, scenes whose longer side is below this number of pixels have no coarse pass.
+
+Scenes whose longer side is 512 to 1535 pixels are shrunk by 2, and 1536 to 2047 pixels by 3. A larger factor would
+leave too few pixels. 1536 is 3 times this number, and 2048 (see `COARSE_FACTOR`) is 4 times this number."""
 COARSE_SIDE = 16_384
-"""Largest longer side of the shrunk scene, in pixels. Scenes above 65,536 pixels are therefore shrunk by more than 4,
-so that memory is bounded."""
+"""Largest longer side of the shrunk scene, in pixels, so that memory is bounded.
+
+Scenes whose longer side is above 65,536 pixels are therefore shrunk by more than 4."""
 
 
 def coarse_factor(side: int) -> int:
-    """Return the factor by which the coarse pass shrinks a scene, from the scene's longer side in pixels."""
+    """Return the factor, a whole number of at least 2, by which the coarse pass divides a scene's height and width.
+
+    `side` is the longer side of the scene in pixels. Below `COARSE_MIN_SIDE` the factor is 2: training also has a
+    coarse pass for such small pictures, and `segment` does not ask for the factor.
+    """
     return max(2, min(COARSE_FACTOR, side // COARSE_MIN_SIDE), -(-side // COARSE_SIDE))

@@ -6,16 +6,16 @@ from floodmap.imagery.scene import Scene
 from floodmap.models.protocol import Segmenter
 
 SIDE, PLACES = 512, 4
-"""Sample windows (see `ood_warnings`): side in pixels, and largest number along a side of the scene."""
+"""Side of a test window (see `ood_warnings`), in pixels; largest number of test windows along a side of the scene."""
 OBSERVED = 0.5
-"""Least share of observed pixels in a sample window, 0 to 1. Sample windows with a smaller share are not used."""
+"""Least share of observed pixels in a test window, 0 to 1. Test windows with a smaller share are not used."""
 
 
 def ood_warnings(scene: Scene, segmenter: Segmenter) -> tuple[str, ...]:
     """Return a tuple: empty, or with one warning if a scene's colours and textures are out of distribution.
 
-    The encoder of the model is run only on at most 16 sample windows, spread over the scene. On a large scene this
-    takes less than a hundredth of the time of the segmentation.
+    The encoder of the model is run only on test windows: at most 4 x 4 windows of 512 x 512 pixels, spread evenly over
+    the scene. On a large scene this takes less than a hundredth of the time of the segmentation.
     """
     count = max(1, min(PLACES, -(-max(scene.height, scene.width) // SIDE)))
     tiles = [tile for tile in scene.samples(count, SIDE) if tile.valid.mean() >= OBSERVED]

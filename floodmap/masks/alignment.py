@@ -78,9 +78,9 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
         stack: exit stack that closes the returned datasets.
 
     Returns:
-        The warped raster, usually as a single dataset. Near the antimeridian, the raster may overlap the grid without a
-        shift along x and also after a shift by one period (360 degrees). The result then has one dataset for each
-        shift (see `turns.raster_shifts`). The last band of each dataset is alpha.
+        List of warped datasets with the pixels of the grid, usually one dataset. Near the antimeridian, the raster can
+        overlap the grid at its own x, and again after a shift of x by one period (360 degrees). The list then has one
+        dataset for each shift, 0 included (see `turns.raster_shifts`). The last band of each dataset is alpha.
 
     Raises:
         EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.
@@ -155,7 +155,12 @@ def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
 
 
 def polygons_without_crs(path: Path, other: object) -> MissingCRSError:
-    """Return the error for a file of polygons without a CRS that is compared with `other`, which has a CRS."""
+    """Return the error that a file of polygons has no CRS, although the file it is compared with has one.
+
+    Args:
+        path: path of the file of polygons.
+        other: the other file in the words of the message: its path, or a text such as "the file it is compared with".
+    """
     return MissingCRSError(
         f"{path} has no CRS, but {other} has one; assign it with: ogr2ogr -a_srs EPSG:CODE OUT {path.name}"
     )

@@ -66,9 +66,11 @@ def open_codes(
         ignore_values: values of unobserved pixels, in the format of `FloodRule.parse`.
 
     Raises:
-        EvaluationError: an argument has another format, the file cannot be read as a raster of one band, or the values
-            do not show which value is flood.
-        SceneError: the raster is placed by control points alone, or values are not probabilities.
+        EvaluationError: `flood_value` or `ignore_values` does not have the format of `FloodRule.parse`; `threshold` is
+            not 0.01 to 1; `flood_value` and `threshold` are both given; the file cannot be read as a raster of one
+            band; or the values do not show which value is flood.
+        SceneError: the raster is placed by control points alone; or the raster should be read as probabilities (see
+            `threshold`), and has values that are not probabilities.
     """
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
     with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():

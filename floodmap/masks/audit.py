@@ -39,7 +39,7 @@ HASH_SIDE = 8
 ALIKE_BITS = 10
 """Largest Hamming distance between the hashes (63 bits) of two pictures that count as near-duplicates."""
 _LISTED_MASKS = 8
-"""Number of masks from which the error message lists values, if the flood value occurs in no mask."""
+"""If the user's flood value occurs in no mask, the error message lists values of at most this many masks."""
 PREVIEW_SIDE = 256
 """Longest side in pixels of the downsampled picture that the audit checks."""
 
@@ -49,7 +49,6 @@ class Finding:
     """Problem of one picture or one mask."""
 
     kind: Kind
-    """Kind of the problem, one of the texts in `Kind`."""
     name: str
     """Name of the picture, or of the mask if the mask has no picture."""
     text: str
@@ -77,8 +76,7 @@ class Audit:
     groups: NDArray[np.int64]
     """int64 (n,): group number of each of the n usable pictures.
 
-    Near-duplicates have the same group number. Training and validation must not share pictures of one group.
-    """
+    Near-duplicates have the same group number. Training and validation must not share pictures of one group."""
 
     @property
     def flood_values(self) -> tuple[float, ...]:
@@ -130,7 +128,10 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 
 
 def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
-    """Raise LabelError if the flood value of the user occurs in no mask; `dry`: names of pictures without flood."""
+    """Raise LabelError if the user's flood value occurs in no mask of the usable pictures.
+
+    `dry`: names of the pictures with masks without flood. With a polygon mask, which has no values, nothing is raised.
+    """
     if any(one.name not in dry or one.has_polygons for one in usable):
         return
     found: set[float] = set()
@@ -161,7 +162,7 @@ def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
 
 
 def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
-    """Return `rule` with the flood value inferred from one mask; None if the mask does not show the flood value."""
+    """Return `rule` with the flood value inferred from one mask; None if it cannot be inferred from this mask."""
     try:
         return settle(rule, [path], "--flood-value")
     except EvaluationError:
@@ -254,8 +255,7 @@ def _hash_of(preview: Tile) -> NDArray[np.bool_]:
 def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
     """Divide pictures into groups of near-duplicates.
 
-    Groups are the connected components of a graph. An edge of the graph joins two pictures with hashes that differ in
-    at most `ALIKE_BITS` bits.
+    Two pictures are joined if their hashes differ in at most `ALIKE_BITS` bits. Groups are the connected components.
 
     Args:
         hashes: perceptual hash of each of n pictures, bool (63,), from `picture_hash`.

@@ -44,9 +44,9 @@ class Labelled:
     The suffix of the file is left out, unless two pictures of the folder differ only in the suffix.
     """
     image: Path
-    """Raster of several bands."""
+    """Path of the picture, a raster of several bands."""
     label: Path | None
-    """Mask: a raster of one band, or polygons. None: the picture has no mask."""
+    """Path of the mask: a raster of one band, or a vector file of polygons. None: the picture has no mask."""
     split: Split | None = None
     """Split that the data set assigns to the picture; None: the data set assigns no split."""
 
@@ -64,7 +64,7 @@ class Labels:
     labelled: tuple[Labelled, ...]
     """Pictures, with or without a mask, sorted by name."""
     strays: tuple[Path, ...] = ()
-    """Files of masks without a picture."""
+    """Paths of masks without a picture."""
 
 
 def find_labels(folder: Path) -> Labels:

@@ -19,13 +19,16 @@ from floodmap.strips.codes import UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
-    """Return a rule with a flood value or a threshold. If the rule of the user has neither, infer one from the rasters.
+    """Complete the rule of the user by what the rasters show: the flood value, a threshold, or the unit per cent.
 
-    - If the values of the masks are 0 and 1, 1 is flood. If the values are 0 and 255, 255 is flood.
-    - If the values are 0, 1 and 255, 1 is flood and 255 is unobserved, as in the masks that floodmap writes.
-    - If the metadata of all rasters declare per cent, as in the probability rasters of floodmap, the threshold is 0.5.
-    - If the rule of the user has a threshold, `in_percent` is inferred for float rasters without metadata: True if at
-      least one of several rasters contains values in per cent.
+    - A rule with flood values or an attribute is returned unchanged.
+    - In a rule with a threshold, only the field `in_percent` is set. It is True if there are two rasters or more, and
+      at least one of them is a float raster with values in per cent whose metadata do not tell the unit. A single
+      raster does not need the field: `RasterMask.scale` finds the unit from the values of this raster.
+    - A rule without flood values, attribute and threshold gets flood values or a threshold:
+      - If the metadata of all rasters declare per cent, as in probability rasters of floodmap, the threshold is 0.5.
+      - If the values of the masks are 0 and 1, 1 is flood. If the values are 0 and 255, 255 is flood.
+      - If the values are 0, 1 and 255, 1 is flood and 255 is unobserved, as in the masks that floodmap writes.
 
     The values of all masks of one side are combined, because a mask that is all dry or all flood does not show the
     flood value. Values of unobserved pixels (see `FloodRule.hides`) are left out.
@@ -36,7 +39,7 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
         option: name of the option that defines flood, for the error message.
 
     Returns:
-        The rule with flood values or a threshold; unchanged if the rule has flood values or an attribute.
+        The completed rule. It has flood values, a threshold or an attribute.
 
     Raises:
         EvaluationError: the values do not show which value is flood.
@@ -96,7 +99,10 @@ def _declares_percent(path: Path) -> bool:
 
 
 def _holds_percent(path: Path, rule: FloodRule) -> bool:
-    """Return whether a float raster without metadata about per cent contains values in per cent."""
+    """Return whether a raster is a float raster with values in per cent whose metadata do not tell the unit.
+
+    The result is False if the raster cannot be read.
+    """
     try:
         with closing(RasterMask(path)) as mask:
             return mask.dtype.kind == "f" and not mask.declares_percent and mask.holds_percent(rule)

@@ -191,8 +191,8 @@ class RasterMask:
         """Return whether a raster without metadata about the scale is in per cent, judged by dtype and values.
 
         Raises:
-            SceneError: the raster is a mask, has more than 16 different values below 0, or has values between 0 and 1
-                together with a single value above 1.
+            SceneError: the raster is a mask; or it has more than 16 distinct values below 0; or it has values between 0
+                and 1, and exactly one distinct value above 1 (perhaps a nodata value that is not declared).
         """
         if self.dtype.kind != "f":
             if self.declares_percent:

@@ -45,7 +45,10 @@ class FloodRule:
     threshold: float | None = None
     """Probability from which a pixel is flooded, 0 to 1; None: the rasters contain classes, not probabilities."""
     in_percent: bool = False
-    """True: float rasters without metadata are in per cent, because a raster of the same side has values above 1."""
+    """True: float rasters whose metadata do not tell the unit are in per cent.
+
+    `meanings.settle` sets this field if at least one such raster of the same side has values above 1.
+    """
     attribute: str = ""
     """Name of the attribute that selects flood polygons; empty: every polygon is flood."""
     matches: tuple[str, ...] = ()
@@ -53,7 +56,7 @@ class FloodRule:
     ignored: tuple[float, ...] = ()
     """Values of unobserved pixels, besides the nodata value of the raster."""
     careful: bool = True
-    """True if pixels with a common fill value (see `hides`) are unobserved, too. Fill values in `values` are flood."""
+    """True: pixels with a common fill value (see `hides`) are unobserved, too, unless `values` lists the fill value."""
 
     def __post_init__(self) -> None:
         if both := set(self.values) & set(self.ignored):

@@ -29,17 +29,19 @@ SIDE = 64
 A coarse comparison is sufficient, because masks of different pictures differ by more than their outlines.
 """
 MOST = 2000
-"""Largest number of pictures of one size that are compared; the pictures with the lowest IoU are chosen.
+"""Largest number of pictures of one size that are compared with each other.
 
-If the IoU of more pictures is low, the reason is the model, and the predictions show nothing about the masks.
+If more pictures of one size have an IoU below `SWAPPED_IOU`, only those with the lowest IoU are compared. So many low
+values show that the model fails on these pictures, not that masks are swapped. The limit bounds the time and the
+memory, because the comparison of n pictures computes arrays of n x n values.
 """
 
 
 def shrunk(codes: Codes, shape_hw: tuple[int, int]) -> Codes:
-    """Downsample a mask by nearest neighbour, at the centre of each new pixel.
+    """Downsample a mask, or the codes of a scene, by nearest neighbour at the centre of each new pixel.
 
     Args:
-        codes: uint8 (height, width), classes of the pixels.
+        codes: uint8 (height, width): FLOOD, DRY and UNOBSERVED in a mask, or codes (see `strips.codes`).
         shape_hw: number of rows and number of columns of the result.
 
     Returns:

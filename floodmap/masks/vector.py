@@ -114,7 +114,7 @@ class PolygonMask:
         """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
-            part: the file and the name of the layer; the name is None for GeoParquet.
+            part: the layer, as a pair: path of the file, and name of the layer. The name is None for GeoParquet.
             crs: CRS of the returned geometries. None: the CRS of the layer.
         """
         path, layer = part
@@ -185,12 +185,12 @@ class _Rasterizer:
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write `code` into each pixel of a window if the centre of the pixel is inside a polygon.
+        """Write the class `code` to each pixel of a window if the centre of the pixel is inside a polygon.
 
         Args:
-            codes: uint8 (height, width) of the window; changed in place.
+            codes: classes of the window's pixels (FLOOD, DRY, UNOBSERVED), uint8 (height, width); changed in place.
             window: the window, in pixels of the grid.
-            code: FLOOD or UNOBSERVED.
+            code: the class that is written, FLOOD or UNOBSERVED.
         """
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
         hits = np.sort(self._tree.query(box))

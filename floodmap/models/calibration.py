@@ -42,7 +42,8 @@ def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Fl
 
     Args:
         histogram: pixel counts, int64 (101, 2); see `Histogram`.
-        probability: probability of each row of the histogram, (101,), 0 to 1. A recalibration changes these values.
+        probability: probability of each row of the histogram, float64 (101,), 0 to 1. By default, row i has i per cent.
+            To measure calibrated probabilities, pass the result of `recalibrated`; the histogram stays the same.
 
     Returns:
         Three arrays, float64 (BINS,), 0 to 1, with one value for each bin: the mean predicted probability of the bin's
@@ -66,7 +67,7 @@ def calibration_error(histogram: Histogram, probability: Floats = PERCENT) -> fl
 
     Args:
         histogram: pixel counts, int64 (101, 2); see `Histogram`.
-        probability: probability of each row of the histogram, (101,), 0 to 1.
+        probability: probability of each row of the histogram, float64 (101,), 0 to 1; see `reliability`.
     """
     predicted, flooded, share = reliability(histogram, probability)
     return float(np.nansum(share * np.abs(predicted - flooded)))

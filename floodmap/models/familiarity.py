@@ -63,11 +63,11 @@ class Familiarity:
 
     @classmethod
     def stored(cls, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str]) -> Familiarity | None:
-        """Read the features of the training views from a model's file; None if the header has no limit.
+        """Build a `Familiarity` from the arrays and the header of a model's file; None if the header has no limit.
 
         Args:
-            arrays: arrays of the file by name, as written by `arrays`.
-            header: metadata of the file.
+            arrays: arrays of the file by name, with at least the arrays that the method `arrays` returns.
+            header: metadata of the file: texts by key. The limit is under `KEY`.
         """
         if KEY not in header:
             return None

@@ -31,8 +31,9 @@ from floodmap.models.sam.meta_sam import Sam
 SIDE_BY_SIDE = 4
 """Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
-"""Number of pixels: a CPU computes a tile of at least this size with several threads, a smaller tile with one thread.
-oneDNN keeps separate kernels in memory for each number of threads, 5 MB for every shape of tile."""
+"""Number of pixels of a tile from which a CPU uses several threads for the tile. Smaller tiles get one thread.
+All smaller tiles get the same number of threads, because oneDNN keeps separate kernels in memory for each number of
+threads: 5 MB for every shape of tile."""
 TOGETHER = 4
 """Number of tiles in a batch on a CPU. Tiles of a batch have one shape, and fewer than `SHARED / TOGETHER` pixels each.
 Two or three tiles are padded to a full batch, because batches of other sizes would need further kernels of oneDNN. For
@@ -168,7 +169,8 @@ class FloodSegmenter:
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
         """Return flood probabilities (B, H, W), 0 to 1, of tiles without point and box prompts, at one scale.
 
-        `likelihood` has the mask prompts of the tiles, (B, h, w), 0 to 1, or is None; h and w may differ from H and W.
+        `likelihood` has the mask prompts of the tiles: flood probabilities (B, h, w), 0 to 1, for example cut from the
+        coarse map; h and w may differ from H and W. None: no tile has a mask prompt.
         """
 
         def decode(encoded: Encoded) -> Tensor:
@@ -284,7 +286,8 @@ def mask_logits(
     """Convert coarse flood probabilities of tiles to mask prompts (logits).
 
     Args:
-        likelihood: flood probabilities (B, h, w), 0 to 1. Each (h, w) covers a whole tile, in pixels of any size.
+        likelihood: flood probabilities (B, h, w), 0 to 1, for example cut from the coarse map. Each (h, w) covers a
+            whole tile, in pixels of any size.
         shape_hw: height and width of the tiles, in pixels, without padding.
         mask_hw: height and width of the mask prompts: a quarter of height and width of the padded tiles. The padding of
             the mask prompts is dry.

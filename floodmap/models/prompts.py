@@ -20,8 +20,9 @@ The distance is a share of the longer side of the likelihood array. Narrower reg
 _BOX_SHARE = 0.01
 """Least area of a flood region that gets a box, as a share of the tile's area."""
 _POINT_REACH = 240.0
-"""Radius, in pixels of the tile, of the circle around a flood point in which flood is allowed outside the boxes.
-The radius is twice the longer length scale of kriging, `correction.LONG_RANGE`."""
+"""Radius in pixels of the tile. If flood is limited to boxes, flood is also allowed in a circle with this radius around
+each flood point. The radius is twice the longer length scale (`correction.LONG_RANGE`) of the kriging with which the
+shipped model corrects its logits at points."""
 PIXEL_CENTRE = 0.5
 """Number, in pixels, that is subtracted from coordinates of `Prompts` to get coordinates of SAM.
 The origin of `Prompts` is the corner of the first pixel. The origin of SAM is the centre of the first pixel."""
@@ -41,7 +42,8 @@ class Prompts:
     boxes_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     """Boxes around flood, float32 (M, 4): left, top, right, bottom in pixels."""
     mask: NDArray[np.float32] | None = None
-    """Coarse flood likelihood of the whole tile, float32 (h, w), 0 to 1; None: no mask prompt.
+    """Coarse flood probability or likelihood of the whole tile, float32 (h, w), 0 to 1; None: no mask prompt.
+    The probability is the result of the coarse pass. The likelihood is estimated from colours, without a model.
     h and w may differ from the height and width of the tile."""
     bounded: bool = False
     """Whether flood is limited to the boxes and to circles around flood points; always True if there are boxes.
@@ -78,7 +80,7 @@ class Prompts:
         """Return prompts that consist of a mask prompt alone.
 
         Args:
-            mask: coarse flood likelihood of the whole tile, (h, w), 0 to 1; see `mask` of this class.
+            mask: coarse flood probability or likelihood of the whole tile, (h, w), 0 to 1; see `mask` of this class.
         """
         return cls(mask=np.asarray(mask, np.float32))
 

@@ -23,9 +23,12 @@ class Segmenter(Protocol):
     knows_floods: bool
     """Whether the model finds flood water without prompts. If not, prompts come from the unsupervised likelihood."""
     multiple: int
-    """The model's coarsest stride in pixels. Window sides are multiples of the stride, unless the scene is smaller."""
+    """The model's coarsest stride in pixels. Sides of windows are multiples of the stride. The exception is a scene
+    that is shorter than a window along an axis: the side of the window is then the side of the scene."""
     any_size: bool
-    """Whether the model predicts a part of a window without resizing the part, and faster than the whole window."""
+    """True: the model can predict a part of a window alone, without resizing the part, and this takes less time than
+    the whole window. The model may then be called for parts of windows only. False: every window is predicted as a
+    whole, because the model resizes each tile to one size, or because a GPU needs a warm-up for each size."""
     best_batch_size: int
     """Number of windows per batch that gives the highest throughput."""
     offloads: bool
@@ -33,7 +36,8 @@ class Segmenter(Protocol):
     runs_on: str
     """Text with device and precision, such as "cpu float32". The last bits of the results depend on both."""
     training: TrainingRecord | None
-    """Pictures of the model's training and validation sets; None if the model's file has no such record."""
+    """Record of the pictures in the model's training and validation sets: a key for each picture, not the pixels.
+    None if the model's file has no training record."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
         """Predict the flood probability of every pixel.

@@ -128,7 +128,11 @@ _SAM = (
 
 
 def model_card() -> dict[str, Any]:
-    """Read `weights/finetuned.json`: SHA-256 and training of the shipped model; {} if there is no such file.
+    """Read `weights/finetuned.json`, the facts about the shipped model; {} if there is no such file.
+
+    Returns:
+        Texts by key: `sha256` and `architecture` as in `Model`, `licence` (SPDX), `trained_on` (training data),
+        `begun_from` (weights before the training) and `card` (path of the model card).
 
     Raises:
         ModelError: the file cannot be read, or holds no valid SHA-256.

@@ -16,6 +16,7 @@ _CELL = 256
 """Side of a cell in pixels of the scene. A cell is a square in which all pixels count with the same geodesic area."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
+"""Strips of a scene, each as a pair: index of the strip's first row in the scene, and codes, uint8 (rows, width)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,8 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
     """Count the pixels of each code in a scene, and add up the geodesic areas of these pixels.
 
     Args:
-        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom.
+        strips: all strips of the scene, from top to bottom. A strip is a pair. The first value is the index of the
+            strip's first row in the scene, an int. The second value is the codes, uint8 (rows, width).
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
         threshold: in per cent; codes from the threshold to 100 are flood.
     """
@@ -97,7 +99,10 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
 
 
 class Tally:
-    """Counter of the pixels of each code, through which strips pass on the way from one function to another.
+    """Counter of the pixels of each code in the strips of a scene.
+
+    The method `count` takes an iterator of strips, and yields the same strips for the next function. The pixels are
+    thereby counted without a second pass over the strips.
 
     Args:
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
@@ -109,7 +114,7 @@ class Tally:
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
-        """Count the pixels of each strip, then yield the strip unchanged; strips are pairs as in `take_census`."""
+        """Count the pixels of each strip, then yield the strip unchanged; for strips see `take_census`."""
         for first, codes in strips:
             for top in range(0, len(codes), _CELL):
                 self._add(first + top, codes[top : top + _CELL])

@@ -63,21 +63,23 @@ def polygonize(
     Args:
         strips: for each strip, from the top of the scene to the bottom, a pair: number of the first row, and codes,
             uint8 (rows, width). Or a function that returns the pairs.
-        grid: grid of the scene's pixels. Without a geographic or projected CRS, areas and perimeters are null, and
-            options in metres raise an error.
+        grid: grid of the scene's pixels. Without a geographic or projected CRS, areas and perimeters are null.
         threshold: in per cent; codes from the threshold to 100 are flood.
-        min_area_m2: geodesic area in square metres; smaller flood polygons are dropped.
-        simplify_m: approximate size in metres of the details that are removed from outlines. The square of this size is
-            the largest effective area (Visvalingam and Whyatt) of a removed corner. Flood polygons and polygons of
-            unobserved ground keep their common border.
+        min_area_m2: geodesic area in square metres; smaller flood polygons are dropped. 0: no polygon is dropped.
+        simplify_m: approximate size in metres of the details that are removed from outlines. 0: outlines are not
+            simplified. The square of this size is the largest effective area (Visvalingam and Whyatt) of a removed
+            corner. Flood polygons and polygons of unobserved ground keep their common border.
         model: name of the model, for the column `model`.
         source: name of the scene, for the column `source`.
         confidence: True if the codes are probabilities. False: the columns `confidence_mean` and `confidence_min` are
             null.
 
+    Returns:
+        The tables of flood polygons and of polygons of unobserved ground.
+
     Raises:
-        MissingCRSError: an option in metres was given, and the grid has no CRS or lies outside the area for which the
-            CRS is valid.
+        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS. Or
+            `simplify_m` is above 0, and the grid has coordinates that do not exist in its CRS.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(
@@ -132,10 +134,12 @@ def vectorize(
         threshold: for a probability raster: probability from which a pixel is flood, 0.01 to 1. The threshold is
             scaled, with a warning, if the raster is in per cent: whole numbers, floats above 1, or the unit "%". None:
             0.5 in a probability raster that floodmap wrote; any other raster is a mask.
-        ignore_values: values of unobserved pixels (9, "0,9", (0, 9)), besides nodata. Values that hardly ever mean dry
-            ground are unobserved too: below 0, 255 in uint8, 1e20. "none": only nodata is unobserved.
-        min_area_m2: geodesic area in square metres; smaller polygons are dropped.
-        simplify_m: approximate size in metres of the details that are removed from outlines.
+        ignore_values: values of unobserved pixels (9, "0,9", (0, 9)), besides nodata. Common fill values (values below
+            0, 255 in uint8, 1e20 and others) are unobserved, too, unless they are flood values. "none": only nodata is
+            unobserved.
+        min_area_m2: geodesic area in square metres; smaller polygons are dropped. 0: no polygon is dropped.
+        simplify_m: approximate size in metres of the details that are removed from outlines. 0: outlines are not
+            simplified.
 
     Returns:
         Table with one polygon per row, in the CRS of the raster; for the columns see `Polygons.flood`. Without flood,
@@ -145,8 +149,8 @@ def vectorize(
         SceneError: the raster holds no probabilities, or has control points in place of a transform.
         EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
             to 1.
-        MissingCRSError: an option in metres was given, and the raster has no CRS or lies outside the area for which the
-            CRS is valid.
+        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the raster has no geographic or projected CRS. Or
+            `simplify_m` is above 0, and the raster has coordinates that do not exist in its CRS.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
@@ -165,8 +169,11 @@ def vectorize_layers(
 ) -> Polygons:
     """Trace flood and unobserved ground of a mask or probability raster as polygons.
 
-    Pixels are unobserved if they are nodata or transparent, or if `ignore_values` applies to the value of the pixel.
-    For arguments and errors see `vectorize`.
+    A pixel is unobserved if it is nodata or transparent, or if its value is unobserved by `ignore_values`. For
+    arguments and errors see `vectorize`.
+
+    Returns:
+        The tables of flood polygons and of polygons of unobserved ground, in the CRS of the raster.
     """
     path = Path(path)
     with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:

@@ -2,8 +2,9 @@
 
 Some formats cannot hold every CRS, field or name, and the error is raised only when a file is written. After hours of
 inference, the error would come too late. Writing two pixels takes a tenth of a second. But the libraries that write
-polygons take half a second to load, and occupy 90 MB while windows are computed. The command line therefore starts a
-helper process, which loads the libraries while the model is loaded, and ends before the first window.
+polygons take half a second to load, and would occupy 90 MB while windows are computed. The command line therefore
+starts a helper process. The helper process loads the libraries at the same time as the main process loads the model. It
+writes the two pixels, and ends before the first window is computed.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class _TwoPixels:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield one pair: the first row of the strip, 0, and the codes of the strip, uint8 (2, 1)."""
+        """Yield the only block of rows, as a pair: 0, the scene row of its first row, and its codes, uint8 (2, 1)."""
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:

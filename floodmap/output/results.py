@@ -43,7 +43,10 @@ class FloodMap:
     probability_path: Path
     """Flood probability, a uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
     layer_paths: tuple[Path, ...]
-    """Vector files; in each format, the file with the flood polygons is first."""
+    """Paths of the vector files, in the order of the run's vector formats.
+
+    A GeoPackage holds both layers. In any other format there are two files: first the file with the flood polygons,
+    then the file with the unobserved areas."""
     report_path: Path
     """JSON report."""
     report: dict[str, Any]
@@ -260,9 +263,9 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
 
 
 def is_newer(path: Path, other: Path) -> bool:
-    """Return True if the file `path` exists and was not changed before the file `other`.
+    """Return True if `path` exists, and its time of last change is equal to or later than that of the file `other`.
 
-    If `path` was changed before `other`, `path` belongs to earlier results, which have been replaced since.
+    If `path` is older than `other`, `path` was left by an earlier run, and `other` was written by a later run.
     """
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns
 

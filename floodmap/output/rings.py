@@ -18,7 +18,8 @@ has millions of edges.
 
 `first` is the index of the pixel corner at the beginning of the edge. The index is row * stride + column, and `stride`
 is the number of pixel corners in a row. `step` is the index of the pixel corner at the end of the edge, minus `first`.
-`beyond` is the kind (`tracing.Components.kind`) of the pixels on the right of the edge, outside the component.
+`beyond` is the kind (`tracing.Components.kind`) of the pixels on the other side of the edge, outside the component.
+These pixels are on the right if one looks from the beginning of the edge to its end, with row 0 at the top.
 """
 Lines = NDArray[np.void]
 

@@ -1,9 +1,11 @@
 """Coverage simplification of pixel outlines: adjacent polygons keep their common border, and outlines do not cross.
 
 Each corner of an outline forms a triangle with the two neighbouring corners of the outline. Corners are removed in the
-order of the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263). Corners have
-integer coordinates. A triangle of up to one square pixel therefore contains no other pixel corner (Pick's theorem). All
-triangles of this size that do not touch each other can be cut off at once, without a search for crossings.
+order of the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263).
+
+Corners have integer coordinates. By Pick's theorem, a triangle of at most one square pixel has no pixel corner in its
+interior. So many such triangles can be cut off at the same time, without a search for crossings, on two conditions: the
+removed corners are not neighbours on an outline, and no other corner lies on a new edge.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from floodmap._runtime.memory import trim_heap
 from floodmap.output.rings import assembled
 
 MIN_HOLLOW_AREA = 1.5
-"""Area in square pixels of the smallest triangle between pixel corners that can contain another pixel corner."""
+"""Area in square pixels of the smallest triangle of pixel corners that can have a pixel corner in its interior."""
 MIN_CORNERS = 4
 """Least number of corners that a ring keeps."""
 CHUNK = 2**20
@@ -107,7 +109,9 @@ class _Border:
         self._is_node = is_node[self._number]
 
     def cut(self, twice_area: int) -> None:
-        """Remove corners until no further corner can be removed: `kept` becomes False for removed corners.
+        """Remove corners until no further corner can be removed.
+
+        The attribute `kept`, bool (n,) with one element for each corner, is set to False for removed corners.
 
         Args:
             twice_area: twice the area of the largest triangle that may be cut off, in square pixels; at most 2.

@@ -24,7 +24,9 @@ LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
 """Short field names for Shapefiles, by long field name. A field name in a Shapefile has at most 10 characters."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""Suffixes of the files that are written beside the main file, by format. A GeoPackage is a single file."""
+"""Suffixes of the sidecar files, by format. A GeoPackage has no sidecar files.
+
+A sidecar file has the stem of a vector file (`.shp`, `.geojson`, `.fgb`, `.parquet`) and is in the same folder."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -56,7 +58,8 @@ def write_layers(
         scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
 
     Returns:
-        Paths of the files, without the files beside a main file; in each format, the flood polygons are first.
+        Paths of the vector files, format by format; of the two files of a format, the file of the flood polygons is
+        first. Sidecar files (`.shx`, `.dbf`, `.prj`, `.cpg`, `.qml`) are written, but are not in the list.
 
     Raises:
         OutputError: a file exists already, a format is unknown, or a file cannot be written.
@@ -82,7 +85,8 @@ def write_file(
         overwrite: True: replace files that exist.
 
     Returns:
-        Paths of the files, the flood polygons first.
+        Paths of the vector files: `path`, then the file of the polygons of unobserved ground, if it was written.
+        Sidecar files (`.shx`, `.dbf`, `.prj`, `.cpg`, `.qml`) are written, but are not in the list.
 
     Raises:
         OutputError: a file exists already, the format is unknown, or a file cannot be written.
@@ -113,7 +117,8 @@ def _write_all(
 ) -> list[Path]:  # fmt: skip
     """Write files to a temporary folder, then move the files to `out_dir`. If a file cannot be written, none is moved.
 
-    `frames` contains the tables of both layers, by name of the layer. The result is the paths of the main files.
+    `frames` contains the tables of both layers, by name of the layer. The result is the paths of the vector files,
+    without the sidecar files (see `PARTS`).
     """
     for file in files:
         path = out_dir / file.name
@@ -143,7 +148,14 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """Return the final name of a file that has a temporary name: `1.dbf` becomes `NAME_unobserved.dbf`."""
+    """Return the final name of a vector file or a sidecar file that has a temporary name.
+
+    Example: if `file` has the name `NAME_unobserved.shp`, the sidecar file `1.dbf` becomes `NAME_unobserved.dbf`.
+
+    Args:
+        part: path with the temporary name. The stem, such as 1, is the index of `file` among the files of one call.
+        file: the vector file to which `part` belongs.
+    """
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 

@@ -35,7 +35,7 @@ class FinishingProcess:
     """A process that writes the results of a run, reading strips from the journal as they are appended.
 
     The object is a context manager: on exit, the process is killed. If the process cannot be started (for example if
-    Python is embedded in another program), `result` writes the results in this process.
+    Python is embedded in another program), `result` writes the results in the calling process.
 
     Args:
         finishing: settings for writing the results.

@@ -40,8 +40,10 @@ class Entry:
 
     strip: Strip
     notes: Mapping[str, Any]
-    """Numbers of windows that were computed or skipped, and the list of failed windows, of JSON types. For the keys see
-    `inference.prediction.predict`."""
+    """Counts of computed and of skipped windows, the number of predicted pixels, and the list of failed windows.
+
+    All values have types that JSON can store. For the keys see `inference.prediction.predict`.
+    """
 
 
 class Strips:
@@ -79,7 +81,8 @@ class Strips:
         A block has at most `strip.BLOCK_PIXELS` pixels, but at least one row.
 
         Yields:
-            For each block: the number of the first row in the scene, and codes, uint8 (rows, scene width).
+            For each block: the scene row at which the block begins, counted from 0, and the codes of the block, uint8
+            (rows of the block, scene width).
         """
         for head, packed in self._whole():
             pieces, end = [], 0
@@ -98,7 +101,8 @@ class Strips:
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Yield (header, compressed codes) of each strip from the top, up to the first missing or corrupt strip.
 
-        The header is the JSON object with the fields and notes of the strip that `append` writes before the codes.
+        The header is a JSON object with the fields and the notes of the strip. `append` writes the header to the strip
+        file, before the codes.
         """
         for index in count():
             if not self._comes(index):
@@ -116,11 +120,12 @@ class Strips:
 
 
 class Journal(Strips):
-    """Work folder of the run of one scene, open for writing; a context manager. The folder is locked until the exit.
+    """Work folder of the run of one scene, open for writing; a context manager.
 
-    Results are written to strip files, and not to a GeoTIFF, while windows are computed. If the process were killed, an
-    incomplete compressed GeoTIFF would be read as nodata without an error. A strip file begins with a digest of the
-    rest of the file, so that a partly written strip file is ignored.
+    The folder is locked against other runs until the end of the `with` block. While windows are computed, results are
+    written to strip files, not to a GeoTIFF. If a process is killed while it writes a compressed GeoTIFF, the blocks
+    that are missing in the file are later read as nodata, without an error. A strip file begins with a digest of the
+    rest of the file, so that a partly written strip file is detected and ignored.
 
     Args:
         folder: the work folder; created if missing.

@@ -14,7 +14,9 @@ WAVES = 64
 """Number of random values along each side of a square patch. Waves are interpolated from the values of a patch:
 neighbouring values are half a wavelength apart."""
 TANNIN = 0.45
-"""Share of the repainted views that get dark brown water, as between houses and trees. Few pictures have such water."""
+"""Share of the repainted views, 0 to 1, in which the new water is dark brown.
+
+Water between houses and trees often has this colour, but few labelled pictures show such water."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,10 @@ class Water:
     waves: Tensor
     """(B, 2, WAVES, WAVES): patches of normally distributed noise, for swell and for ripples (long and short waves)."""
     directions: Tensor
-    """(B, 2, 2, 2): for swell and for ripples, a 2 x 2 matrix that maps coordinates in the far view (-1 to 1) to
-    coordinates in the patch of `waves`."""
+    """(B, 2, 2, 2): for swell and for ripples, a 2 x 2 matrix that maps (x, y) in the far view to (x, y) in the patch.
+
+    The matrix first rotates to the direction of the waves, then scales each axis to the length and width of a wave. The
+    patch of `waves` reaches from -1 to 1 along both axes. Beyond, the patch is repeated as mirror images."""
     heights: Tensor
     """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
@@ -45,7 +49,9 @@ class Water:
     tall: Tensor
     """(B,): greatest height of a reflected object, in units of half the side of the far view."""
     borrowed: Tensor
-    """bool (B,), True: copy the water of the most flooded view of the batch, if this view is more than half flooded."""
+    """bool (B,), True: the new water of a view is copied from the donor, the most flooded view of the batch.
+
+    Without effect if the donor is at most half flooded, and in the donor itself."""
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:

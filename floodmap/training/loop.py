@@ -43,7 +43,8 @@ class Checkpoint:
     step: int
     """Number of optimizer steps taken."""
     minutes: float
-    """Time of training, in minutes."""
+    """Minutes of training since the start of the run, including validation.
+    If the run was interrupted, the minutes until the checkpoint from which it was resumed are included."""
     share: float
     """Share of the run that is done, 0 to 1."""
     loss: float
@@ -152,11 +153,12 @@ def _score_checkpoint(
     state: State,
     group: ProcessGroup,
 ) -> Checkpoint:
-    """Score the averaged weights, and export the weights to `model.safetensors`.
+    """Score the averaged weights, and export these weights to `model.safetensors`.
 
-    If the IoU on the validation pictures is the highest so far, the file is copied to `best.safetensors`. In `state`,
-    the highest IoU and the number of checkpoints since then are updated. `scored_samples` is a pair: the validation
-    pictures, and some of the training pictures. `losses` are the training losses since the last checkpoint.
+    If the IoU on the validation pictures is the highest so far, `model.safetensors` is copied to `best.safetensors`.
+    `state` is updated: the highest IoU on the validation pictures, and the number of checkpoints after the checkpoint
+    that reached this IoU. `scored_samples` is a pair: the validation pictures, and some of the training pictures.
+    `losses` are the training losses since the last checkpoint.
     """
     model = build(config).to(group.device)
     model.load_state_dict(averaged.state)

@@ -14,11 +14,11 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_
     """Compute `mask_loss` plus 0.05 times the mean squared error of the predicted IoU.
 
     Args:
-        logits: flood logits (B, h, w); H and W are multiples of h and w.
+        logits: flood logits (B, h, w) of views of H x W pixels; H is a multiple of h, and W is the same multiple of w.
         iou: IoU of each view as predicted by the decoder, (B,), about 0 to 1.
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        dry_weight: factor on the cross-entropy of views without flood; see `mask_loss`.
+        dry_weight: factor on the cross-entropy of views with little or no flood; see `mask_loss`.
 
     Returns:
         The loss of the batch, a scalar.
@@ -35,11 +35,14 @@ def flood_loss(logits: Tensor, iou: Tensor, target: Tensor, scored: Tensor, dry_
 def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float = 1.0) -> Tensor:
     """Compute cross-entropy plus Dice over the pixels that have a label.
 
+    A view counts as dry if at most 320 of its H x W pixels are labelled as flooded. The Dice term is the mean over the
+    other views.
+
     Args:
-        logits: flood logits (B, h, w); H and W are multiples of h and w.
+        logits: flood logits (B, h, w) of views of H x W pixels; H is a multiple of h, and W is the same multiple of w.
         target: flooded share of each pixel, (B, H, W), 0 to 1.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        dry_weight: factor on the cross-entropy of views without flood (at most 320 flooded pixels).
+        dry_weight: factor on the cross-entropy of dry views.
 
     Returns:
         The loss of the batch, a scalar.
@@ -52,13 +55,13 @@ def mask_loss(logits: Tensor, target: Tensor, scored: Tensor, dry_weight: float 
     flood = logits.sigmoid()
     hit = (flood * target * weight).sum(dim=(1, 2))
     total = ((flood + target) * weight).sum(dim=(1, 2))
-    # In a view without flood, Dice only measures whether there is any error. Such a view has cross-entropy alone.
+    # In a dry view, Dice only measures whether there is any error. Such a view has cross-entropy alone.
     dice = ((1 - (2 * hit + 1.0) / (total + 1.0)) * flooded).sum() / flooded.sum().clamp(min=1)
     return cross + dice
 
 
 def _shrunk(target: Tensor, scored: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average labels, `target` and `scored` of `mask_loss`, over squares of `stride` x `stride` pixels.
+    """Average the label arrays of `mask_loss` (`target` and `scored`) over squares of `stride` x `stride` pixels.
 
     Returns:
         Two values for each square, both (B, h, w), 0 to 1: the share of the square's pixels that have a label, and the
@@ -77,19 +80,23 @@ def consistency_loss(
     scored: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Compute the consistency loss: whole views are compared with a random rectangle that is decoded alone.
+    """Compute the consistency loss: the change of the prediction if only a rectangle of each view is decoded.
 
-    The loss is the mean squared difference of the probabilities inside the rectangle. The decoder's tokens attend to a
-    whole window. Without this loss the result at a place depends on the borders of the window, and two tilings of one
-    scene give different results.
+    A random rectangle is drawn, the same in all views. The features of the encoded views are cropped to the rectangle,
+    and the mask decoder is run on the crop. Each pixel of the rectangle then has two flood probabilities: from the
+    whole view (`logits`) and from the crop. The loss is the mean squared difference of the two, over pixels with a
+    label.
+
+    The tokens of the mask decoder attend to the whole input. Without this loss the result at a place depends on the
+    borders of the window, and two tilings of one scene give different results.
 
     Args:
         model: the network.
-        encoded: the encoded views.
-        logits: logits of the whole views, (B, H/2, W/2).
+        encoded: the encoded views, of H x W pixels.
+        logits: flood logits of the whole views, (B, H/2, W/2).
         masks: mask prompts of the whole views, (B, 1, H/4, W/4); None: no mask prompts.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
-        generator: source of randomness for the rectangle, which is the same in all views.
+        generator: source of randomness for the rectangle.
 
     Returns:
         The loss of the batch, a scalar.

@@ -20,8 +20,10 @@ FAR_FACTORS = (3.0, 5.0)
 """Range of the factor of a pair: pixel size of the far view divided by pixel size of the near view.
 The range includes `scales.COARSE_FACTOR`."""
 PLAIN_FACTOR = 4
-"""Factor of a pair without resampling, equal to `scales.COARSE_FACTOR`.
-The factor is a power of two, so that the pixels of the far view are those of a level of the image pyramid."""
+"""Factor of the pairs that are drawn without interpolation (see `Source.plain`), equal to `scales.COARSE_FACTOR`.
+
+The factor is a power of two, because far views are drawn from copies of the picture at 1/2, 1/4 and 1/8 of the size.
+With the factor 4, the pixels of the far view are the pixels of the copy at 1/4 of the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,10 @@ class Views:
     scored: Tensor
     """bool (B, size, size), True where a pixel has a label and counts in the loss."""
     gsd_m: Tensor
-    """Ground sample distance in metres, as input of the network, float32 (B,); 0 if it is withheld or unknown."""
+    """Ground sample distance in metres, as input of the network, float32 (B,); 0: no ground sample distance.
+
+    It is 0 if the distance is unknown, and at random in some pairs (`sampling.GSD_WITHHELD`), so that the network
+    learns to work without it."""
 
     def to(self, device: torch.device) -> Views:
         """Copy the views to a device."""
@@ -93,15 +98,18 @@ class Source:
     """Range of the factor: pixel size of the far view divided by pixel size of the near view.
     The range begins at 1 for sources of pictures that are too small to be shrunk."""
     rim: float = 1.6
-    """Limit of the side of a far view, divided by the square root of the picture's area, both in pixels of the picture.
-    1.6: in a picture of 1000 x 1000 pixels, the side of a far view is at most 1600 pixels. Views that lie mostly
-    outside the picture are of little use."""
-    plain: float = 0.0
-    """Share of the pairs that are drawn without resampling, because resampling blurs details of one pixel's width.
+    """Largest ratio of the side of a far view to the square root of the picture's area.
 
-    The near view has the picture's pixels. The far view is shrunk by `PLAIN_FACTOR`, or not at all if `factor` begins
-    at 1. Views are only flipped and, if nadir, rotated by right angles. Half of the pairs without resampling keep the
-    exposure and colours of the picture.
+    Side and area are measured in pixels of the picture. 1.6: in a picture of 1000 x 1000 pixels, the side of a far view
+    is at most 1600 pixels. The limit exists because views that lie mostly outside the picture are of little use. The
+    limit does not apply to pairs that are drawn without interpolation (see `plain`)."""
+    plain: float = 0.0
+    """Share of the pairs that are drawn without interpolation, which would blur details of one pixel's width.
+
+    The near view consists of the picture's own pixels. Each pixel of the far view is the mean of a block of 4 x 4
+    pixels (`PLAIN_FACTOR`). If `factor` begins at 1, the far view consists of the picture's own pixels, too. Views are
+    only flipped and, if nadir, rotated by right angles. Half of these pairs keep the exposure and colours of the
+    picture.
     """
     wet: float = 0.0
     """Share of the pairs that are drawn with a preference for flood, for sources with little flood.
@@ -110,7 +118,7 @@ class Source:
     of 16 random positions is flooded.
     """
     augment: Augment = "full"
-    """Degree of augmentation; see `FineTuneOptions`. No pair is resampled, unless the degree is `full`."""
+    """Degree of augmentation; see `FineTuneOptions`. Unless it is `full`, all pairs are drawn as `plain` describes."""
     repainted: float = 0.0
     """Share of the pairs in which flood water is repainted (`augment.Water`), for sources with few types of water."""
 

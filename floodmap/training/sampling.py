@@ -146,7 +146,7 @@ class PairSampler:
             pick: index of the source.
             far_size: side of the far view in pixels.
             near_size: side of the near view in pixels.
-            plain: True: draw without resampling; see `Source.plain`.
+            plain: True: draw without interpolation; see `Source.plain`.
 
         Returns:
             Five values: the planes (see `_Pyramid`) of the far view and of the near view, (5, size, size), 0 to 1;
@@ -184,7 +184,7 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from view to picture that needs no resampling.
+        """Draw a homography (3, 3) from view to picture that needs no interpolation of pixels.
 
         The homography maps pixels of the view to pixels of the picture, both counted from the view's centre. Nadir
         views (`from_above`) get one of the eight symmetries of a square. Oblique views get a horizontal flip, or no

@@ -22,7 +22,8 @@ def coarse_prompt(far_logits: Tensor, pairs: Pairs) -> Tensor:
 
     Args:
         far_logits: flood logits of the whole far views, (B, h, w). The logits are first resized to the far views' size.
-        pairs: the pairs of far views and near views.
+        pairs: B pairs of a far view and a near view. Of a pair, only the sizes of the views, the position of the near
+            view in the far view, and the ratio of the pixel sizes are used.
 
     Returns:
         Mask prompts: logits (B, 1, n/4, n/4), for near views of n x n pixels.
@@ -49,7 +50,8 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
         generator: source of randomness.
 
     Returns:
-        Mask prompts (B, 1, h, w). A smooth random field is added to the logits of the changed views.
+        Mask prompts (B, 1, h, w). To the logits of each changed view, a smooth array of random numbers is added: normal
+        random numbers (4, 4), interpolated to (h, w).
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
@@ -70,7 +72,9 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
         generator: source of randomness.
 
     Returns:
-        Mask prompts (B, 1, h, w). A random, mostly dry field is the upper limit of the logits of the changed views.
+        Mask prompts (B, 1, h, w). In each changed view, logits above an upper limit are lowered to the limit. The limit
+        varies smoothly from pixel to pixel: it is an array of normal random numbers (6, 6), interpolated to (h, w). The
+        limit is mostly below 0, and a logit below 0 means dry.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
@@ -196,7 +200,7 @@ def simulate_points(
 def deepest_points(target: Tensor, scored: Tensor, predicted: Tensor | None) -> tuple[Tensor, Tensor]:
     """Place one point per view in the largest error of the prediction, as far as possible from the error's edge.
 
-    The command `compare` places points by the same rule; see `oracle.add_point`.
+    The command `compare` places points in the same way; see `oracle.add_point`.
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.

@@ -87,10 +87,11 @@ class Trainer:
         self._cache: FeatureCache | None = None
 
     def cache_features(self, folder: Path, report: Callable[[float, str], None]) -> None:
-        """Encode `cached_batches` batches by the frozen encoder. Later calls of `step` use only these batches.
+        """Encode `config.cached_batches` batches with the frozen encoder. Later calls of `step` use only these batches.
 
         Args:
-            folder: folder of the encoded batches.
+            folder: folder to which the encoded batches are written, and from which `step` reads them. Batches that an
+                interrupted run left in the folder are used again.
             report: called after each batch with the share of the batches that is done, 0 to 1, and the text `encode`.
         """
         set_training(self.model, settled=True)
@@ -169,8 +170,10 @@ class Trainer:
     ) -> float:
         """Compute the loss of predictions with points as prompts, accumulate the gradients, and return the loss.
 
-        Views are decoded without points, corrected at the points by the `Corrector`, and decoded a second time.
-        Gradients flow into the `Corrector` and the second decoding, not into the encoder and the first decoding.
+        The encoded views are decoded to flood logits without points. The `Corrector` corrects the logits at the points.
+        The encoded views are then decoded a second time, with the corrected logits as mask prompt. The loss is the mean
+        of the losses of the corrected logits and of the second decoding. Gradients flow into the `Corrector` and the
+        second decoding, not into the encoder and the first decoding.
         """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
@@ -193,10 +196,12 @@ class Trainer:
         return total
 
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
-        """Draw points in rounds, at errors that remain after the prediction was corrected at the points so far.
+        """Draw points in rounds, at pixels that are still wrong after a correction at the points of earlier rounds.
 
-        With probability 0.5, every round adds one point to each view, in the largest error, as in the command
-        `compare`. Otherwise every round adds random points; see `simulate_points`.
+        Before each round but the first, the `Corrector` corrects the logits at the points of earlier rounds. With
+        probability 0.5, all rounds add one point to each view, in the largest connected region of wrong pixels, as in
+        the command `compare`; the first point lies in the largest flooded region. Otherwise all rounds add one to three
+        random points, most of them at wrong pixels; see `simulate_points`.
 
         Returns:
             Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
@@ -229,9 +234,10 @@ class Trainer:
     def _add_points(
         self, views: Views, predicted: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Add points at errors of a prediction, as in SAM's training (arXiv:2304.02643, appendix A).
+        """Add points at wrong pixels of a prediction, as in SAM's training (arXiv:2304.02643, appendix A).
 
-        `predicted` holds flood logits, (B, h, w). `points` are the points so far; None: no points.
+        `predicted` holds flood logits, (B, h, w). `points` are the points of earlier rounds; None: no points. If
+        `one_by_one` is True, one point is added to each view (see `deepest_points`), else see `simulate_points`.
 
         Returns:
             Old and new points: coordinates (B, N, 2) and labels (B, N).

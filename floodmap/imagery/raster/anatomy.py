@@ -38,7 +38,9 @@ class Anatomy:
     is_service: bool = False
     """Whether the pixels come from a web service or a database. A change of the pixels is then not detected."""
     lost: dict[SourceName, str] = field(default_factory=dict)
-    """Why members of a VRT mosaic cannot be read: reason by name of the member. Empty if all members can be read."""
+    """Members of a VRT mosaic that cannot be read: error text, such as "no such file", by name of the member.
+
+    Empty if all members can be read."""
     repaired: str | None = None
     """Name of a copy of the VRT in memory, without the members that cannot be read; None: no copy is needed.
 
@@ -130,7 +132,17 @@ class _Inspector:
         )
 
     def _inspect_member(self, name: SourceName, bands: Sequence[int], depth: int) -> _ReadableMember | str:
-        """Inspect a member of a VRT; if the member cannot be read, return a text with the reason instead."""
+        """Open and inspect a member of a VRT.
+
+        Args:
+            name: name of the member.
+            bands: numbers, from 1, of the bands that are searched for gaps. All bands are searched if the member has
+                none of these bands.
+            depth: number of VRTs that contain the member.
+
+        Returns:
+            Structure and size of the member. If the member cannot be read: an error text, such as "no such file".
+        """
         if depth > _MAX_DEPTH:
             return "mosaics of mosaics are nested too deep"
         if name.path is not None and not name.path.exists():
@@ -198,7 +210,7 @@ def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
 
 
 def lost_part_text(path: object, lost: SourceName, why: str) -> str:
-    """Return the message that the file `lost` of the mosaic `path` cannot be read; `why` is the reason."""
+    """Return the message that the file `lost` of the mosaic `path` cannot be read. `why` is as in `Anatomy.lost`."""
     return f"{path}: its part {lost} cannot be read ({why}); restore that file, or remove it from the mosaic"
 
 

@@ -24,7 +24,10 @@ _OTHER_BANDS = frozenset({
     "edge", "re", "rededge", "coastal", "aerosol", "ultra", "deep", "yellow", "swir", "shortwave", "short", "thermal",
     "mid", "i", "ii", "narrow", "nir2", "ndvi", "ndwi", "index", "ratio", "pan",
 })  # fmt: skip
-"""Words that turn a colour's name into the name of another band: red edge, coastal blue, green I, short-wave IR."""
+"""Words in a band name that show that the band is not plain red, green, blue or near infrared.
+
+Examples are `edge` in "red edge", `coastal` in "coastal blue", `short` in "short wave ir", and `i` in "green i" (a
+second green band of PlanetScope)."""
 _WAVELENGTHS_NM: dict[Role, tuple[float, float, float]] = {
     "blue": (440, 490, 519), "green": (520, 560, 600), "red": (620, 660, 690), "nir": (760, 840, 900),
 }  # fmt: skip
@@ -155,8 +158,11 @@ def _detected(
 def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
     """Return the bands of red, green and blue if the band names show green and only one of red and blue.
 
-    The green band is then also used for the missing colour. In all other cases the result is an empty tuple. The result
-    is empty, too, if one of three bands has no name that shows a role: this band is then the missing colour.
+    The green band is then also used for the missing colour. In all other cases the result is an empty tuple.
+
+    The result is also empty for three bands (alpha not counted) of which one has no name that shows a role. This band
+    is taken to be the missing colour, so that green need not be used twice. The caller then uses the three bands in the
+    order of the file.
     """
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]

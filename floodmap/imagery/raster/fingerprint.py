@@ -39,15 +39,16 @@ _IGNORED_TAGS = ("Metadata", "Histograms")
 
 
 class _NoFingerprint(Exception):
-    """Raised if no fingerprint can be computed for a file: later changes of the file would not be detected."""
+    """Raised if a file gets no fingerprint, because no property is known that would change with the content."""
 
 
 def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> str | None:
     """Compute the SHA-256 of an open raster from the content of the files, the georeference and the bands.
 
-    Of a member of an archive, the checksum or the content is hashed. Of a URL, headers of the server's response and the
-    first bytes of the file are hashed. Names, statistics and histograms are not hashed. Modification times are hashed
-    only for rasters of more than `WHOLE_BYTES`.
+    Files inside archives and files at URLs are not always hashed whole. For a file inside a zip archive, the checksum
+    (CRC-32) and the size from the archive's directory are hashed. For a URL, headers of the server's response and the
+    first `_HEAD_BYTES` of the file are hashed. Names of local files, statistics and histograms are not hashed.
+    Modification times of local files are hashed only for rasters of more than `WHOLE_BYTES`.
 
     Args:
         name: name of the raster.
@@ -111,9 +112,15 @@ def _metadata(source: Source) -> str:
 
 
 def _content(name: SourceName, *, whole: bool) -> bytes:
-    """Return bytes that change with the content of a file, a VRT given as text, a URL, or a member of an archive.
+    """Return bytes that change if the content of an input changes. For most inputs the bytes are a SHA-256.
 
-    If `whole` is False, only pieces of a file of more than 1 MiB are hashed, with size and modification time.
+    Args:
+        name: name of the input: a file, a folder, the XML text of a VRT, a URL, or a file inside an archive.
+        whole: True: local files are hashed whole. False: of a local file of more than 1 MiB, only pieces, the size and
+            the modification time are hashed.
+
+    Raises:
+        _NoFingerprint: no property of the input is known that would change with the content.
     """
     if name.path is not None:
         return _of_path(name.path, whole=whole)
@@ -163,8 +170,9 @@ def _of_vrt(text: bytes) -> bytes:
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
     """Return bytes that change with the content of `inside`, a raster or polygons inside `file`.
 
-    Of a zip or tar archive, only the member `inside` is hashed. Of any other file, such as a NetCDF file of several
-    rasters, `file` is hashed.
+    If `file` is a zip archive, the bytes are the checksum and the size of `inside`, as text. If `file` is a tar
+    archive, the bytes are the SHA-256 of `inside`. For any other file, such as a NetCDF file of several rasters, the
+    bytes are the name `inside` and the SHA-256 of the whole `file`.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:

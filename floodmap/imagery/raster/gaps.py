@@ -83,7 +83,9 @@ class PlacedMember:
     lost: bool = False
     """Whether the member cannot be read at all."""
     needed: bool = False
-    """Whether a pixel function computes the mosaic from all members. Pixels of a lost member then have no values."""
+    """Whether a pixel function of the VRT computes the mosaic from all members.
+
+    Where one member is lost, the mosaic then has no values, even if other members cover the same place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,8 +188,10 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
         shape_hw: rows and columns of the mosaic, in pixels.
 
     Returns:
-        The gaps. None: the mosaic has no gaps, because one of its members has no gaps and fills the whole mosaic, and
-        no member above it hides it with gaps.
+        The gaps. None: the mosaic has no gaps. The result is None under three conditions: one member can be read, has
+        no gaps and fills the whole mosaic; every member above this member has no gaps, or is transparent in its gaps;
+        and no lost member is needed (`PlacedMember.needed`). A lost member above does not matter, because GDAL shows
+        the members below it.
     """
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
     complete = [member.place == whole and member.gaps is None and not member.lost for member in placed]
@@ -232,7 +236,9 @@ class _Axis:
     def blocks(self, size: int, count: int) -> tuple[int, int]:
         """Return the index of the first block that overlaps the rectangle, and the index after the last such block.
 
-        Along this axis the raster has `count` blocks of `size` pixels.
+        Args:
+            size: length of a block along this axis, in pixels of the raster.
+            count: number of blocks of the raster along this axis. This is not the field `count` of the class.
         """
         first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
         return max(0, first), min(count, last)

@@ -79,7 +79,7 @@ class Source:
     """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
     min_alpha: float = 1
-    """Smallest alpha of an observed pixel, see `smallest_opaque`."""
+    """Limit of alpha: pixels with an alpha below the limit are transparent, see `values.smallest_opaque`."""
     scale: NDArray[np.uint8] | None = None
     """Lookup table, uint8 (256,), from stored values of fewer than 8 bits to 0 to 255; None: values are not scaled."""
 

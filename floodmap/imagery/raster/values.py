@@ -21,14 +21,16 @@ _PALETTE_ALPHA = 3
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
-    """Read a sample of stored values from up to 8 x 8 windows of 128 x 128 pixels, spread over a raster.
+    """Read stored values for statistics: 8 x 8 squares of 128 x 128 pixels, evenly spaced over a raster.
+
+    In a small raster, the squares overlap. A side of 128 pixels that is longer than the raster is cut to the raster.
 
     Args:
         dataset: the open raster.
         bands: numbers of the bands to read, from 1.
 
     Returns:
-        (bands, pixels), in the dtype of the raster. Windows that cannot be read are left out.
+        (bands, pixels), in the dtype of the raster. Squares that cannot be read are left out.
     """
     found = []
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
@@ -40,17 +42,17 @@ def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
 
 
 def smallest_opaque(dataset: DatasetReader, alpha: int | None, *, lossy: bool) -> float:
-    """Return the smallest alpha of an observed pixel.
+    """Return the limit of alpha: pixels with an alpha below the limit are transparent, and therefore unobserved.
 
     Args:
         dataset: the open raster.
         alpha: number of the alpha band, from 1; None: there is no alpha band.
-        lossy: whether the raster has lossy compression.
+        lossy: whether the raster has lossy compression, which changes alpha beside transparent areas.
 
     Returns:
-        Without lossy compression, the smallest alpha above 0: 1 for integers, about 1e-38 for floats. With lossy
-        compression, half of the alpha of opaque pixels, estimated from a sample, and at least 1. Without an alpha
-        band, 1.
+        Without lossy compression, the smallest number above 0: 1 for integers, about 1e-38 for floats. With lossy
+        compression, half of the alpha of opaque pixels, and at least 1; the alpha of opaque pixels is estimated from
+        the pixels that `sample_of` reads. Without an alpha band, 1.
     """
     if alpha is None or alpha > dataset.count:  # the alpha band that GDAL adds to a warped raster
         return 1
@@ -69,7 +71,8 @@ def scale_of(dataset: DatasetReader, choice: BandChoice, dtype: np.dtype[Any]) -
 
     Args:
         dataset: the open raster.
-        choice: bands of the raster by role.
+        choice: which bands are red, green, blue, near infrared and alpha. The number of bits is that of the red band,
+            or of the only band.
         dtype: dtype of the stored values.
 
     Returns:
@@ -89,9 +92,9 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     By default GDAL marks the fourth of four 8-bit bands as alpha, so a file of RGB and near infrared is read as RGBA.
     Near infrared is 0 on deep water, and deep water would become nodata.
 
-    Near infrared has many different values, and alpha usually has two. The values of a sample that lie between 6 and
-    94 % of the sample's maximum are counted. The band is near infrared if more than half of the sample lies between
-    these limits, with more than 32 different values.
+    Near infrared has many different values, and alpha usually has two. 4 x 4 squares of 64 x 64 pixels are read, evenly
+    spaced over the raster. Values between 6 and 94 % of the largest value read are counted. The band is near infrared
+    if more than half of the pixels read have such values, with more than 32 different values.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -107,7 +110,10 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
-    """Return `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over a raster."""
+    """Return `count` x `count` squares of `side` x `side` pixels, evenly spaced over a raster, as windows of rasterio.
+
+    The raster has `height` x `width` pixels. A side that is longer than the raster is cut to the raster.
+    """
     rows = np.linspace(0, max(height - side, 0), count).astype(int)
     cols = np.linspace(0, max(width - side, 0), count).astype(int)
     return [GdalWindow(col, row, min(side, width), min(side, height)) for row in rows for col in cols]
@@ -137,7 +143,8 @@ def nodata_of(
 
     Args:
         dataset: the open raster.
-        choice: bands of the raster by role.
+        choice: which bands are red, green, blue, near infrared and alpha. The file's own nodata value is that of the
+            red band, or of the only band.
         given: value given by the user; the text "none": every value is valid; None: the file's own value.
         dtype: dtype of the stored values.
         name: name of the raster, for messages.

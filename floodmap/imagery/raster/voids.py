@@ -18,11 +18,15 @@ COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -214748
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""Least number of times that a void occurs among the values of a sample, and least share (0 to 1) of these values."""
+"""Least frequency of a void in a sample. The sample has the values of all bands in some windows of the raster.
+
+A value can be a void only if it occurs at least `_MANY` times in the sample, and if it also makes up at least the share
+`_MANY_SHARE` (0 to 1) of the sample's values."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
 """Least distance of a void from all other values, as a multiple of the range of the other values.
 
-`_FAR_IF_COMMON` is for values in `COMMON_VOIDS` and for the smallest and largest value of an integer dtype."""
+`_FAR_IF_COMMON` is for values in `COMMON_VOIDS`, for absolute values of `HUGE` or more, and for the smallest and
+largest value of an integer dtype. `_FAR` is for all other values."""
 _MAX_VOIDS = 4
 """Largest number of rounds in the search for voids of a raster. Also the largest number of voids in one warning."""
 
@@ -41,9 +45,13 @@ class Voids:
     share: float = 0.0
     """Share of the sample's pixels that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for resampled values: a value outside these limits was computed from voids and ground."""
+    """Low and high limit for resampled values. A resampled value outside the limits is treated as a void, because it is
+    a void, or a mixture of a void and of valid values."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for stored values: outside them, all numbers in `values` or `COMMON_VOIDS` are voids."""
+    """Low and high limit for stored values. A stored value outside the limits is a void in three cases: it is one of
+    `values`; it is one of `COMMON_VOIDS` or at least `HUGE` in absolute value; or it is below the low limit, and one of
+    `values` is, too. In the third case, resampling before the file was written has mixed a void and valid values. For
+    voids that may be a colour, such as 255, see `find`."""
     reported: set[float] = field(default_factory=set, compare=False)
     """Values that get no further warning: the declared nodata value, and voids that were already logged."""
 
@@ -52,7 +60,8 @@ class Voids:
 
         Args:
             values: (bands, height, width), of any real dtype.
-            native: whether the values are as stored. False: values are resampled, perhaps from voids and ground.
+            native: True: the values are as stored. False: the values are resampled, so that some values may be mixtures
+                of a void and of valid values.
             name: name of the raster, for a warning.
 
         Returns:
@@ -89,7 +98,9 @@ class Voids:
 
 
 def voids_text(name: object, values: Sequence[float], share: float | None) -> str:
-    """Return the message that values are treated as voids, with the option for other nodata values.
+    """Return the message that values are treated as voids.
+
+    The message also names the option `--nodata`, by which the user gives another nodata value, or none.
 
     Args:
         name: name of the raster.

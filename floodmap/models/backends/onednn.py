@@ -31,9 +31,10 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 log = logging.getLogger(__name__)
 _disabled: dict[str, str] = {}
-"""Reasons why fused calls are not used, texts by name of the call: "convolution" or "linear".
+"""Why something of oneDNN is not used: a text for each of up to three keys; empty if nothing is disabled.
 
-The value for "bfloat16" is the error message of torch when `multiplies_bfloat16` failed.
+"convolution", "linear": why this fused call is not used; set by `check`, read before each use of the call.
+"bfloat16": error message of torch, if torch raised an error when `multiplies_bfloat16` asked for bfloat16 instructions.
 """
 
 

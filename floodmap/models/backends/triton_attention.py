@@ -106,7 +106,9 @@ def _attention(block: Block, x: Tensor) -> Tensor:
 def positions(down: Tensor, across: Tensor) -> Tensor:
     """Join the relative positional embeddings of rows and of columns to one table for `attend`.
 
-    The table is padded to a multiple of 16 positions, so that rows of products with the table are aligned in memory.
+    The table is padded with zeros to a multiple of 16 positions. `attend` multiplies queries by the table. The matrix
+    of the products has a row for each query, and a column for each position of the table. By the padding, every row
+    begins at an aligned address: at a multiple of 16 elements.
 
     Args:
         down: one embedding for each difference between the rows of two cells of a window, (2 * rows - 1, C).
@@ -198,9 +200,15 @@ def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Compute the positional scores (QUERIES, keys): products of queries with the embeddings of relative positions.
 
-    The keys belong to AT_ONCE rows of a window. `first` is the first of these rows. The products were computed by
-    `attend`: `to_row` are addresses of the products with embeddings of rows (see `_attend`), and `across` are the
-    products with embeddings of columns, one for each column in `column`.
+    The keys are the cells of AT_ONCE rows of a window. `first` is the first of these rows. `attend` has computed all
+    products, and stored them in GPU memory. The score of a query and a key is the sum of two products: one with the
+    embedding of the difference of the rows, one with the embedding of the difference of the columns.
+
+    The products of rows are read here. `to_row`, (QUERIES,), are the addresses of each query's product for keys in row
+    0; the product for row r is stored r elements before this address. The products of columns were read by the kernel
+    `_attend`. `across`, (QUERIES, PADDED), are their values, for the window columns in `column`, 0 to PADDED - 1.
+    `valid`, (QUERIES,), is False for queries that do not exist. `key_row` and `key_col` are row (from `first`) and
+    column of each key.
     """
     step = tl.arange(0, AT_ONCE)
     rows = first + step

@@ -14,8 +14,8 @@ POINT_LOGIT = 5.0
 """Target of kriging for the logit in the cell of a flood point; for a dry point, the target is minus this value.
 If the logit is beyond the target already, the logit itself is the target."""
 FEATURE_SCALES = (0.5, 0.9)
-"""Length scales of the kernel in feature space: feature vectors of length 1 are divided by these numbers.
-The first number is for the image embedding, the second for the decoder's features."""
+"""Length scales of the kernel in feature space: a feature vector is normalized to a Euclidean norm of 1, and divided by
+its length scale. The first number is for the image embedding, the second for the decoder's features."""
 LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
 """Two terms of the kernel: length scale in pixels of the tile, and weight in the sum of all terms.
 The first term is large only between cells with similar features. The second term hardly depends on the features."""
@@ -137,7 +137,7 @@ class Corrector(nn.Module):
         """Correct the logits of tiles at the user's points; logits of tiles without points stay unchanged.
 
         Args:
-            ground: the model's outputs for a batch of B tiles of H x W pixels.
+            ground: the logits to correct, and the model's features, for a batch of B tiles of H x W pixels.
             points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
             roughly: True: correct by kriging alone, without the network.
@@ -168,7 +168,7 @@ class Corrector(nn.Module):
         """Return the similarity of cells (4 x 4 pixels) to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
 
         Args:
-            ground: the model's outputs for a batch of B tiles of H x W pixels.
+            ground: the model's outputs for a batch of B tiles of H x W pixels; only the features of cells are used.
             points: coordinates (B, N, 2) and labels (B, N); see `correct`.
         """
         xy, labels = points
@@ -180,7 +180,7 @@ class Corrector(nn.Module):
         """Compute, by the network, the change of the cells' logits, (n, H/4, W/4), for n tiles of the batch.
 
         Args:
-            ground: the model's outputs for the whole batch.
+            ground: the model's outputs for the whole batch, without effect of the points.
             indices: indices in the batch of the n tiles with points.
             maps: logits before and after kriging, and similarity maps, (n, 2 + `Kriging.MAPS`, H/4, W/4).
         """
@@ -197,10 +197,10 @@ class Corrector(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Outputs of a model before any point is applied, without gradients.
+    """Outputs of a model before any point is applied, from which the correction starts; without gradients.
 
-    In training, the correction must not change the encoder or the first decoding. The outputs are therefore detached
-    from the graph of gradients.
+    The name has nothing to do with the ground in a picture. In training, the correction must not change the encoder or
+    the first decoding. The outputs are therefore detached from the graph of gradients.
     """
 
     logits: Tensor

@@ -14,11 +14,14 @@ from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAtten
 from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
-"""Number of rows of a strip, at a quarter of the tile's resolution.
-On a CPU, the decoder's last step is computed in strips (groups of full rows) of a large image."""
+"""Number of rows that the decoder's last step computes at a time on a CPU, unless several tiles are small.
+A row is a row of the decoder's features at a quarter of the tile's resolution. In this module, a strip is a group of
+full rows of features, not of a scene. For small tiles see `STRIP_CELLS`."""
 STRIP_CELLS = 2**13
-"""Largest number of pixels of a chunk, at a quarter of the tile's resolution: as many as in a strip of a large image.
-On a CPU, the decoder's last step is computed in chunks (groups of whole images) of a batch of small images."""
+"""Largest number of pixels that the decoder's last step computes at a time on a CPU, if several tiles are small.
+A pixel is a pixel of the decoder's features at a quarter of the tile's resolution. A batch of tiles that have at most
+this number of pixels each is computed in chunks: groups of whole tiles, with at most this number of pixels together.
+The number is the same as in `STRIP_ROWS` rows of a tile that is 1024 pixels wide."""
 
 
 class TokenAttention(nn.Module):
@@ -66,7 +69,8 @@ class PointEncoder(PromptEncoder):
     """SAM's prompt encoder; label embeddings are looked up by index, so that the CPU need not wait for the GPU.
 
     The label codes are those of `segment_anything`: 0 dry point, 1 flood point, 2 top left corner of a box, 3 bottom
-    right corner of a box, -1 padding.
+    right corner of a box, -1 padding. The attention sees padding of code -1: as in SAM, points without a box are
+    followed by one such padding token.
     """
 
     def forward(
@@ -104,7 +108,8 @@ class PointEncoder(PromptEncoder):
 
         Args:
             points: coordinates (B, N, 2) in pixels of SAM's input frame, from the centre of the first pixel, x first.
-            labels: label codes (B, N); -2 and -1 are padding.
+            labels: label codes (B, N): those of the class, and -2. The code -2 is padding with the same embedding as
+                -1. A caller uses -2 for padding that the attention has to ignore (see `absent` in `Decoder.decode`).
 
         Returns:
             Embeddings, (B, N, E).
@@ -188,7 +193,8 @@ class Decoder(MaskDecoder):
 
         Args:
             source: image embedding after the transformer, (B, E, h, w).
-            weights: weights of the hypernetworks, (B, masks, E/8); a mask is the product of weights and features.
+            weights: output of the hypernetworks, (B, masks, E/8): one weight for each mask and each channel of the
+                features. The logits of a mask are the weighted sum of the channels.
             skips: skip features; None: the decoder has no skip connections.
             keep: False: None may be returned instead of the features.
         """
@@ -249,10 +255,10 @@ class SkipDecoder(Decoder):
         return refined.add_(features).relu_()
 
     def _masks_by_strips(self, quarter: Tensor, weights: Tensor, skip: Tensor) -> Tensor:
-        """Compute mask logits (B, masks, H/2, W/2) in row strips of large images, or in chunks of small images.
+        """Compute mask logits (B, masks, H/2, W/2) in strips of large tiles, or in chunks of small tiles.
 
-        The features at half the tile's resolution are not kept, because all features at once would take half of the
-        memory that a window needs.
+        `STRIP_ROWS` describes the strips, and `STRIP_CELLS` the chunks. The features at half the tile's resolution are
+        not kept, because all features at once would take half of the memory that a window needs.
         """
         masks = quarter.new_empty(len(quarter), weights.shape[1], *skip.shape[2:])
         if len(quarter) > 1 and quarter[0, 0].numel() <= STRIP_CELLS:

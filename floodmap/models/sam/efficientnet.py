@@ -31,12 +31,13 @@ EXPANSION = 6
 """Expansion factor of the blocks of all stages except the first stage, which has the factor 1."""
 
 STRIP_BYTES = 4 * 2**20
-"""Approximate size in bytes of a strip of a block's expanded features, such that a strip fits into a CPU's cache."""
+"""Approximate size in bytes of one strip of a block's expanded features, such that the strip fits into a CPU's cache.
+In this module, a strip is a group of full rows of a feature map, not of a scene."""
 STRIP_ROWS = 128
-"""Number of rows of a strip, counted at stride 2, in which a CPU computes the stem and the first stage.
+"""Number of rows, at stride 2, of the strips in which a CPU computes the stem and the first stage for large images.
 An image with at most three times as many rows at stride 2 is not split into strips."""
 STRIP_CELLS = 2**16
-"""Largest number of pixels of a chunk, counted at stride 2: a group of whole images.
+"""Largest number of pixels, at stride 2, of all images of a chunk together. A chunk is a group of whole images.
 A CPU computes the stem and the first stage of a batch of small images chunk by chunk."""
 
 
@@ -106,8 +107,8 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(nn.Module):
     """Inverted residual block: expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381).
 
-    The block has no batch norms. The initial weights have batch norms, which are folded into the convolutions before
-    training.
+    The block has no batch norms. Training starts from ImageNet weights, whose batch norms were folded into the weights
+    of the convolutions beforehand.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:

@@ -20,8 +20,9 @@ OUTSIDE = -3.0
 class FloodSam(nn.Module):
     """SAM with a small image encoder. It predicts one mask, and tile sides may be any multiple of 32 pixels.
 
-    SAM resizes every image to its input frame of 1024 x 1024 pixels. A `FloodSam` does not resize tiles: a tile lies in
-    the top left corner of the frame. The ground sample distance therefore does not depend on the tile's size.
+    SAM resizes every image to its input frame of 1024 x 1024 pixels. A `FloodSam` places a tile into the frame without
+    resizing, by default in the top left corner. A pixel of the encoder's input is therefore a pixel of the tile, and
+    has the tile's ground sample distance, whatever the size of the tile.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -99,8 +100,9 @@ class FloodSam(nn.Module):
 
         Points are no tokens of the decoder, because the decoder learned little from points as tokens. Tiles are decoded
         without points first, and the logits are corrected at the points. Tiles are then decoded again, with the
-        corrected logits as mask prompt. The result is the mean of the corrected logits and of the second decoding. The
-        mean scores higher than either alone.
+        corrected logits as mask prompt; see `decode_corrected`. The result is the average of the corrected logits and
+        the logits of the second decoding. This average has a higher IoU than the corrected logits alone or the second
+        decoding alone.
 
         Args:
             encoded: the encoded tiles.
@@ -143,7 +145,8 @@ class FloodSam(nn.Module):
 
         Args:
             encoded: the encoded tiles.
-            ground: outputs of the first decoding.
+            ground: outputs of the encoder and of the first decoding, which knew no points; see `correction.Ground`.
+                (`encoded.ground` is another thing: an embedding of the ground sample distance.)
             corrected: corrected logits of the first decoding, (B, H/2, W/2).
             points: coordinates and labels of points; see `forward`.
 
@@ -218,11 +221,18 @@ class FloodSam(nn.Module):
 
 
 def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Add the ground sample distance to the embedding of mask prompts, `dense`.
+    """Add the ground sample distance to the embedding of mask prompts.
+
+    The ground sample distance has two embeddings, `encoded.ground[0]` and `encoded.ground[1]`, (B, E) each.
+
+    Args:
+        encoded: the encoded tiles.
+        dense: embedding of mask prompts, (B or 1, E, h, w) or (1, E, 1, 1).
 
     Returns:
-        Two values. The first embedding of `encoded.ground`, (B, E), for the decoder's tokens. The sum of `dense` and
-        the second embedding of `encoded.ground`, (B, E, h, w). If `encoded.ground` is None: None, and `dense`.
+        A pair (tokens, dense). `tokens` is `encoded.ground[0]`, which the decoder adds to its output tokens. `dense` is
+        the sum of the argument `dense` and `encoded.ground[1]`. If `encoded.ground` is None, the pair is None and the
+        unchanged argument.
     """
     if encoded.ground is None:
         return None, dense

@@ -143,9 +143,10 @@ class Sam(nn.Module):
         Args:
             embedding: image embedding for each prompt set, (N, 256, 64, 64).
             xy: points and box corners, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel,
-                x first. T is the length of the longest set.
-            labels: label codes, (N, T): those of `PointEncoder`, and -2 for padding of shorter sets. A set without a
-                box has one label -1, as in `segment_anything`.
+                x first. T is the largest number of labels in a set, except the label -2.
+            labels: labels of the points and corners, (N, T). 0 dry point, 1 flood point, 2 top left and 3 bottom right
+                corner of the box. -1: an additional point at any coordinates, which every set without a box must have,
+                as in `segment_anything`. -2: padding of sets that are shorter than T.
 
         Returns:
             Mask logits, (N, 256, 256), one for each square of 4 x 4 pixels of SAM's input frame.

@@ -1,4 +1,8 @@
-"""Computation of layers in row strips, so that large activations stay in a CPU's cache and peak memory is low."""
+"""Computation of network layers strip by strip.
+
+In this module, a strip is a group of full rows of a tensor (B, C, H, W), not of a scene. The activations of one strip
+stay in a CPU's cache, and the peak memory is low.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,23 @@ from torch import Tensor
 
 
 def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: int, halo: int) -> Tensor:
-    """Compute the result of some layers in strips (groups of full rows), and write the strips into one tensor.
+    """Compute the result of some network layers in strips (groups of full rows), and write the strips into one tensor.
 
-    Writing into one tensor avoids the fragmented memory that a list of strips would leave. All strips have the same
-    height, even at the borders of the result, because oneDNN keeps separate kernels in memory for every height.
+    Writing into one tensor avoids the fragmented memory that a list of strips would leave. Every strip is computed with
+    `rows` + 2 `halo` rows (or all rows, if the result has fewer), because oneDNN keeps separate kernels in memory for
+    every height. Where such a strip would reach beyond the result, it is moved inwards.
+
+    Example: a result of 10 rows, with `rows` 4 and `halo` 1, is computed by `layers(0, 6)`, `layers(3, 9)` and
+    `layers(4, 10)`. Rows 0 to 3 of the result are kept from the first strip, 4 to 7 from the second, 8 and 9 from the
+    third.
 
     Args:
-        layers: function of two row numbers, `first` and `end`. It returns the rows of the result from `first` up to,
-            but not including, `end`: (B, C, end - first, W).
+        layers: function of two row numbers of the result, `first` and `end`, halo included. It returns the rows from
+            `first` up to, but not including, `end`: (B, C, end - first, W).
         out: tensor for the result, (B, C, H, W), filled in place.
-        rows: number of rows of a strip that are kept.
-        halo: number of rows above and below a strip that are computed and dropped. The values of these rows are wrong,
-            because the layers do not read the input beyond these rows. There is no halo at the borders of the result.
+        rows: number of rows that are kept of each strip.
+        halo: number of rows beside each cut between strips that are computed but not kept. Their values are wrong,
+            because `layers` reads no input beyond the cut. The top and the bottom of the result are not cuts.
 
     Returns:
         The tensor `out`.

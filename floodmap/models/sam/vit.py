@@ -55,7 +55,8 @@ class CachedAttention(nn.Module):
 
         Args:
             x: features of the cells, (B, H, W, C).
-            side: side in cells of the attention windows (not those of a scene); 0: attention between all cells.
+            side: side of an attention window, in cells; 0: attention between all cells. An attention window is a square
+                of cells: attention is computed only between cells of the same square.
 
         Returns:
             Features after attention and output projection, (B, H, W, C).
@@ -110,8 +111,12 @@ def use_cached_attention(encoder: ImageEncoderViT) -> None:
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Compute attention of queries (N, queries, C) to keys and values (N, cells, C) by torch's fused kernels.
 
-    `bias`, (N, queries, cells), is added to the scores. The fused kernels need tensors of four dimensions. For tensors
-    of three dimensions, torch would compute separate matrix products, and on a GPU in float32.
+    N is the number of images x attention windows x heads, and C is the number of channels of one head. The score of a
+    query and a key is their product times `scale`, plus the value of `bias`, (N, queries, cells). The result is
+    (N, queries, C).
+
+    The tensors get a fourth dimension of size 1, because torch uses the fused kernels only for four dimensions. For
+    three dimensions, torch computes separate matrix products, and on a GPU computes the products in float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
@@ -119,8 +124,11 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, down: Tensor, right: Tensor, scale: float) -> Tensor:
     """Compute attention of queries, keys and values (N, cells, C) in chunks that fit into a CPU's cache.
 
-    Two biases are added to the scores. `down`, (N, cells, rows), has one bias for each query and each row of keys.
-    `right`, (N, cells, columns), has one bias for each query and each column of keys.
+    N is the number of images x attention windows x heads, and C is the number of channels of one head. The cells form a
+    grid, in row-major order, and each cell has one query and one key. The score of a query and a key is their product
+    times `scale`, plus two biases. The first bias is from `down`, (N, cells, rows): one value for each query and each
+    row of the grid, used for all keys of this row. The second bias is from `right`, (N, cells, columns): the same for
+    columns. The result is (N, cells, C).
     """
     # Biases of few rows and columns are appended to the channels: a third less time than adding them to the scores.
     appended = q.dtype == torch.bfloat16 and down.shape[-1] + right.shape[-1] < q.shape[-1]

@@ -18,7 +18,7 @@ def histogram(census: Census) -> str:
     Bars show the share of all observed pixels, in per cent. Dry and flooded pixels have different colours.
 
     Args:
-        census: number of pixels of each code in the scene, with at least one observed pixel.
+        census: number of pixels of each code in the scene. The scene must have at least one observed pixel.
 
     Returns:
         The chart as an `<svg>` element.

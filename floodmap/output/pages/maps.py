@@ -199,8 +199,8 @@ class MapFrame:
     def scale_bar(self) -> ScaleBar | None:
         """Scale bar; None without a CRS.
 
-        The length is 1, 2 or 5 times a power of ten, in metres: the largest such number that is at most 0.3 times the
-        longer side of the map.
+        On the ground, the bar is 1, 2 or 5 times a power of ten metres long: the largest such distance that is at most
+        0.3 times the longer side of the scene.
         """
         if self.grid.crs is None:
             return None

@@ -36,8 +36,8 @@ class Largest(NamedTuple):
     """The largest flood polygons, for the table and the map of the report."""
 
     rows: list[dict[str, str]]
-    """Rows of the table, each with the texts `area`, `confidence` (mean, in per cent), `x` and `y`. `x` and `y` are
-    longitude and latitude of a point inside the polygon, in degrees; without a CRS, column and row."""
+    """Rows of the table, each with the texts `area`, `confidence` (mean flood probability of the polygon, such as
+    "87.3 %"), `x` and `y` (longitude and latitude of a point inside, in degrees; without a CRS, column and row)."""
     places_xy: list[tuple[float, float]]
     """One point (x, y) inside each polygon, in the scene's CRS."""
     largest: str
