@@ -98,7 +98,7 @@ def _context(
         "calibration": charts.calibration({model: _pooled(study, model, main) for model in study.models}),
         "calibration_text": _calibration_text(study, main),
         "oracle": _oracle(study, oracle) if oracle else None,
-        "curves": {model: charts.curves(log, "minutes" if "minutes" in log else "epoch") for model, log in logs.items()},
+        "curves": {name: charts.curves(log, "minutes" if "minutes" in log else "epoch") for name, log in logs.items()},
         "footer": footer,
     }
 
