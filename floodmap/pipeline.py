@@ -71,9 +71,9 @@ def segment_scene(
         segmenter: the loaded model.
         options: settings of the run.
         name: first part of the names of all files; None: the source's name without suffix.
-        progress: function called with the progress of the run after every window, and before results are written.
-        helper: process that first writes all results for a scene of two pixels, as a trial (see `rehearsal.rehearse`);
-            None: this process makes the trial.
+        progress: function called with a `Progress` after every window, and before results are written.
+        helper: helper process for the rehearsal: a write of all results for a scene of two pixels, before the first
+            window (see `rehearsal.rehearse`); None: this process does the rehearsal.
 
     Returns:
         The results on disk: paths of all files, and the content of the JSON report.
@@ -213,7 +213,8 @@ def preview(scene: Scene) -> Tile:
 def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Write the HTML report of a scene, and return the results with the path of the HTML report.
 
-    The HTML report is written last, because a later run can add a missing HTML report.
+    The HTML report is written after all other results. If the run is interrupted before, the other results are
+    complete, and a later run with the option `resume` adds the HTML report.
 
     Args:
         flood_map: the results of the scene.

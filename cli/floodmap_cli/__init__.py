@@ -1,1 +1,1 @@
-"""Command line of floodmap: one module for each command; installed as `floodmap_cli`."""
+"""Command line of floodmap: one module for each command. This package is `floodmap_cli`; the command is `floodmap`."""

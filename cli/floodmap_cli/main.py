@@ -71,7 +71,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def cli() -> None:
     """Flood polygons from georeferenced aerial rasters.
 
-    One command finds and writes the polygons, without a network:
+    One command finds the flood and writes the polygons, without an internet connection:
 
         floodmap segment scene.tif --model finetuned
     """

@@ -40,8 +40,9 @@ def train(
     """Train a model on the labelled imagery in DATA, starting from the weights of --base.
 
     DATA is a folder with images/ and masks/, or with scenes beside references (x.tif with x_reference.tif or x.gpkg).
-    DATA may be divided into folders train/ and val/, or by a file splits.csv. The labels are checked for errors first.
-    Near-duplicate pictures are not divided between train and val.
+    DATA may be divided into folders train/ and val/, or by a file splits.csv. If DATA is not divided, pictures for
+    validation are drawn at random, and near-duplicates stay together: all in train or all in val. The labels are
+    checked for errors first.
 
     \b
         floodmap train my-floods

@@ -37,9 +37,9 @@ def train(
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         overwrite: True: replace existing files.
         resume: True: continue an interrupted run.
-        progress: function called with the finished share, 0 to 1, and the name of the stage.
-        on_checkpoint: function called at every checkpoint of the training, with progress and scores. The first call is
-            for the initial weights.
+        progress: function called with two arguments: the finished share of a stage, 0 to 1, and the stage's name.
+        on_checkpoint: function called at every checkpoint of the training, with one `Checkpoint`: an object with the
+            finished share of the run, and with losses and IoU. The first call is for the initial weights.
         settings: fields of `FineTuneOptions`, for instance `epochs=40`.
 
     Returns:
@@ -84,12 +84,13 @@ def compare(
             reference (oracle).
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
         split: part of the data that is scored: `train`, `val` or `test`, as assigned by the data's folders or by
-            splits.csv; `all`: every picture, also if the data have no splits.
+            splits.csv; `all`: every picture, whether or not the data have splits.
         flood_value: values of the masks that mean flood, such as "1" or "1,2"; None: found from the masks.
         ignore_values: values of the masks that mean neither flood nor dry, such as ("0", "9").
         device: device for models that are given by name or file: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         flips: True: test-time augmentation with the mirror image, for models that are given by name or file.
-        seed: seed of the bootstrap.
+        seed: seed of the random numbers. Pictures are resampled at random for the confidence intervals (bootstrap), and
+            divided at random into folds for the cross-validated calibration error.
         overwrite: True: replace existing files.
         progress: function called with the result of every trial: one picture with one model and one kind of prompt.
 

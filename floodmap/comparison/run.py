@@ -85,7 +85,7 @@ def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], li
         The models that were found, and one line of text for each model that cannot be downloaded.
 
     Raises:
-        ModelError: a name is unknown, a file is damaged, or no model can be downloaded.
+        ModelError: a name is unknown, a file is damaged, or none of the models is on this machine or can be downloaded.
     """
     from floodmap.models.registry import resolve
 
@@ -129,7 +129,8 @@ def compare_models(
         ignore_values: values of the masks that are neither flood nor dry; see `FloodRule.parse`.
         seed: seed of the bootstrap.
         overwrite: True: replace existing results.
-        report: function that receives every trial after the trial is finished.
+        report: function that is called with each trial when the trial is finished, for example to show progress. It is
+            not connected with `report.html`.
 
     Returns:
         The trials, and the problems found in the labels.

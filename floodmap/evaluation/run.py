@@ -1,4 +1,4 @@
-"""Function `evaluate`, which scores predicted flood against a reference: files, folders or tables of polygons."""
+"""Function `evaluate`, which scores predicted flood against a reference; both are files, folders or GeoDataFrames."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def evaluate(
     reference if the reference is a raster, else a new grid. A raster on another grid is warped by nearest neighbour,
     and polygons are rasterized. A raster without CRS is compared pixel by pixel with a raster of the same size.
 
-    Unobserved pixels are left out: nodata, masked and transparent pixels, 255 in rasters of 0, 1 and 255, pixels
-    outside a raster, and pixels in polygons of a layer `unobserved`. Pixels outside all polygons are dry.
+    Unobserved pixels are left out: nodata, masked and transparent pixels, 255 in rasters with no other values than 0, 1
+    and 255, pixels outside a raster, and pixels in polygons of a layer `unobserved`. Pixels in no polygon are dry.
 
     Args:
         prediction: a file, a folder, or a GeoDataFrame of flood polygons.
@@ -78,8 +78,8 @@ def evaluate(
         reference_value: flood in the reference, in the format of `flood_value`.
         threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
-            is scaled, with a warning. None: 0.5 if all prediction rasters declare per cent and
-            `flood_value` is None; else no threshold.
+            is scaled, with a warning. None: 0.5 if `flood_value` is None and the metadata of every prediction raster
+            say that its values are per cent (band unit "%", or floodmap's band name); else no threshold.
         ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to common fill
             values: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values are never
             ignored; with a threshold, the values 0 to 100 are never ignored.
@@ -87,7 +87,8 @@ def evaluate(
             has no CRS. None: three pixels of the compared grid.
         resolution_m: pixel size of the new grid, if prediction and reference are polygons: in metres, or in the units
             of the files if these have no CRS. None: 1.
-        errors: GeoPackage for polygons of false positives and false negatives, with style. None: no file.
+        errors: GeoPackage that is written: polygons of false positives (red in QGIS) and false negatives (green).
+            None: no file.
         overwrite: replace the GeoPackage if the file exists.
         seed: seed of the bootstrap.
 
@@ -177,8 +178,8 @@ class _Rules:
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
     """Return `rule`, which defines flood in the prediction, with the ignored values of the rule `ignoring`.
 
-    Exceptions are values with a meaning in the prediction: 0 (dry) and the flood values (1 and 255 if the user gave
-    none); with a threshold, all values from 0 to 100.
+    Values that have a meaning in the prediction are never ignored: 0 (dry) and the flood values (1 and 255 if the user
+    gave none). If `rule` has a threshold, these are all values from 0 to 100.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
@@ -208,7 +209,7 @@ def _score_all(pairs: Pairs, score: Callable[[Pair], Scores]) -> tuple[list[Scor
     """Score every pair; return the scores, and a line of text for each pair that failed.
 
     Raises:
-        EvaluationError: all pairs fail. The error of a single pair is raised unchanged.
+        EvaluationError: there are several pairs, and all fail. If the only pair fails, its own error is raised.
     """
     scenes, refused = [], []
     for pair in pairs.pairs:

@@ -40,7 +40,7 @@ def how_to_place(transform: Affine) -> str:
 
 
 class Raster(Protocol):
-    """Open raster with CRS, transform and shape (height, width), such as a dataset of rasterio."""
+    """A raster that is open, with CRS, transform and shape (height, width); for instance a dataset of rasterio."""
 
     crs: Any
     transform: Affine
@@ -54,7 +54,9 @@ class GeoGrid:
     crs: Any
     """CRS: a `rasterio.crs.CRS`, or any object that pyproj reads as a CRS. None: the place on the Earth is unknown."""
     transform: Affine
-    """Affine transform from (column, row) to the CRS, any rotation. `UNPLACED` for a raster without georeference."""
+    """Affine transform from (column, row) to coordinates in the CRS. `UNPLACED` for a raster without georeference.
+
+    The transform may rotate, shear and mirror the grid."""
     shape_hw: tuple[int, int]
     """Number of rows, number of columns."""
 
@@ -115,7 +117,10 @@ class GeoGrid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Bounding box (west, south, east, north) of the grid, which may be rotated, in units of the CRS."""
+        """Bounding box (west, south, east, north) of the four corners of the grid, in units of the CRS.
+
+        The sides of the box are parallel to the axes of the CRS, also if the grid is rotated.
+        """
         xs, ys = self.to_crs(np.array([[0, 0], [self.width, 0], [0, self.height], [self.width, self.height]], float)).T
         return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 

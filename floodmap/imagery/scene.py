@@ -49,7 +49,7 @@ class Scene:
     Windows are in pixels of the working grid, which is the raster's own grid unless a resolution is set. Rotated and
     south-up rasters keep their orientation. A raster placed by ground control points is first resampled to north-up.
 
-    Any thread may read, because a lock serializes reads. The thread that opened the scene closes the scene.
+    Any thread may read, because a lock serializes reads. Only the thread that opened the scene may close the scene.
     """
 
     path: SourceName
@@ -79,9 +79,11 @@ class Scene:
             threads: number of threads that decompress the raster. More threads save time only if cores are idle.
 
         Raises:
-            SceneError: the raster cannot be read as an image, or the options do not fit the raster.
-            MissingCRSError: an option requires a CRS, and the raster or the mask or area of interest has none.
-            VectorError: the mask or the area of interest cannot be read.
+            SceneError: the raster cannot be read as an image, the options do not fit the raster, or a raster of
+                `options.mask` or `options.aoi` cannot be read.
+            MissingCRSError: an option (resolution, mask, area of interest) needs the scene's CRS, and the scene has
+                none; or a raster of `options.mask` or `options.aoi` has neither a CRS nor the size of the scene's file.
+            VectorError: polygons of `options.mask` or `options.aoi` cannot be read, or have no CRS.
         """
         return cls(SourceName.of(path), options or SceneOptions(), threads)
 
@@ -204,10 +206,7 @@ class Scene:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 of pixels, bands and georeference, without the file's name; None if it cannot be computed.
-
-        `floodmap.imagery.raster.fingerprint` describes the content that is hashed.
-        """
+        """SHA-256 of pixels, bands and georeference, see `imagery.raster.fingerprint`; None if it is not computable."""
         return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
 
     @cached_property
@@ -266,7 +265,10 @@ class Scene:
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
     def samples(self, count: int, side: int) -> list[Tile]:
-        """Read `count` x `count` evenly spaced windows of `side` x `side` pixels. Unreadable pixels become failed."""
+        """Read at most `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over the scene.
+
+        Return one tile for each window, row by row. Pixels that cannot be read are marked as failed.
+        """
         windows = self._reader.spread(count=count, side=side)
         return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
 

@@ -25,9 +25,11 @@ class Tile:
     nir: NDArray[np.uint8] | None = None
     """uint8 (height, width): near infrared, stretched to 0 to 255; None if the scene has none."""
     complete: Bools | None = None
-    """bool (height, width): True if a downsampled pixel is the mean of observed raster pixels only; None: not known.
+    """bool (height, width): True where all raster pixels that were averaged are observed; only for downsampled tiles.
 
-    A downsampled pixel counts as observed even if some of the averaged raster pixels are unobserved."""
+    False: a raster pixel is unobserved, or this is not known. None: not known for any pixel, as in all tiles that are
+    not downsampled. A downsampled pixel may count as observed even if some of the averaged raster pixels are
+    unobserved."""
     failure: str = ""
     """Message, one line, if a part of the window could not be read; else empty."""
     gsd_m: float = 0.0

@@ -28,8 +28,9 @@ _SEED_WEIGHT = 0.1
 _COLOUR_WEIGHT = 1.6
 """Weight of the log of the ratio between the histograms of flood and of dry ground."""
 _PRIOR_WEIGHT = 0.25
-"""Weight of the prior odds of flood. With weight 0, flood and dry ground have equal prior odds. With weight 1, the
-prior odds are the ratio of flood to dry ground in the last iteration. The iterations then diverge: all ground becomes
+"""Weight, 0 to 1, of the log of the prior odds of flood.
+The prior odds are the ratio of flood to dry ground in the previous iteration. With weight 0, the prior odds have no
+effect: flood and dry ground are equally likely a priori. With weight 1, the iterations diverge: all ground becomes
 flood, or all ground becomes dry."""
 _NDWI_WEIGHT = 10.0
 """Weight of NDWI in the log odds: an NDWI of 0.1 adds 1 to the log odds. McFeeters classifies pixels with an NDWI above
@@ -46,13 +47,14 @@ def likelihood(
     """Estimate the flood likelihood of every pixel, without training and without a reference.
 
     The first guess is high for smooth pixels that are brighter than the median of the image, and whose green value is
-    not above the red value. Muddy and grey water has such colours; vegetation does not. The guess is then refined
-    iteratively, similar to the dominant flood colour of Simantiris and Panagiotakis (Remote Sensing 16:2126, 2024).
-    Each iteration computes two histograms over CIE L*a*b* and texture, of flood and of dry ground, as in GrabCut
-    (Rother et al., ACM TOG 23:309, 2004). The histograms are weighted by the likelihood of the last iteration. The log
-    of the ratio of the two histograms is smoothed by a guided filter, which preserves edges (He et al., IEEE TPAMI
-    35:1397, 2013), and gives the new likelihood. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996) is added in
-    every iteration. Sky counts as dry.
+    not above the red value. Muddy and grey water has such colours; vegetation does not. The guess is then refined in
+    iterations. Simantiris and Panagiotakis (Remote Sensing 16:2126, 2024) refine in a similar way: they estimate the
+    dominant colour of the flood in the image. Each iteration computes two histograms over CIE L*a*b* and texture, of
+    flood and of dry ground, as in GrabCut (Rother et al., ACM TOG 23:309, 2004). The weight of a pixel in the histogram
+    of flood is its likelihood after the previous iteration; in the first iteration, it is the first guess. In the
+    histogram of dry ground, the weight is 1 minus this likelihood. The log of the ratio of the two histograms is
+    smoothed by a guided filter, which preserves edges (He et al., IEEE TPAMI 35:1397, 2013), and gives the new
+    likelihood. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996) is added in every iteration. Sky counts as dry.
 
     The result ranks the pixels of one image; it does not show whether the image has any flood.
 
@@ -60,8 +62,8 @@ def likelihood(
         rgb: uint8 (3, h, w), of any size. If the longer side is above 256 pixels, the image is shrunk to 256 pixels.
         valid: bool (h, w), True for observed pixels.
         nir: near infrared, uint8 (h, w), stretched like the green band; None if the scene has no such band.
-        gsd_m: ground sample distance of a map-projected scene, in metres; the number has no effect. None: the image is
-            a photograph without map projection, and sky is searched for.
+        gsd_m: any number, such as the ground sample distance in metres: the image is a scene seen from above, without
+            sky. The number itself is not used. None: the image is a photograph, and sky is searched for.
 
     Returns:
         Flood likelihood, float32 (h, w), 0 to 1; 0 for pixels that are not valid. Pixels of 0.5 and above are the flood
@@ -230,9 +232,9 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
     """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas that touch the top of the image.
 
-    Sky is lighter than the ground. Grey water at the top of the image may look like sky, but then water of the same
-    colour is usually found further down, too. An area of n pixels is therefore sky only if at most 0.3 n smooth pixels
-    outside all areas at the top have the colour of the area.
+    All such areas are candidates. Sky is wide and lighter than the ground. Grey water at the top of the image may look
+    like sky, but then water of the same colour is usually found further down, too. A candidate of n pixels is therefore
+    sky only if at most 0.3 n smooth pixels that belong to no candidate have its colour.
 
     Args:
         rgb: float64 (3, h, w), 0 to 255.

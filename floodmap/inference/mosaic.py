@@ -53,9 +53,10 @@ class _Band:
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Return two slices of an axis, at the beginning and at the end: the pixels with blend weights other than 1.
+    """Return two slices of pixels along an axis of a window: before the first and after the last blend weight of 1.
 
-    `weights` are the blend weights of a window along the axis, (window height or width,).
+    Only pixels in these slices have to be multiplied by a weight. `weights` are the blend weights of the window along
+    the axis, (window height or width,). If no weight is 1, the first slice is the whole axis, and the second is empty.
     """
     ones = np.flatnonzero(weights == 1)
     first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
@@ -91,7 +92,9 @@ class Mosaic:
     def first_row_for(grid: Grid, strip: int) -> int:
         """Return the index of the first row of windows that overlaps a strip. `strip` is the index of the strip.
 
-        The strip is computed from several rows of windows: from the returned index to the index `strip`, inclusive.
+        There are as many strips as rows of windows. The strip with index i is finished after the row of windows with
+        index i. The strip is therefore computed from the rows of windows from the returned index to the index `strip`,
+        inclusive.
         """
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)

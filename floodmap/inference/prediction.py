@@ -66,11 +66,15 @@ def predict(segmenter: Segmenter, batch: Sequence[WindowPlan]) -> tuple[list[Win
         batch: plans of the windows.
 
     Returns:
-        Two values. The first is the list of results, in the order of the batch. The second is a dictionary with notes
-        for the JSON report. Three notes are numbers of windows: `run` (the model predicted the window or parts of it),
-        `skipped` (no pixel is observed), `skipped_by_coarse` (the coarse probability is the result everywhere in the
-        window). `failed` is a list with the rectangle and the error message of each failed window, and `pixels` is the
-        number of predicted pixels.
+        A pair. The first value is the list of results, in the order of the batch. The second value is a dictionary with
+        the notes on the batch, for the JSON report:
+
+        - `run`: number of windows of which the model predicted all pixels, or parts.
+        - `skipped`: number of windows without an observed pixel.
+        - `skipped_by_coarse`: number of windows in which the coarse probability is the result for every pixel.
+        - `pixels`: number of pixels that the model predicted.
+        - `failed`: list with a dictionary for each failed window. `window` is the rectangle in pixels of the scene, a
+          dictionary with the keys `row_off`, `col_off`, `height` and `width`. `why` is the error message.
     """
     predicted = iter(_attempt(segmenter, [view for plan in batch for view in plan.views]))
     results = [_result(plan, list(islice(predicted, len(plan.views)))) for plan in batch]

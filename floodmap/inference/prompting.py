@@ -33,7 +33,9 @@ def make_prompter(
         wanted: source of the prompts. `auto`: the coarse pass, or the unsupervised likelihood if the model was not
             trained on floods. `none`: no prompts. A vector file, or `Prompts` in pixels of the scene: points and boxes
             of a user, which are added to the mask prompts of the coarse pass.
-        exhaustive: True: the coarse pass predicts every tile and its mirror image as a whole; see `coarse_pass`.
+        exhaustive: the coarse pass predicts every window of the reduced scene, and also the mirror image of the window.
+            True: the mirror image is predicted as a whole. False: if the model accepts crops of any size, only the
+            parts are predicted in which the first prediction is uncertain; see `coarse_pass`.
 
     Returns:
         The prompter: a function from a tile to the prompts of the tile, in pixels of the tile.
@@ -69,7 +71,9 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
     Args:
         scene: the scene. For the coarse pass, the whole scene is read.
         segmenter: the model.
-        exhaustive: True: the coarse pass predicts every tile and its mirror image as a whole; see `coarse_pass`.
+        exhaustive: the coarse pass predicts every window of the reduced scene, and also the mirror image of the window.
+            True: the mirror image is predicted as a whole. False: if the model accepts crops of any size, only the
+            parts are predicted in which the first prediction is uncertain; see `coarse_pass`.
     """
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_MIN_SIDE:

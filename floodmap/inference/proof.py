@@ -9,7 +9,8 @@ from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 
 MAX_FAILURES = 4
-"""Number of windows after which a run is stopped, if all windows from the first on fail with the same error."""
+"""Number of windows after which a run is stopped, if all windows from the first on fail with the same error.
+Windows without prediction by the model do not count. Lack of memory does not stop a run."""
 NOT_FINITE = "the model returned NaN or infinity"
 """Error message for a window with NaN or infinity among its probabilities."""
 
@@ -80,7 +81,8 @@ class Proof:
         """Check the record after the last window.
 
         Raises:
-            ModelError: there were windows, and all of them failed with the same error.
+            ModelError: at least one window was added, and all added windows failed with the same error, and not for
+                lack of memory.
         """
         if self.all_failed:
             (path, _), failure = next(iter(self._failures.items()))

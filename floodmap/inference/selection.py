@@ -26,11 +26,11 @@ class WindowPlan:
     unread: str = ""
     """Error message if the window, or a part of the window, could not be read; otherwise empty."""
     views: tuple[tuple[Tile, Prompts], ...] = ()
-    """Tiles that the model predicts, each with its prompts: the whole window, or parts of the window. Empty if there is
-    nothing to predict."""
+    """Inputs of the model: the tile of the whole window, or a tile for each part of the window that is predicted, each
+    with its prompts. Empty if there is nothing to predict. (Views in training are something else.)"""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability, float32 (h, w) at the coarse resolution, 0 to 1. Outside the tiles in `views`, this
-    probability is the result. None: the coarse probability is not used as a result."""
+    """Coarse probability of the window, float32 (h, w) at the coarse resolution, 0 to 1. It is the result for pixels
+    that no tile in `views` contains. None: the coarse probability is not used as a result."""
 
     @property
     def pixels(self) -> int:

@@ -24,8 +24,9 @@ class Grid:
     pixels are computed twice.
 
     Windows begin at a multiple of the model's stride, so that a value of the model's feature maps covers the same
-    pixels in all windows. Exceptions are the last row and column, windows less than 4 strides longer than the overlap,
-    and windows that would otherwise overlap too little.
+    pixels in all windows. There are three exceptions: windows of the last row and column; windows that would otherwise
+    overlap the window before by less than `overlap`; and all windows, along an axis on which the side of a window minus
+    `overlap` is less than 4 strides.
     """
 
     height: int
@@ -37,7 +38,8 @@ class Grid:
     overlap: int = OVERLAP
     """Least overlap of neighbouring windows, in pixels."""
     multiple: int = 32
-    """The model's coarsest stride, in pixels. Window sides are multiples of the stride, unless the scene is smaller."""
+    """The model's coarsest stride, in pixels. Sides of windows are multiples of the stride. The exception is a scene
+    that is shorter than a window along an axis: the side of the window is then the side of the scene."""
     step: int = 0
     """If not 0, window sides are also multiples of `step` pixels. Scenes of many sizes then have windows of few
     sizes."""

@@ -147,7 +147,8 @@ def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:
 def _matching_end(file: Path, ends: Iterable[str]) -> str | None:
     """Return the longest of `ends` with which a file name ends, such as `_mask` for `x_mask.tif`; None without a match.
 
-    The suffix of the file is left out. A text that is equal to the whole name does not match.
+    The file name is compared without its suffix. An ending that is the whole name does not match, because the name of
+    the scene would be empty.
     """
     stem = file.stem
     fitting = [end for end in ends if stem.lower().endswith(end) and len(stem) > len(end)]

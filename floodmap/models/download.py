@@ -72,13 +72,16 @@ def download(
         target: path of the complete and checked file; the folder of this path must exist.
         sha256: SHA-256 of the whole file, in lower-case hexadecimal.
         progress: callback, see `Progress`.
-        retries: largest number of retries in a row that receive no further bytes; then an error is raised.
-        backoff_s: pause before the first retry, in seconds; each further retry doubles the pause.
+        retries: largest number of attempts in a row that may fail without any new byte of the file. After one more such
+            attempt, an error is raised. New bytes set the count back to 0.
+        backoff_s: pause before a retry, in seconds. The pause doubles with every attempt after the first one in a row
+            that failed without a new byte.
         timeout_s: longest wait for data of the server, in seconds.
 
     Raises:
-        DownloadError: there is no network, all retries failed, the server has no such file, or the SHA-256 of the
-            received file is wrong. In the last case the received file is deleted.
+        DownloadError: no connection could be opened in the first attempt, which is not repeated; or all retries failed,
+            the server has no such file, or the SHA-256 of the received file is wrong. In the last case the received
+            file is deleted.
         ModelError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")

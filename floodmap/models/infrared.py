@@ -30,30 +30,36 @@ BRIGHTNESS_MIDPOINT, BRIGHTNESS_SLOPE = 0.5, 6.0
 `BRIGHTNESS_WEIGHT * tanh(BRIGHTNESS_SLOPE * (BRIGHTNESS_MIDPOINT - x))`, where x is the pixel's NIR divided by the
 scene's bright NIR (see `_BRIGHT`)."""
 SHADOW_GSD_M, SHADOW_EVIDENCE = 2.0, 2.0
-"""Ground sample distance in metres below which shadows are visible, and limit of the evidence in scenes with shadows.
-The limit is in logits. It is needed because shadows are as dark and as blue as water. The limit also applies if the
-ground sample distance is unknown. Negative evidence (against water) has no such limit."""
+"""Ground sample distance in metres below which shadows are visible, and upper limit of the evidence in finer scenes.
+The limit is in logits. It is needed because shadows are as dark and as blue as water. It applies to every scene with a
+smaller ground sample distance, and to scenes whose ground sample distance is unknown. Negative evidence (against water)
+has no such limit."""
 POINT_RADIUS = 64.0
 """Radius, in pixels of the tile, of the reduction of the evidence around a point prompt.
 At d pixels from the point, the evidence is multiplied by `1 - exp(-(d / POINT_RADIUS)**2)`: 0 at the point itself."""
 _BRIGHT = 95
-"""Percentile of a scene's NIR values that is called bright NIR: the value of plants or of soil."""
+"""Rank, 0 to 100, of the percentile of a scene's NIR values that is called bright NIR.
+Bright NIR is a stored value. It is typical of plants or of soil."""
 _PREVIEW = 512
-"""Longer side in pixels of the preview from which the percentile `_BRIGHT` is computed."""
+"""Longer side in pixels of the preview from which bright NIR is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """Statistics of a scene's green and near infrared bands, from which the evidence for water is computed."""
+    """Statistics of a scene's green and near infrared bands, and a limit: parameters of the evidence for water."""
 
     low: tuple[float, float]
     """Stored values of green and of NIR that the stretch maps to 0."""
     high: tuple[float, float]
     """Stored values of green and of NIR that the stretch maps to 255."""
     bright: float
-    """Bright NIR of the scene (percentile `_BRIGHT`), as a stored value."""
+    """Bright NIR of the scene, as a stored value: the percentile with the rank `_BRIGHT` of the NIR values."""
     max_evidence: float
-    """Largest evidence for water, in logits."""
+    """Upper limit of the evidence for water, in logits. Larger evidence is replaced by this limit.
+
+    It is `SHADOW_EVIDENCE` in scenes where shadows may be visible. In other scenes it is the sum of `NDWI_WEIGHT` and
+    `BRIGHTNESS_WEIGHT`, which the evidence never exceeds.
+    """
 
     @classmethod
     def of(cls, scene: Scene) -> Infrared | None:

@@ -83,7 +83,7 @@ class TrainedModel:
     val: tuple[str, ...]
     """Names of the validation pictures, whose mean IoU selected the checkpoint."""
     val_iou: float
-    """Mean IoU on the validation pictures with the coarse pass as mask prompt, 0 to 1."""
+    """Mean IoU on the validation pictures, 0 to 1; the mask prompt of a picture is the result of the coarse pass."""
     val_iou_before: float
     """Mean IoU of the initial weights, measured in the same way, 0 to 1."""
 

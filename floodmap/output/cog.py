@@ -29,8 +29,8 @@ BLOCK_SIZE = 512
 CACHE_BYTES = 32 * 2**20
 """Size in bytes of GDAL's block cache while rasters are written."""
 STEP_COLUMNS = 4096
-"""Number of columns for which overviews are computed at a time; a power of two. Each pixel needs some 15 bytes of
-memory."""
+"""Number of columns for which overviews are computed at a time; a power of two. This takes about 15 bytes of memory for
+each full-resolution pixel."""
 KINDS = ("mask", "probability")
 """The two rasters of a scene; the names of their files end with these words."""
 
@@ -238,9 +238,10 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 
 
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """Return `values`, uint8, with 255 (unobserved) at the pixels that are True in `hidden`.
+    """Return a copy of `values`, uint8, with 255 at the unobserved pixels.
 
-    Setting all bits is several times faster than `np.where`.
+    `hidden` is True at unobserved pixels, bool in the shape of `values`. The bitwise OR with 255 sets all bits of an
+    unobserved pixel. It is several times faster than `np.where`.
     """
     return values | -hidden.view(np.uint8)
 
@@ -284,8 +285,11 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
 
     Overviews computed by GDAL cannot be used, because mask and probability would disagree. GDAL's resampling MODE
     chooses arbitrarily on ties. AVERAGE gives nodata only if all pixels are nodata, and each overview would be computed
-    from the overview before. The COG driver copies the overviews of a source raster, and a VRT can name any file as an
-    overview. The copy also needs little memory, whereas GDAL holds a COG that is opened for writing in memory.
+    from the overview before.
+
+    The COG driver copies the overviews of a source raster, and a VRT can name any file as an overview. Therefore a VRT
+    of level 0 is written that names the files of the other levels as its overviews, and the COG driver copies the VRT.
+    Copying also takes little memory. If a COG were opened for writing instead, GDAL would hold the whole COG in memory.
     """
     vrt_path = work_dir / f"{kind}.vrt"
     with rasterio.open(work_dir / f"{kind}_0.tif", "r+") as base:

@@ -158,8 +158,12 @@ def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         notes: notes on the windows, one for each strip; for the keys see `inference.prediction.predict`.
 
     Returns:
-        Two entries. `windows` is a dictionary: the numbers of windows `run`, `skipped` and `skipped_by_coarse`, and the
-        list `failed` of windows that failed. `pixels_processed` is the number of pixels that the model predicted.
+        Two entries. `pixels_processed` is the number of pixels that the model predicted. `windows` is a dictionary.
+        Three of its entries are numbers of windows: `run` (the model predicted the window or parts of it), `skipped`
+        (no pixel is observed), and `skipped_by_coarse` (the coarse pass gives the result everywhere in the window; not
+        counted in `skipped`). The entry `failed` is a list of the windows on which the model failed or that could not
+        be read, with rectangle and error message. A window that could be read in part is in this list, and also counts
+        in `run` or `skipped_by_coarse`.
     """
     notes = list(notes)
     # A window that overlaps a resumed run's first strip is computed by both runs, and may fail in both.

@@ -31,8 +31,9 @@ def refuse_misplaced(path: Path, crs: Any, xy: tuple[float, float], next_xy: tup
         next_xy: coordinates of a point one pixel from `xy`. The distance between the two points is the tolerance.
 
     Raises:
-        OutputError: in the CRS of the file, the coordinates `xy` are a point that is farther away than the tolerance.
-            Or the coordinates cannot be converted to longitude and latitude in one of the two CRS.
+        OutputError: the point with the coordinates `xy` in the CRS of the file is farther than the tolerance from the
+            point with the coordinates `xy` in the CRS of the scene. Or the coordinates cannot be converted to longitude
+            and latitude in one of the two CRS.
     """
     if path.suffix == ".geojson" or not is_placed(crs):
         return

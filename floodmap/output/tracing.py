@@ -1,10 +1,15 @@
 """Outlines of the connected components of a raster, traced strip by strip; outlines are not cut at strip borders.
 
-`rasterio.features.shapes` needs the whole raster in memory. Here the raster is read in bands: groups of full rows. A
-component that ends above the last row of a band of rows is complete, and is returned as a polygon. A component that
-reaches the last row is called open, because it may continue in the next band. Only the edges of open components are
-kept. Pixels are compared as whole arrays. All further steps work on edges, and on runs: equal pixels side by side in a
-row. Indices of pixels count through the rows, from the top, with one extra column: row * (width + 1) + column.
+`rasterio.features.shapes` needs the whole raster in memory. Here each strip is cut into bands of rows, of at most
+`BAND_PIXELS` pixels each. A component that ends above the last row of a band of rows is complete, and is returned as a
+polygon. A component that reaches the last row is called open, because it may continue in the next band of rows. Only
+the edges of open components are kept.
+
+Every pixel has a kind (`Components.kind`): flood, dry, or the reason why it is unobserved. The kinds of neighbouring
+pixels are compared by numpy operations on the whole band of rows. All further steps work on edges and on row segments.
+A row segment consists of pixels of the same kind, side by side in one row; in the code, row segments are called `runs`.
+Indices of pixels count through the rows, from the top, with one padding column after the last column:
+row * (width + 1) + column.
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_o
 from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
 
 BAND_PIXELS = 2**20
-"""Largest number of pixels in a band of rows, unless one row has more pixels. In pure noise, a pixel needs some hundred
-bytes of memory."""
+"""Largest number of pixels in a band of rows. If one row has more pixels, a band is one row.
+If the raster is pure noise, tracing takes memory of the order of 100 bytes for each pixel of the band."""
 
 Codes = NDArray[np.uint8]
 
@@ -32,8 +37,9 @@ class Components:
     """Table of n 4-connected components. All pixels of a component have the same kind. All arrays are (n,)."""
 
     kind: Codes
-    """Kind of the pixels: `FLOOD`, or the code of the reason why the pixels are unobserved. In other arrays of kinds, 0
-    stands for dry pixels and for pixels outside the area of interest, which are not traced."""
+    """Kind of the pixels: `FLOOD`, or the code of the reason why the pixels are unobserved. Never 0: in arrays with the
+    kind of every pixel (see `_Tracer._block`), 0 stands for dry pixels and for pixels outside the area of interest.
+    These pixels are not traced."""
     first: Ints
     """Smallest index of a pixel of the component in the whole raster. The order of these indices does not depend on the
     heights of the strips."""
@@ -49,7 +55,10 @@ class Components:
 
 
 def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = False) -> Iterator[Components]:
-    """Trace the outlines of the components of flooded pixels, and of unobserved pixels of one reason.
+    """Trace the outlines of the components of flooded pixels and of unobserved pixels.
+
+    Unobserved pixels with different reasons belong to different components. Pixels outside the area of interest are not
+    traced.
 
     Args:
         strips: for each strip, from the top of the scene to the bottom, a pair: number of the first row, and codes,
@@ -59,7 +68,8 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
             outlines then share all vertices of their common border.
 
     Yields:
-        For each band of rows, the components that end above the last row of the band, and were not yielded before.
+        For each band of rows (see `BAND_PIXELS`), the components that end above the last row of the band of rows, and
+        were not yielded before.
     """
     tracer: _Tracer | None = None
     for _, codes in strips:
@@ -94,10 +104,12 @@ class _Tracer:
         self._above = np.full(width, OUTSIDE, np.uint8)
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
-        """For each run in the last row, except runs of kind 0: the number of the open component that contains it."""
+        """For each row segment of the last row (pixels of the same kind side by side), except segments of kind 0: the
+        number of the open component that contains the row segment."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
-        """Edges of each open component: a list with one array for each band of rows."""
+        """Edges of each open component: a list of arrays of data type `LINE`, at least one for each band of rows in
+        which the component has edges."""
 
     def add(self, codes: Codes) -> Components:
         """Add the next band of rows, and return the components that are now complete.
@@ -107,7 +119,7 @@ class _Tracer:
         """
         stride, n_open = self._stride, len(self._parts)
         padded, kinds = self._block(codes)
-        # With an empty column after each row, the flattened rows have no run that crosses a row's end.
+        # With a padding column after each row, the flattened rows have no row segment that crosses a row's end.
         change = np.flatnonzero(kinds[1:] != kinds[:-1])
         starts, ends = change[kinds[1:][change] != 0], change[kinds[:-1][change] != 0]
         carried = int(np.searchsorted(starts, stride))
@@ -146,11 +158,12 @@ class _Tracer:
         return Components(outline=outline, kind=done.pop("kind").astype(np.uint8), **done)
 
     def _block(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return two flat arrays, codes and kinds, of a block: the last row of the preceding band, and the new rows.
+        """Return two flat arrays of a block, the codes and the kinds of the pixels.
 
-        A column of empty pixels is added after each row, so that no run continues in the next row. One more empty pixel
-        is added in front of the first row. Each array is uint8 ((rows + 1) * (width + 1) + 1,). Empty pixels have the
-        code `OUTSIDE` and the kind 0.
+        A block is the last row of the preceding band of rows, and the new rows. After each row, one padding pixel is
+        added, so that no row segment (pixels of the same kind side by side) continues in the next row. One more padding
+        pixel is added in front of the first row. Padding pixels have the code `OUTSIDE` and the kind 0. Each array is
+        uint8 ((rows + 1) * (width + 1) + 1,).
         """
         padded = np.full((len(codes) + 1) * self._stride + 1, OUTSIDE, np.uint8)
         body = padded[1:].reshape(-1, self._stride)
@@ -158,28 +171,32 @@ class _Tracer:
         kinds = (padded >= self._threshold).view(np.uint8)
         if max(self._above.max(), codes.max()) < FIRST_REASON:
             kinds[0] = 0
-            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # the empty column, the only unobserved pixels here
+            kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # the padding column, the only unobserved pixels here
         else:
             kinds = kinds * (padded < FIRST_REASON) | padded * (padded >= FAILED)
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:
-        """Number the connected components of a block: the last row of the preceding band, and the new rows.
+        """Label the connected components of a block: give each component a number, from 0.
 
-        Two runs in adjacent rows belong to one component if both runs have the same kind and overlap. Runs in the first
-        row of the block belong to the open components of the preceding bands of rows.
+        A block is the last row of the preceding band of rows, and the new rows. A row segment consists of pixels of the
+        same kind, side by side in one row. Two row segments in adjacent rows belong to one component if both have the
+        same kind and overlap. Row segments in the first row of the block belong to the open components of the preceding
+        bands of rows.
 
         Args:
-            kinds: kinds of the pixels of the block, flattened, with an empty column after each row.
-            starts: index of the first pixel of each run, without runs of kind 0.
-            carried: number of these runs in the first row of the block.
+            kinds: kinds of the pixels of the block, flattened, with a padding pixel after each row.
+            starts: index of the first pixel of each row segment, without row segments of kind 0.
+            carried: number of these row segments in the first row of the block.
 
         Returns:
-            Numbers of components in the block, int64 (runs + open components,). First, for each run, the component with
-            this run. Then, for each open component of the preceding bands, the component that contains the open one.
+            Labels, int64 (row segments + open components,). First, for each row segment, the label of the component
+            that contains the row segment. Then, for each open component of the preceding bands of rows, the label of
+            the component that it has become a part of. Open components that are now connected have the same label.
         """
         stride, n_runs = self._stride, len(starts)
-        # Where runs of two rows overlap, one of the two starts. So it is enough to compare every start with both rows.
+        # Where row segments of two rows overlap, one of the two starts. So it is enough to compare every start
+        # with both rows.
         up = np.flatnonzero((starts >= stride) & (kinds[starts - stride] == kinds[starts]))
         inner = starts[: np.searchsorted(starts, len(kinds) - stride)]
         down = np.flatnonzero(kinds[inner + stride] == kinds[inner])
@@ -196,13 +213,15 @@ def _no_statistics() -> dict[str, Ints]:
 
 
 def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: int) -> dict[str, Ints]:
-    """Compute the columns of `Components`, without the outline, for each run (equal pixels side by side in a row).
+    """Compute the columns of `Components`, without the outline, for each of n row segments of a block.
+
+    A row segment consists of pixels of the same kind, side by side in one row.
 
     Args:
-        codes: codes of the pixels of a block (see `_Tracer._block`), flattened.
+        codes: codes of the pixels of the block (see `_Tracer._block`), flattened, without the padding pixel in front.
         kinds: kinds of the same pixels.
-        starts: index in the block of the first pixel of each run, int64 (n,).
-        ends: index in the block of the last pixel of each run plus 1, int64 (n,).
+        starts: index in the block of the first pixel of each row segment, int64 (n,).
+        ends: index in the block of the last pixel of each row segment plus 1, int64 (n,).
         base: index in the whole raster of the first pixel of the block.
 
     Returns:
@@ -210,7 +229,7 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
     """
     if not len(starts):
         return _no_statistics()
-    # `reduceat` returns runs and the gaps between runs in turn.
+    # `reduceat` returns row segments and the pixels between row segments in turn.
     cuts = np.stack([starts, ends], axis=1).ravel()
     return {
         "kind": kinds[starts].astype(np.int64),
@@ -222,12 +241,14 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
 
 
 def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Ints]:
-    """Combine the statistics of parts to the statistics of the components that contain them.
+    """Compute the statistics of whole components from the statistics of pieces of the components.
+
+    A piece is a row segment (pixels of the same kind side by side in one row), or an open component of earlier rows.
+    `n_pixels` and `code_sum` are the sums over the pieces, `first` and `code_min` are the minima.
 
     Args:
-        parts: dictionary of the columns of `Components`, without the outline. Each column is int64 (parts,). A part is
-            a run of equal pixels in a row, or a component of earlier rows that can still grow.
-        owner: number of the component that contains each part, int64 (parts,).
+        parts: columns of `Components` for the pieces, by name, without the outline. Each column is int64 (pieces,).
+        owner: number of the component that contains each piece, int64 (pieces,).
         n_owners: number of components.
 
     Returns:
@@ -246,14 +267,14 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     """Return the edges between pixels of different kinds in a block, without the upper and side edges of the first row.
 
-    The first row of the block belongs to the preceding band of rows. A straight line is divided into two edges at each
-    pixel corner at which the kind changes on one side. In the result, indices count from the first pixel of the block.
+    The first row of the block belongs to the preceding band of rows. Along a straight border, an edge ends and the next
+    edge begins at each pixel corner at which the kind of the pixels changes on one side of the border. In `change` and
+    in the result, the padding pixel in front is not counted: the first pixel of the first row has the index 0.
 
     Args:
-        padded: kinds of the pixels (see `_Tracer._block`), with an empty column after each row and one empty pixel in
-            front.
-        stride: number of pixels in a row, with the empty column.
-        change: index of each pixel that has a left neighbour of another kind; counted without the empty pixel in front.
+        padded: kinds of the pixels (see `_Tracer._block`), with a padding pixel after each row and one in front.
+        stride: number of pixels in a row, with the padding pixel.
+        change: index of each pixel that has a left neighbour of another kind.
     """
     kinds = padded[1:]
     across = np.flatnonzero(kinds[stride:] != kinds[:-stride]) + stride

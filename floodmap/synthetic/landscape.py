@@ -30,7 +30,7 @@ _Patch = tuple[tuple[slice, slice], np.ndarray, np.ndarray]
 
 
 def uniform(ix: np.ndarray, iy: np.ndarray, salt: int) -> np.ndarray:
-    """Hash integers ix and iy, broadcast to one shape, to random float32 in [0, 1). Each `salt` gives other numbers."""
+    """Return a hash of integers ix, iy and `salt`: pseudo-random float32 in [0, 1) in the broadcast shape of ix, iy."""
     bits = np.asarray(ix).astype(np.int64).astype(np.uint32) * np.uint32(0x9E3779B1)
     bits = bits ^ (np.asarray(iy).astype(np.int64).astype(np.uint32) * np.uint32(0x85EBCA77))
     bits ^= np.uint32(salt & 0xFFFFFFFF)
@@ -215,7 +215,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Roads, banks and hedges on borders of pairs of macro cells; `side` is a number for the side of the first cell."""
+    """Roads, banks and hedges on borders between two macro cells. The integer `side` identifies the first cell."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -233,7 +233,7 @@ class _Pairs:
 
 
 class Canvas:
-    """Block with margin, during drawing: smooth fields, colours, shadows, roofs, canopy, each of SIDE x SIDE pixels."""
+    """Block with its margin while it is drawn: noise, heights, colours, shadows, roofs, trees of SIDE x SIDE pixels."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -253,9 +253,9 @@ class Canvas:
     def _split(self) -> None:
         """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border.
 
-        A pixel p belongs to the macro cell with the nearest centre, and the border bisects the two nearest centres. The
-        distance to the border is the difference of the squared distances to these two centres, divided by twice the
-        distance between the centres. Squared distances are computed without |p|^2, which is equal for all centres.
+        Pixel p lies in the cell with the nearest centre. The border is the perpendicular bisector of the line between
+        the two nearest centres. The distance to it is the difference of the squared distances to these two centres,
+        divided by twice the distance between them. |p|^2, which is equal for all centres, is left out.
         """
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
@@ -277,7 +277,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Compute noise of about unit variance, float32 (SIDE, SIDE). Along x, `stretch` multiplies `spacing_m`."""
+        """Compute noise of variance about 1, float32 (SIDE, SIDE); along x, its spacing is `spacing_m` x `stretch`."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))

@@ -126,7 +126,7 @@ def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndar
     """Paint parking bays of 2.6 x 5.2 m along aisles, and cars in some bays.
 
     `where` has the indices of the car parks' pixels in the flattened block. `u` and `v`, (SIDE, SIDE), are coordinates
-    of the pixels in metres, along and across the street.
+    of the pixels in metres, along the two axes of the macro cell (see `_parcels`). The aisles run along `u`.
     """
     if not len(where):
         return
@@ -216,8 +216,8 @@ def _draw_house(
 ) -> None:
     """Draw a gabled, hipped or flat roof, shaded by the direction of the sun, and the shadow that the house casts.
 
-    `centre` is (x, y) in metres. `long` and `short` are half the sides of the house in metres, `heading` is the
-    direction of the long side in radians, and `dice` are random numbers from 0 to 1, (8,).
+    `centre` is (x, y) in metres. `long` and `short` are half the sides of the house in metres. `heading` is the angle
+    in radians from the x axis to the long side, positive towards y. `dice` are random numbers from 0 to 1, (8,).
     """
     (x, y), (sun_x, sun_y), gsd = centre, canvas.look.sun_xy, canvas.look.gsd_m
     tall = float(3.0 + 3.5 * dice[6])

@@ -1,9 +1,9 @@
-"""Synthetic aerial flood scenes with an exact reference mask, drawn window by window from a seed.
+"""Synthetic aerial flood scenes with an exact reference mask, drawn from a seed, one rectangle of pixels at a time.
 
 Every pixel depends only on the parameters of the scene and on the position of the pixel in the scene. A scene is drawn
-in fixed blocks. Random numbers for smooth fields and for objects are hashes of positions, so that scenes of any size
-are drawn in bounded memory. Positions are in metres from the top left corner of the scene, x to the east, y to the
-south. Colours are floats on a scale of 0 to 255.
+in fixed blocks of `BLOCK` x `BLOCK` pixels. Random numbers for smooth noise (of the terrain, say) and for objects are
+hashes of positions, so that scenes of any size are drawn in bounded memory. Positions are in metres from the top left
+corner of the scene, x to the east, y to the south. Colours are floats on a scale of 0 to 255.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPSG = 32643
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticScene:
-    """Synthetic aerial scene of a flooded landscape. The pixels depend only on the fields below."""
+    """Synthetic aerial scene of a flooded landscape. The pixels depend only on the attributes below."""
 
     width: int
     """Scene columns, in pixels."""
@@ -104,7 +104,8 @@ def _valid(scene: SyntheticScene, rows: np.ndarray, cols: np.ndarray) -> np.ndar
 def _expose(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """Simulate the sensor: apply blur, contrast, haze, white balance and noise to the colours of a block.
 
-    Return uint8 (3, SIDE, SIDE) from 1 to 255, because 0 is the nodata value.
+    Return RGB, uint8 (3, SIDE, SIDE). `SIDE` is the side of the canvas in pixels: a block and a margin of `PAD` pixels
+    around the block. `_block` cuts the margin off. Values are 1 to 255, because 0 is the nodata value.
     """
     look = canvas.look
     shot = rng.standard_normal((SIDE, SIDE), np.float32) * look.noise

@@ -44,12 +44,17 @@ class TrainConfig:
     prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
     """Probability of each type of prompt in `PROMPT_KINDS`, for the near views."""
     thorough: bool = False
-    """Whether steps with points as prompts use all views of a batch, and draw two sets of points for each view.
-    A set is drawn in rounds. Each round adds points at errors that remain after `Corrector` has used the points so far.
-    If False, steps take less time: a third of the views, one set, and between rounds only the kriging of `Corrector`.
+    """Whether a `flood_sam` is trained more thoroughly in steps with points as prompts; such steps take longer.
+
+    True: a step uses all views of a batch, and draws two sets of points for each view. False: a step uses a third of
+    the views, and draws one set of points.
+    A set is drawn in rounds. After each round, the prediction is corrected at the points drawn so far, and the next
+    round adds points at the remaining errors. `Corrector` corrects by kriging (interpolation between points) and by a
+    network. False: between the rounds, the prediction is corrected by kriging alone.
     """
     relabelled: float = 0.3
-    """Probability that a region of a view with points is relabelled; see `simulated_prompts.relabel_region`."""
+    """Probability that the label of one region is swapped (flood or dry) in a view whose prompts are points; see
+    `simulated_prompts.relabel_region`."""
     perturbed: float = 0.3
     """Share of the `coarse` prompts with random errors added; see `simulated_prompts.perturb_coarse`."""
     flood_dropped: float = 0.15
@@ -67,9 +72,9 @@ class TrainConfig:
     settled: float = 0.5
     """Share of the run, at its end, in which batch norms use their running statistics, as in inference.
 
-    The statistics of a batch depend on all pictures of the batch, and the network learned to use this dependence. In a
-    batch of dry tiles, 27 % of the pixels were predicted as flood with statistics of the batch, and 6 % with running
-    statistics.
+    Otherwise, batch norms use the statistics of the batch, which depend on all views of the batch. In a training with
+    these statistics only, the network learned to use this dependence: in a batch without flood, it predicted 27 % of
+    the pixels as flood with the statistics of the batch, and 6 % with running statistics.
     """
     dry_weight: float = 3.5
     """Factor on the cross-entropy of views without flood. Views with flood have a Dice loss in addition."""

@@ -44,7 +44,8 @@ SAM_PAIRS = 4
 CURVES = (
     {"loss": "training", "val_loss": "validation"}, {"train_iou": "training", "val_iou": "validation"},
 )  # fmt: skip
-"""Curves in the left and in the right chart: for each curve, the column of the log and the label in the legend."""
+"""Curves that `draw_curves` draws: one dictionary for the left chart (loss), one for the right chart (mean IoU).
+The keys are columns of the training log; the values are the labels of the curves in the legend."""
 
 
 def fine_tune(

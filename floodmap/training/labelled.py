@@ -56,7 +56,8 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
         augment: allowed augmentation; see `FineTuneOptions`.
 
     Returns:
-        The sources that have samples. The share of a source is the share of its samples among all samples.
+        The sources that have samples. The field `share` of a source is the share of the training views that are drawn
+        from the source. It is set to the number of the source's samples, divided by the number of all samples.
     """
     placed = set()
     for one in labelled:

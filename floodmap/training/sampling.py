@@ -81,7 +81,8 @@ class PairSampler:
     """Sampler of random pairs of views. Views are rotated, zoomed, tilted, repainted and recoloured at random.
 
     Args:
-        sources: samples to draw from; the shares of the sources need not add up to 1.
+        sources: sets of samples. Each source has a share of the pairs, `Source.share`. The shares need not add up to 1,
+            because they are divided by their sum.
         generator: the only source of randomness; None: a new generator with torch's default seed. The attribute
             `generator` may be replaced between batches.
     """
@@ -244,7 +245,11 @@ def zoom_only(zoom: float) -> Tensor:
 
 
 def _place_weights(samples: Sequence[Sample]) -> Tensor:
-    """Return the sampling weight of each sample, (n,), such that every place is drawn equally often."""
+    """Return the sampling weight of each sample, (n,), such that every place is drawn equally often.
+
+    Samples with the same name `Sample.place` show the same place. A sample without a name is the only one of its place.
+    Example: of three samples, two show the same place. The weights are 0.5, 0.5 and 1.
+    """
     count = Counter(sample.place for sample in samples if sample.place)
     return torch.tensor([1.0 / count.get(sample.place, 1) for sample in samples])
 

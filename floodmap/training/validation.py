@@ -83,14 +83,18 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
 
 
 def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
-    """Return the flood logits of a picture for each of several mask prompts, (1, 1, H, W) each.
+    """Return the flood logits of a picture, once for each of several mask prompts.
 
     Args:
         model: the model, in eval mode.
         rgb: RGB of the picture, (1, 3, H, W), 0 to 255.
-        masks: mask prompts: logits (1, 1, h, w), a quarter of the picture's height and width after padding to multiples
-            of 32; None: no prompt.
+        masks: one or more mask prompts. A mask prompt is logits (1, 1, h, w). h and w are a quarter of the height and
+            width of the picture, after height and width are padded to multiples of 32. An element None stands for no
+            prompt.
         gsd_m: ground sample distance in metres; 0 if unknown.
+
+    Returns:
+        For each element of `masks`, flood logits, float32 (1, 1, H, W).
     """
     height, width = rgb.shape[-2:]
     padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))

@@ -53,8 +53,8 @@ def warped_by_gcps(
 def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: object) -> GeoGrid:
     """Return the pixel grid of a raster: horizontal CRS, transform, rows and columns.
 
-    A raster without georeference has the transform `UNPLACED` and no CRS. A CRS that is not on the Earth is left out,
-    with a warning.
+    A raster without georeference has the transform `UNPLACED` and no CRS. A local CRS, whose position on the Earth is
+    not known, is left out with a warning.
 
     Args:
         dataset: the open raster.
@@ -62,8 +62,9 @@ def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: objec
         path: name of the raster, for messages.
 
     Raises:
-        SceneError: the coordinates do not exist in the CRS (`given`, else the file's own); or the raster has no
-            transform although a CRS is given.
+        SceneError: a CRS is given, but the raster has no transform; or the transform maps the raster to a line or a
+            point; or the centre of the raster cannot be converted from the CRS (`given`, else the file's own) to
+            longitude and latitude. For instance, metres in a raster with the CRS EPSG:4326 are latitudes above 90.
     """
     grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
     if grid.transform.is_identity or grid.transform == UNPLACED:

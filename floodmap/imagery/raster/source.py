@@ -48,17 +48,18 @@ _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
 _DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
-"""GDAL drivers that may mark a fourth band as alpha by default. With other drivers, a band marked as alpha is alpha."""
+"""GDAL drivers that may mark a fourth band as alpha by default, although the file does not say so.
+With these drivers, `values.alpha_is_infrared` checks the band's values. With other drivers, the mark is trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Open raster, with bands, grid, nodata value and other properties of the values."""
+    """A raster that is open for reading, with its bands, grid, nodata value and other properties of the values."""
 
     dataset: DatasetReader | WarpedVRT
     """Dataset to read from: the file, or a virtual dataset over the file."""
     bands: BandChoice
-    """Bands that are read, by role."""
+    """Numbers of the bands in use, from 1: of the colours, of near infrared, and of alpha; see `BandChoice`."""
     grid: GeoGrid
     """Pixel grid of the dataset: CRS, transform, rows and columns."""
     nodata: float | None
@@ -74,14 +75,17 @@ class Source:
     anatomy: Anatomy
     """Structure of the raster: files, members of a VRT mosaic, and gaps."""
     average_without_gdal: bool = False
-    """Whether GDAL downsamples the raster wrongly, because the file declares the band of near infrared as alpha."""
+    """True: for a downsampled window, floodmap averages the raster's pixels, without the means and overviews of GDAL.
+    This is necessary if the file declares the band of near infrared as alpha. GDAL's overviews and means may then be
+    wrong, because GDAL leaves out pixels where alpha is 0."""
     remarks: tuple[str, ...] = ()
     """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
     min_alpha: float = 1
     """Limit of alpha: pixels with an alpha below the limit are transparent, see `values.smallest_opaque`."""
     scale: NDArray[np.uint8] | None = None
-    """Lookup table, uint8 (256,), from stored values of fewer than 8 bits to 0 to 255; None: values are not scaled."""
+    """Lookup table, uint8 (256,), that maps stored values of fewer than 8 bits to the range from 0 to 255.
+    None: values are not scaled."""
 
     @property
     def lossy(self) -> bool:
@@ -95,7 +99,10 @@ class Source:
 
     @property
     def depth(self) -> int:
-        """Number of bands read per pixel: the colour bands (three for a palette), plus near infrared if it is used."""
+        """Number of values per pixel, after a palette index is replaced by its colour.
+
+        The values are one or three colours (three with a palette), and near infrared if it is used.
+        """
         return 3 if self.palette is not None else len(self.bands.used)
 
     @property
@@ -104,9 +111,11 @@ class Source:
 
         GDAL drops the least recently used block, and windows are read row by row. If the cache holds a row of windows,
         each block is decoded once. If the row takes more than 128 MiB, the cache holds only the blocks of one window.
-        Blocks are then decoded up to twice, which costs less than memory that grows with the width of the scene. Blocks
-        as wide as the scene would be decoded once for every window, so with such blocks the limit is not 128 but 512
-        MiB.
+        Blocks are then decoded up to twice, which costs less than memory that grows with the width of the scene.
+
+        Blocks as wide as the scene are an exception. With a cache for one window, they would be decoded again for every
+        window of a row. With such blocks, the cache holds a row of windows as far as 512 MiB are enough. If the row
+        takes more, the cache has 512 MiB, and the blocks are decoded again for every window.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -197,7 +206,12 @@ def _remarks(
 
 
 def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
-    """Open a file; raise SceneError for a missing or empty file, a truncated JPEG, or no raster of real numbers."""
+    """Open a raster. `threads` is the number of threads that decompress it; `stack` closes it.
+
+    Raises:
+        SceneError: the file is missing, is empty, is no raster, has no bands, has a complex dtype, or is a truncated
+            JPEG.
+    """
     path = name.path
     if path is not None:
         if not path.exists():
@@ -263,10 +277,11 @@ def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
 
 
 def _with_nodata(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
-    """Return the dataset, or a virtual copy with corrected metadata: nodata value, and no band wrongly called alpha.
+    """Return the dataset, or a virtual copy (VRT) of the dataset with corrected metadata.
 
-    GDAL leaves nodata pixels and transparent pixels out of means of pixels, so the metadata must be correct. A copy is
-    made only if the file's own metadata differ. `nodata` is the value in use; None: every value is valid.
+    In the copy, the nodata value is `nodata`; None: every value is valid. If `choice` has no alpha band, no band of the
+    copy is declared as alpha. The metadata must be correct, because GDAL leaves nodata pixels and transparent pixels
+    out of means of pixels. A copy is made only if the metadata of the dataset differ.
     """
     false_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
     own = dataset.nodatavals[choice.rgb[0] - 1]

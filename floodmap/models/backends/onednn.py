@@ -31,10 +31,10 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 log = logging.getLogger(__name__)
 _disabled: dict[str, str] = {}
-"""Why something of oneDNN is not used: a text for each of up to three keys; empty if nothing is disabled.
+"""Texts that say why a feature of oneDNN is disabled, by name of the feature; empty if no feature is disabled.
 
-"convolution", "linear": why this fused call is not used; set by `check`, read before each use of the call.
-"bfloat16": error message of torch, if torch raised an error when `multiplies_bfloat16` asked for bfloat16 instructions.
+"convolution" or "linear": why the fused call of this name is not used; see `check`.
+"bfloat16": torch's error message, if torch raised an error in `multiplies_bfloat16`.
 """
 
 

@@ -207,8 +207,8 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
     The products of rows are read here. `to_row`, (QUERIES,), are the addresses of each query's product for keys in row
     0; the product for row r is stored r elements before this address. The products of columns were read by the kernel
     `_attend`. `across`, (QUERIES, PADDED), are their values, for the window columns in `column`, 0 to PADDED - 1.
-    `valid`, (QUERIES,), is False for queries that do not exist. `key_row` and `key_col` are row (from `first`) and
-    column of each key.
+    `valid`, (QUERIES,): see `_query_cells`. `key_row` and `key_col`, (keys,), are the row of each key, counted from
+    `first`, and the column of each key.
     """
     step = tl.arange(0, AT_ONCE)
     rows = first + step

@@ -168,7 +168,7 @@ class Corrector(nn.Module):
         """Return the similarity of cells (4 x 4 pixels) to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
 
         Args:
-            ground: the model's outputs for a batch of B tiles of H x W pixels; only the features of cells are used.
+            ground: the model's outputs for a batch of B tiles of H x W pixels; only `Ground.appearance` is used.
             points: coordinates (B, N, 2) and labels (B, N); see `correct`.
         """
         xy, labels = points
@@ -180,7 +180,7 @@ class Corrector(nn.Module):
         """Compute, by the network, the change of the cells' logits, (n, H/4, W/4), for n tiles of the batch.
 
         Args:
-            ground: the model's outputs for the whole batch, without effect of the points.
+            ground: the model's outputs for the whole batch; `features` and `embedding` of `Ground` are used.
             indices: indices in the batch of the n tiles with points.
             maps: logits before and after kriging, and similarity maps, (n, 2 + `Kriging.MAPS`, H/4, W/4).
         """

@@ -227,11 +227,11 @@ def _with_ground(encoded: Encoded, dense: Tensor) -> tuple[Tensor | None, Tensor
 
     Args:
         encoded: the encoded tiles.
-        dense: embedding of mask prompts, (B or 1, E, h, w) or (1, E, 1, 1).
+        dense: embedding of mask prompts, (B, E, h, w); (1, E, 1, 1) without mask prompts.
 
     Returns:
         A pair (tokens, dense). `tokens` is `encoded.ground[0]`, which the decoder adds to its output tokens. `dense` is
-        the sum of the argument `dense` and `encoded.ground[1]`. If `encoded.ground` is None, the pair is None and the
+        the argument `dense` plus `encoded.ground[1]`. If `encoded.ground` is None, `tokens` is None, and `dense` is the
         unchanged argument.
     """
     if encoded.ground is None:

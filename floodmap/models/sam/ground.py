@@ -10,21 +10,22 @@ from torch import Tensor, nn
 MIN_GSD_M, MAX_GSD_M = 0.01, 20.48
 """Range in metres to which ground sample distances are clamped."""
 OCTAVES = round(math.log2(MAX_GSD_M / MIN_GSD_M)) + 1
-"""Number of distances for which there is a learned vector: `MIN_GSD_M` and each doubling up to `MAX_GSD_M`."""
+"""Number of distances for which there are learned vectors: `MIN_GSD_M` and each doubling up to `MAX_GSD_M`."""
 RATE = 4.0
 """Factor on the learned vectors. The factor raises the learning rate of the vectors relative to other weights."""
 
 
 class GroundScale(nn.Module):
-    """Embedding of the ground sample distance: learned vectors, one for each doubling of the distance.
+    """Embedding of the ground sample distance: `count` learned vectors for each doubling of the distance.
 
-    Vectors of distances between two doublings are interpolated. One more vector stands for an unknown distance. The
+    Vectors of distances between two doublings are interpolated. `count` more vectors stand for an unknown distance. The
     network needs the distance because a puddle is twenty pixels wide in a drone picture and half a pixel wide in a
     satellite picture. Pictures without a ground sample distance are mostly oblique.
 
     Args:
         dim: length of a vector.
-        count: number of vectors for one ground sample distance. Each vector is added at another place of the network.
+        count: number of vectors for one ground sample distance. Each of these vectors is added at a different place of
+            the network, for instance one in the encoder and one in the decoder.
     """
 
     def __init__(self, dim: int, count: int) -> None:
