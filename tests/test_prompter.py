@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ from floodmap.errors import OutputError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_pass import CoarseMap, Observed, coarse_pass, crop_coarse
+from floodmap.inference.coarse_map import CoarseMap, Observed, crop_coarse
+from floodmap.inference.coarse_pass import coarse_pass
+from floodmap.inference.loop import segment_whole
 from floodmap.inference.prompting import make_prompter
+from floodmap.inference.proof import Proof
 from floodmap.inference.scales import COARSE_FACTOR, coarse_factor
+from floodmap.inference.tiling import Grid
+from floodmap.strips.codes import NODATA
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -58,12 +64,41 @@ def test_the_coarse_pass_runs_the_mirror_image_only_where_it_is_uncertain(make_s
         np.testing.assert_array_equal(once, coarse_pass(scene, FakeSegmenter())[0][0:512])
 
 
-def test_the_coarse_pass_is_dry_on_unobserved_ground(make_scene: SceneFactory) -> None:
+def scan_lines(mask: np.ndarray) -> None:
+    mask[np.arange(len(mask)) % 4 == 2] = False
+
+
+def right_rim(mask: np.ndarray) -> None:
+    mask[:, 1026:] = False
+
+
+@pytest.mark.parametrize("hide", [scan_lines, right_rim])
+def test_flood_beside_hidden_pixels_is_flood_whatever_the_coarse_pass_saw(
+    make_scene: SceneFactory, hide: Callable[[np.ndarray], None]
+) -> None:
+    mask = np.ones((256, 2048), bool)
+    hide(mask)
+    pixels = np.full((3, 256, 2048), 250, np.uint8)
+    with Scene.open(make_scene(pixels=pixels, mask=mask)) as scene:
+        segmenter = FakeSegmenter()
+        grid = Grid(height=256, width=2048, tile_size=512, overlap=64)
+        prompter = make_prompter(scene, segmenter, "auto", exhaustive=False)
+        codes = segment_whole(scene, grid, segmenter, prompter, exhaustive=False, proof=Proof())
+    assert (codes[mask] > 90).all() and (codes[~mask] == NODATA).all()
+
+
+def test_unobserved_pixels_of_the_coarse_map_are_never_dry(make_scene: SceneFactory) -> None:
     mask = np.ones((300, 300), bool)
     mask[:, 152:] = False
     with Scene.open(make_scene(pixels=ramp(300, 300), mask=mask)) as scene:
-        coarse = coarse_pass(scene, FakeSegmenter())[0][0:150]
-    assert (coarse[:, :76] > 10).all() and (coarse[:, 76:] == 0).all()
+        coarse, _ = coarse_pass(scene, FakeSegmenter())
+    codes, known = coarse[0:150], coarse.percent(slice(0, 150), slice(0, 150))
+    assert (codes[:, :76] > 10).all() and (codes[:, 76:] == NODATA).all()
+    assert np.array_equal(known[:, :76], codes[:, :76])
+    assert (known[:, 76:78] == codes[:, 75:76]).all() and (known[:, 78:] == 20).all()
+    part = coarse.percent(slice(3, 40), slice(70, 90))
+    assert np.array_equal(part, known[3:40, 70:90])
+    assert (coarse.percent(slice(3, 40), slice(90, 110)) == 20).all()
 
 
 @pytest.mark.slow
@@ -107,7 +142,7 @@ def some_window(data: st.DataObject, height: int, width: int) -> Window:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_the_coarse_map_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     full = lambda: Path("/dev/full").open("w+b", buffering=0)  # noqa: SIM115, E731
-    monkeypatch.setattr("floodmap.inference.coarse_pass.TemporaryFile", full)
+    monkeypatch.setattr("floodmap.inference.coarse_map.TemporaryFile", full)
     with pytest.raises(
         OutputError, match=r"cannot be written: No space left on device; free disk space, or set TMPDIR"
     ):

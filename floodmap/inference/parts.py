@@ -42,13 +42,15 @@ _PART_COST = 1.15
 Bools = NDArray[np.bool_]
 
 
-def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window] | None:
+def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int], observed: Bools | None = None) -> list[Window] | None:
     """Find the parts of a window that the model has to predict.
 
     Args:
         prompts: prompts of the window. The mask prompt is the coarse probability, float32 (h, w), 0 to 1. A window
             without a mask prompt, or with points or boxes, is predicted as a whole.
         shape_hw: height and width of the window in pixels.
+        observed: bool `shape_hw`, True at observed pixels; nothing is predicted for cells without such a pixel. None:
+            all pixels are observed.
 
     Returns:
         Parts, which may overlap, in pixels of the window. The list is empty if the coarse pass is certain everywhere.
@@ -61,6 +63,9 @@ def uncertain_parts(prompts: Prompts, shape_hw: tuple[int, int]) -> list[Window]
     uncertain = (mask >= DRY_LIMIT) & (mask <= FLOOD_LIMIT)
     for axis, side in enumerate(shape_hw):
         uncertain = _by_cells(uncertain, axis, side)
+        observed = None if observed is None else _by_cells(observed, axis, side)
+    if observed is not None:
+        uncertain &= observed
     uncertain = np.pad(uncertain, [(0, -cells % _STEP) for cells in uncertain.shape])
     parts = list(_squares(uncertain))
     if _PART_COST * sum(part.height * part.width for part in parts) >= uncertain.size:

@@ -9,7 +9,8 @@ from pathlib import Path
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_pass import CoarseMap, Observed, coarse_pass, crop_coarse
+from floodmap.inference.coarse_map import CoarseMap, Observed, crop_coarse
+from floodmap.inference.coarse_pass import coarse_pass
 from floodmap.inference.likelihood import likelihood
 from floodmap.inference.prompt_files import read_prompts
 from floodmap.inference.scales import COARSE_FACTOR, COARSE_MIN_SIDE
@@ -87,7 +88,7 @@ class CoarsePrompter:
 
     scene: Scene
     coarse: CoarseMap
-    """Coarse map: flood probability of the whole scene in per cent, at reduced resolution."""
+    """Coarse map of the whole scene."""
     observed: Observed
     """For each square of 16 x 16 pixels of the coarse map: whether all pixels of the scene in it are observed."""
 

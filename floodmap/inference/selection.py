@@ -61,7 +61,8 @@ class Selection:
         if not tile.valid.any():
             return WindowPlan(window, tile.reason, unread)
         prompts = self.prompter(tile)
-        parts = None if self.exhaustive else uncertain_parts(prompts, tile.reason.shape)
+        observed = None if tile.valid.all() else tile.valid
+        parts = None if self.exhaustive else uncertain_parts(prompts, tile.reason.shape, observed)
         if parts is None or prompts.mask is None:
             return WindowPlan(window, tile.reason, unread, ((tile, prompts),))
         tiles = [tile.part(part) for part in parts]
