@@ -21,7 +21,10 @@ PROCESS_BYTES = 1.2e9
 PIXEL_BYTES = 0.3
 """Memory of the polygons, in bytes per scene pixel, if the scene has as many shorelines as the synthetic scenes."""
 PIXELS_PER_SECOND = 5e6
-"""Speed of the shipped model on two CPU cores, in window pixels per second."""
+"""Speed of the shipped model on two CPU cores, in pixels per second.
+
+The pixels of each window are counted, so that a pixel in the overlap of two windows counts twice.
+"""
 STARTUP_SECONDS = 4
 """Time in seconds for imports, reading the header and writing results, for a scene of any size."""
 

@@ -81,8 +81,9 @@ class SceneOptions:
         "every pixel is ground.", metavar="VALUE|none",
     )  # fmt: skip
     mask: Path | str | None = option(
-        None, "Raster or polygons to leave unobserved, for example clouds.", metavar="FILE"
-    )
+        None, "Raster or polygons to leave unobserved, for example clouds. In a raster, 0 is free; nodata only if the "
+        "raster holds no 0.", metavar="FILE",
+    )  # fmt: skip
     collar: Literal["auto", "off"] = option("auto", "Find untagged black or white borders and leave them unobserved.")
     crs: str | None = option(
         None, "CRS of the scene, such as EPSG:32643, if the file has none or a wrong one.", metavar="CRS"

@@ -170,23 +170,23 @@ def _done_before(
 
 
 def work_folder(out: Path, name: str) -> Path:
-    """Return the folder of a scene's journal, `OUT/.NAME.floodmap`; it exists while a run is unfinished."""
+    """Return the work folder of a scene, `OUT/.NAME.floodmap`, for finished strips; it exists until the run is done."""
     return out / f".{name}.floodmap"
 
 
 def refuse_other_run(out: Path, name: str) -> None:
-    """Raise OutputError at once if another run has locked the journal of the scene `name` in the folder `out`."""
+    """Raise OutputError at once if another run has locked the work folder of the scene `name` in the folder `out`."""
     refuse_busy(work_folder(out, name))
 
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
-    """Return the options of the run, with `resume` set to False if an input has no fingerprint.
+    """Return the options of the run; `resume` is set to False if the run cannot be resumed but may start anew.
 
-    Inputs are the scene and the files in the options. Without a fingerprint, a change of an input since an earlier run
-    is not detected.
+    A run cannot be resumed if an input has no fingerprint, because a change of the input since an earlier run would not
+    be detected. Inputs are the scene and the files in the options. If `overwrite` is True, such a run starts anew.
 
     Raises:
-        OutputError: `resume` is set, an input has no fingerprint, and `overwrite` is not set.
+        OutputError: `resume` is True, `overwrite` is False, and an input has no fingerprint.
     """
     if not options.resume:
         return options

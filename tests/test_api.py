@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import SceneFactory, picture
+from conftest import GEOGRAPHIC, SceneFactory, picture
 from fakes import FakeSegmenter
 from PIL import Image
 from rasterio.io import MemoryFile
@@ -24,7 +24,10 @@ from test_shipped import SAMPLE
 
 import floodmap
 from floodmap.comparison.run import resolve_models
-from floodmap.errors import FloodmapError, ModelError, PromptError
+from floodmap.errors import FloodmapError, ModelError, PromptError, SceneError
+from floodmap.geo.window import Window
+from floodmap.imagery.opened import named
+from floodmap.imagery.scene import Scene
 from floodmap.models.mirrored import Mirrored
 from floodmap.options import FineTuneOptions, TrainSettings
 
@@ -167,6 +170,33 @@ def test_what_is_no_scene_is_refused_with_what_would_be_one(make_scene: SceneFac
     with pytest.raises(FloodmapError, match="no name for files"):
         floodmap.segment(path, out=tmp_path / "out", model=FakeSegmenter(), name="a/b")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_in_an_array_read_from_a_file_of_bytes_is_unobserved(make_scene: SceneFactory, value: float) -> None:
+    rioxarray = pytest.importorskip("rioxarray")
+    array = rioxarray.open_rasterio(make_scene(), masked=True).load()
+    with named(array) as whole, Scene.open(whole) as scene:
+        assert scene.dtype == "uint8"  # as the file
+    array.values[:, 10:20, 5:30] = value
+    with named(array) as path, Scene.open(path) as scene:
+        unobserved = ~scene.read(Window(0, 0, *array.shape[1:])).valid
+    assert np.array_equal(unobserved, ~np.isfinite(array.values[0])) and scene.crs == array.rio.crs
+
+
+def test_an_array_that_lacks_rows_is_refused(make_scene: SceneFactory) -> None:
+    rioxarray = pytest.importorskip("rioxarray")
+    array = rioxarray.open_rasterio(make_scene(crs="EPSG:4326", transform=GEOGRAPHIC))
+    rounded = array.assign_coords(x=array.x.astype(np.float32), y=array.y.astype(np.float32))
+    for even in (array, rounded, array[:, ::-1], array[:, :1], array[:, ::2, ::3]):
+        with named(even) as path, rasterio.open(path) as dataset:
+            assert dataset.shape == even.shape[1:]
+    for rows in ([*range(20), *range(21, 48)], [*range(10), *range(30, 48)], [3, 1, 2, 0]):
+        with (
+            pytest.raises(SceneError, match=r"^the y coordinates of the array are not evenly spaced; "),
+            named(array[:, rows]),
+        ):
+            pass
 
 
 def test_results_are_arrays_polygons_and_a_picture_in_a_notebook(make_scene: SceneFactory, tmp_path: Path) -> None:

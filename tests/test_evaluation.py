@@ -492,6 +492,30 @@ def test_alpha_of_lossy_files_counts_from_the_middle_up(tmp_path: Path) -> None:
         assert scores.unobserved == np.count_nonzero(stored < 128)
 
 
+@pytest.mark.parametrize("nodata", [9, 254])
+@pytest.mark.parametrize("finer", [1, 2])
+def test_alpha_and_nodata_of_one_mask_are_both_unobserved_on_any_grid(tmp_path: Path, nodata: int, finer: int) -> None:
+    classes, alpha = blobs(1), np.full((60, 70), 255, np.uint8)
+    classes[:10], alpha[:, :20] = nodata, 0
+    path = write(tmp_path / "r.tif", np.stack([classes, alpha]), nodata=nodata, alpha="YES", photometric="MINISBLACK")
+    expected = np.where((alpha == 0) | (classes == nodata), 255, classes)
+    expected = np.pad(expected, 5, constant_values=255).repeat(finer, 0).repeat(finer, 1)  # outside is unobserved
+    frame = GeoGrid(CRS.from_string(UTM), GRID @ Affine.translation(-5, -5) @ Affine.scale(1 / finer), expected.shape)
+    assert np.array_equal(RasterMask(path).on(frame, FloodRule(values=(1.0,)))(frame.whole), expected)
+    own = RasterMask(path)
+    inside = expected[5 * finer : -5 * finer : finer, 5 * finer : -5 * finer : finer]
+    assert np.array_equal(own.on(own.grid, FloodRule(values=(1.0,)))(own.grid.whole), inside)
+
+
+def test_probabilities_with_a_scale_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.tif", np.full((60, 70), 60, np.uint8))
+    with rasterio.open(path, "r+") as file:
+        file.scales = (1 / 255,)  # 60 is a probability of 0.24
+    for call in (evaluate, lambda mask, _, threshold: floodmap.vectorize(mask, threshold=threshold)):
+        with pytest.raises(FloodmapError, match=r"p\.tif declares a scale or an offset"):
+            call(path, write(tmp_path / "r.tif", blobs(1)), threshold=0.5)
+
+
 def test_a_mask_blurred_by_lossy_compression_is_refused(tmp_path: Path) -> None:
     blurred = write(tmp_path / "r.tif", 255 * blobs(1, (128, 128), 2.0), compress="jpeg", jpeg_quality=30)
     with pytest.raises(EvaluationError, match="compressed with loss, which has blurred its classes"):
@@ -663,6 +687,34 @@ def test_polygons_are_the_mask_they_were_traced_from(tmp_path: Path, suffix: str
     assert counted(scores) == confusion(p, r)
     assert scores.observed_share == 1
     assert evaluate(path, prediction).scenes[0].iou == scores.iou
+
+
+def test_lines_and_points_of_geoparquet_are_no_flood(tmp_path: Path) -> None:
+    x, y = GRID @ (0, 0)
+    line = [(x + 20.25, y - 5.25), (x + 20.25, y - 25.25)]
+    spike = shapely.Polygon([(x, y), (x, y - 10), (x + 10, y - 10), (x + 30, y - 25), (x + 10, y - 10), (x + 10, y)])
+    prediction, path = write(tmp_path / "p.tif", blobs(1)), tmp_path / "r.parquet"
+    collapsed = shapely.Polygon([*line, *line])
+    geopandas.GeoDataFrame(geometry=[spike, collapsed], crs=UTM).to_parquet(path)
+    scores = evaluate(prediction, path).scenes[0]
+    assert scores.tp + scores.fn == 20 * 20  # a square of 10 m
+    geopandas.GeoDataFrame(geometry=[shapely.LineString(line), shapely.Point(line[0])], crs=UTM).to_parquet(path)
+    with pytest.raises(VectorError, match=r"r\.parquet holds LineString, Point; polygons are needed"):
+        evaluate(prediction, path)
+
+
+@pytest.mark.parametrize("name", ["x.gpkg", "x_flood.geojson"])
+@pytest.mark.parametrize("outside", [0, 700])
+def test_polygons_of_a_run_with_an_area_of_interest_are_warned_of(
+    tmp_path: Path, name: str, outside: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, other = polygons(tmp_path / name, traced(blobs(1))), write(tmp_path / "other.tif", blobs(1))
+    (tmp_path / "x.json").write_text(json.dumps({"pixels": {"flood": 9, "dry": 9, "outside": outside}}))
+    for pair in ((path, other), (other, path)):
+        caplog.clear()
+        evaluate(*pair)
+        lines = [line for line in caplog.messages if "score x_mask.tif instead" in line and name in line]
+        assert len(lines) == (1 if outside else 0)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,14 +13,17 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import shapely
 from conftest import NORTH_UP, UTM, SceneFactory, picture
 from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.imagery.raster import fingerprint as module
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 
 HW = (64, 96)
@@ -225,3 +229,137 @@ def test_of_a_url_what_the_server_says_counts(url: str, tmp_path: Path) -> None:
     assert None not in prints and prints[0] != prints[1]
     # Without that a picture may change behind the same header.
     assert of(f"{url}&noetag") is None
+
+
+def test_the_pixels_of_a_mosaic_of_raw_files_count(tmp_path: Path) -> None:
+    prints = []
+    for number in (0, 1):
+        rasterio.shutil.copy(tif(tmp_path, number), tmp_path / "s.raw", driver="ENVI")
+        rasterio.shutil.copy(tmp_path / "s.raw", tmp_path / "s.vrt", driver="VRT")
+        prints.append(of(tmp_path / "s.vrt"))
+    assert None not in prints and prints[0] != prints[1]
+
+
+def areas(path: Path, number: int) -> Path:
+    """Write one labelled square, which `number` moves and relabels, in any vector format."""
+    square = shapely.box(500_000 + number, 4_999_900, 500_010 + number, 4_999_910)
+    for old in path.parent.glob(f"{path.stem}.*"):
+        old.unlink()
+    geopandas.GeoDataFrame({"label": [number]}, geometry=[square], crs=UTM).to_file(path)
+    return path
+
+
+def mask_vrt(folder: Path, number: int) -> str:
+    return vrt(folder, number)
+
+
+def mask_with_world_file(folder: Path, number: int) -> str:
+    name = png(folder, 0)
+    (folder / "s.pgw").write_text(WORLD.replace("500000", f"50000{number}"))
+    return name
+
+
+def mask_placed_by_pam(folder: Path, number: int) -> str:
+    (folder / "s.png.aux.xml").unlink(missing_ok=True)
+    name = png(folder, 0)
+    (folder / "s.png.aux.xml").write_text(f"<PAMDataset><SRS>EPSG:3263{3 + number}</SRS></PAMDataset>")
+    return name
+
+
+def mapinfo(folder: Path, number: int) -> str:
+    return str(areas(folder / "s.tab", number))
+
+
+def labels_of_shapefile(folder: Path, number: int) -> str:
+    areas(folder / "s.shp", 0)
+    other = areas(folder / "t.shp", number).with_suffix(".dbf")
+    shutil.copy(other, folder / "s.dbf")
+    return str(folder / "s.shp")
+
+
+def crs_of_shapefile_in_capitals(folder: Path, number: int) -> str:
+    for part in [*areas(folder / "s.shp", 0).parent.glob("s.*")]:
+        part.rename(folder / part.name.upper())
+    (folder / "S.PRJ").write_text(rasterio.CRS.from_epsg(32633 + number).to_wkt(version="WKT1_ESRI"))
+    return str(folder / "S.SHP")
+
+
+def labels_in_zip(folder: Path, number: int) -> str:
+    labels_of_shapefile(folder, number)
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for part in folder.glob("s.*"):
+            archive.write(part, f"in/{part.name}")
+    return f"/vsizip/{folder}/a.zip/in/s.shp"
+
+
+def ogr_vrt(folder: Path, number: int) -> str:
+    areas(folder / "member.shp", number)
+    (folder / "s.vrt").write_text(
+        '<OGRVRTDataSource><OGRVRTLayer name="member"><SrcDataSource relativeToVRT="1">member.shp</SrcDataSource>'
+        "</OGRVRTLayer></OGRVRTDataSource>"
+    )
+    return str(folder / "s.vrt")
+
+
+INPUTS = (
+    mask_vrt, mask_with_world_file, mask_placed_by_pam, mapinfo, labels_of_shapefile, crs_of_shapefile_in_capitals,
+    labels_in_zip, ogr_vrt,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", INPUTS, ids=lambda make: make.__name__)
+def test_every_file_of_a_mask_or_area_counts(make: Make, tmp_path: Path) -> None:
+    prints = []
+    for number in (0, 1):
+        name = make(tmp_path, number)
+        prints.append(of_input(name))
+        assert prints[-1] == of_input(name)
+    assert None not in prints and prints[0] != prints[1]
+
+
+EDIT = """
+import sqlite3, sys
+edit = sqlite3.connect(sys.argv[1])
+edit.execute("PRAGMA journal_mode=WAL")
+for (trigger,) in edit.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+    edit.execute(f'DROP TRIGGER "{trigger}"')  # they call functions that only GDAL and QGIS have
+for label in (1, 2):
+    edit.execute(f"UPDATE clicks SET label = {label}")
+    edit.commit()
+    print("saved", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_edits_that_qgis_has_not_yet_merged_into_a_geopackage_count(tmp_path: Path) -> None:
+    path, prints, wholes = areas(tmp_path / "clicks.gpkg", 0), [], []
+    with subprocess.Popen(
+        [sys.executable, "-c", EDIT, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as qgis:
+        assert qgis.stdin and qgis.stdout
+        for label in (1, 2):
+            assert qgis.stdout.readline() == "saved\n"
+            prints.append(of_input(path))
+            wholes.append(path.read_bytes())
+            assert of_input(path) == prints[-1] and geopandas.read_file(path).label[0] == label
+            qgis.stdin.write("\n")
+            qgis.stdin.flush()
+    assert wholes[0] == wholes[1]  # the edit is in clicks.gpkg-wal alone
+    assert None not in prints and prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("name", ["mask.tif", "aoi.gpkg"])
+def test_of_a_file_that_stands_alone_its_bytes_are_the_fingerprint(
+    make_scene: SceneFactory, tmp_path: Path, name: str
+) -> None:
+    path = make_scene(bands=1, name=name) if name == "mask.tif" else areas(tmp_path / name, 0)
+    path.with_suffix(".json").write_text("a result of floodmap")
+    known = hashlib.sha256(hashlib.sha256(path.read_bytes()).digest()).hexdigest()
+    assert of_input(path) == known == of_input(os.path.relpath(path))
+    sidecar = "<PAMDataset><PAMRasterBand><Metadata><MDI key='STATISTICS_MEAN'>9</MDI></Metadata></PAMRasterBand>"
+    path.with_name(f"{name}.aux.xml").write_text(f"{sidecar}</PAMDataset>")
+    assert of_input(path) == known
+
+
+def test_a_shapefile_at_a_url_has_none_because_its_labels_may_change(tmp_path: Path) -> None:
+    assert of_input("/vsicurl/http://127.0.0.1:9/s.shp") is None

@@ -17,6 +17,7 @@ from rasterio.windows import Window as RasterWindow
 from floodmap.errors import EvaluationError, SceneError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.window import Window
+from floodmap.imagery.raster.gaps import block_gaps
 from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
 from floodmap.output.polygons import vectorize_layers
@@ -226,3 +227,27 @@ def test_a_vrt_that_warps_what_lacks_something_is_refused(sparse: Path) -> None:
     told = r"warped\.vrt is a warped copy of .*sparse\.tif, which has blocks that were never written"
     with pytest.raises(SceneError, match=told):
         Scene.open(sparse.with_name("warped.vrt"))
+
+
+@pytest.mark.slow
+def test_blocks_are_searched_in_rasters_of_more_than_a_million(tmp_path: Path) -> None:
+    path, side = tmp_path / "many.tif", 16 * 1024
+    with rasterio.open(
+        path, "w", width=side, height=side, count=1, dtype="uint8", tiled=True, blockxsize=16, blockysize=16,
+        sparse_ok=True, crs=UTM, transform=NORTH_UP,
+    ) as dataset:  # fmt: skip
+        dataset.write(np.ones((1, 16, 16), np.uint8), window=RasterWindow(32, 48, 16, 16))
+    with rasterio.open(path) as dataset:
+        found = block_gaps(dataset, (1,))
+    assert found is not None and np.argwhere(~found.absent).tolist() == [[3, 2]]
+
+
+def test_a_raster_of_too_many_blocks_to_search_is_remarked(
+    sparse: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("floodmap.imagery.raster.gaps.MAX_BLOCKS", 16)
+    with Scene.open(sparse):
+        assert not caplog.text
+    monkeypatch.setattr("floodmap.imagery.raster.gaps.MAX_BLOCKS", 15)
+    with Scene.open(sparse):
+        assert f"{sparse} has 16 blocks, too many to look for blocks that were never written" in caplog.text

@@ -55,6 +55,56 @@ def test_where_a_mask_is_void_ground_stays_unobserved(make_scene: SceneFactory) 
     assert np.array_equal(covered(scene, mask=make_scene(pixels=clouds, name="clouds.tif")), ~HALF)
 
 
+@pytest.mark.parametrize("shift", [0, 4])
+@pytest.mark.parametrize(("dtype", "value"), [("int16", -9999), ("uint8", 255), ("float32", np.nan)])
+def test_where_a_mask_has_nodata_beside_0_ground_stays_unobserved(
+    dtype: str, value: float, shift: int, make_scene: SceneFactory
+) -> None:
+    clouds = np.where(HALF, 0, np.array(value, dtype))[None].astype(dtype)
+    place = NORTH_UP @ Affine.translation(shift, 0)
+    mask = make_scene(pixels=clouds, nodata=value, transform=place, name="clouds.tif")
+    expected = np.roll(~HALF, shift, axis=1)
+    expected[:, :shift] = False  # outside of the mask
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    assert np.array_equal(covered(scene, mask=mask), expected)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_nodata_of_a_mask_is_free_ground_where_it_holds_no_other_0(
+    value: int, make_scene: SceneFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = make_scene(pixels=np.where(HALF, 1, value).astype("uint8")[None], nodata=value, name="clouds.tif")
+    assert np.array_equal(covered(make_scene(pixels=picture(3, HW), name="scene.tif"), mask=mask), HALF)
+    assert ("clouds.tif holds no 0" in caplog.text) == (value != 0)
+
+
+@pytest.mark.parametrize("option", ["mask", "aoi"])
+def test_a_picture_is_no_mask_and_no_area_of_interest(option: str, make_scene: SceneFactory) -> None:
+    scene, painted = make_scene(name="scene.tif"), make_scene(name="painted.tif")
+    with pytest.raises(SceneError, match=r"painted\.tif has 3 bands: it is imagery") as caught:
+        covered(scene, **{option: painted})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".tif"])
+def test_a_mask_beside_the_scene_is_a_remark(suffix: str, make_scene: SceneFactory, tmp_path: Path) -> None:
+    mask = tmp_path / f"far{suffix}"
+    if suffix == ".tif":
+        make_scene(bands=1, transform=Affine.translation(1e5, 0) @ NORTH_UP, name=mask.name)
+    else:
+        geopandas.GeoDataFrame(geometry=[shapely.box(6e5, 4.99e6, 6.1e5, 5e6)], crs=UTM).to_file(mask)
+    for path in (mask, make_scene(bands=1, name="here.tif")):
+        with Scene.open(make_scene(pixels=picture(3, HW), name="scene.tif"), SceneOptions(mask=path)) as opened:
+            assert any("does not overlap" in line and mask.name in line for line in opened.remarks) == (path == mask)
+
+
+def test_a_south_up_raster_is_an_area_of_interest(make_scene: SceneFactory) -> None:
+    north_first = np.where(np.indices(HW)[0] < 20, 1, 0).astype("uint8")
+    x, y = NORTH_UP @ (0, HW[0])
+    aoi = make_scene(pixels=north_first[None, ::-1], transform=Affine(0.5, 0, x, 0, 0.5, y), name="aoi.tif")
+    assert np.array_equal(covered(make_scene(pixels=picture(3, HW), name="scene.tif"), aoi=aoi), north_first == 1)
+
+
 def test_a_mosaic_that_lacks_a_member_is_no_area_of_interest(make_scene: SceneFactory, tmp_path: Path) -> None:
     part = make_scene(pixels=np.ones((1, *HW), np.uint8), name="part.tif")
     rasterio.shutil.copy(part, tmp_path / "aoi.vrt", driver="VRT")

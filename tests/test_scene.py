@@ -26,6 +26,7 @@ from floodmap.errors import FloodmapError, MissingCRSError, SceneError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
+from floodmap.masks.raster import RasterMask
 from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
@@ -330,6 +331,19 @@ def test_a_crs_that_is_not_on_the_earth_is_no_crs(make_scene: SceneFactory, capl
 def test_coordinates_that_the_crs_does_not_have_are_refused(make_scene: SceneFactory) -> None:
     with pytest.raises(SceneError, match=r"does not exist in EPSG:4326.*--crs"):
         Scene.open(make_scene(crs="EPSG:4326", transform=NORTH_UP))
+
+
+def test_a_raster_at_the_origin_of_a_projected_crs_keeps_its_place(make_scene: SceneFactory) -> None:
+    at_origin = Affine(1, 0, 0, 0, -1, 0)  # as floodmap writes it for pictures without a place
+    path = make_scene(crs="EPSG:3857", transform=at_origin)
+    with rasterio.open(path) as dataset, Scene.open(path) as scene:
+        assert (scene.crs, scene.transform) == (dataset.crs, dataset.transform) == ("EPSG:3857", at_origin)
+    mask = RasterMask(make_scene(bands=1, crs="EPSG:3857", transform=at_origin, name="mask.tif"))
+    assert mask.grid.crs == "EPSG:3857"
+    mask.close()
+    for crs in (None, "EPSG:4326"):  # pixels of one degree are those of a picture without a place
+        with Scene.open(make_scene(crs=crs, transform=at_origin)) as scene:
+            assert scene.crs is None
 
 
 def test_the_sidecar_of_a_png_places_it(make_scene: SceneFactory) -> None:
@@ -679,7 +693,7 @@ def test_an_area_of_interest_elsewhere_is_refused(make_scene: SceneFactory, tmp_
     import shapely
 
     away = polygons_file(tmp_path / "away.gpkg", [shapely.box(0, 0, 9, 9)], UTM)
-    other = make_scene(transform=Affine.translation(9000, 0) @ NORTH_UP, name="other.tif")
+    other = make_scene(bands=1, transform=Affine.translation(9000, 0) @ NORTH_UP, name="other.tif")
     for aoi in (away, other):
         with pytest.raises(SceneError, match="does not overlap"):
             whole(make_scene(), aoi=aoi)

@@ -74,14 +74,18 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
 
 
 def _root(argument: str) -> Path:
-    """Return, as an absolute path, the first part of an argument, without glob characters: `a/b` for `a/b/*/x?.tif`."""
+    """Return the folder that an argument searches, as an absolute path with symbolic links resolved.
+
+    For a pattern, it is the path before the first name with a glob character. Example: `/home/me/a/b` for the pattern
+    `a/b/*/x?.tif`, if the current folder is `/home/me`. A path without glob characters is returned as a whole.
+    """
     path = Path(argument)
     plain = next(parent for parent in (path, *path.parents) if not glob.has_magic(str(parent)))
     return plain.resolve()
 
 
 def _is_result(path: Path, *, explicit: bool) -> bool:
-    """Return whether a file is a mask or probability raster written by floodmap; warn if the file was given by name."""
+    """Return whether a file is a mask or probability raster of floodmap; if so and `explicit`, log a warning."""
     if not path.stem.endswith(("_mask", "_probability")) or path.suffix.lower() != ".tif" or not path.is_file():
         return False
     import rasterio

@@ -58,7 +58,7 @@ def dataset(ctx: click.Context, param: click.Parameter, value: str | None) -> Pa
 
 
 def share(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Refuse a threshold outside 0.01 to 1; the message shows how to write per cent (callback of click)."""
+    """Refuse a threshold outside 0.01 to 1 (callback of click). For 40, the message says to write 0.4."""
     if value is not None:
         try:
             check_threshold(value)

@@ -37,14 +37,18 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 
 @contextmanager
 def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
-    """Context manager: show the progress of a scene, with windows and megapixels per second and the time left.
+    """Context manager: show the progress of a scene during the `with` block, as a bar and numbers.
+
+    The numbers are the finished windows of all windows, such as 12/40, the speed, and the time left. The speed is given
+    in windows per second and in megapixels per second.
 
     Args:
         label: text in front of the bar.
         hidden: True: show nothing (-q).
 
     Yields:
-        A function `update(windows_done, windows_total, pixels_done, stage)`. With the stage "write", the text "writing
+        A function `update(windows_done, windows_total, pixels_done, stage)`. The first three are counts. `stage` is
+        "segment" while windows are computed, and "write" while results are written. With "write", the text "writing
         results" replaces the speed.
     """
     if hidden or not sys.stderr.isatty():

@@ -70,7 +70,8 @@ def segment(
     results that exist already.
 
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails on every window; 2 wrong usage; 3 done, but
-    some windows failed, in whole or in part, and these pixels are unobserved; 130 interrupted.
+    some windows failed, in whole or in part (the failed pixels are unobserved, unless a neighbouring window covers
+    them); 130 interrupted.
     """
     from floodmap._runtime.memory import configure_low_memory
 

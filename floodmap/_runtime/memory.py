@@ -65,9 +65,10 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
     allocates blocks of other sizes, and would need memory in addition to the kept memory.
 
     Args:
-        large_apart: True: blocks of at least `_LARGE_BYTES` still return to the kernel as soon as they are freed, if
-            `configure_low_memory` has configured the process. False for the encoders of Meta's models: nearly all
-            blocks of these encoders have this size or more, and fresh pages would take a fifth of the time.
+        large_apart: whether blocks of at least 5 MiB (`_LARGE_BYTES`) are not kept, but return to the kernel as soon as
+            they are freed. True has an effect only if the system has huge pages and `configure_low_memory` has
+            configured the process. With False, these blocks are kept, too. Pass False for the encoders of Meta's
+            models: nearly all blocks of these encoders are so large, and fresh pages would take a fifth of the time.
     """
     libc = _glibc()
     if libc is None:

@@ -76,8 +76,9 @@ def segment(
         out: folder for the results; created if it is missing.
         name: first part of the names of all result files; None: the scene's own name without suffix.
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: True: test-time augmentation, the mean over every window and its mirror image.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. For a model from `load_model`, give `device` there.
+        flips: True: test-time augmentation. Each window is predicted twice, as it is and mirrored, and the two flood
+            probabilities of each pixel are averaged. For a model from `load_model`, give `flips` there.
         batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
         exhaustive: True: predict at full resolution everywhere; False: only in areas in which the coarse pass predicts
             a probability from 0.15 to 0.75.
@@ -93,7 +94,7 @@ def segment(
         nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
             -9999) that are found; `none`: every value is valid.
         mask: file that marks ground to leave unobserved, such as cloud: polygons, or a raster in which all values
-            except 0 and the nodata value mark such ground. None: no mask.
+            except 0 mark such ground. Nodata marks it too, unless the raster holds no 0. None: no mask.
         aoi: file with polygons of the area of interest; None: the whole scene.
         crs: CRS of the scene, if the file has no CRS or a wrong CRS; None: the CRS in the file.
         collar: `auto` finds black and white borders and leaves them unobserved; `off` treats them as ground.
@@ -199,13 +200,15 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     Args:
         model: a name (`floodmap models list`) or a file. A model that is already loaded is returned unchanged.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        flips: True: test-time augmentation, the mean over every window and its mirror image.
+        flips: True: test-time augmentation. Each window is predicted twice, as it is and mirrored, and the two flood
+            probabilities of each pixel are averaged.
 
     Returns:
         The model, for the argument `model` of `segment` and `predict`.
 
     Raises:
-        ModelError: there is no model of this name, the file is damaged, or the device is not available.
+        ModelError: there is no model of this name; the file is damaged; the device is not available; or `model` is
+            already loaded, and `device` is not `auto` or `flips` is True.
         TypeError: `model` is neither a name, a file nor a model.
     """
     from floodmap.models.loading import load_segmenter

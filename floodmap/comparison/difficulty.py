@@ -31,8 +31,12 @@ class Difficulty:
     """Standard deviation of the grey values (0 to 255) of the 9 x 9 pixels around a pixel, averaged over all flood
     pixels."""
     contrast: float
-    """Distance between the mean colours of flood and of dry ground, divided by the standard deviation of the colours
-    within flood and within dry ground (Fisher 1936)."""
+    """Distance between the mean colours of flood and of dry ground, in units of the standard deviation within the two
+    classes.
+
+    For each band, Fisher's criterion (1936) is the squared difference of the two means, divided by the variance
+    within the classes. This variance is the mean of the variances of flood and of dry ground, weighted by their numbers
+    of pixels, and at least 1. The contrast is the square root of the mean of the criterion over red, green and blue."""
 
 
 def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
@@ -61,7 +65,7 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the contrast of two sets of colours: square root of the mean of Fisher's criterion over the bands.
+    """Return the contrast of two sets of colours; for the formula see `Difficulty.contrast`.
 
     Args:
         one: colours of one set of pixels, float64 (3, n), 0 to 255.

@@ -34,7 +34,7 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""The report shows at most this many pictures: as overview (SHEET), from best to worst IoU (CHOSEN), worst (WORST)."""
+"""Maximum numbers of pictures: spread over the study (SHEET), over the ranks of IoU (CHOSEN), of lowest IoU (WORST)."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -59,7 +59,7 @@ def write_html(
         path: the HTML file to write.
         title: title of the report.
         footer: last line of the report: version of floodmap, date of the report, and name of the data.
-        logs: training log of each model that has one, by name of the model: columns by name, float64 (rows,).
+        logs: training logs, by name of the model that has one. A log maps column names to float64 (rows of the log,).
         missing: one line for each model that could not be downloaded.
     """
     write_page(path, "comparison.html", **_context(study, title, footer, logs or {}, missing))
@@ -207,7 +207,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """Return thumbnails (`image` and `caption`) of a picture, of the reference, and of the errors of every model."""
+    """Return dictionaries with `image` and `caption`: the picture, the reference, and an error map for each model."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -238,7 +238,8 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
     """Return a table: mean measures of difficulty of failures and of other pictures; None for under 4 pictures.
 
-    Failures have an IoU of `study.models[0]` below `FAILURE_IOU` or, if at most one has, an IoU in the lowest quarter.
+    A failure is a picture on which the first model of the study has an IoU below `FAILURE_IOU`. If there are fewer than
+    two such pictures, the quarter of the pictures with the lowest IoU is compared with the other pictures instead.
     """
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
@@ -257,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Return two bar charts (SVG) of mean IoU: by the share of a picture under flood, and under its largest flood."""
+    """Return two bar charts (SVG): mean IoU by the flooded share of a picture, and by its largest connected flood."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

@@ -163,8 +163,8 @@ def compare_models(
         out.mkdir(parents=True, exist_ok=True)
     write_tables(study, out, seed, findings, missing)
     title = f"{' against '.join(study.models)} on {data.name}"
-    logs = {one.segmenter.name: curves_of(one.file) for one in models if one.file is not None}
-    logs = {name: log for name, log in logs.items() if log is not None}
+    curves = {one.segmenter.name: curves_of(one.file) for one in models if one.file is not None}
+    logs = {name: log for name, log in curves.items() if log is not None}
     footer = _footer(data, len(findings))
     write_html(study, out / "report.html", title=title, footer=footer, logs=logs, missing=missing)
     return Comparison(study=study, findings=findings, seed=seed, out=out, missing=tuple(missing))

@@ -1,4 +1,7 @@
-"""Small pictures for the report of a comparison, with the reference, the prediction, the errors or the prompts."""
+"""Small pictures for the report of a comparison, with the reference, the prediction, the errors or the prompts.
+
+The functions take reduced pictures: `Picture` and `Trial` hold at most `study.PREVIEW_SIDE` (480) pixels a side.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ REFERENCE, PREDICTION = (22, 104, 168), (214, 40, 40)
 
 
 def rgb_of(picture: Picture) -> Image8:
-    """Return the field `rgb` of a picture, shrunk for the report, with the bands last: uint8 (height, width, 3)."""
+    """Return the RGB of a reduced picture with the bands last: uint8 (height, width, 3), at most 480 pixels a side."""
     return np.ascontiguousarray(picture.rgb.transpose(1, 2, 0))
 
 
@@ -41,20 +44,19 @@ def _tinted(rgb: Image8, where: NDArray[np.bool_], colour: tuple[int, int, int],
 
 
 def with_reference(picture: Picture) -> Image8:
-    """Return a picture, shrunk for the report, with a tint on the flood of the reference, uint8 (height, width, 3)."""
+    """Return a reduced picture with a tint on the flood of the reference, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), picture.reference == FLOOD, REFERENCE, 0.5)
 
 
 def with_prediction(picture: Picture, trial: Trial) -> Image8:
-    """Return a picture, shrunk for the report, with a tint on the predicted flood, uint8 (height, width, 3)."""
+    """Return a reduced picture with a tint on the predicted flood, uint8 (height, width, 3)."""
     return _tinted(rgb_of(picture), _predicted(trial), PREDICTION, 0.45)
 
 
 def with_difference(picture: Picture, trial: Trial) -> Image8:
-    """Return a picture with true positives, false positives and false negatives tinted, uint8 (height, width, 3).
+    """Return a reduced picture with true positives, false positives and false negatives tinted, uint8 (h, w, 3).
 
-    The picture is shrunk for the report. Pixels that are unobserved in the reference or in the prediction are not
-    tinted.
+    Pixels that are unobserved in the reference or in the prediction are not tinted.
     """
     predicted, flood = _predicted(trial), picture.reference == FLOOD
     scored = (picture.reference != UNOBSERVED) & (trial.preview < FIRST_REASON)
@@ -67,9 +69,9 @@ def with_prompts(rgb: Image8, prompts: Prompts, scale: float) -> Image8:
     """Draw prompts on a picture: points as discs (blue: flood, orange: dry), and boxes as yellow outlines.
 
     Args:
-        rgb: the shrunken picture, uint8 (height, width, 3).
+        rgb: the reduced picture, uint8 (height, width, 3).
         prompts: prompts in pixels of the picture in full size.
-        scale: width of the shrunken picture, divided by the width of the picture in full size.
+        scale: width of the reduced picture, divided by the width of the picture in full size.
 
     Returns:
         A copy of the picture with the prompts, uint8 (height, width, 3).

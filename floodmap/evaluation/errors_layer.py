@@ -69,7 +69,8 @@ def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: date
     Args:
         layers: results of `disagreement`, one per scene.
         path: the file, with the suffix `.gpkg`.
-        date: time that is written as the time of the last change, so that equal input gives a file of equal bytes.
+        date: date and time, in UTC, that the GeoPackage records as the time of its last change. The clock is not used,
+            so that the same arguments always give the same bytes.
         overwrite: replace the file if the file exists.
 
     Raises:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import numpy as np
 from floodmap.errors import EvaluationError, FloodmapError
 from floodmap.evaluation.counting import Counts, compare, spacing
 from floodmap.evaluation.errors_layer import check_target, disagreement, write_disagreement
+from floodmap.evaluation.origin import seen_in_training, warn_of_outside
 from floodmap.evaluation.scores import COUNTS, Scores
 from floodmap.evaluation.summary import Evaluation
 from floodmap.geo.gdal import gdal_env
@@ -28,7 +28,6 @@ from floodmap.masks.pairing import RASTERS, Pair, Pairs, pair_files
 from floodmap.masks.raster import RasterMask, is_imagery
 from floodmap.masks.rules import FloodRule, Ignore, Reader
 from floodmap.masks.vector import PolygonMask, polygon_grid
-from floodmap.models.training_record import seen_before
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -67,24 +66,28 @@ def evaluate(
     reference if the reference is a raster, else a new grid. A raster on another grid is warped by nearest neighbour,
     and polygons are rasterized. A raster without CRS is compared pixel by pixel with a raster of the same size.
 
-    Unobserved pixels are left out: nodata, masked and transparent pixels, 255 in rasters with no other values than 0, 1
-    and 255, pixels outside a raster, and pixels in polygons of a layer `unobserved`. Pixels in no polygon are dry.
+    Unobserved pixels are left out. Unobserved are nodata, masked and transparent pixels, pixels with an ignored value
+    (see `ignore_values`), pixels outside a raster, and pixels in polygons of a layer `unobserved`. Pixels in no polygon
+    are dry.
 
     Args:
         prediction: a file, a folder, or a GeoDataFrame of flood polygons.
         reference: a file, a folder, or a GeoDataFrame of flood polygons.
-        flood_value: flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons. None: 1
-            in rasters of 0 and 1, 255 in rasters of 0 and 255, and every polygon.
+        flood_value: flood in the prediction: raster values (1, (1, 2), "1,2") or "attribute=value" of polygons. None:
+            every polygon is flood, and the flood value of rasters follows from the values of all predicted rasters: 1
+            for the values 0 and 1; 255 for the values 0 and 255; 1 for the values 0, 1 and 255, where 255 is
+            unobserved. Other values are an error, unless the rasters contain probabilities (see `threshold`).
         reference_value: flood in the reference, in the format of `flood_value`.
         threshold: a pixel of the prediction is flood from this probability (0.01 to 1) upwards. The prediction is then
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
             is scaled, with a warning. None: 0.5 if `flood_value` is None and the metadata of every prediction raster
             say that its values are per cent (band unit "%", or floodmap's band name); else no threshold.
         ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to common fill
-            values: below 0, 255 in uint8, 1e20. "none": only nodata. In the prediction, 0 and flood values are never
-            ignored; with a threshold, the values 0 to 100 are never ignored.
-        tolerance_m: largest distance between matching pixels of the two boundaries, in metres; in pixels if the grid
-            has no CRS. None: three pixels of the compared grid.
+            values: below 0, 255 in uint8 unless 255 is flood, 1e20. "none": only nodata. In the prediction, 0 and flood
+            values are never ignored; with a threshold, the values 0 to 100 are never ignored.
+        tolerance_m: for the boundary score (`Scores.boundary_f1`): a boundary pixel of one mask matches the other mask
+            if a boundary pixel of the other mask lies within this distance. In metres; in pixels if the grid has no
+            geographic or projected CRS. None: three pixels of the compared grid.
         resolution_m: pixel size of the new grid, if prediction and reference are polygons: in metres, or in the units
             of the files if these have no CRS. None: 1.
         errors: GeoPackage that is written: polygons of false positives (red in QGIS) and false negatives (green).
@@ -138,6 +141,8 @@ def _evaluate_files(
         files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
         if rules[1].ignored and all(map(_holds_polygons, files)):
             raise EvaluationError("both sides hold polygons: --ignore-value applies to rasters only")
+        for path in filter(_holds_polygons, files):
+            warn_of_outside(path)
         settled = (
             _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
             _settle(rules[1], [pair.reference for pair in pairs.pairs], "--reference-value"),
@@ -158,7 +163,7 @@ def _evaluate_files(
         unpaired_predictions=tuple(map(str, pairs.unpaired_predictions)),
         unpaired_references=tuple(map(str, pairs.unpaired_references)),
         refused=tuple(refused),
-        seen=_seen(pairs.pairs),
+        seen=seen_in_training(pair.prediction for pair in pairs.pairs),
         seed=seed,
     )
 
@@ -176,10 +181,11 @@ class _Rules:
 
 
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """Return `rule`, which defines flood in the prediction, with the ignored values of the rule `ignoring`.
+    """Return a copy of the prediction's rule `rule` that ignores the values that `ignoring` ignores.
 
-    Values that have a meaning in the prediction are never ignored: 0 (dry) and the flood values (1 and 255 if the user
-    gave none). If `rule` has a threshold, these are all values from 0 to 100.
+    The fields `ignored` and `careful` are copied from `ignoring`. Values that are flood or dry in the prediction are
+    removed from `ignored`. With a threshold, these are all values from 0 to 100. Without a threshold, they are 0 and
+    the flood values; if the user gave no flood values, they are 0, 1 and 255.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(
@@ -275,35 +281,6 @@ def _require_observed(counts: Counts, pair: Pair) -> None:
         raise EvaluationError(f"{pair.reference} has no observed pixel on the prediction's ground to score it against")
     if counts.unobserved and not counts.tp + counts.fp + counts.fn + counts.tn:
         raise EvaluationError(f"{pair.prediction} and {pair.reference} share no observed pixel")
-
-
-def _seen(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Return a warning for each model that was trained or validated on some of the evaluated scenes.
-
-    The model, and whether the scene was used in training, are read from the JSON report of each prediction.
-    """
-    roles: dict[str, list[str | None]] = {}
-    for pair in pairs:
-        model = _model_of(pair.prediction)
-        if model:
-            roles.setdefault(str(model.get("name")), []).append(model.get("seen_in_training"))
-    lines = (
-        seen_before(name, seen.count("train"), seen.count("val"), len(seen)) for name, seen in sorted(roles.items())
-    )
-    return tuple(line for line in lines if line)
-
-
-def _model_of(prediction: Path) -> dict[str, Any]:
-    """Return the entry `model` of the JSON report beside a prediction (x.json for x_mask.tif); empty if missing."""
-    for end in ("_mask", "_probability", ""):
-        report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
-        try:
-            model = json.loads(report.read_text("utf-8"))["model"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if isinstance(model, dict):
-            return model
-    return {}
 
 
 def _warn_of_absent(scenes: list[Scores], rules: tuple[FloodRule, FloodRule]) -> None:

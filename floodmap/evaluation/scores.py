@@ -55,13 +55,14 @@ def _boundary_f1(counts: Floats) -> Floats:
 def ratio(metric: Ratio, counts: Floats) -> Floats:
     """Compute one score from counts, for any number of scenes or bootstrap resamples.
 
-    If both masks have no flood, IoU, Dice, precision and recall are 1, because the prediction is right. If only one
-    mask has flood, a quotient with the denominator 0 is 0, as in scikit-learn.
+    If both masks have no flood, IoU, Dice, precision and recall are 1, because the prediction is right. If only the
+    reference has flood, the precision is 0; if only the prediction has flood, the recall is 0. Both would be 0 / 0;
+    scikit-learn also returns 0.
 
     Args:
         metric: name of the score.
-        counts: float64 (..., 8), numbers of pixels in the order of `COUNTS`; one element of the leading axes for each
-            scene or resample. Sums over scenes are scored as one large scene.
+        counts: float64 (..., 8). The last axis holds the numbers of pixels in the order of `COUNTS`. The other axes
+            hold the scenes or resamples. To get a pooled score, the caller sums the counts of several scenes.
 
     Returns:
         float64 (...), score of each scene or resample, 0 to 1; NaN if no pixel is observed.
@@ -171,7 +172,7 @@ class Scores(Confusion):
     def accuracy(self) -> float:
         """Share of the observed pixels that have the same class in prediction and reference, (tp + tn) / observed.
 
-        If flood is rare, the accuracy is high for any map.
+        If flood is rare, the accuracy is high even for a prediction without any flood.
         """
         return float(ratio("accuracy", self.counts))
 

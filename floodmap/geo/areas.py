@@ -34,8 +34,9 @@ def cell_areas_m2(crs: object, transform: Affine, row_edges: Floats, col_edges: 
     A cell lies between two neighbouring row lines and two neighbouring column lines, and may contain many pixels.
     By Green's theorem the area of a ring on the ellipsoid is the integral of the authalic function q over longitude
     (Snyder 1987, equation 3-12). The result is exact for edges along meridians and parallels. For other edges, the
-    relative error is about s squared; s is the side of the cell, as an angle at the centre of the Earth in radians. For
-    cells with sides of some ten pixels, the error is far below 0.1 %.
+    relative error is about s squared; s is the side of the cell, as an angle at the centre of the Earth in radians.
+    Example: a cell with sides of 100 km has s = 0.016, and an error of about 0.02 %. The callers use cells of at most
+    256 x 256 pixels, with sides of 7.7 km for pixels of 30 m.
 
     Args:
         crs: a geographic or projected CRS.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tarfile
+import zipfile
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
+from floodmap.geo.source_name import SourceName
 
 try:  # base class of GDAL errors that rasterio does not convert; the class is not public
     from rasterio._err import CPLE_BaseError
@@ -43,12 +46,35 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
         yield
 
 
-def has_sidecar(path: Path) -> bool:
+def has_sidecar(name: SourceName) -> bool:
     """Return whether a raster has an `.aux.xml` sidecar.
 
-    A sidecar may contain the CRS or the nodata value of the raster. GDAL reads sidecars only if PAM is enabled.
+    A sidecar may contain the CRS or the nodata value of the raster. GDAL reads sidecars only if PAM is enabled. For a
+    raster on a web server the result is True, because GDAL can write nothing there. For a raster in a bucket (`s3://`)
+    the result is False, because GDAL could write there.
     """
-    return os.path.exists(f"{path}.aux.xml")  # Path.exists may raise an error for a name that is too long
+    if name.path is not None:
+        return os.path.exists(f"{name.path}.aux.xml")  # Path.exists may raise an error for a name that is too long
+    if name.is_remote:
+        return "/vsicurl/" in str(name.opened)
+    file, inside = name.container or (None, "")
+    if file is None or not inside:
+        return False
+    try:
+        return f"{inside}.aux.xml" in _names_in(file)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError):
+        return False
+
+
+def _names_in(archive: Path) -> Collection[str]:
+    """Return the names of the files in a zip or tar archive; nothing for any other file."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            return file.namelist()
+    if tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            return [member.removeprefix("./") for member in tar.getnames()]
+    return ()
 
 
 def closed_by(stack: ExitStack, resource: Any) -> Any:

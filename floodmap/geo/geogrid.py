@@ -30,6 +30,19 @@ QGIS draws a picture without georeference in the same coordinates, so that resul
 """
 
 
+def is_unplaced(transform: Affine, crs: Any) -> bool:
+    """Return whether a raster has no georeference.
+
+    The identity is GDAL's value for a raster without a transform. `UNPLACED` with a projected CRS is a georeference:
+    pixels of 1 m, with the upper left corner at the origin of the CRS.
+
+    Args:
+        transform: the transform in the raster's metadata, from (column, row) to coordinates.
+        crs: the CRS in the raster's metadata, a `rasterio.crs.CRS`; None if there is none.
+    """
+    return transform.is_identity or (transform == UNPLACED and not (crs and crs.is_projected))
+
+
 def how_to_place(transform: Affine) -> str:
     """Return the advice in error messages on how to georeference a raster without CRS.
 

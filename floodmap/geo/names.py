@@ -25,7 +25,10 @@ _PLAIN_PART = re.compile(r"[\w .,+=@~()-]+")
 _ROOT = re.compile(r"[A-Za-z]:[\\/]|/(?!/|vsi)")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _LONGEST_PATH = 400
-"""Longest path for SQLite, in bytes. The limit of SQLite is 512; the rest is room for `-journal` and other suffixes."""
+"""Longest path, in bytes, of a folder into which SQLite writes, and of the target of a symbolic link.
+
+It is below SQLite's limit of 512 bytes, because the name of the file and suffixes of SQLite, such as `-journal`, are
+appended to the path. The limit applies to targets of links, because SQLite replaces a link by its target."""
 _SIDECAR_ON_READ = (".gml",)
 """Suffixes of formats for which GDAL writes a sidecar (a second file with the same stem) while reading.
 

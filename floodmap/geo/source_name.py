@@ -75,9 +75,11 @@ class SourceName:
 
     @property
     def opened(self) -> Path | str:
-        """Argument for `rasterio.open`: the absolute path of a local file, or the text of a name for GDAL.
+        """Argument for `rasterio.open`: an absolute `Path` for a local file, or a str for a name that only GDAL opens.
 
-        `rasterio.open` does not change a `Path` or text that begins with `/vsi`, but parses any other text.
+        The str is the name as the user wrote it. The exception is a URL such as `s3://b/a.tif`, which is replaced by
+        GDAL's name `/vsis3/b/a.tif`. A `Path`, and a str that begins with `/vsi`, are passed to GDAL unchanged by
+        `rasterio.open`. Any other str is parsed by `rasterio.open`, which may change it.
         """
         return self.path.absolute() if self.path is not None else self._vsi_name
 

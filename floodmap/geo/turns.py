@@ -25,8 +25,10 @@ _TURNS = (0, -1, 1)
 WARP_OPTIONS = {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": 2}
 """Options of GDAL's warper for grids that the antimeridian may cross.
 
-GDAL transforms points of a target window to find the source pixels to read. By default GDAL transforms only a few
-points. Close to the antimeridian, GDAL then reads too few pixels.
+GDAL warps a target raster in rectangular pieces. To find the source pixels to read for a piece, GDAL transforms points
+on its edges. By default these are 21 points an edge, and close to the antimeridian GDAL then reads too few pixels. With
+`SAMPLE_STEPS`, all pixels of the edges are transformed. With `SOURCE_EXTRA`, 2 more source pixels are read on each
+side.
 """
 
 
@@ -45,19 +47,21 @@ def raster_shifts(
 ) -> tuple[float, ...]:
     """Return the shifts of a raster along x, by whole periods, with which the raster may overlap a target grid.
 
-    Only x is compared, never y. The x of the shifted raster is compared with one or two ranges of x:
+    Only x is compared, never y. A shift is returned if the shifted raster overlaps the range of x in which the target
+    grid may lie, in the unit of `crs`:
 
-    - If both CRS are the same: with `frame_x`.
-    - If the CRS differ: with all x within half a period of the central meridian of `crs`. PROJ transforms every point
-      of the target grid to an x in this range.
-    - If the CRS differ, and both are geographic: also with `frame_x` in units of `crs`, because longitudes such as 190
-      degrees may be transformed unchanged. Overlap with one of the two ranges is enough.
+    - If both CRS are the same, the range is `frame_x`.
+    - If the CRS differ, the range reaches half a period to both sides of the central meridian of `crs`. PROJ transforms
+      every point of the target grid to an x in this range.
+    - If the CRS differ and both are geographic, there is a second range: `frame_x`, converted to the unit of `crs`. It
+      is needed because PROJ may leave longitudes such as 190 degrees unchanged. Overlap with one of the two ranges is
+      enough.
 
     Args:
         crs: CRS of the raster.
-        own_x: smallest and largest x of the raster.
+        own_x: smallest and largest x of the raster, in units of `crs`.
         frame_crs: CRS of the target grid.
-        frame_x: smallest and largest x of the target grid.
+        frame_x: smallest and largest x of the target grid, in units of `frame_crs`.
 
     Returns:
         The shifts in units of `crs`. The possible shifts are 0, minus one period and plus one period, in this order;

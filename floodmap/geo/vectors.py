@@ -38,8 +38,8 @@ _SEGMENTS = 256
 
 Before a reprojection, vertices are added to longer edges, because an edge that is straight in one CRS is curved in
 another CRS. The sagitta of a curved edge (its largest distance from the straight line between its ends) is proportional
-to the square of the length of the edge. In 256 parts of an edge, the sagitta is 65 536 (256 x 256) times smaller: 10 m
-become 0.2 mm.
+to the square of the length of the edge. An edge as long as the longer side of the extent is divided into 256 parts. The
+sagitta of one part is 65 536 (256 x 256) times smaller than the sagitta of the whole edge: 0.15 mm instead of 10 m.
 """
 
 
@@ -60,7 +60,7 @@ class Vectors:
 
 @contextmanager
 def as_file(given: object, name: str) -> Iterator[Path]:
-    """Context manager: yield a path unchanged, or yield the path of a temporary GeoPackage with a GeoDataFrame.
+    """Context manager: yield the path `given`, or the path of a temporary GeoPackage with the GeoDataFrame `given`.
 
     The temporary GeoPackage is deleted at the end.
 

@@ -6,13 +6,22 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from rasterio.io import DatasetReader
 
 from floodmap.geo.source_name import SourceName
 
 _XML = "xml:VRT"
+_PLACING = (
+    "SourceFilename", "OpenOptions", "SourceBand", "SourceProperties", "SrcRect", "DstRect", "UseMaskBand", "NODATA",
+)  # fmt: skip
+"""Elements of a source of a VRT that decide where the source has data; the others change its values."""
+_INTEGERS: dict[str, type[np.integer[Any]]] = {
+    "Byte": np.uint8, "Int8": np.int8, "UInt16": np.uint16, "Int16": np.int16, "UInt32": np.uint32, "Int32": np.int32,
+}  # fmt: skip
+"""Dtype of a band of a VRT, by the name in its XML; other names are those of numbers with fractions, or of 64 bits."""
 
 
 class Rect(NamedTuple):
@@ -37,6 +46,8 @@ class Member:
     """Rectangle of the mosaic into which `source` is drawn (`DstRect`); None: the whole mosaic."""
     transparent: bool
     """True if the member has a nodata value or a mask: members drawn earlier stay visible at pixels without data."""
+    nodata: float | None = None
+    """Nodata value that the VRT gives to the member (`NODATA`), in values of the other raster; None: no value."""
 
 
 class Vrt:
@@ -84,6 +95,46 @@ class Vrt:
             lost: names of the members to leave out.
             replaced: new name of a member, by old name. Other members keep the old name, as an absolute path.
         """
+        return ET.tostring(self._renamed(lost, replaced))
+
+    def has_holes(self, bands: Collection[int]) -> bool:
+        """Return whether some bands may have holes that GDAL reads as 0 without a nodata value, mask or alpha.
+
+        A hole is a place where all members are without data. Holes do not occur if members have no nodata values and no
+        masks. A band that is computed is not searched.
+
+        Args:
+            bands: numbers of the bands, from 1.
+        """
+        colours = [band.findtext("ColorInterp") for band in self._root.iterfind("VRTRasterBand")]
+        if self.computed or self._root.find("MaskBand") is not None:
+            return False
+        for number, (band, members) in enumerate(zip(self._root.iterfind("VRTRasterBand"), self.bands, strict=True), 1):
+            if number in bands and not _declares_nodata(band) and band.find("MaskBand") is None:
+                # Masks of members are in the alpha band as well, but nodata values of members are not.
+                hides = any(m.nodata is not None or (m.transparent and "Alpha" not in colours) for m in members)
+                if hides:
+                    return True
+        return False
+
+    def coverage(self, lost: Collection[SourceName], replaced: dict[SourceName, str]) -> bytes:
+        """Return the XML of a VRT that shows where members have data: 255 where a member has data, and 0 (nodata) else.
+
+        Each band shows the members of the same band of this VRT. `lost` and `replaced` are as in `without`.
+        """
+        root = self._renamed(lost, replaced)
+        for child in list(root):
+            if child.tag != "VRTRasterBand":
+                root.remove(child)
+        for band in root:
+            band.attrib.pop("subClass", None)
+            band.set("dataType", "Byte")
+            sources = [_covering(source) for source in band if source.find("SourceFilename") is not None]
+            band[:] = [_element("NoDataValue", "0"), *sources]
+        return ET.tostring(root)
+
+    def _renamed(self, lost: Collection[SourceName], replaced: dict[SourceName, str]) -> ET.Element:
+        """Return a copy of the XML tree without the members in `lost`, and with new names, as `without` describes."""
         root = ET.fromstring(ET.tostring(self._root))
         for parent in root.iter():
             for child in list(parent):
@@ -94,16 +145,19 @@ class Vrt:
             name = self._name_in(file)
             file.text = replaced.get(name, str(name.opened))
             file.set("relativeToVRT", "0")
-        return ET.tostring(root)
+        return root
 
     def _members(self, band: ET.Element) -> Iterator[Member]:
         for element in band:
             file = element.find("SourceFilename")
             if element.tag.endswith("Source") and file is not None:
-                transparent = element.find("NODATA") is not None or element.findtext("UseMaskBand") == "true"
+                nodata = element.findtext("NODATA")
+                transparent = nodata is not None or element.findtext("UseMaskBand") == "true"
                 number = (element.findtext("SourceBand") or "1").rpartition(",")[2]  # "mask,1" is the mask of band 1
                 rects = _rect(element.find("SrcRect")), _rect(element.find("DstRect"))
-                yield Member(self._name_in(file), int(number), *rects, transparent)
+                yield Member(
+                    self._name_in(file), int(number), *rects, transparent, None if nodata is None else float(nodata)
+                )
 
     def _name_in(self, file: ET.Element) -> SourceName:
         text = file.text or ""
@@ -119,6 +173,30 @@ def _folder(name: SourceName) -> Path | str:
         return name.path.absolute().parent
     opened = str(name.opened)
     return opened.rpartition("/")[0] if opened.startswith("/vsi") else Path.cwd()
+
+
+def _declares_nodata(band: ET.Element) -> bool:
+    """Return whether a band of a VRT has a nodata value that its dtype can hold, so that GDAL fills holes with it."""
+    text = band.findtext("NoDataValue")
+    dtype = _INTEGERS.get(band.get("dataType", "Byte"))
+    if text is None or dtype is None:
+        return text is not None
+    value, limits = float(text), np.iinfo(dtype)
+    return value.is_integer() and limits.min <= value <= limits.max
+
+
+def _covering(source: ET.Element) -> ET.Element:
+    """Return a source of a VRT that is 255 wherever `source` has data, and draws nothing elsewhere."""
+    new = ET.Element("ComplexSource", source.attrib)
+    new.extend(child for child in source if child.tag in _PLACING)
+    new.append(_element("LUT", "0:255,1:255"))
+    return new
+
+
+def _element(tag: str, text: str) -> ET.Element:
+    element = ET.Element(tag)
+    element.text = text
+    return element
 
 
 def _rect(element: ET.Element | None) -> Rect | None:

@@ -190,8 +190,8 @@ def find_collar(
 def _probe(read: Read, height: int, width: int, colours: tuple[Colour, ...]) -> dict[Colour, float]:
     """Read the probes along the four sides of a scene, and find the colours that fill at least one probe.
 
-    For each of these colours and each side, the number of filled probes is divided by the number of all probes. The
-    result maps the colour to the largest of the four quotients, 0 to 1.
+    For each of these colours and each side, the number of filled probes along the side is divided by the number of all
+    probes along the same side. The result maps the colour to the largest of these four shares, 0 to 1.
     """
     side_h, side_w = min(_PROBE_SIDE, height), min(_PROBE_SIDE, width)
     rows = np.linspace(0, height - side_h, _PROBES).astype(int).tolist()

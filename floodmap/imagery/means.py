@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,9 @@ class AxisWeights:
         return cls(middles, csr_array((np.maximum(shares, 1e-9), (rows, cols)), shape=(count, size)))
 
 
-def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, cols: AxisWeights) -> NDArray[Any]:
+def area_means(
+    values: NDArray[Any], empty: Bools | None, rows: AxisWeights, cols: AxisWeights, *, fill: float | None = None
+) -> NDArray[Any]:
     """Downsample bands: each target pixel is the mean of the source pixels in the target pixel, weighted by area.
 
     Empty source pixels are left out of the means.
@@ -52,10 +54,10 @@ def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, col
         empty: bool (height, width), True at source pixels without a value; None: all source pixels have a value.
         rows: weights from source rows to target rows.
         cols: weights from source columns to target columns.
+        fill: value of target pixels in which all source pixels are empty; None: NaN for floats, undefined for integers.
 
     Returns:
-        (bands, target rows, target columns), of the dtype of `values`. If all source pixels of a target pixel are
-        empty, the value is NaN for floats and undefined for integers.
+        (bands, target rows, target columns), of the dtype of `values`.
     """
     weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
     total = (cols.weights @ (rows.weights @ weight).T).T
@@ -65,8 +67,9 @@ def area_means(values: NDArray[Any], empty: Bools | None, rows: AxisWeights, col
         out[...] = (cols.weights @ (rows.weights @ known).T).T / np.maximum(total, 1e-12)
     if values.dtype.kind in "iu":
         np.rint(means, out=means)
-    elif empty is not None:
-        means[:, total <= 0] = np.nan
+        fill = 0 if fill is None else fill
+    if empty is not None:
+        means[:, total <= 0] = np.nan if fill is None else fill
     return means.astype(values.dtype)
 
 
@@ -88,6 +91,31 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
         return np.asarray((sums + (1 << shift - 1)) >> shift)
     counts = np.maximum((1 << shift) - n_empty, 1)
     return np.asarray((sums - n_empty * sums.dtype.type(nodata) + counts // 2) // counts)
+
+
+def known_block_means(
+    values: Bytes, factor: int, empty: Bools | None, nodata: float, *, fill: float = 0
+) -> tuple[NDArray[Any], Bools | Literal[True]]:
+    """Average blocks of `factor` x `factor` pixels. Empty pixels are left out of the means.
+
+    Args:
+        values: uint8 (bands, height, width); height and width are multiples of `factor`. In all bands, empty pixels are
+            overwritten with `nodata`.
+        factor: side of a block in pixels, 2 or 4.
+        empty: bool (height, width), True at empty pixels; None: there are none.
+        nodata: value that empty pixels get.
+        fill: value of blocks in which all pixels are empty.
+
+    Returns:
+        Rounded means (bands, rows of blocks, columns of blocks), 0 to 255; and the flags of blocks without empty
+        pixels, bool (rows of blocks, columns of blocks), or True if no block has empty pixels.
+    """
+    if empty is None or not empty.any():
+        return block_means(values, factor, None, nodata), True
+    n_empty = block_sums(empty[None].view(np.uint8), factor)
+    values[:, empty] = nodata
+    means = block_means(values, factor, n_empty, nodata)
+    return np.where(n_empty == factor * factor, fill, means), n_empty[0] == 0
 
 
 def block_sums(values: Bytes, factor: int) -> NDArray[Any]:

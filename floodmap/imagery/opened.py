@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 
@@ -24,6 +26,8 @@ Source: TypeAlias = "str | os.PathLike[str] | DatasetReader | DataArray"
 
 The coordinates and the CRS of an array are read with rioxarray."""
 
+_DTYPE_KEYS = ("dtype", "rasterio_dtype", "_Unsigned", "_FillValue", "missing_value")
+"""Keys of `DataArray.encoding` that define the dtype and the nodata value with which an array is written."""
 ACCEPTED = "a path, a name that GDAL opens, a dataset that rasterio has open for reading, or an xarray.DataArray"
 
 
@@ -64,11 +68,52 @@ def _as_geotiff(array: Any, folder: Path) -> Path:
     from rioxarray.exceptions import RioXarrayError
 
     path = folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', str(array.name or 'array'))}.tif"
+    how = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "lzw", "BIGTIFF": "IF_SAFER"}
     try:
-        array.rio.to_raster(path, tiled=True, blockxsize=512, blockysize=512, compress="lzw", BIGTIFF="IF_SAFER")
+        uneven = [dim for dim in (array.rio.y_dim, array.rio.x_dim) if not _is_even(array, dim)]
+        if not uneven:
+            with warnings.catch_warnings():  # of NaN that may be lost, as it would be without `_without_lossy_dtype`
+                warnings.filterwarnings("ignore", message="saving variable .* with floating point data as an integer")
+                _without_lossy_dtype(array).rio.to_raster(path, **how)
     except (RioXarrayError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SceneError(
             f"the array {array.name or ''} with dimensions {array.dims} is no raster: {reason}; give (band, y, x)"
         ) from error
+    if uneven:
+        raise SceneError(
+            f"the {uneven[0]} coordinates of the array{f' {array.name}' if array.name else ''} are not evenly spaced; "
+            "put it on a regular grid first, for instance with array.interp or array.reindex"
+        )
     return path
+
+
+def _is_even(array: Any, dim: str) -> bool:
+    """Return whether the coordinates of a dimension have one spacing, to half a pixel; True without coordinates.
+
+    The tolerance allows for coordinates that were rounded to float32. Where a row is missing, the spacing is double.
+    """
+    if dim not in array.coords or array.sizes[dim] < 3:
+        return True
+    steps = np.diff(np.asarray(array.coords[dim].values, np.float64))
+    mean = float(steps.mean())
+    drift = np.cumsum(steps - mean)
+    return bool((np.abs([steps - np.median(steps), drift]) <= abs(mean) / 2).all())
+
+
+def _without_lossy_dtype(array: Any) -> Any:
+    """Return an array that rioxarray writes without losing NaN and infinite values; usually the array itself.
+
+    rioxarray writes an array with the dtype of the file that the array was read from. If that is an integer dtype, NaN
+    becomes the nodata value, or an arbitrary integer if there is no nodata value. In the second case, and for infinite
+    values, the result is a copy that is written with its own float dtype.
+    """
+    stored = array.encoding.get("dtype")
+    if array.dtype.kind != "f" or stored is None or np.dtype(stored).kind not in "iu":
+        return array
+    is_lost = ~np.isfinite(array) if array.rio.encoded_nodata is None else np.isinf(array)
+    if not bool(is_lost.any()):
+        return array
+    kept = array.copy(deep=False)
+    kept.encoding = {key: value for key, value in array.encoding.items() if key not in _DTYPE_KEYS}
+    return kept

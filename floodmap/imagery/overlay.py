@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import rasterio
@@ -30,6 +31,8 @@ from floodmap.geo.vectors import is_vector, read_vectors
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy, lost_part_text
 from floodmap.imagery.raster.voids import HUGE
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +68,22 @@ class Overlay(Protocol):
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
     """Open the polygons or the raster of a mask or an area of interest, to find the pixels of a scene that are covered.
 
-    If the file is a raster, band 1 is used. A pixel of the raster covers the scene, unless its value is 0, NaN or
-    nodata, or the raster's mask or alpha band hides the pixel. A raster without a CRS is laid over the scene pixel by
-    pixel if the raster has as many rows and columns as the scene's file.
+    A raster must have one band, besides alpha. A pixel of the raster covers the scene if its value is above 0 and below
+    `HUGE` (1e10) and is not the declared nodata value. With `voids_cover`, pixels of some other values cover the scene,
+    too. A pixel of the value 0, or a pixel that the raster's mask or alpha band hides, never covers the scene. A raster
+    without a CRS is laid over the scene pixel by pixel if the raster has as many rows and columns as the scene's file.
 
     Args:
         path: path of the polygons or the raster, or a name that GDAL opens.
         scene: the scene under the mask or the area of interest.
         stack: exit stack that closes the file.
-        voids_cover: True: pixels with voids cover the scene. A void is a nodata value that the file does not declare.
-            Here every value below 0, such as -9999, is a void, because no class has a negative number. Every value of
-            at least `HUGE` (1e10), such as 1e20, is a void, too.
+        voids_cover: whether pixels of unknown content cover the scene, too: True for a mask, False for an area of
+            interest. There are two kinds of such pixels. The first kind are voids: values that stand for nodata
+            although the file does not declare them. Here every value below 0, such as -9999, is a void, because no
+            class has a negative number. Every value of at least `HUGE`, such as 1e20, is a void, too. The second kind
+            are pixels with NaN, or with a declared nodata value other than 0. With True, voids always cover the scene,
+            and pixels of the second kind cover it only if the raster has a 0 anywhere. In a raster without any 0,
+            nodata is taken to mean ground that is not covered.
 
     Raises:
         MissingCRSError: the scene or the file has no CRS. A raster of the size of the scene's file needs no CRS.
@@ -128,21 +136,27 @@ class _Polygons:
 
 
 class _Raster:
-    """Mask or area of interest from band 1 of a raster. A pixel covers the scene if it is neither 0 nor nodata."""
+    """Mask or area of interest from a raster of one band; `open_overlay` says which pixels cover the scene."""
 
     def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
+        # rasterio and GDAL parse text and relative paths as URLs; `SourceName` prevents this for files.
+        name = SourceName.of(path if has_gdal_name(path) else Path(path))
         try:
-            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(Path(path))):
+            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(name)):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # rasterio and GDAL parse text and relative paths as URLs; `SourceName` prevents this for files.
-                name = SourceName.of(path if has_gdal_name(path) else Path(path))
                 self._source = closed_by(stack, rasterio.open(name.opened))
                 structure = anatomy(self._source, name, (1,), stack)
         except RasterioError as error:
             raise SceneError(f"{path} can be read neither as a raster nor as polygons") from error
         for lost, why in structure.lost.items():
             raise SceneError(lost_part_text(path, lost, why))
+        if (bands := sum(kind != ColorInterp.alpha for kind in self._source.colorinterp)) != 1:
+            raise SceneError(
+                f"{path} has {bands} bands: it is imagery, not a mask or an area of interest; give a raster of one "
+                "band, or polygons"
+            )
+        self._nodata_covers = voids_cover and self._has_zeros()
         flags = self._source.mask_flag_enums[0]
         self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
         self._least_opaque = 128 if structure.lossy else 1
@@ -175,34 +189,61 @@ class _Raster:
                 seen = dataset.read_masks(1, **how) >= self._least_opaque if self._has_mask else True
             except RasterioError as error:
                 raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
-            # WarpedVRT fills pixels outside its source with nodata, or with 0 if there is no nodata value.
-            nodata = dataset.nodata
-            known = ~np.isnan(values) & (True if nodata is None else values != nodata)
+            # Warping fills ground outside of the raster with 0, and keeps nodata as a value (see `_warped`).
+            known = np.full(shape_hw, True) if self._nodata_covers else ~self._is_nodata(values)
             if not self._voids_cover:
                 known &= (values >= 0) & (values < HUGE)
             covered |= (values != 0) & known & seen
         return covered
 
+    def _is_nodata(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        nodata = self._source.nodata
+        return np.asarray(np.isnan(values) | (False if nodata is None else values == nodata))
+
+    def _has_zeros(self) -> bool:
+        """Return whether a raster in which nodata is possible has the value 0 anywhere.
+
+        If so, 0 means ground that is not covered, so nodata must mean unknown ground. If the raster has nodata but no
+        0, nodata is taken to mean ground that is not covered, and a warning is logged. Nodata is impossible if the
+        file declares no nodata value and the dtype is not float, so that there is no NaN. The result is then False.
+        """
+        if self._source.nodata is None and np.dtype(self._source.dtypes[0]).kind != "f":
+            return False
+        has_nodata = False
+        for block in GeoGrid.of(self._source).blocks(2048):
+            try:
+                values = self._source.read(1, window=block.to_rasterio())
+            except RasterioError as error:
+                raise SceneError(f"{self._path} cannot be read: {gdal_reason(error)}") from error
+            if (values == 0).any():
+                return True
+            has_nodata |= bool(self._is_nodata(values).any())
+        if has_nodata:
+            LOG.warning("%s holds no 0, so its nodata counts as ground that it does not mask", self._path)
+        return False
+
     def meets_scene(self) -> bool:
         """Return whether the rectangles of the raster and of the scene overlap; True for a raster without a CRS."""
         if self._datasets == [self._source]:
             return True
-        bounds = transform_bounds(self._source.crs, self._grid.crs, *self._source.bounds)
+        bounds = transform_bounds(self._source.crs, self._grid.crs, *GeoGrid.of(self._source).bounds)
         return overlaps(bounds, self._grid.bounds, self._grid.crs)
 
     def _warped(self) -> list[WarpedVRT]:
         """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.
 
-        Usually there is one copy, not shifted along x; so also if the raster does not overlap the working grid. In a
-        geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). Near the antimeridian, there are
-        therefore two further cases. The raster overlaps the working grid only after a shift of x by one period: the
-        copy is shifted. Or the raster overlaps the working grid both without and after a shift: there is one copy for
-        each.
+        Usually there is one copy, not shifted along x. The same is true if the raster does not overlap the working
+        grid. In a geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). Two cases near the
+        antimeridian therefore differ:
+
+        - The raster overlaps the working grid only after a shift of x by one period. The copy is shifted.
+        - The raster overlaps the working grid both without and after a shift. There is one copy for each.
         """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
         how |= {"resampling": Resampling.nearest, **WARP_OPTIONS}
         alpha = ColorInterp.alpha in own.colorinterp
         how |= {"add_alpha": self._has_mask and not alpha}  # otherwise warping drops the raster's own mask
+        how |= {"src_nodata": None, "nodata": None}  # so that nodata is told from ground outside of the raster
         shifts = raster_shifts(own.crs, GeoGrid.of(own).span_x, grid.crs, grid.span_x) or (0.0,)
         return [WarpedVRT(own, src_transform=Affine.translation(shift, 0) @ own.transform, **how) for shift in shifts]

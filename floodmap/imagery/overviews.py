@@ -21,17 +21,20 @@ _PLACES, _COARSE_PLACES = 8, 4
 _SIDE, _COARSE_SIDE = 32, 8
 """Side of a window, in overview pixels: first number for downsampling factors up to 4, second for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Difference allowed in addition to the limits `_NOISE` and `_SHIFT`, as a share of the range of values.
+"""Tolerance by which the limits from `_NOISE` and `_SHIFT` are raised, as a share of the range of values (`_range`).
 
-The first number is for lossless compression, the second for lossy compression."""
+The first number is for lossless compression, the second for lossy compression. The tolerance is multiplied by the range
+of values and squared: 26 for uint8 and lossless compression, (0.02 x 255) squared. This square is added to the limit of
+the mean squared difference, and to the square of the limit of a band's mean difference."""
 _NOISE, _SHIFT = 2.0, 4.0
 """Limits of the differences, in one window, between the pixels of an overview and the means of blocks of pixels.
 
 Both limits refer to the local variance. For one block, it is the variance of all pixels in the 3 x 3 blocks around the
 block; for the window, it is the mean over all blocks that are compared. The first number is the limit of the mean
-squared difference, divided by the local variance. The second number is the limit of a band's mean difference, divided
-by the standard error: the square root of (local variance of the band / number of blocks). In an overview that is made
-by nearest neighbour, the mean squared difference is about the local variance, and the mean difference is about 0."""
+squared difference of all bands, divided by the local variance. The second number is the limit of a band's mean
+difference, divided by the standard error: the square root of (local variance of the band / number of blocks). In an
+overview that is made by nearest neighbour, the mean squared difference is about the local variance, and the mean
+difference is about 0."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ class Pixels:
     complete: Bools | None = None
     """bool (height, width), for a window that was read downsampled; None: not known for any pixel.
 
-    True at pixels that are means of checked source pixels (pixels of the file), none of them hidden, empty or failed.
+    A pixel is then the mean of several source pixels (pixels of the file). True: no source pixel of the pixel is
+    hidden, empty or failed. False: at least one is, or this is not known.
     """
 
 
@@ -49,7 +51,7 @@ class Values:
 
     Only this value is compared with nodata, because the mean of nodata and other values is not the nodata value."""
     complete: Bools | None = None
-    """bool (height, width): True if no source pixel of a pixel is nodata; None: not known for any pixel."""
+    """bool (height, width): True at pixels of which no source pixel is nodata; None: not known for any pixel."""
 
 
 def union(first: Bools | None, second: Bools | None) -> Bools | None:
@@ -65,29 +67,80 @@ def union(first: Bools | None, second: Bools | None) -> Bools | None:
     return second if first is None else first if second is None else np.asarray(first | second)
 
 
-def find_empty(values: NDArray[Any], nearest: NDArray[Any], nodata: float | None) -> Bools | None:
+def nir_is_missing(values: NDArray[Any], nodata: float | None) -> Bools | None:
+    """Find pixels without near infrared: pixels that have the nodata value in the last band.
+
+    Args:
+        values: (bands, ...), stored values or means, near infrared last.
+        nodata: nodata value of near infrared, see `Source.nir_nodata`; None: no near infrared is missing.
+
+    Returns:
+        bool (...): True at the pixels found; None if there are none.
+    """
+    if nodata is None:
+        return None
+    missing = np.asarray(values[-1] == values.dtype.type(nodata))
+    return missing if missing.any() else None
+
+
+def drops_colours(
+    values: NDArray[Any], n_colours: int, nodata: Sequence[float | None], nir_nodata: float | None
+) -> bool:
+    """Return whether means of single bands without nodata, as GDAL makes them, would be wrong for any pixel.
+
+    GDAL leaves out, in each band, all values equal to the nodata value. But a pixel may have this value in one band and
+    still be a valid colour: if nodata is 0, pure red is 0 in green and blue.
+
+    Args:
+        values: (bands, height, width), as stored, near infrared last.
+        n_colours: number of colour bands.
+        nodata: the nodata value of each colour band, values that may be colours; None: a band has no such value.
+        nir_nodata: nodata value of near infrared, see `Source.nir_nodata`.
+    """
+    first = next(value for value in nodata if value is not None)
+    by_band = (*nodata, *(first,) * (len(values) - n_colours))
+    dropped = [None if value is None else band == value for band, value in zip(values, by_band, strict=True)]
+    if not any(flags is not None and flags.any() for flags in dropped):
+        return False
+    empty = find_empty(values[:0], values[:n_colours], nodata)
+    missing = nir_is_missing(values, nir_nodata)
+    for number, flags in enumerate(dropped):
+        expected = empty if number < n_colours else union(empty, missing)
+        if flags is not None and (expected is None or (flags != expected).any()):
+            return True
+    return False
+
+
+def find_empty(
+    values: NDArray[Any], nearest: NDArray[Any], nodata: float | Sequence[float | None] | None
+) -> Bools | None:
     """Find pixels that are nodata, NaN or infinite.
 
-    If the nodata value may be a colour (0, 255), a pixel is nodata only if all colour bands have the nodata value. With
-    any other nodata value (-9999), one colour band is enough.
+    A nodata value from 0 to 1e10, such as 0 (black) or 255 (white), may also be a colour value. For such a nodata value
+    a pixel is nodata only if all colour bands have their nodata value, because pure red is 0 in green and blue. For any
+    other nodata value, such as -9999, one colour band is enough. Bands without a nodata value are not compared.
 
     Args:
         values: (bands, height, width), searched for NaN and infinity.
         nearest: (colour bands, height, width), stored values that were not averaged, compared with nodata.
-        nodata: the nodata value; None: there is no nodata value.
+        nodata: the nodata value of each colour band, or one for all; None: there is no nodata value.
 
     Returns:
         bool (height, width): True at the pixels found; None for integers without a nodata value.
     """
     empty: Bools | None = None
-    if nodata is not None:
-        value = nearest.dtype.type(nodata)
-        if not may_be_colour(nodata):
-            empty = np.asarray((nearest == value).any(axis=0))
-        else:
-            empty = np.asarray(nearest[0] == value)
-            if empty.any():  # most pictures have no such pixel
-                empty &= (nearest[1:] == value).all(axis=0)
+    by_band = nodata if isinstance(nodata, Sequence) else (nodata,) * len(nearest)
+    known = [(band, value) for band, value in zip(nearest, by_band, strict=True) if value is not None]
+    for band, value in known:
+        if not may_be_colour(value):
+            empty = union(empty, np.asarray(band == band.dtype.type(value)))
+    colours = [(band, value) for band, value in known if may_be_colour(value)]
+    if colours:
+        saturated = np.ones(nearest.shape[1:], bool)
+        for band, value in colours:
+            if saturated.any():  # most pictures have no such pixel
+                saturated &= band == band.dtype.type(value)
+        empty = union(empty, saturated)
     if values.dtype.kind == "f":
         infinite = ~np.isfinite(values).all(axis=0)
         empty = infinite if empty is None else empty | infinite

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -23,9 +22,11 @@ from floodmap.geo.gdal import gdal_env, gdal_reason
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
-from floodmap.imagery.means import AxisWeights, area_means, block_means, block_sums
-from floodmap.imagery.pixels import Pixels, Values, find_empty, union
+from floodmap.imagery.means import AxisWeights, area_means, known_block_means
+from floodmap.imagery.pixels import Pixels, Values, drops_colours, find_empty, nir_is_missing, union
 from floodmap.imagery.raster.source import Source
+from floodmap.imagery.raster.voids import may_be_colour
+from floodmap.imagery.rectangles import outer_of, pieces
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
@@ -82,14 +83,17 @@ class Reader:
         return [Window(int(row), int(col), height, width) for row in rows for col in cols]
 
     def read(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
-        """Read the stored values of a window, and the flags of unobserved pixels, resampled to a shape.
+        """Read a window, resampled to `shape_hw`: the stored values, and the flags of unobserved pixels.
 
-        Values are averaged if the result is coarser than the raster, else interpolated (bilinear).
-        Palette indices are not averaged but taken from the nearest pixel.
+        Values are averaged if the result is coarser than the raster, else interpolated (bilinear). Palette indices,
+        alpha and the file's mask are neither averaged nor interpolated: the nearest pixel of the raster counts.
 
         Args:
             window: the window, in pixels of the working grid.
             shape_hw: height and width of the result, in pixels.
+
+        Returns:
+            Values (bands, *shape_hw), and flags, bool `shape_hw`, one array for each kind of flag; see `Pixels`.
 
         Raises:
             SceneError: the file is damaged inside the window.
@@ -100,7 +104,7 @@ class Reader:
         count = min(shape_hw[0], math.ceil(2 * source_bytes / self.source.cache_bytes))
         if count <= 1 or (shape_hw == (window.height, window.width) and across == down == 1):
             return self._read(window.row_off, window.col_off, window.height, window.width, shape_hw)
-        return self._assemble(window, shape_hw, _pieces(shape_hw, count, 1), tolerant=False)
+        return self._assemble(window, shape_hw, pieces(shape_hw, count, 1), tolerant=False)
 
     def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
         """Read a window as `read` does, but raise no error if the file is damaged inside the window.
@@ -110,7 +114,7 @@ class Reader:
         """
         with suppress(SceneError):
             return self.read(window, shape_hw)
-        return self._assemble(window, shape_hw, _pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
+        return self._assemble(window, shape_hw, pieces(shape_hw, _PIECES, _PIECES), tolerant=True)
 
     def _assemble(
         self, window: Window, shape_hw: tuple[int, int], pieces: Iterator[tuple[slice, slice]], *, tolerant: bool
@@ -153,10 +157,7 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle of the working grid, resampled to `shape_hw`.
-
-        Place and size are in pixels of the working grid, and may have fractions.
-        """
+        """Read a rectangle as `read` does. Place and size are in pixels of the working grid, and may have fractions."""
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
@@ -169,7 +170,7 @@ class Reader:
             place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
         empty = union(
-            find_empty(read.values, read.nearest, source.nodata),
+            find_empty(read.values, read.nearest, source.nodata_values),
             source.voids.find(read.values, native=native, name=self.path),
         )
         values, complete = read.values, read.complete
@@ -206,7 +207,8 @@ class Reader:
         `native` is True if `shape_hw` is the shape of the rectangle, so that nothing is resampled.
         """
         bands, source = self.source.bands, self.source
-        if not native and not self.overviews and shape_hw[0] <= part.height and shape_hw[1] <= part.width:
+        coarser = not native and shape_hw[0] <= part.height and shape_hw[1] <= part.width
+        if coarser and (not self.overviews or self._gdal_drops_colours(part)):
             return self._downsampled(part, shape_hw)
         values = self._bands(bands.used, part, shape_hw, self._resampling(part, shape_hw))
         # Masks and nodata are not averaged: the nearest source pixel decides.
@@ -221,13 +223,24 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
+    def _gdal_drops_colours(self, part: GdalWindow) -> bool:
+        """Return whether GDAL's means of a rectangle would leave out values of observed pixels, see `drops_colours`."""
+        source = self.source
+        fits = source.nodata is not None and may_be_colour(source.nodata)
+        if not fits or source.palette is not None or source.has_mask or self.has_overviews:
+            return False
+        outer = outer_of(part, source.dataset)
+        values = self._bands(source.bands.used, outer, (outer.height, outer.width), Resampling.nearest)
+        return drops_colours(values, len(source.bands.rgb), source.nodata_values, source.nir_nodata)
+
     def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
         """Read a rectangle of the raster at full resolution, and average the pixels to `shape_hw` without GDAL.
 
-        GDAL's means are wrong if the file declares a wrong alpha band, or if the overviews show another picture.
+        GDAL's means are wrong if the file declares a wrong alpha band, if the overviews show another picture, or if an
+        observed pixel has the nodata value in one band.
         """
         source, bands = self.source, self.source.bands
-        outer = _outer(part, source.dataset)
+        outer = outer_of(part, source.dataset)
         values = self._bands(bands.used, outer, (outer.height, outer.width), Resampling.nearest)
         rows = AxisWeights.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
         cols = AxisWeights.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
@@ -235,9 +248,15 @@ class Reader:
         if source.palette is not None:
             return Values(values[:, rows.middles][:, :, cols.middles], nearest)
         empty = union(
-            find_empty(values, values[: len(bands.rgb)], source.nodata), source.voids.find(values, native=True)
+            find_empty(values, values[: len(bands.rgb)], source.nodata_values), source.voids.find(values, native=True)
         )
-        return Values(area_means(values, empty, rows, cols), nearest)
+        empty = union(empty, self._hidden(outer, (outer.height, outer.width)))
+        means = area_means(values, empty, rows, cols)
+        missing = nir_is_missing(values, source.nir_nodata)
+        if missing is not None:
+            missing = missing if empty is None else missing | empty
+            means[-1] = area_means(values[-1:], missing, rows, cols, fill=source.nir_nodata)[0]
+        return Values(means, nearest)
 
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
@@ -266,14 +285,12 @@ class Reader:
             values = source.dataset.read(list(bands.used), window=piece)
             at = slice(factor // 2, None, factor)
             middle[:, top : top + rows] = values[: len(bands.rgb), at, at]
-            empty = find_empty(values[:0], values[: len(bands.rgb)], source.nodata)
-            n_empty = None
-            if empty is not None and empty.any():
-                n_empty = block_sums(empty[None].view(np.uint8), factor)
-                values[:, empty] = source.nodata  # the other bands of such a pixel may have other values
-            means[:, top : top + rows] = block_means(values, factor, n_empty, source.nodata or 0)
-            if n_empty is not None:
-                complete[top : top + rows] = n_empty[0] == 0
+            empty = find_empty(values[:0], values[: len(bands.rgb)], source.nodata_values)
+            means[:, top : top + rows], whole = known_block_means(values, factor, empty, source.nodata or 0)
+            missing, fill = nir_is_missing(values, source.nir_nodata), source.nir_nodata or 0
+            if missing is not None:
+                means[-1:, top : top + rows] = known_block_means(values[-1:], factor, missing, fill, fill=fill)[0]
+            complete[top : top + rows] = whole
         return Values(means, middle, complete)
 
     def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
@@ -286,35 +303,18 @@ class Reader:
         dataset, bands, hidden = self.source.dataset, self.source.bands, None
         if bands.alpha is not None:
             alpha = self._read_flags(part, shape_hw, partial(dataset.read, bands.alpha))
-            hidden = np.asarray(alpha < self.source.min_alpha)
-        if self.source.has_mask:
-            masked = self._read_flags(part, shape_hw, partial(dataset.read_masks, bands.rgb[0])) == 0
+            hidden = np.asarray(~(alpha >= self.source.min_alpha))  # NaN is hidden
+        for band in self.source.masked:
+            masked = self._read_flags(part, shape_hw, partial(dataset.read_masks, band)) == 0
             hidden = union(hidden, np.asarray(masked))
         return hidden
 
     def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """Read a mask or alpha band by `read`, a method of the dataset; resample to `shape_hw` by nearest neighbour."""
+        """Call `read` (dataset.read or read_masks) for one band, and resample to `shape_hw` by nearest neighbour."""
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
-        outer = _outer(part, self.source.dataset)
+        outer = outer_of(part, self.source.dataset)
         flags = read(window=outer)
         rows = AxisWeights.of(part.row_off - outer.row_off, part.height, outer.height, shape_hw[0])
         cols = AxisWeights.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         return np.asarray(flags[rows.middles][:, cols.middles])
-
-
-def _outer(part: GdalWindow, dataset: Any) -> GdalWindow:
-    """Return the smallest window of whole pixels that contains a rectangle of a raster."""
-    top, left = max(0, math.floor(part.row_off + 1e-9)), max(0, math.floor(part.col_off + 1e-9))
-    bottom = min(dataset.height, math.ceil(part.row_off + part.height - 1e-9))
-    right = min(dataset.width, math.ceil(part.col_off + part.width - 1e-9))
-    return GdalWindow(left, top, max(1, right - left), max(1, bottom - top))
-
-
-def _pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[slice, slice]]:
-    """Yield slices (rows, columns) that cut an array of shape `shape_hw` into at most `down` x `across` pieces."""
-    rows = np.unique(np.linspace(0, shape_hw[0], down + 1).astype(int)).tolist()
-    cols = np.unique(np.linspace(0, shape_hw[1], across + 1).astype(int)).tolist()
-    for top, bottom in pairwise(rows):
-        for left, right in pairwise(cols):
-            yield slice(top, bottom), slice(left, right)

@@ -116,10 +116,16 @@ class Reasons:
         return complete
 
     def observed(self, window: Window, pixels: Pixels) -> NDArray[Any]:
-        """Return the stored values of a window's pixels with a valid picture: (bands, pixels).
+        """Return the stored values of a window's pixels that have none of the reasons nodata, collar, mask and failed.
 
-        Pixels with one of the reasons nodata, collar, mask and failed are left out. Pixels outside the area of interest
-        are not left out.
+        Pixels outside the area of interest are returned, too, although they are unobserved in the results.
+
+        Args:
+            window: the window, in pixels of the working grid.
+            pixels: the window's pixels, read at any size.
+
+        Returns:
+            (bands, pixels), in the dtype of `pixels.values`.
         """
         reason = self.of(window, pixels)
         return pixels.values[:, (reason == 0) | (reason == codes.OUTSIDE)]

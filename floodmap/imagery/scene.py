@@ -26,7 +26,7 @@ from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
-from floodmap.imagery.pixels import Pixels
+from floodmap.imagery.pixels import Pixels, nir_is_missing
 from floodmap.imagery.raster.fingerprint import fingerprint
 from floodmap.imagery.raster.source import date_of, open_source
 from floodmap.imagery.reader import Reader
@@ -114,6 +114,8 @@ class Scene:
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}; check the CRS of both")
+            if mask is not None and not mask.meets_scene():
+                remarks.append(f"the mask {options.mask} does not overlap {path}, so it hides nothing; check its CRS")
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
             # frame of a photograph is part of the picture. Below 8 bits a value, black and white are ordinary.
@@ -211,7 +213,7 @@ class Scene:
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
-        """Warnings, one line each, if pixels are coarser than in the training data, or if snow or cloud is frequent."""
+        """Warnings that results may be poor: pixels coarser than in the training data, or half of the ground white."""
         sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
@@ -267,10 +269,9 @@ class Scene:
     def samples(self, count: int, side: int) -> list[Tile]:
         """Read at most `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over the scene.
 
-        Return one tile for each window, row by row. Pixels that cannot be read are marked as failed.
+        Return their tiles, row by row. They are no samples as in training. Unreadable pixels are marked as failed.
         """
-        windows = self._reader.spread(count=count, side=side)
-        return [self._tile(window, (window.height, window.width), tolerant=True) for window in windows]
+        return [self._tile(w, (w.height, w.width), tolerant=True) for w in self._reader.spread(count=count, side=side)]
 
     def valid_share(self) -> float:
         """Return the share of observed pixels, 0 to 1, among the scene's pixels inside the area of interest.
@@ -305,7 +306,8 @@ class Scene:
         reason = self._reasons.of(window, pixels, inside)
         complete = self._reasons.complete(window, pixels, reason)
         rgb = rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0)
-        return Tile(window, rgb, reason, nir, complete, self._failure(pixels))
+        missing = nir_is_missing(pixels.values, self._source.nir_nodata)
+        return Tile(window, rgb, reason, nir, complete, self._failure(pixels), nir_missing=missing)
 
     def _failure(self, pixels: Pixels) -> str:
         """Return the message about members of a VRT mosaic that cannot be read in a window; empty if all were read."""
@@ -314,6 +316,5 @@ class Scene:
         return f"{self.path}: a part of it cannot be read: {self._source.anatomy.lost_names}"
 
     def _unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> Tile:
-        reason = self._reasons.unread(window, shape_hw, code)
         nir = None if self.nir_band is None else np.zeros(shape_hw, np.uint8)
-        return Tile(window, np.zeros((3, *shape_hw), np.uint8), reason, nir)
+        return Tile(window, np.zeros((3, *shape_hw), np.uint8), self._reasons.unread(window, shape_hw, code), nir)

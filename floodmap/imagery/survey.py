@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from floodmap.errors import SceneError
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar, Colour, find_collar
+from floodmap.imagery.pixels import nir_is_missing
 from floodmap.imagery.raster.source import Source
 from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons, could_be_collar
@@ -66,7 +67,12 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
         return Stretch.identity(source.depth)
-    return Stretch.of(_sampled(reader, reasons))
+    samples = _sampled(reader, reasons)
+    stretch, missing = Stretch.of(samples), nir_is_missing(samples, source.nir_nodata)
+    if missing is None:
+        return stretch
+    nir = Stretch.of(samples[-1:, ~missing])
+    return Stretch(low=(*stretch.low[:-1], *nir.low), high=(*stretch.high[:-1], *nir.high))
 
 
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:

@@ -25,15 +25,18 @@ class Tile:
     nir: NDArray[np.uint8] | None = None
     """uint8 (height, width): near infrared, stretched to 0 to 255; None if the scene has none."""
     complete: Bools | None = None
-    """bool (height, width): True where all raster pixels that were averaged are observed; only for downsampled tiles.
+    """bool (height, width), for downsampled tiles: True at pixels that are means of observed raster pixels only.
 
-    False: a raster pixel is unobserved, or this is not known. None: not known for any pixel, as in all tiles that are
-    not downsampled. A downsampled pixel may count as observed even if some of the averaged raster pixels are
-    unobserved."""
+    False: at least one of the averaged raster pixels is unobserved, or it is not known whether all are observed. Such a
+    pixel may still count as observed in `reason`. None: nothing is known about any pixel, or the tile is not
+    downsampled, so that no pixels were averaged."""
     failure: str = ""
     """Message, one line, if a part of the window could not be read; else empty."""
     gsd_m: float = 0.0
     """Ground sample distance of the tile's pixels in metres; 0 if it is not known."""
+    nir_missing: Bools | None = None
+    """bool (height, width): True where near infrared is nodata; None: nowhere. Such pixels may be observed: with
+    colours, without near infrared."""
 
     @property
     def valid(self) -> Bools:
@@ -48,4 +51,8 @@ class Tile:
         """
         part = (..., *inner.slices)
         nir = None if self.nir is None else self.nir[part].copy()
-        return Tile(self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m)
+        missing = None if self.nir_missing is None else self.nir_missing[part].copy()
+        return Tile(
+            self.window.part(inner), self.rgb[part].copy(), self.reason[part].copy(), nir, gsd_m=self.gsd_m,
+            nir_missing=missing,
+        )  # fmt: skip

@@ -26,8 +26,9 @@ _SQUARE = 16
 _REACH = 2
 """Distance in pixels of the coarse map up to which an unobserved pixel gets the value of the nearest observed pixel."""
 _UNKNOWN = 20
-"""Value of unobserved pixels farther away, in per cent. It is between the limits of `inference.parts`: the model then
-predicts observed ground there at full resolution."""
+"""Value in per cent of unobserved pixels that are more than `_REACH` pixels away from every observed pixel.
+The value is uncertain: it is between `DRY_LIMIT` and `FLOOD_LIMIT` of `inference.parts`. If some scene pixels inside
+such a pixel are observed, the model therefore predicts them at full resolution."""
 
 
 class Observed:
@@ -45,12 +46,13 @@ class Observed:
         self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
 
     def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
-        """Add a window of the coarse map to the record.
+        """Record which pixels of a window of the coarse map are completely observed.
 
         Args:
             window: the window, in pixels of the coarse map.
             complete: bool (window height, window width), True for pixels of the coarse map in which all pixels of the
-                scene are observed. None: not known; all squares that overlap the window then count as unobserved.
+                scene are observed. None: not known; the record is then False for all squares (see the class) that
+                overlap the window.
         """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
@@ -133,9 +135,10 @@ class CoarseMap:
     def percent(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """Return the probability of a part of the map in per cent, uint8 (rows, columns), without unobserved pixels.
 
-        A pixel of the map can be unobserved although some pixels of the scene in it are observed, because one pixel of
-        the scene decides. An unobserved pixel gets the value of the nearest observed pixel up to `_REACH` pixels away.
-        Beyond this distance it gets `_UNKNOWN`. It never counts as dry.
+        An unobserved pixel of the map gets the value of the nearest observed pixel up to `_REACH` pixels away. Without
+        an observed pixel within this distance, it gets `_UNKNOWN`. It never counts as dry, because some scene pixels
+        in it may be observed: a pixel of the map covers many scene pixels, and is usually marked as unobserved if the
+        scene pixel at its centre is unobserved.
         """
         top, left = max(rows.start - _REACH, 0), max(cols.start - _REACH, 0)
         codes = self[top : min(rows.stop + _REACH, self.shape[0])][:, left : cols.stop + _REACH]
@@ -177,8 +180,9 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
         scene: the scene. Only the height and the width of the scene are used.
 
     Returns:
-        The values in the window, float32 (h, w), in the unit of `coarse`; of a coarse map, `CoarseMap.percent`. h and w
-        are the height and width of the window in pixels of the coarse map, rounded to whole numbers.
+        The values in the window, float32 (h, w), in the unit of `coarse`. If `coarse` is a `CoarseMap`, the result of
+        `CoarseMap.percent` is interpolated: probabilities in per cent, also at unobserved pixels. h and w are the
+        height and width of the window in pixels of the coarse map, rounded to whole numbers.
     """
     sides = (
         (window.row_off, window.height, scene.height, coarse.shape[0]),

@@ -28,29 +28,30 @@ Floats = NDArray[np.float32]
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
 """Three lengths for the windows of the coarse pass, in pixels of the coarse map.
 
-The first is the longest side of a window. The second is the least overlap of neighbouring windows. The third is the
-step of the sides: each side of a window is a multiple of the step, unless the coarse map itself is shorter. In large
-scenes the windows of the coarse pass have as many pixels as the windows at full resolution, so that oneDNN compiles
-kernels for one size only."""
+The first is the upper limit of a window's sides. The second is the least overlap of neighbouring windows. The third is
+the step of the sides: each side of a window is a multiple of the step, unless the coarse map itself is shorter. In
+large scenes the windows of the coarse pass have as many pixels as the windows at full resolution, so that oneDNN
+compiles kernels for one size only."""
 
 
 def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> tuple[CoarseMap, Observed]:
     """Predict the flood probability of the whole scene at reduced resolution, without prompts.
 
-    Probabilities are averaged over each tile and its mirror image (test-time augmentation). At reduced resolution the
-    prediction of the mirror image takes little time. The accuracy matters, because the coarse map is the mask prompt of
-    all windows.
+    A tile and its mirror image are both predicted, and the two probabilities of each pixel are averaged (test-time
+    augmentation). At reduced resolution the prediction of the mirror image takes little time. The accuracy matters,
+    because the coarse map is the mask prompt of all windows.
 
     Args:
         scene: the scene. The whole scene is read.
         segmenter: the model.
-        exhaustive: True: predict the mirror image of every tile as a whole. False: if the model accepts crops of any
-            size, predict the mirror image only of the parts of a tile in which the first prediction is uncertain.
+        exhaustive: True: predict the mirror image of every tile as a whole. False: predict the mirror image only of the
+            parts of a tile in which the first prediction is uncertain. A model that does not accept crops of any size
+            predicts the whole mirror image in both cases.
 
     Returns:
         Two values. The first is the coarse map: codes, uint8 (h, w); h and w are the height and width of the scene,
-        divided by `coarse_factor` and rounded up. The second is the record of the squares of the coarse map in which
-        all pixels of the scene are observed.
+        divided by the result of `scales.coarse_factor` and rounded up. The second is an `Observed`: for each square of
+        16 x 16 pixels of the coarse map, it holds whether all pixels of the scene in the square are observed.
 
     Raises:
         ModelError: the model fails, or its probabilities are not finite.

@@ -62,8 +62,9 @@ def likelihood(
         rgb: uint8 (3, h, w), of any size. If the longer side is above 256 pixels, the image is shrunk to 256 pixels.
         valid: bool (h, w), True for observed pixels.
         nir: near infrared, uint8 (h, w), stretched like the green band; None if the scene has no such band.
-        gsd_m: any number, such as the ground sample distance in metres: the image is a scene seen from above, without
-            sky. The number itself is not used. None: the image is a photograph, and sky is searched for.
+        gsd_m: ground sample distance in metres; None if it is not known. It only decides whether sky is searched for:
+            with None, the image may be an oblique photograph, and sky is searched for; with any number, the image is
+            seen from above and has no sky.
 
     Returns:
         Flood likelihood, float32 (h, w), 0 to 1; 0 for pixels that are not valid. Pixels of 0.5 and above are the flood
@@ -230,11 +231,16 @@ def _bin(features: _Features, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
-    """Return the sky pixels, bool (h, w): bright, smooth, bluish or white areas that touch the top of the image.
+    """Return the sky pixels, bool (h, w).
 
-    All such areas are candidates. Sky is wide and lighter than the ground. Grey water at the top of the image may look
-    like sky, but then water of the same colour is usually found further down, too. A candidate of n pixels is therefore
-    sky only if at most 0.3 n smooth pixels that belong to no candidate have its colour.
+    Candidates are connected areas of bright, smooth, bluish or white pixels that touch the top of the image. If they
+    fill the image, there is no sky. Else a candidate is sky if all of these conditions hold:
+
+    - It spans at least 0.3 of the image's width, and covers 0.001 to 0.5 of the image's area.
+    - Its mean L* is at least 10 above the median L* of the pixels outside all candidates.
+    - Its mean L*a*b* colour is rare outside all candidates. Let n be the number of pixels of the candidate: at most
+      0.3 n smooth pixels outside all candidates differ from this colour by a distance of less than 8. The reason is
+      that grey water at the top of the image may look like sky, but water is usually found further down, too.
 
     Args:
         rgb: float64 (3, h, w), 0 to 255.

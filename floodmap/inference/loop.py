@@ -77,7 +77,9 @@ def run_windows(
             the parts of a window in which the coarse pass is uncertain.
 
     Raises:
-        ModelError: the model fails on every window (see `proof`); the journal is then unchanged.
+        ModelError: the model fails in the coarse pass; or it fails on the first four windows that it predicts (on all,
+            if there are fewer), always with the same error, and not for lack of memory (see the class `Proof`). The
+            journal is then unchanged.
     """
     begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
     if begun == rows:

@@ -53,10 +53,13 @@ class _Band:
 
 
 def _borders(weights: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Return two slices of pixels along an axis of a window: before the first and after the last blend weight of 1.
+    """Return the two slices of an axis of a window in which pixels must be multiplied by their blend weights.
 
-    Only pixels in these slices have to be multiplied by a weight. `weights` are the blend weights of the window along
-    the axis, (window height or width,). If no weight is 1, the first slice is the whole axis, and the second is empty.
+    The first slice holds the pixels before the first pixel with a weight of 1. The second slice holds the pixels after
+    the last pixel with a weight of 1. If no weight is 1, the first slice is the whole axis, and the second is empty.
+
+    Args:
+        weights: blend weights of the pixels along the axis, float32 (n,), where n is the window's height or width.
     """
     ones = np.flatnonzero(weights == 1)
     first, last = (int(ones[0]), int(ones[-1]) + 1) if len(ones) else (len(weights), len(weights))
@@ -71,7 +74,7 @@ class Mosaic:
     compressed. Memory therefore grows little with the size of the scene.
 
     Args:
-        grid: the windows.
+        grid: rows and columns of overlapping windows that cover the scene, with their blend weights.
         first_row: index of the row of windows to begin with. A strip is wrong if windows above this row overlap the
             strip, because these windows are missing. The caller must drop wrong strips (see `first_row_for`).
     """
@@ -104,8 +107,8 @@ class Mosaic:
 
         Args:
             window: the next window in the order of the grid.
-            probability: float32 (height, width), 0 to 1. None if the window failed; the observed pixels of the window
-                then get the code `failed`.
+            probability: flood probability, float32 (height, width), 0 to 1. None if the window failed: the observed
+                pixels of the window then get the code `FAILED`.
             reason: uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels.
 
         Returns:

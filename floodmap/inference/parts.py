@@ -33,9 +33,10 @@ _FADE = 16
 """Distance from the edge of a part, in pixels, at which the weight of the part reaches 1; at the edge, the weight is 0.
 Between the two, the probability of the part is blended with the coarse probability; see `blend_in`."""
 _SIDE = 20
-"""Side of a part, in cells. 20 cells are 320 pixels. All parts have one size, for two reasons. Several parts can form a
-batch (`flood_segmenter.TOGETHER`), which at best halves the time. And oneDNN compiles kernels for few shapes. Parts of
-256 pixels have too little context: in a part of this size, a field was predicted as a pond."""
+"""Side of a part, in cells. 20 cells are 320 pixels. All parts have one size, for two reasons. First, several parts can
+form a batch (`flood_segmenter.TOGETHER`), which at best halves the time. Second, oneDNN compiles separate kernels for
+each shape of its input, and parts of many sizes would need many kernels. Parts of 256 pixels have too little context:
+in a part of this size, a field was predicted as a pond."""
 _PART_COST = 1.15
 """Computing time of a cell in a part, relative to the computing time of a cell in a whole window."""
 
@@ -120,15 +121,16 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Resample flags of uncertain pixels along one axis, from pixels of the mask prompt to cells.
-
-    A cell is True if it overlaps an uncertain pixel.
+    """Resample flags along one axis, from pixels to cells: a cell is True if it overlaps a True pixel.
 
     Args:
-        uncertain: bool, two-dimensional: True for uncertain pixels of the mask prompt. The other axis may be in cells
-            already.
+        uncertain: bool, two-dimensional: True for uncertain pixels of the mask prompt, or for observed pixels of the
+            window. The other axis may be in cells already.
         axis: the axis to resample, 0 or 1.
         side: length of the window along this axis, in pixels of the window.
+
+    Returns:
+        bool, two-dimensional. Along `axis`, it has one value for each cell of the window.
     """
     length, begin = uncertain.shape[axis], np.arange(0, side, _CELL)
     last = -(-np.minimum(begin + _CELL, side) * length // side) - 1
@@ -139,10 +141,10 @@ def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
 def _squares(uncertain: Bools) -> Iterator[Window]:
     """Cover all uncertain cells with parts, and yield the parts as windows in units of cells.
 
-    A part covers all its cells except the margin (see `_MARGIN`). The parts are chosen one after the other. Each part
-    covers the first uncertain cell, row by row, that no earlier part covers. The row of this cell fixes the rows of the
-    part. Of the possible columns, those are chosen with which the part covers most uncertain cells that no earlier part
-    covers.
+    A part covers all its cells except the margin (see `_MARGIN`). The parts are chosen one after the other. An open
+    cell is an uncertain cell that no earlier part covers. The first open cell is the leftmost open cell in the topmost
+    row with an open cell. The next part covers the first open cell. The row of this cell fixes the rows of the part.
+    The columns of the part are chosen such that the part covers the largest possible number of open cells.
 
     Args:
         uncertain: bool (rows of cells, columns of cells), True for uncertain cells.

@@ -68,11 +68,17 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Return the names of those layers of a vector file that contain features.
+    """Return the names of the layers to read: in a file of several layers, those that contain features.
 
-    A single layer is returned even if it has no features. For GeoParquet, where layers have no name, the result is
-    [None], which means the default layer. If the file cannot be opened or no layer has features, the result is [None],
-    too: `read_vectors` then raises the error that describes the problem.
+    If only one layer of the file has geometries, this layer is returned, even if it is empty.
+
+    The result is [None], which means the default layer, in three cases:
+
+    - The file is GeoParquet, a format without names of layers.
+    - The file cannot be opened, or none of its layers has geometries.
+    - The file has several layers, and all are empty.
+
+    In the last two cases, `read_vectors` raises an error that tells the user what is wrong.
     """
     if Path(path).suffix.lower() in PARQUET:
         return [None]

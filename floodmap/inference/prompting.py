@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
@@ -34,9 +36,10 @@ def make_prompter(
         wanted: source of the prompts. `auto`: the coarse pass, or the unsupervised likelihood if the model was not
             trained on floods. `none`: no prompts. A vector file, or `Prompts` in pixels of the scene: points and boxes
             of a user, which are added to the mask prompts of the coarse pass.
-        exhaustive: the coarse pass predicts every window of the reduced scene, and also the mirror image of the window.
-            True: the mirror image is predicted as a whole. False: if the model accepts crops of any size, only the
-            parts are predicted in which the first prediction is uncertain; see `coarse_pass`.
+        exhaustive: how much the coarse pass predicts twice. It predicts each window of the reduced scene, and then the
+            mirror image of the window. True: the whole mirror image. False: the mirror image only of the parts of the
+            window in which the first prediction is uncertain. A model that does not accept crops of any size predicts
+            the whole mirror image in both cases.
 
     Returns:
         The prompter: a function from a tile to the prompts of the tile, in pixels of the tile.
@@ -54,7 +57,10 @@ def make_prompter(
     if segmenter.knows_floods:
         return far_view(scene, segmenter, exhaustive=exhaustive)
     preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
-    likely = likelihood(preview.rgb, preview.valid, nir=preview.nir, gsd_m=scene.gsd_m)
+    nir = preview.nir
+    if nir is not None and preview.nir_missing is not None:  # as bright as green: neither water nor land
+        nir = np.where(preview.nir_missing, preview.rgb[1], nir)
+    likely = likelihood(preview.rgb, preview.valid, nir=nir, gsd_m=scene.gsd_m)
     return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
 
 
@@ -72,9 +78,9 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
     Args:
         scene: the scene. For the coarse pass, the whole scene is read.
         segmenter: the model.
-        exhaustive: the coarse pass predicts every window of the reduced scene, and also the mirror image of the window.
-            True: the mirror image is predicted as a whole. False: if the model accepts crops of any size, only the
-            parts are predicted in which the first prediction is uncertain; see `coarse_pass`.
+        exhaustive: how much the coarse pass predicts twice; see `make_prompter`. True: the mirror image of each window
+            as a whole. False: the mirror image only of the parts of the window in which the first prediction is
+            uncertain, if the model accepts crops of any size; else as with True.
     """
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_MIN_SIDE:

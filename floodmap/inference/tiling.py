@@ -34,7 +34,7 @@ class Grid:
     width: int
     """Width of the scene, in pixels."""
     tile_size: int = TILE_SIZE
-    """Longest side of a window, in pixels."""
+    """Upper limit of the height and of the width of a window, in pixels."""
     overlap: int = OVERLAP
     """Least overlap of neighbouring windows, in pixels."""
     multiple: int = 32

@@ -24,7 +24,9 @@ from floodmap.errors import EvaluationError, MissingCRSError
 from floodmap.geo.gdal import GDAL_ERRORS, gdal_reason
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.turns import WARP_OPTIONS, overlaps, raster_shifts, x_period
+from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
+from floodmap.imagery.raster.gaps import Gaps
 
 Absent = Callable[[Window], NDArray[np.bool_] | None]
 """Function from a window to bool (height, width), True for pixels that are missing in a raster.
@@ -79,8 +81,10 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
 
     Returns:
         List of warped datasets with the pixels of the grid, usually one dataset. Near the antimeridian, the raster can
-        overlap the grid at its own x, and again after a shift of x by one period (360 degrees). The list then has one
-        dataset for each shift, 0 included (see `turns.raster_shifts`). The last band of each dataset is alpha.
+        overlap the grid only after its x coordinates are shifted by one period (360 degrees). The one dataset is then
+        warped from the shifted raster. The raster can also overlap the grid both with its x coordinates unchanged and
+        with shifted x coordinates. The list then has one dataset without a shift, and one for each
+        shift (see `turns.raster_shifts`). The last band of each dataset is alpha.
 
     Raises:
         EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.
@@ -152,6 +156,17 @@ def absent_on_grid(absent: Absent, own: GeoGrid, grid: GeoGrid) -> Absent:
         return found
 
     return read
+
+
+def absent_in(gaps: Gaps) -> Absent:
+    """Return a function that finds the pixels of a window that are in gaps of a raster (see `Absent`)."""
+
+    def absent(window: Window) -> NDArray[np.bool_] | None:
+        rect = Rect(window.col_off, window.row_off, window.width, window.height)
+        found = gaps.within(rect, (window.height, window.width))
+        return None if found is None else np.asarray(found > 0)
+
+    return absent
 
 
 def polygons_without_crs(path: Path, other: object) -> MissingCRSError:

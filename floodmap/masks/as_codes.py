@@ -17,6 +17,7 @@ from rasterio.io import DatasetReader
 from floodmap.errors import SceneError
 from floodmap.geo.gdal import gdal_env, has_sidecar
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.masks.meanings import settle
 from floodmap.masks.raster import RasterMask
@@ -61,8 +62,9 @@ def open_codes(
         path: raster of one band.
         flood_value: values of flooded pixels in a mask, in the format of `FloodRule.parse`. None: the flood value is
             inferred by `meanings.settle`.
-        threshold: smallest probability of flooded pixels, 0.01 to 1. None: the raster is a mask, unless the metadata of
-            the raster declare per cent.
+        threshold: smallest probability of flooded pixels, 0.01 to 1. None: the raster is a mask. There is one
+            exception: if the metadata of the raster declare per cent, and `flood_value` is None, the raster is read as
+            probabilities with the threshold 0.5.
         ignore_values: values of unobserved pixels, in the format of `FloodRule.parse`.
 
     Raises:
@@ -73,7 +75,7 @@ def open_codes(
             `threshold`), and has values that are not probabilities.
     """
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
-    with gdal_env(pam=has_sidecar(path)), warnings.catch_warnings():
+    with gdal_env(pam=has_sidecar(SourceName.of(path))), warnings.catch_warnings():
         # RasterMask handles rasters without georeference.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raster = RasterMask(path)

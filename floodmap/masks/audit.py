@@ -130,7 +130,8 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
     """Raise LabelError if the user's flood value occurs in no mask of the usable pictures.
 
-    `dry`: names of the pictures with masks without flood. With a polygon mask, which has no values, nothing is raised.
+    That is: `dry`, the names of the pictures whose mask has no flood, contains every usable picture. Nothing is raised
+    if any usable picture has a polygon mask, because polygons have no values.
     """
     if any(one.name not in dry or one.has_polygons for one in usable):
         return
@@ -162,7 +163,6 @@ def _majority_rule(rule: FloodRule, paths: Sequence[Path]) -> FloodRule:
 
 
 def _rule_of_mask(rule: FloodRule, path: Path) -> FloodRule | None:
-    """Return `rule` with the flood value inferred from one mask; None if it cannot be inferred from this mask."""
     try:
         return settle(rule, [path], "--flood-value")
     except EvaluationError:

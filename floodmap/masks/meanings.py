@@ -1,6 +1,6 @@
-"""Inference of the flood value (the value of flooded pixels) of masks, if the user gives no flood value.
+"""Search for the flood value (the value of flooded pixels) of masks, if the user gives no flood value.
 
-The flood value is inferred from the values of all masks of one side: all predictions, or all references.
+The flood value follows from the values that occur in the masks of one side: in all predictions, or in all references.
 """
 
 from __future__ import annotations

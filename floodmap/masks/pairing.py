@@ -164,7 +164,12 @@ def _scene(file: Path, side: Side, probabilities: bool) -> str | None:
 
 
 def _rank(file: Path, side: Side, probabilities: bool) -> int:
-    """Return the position of the ending of a file name in `_roles`, counted from 0; a low position is preferred."""
+    """Return the position, from 0, of the ending of a file name in the list of endings `_roles(side, probabilities)`.
+
+    A file with a lower position is preferred. Example: the endings of predictions begin with `_mask` and `_prediction`,
+    so `x_mask.tif` has the position 0. If `probabilities` is True, `_probability` comes first, and `x_mask.tif` has the
+    position 1.
+    """
     roles = _roles(side, probabilities)
     return roles.index(_matching_end(file, roles) or "")
 

@@ -21,13 +21,11 @@ from rasterio.io import DatasetReader
 from floodmap.errors import EvaluationError, SceneError
 from floodmap.geo.crs import flat, is_placed
 from floodmap.geo.gdal import gdal_env, gdal_reason
-from floodmap.geo.geogrid import UNPLACED, GeoGrid
+from floodmap.geo.geogrid import UNPLACED, GeoGrid, is_unplaced
 from floodmap.geo.source_name import SourceName
-from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.anatomy import anatomy, lost_part_text
-from floodmap.imagery.raster.gaps import Gaps
-from floodmap.masks.alignment import Absent, absent_on_grid, is_aligned, warped
+from floodmap.masks.alignment import absent_in, absent_on_grid, is_aligned, warped
 from floodmap.masks.rules import ROUNDING, Codes, FloodRule, Reader, among
 from floodmap.strips.codes import UNOBSERVED
 
@@ -68,7 +66,7 @@ class RasterMask:
             self.close()
             raise EvaluationError(lost_part_text(path, lost, why))
         self._lossy = structure.lossy
-        self._absent = None if structure.gaps is None else _absent(structure.gaps)
+        self._absent = None if structure.gaps is None else absent_in(structure.gaps)
         self._scale: int | None = None
         if np.dtype(self._dataset.dtypes[0]).kind == "c":
             self.close()
@@ -82,7 +80,7 @@ class RasterMask:
     def grid(self) -> GeoGrid:
         """Grid of the raster, without a CRS if the raster has no transform, or if the CRS is a local CRS."""
         source = self._dataset
-        bare = source.transform.is_identity or source.transform == UNPLACED
+        bare = is_unplaced(source.transform, flat(source.crs))
         crs = flat(source.crs) if is_placed(source.crs) and not bare else None
         return GeoGrid(crs, UNPLACED if bare else source.transform, source.shape)
 
@@ -175,9 +173,15 @@ class RasterMask:
         `in_percent` of the rule is True, or if the raster has values above 1.
 
         Raises:
-            SceneError: the raster is a mask, or the values of the raster do not show the scale.
+            SceneError: the raster is a mask, the values of the raster do not show the scale, or the band has a scale or
+                an offset in the sense of GDAL.
         """
         if self._scale is None:
+            if (self._dataset.scales[0], self._dataset.offsets[0]) != (1, 0):
+                raise SceneError(
+                    f"{self.path} declares a scale or an offset of its values, which floodmap does not apply to "
+                    "probabilities; store the scaled values (gdal_calc.py)"
+                )
             self._scale = 100 if self.declares_percent or rule.in_percent or self.holds_percent(rule) else 1
         return self._scale
 
@@ -249,6 +253,9 @@ class RasterMask:
             # alpha to 255.
             seen = source.read_masks(1, window=part) if alpha is None else source.read(alpha, window=part)
             valid = self._opaque(seen)
+            if alpha is not None and source.nodata is not None:
+                # A raster that is warped has its nodata value outside of its area too, where alpha may be anything.
+                valid &= ~among(band, (source.nodata,))
         except RasterioError as error:
             raise EvaluationError(f"{self.path} cannot be read: {gdal_reason(error)}; is the file complete?") from error
         if band.dtype.kind == "f":
@@ -290,17 +297,6 @@ class RasterMask:
                 f"{self.path} declares {self.nodata:g} as nodata, so it cannot be flood; if it is flood, run: "
                 f"gdal_edit.py -unsetnodata {self.path.name}"
             )
-
-
-def _absent(gaps: Gaps) -> Absent:
-    """Return a function that finds the pixels of a window that are in gaps of a raster (see `alignment.Absent`)."""
-
-    def absent(window: Window) -> NDArray[np.bool_] | None:
-        rect = Rect(window.col_off, window.row_off, window.width, window.height)
-        found = gaps.within(rect, (window.height, window.width))
-        return None if found is None else np.asarray(found > 0)
-
-    return absent
 
 
 def _alpha_band(source: DatasetReader) -> int | None:

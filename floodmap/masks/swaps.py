@@ -57,8 +57,9 @@ def swapped_masks(
     """Find pairs of pictures of the same size with swapped masks, and yield one finding per pair.
 
     A picture is compared only if the IoU of the prediction with the mask of the same picture is below `SWAPPED_IOU`.
-    Pictures of different sizes are not compared, because the audit finds masks that differ in size from the picture.
-    All pictures of one size are compared at the same time by matrix products, at `SIDE` x `SIDE` pixels.
+    Pictures of different sizes are not compared. If masks without a CRS are swapped between two such pictures, each
+    mask differs in size from its picture, and `audit.audit` reports each of them with a finding of the kind "size". All
+    pictures of one size are compared at the same time by matrix products, at `SIDE` x `SIDE` pixels.
 
     Args:
         names: names of the pictures.

@@ -18,7 +18,7 @@ from floodmap.geo.crs import horizontal, is_placed, known_crs
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import readable
 from floodmap.geo.turns import bounds_of, turned
-from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors, reprojected
+from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors
 from floodmap.geo.window import Window
 from floodmap.masks.alignment import polygons_without_crs
 from floodmap.masks.pairing import is_one_file
@@ -119,7 +119,9 @@ class PolygonMask:
         """
         path, layer = part
         if path.suffix.lower() in PARQUET:
-            return _read_parquet(path, crs)
+            geometries, _, own = read_parquet(path)
+            is_empty = (shapely.is_missing(geometries) | shapely.is_empty(geometries)).all()
+            return _EMPTY if is_empty else read_vectors(path, crs=crs, polygons=True), own
         import pyogrio
 
         try:
@@ -185,10 +187,11 @@ class _Rasterizer:
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write the class `code` to each pixel of a window if the centre of the pixel is inside a polygon.
+        """Write one class to all pixels of a window whose centre is inside a polygon.
 
         Args:
-            codes: classes of the window's pixels (FLOOD, DRY, UNOBSERVED), uint8 (height, width); changed in place.
+            codes: class of each pixel of the window, uint8 (height, width): FLOOD, DRY or UNOBSERVED, the values of
+                masks (not probabilities). The array is changed in place.
             window: the window, in pixels of the grid.
             code: the class that is written, FLOOD or UNOBSERVED.
         """
@@ -280,20 +283,6 @@ def _layers(path: Path) -> list[str]:
             return [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
     except pyogrio.errors.DataSourceError as error:
         raise VectorError(f"{path} cannot be read as vector data: {' '.join(str(error).split())}") from error
-
-
-def _read_parquet(path: Path, crs: CRS | None) -> tuple[Vectors, Any]:
-    """Read a GeoParquet file. Return the features (possibly none), and the CRS in the file (None if there is no CRS).
-
-    Args:
-        path: the file.
-        crs: CRS of the returned geometries. None: the CRS of the file.
-    """
-    geometries, columns, own = read_parquet(path)
-    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
-    geometries, columns = shapely.make_valid(geometries[there]), {key: column[there] for key, column in columns.items()}
-    moved = reprojected(geometries, own, crs, path) if own is not None else geometries
-    return Vectors(geometries=moved, attributes=columns, crs=own), own
 
 
 def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_]:

@@ -34,7 +34,8 @@ class Calibration(NamedTuple):
 UNCALIBRATED = Calibration()
 SCALES, SHIFTS = (0.4, 2.0), (-1.0, 1.0)
 """Bounds of the fitted `scale` and of the fitted `shift`, each (lowest, highest).
-Without bounds the fit diverges if the pictures are few and all are predicted correctly, or all are dry."""
+Without bounds, the fit diverges if every pixel is predicted correctly, or if all pixels have one label. Both may happen
+if there are few pictures."""
 
 
 def reliability(histogram: Histogram, probability: Floats = PERCENT) -> tuple[Floats, Floats, Floats]:

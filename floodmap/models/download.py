@@ -74,14 +74,14 @@ def download(
         progress: callback, see `Progress`.
         retries: largest number of attempts in a row that may fail without any new byte of the file. After one more such
             attempt, an error is raised. New bytes set the count back to 0.
-        backoff_s: pause before a retry, in seconds. The pause doubles with every attempt after the first one in a row
-            that failed without a new byte.
+        backoff_s: pause before a retry, in seconds. After the second attempt in a row without a new byte, the pause is
+            twice as long; after the third, four times as long; and so on.
         timeout_s: longest wait for data of the server, in seconds.
 
     Raises:
-        DownloadError: no connection could be opened in the first attempt, which is not repeated; or all retries failed,
-            the server has no such file, or the SHA-256 of the received file is wrong. In the last case the received
-            file is deleted.
+        DownloadError: the file cannot be fetched, or the SHA-256 of the received file is wrong. A file with a wrong
+            SHA-256 is deleted. There is no retry if the first attempt cannot open a connection, if the URL is not
+            valid, or if the server refuses the file (HTTP status below 500 other than 429, for instance 404).
         ModelError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")

@@ -31,9 +31,9 @@ from floodmap.models.sam.meta_sam import Sam
 SIDE_BY_SIDE = 4
 """Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
-"""Number of pixels of a tile from which a CPU uses several threads for the tile. Smaller tiles get one thread.
-All smaller tiles get the same number of threads, because oneDNN keeps separate kernels in memory for each number of
-threads: 5 MB for every shape of tile."""
+"""Number of pixels of a tile from which a CPU uses several threads for the tile.
+Every smaller tile gets one thread, also if other threads are idle. The reason is memory: oneDNN keeps separate kernels
+for each number of threads and each shape of tile, 5 MB for each pair of the two."""
 TOGETHER = 4
 """Number of tiles in a batch on a CPU. Tiles of a batch have one shape, and fewer than `SHARED / TOGETHER` pixels each.
 Two or three tiles are padded to a full batch, because batches of other sizes would need further kernels of oneDNN. For
@@ -108,7 +108,7 @@ class FloodSegmenter:
         return [results[index] for index in range(len(tiles))]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Compute the out-of-distribution score of a scene from sample tiles; see `protocol.Segmenter`.
+        """Compute the out-of-distribution score of a scene from some of its tiles; see `protocol.Segmenter`.
 
         The score is 0, which means not known, if the model's file has no features of the training views.
         """
@@ -169,8 +169,8 @@ class FloodSegmenter:
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
         """Return flood probabilities (B, H, W), 0 to 1, of tiles without point and box prompts, at one scale.
 
-        `likelihood` has the mask prompts of the tiles: flood probabilities (B, h, w), 0 to 1, for example cut from the
-        coarse map; h and w may differ from H and W. None: no tile has a mask prompt.
+        `likelihood` are the mask prompts of the tiles, float32 (B, h, w), 0 to 1; see `mask_logits`. h and w may differ
+        from H and W. None: no tile has a mask prompt.
         """
 
         def decode(encoded: Encoded) -> Tensor:
@@ -283,11 +283,11 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
 def mask_logits(
     likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
 ) -> Tensor:
-    """Convert coarse flood probabilities of tiles to mask prompts (logits).
+    """Convert coarse flood probabilities or likelihoods of tiles to mask prompts (logits).
 
     Args:
-        likelihood: flood probabilities (B, h, w), 0 to 1, for example cut from the coarse map. Each (h, w) covers a
-            whole tile, in pixels of any size.
+        likelihood: coarse values of B tiles, (B, h, w), 0 to 1: flood probabilities from the coarse map, or, for Meta's
+            SAM, the likelihood from colours. The h x w pixels cover the whole tile; h and w may have any size.
         shape_hw: height and width of the tiles, in pixels, without padding.
         mask_hw: height and width of the mask prompts: a quarter of height and width of the padded tiles. The padding of
             the mask prompts is dry.

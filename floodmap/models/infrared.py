@@ -46,7 +46,7 @@ _PREVIEW = 512
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """Statistics of a scene's green and near infrared bands, and a limit: parameters of the evidence for water."""
+    """Parameters of the evidence for water in a scene: statistics of its green and NIR bands, and an upper limit."""
 
     low: tuple[float, float]
     """Stored values of green and of NIR that the stretch maps to 0."""
@@ -63,23 +63,27 @@ class Infrared:
 
     @classmethod
     def of(cls, scene: Scene) -> Infrared | None:
-        """Measure the green and NIR bands of a scene.
+        """Compute the parameters from a downsampled preview of a scene.
 
         Returns:
-            The statistics. None if the scene has no NIR or no valid pixel, or if bright NIR is 0 or less.
+            The parameters. None if the scene has no NIR or no valid pixel with NIR, or if bright NIR is 0 or less.
         """
         preview = scene.preview(_PREVIEW)
-        if preview.nir is None or not preview.valid.any():
+        known = preview.valid if preview.nir_missing is None else preview.valid & ~preview.nir_missing
+        if preview.nir is None or not known.any():
             return None
         low, high = ((ends[1], ends[3]) for ends in (scene.stretch.low, scene.stretch.high))
-        stretched = float(np.percentile(preview.nir[preview.valid], _BRIGHT))
+        stretched = float(np.percentile(preview.nir[known], _BRIGHT))
         bright = low[1] + stretched * (high[1] - low[1]) / 255
         shadows = scene.gsd_m is None or scene.gsd_m < SHADOW_GSD_M
         max_evidence = SHADOW_EVIDENCE if shadows else NDWI_WEIGHT + BRIGHTNESS_WEIGHT
         return cls(low, high, bright, max_evidence) if bright > 0 else None
 
     def evidence(self, tile: Tile) -> Floats:
-        """Return the evidence for water in a tile, in logits, float32 (height, width); 0 if the tile has no NIR."""
+        """Return the evidence for water in a tile, in logits, float32 (height, width).
+
+        The evidence is 0 at pixels without NIR. It is 0 at all pixels if the tile has no NIR.
+        """
         if tile.nir is None:
             return np.zeros(tile.reason.shape, np.float32)
         green, nir = (
@@ -90,7 +94,8 @@ class Infrared:
         ndwi = (green - nir) / np.maximum(green + nir, 1e-6)
         logit = NDWI_WEIGHT * np.tanh(NDWI_SLOPE / NDWI_WEIGHT * (ndwi - NDWI_MIDPOINT))
         logit += BRIGHTNESS_WEIGHT * np.tanh(BRIGHTNESS_SLOPE * (BRIGHTNESS_MIDPOINT - nir / self.bright))
-        return np.asarray(np.minimum(logit, self.max_evidence), np.float32)
+        logit = np.minimum(logit, self.max_evidence)
+        return np.asarray(logit if tile.nir_missing is None else np.where(tile.nir_missing, 0, logit), np.float32)
 
 
 class WithInfrared:
@@ -98,7 +103,7 @@ class WithInfrared:
 
     Args:
         segmenter: the model that predicts from RGB.
-        infrared: statistics of the scene's green and near infrared bands.
+        infrared: parameters of the evidence for water in the scene.
     """
 
     def __init__(self, segmenter: Segmenter, infrared: Infrared) -> None:

@@ -69,8 +69,9 @@ class Mirrored:
 def mirrored(tile: Tile) -> Tile:
     """Return the mirror image of a tile, with left and right exchanged."""
     nir = None if tile.nir is None else np.ascontiguousarray(tile.nir[:, ::-1])
+    missing = None if tile.nir_missing is None else np.ascontiguousarray(tile.nir_missing[:, ::-1])
     rgb, reason = (np.ascontiguousarray(planes[..., ::-1]) for planes in (tile.rgb, tile.reason))
-    return replace(tile, rgb=rgb, reason=reason, nir=nir)
+    return replace(tile, rgb=rgb, reason=reason, nir=nir, nir_missing=missing)
 
 
 def _flip_prompts(prompts: Prompts, width: int) -> Prompts:

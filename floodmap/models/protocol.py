@@ -27,8 +27,9 @@ class Segmenter(Protocol):
     that is shorter than a window along an axis: the side of the window is then the side of the scene."""
     any_size: bool
     """True: the model can predict a part of a window alone, without resizing the part, and this takes less time than
-    the whole window. The model may then be called for parts of windows only. False: every window is predicted as a
-    whole, because the model resizes each tile to one size, or because a GPU needs a warm-up for each size."""
+    the whole window. The inference then passes only those parts of a window to the model in which the coarse pass is
+    uncertain, if this takes less time than the whole window. False: every window is predicted as a whole, because the
+    model resizes each tile to one size, or because a GPU needs a warm-up for each size."""
     best_batch_size: int
     """Number of windows per batch that gives the highest throughput."""
     offloads: bool
@@ -36,8 +37,10 @@ class Segmenter(Protocol):
     runs_on: str
     """Text with device and precision, such as "cpu float32". The last bits of the results depend on both."""
     training: TrainingRecord | None
-    """Record of the pictures in the model's training and validation sets: a key for each picture, not the pixels.
-    None if the model's file has no training record."""
+    """Record of the pictures in the model's training and validation sets. None if the model's file has no record.
+    The record does not contain the pictures, but a key for each picture file. The key is a text: size of the file in
+    bytes, a hyphen, and the first 16 digits of the SHA-256 (see `training_record.picture_key`). A file is one of the
+    pictures if its key is in the record."""
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> Sequence[NDArray[np.float32]]:
         """Predict the flood probability of every pixel.

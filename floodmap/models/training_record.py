@@ -83,7 +83,10 @@ class TrainedModel:
     val: tuple[str, ...]
     """Names of the validation pictures, whose mean IoU selected the checkpoint."""
     val_iou: float
-    """Mean IoU on the validation pictures, 0 to 1; the mask prompt of a picture is the result of the coarse pass."""
+    """Mean IoU on the validation pictures, 0 to 1.
+
+    Every picture is predicted twice, as `segment` predicts a scene. The first prediction, at a reduced size, is the
+    mask prompt of the second prediction, which is scored."""
     val_iou_before: float
     """Mean IoU of the initial weights, measured in the same way, 0 to 1."""
 
@@ -180,7 +183,8 @@ def keys_as_json(train: Collection[Path], val: Collection[Path]) -> dict[Role, l
         val: paths of the validation pictures.
 
     Returns:
-        Sorted keys of the two roles: `{"train": [...], "val": [...]}`.
+        A dict that `json.dumps` accepts: `{"train": [...], "val": [...]}`. Each list holds the keys of one role, as
+        from `picture_key`, sorted and without duplicates.
     """
     return {"train": sorted({picture_key(path) for path in train}), "val": sorted({picture_key(path) for path in val})}
 

@@ -29,8 +29,11 @@ BLOCK_SIZE = 512
 CACHE_BYTES = 32 * 2**20
 """Size in bytes of GDAL's block cache while rasters are written."""
 STEP_COLUMNS = 4096
-"""Number of columns for which overviews are computed at a time; a power of two. This takes about 15 bytes of memory for
-each full-resolution pixel."""
+"""Number of columns for which overviews are computed at a time; a power of two.
+
+Overviews are computed block by block. A block has `BLOCK_SIZE` rows and `STEP_COLUMNS` columns; in a raster with n
+overviews, each of the two numbers is at least 2**n. The computation takes about 15 bytes of memory for each
+full-resolution pixel of one block."""
 KINDS = ("mask", "probability")
 """The two rasters of a scene; the names of their files end with these words."""
 

@@ -81,7 +81,8 @@ class Finishing:
         """Write rasters, vector files and, at the end, the JSON report.
 
         Args:
-            strips: strips of the whole scene, with notes on the windows of each strip; see `count_windows`.
+            strips: the finished strips of the whole scene: a `journal.Strips`, which reads the codes of the strips and
+                the notes on the windows of each strip from the work folder.
             at_once: True: complete and simplify the outlines while the rasters are still being written. False: do this
                 after the rasters. True takes less time and more memory.
 

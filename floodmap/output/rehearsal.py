@@ -104,7 +104,10 @@ class _TwoPixels:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the only block of rows, as a pair: 0, the scene row of its first row, and its codes, uint8 (2, 1)."""
+        """Yield one pair, for the only block of rows: the scene row at which the block begins, and the block's codes.
+
+        The row is 0. The codes are uint8 (2, 1).
+        """
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:

@@ -225,11 +225,13 @@ def output_folder(out: Path) -> Iterator[None]:
 
 
 def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> None:
-    """Check that no result would replace an input file of the run, such as a mask of the user named `x_mask.tif`.
+    """Check that no result would replace an input file of the run.
+
+    Example: a file `x_mask.tif` that the user gave as the mask of the scene `x.tif`.
 
     Args:
         results: paths of the results.
-        inputs: files that the run reads.
+        inputs: files that the run reads: the scene, and the files of the options `mask`, `aoi` and `prompts`.
 
     Raises:
         OutputError: the path of a result leads to an input file.

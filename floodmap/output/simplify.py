@@ -4,8 +4,8 @@ Each corner of an outline forms a triangle with the two neighbouring corners of 
 order of the areas of these triangles (Visvalingam and Whyatt 1993, doi:10.1179/000870493786962263).
 
 Corners have integer coordinates. By Pick's theorem, a triangle of at most one square pixel has no pixel corner in its
-interior. So many such triangles can be cut off at the same time, without a search for crossings, on two conditions: the
-removed corners are not neighbours on an outline, and no other corner lies on a new edge.
+interior. Therefore, many such triangles can be cut off at the same time, without a search for crossings, on two
+conditions: the removed corners are not neighbours on an outline, and no other corner lies on a new edge.
 """
 
 from __future__ import annotations

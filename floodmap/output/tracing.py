@@ -68,8 +68,9 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
             outlines then share all vertices of their common border.
 
     Yields:
-        For each band of rows (see `BAND_PIXELS`), the components that end above the last row of the band of rows, and
-        were not yielded before.
+        For each band of rows (see `BAND_PIXELS`), a table of the components that have become complete: those that end
+        above the last row of the band and are in no earlier table. After the last band, one more table has the
+        components that reach the last row of the scene.
     """
     tracer: _Tracer | None = None
     for _, codes in strips:
@@ -86,7 +87,10 @@ def trace(strips: Iterable[tuple[int, Codes]], *, threshold: int, noded: bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Edges:
-    """Straight, directed edges of outlines. Seen along an edge, with row 0 at the top, the component is on the left."""
+    """Straight, directed edges of outlines. On an image with row 0 at the top, the component is to the left of an edge.
+
+    Left means left of the direction of the edge: an edge that goes to the right has the component above itself.
+    """
 
     line: Lines
     """Edges, (n,) of data type `LINE`."""
@@ -267,9 +271,10 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
 def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
     """Return the edges between pixels of different kinds in a block, without the upper and side edges of the first row.
 
-    The first row of the block belongs to the preceding band of rows. Along a straight border, an edge ends and the next
-    edge begins at each pixel corner at which the kind of the pixels changes on one side of the border. In `change` and
-    in the result, the padding pixel in front is not counted: the first pixel of the first row has the index 0.
+    The first row of the block belongs to the preceding band of rows. All pixels along one side of an edge have the same
+    kind. If the kind changes on one side of a straight border, the border is therefore divided into two edges, which
+    meet at the pixel corner of the change. In `change` and in the result, indices of pixels and of pixel corners count
+    from 0 at the first pixel of the first row, and at its upper left corner; the padding pixel in front is not counted.
 
     Args:
         padded: kinds of the pixels (see `_Tracer._block`), with a padding pixel after each row and one in front.

@@ -24,9 +24,9 @@ LAYERS = ("flood", "unobserved")
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
 """Short field names for Shapefiles, by long field name. A field name in a Shapefile has at most 10 characters."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
-"""Suffixes of the sidecar files, by format. A GeoPackage has no sidecar files.
+"""Suffixes of the sidecar files, by format of the vector file. A GeoPackage has no sidecar files.
 
-A sidecar file has the stem of a vector file (`.shp`, `.geojson`, `.fgb`, `.parquet`) and is in the same folder."""
+A sidecar file is in the folder of its vector file and has the same stem, such as `x.dbf` beside `x.shp`."""
 DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
@@ -72,15 +72,17 @@ def write_layers(
 def write_file(
     flood: GeoDataFrame, unobserved: GeoDataFrame, path: Path, *, date: datetime, overwrite: bool = False
 ) -> list[Path]:
-    """Write the layers `flood` and `unobserved` to the file `path`. The suffix of the file is the format.
+    """Write the layers `flood` and `unobserved` to one vector file or to two.
 
-    Only a GeoPackage holds both layers. In other formats, the file holds the flood polygons. Polygons of unobserved
-    ground, if there are any, are then written to a second file in the same folder, such as `STEM_unobserved.shp`.
+    A GeoPackage holds both layers. In other formats, the file `path` holds only the flood polygons. If there are
+    polygons of unobserved ground, they are written to a second file in the same folder: for `x.shp`, the second file is
+    `x_unobserved.shp`.
 
     Args:
         flood: flood polygons (`polygons.Polygons.flood`).
         unobserved: polygons of unobserved ground (`polygons.Polygons.unobserved`).
-        path: the file.
+        path: the file, or the first of the two files. The suffix decides the format: `.gpkg`, `.shp`, `.geojson`,
+            `.fgb` or `.parquet`.
         date: timestamp of the last change, in formats that store such a timestamp; UTC if `date` has no time zone.
         overwrite: True: replace files that exist.
 
@@ -117,8 +119,8 @@ def _write_all(
 ) -> list[Path]:  # fmt: skip
     """Write files to a temporary folder, then move the files to `out_dir`. If a file cannot be written, none is moved.
 
-    `frames` contains the tables of both layers, by name of the layer. The result is the paths of the vector files,
-    without the sidecar files (see `PARTS`).
+    `frames` contains the tables of both layers, by name of the layer. `scratch` is the parent of the temporary folder;
+    None: `out_dir`. The result is the paths of the vector files, without the sidecar files (see `PARTS`).
     """
     for file in files:
         path = out_dir / file.name
@@ -148,13 +150,14 @@ def _write_all(
 
 
 def _final_name(part: Path, file: _File) -> str:
-    """Return the final name of a vector file or a sidecar file that has a temporary name.
+    """Return the final name, without folders, of a file that was written under a temporary name such as `1.dbf`.
 
-    Example: if `file` has the name `NAME_unobserved.shp`, the sidecar file `1.dbf` becomes `NAME_unobserved.dbf`.
+    Example: if `file` has the name `NAME_unobserved.shp`, `1.shp` becomes `NAME_unobserved.shp`, and the sidecar file
+    `1.dbf` becomes `NAME_unobserved.dbf`.
 
     Args:
-        part: path with the temporary name. The stem, such as 1, is the index of `file` among the files of one call.
-        file: the vector file to which `part` belongs.
+        part: temporary path of a vector file, or of one of its sidecar files.
+        file: the same vector file, with its final name.
     """
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 

@@ -99,10 +99,13 @@ class Strips:
         return self.folder / f"{index:05d}.strip"
 
     def _whole(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield (header, compressed codes) of each strip from the top, up to the first missing or corrupt strip.
+        """Read each strip file from the top of the scene, up to the first missing or corrupt strip.
 
-        The header is a JSON object with the fields and the notes of the strip. `append` writes the header to the strip
-        file, before the codes.
+        Yields:
+            For each strip a pair: the header, and the compressed blocks of all pieces of the strip (see
+            `Strip.pieces`), one after the other. The header has the keys `row_off`, `height` and `step` (see `Strip`),
+            `notes` (see `Entry`), and `pieces`: for each piece, the number of columns, and a list with the size of each
+            compressed block in bytes.
         """
         for index in count():
             if not self._comes(index):
@@ -130,13 +133,13 @@ class Journal(Strips):
     Args:
         folder: the work folder; created if missing.
         settings: all settings on which the results depend. Strips computed with other settings are not reused.
-        resume: True: continue after the finished strips, if there are any.
-        discard: True: delete finished strips that cannot be continued, because `resume` is False or the strips were
-            computed with other settings.
+        resume: True: keep the finished strips of an earlier run, and compute only the strips that are missing.
+        discard: True: delete the finished strips of an earlier run if this run cannot keep them. This is the case if
+            `resume` is False, or if the strips were computed with other settings.
 
     Raises:
-        OutputError: another run uses the folder, or the folder cannot be written. Or `discard` is False, and there are
-            finished strips that cannot be continued.
+        OutputError: another run uses the folder, or the folder cannot be written. Or there are finished strips of an
+            earlier run that this run cannot keep, and `discard` is False.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:

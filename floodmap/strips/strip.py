@@ -49,8 +49,8 @@ def unpacked(block: bytes, width: int, height: int) -> NDArray[np.uint8]:
 class Strip:
     """Codes of finished rows of a scene, compressed.
 
-    The codes are kept compressed to save memory. Example: in a scene of 100 000 columns, a strip of 1000 rows is 100 MB
-    of uncompressed codes. The weights of the shipped model are 12 MB.
+    The codes are kept compressed to save memory. Example: in a scene of 100 000 columns, a strip of 1000 rows has 100
+    MB of uncompressed codes. This is eight times the size of the shipped model's weights (12 MB).
     """
 
     row_off: int

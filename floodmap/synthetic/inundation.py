@@ -43,7 +43,8 @@ class Water:
     mirrored: float
     """Largest share of the reflected sky in the water's colour, 0 to 1; 0: no reflection."""
     glint: float
-    """Share of pixels with sun glint inside patches of glint, 0 to 1; 0: there are no patches."""
+    """Share of pixels that glint in the sun, 0 to 1; 0: no pixel. Glint occurs in patches of the water. The share is
+    that of the pixels in a patch, not of all pixels of the water."""
     shadow: float
     """Darkness of shadows on the water: 0 for no shadows, 1 for black."""
     wet: float
@@ -67,7 +68,10 @@ class Ground:
 
 
 def draw_water(rng: np.random.Generator) -> Water:
-    """Draw a random appearance of water: brown, olive, grey, black, blue or any colour, perhaps with reflected sky."""
+    """Choose the appearance of a flood's water at random.
+
+    The water is brown, olive, grey, black, blue-green or any other colour, with or without reflected sky and sun glint.
+    """
     kinds = ["mud", "tea", "olive", "grey", "black", "lake", "any"]
     kind = rng.choice(kinds, p=[0.28, 0.16, 0.12, 0.12, 0.1, 0.12, 0.1])
     low, high = {
@@ -90,7 +94,7 @@ def draw_water(rng: np.random.Generator) -> Water:
 
 
 def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, across: float = 1.0) -> Floats:
-    """Draw smooth noise: random values on a coarse grid, with bicubic interpolation between the grid points.
+    """Compute smooth noise: random values on a coarse grid, with bicubic interpolation between the grid points.
 
     Args:
         shape_hw: height and width of the result, in pixels.
@@ -187,7 +191,7 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Draw a random terrain, and compute the depth of the water: float32 (height, width), in metres.
+    """Compute a random terrain, and the depth of the water on it: float32 (height, width), in metres.
 
     The depth is negative at ground above the water level. The water level is set so that the share `share`, 0 to 1, of
     the True pixels in `open_ground`, bool (height, width), is flooded.
@@ -230,9 +234,10 @@ def _shadows(rgb: Floats, stands: Bools, gsd: float) -> Floats:
 
 
 def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Draw the colours of a water surface with reflected sky, ripples and sun glint.
+    """Compute the colours of a water surface: RGB, float32 (3, height, width), on a scale of 0 to 1.
 
-    Return RGB, float32 (3, height, width), on a scale of 0 to 1. Sun glint may be brighter than 1.
+    The appearance is that of `water`. The places of colours, reflected sky, ripples and sun glint are random. Sun glint
+    may be brighter than 1.
     """
     mixture = 1 / (1 + np.exp(-2 * texture(shape, max(8.0, rng.uniform(8, 60) / gsd), rng)))
     first, second = water.colours.astype(np.float32)[:, :, None, None]
@@ -252,17 +257,19 @@ def _surface(water: Water, shape: tuple[int, int], gsd: float, rng: np.random.Ge
 def coarser(
     rgb: NDArray[np.uint8], mask: NDArray[np.uint8], factor: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Downsample a picture and its mask: the mean of each block of pixels, and a majority of more than 60 %.
+    """Downsample a picture and its mask: each square block of pixels becomes one pixel.
+
+    The colour of the new pixel is the mean colour of the block. The label of the new pixel is flood if more than 60 %
+    of all pixels of the block are flood, dry if more than 60 % are dry, and otherwise 255. All pixels of the block
+    count, also those that are not scored.
 
     Args:
         rgb: uint8 (3, height, width).
         mask: uint8 (height, width): 1 flood, 0 dry, 255 not scored.
-        factor: side, in pixels, of the square blocks that become one pixel. Incomplete blocks at the right and lower
-            edge are left out.
+        factor: side of a block, in pixels. Incomplete blocks at the right and lower edge are left out.
 
     Returns:
-        Picture, uint8 (3, rows of blocks, columns of blocks), and mask, uint8 (rows of blocks, columns of blocks). A
-        mask pixel without a majority of flood or dry pixels is 255, not scored.
+        Picture, uint8 (3, rows of blocks, columns of blocks), and mask, uint8 (rows of blocks, columns of blocks).
     """
     height, width = (side // factor * factor for side in mask.shape)
     blocks = (height // factor, factor, width // factor, factor)

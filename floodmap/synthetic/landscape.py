@@ -1,4 +1,4 @@
-"""Landscape of a synthetic scene: hashed noise, parameters drawn from the seed, macro cells, and blocks to draw on.
+"""Landscape of a synthetic scene: hashed noise, random parameters, macro cells, and blocks as canvases for painting.
 
 Macro cells are Voronoi cells of jittered lattice points. Roads, banks and hedges lie on the borders of macro cells.
 Positions are in metres from the top left corner of the scene, x to the east, y to the south.
@@ -17,10 +17,8 @@ from scipy.sparse import csr_array
 if TYPE_CHECKING:
     from floodmap.synthetic.scene import SyntheticScene
 
-BLOCK = 512
-"""Side of a block of the scene, in pixels."""
-PAD = 8
-"""Margin around a block while it is drawn, in pixels."""
+BLOCK = 512  # side of a block of the scene, in pixels
+PAD = 8  # margin around a block while it is painted, in pixels
 _LATTICE = 8  # distance between the points of the lattice on which smooth fields are computed, in pixels
 SIDE = BLOCK + 2 * PAD  # side of a block with margin, in pixels
 _MACRO_M = 260.0  # mean distance between the centres of neighbouring macro cells, in metres
@@ -66,9 +64,9 @@ def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: fl
 
 
 def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
-    """Compute the cubic B-spline weights of positions on a lattice. Positions are in units of the lattice spacing.
+    """Compute cubic B-spline weights of n ascending positions on a lattice, given in units of the lattice spacing.
 
-    Return the index of the first lattice point used, and the weights: a sparse matrix (positions, lattice points).
+    Return the index of the first lattice point used, and the weights: csr_array (n, lattice points from that point on).
     """
     index = np.floor(positions).astype(np.int64)
     t = positions - index
@@ -79,7 +77,7 @@ def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
 
 
 def _resample(lattice: np.ndarray, down: csr_array, across: csr_array) -> np.ndarray:
-    """Interpolate values on a lattice to pixels by `_spline` weights: `down` for pixel rows, `across` for columns."""
+    """Interpolate a lattice (r, c) to pixels, float32 (h, w), by `_spline` weights: `down` (h, r), `across` (w, c)."""
     wide = across @ np.ascontiguousarray(lattice.T, dtype=np.float32)  # sparse: the same sums on any machine
     pixels: np.ndarray = down @ np.ascontiguousarray(wide.T)
     return pixels
@@ -89,7 +87,7 @@ _UPSAMPLE = _spline(np.arange(SIDE) / _LATTICE)[1]
 
 
 def upsample(lattice: np.ndarray) -> np.ndarray:
-    """Interpolate values, given every `_LATTICE` pixels of a block, to all of its pixels: float32 (SIDE, SIDE)."""
+    """Interpolate values at every `_LATTICE`-th row and column of a block to all pixels: float32 (SIDE, SIDE)."""
     return _resample(lattice, _UPSAMPLE, _UPSAMPLE)
 
 
@@ -188,7 +186,10 @@ def decide_look(scene: SyntheticScene) -> Look:
 
 
 class _Sites:
-    """Landscape at points (x, y) in metres: height above the water, two nearest macro cells, densities of objects."""
+    """Landscape at points (x, y) in metres. `dry_m`: height above the water. `village`, `wood`: above 0 if inside.
+
+    A point lies in the macro cell with the index `first`, `edge_m` metres from the border to the macro cell `second`.
+    """
 
     def __init__(self, look: Look, x: np.ndarray, y: np.ndarray) -> None:
         self.look = look
@@ -215,7 +216,7 @@ class _Sites:
 
 
 class _Pairs:
-    """Roads, banks and hedges on borders between two macro cells. The integer `side` identifies the first cell."""
+    """Roads, banks and hedges on borders of macro cells `first` and `second`. `side`, int (n,), identifies `first`."""
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -233,7 +234,7 @@ class _Pairs:
 
 
 class Canvas:
-    """Block with its margin while it is drawn: noise, heights, colours, shadows, roofs, trees of SIDE x SIDE pixels."""
+    """Block, with its margin, while it is painted: SIDE x SIDE pixels of heights, colours, shadows, roofs and trees."""
 
     def __init__(self, look: Look, row: int, col: int) -> None:
         self.look, self.row0, self.col0 = look, row * BLOCK - PAD, col * BLOCK - PAD
@@ -251,12 +252,10 @@ class Canvas:
         self._split()
 
     def _split(self) -> None:
-        """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border.
-
-        Pixel p lies in the cell with the nearest centre. The border is the perpendicular bisector of the line between
-        the two nearest centres. The distance to it is the difference of the squared distances to these two centres,
-        divided by twice the distance between them. |p|^2, which is equal for all centres, is left out.
-        """
+        """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border."""
+        # The border is equally far from the two nearest centres. The distance of pixel p to it is the difference of p's
+        # squared distances to the centres, divided by twice the distance between them. |p|^2, which is equal for all
+        # centres, is left out.
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
         cells = np.unique(np.concatenate([sites.first, sites.second]))
@@ -277,7 +276,7 @@ class Canvas:
         self.edge_m = (runner_up - best) / look_up(2 * self.pairs.length_m, self.border)
 
     def noise(self, spacing_m: float, name: str, stretch: float = 1.0) -> np.ndarray:
-        """Compute noise of variance about 1, float32 (SIDE, SIDE); along x, its spacing is `spacing_m` x `stretch`."""
+        """Compute noise of variance 1, float32 (SIDE, SIDE), of spacing `spacing_m` in y, `stretch` times that in x."""
         pixels = max(spacing_m / self.look.gsd_m, 2.0)
         first_row, down = _spline((self.row0 + np.arange(SIDE)) / pixels)
         first_col, across = _spline((self.col0 + np.arange(SIDE)) / (pixels * stretch))
@@ -286,7 +285,7 @@ class Canvas:
         return _resample(lattice, down, across)
 
     def smooth(self, spacing_m: float, name: str, octaves: int = 2) -> np.ndarray:
-        """Compute fractal noise every `_LATTICE` pixels, and interpolate it to all pixels: float32 (SIDE, SIDE)."""
+        """Compute fractal noise at every `_LATTICE`-th row and column, interpolated to pixels: float32 (SIDE, SIDE)."""
         return upsample(fractal(self.sites.x, self.sites.y, spacing_m, octaves, 0.5, self.look.salt(name)))
 
     def patch(self, x_m: tuple[float, ...], y_m: tuple[float, ...], reach_m: float) -> _Patch | None:
@@ -303,9 +302,10 @@ class Canvas:
         return (rows, cols), self.x_m[:, cols], self.y_m[rows]
 
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw one random point in each square with sides of `cell_m` metres, in and near the block.
+        """Choose one random point in each square with sides of `cell_m` metres, in and near the block.
 
-        Return, for the n points: their `_Sites`; x (n,) and y (n,), in metres; random numbers from 0 to 1, (8, n).
+        Return, for the n points: `_Sites`; x and y in metres, (n,); random numbers from 0 to 1, (8, n). Numbers 0 and 1
+        determine x and y. Numbers 2 to 7 are for the caller, for example for the size of a tree at the point.
         """
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (

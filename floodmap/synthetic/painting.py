@@ -199,7 +199,7 @@ def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, d
 
 
 def draw_houses(canvas: Canvas) -> None:
-    """Draw houses, mostly in villages, along roads and on high ground; a few stand in the water."""
+    """Add roofs and shadows of houses to the block, mostly in villages, along roads and on high ground."""
     sites, x, y, dice = canvas.scatter(19.0, "house")
     pairs = sites.pairs
     near_road = (pairs.half_m > 0) & (sites.edge_m < 34)
@@ -246,7 +246,7 @@ def _draw_house(
 
 
 def draw_trees(canvas: Canvas) -> None:
-    """Draw the shadows and the crown heights of trees in woods, hedges and gardens, and of single trees."""
+    """Add trees in woods, hedges and gardens, and single trees: shadows to `shadow`, crown heights to `canopy`."""
     look = canvas.look
     sites, x, y, dice = canvas.scatter(5.5, "tree")
     hedge = (sites.pairs.hedge < 0.4) & (np.abs(sites.edge_m - sites.pairs.half_m - 3.5) < 2.5)

@@ -38,8 +38,10 @@ class Water:
     directions: Tensor
     """(B, 2, 2, 2): for swell and for ripples, a 2 x 2 matrix that maps (x, y) in the far view to (x, y) in the patch.
 
-    The matrix first rotates to the direction of the waves, then scales each axis to the length and width of a wave. The
-    patch of `waves` reaches from -1 to 1 along both axes. Beyond, the patch is repeated as mirror images."""
+    The matrix first rotates the axes: x then is the direction in which the waves travel, and y the direction of the
+    crests. The matrix then scales x so that neighbouring values of the patch are half a wavelength apart. It scales y
+    so that neighbouring values are 1 to 8 times as far apart. The patch of `waves` covers -1 to 1 along both axes.
+    Outside this range, mirror images continue the patch."""
     heights: Tensor
     """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor
@@ -51,7 +53,9 @@ class Water:
     borrowed: Tensor
     """bool (B,), True: the new water of a view is copied from the donor, the most flooded view of the batch.
 
-    Without effect if the donor is at most half flooded, and in the donor itself."""
+    Each pixel is copied from the same row and column of the donor. True has no effect on pixels that are dry in the
+    donor, and no effect on the donor itself. If at most half of the donor is flooded, True has no effect on any view.
+    """
 
     @classmethod
     def draw(cls, shares: Tensor, generator: torch.Generator) -> Water:
@@ -136,7 +140,12 @@ class Water:
 
 
 def reflection(rgb: Tensor, flooded: Tensor, sky: Tensor, tall: float) -> Tensor:
-    """Compute the reflection of an oblique picture in still water: the bank upside down, and the sky below the bank.
+    """Compute the colours that flood water reflects, as if the picture were oblique and the water still.
+
+    The bank of a flood pixel is the nearest dry pixel above it in the same column. The flood pixel reflects the pixel
+    that is as many rows above the bank as the flood pixel is below the bank. For example, with the bank in row 10, the
+    flood pixel in row 12 reflects row 8. The flood pixel reflects the sky instead in four cases: it has no bank, it is
+    more than `tall` rows below the bank, or the reflected pixel is outside the picture or is flooded.
 
     Args:
         rgb: RGB of the picture, (3, H, W), 0 to 1.

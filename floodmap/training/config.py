@@ -46,11 +46,14 @@ class TrainConfig:
     thorough: bool = False
     """Whether a `flood_sam` is trained more thoroughly in steps with points as prompts; such steps take longer.
 
-    True: a step uses all views of a batch, and draws two sets of points for each view. False: a step uses a third of
-    the views, and draws one set of points.
-    A set is drawn in rounds. After each round, the prediction is corrected at the points drawn so far, and the next
-    round adds points at the remaining errors. `Corrector` corrects by kriging (interpolation between points) and by a
-    network. False: between the rounds, the prediction is corrected by kriging alone.
+    A set of points is drawn in rounds. After each round, the prediction is corrected at the points drawn so far, and
+    the next round adds points at the remaining errors.
+
+    True: a step uses all views of a batch, and draws two sets of points for each view. Between the rounds, `Corrector`
+    corrects the prediction by kriging (interpolation between points) and by a network.
+
+    False: a step uses a third of the views, and draws one set of points for each view. Between the rounds, `Corrector`
+    corrects the prediction by kriging alone.
     """
     relabelled: float = 0.3
     """Probability that the label of one region is swapped (flood or dry) in a view whose prompts are points; see

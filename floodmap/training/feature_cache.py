@@ -26,8 +26,11 @@ class Batch:
     """Batch of encoded near views of h x w pixels."""
 
     encoded: Encoded
+    """Features of the near views: the output of the image encoder."""
     views: Views
-    """The views; in batches from the cache, `rgb` is empty and `gsd_m` is 0."""
+    """The near views, with their labels (`views.target` and `views.scored`).
+    In a batch that was read from the cache, `views.rgb` is an empty tensor and `views.gsd_m` is 0, because the cache
+    does not contain them."""
     colours: Tensor
     """Mean RGB of each square of 4 x 4 pixels, (B, 3, h/4, w/4), 0 to 255."""
     coarse: Tensor
@@ -45,7 +48,8 @@ class FeatureCache:
         encode: function from views to encoded views.
         decode: function from encoded views to flood logits (B, h, w), computed without a prompt. The logits of far
             views become the mask prompts of near views.
-        report: called after each batch with the share of the batches that is done, 0 to 1.
+        report: progress callback, called after each batch. Its argument is the share of the batches that are finished,
+            0 to 1.
     """
 
     def __init__(
@@ -67,11 +71,13 @@ class FeatureCache:
             report((number + 1) / count)
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Batch:
-        """Draw a random batch of cached features and labels from the folder, and copy it to a device.
+        """Read a random batch of cached features and labels from the folder, and copy it to a device.
 
-        With the encoder of `FloodSam`, only a random rectangle of the features is read, the same rectangle in all views
-        of the batch. A view then differs from step to step, and the mask decoder takes about half the time. With Meta's
-        encoders, which resize every view, the whole views are read.
+        If the encoder is that of `FloodSam`, only a random rectangle of the features and labels is read, the same
+        rectangle for all views of the batch. Its sides are about three quarters of the sides of a view. A view that is
+        read in several training steps then gives another rectangle in each step. The mask decoder also takes about half
+        the time. If the encoder is one of Meta's, the features of whole views are read: these encoders resize every
+        view to the fixed size of SAM's input, and Meta's mask decoder needs the features of the whole input.
 
         Args:
             generator: source of randomness.
@@ -123,7 +129,11 @@ def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
 
 
 def _write(path: Path, batch: Batch) -> None:
-    """Write a batch. Floats are stored as bfloat16, `target` as uint8 (0 to 255), 4-D tensors with channels last."""
+    """Write a batch of features and labels to a file.
+
+    Floating-point tensors are stored as bfloat16, except for the label `views.target`: the flooded share of each pixel,
+    0 to 1, is multiplied by 255 and stored as uint8. Tensors (B, C, H, W) are stored as (B, H, W, C).
+    """
     encoded, views = batch.encoded, batch.views
     tensors = {
         "embedding": encoded.embedding, "coarse": batch.coarse, "scored": views.scored, "colours": batch.colours,

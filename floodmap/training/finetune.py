@@ -62,13 +62,14 @@ def fine_tune(
 
     Args:
         data: a folder in one of the layouts of `labels.find_labels`.
-        out: path of the new weights, a `.safetensors` file. Beside this file, the folder `NAME_run` holds the log, the
-            curves and the checkpoint for resuming, during the training and afterwards.
+        out: path of the new weights, a `.safetensors` file. Beside this file, a folder holds the log, the curves and
+            the checkpoint for resuming, during the training and afterwards. For `x.safetensors` the folder is `x_run`.
         options: settings of the run.
         overwrite: True: replace existing results.
         resume: True: go on with an interrupted run.
         report: called with the share of a stage that is done, 0 to 1, and the name of the stage: "encode" or "train".
-        on_checkpoint: called with the scores of every checkpoint; the first scores are those of the base weights.
+        on_checkpoint: called at every checkpoint with a `Checkpoint`: the progress, losses and IoU scores of the run.
+            In a new run, the first call comes before the first step, with the scores of the base weights.
 
     Returns:
         A `TrainedModel`: path, training pictures and validation scores of the new weights.
@@ -151,7 +152,11 @@ def _config(options: FineTuneOptions, base: _BaseWeights, n_samples: int, n_proc
 
 
 def _workers(device: str, n_processes: int) -> int:
-    """Return `TrainConfig.workers` of each training process: up to 8 for a GPU on systems with fork, else 0."""
+    """Return `TrainConfig.workers`: the number of processes that draw batches in advance for each training process.
+
+    On a GPU, the number of CPU cores is divided by the number of training processes; the result is at most 8. On a CPU,
+    and on operating systems without fork, the result is 0: the training process itself draws batches.
+    """
     if device == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
         return 0
     return min(8, (os.cpu_count() or 1) // n_processes)

@@ -82,7 +82,10 @@ def train(
     report: Callable[[float, str], None] = lambda *_: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
 ) -> Path:
-    """Train a model from scratch or from given weights, or go on from the checkpoint in the folder.
+    """Train a model from random or given weights, or resume the run of a folder.
+
+    If the folder has a checkpoint (`last.pt`), the run is resumed from this checkpoint, and `init` is ignored. Without
+    a checkpoint, training begins with the weights of `init`, or with random weights if `init` is None.
 
     Args:
         config: settings of the run.
@@ -91,9 +94,11 @@ def train(
         folder: folder of the run: `last.pt` (the checkpoint for resuming), `log.csv`, `tensorboard/` (if tensorboardX
             is installed), `model.safetensors` (the averaged weights) and `best.safetensors` (the averaged weights with
             the highest validation IoU).
-        init: file of initial weights; tensors whose name or shape does not fit are left out. None: random weights.
+        init: file of initial weights; tensors whose name or shape does not fit the network are left out. None: random
+            weights.
         report: called with the share of the stage that is done, 0 to 1, and the stage: `encode` or `train`.
-        on_checkpoint: called with the scores of every checkpoint, and with those of `init` before the first step.
+        on_checkpoint: called at every checkpoint with a `Checkpoint`: progress, losses and scores. If `init` is given,
+            the first call of a new run comes before the first step, with the scores of the initial weights.
 
     Returns:
         Path of `model.safetensors`, or of `best.safetensors` with early stopping (`patience`).

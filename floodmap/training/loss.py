@@ -92,9 +92,10 @@ def consistency_loss(
 
     Args:
         model: the network.
-        encoded: the encoded views, of H x W pixels.
+        encoded: image embedding and skip features of B views: the result of `model.encode`. A view has H x W pixels; H
+            and W are multiples of 32.
         logits: flood logits of the whole views, (B, H/2, W/2).
-        masks: mask prompts of the whole views, (B, 1, H/4, W/4); None: no mask prompts.
+        masks: mask prompts of the whole views: flood logits, (B, 1, H/4, W/4). None: no mask prompts.
         scored: bool (B, H, W), True where a pixel has a label and counts in the loss.
         generator: source of randomness for the rectangle.
 

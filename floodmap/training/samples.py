@@ -22,8 +22,9 @@ The range includes `scales.COARSE_FACTOR`."""
 PLAIN_FACTOR = 4
 """Factor of the pairs that are drawn without interpolation (see `Source.plain`), equal to `scales.COARSE_FACTOR`.
 
-The factor is a power of two, because far views are drawn from copies of the picture at 1/2, 1/4 and 1/8 of the size.
-With the factor 4, the pixels of the far view are the pixels of the copy at 1/4 of the size."""
+The factor is the pixel size of the far view divided by the pixel size of the near view. It is a power of two, because
+far views are drawn from copies of the picture at 1/2, 1/4 and 1/8 of the size. With the factor 4, the pixels of the far
+view are the pixels of the copy at 1/4 of the size. Sources whose `factor` begins at 1 use 1 instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +105,23 @@ class Source:
     is at most 1600 pixels. The limit exists because views that lie mostly outside the picture are of little use. The
     limit does not apply to pairs that are drawn without interpolation (see `plain`)."""
     plain: float = 0.0
-    """Share of the pairs that are drawn without interpolation, which would blur details of one pixel's width.
+    """Share of the pairs that are drawn without interpolation. Interpolation would blur details of one pixel's width.
 
-    The near view consists of the picture's own pixels. Each pixel of the far view is the mean of a block of 4 x 4
-    pixels (`PLAIN_FACTOR`). If `factor` begins at 1, the far view consists of the picture's own pixels, too. Views are
-    only flipped and, if nadir, rotated by right angles. Half of these pairs keep the exposure and colours of the
-    picture.
+    The near view consists of the picture's own pixels. What the far view consists of depends on `factor`:
+
+    - If `factor` begins above 1, each pixel of the far view is the mean of a block of 4 x 4 pixels (`PLAIN_FACTOR`).
+    - If `factor` begins at 1, the far view consists of the picture's own pixels, too. Both views then have the same
+      pixel size.
+
+    The fields `zoom` and `rim` do not apply. Views are only flipped and, if nadir, rotated by right angles. Half of
+    these pairs keep the exposure and colours of the picture.
     """
     wet: float = 0.0
     """Share of the pairs that are drawn with a preference for flood, for sources with little flood.
 
-    For these pairs, pictures with more flood are drawn more often. The near view is centred on a flooded pixel, if one
-    of 16 random positions is flooded.
+    For these pairs, pictures with more flood are drawn more often. Up to 16 random positions inside the far view are
+    tried as centre of the near view, until the pixel at the position is flooded. If none of the 16 is flooded, the last
+    position is used.
     """
     augment: Augment = "full"
     """Degree of augmentation; see `FineTuneOptions`. Unless it is `full`, all pairs are drawn as `plain` describes."""

@@ -78,7 +78,10 @@ class _Pyramid:
 
 
 class PairSampler:
-    """Sampler of random pairs of views. Views are rotated, zoomed, tilted, repainted and recoloured at random.
+    """Sampler of random pairs of views. Views are rotated, zoomed and tilted at random.
+
+    In some pairs, the flood water is repainted: new water is painted over it (`augment.Water`). In most pairs, exposure
+    and colours of the views are changed, and blur, noise or compression may be added (`augment.Light`).
 
     Args:
         sources: sets of samples. Each source has a share of the pairs, `Source.share`. The shares need not add up to 1,
@@ -185,11 +188,12 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from view to picture that needs no interpolation of pixels.
+        """Return a random homography (3, 3) from far view to picture: flips and right angles, without interpolation.
 
-        The homography maps pixels of the view to pixels of the picture, both counted from the view's centre. Nadir
-        views (`from_above`) get one of the eight symmetries of a square. Oblique views get a horizontal flip, or no
-        flip. `zoom` is the number of pixels of the picture per pixel of the view.
+        Coordinates in the far view and in the picture are in pixels. The origin of both is the centre of the far view.
+        Views of nadir pictures (`from_above`) get one of the eight symmetries of a square: flips, and rotations by
+        multiples of 90 degrees. Views of oblique pictures get a horizontal flip, or no flip. `zoom` is the number of
+        pixels of the picture per pixel of the far view.
         """
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
@@ -209,10 +213,10 @@ class PairSampler:
         return self._uniform(margin, length - margin) if length > 2 * margin else length / 2
 
     def _homography(self, from_above: bool, zoom: float) -> Tensor:
-        """Draw a homography (3, 3) from far view to picture: rotation, flip, change of aspect ratio, zoom and tilt.
+        """Return a random homography (3, 3) from far view to picture: rotation, flip, change of aspect ratio and tilt.
 
-        The homography maps pixels of the far view to pixels of the picture, both counted from the view's centre. `zoom`
-        is the number of pixels of the picture per pixel of the far view.
+        Coordinates in the far view and in the picture are in pixels. The origin of both is the centre of the far view.
+        `zoom` is the number of pixels of the picture per pixel of the far view.
         """
         turn = (
             self._uniform(-math.pi, math.pi) if from_above else float(torch.randn((), generator=self.generator)) * 0.12
@@ -234,12 +238,12 @@ class PairSampler:
 
 
 def zoom_only(zoom: float) -> Tensor:
-    """Return the homography (3, 3) from view to picture without rotation and flip.
+    """Return the homography (3, 3) from far view to picture without rotation and flip.
 
-    The homography maps pixels of the view to pixels of the picture, both counted from the view's centre.
+    Coordinates in the far view and in the picture are in pixels. The origin of both is the centre of the far view.
 
     Args:
-        zoom: number of pixels of the picture per pixel of the view.
+        zoom: number of pixels of the picture per pixel of the far view.
     """
     return torch.diag(torch.tensor([zoom, zoom, 1.0]))
 

@@ -51,7 +51,7 @@ def perturb_coarse(coarse: Tensor, share: float, generator: torch.Generator) -> 
 
     Returns:
         Mask prompts (B, 1, h, w). To the logits of each changed view, a smooth array of random numbers is added: normal
-        random numbers (4, 4), interpolated to (h, w).
+        random numbers (4, 4), interpolated to (h, w). Their standard deviation is drawn for each view, 1 to 6.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share).float()[:, None, None, None]
@@ -73,8 +73,9 @@ def drop_flood(coarse: Tensor, share: float, generator: torch.Generator) -> Tens
 
     Returns:
         Mask prompts (B, 1, h, w). In each changed view, logits above an upper limit are lowered to the limit. The limit
-        varies smoothly from pixel to pixel: it is an array of normal random numbers (6, 6), interpolated to (h, w). The
-        limit is mostly below 0, and a logit below 0 means dry.
+        varies smoothly from pixel to pixel: it is an array of normal random numbers (6, 6), interpolated to (h, w).
+        Their mean is drawn for each view, -5 to -1, and their standard deviation is 2. The limit is therefore mostly
+        below 0, and a logit below 0 means dry.
     """
     count = len(coarse)
     chosen = (torch.rand(count, generator=generator) < share)[:, None, None, None].to(coarse.device)
@@ -130,7 +131,10 @@ def cells_of(planes: Tensor) -> Tensor:
 def _draw_region(
     colours: NDArray[np.float32], flooded: NDArray[np.bool_], labelled: NDArray[np.bool_], generator: torch.Generator
 ) -> NDArray[np.bool_] | None:
-    """Draw a connected region of cells of one class (flood or dry) and of similar colour.
+    """Draw a class, flood or dry with equal probability, and then a region of this class and of similar colour.
+
+    One cell with a label of this class is drawn at random. The region consists of the cells with a label of this class
+    that are connected to the drawn cell and have a similar colour.
 
     Args:
         colours: mean RGB of each cell, float32 (3, h, w), 0 to 255.
@@ -139,8 +143,8 @@ def _draw_region(
         generator: source of randomness.
 
     Returns:
-        The region, bool (h, w). None if the class has no labelled cell, or if the region covers less than 2 % or more
-        than 50 % of the view.
+        The region, bool (h, w). None if no cell has a label of the drawn class, or if the region covers less than 2 %
+        or more than 50 % of the view.
     """
     own = labelled & (flooded == _draw_bool(0.5, generator))
     places = np.argwhere(own)
@@ -160,10 +164,13 @@ def simulate_points(
 ) -> tuple[Tensor, Tensor]:
     """Draw one to three points per view, similar to points with which a user corrects a wrong prediction.
 
-    The first point of a view lies in an error of the prediction. With probability 0.5 it is the pixel farthest from the
-    edge of the largest error, otherwise a random pixel of any error. Each later point lies in an error with probability
-    0.5. Points that do not lie in an error, and all points of a view without errors, are random pixels: flooded with
-    probability 0.65, otherwise dry. If the view has no pixel of the drawn class, the point has the label -1 (no point).
+    An error is a connected area of labelled pixels in which the prediction differs from the reference. The first point
+    of a view lies in an error. With probability 0.5 it is the pixel farthest from the edge of the largest error,
+    otherwise a random pixel of any error. Each later point is a random pixel of any error with probability 0.5.
+
+    For every other point, and for all points of a view without errors, a class is drawn first: flood with probability
+    0.65, otherwise dry. The point is then a random labelled pixel of this class in the reference. If the view has no
+    such pixel, the point has the label -1 (no point).
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.
@@ -172,8 +179,8 @@ def simulate_points(
         generator: source of randomness.
 
     Returns:
-        Coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N): 1 flood, 0 dry,
-        -1 no point.
+        Coordinates (B, N, 2) in pixels from the centre of the first pixel, x first, and labels (B, N) from the
+        reference: 1 flood, 0 dry, -1 no point. N is 1, 2 or 3, the same for all views.
     """
     batch, width = len(target), target.shape[-1]
     count = int(torch.randint(1, 4, (), generator=generator))

@@ -170,10 +170,10 @@ class Trainer:
     ) -> float:
         """Compute the loss of predictions with points as prompts, accumulate the gradients, and return the loss.
 
-        The encoded views are decoded to flood logits without points. The `Corrector` corrects the logits at the points.
-        The encoded views are then decoded a second time, with the corrected logits as mask prompt. The loss is the mean
-        of the losses of the corrected logits and of the second decoding. Gradients flow into the `Corrector` and the
-        second decoding, not into the encoder and the first decoding.
+        There are three steps. First, the encoded views are decoded with `prompts` (a mask prompt or nothing), but
+        without point prompts. Second, the `Corrector` changes the resulting flood logits at the points. Third, the
+        encoded views are decoded again, with the corrected logits as mask prompt. The loss is the mean of the losses of
+        the second and the third step. Gradients flow into these two steps, not into the encoder and the first step.
         """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
@@ -198,10 +198,13 @@ class Trainer:
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
         """Draw points in rounds, at pixels that are still wrong after a correction at the points of earlier rounds.
 
-        Before each round but the first, the `Corrector` corrects the logits at the points of earlier rounds. With
-        probability 0.5, all rounds add one point to each view, in the largest connected region of wrong pixels, as in
-        the command `compare`; the first point lies in the largest flooded region. Otherwise all rounds add one to three
-        random points, most of them at wrong pixels; see `simulate_points`.
+        Before each round but the first, the `Corrector` corrects the logits at the points of earlier rounds. One of two
+        ways to draw is chosen at random, with probability 0.5 each, for all rounds and views of the call:
+
+        - 1 to 8 rounds. Each round adds one point to each view, in the largest connected region of wrong pixels, as in
+          the command `compare` (see `deepest_points`). In the first round, it lies in the largest flooded region.
+        - 1 to 4 rounds. Each round adds one to three random points to each view, most of them at wrong pixels (see
+          `simulate_points`).
 
         Returns:
             Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
@@ -228,7 +231,7 @@ class Trainer:
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
-        """Draw a random number of rounds of points, 1 to 4."""
+        """Return the number of rounds in which points are drawn: a random number, 1 to 4."""
         return 1 + _draw_index((1.0, 1.0, 1.0, 1.0), self.generator)
 
     def _add_points(

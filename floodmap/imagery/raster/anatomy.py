@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 
 from floodmap.errors import SceneError
+from floodmap.geo import tile_index
 from floodmap.geo.gdal import closed_by, gdal_reason
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Member, Rect, Vrt
-from floodmap.imagery.raster.gaps import CombinedGaps, Gaps, PlacedMember, block_gaps, mosaic_gaps
+from floodmap.imagery.raster import voids
+from floodmap.imagery.raster.gaps import Gaps, HiddenGaps, PlacedMember, block_gaps, combined, mosaic_gaps
 
 _LOSSY = ("jpeg", "webp", "jxl", "lerc", "jp2", "mrsid", "ecw")
 _SERVICES = ("WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMosaic", "PostGISRaster", "GTI", "DAAS")
@@ -79,7 +83,8 @@ class _Inspector:
         files = tuple(map(SourceName.of, dataset.files)) or (name,)
         if dataset.driver != "VRT":
             return Anatomy(
-                files=files, lossy=is_lossy(dataset), gaps=block_gaps(dataset, bands),
+                files=files, lossy=is_lossy(dataset),
+                gaps=self._between_tiles(dataset, name) if dataset.driver == "GTI" else block_gaps(dataset, bands),
                 is_service=dataset.driver in _SERVICES,
             )  # fmt: skip
         vrt = Vrt(dataset, name)
@@ -104,7 +109,9 @@ class _Inspector:
             files=tuple(dict.fromkeys([*files, *vrt.names, *(file for one in inner for file in one.files)])),
             lossy=any(one.lossy for one in inner),
             is_service=any(one.is_service for one in inner),
-            gaps=_gaps(vrt, bands, whole, (dataset.height, dataset.width)),
+            gaps=combined(
+                _gaps(vrt, bands, whole, (dataset.height, dataset.width)), self._holes(vrt, bands, lost, repaired)
+            ),
             lost=lost | {name: why for one in inner for name, why in one.lost.items()},
             repaired=self._in_memory(vrt.without(lost, repaired)) if lost or repaired else None,
         )
@@ -120,7 +127,8 @@ class _Inspector:
             return Anatomy(files=(*files, source_name), lossy=False)  # GDAL could not have opened the VRT
         inner = inspected.anatomy
         if inner.gaps is not None or inner.lost:
-            lacks = f"lacks {', '.join(map(str, inner.lost))}" if inner.lost else "has blocks that were never written"
+            without = "has blocks that were never written, or parts without data"
+            lacks = f"lacks {', '.join(map(str, inner.lost))}" if inner.lost else without
             raise SceneError(
                 f"{name} is a warped copy of {source_name}, which {lacks}; repair that file or declare its nodata, "
                 "then run gdalwarp again"
@@ -154,6 +162,29 @@ class _Inspector:
         except (RasterioError, ET.ParseError) as error:
             return gdal_reason(error)
 
+    def _between_tiles(self, dataset: DatasetReader, name: SourceName) -> Gaps | None:
+        """Return the ground without a tile in a tile index; None if nodata, alpha or a mask shows this ground."""
+        if all(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums):
+            return None
+        return HiddenGaps(coverage=tile_index.open_with_mask(dataset, name, self._stack), bands=(1,))
+
+    def _holes(
+        self, vrt: Vrt, bands: Sequence[int], lost: Collection[SourceName], repaired: dict[SourceName, str]
+    ) -> Gaps | None:
+        """Return the places at which all members of a VRT are without data, if GDAL reads 0 there; else None.
+
+        The first three of `bands` are searched: the colours. `lost` and `repaired` are as in `Vrt.without`.
+        """
+        colours = tuple(dict.fromkeys(band for band in bands[:3] if band <= len(vrt.bands)))
+        if not vrt.has_holes(colours):
+            return None
+        hiding = [member for band in colours for member in vrt.bands[band - 1] if member.transparent]
+        may_be_colour = any(member.nodata is None or voids.may_be_colour(member.nodata) for member in hiding)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            coverage = closed_by(self._stack, rasterio.open(self._in_memory(vrt.coverage(lost, repaired))))
+        return HiddenGaps(coverage=coverage, bands=colours, in_any=not may_be_colour)
+
     def _in_memory(self, vrt: bytes) -> str:
         return str(closed_by(self._stack, MemoryFile(vrt, ext=".vrt")).name)
 
@@ -177,8 +208,7 @@ def _gaps(
     """
     own = dict.fromkeys(vrt.bands[band - 1] for band in bands if band <= len(vrt.bands))
     found = [_band_gaps(members, whole, shape_hw, computed=vrt.computed) for members in own if members]
-    lacking = [one for one in found if one is not None]
-    return CombinedGaps(lacking) if lacking else None
+    return combined(*found)
 
 
 def _band_gaps(
@@ -215,7 +245,12 @@ def lost_part_text(path: object, lost: SourceName, why: str) -> str:
 
 
 def is_lossy(dataset: DatasetReader) -> bool:
-    """Return whether a raster has lossy compression, which changes values near borders and in the alpha band."""
+    """Return whether a raster has lossy compression.
+
+    Lossy compression changes the values of pixels slightly. Two effects matter. Near the edge of the picture's content,
+    a black or white border is only nearly black or white, and nodata only nearly the nodata value. In an alpha band,
+    values beside transparent areas are neither 0 nor opaque.
+    """
     tags = dataset.tags(ns="IMAGE_STRUCTURE")
     if "LOSSLESS" in tags.get("COMPRESSION_REVERSIBILITY", "").upper().replace(" (POSSIBLY)", ""):
         return False

@@ -50,6 +50,8 @@ class BandChoice:
     """Bands of red, green and blue; or a single band, used as grey or as palette indices."""
     nir: int | None = None
     """Band of near infrared; None: not used."""
+    nir_assumed: bool = False
+    """Whether the band `nir` is only the one band left over: neither the user nor the file says what it is."""
     alpha: int | None = None
     """Alpha band, in which 0 is transparent; None: there is no alpha band."""
     palette: bool = False
@@ -77,8 +79,8 @@ def choose_bands(
     interpretation, then the order of the bands. Names come before colour interpretation, because GDAL calls the first
     three bands of any file of three or four 8-bit bands red, green and blue.
 
-    If the order decides, the first of one or two bands is grey. Three bands are RGB. Four are RGB and near infrared. Of
-    five or more bands the first three are RGB.
+    If the order decides, alpha bands are not counted. In a raster of one or two bands, the first band is grey. Three
+    bands are RGB. Four bands are RGB and near infrared. In a raster of five or more bands, the first three are RGB.
 
     Args:
         colorinterp: colour interpretation of each band, as rasterio returns it.
@@ -86,8 +88,8 @@ def choose_bands(
         wanted: numbers, from 1, of one band (grey), three (RGB) or four (RGB and near infrared), given by the user;
             None: no numbers are given.
         name: name of the file, for messages.
-        colours_are_default: whether the colour interpretation is only GDAL's default for four 8-bit bands. Then a
-            choice by colour interpretation is an assumption.
+        colours_are_default: True: the raster has four 8-bit bands, and its colour interpretation is only GDAL's default
+            for such rasters. A choice by colour interpretation is then an assumption (see `BandChoice.guess`).
 
     Raises:
         SceneError: `wanted` has another length, or has the number of a band that does not exist.
@@ -102,9 +104,12 @@ def choose_bands(
         rgb, nir, guess = _detected(colorinterp, descriptions, usable, colours_are_default)
         if not rgb:  # an alpha band and nothing else
             rgb, alphas = (alphas[0],), []
+    names = {band: text for band, text in enumerate(descriptions, 1) if text and band in usable}
+    assumed = wanted is None and nir is not None and colorinterp[nir - 1].name != "nir" and "nir" not in _by_name(names)
     palette = len(rgb) == 1 and colorinterp[rgb[0] - 1] == ColorInterp.palette
     guess = f"{name}: {guess}" if guess and not palette else ""
-    return BandChoice(rgb=rgb, nir=nir, alpha=alphas[-1] if alphas else None, palette=palette, guess=guess)
+    alpha = alphas[-1] if alphas else None
+    return BandChoice(rgb=rgb, nir=nir, nir_assumed=assumed, alpha=alpha, palette=palette, guess=guess)
 
 
 def _chosen_by_user(wanted: tuple[int, ...], count: int, name: object) -> tuple[tuple[int, ...], int | None]:
@@ -226,8 +231,9 @@ def _by_wavelength(names: Mapping[int, str]) -> dict[Role, int]:
 def _by_code(names: Mapping[int, str]) -> dict[Role, int]:
     """Return the number of the band for each role, as designations of Sentinel-2, Landsat or SPOT show it.
 
-    Designations are B2, B04, B8A or SR_B4, for example. `names` contains the name of each band in lower case, with
-    spaces for underscores. The result is empty if the names are no designations.
+    Designations are B2, B04, B8A or SR_B4, for example. `names` contains the name of each band as `_by_name` prepares
+    it: in lower case, with a space in place of each underscore or hyphen, so that SR_B4 is "sr b4". The result is empty
+    if the names are no designations, or only numbers of the bands (B1, B2 and B3 for bands 1, 2 and 3).
     """
     codes: dict[str, int] = {}
     sensors = set()

@@ -9,14 +9,24 @@ import hashlib
 import re
 import tarfile
 import urllib.request
+import warnings
 import xml.etree.ElementTree as ET
 import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from floodmap.errors import SceneError
+from floodmap.geo.gdal import closed_by, gdal_env, has_sidecar
 from floodmap.geo.names import has_gdal_name
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.vectors import PARQUET, SUFFIXES, is_vector
+from floodmap.imagery.raster.anatomy import anatomy
 
 if TYPE_CHECKING:
     from floodmap.imagery.raster.source import Source
@@ -31,11 +41,27 @@ _PIECES = 256
 _HEAD_BYTES = 16 * 2**10
 """Number of bytes hashed at the start of a remote file: a GeoTIFF's header, and part of the block index of a COG."""
 _TIMEOUT_S = 30
-_SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.[a-z]{1,2}wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
-"""Names of sidecar files with statistics or a georeference. These files are not hashed, but the georeference is."""
+_IN_ARCHIVE = re.compile(r"/vsi(zip|tar)/")
+_MAX_DEPTH = 8
+"""Largest depth of VRTs inside VRTs."""
+_SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.(tf|pg|jg|gf|bp)wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
+"""Names of sidecar files with statistics or a georeference. These files are not hashed, but the georeference is.
+
+Only common suffixes of world files are listed, because rasters may have a similar suffix, such as .raw or .ecw."""
 _OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
 _IGNORED_TAGS = ("Metadata", "Histograms")
 """XML elements of a VRT that do not affect the pixels. These elements are not hashed."""
+_BESIDE = {
+    ".shp": (".shx", ".dbf", ".prj", ".cpg"),
+    ".tab": (".dat", ".map", ".id", ".ind"),
+    ".gml": (".xsd", ".gfs"),
+}
+"""Suffixes of the files that belong to a vector file of the given suffix; all have the same stem."""
+_SINGLE = frozenset({*SUFFIXES, *PARQUET, ".kmz", ".gpx", ".zip"} - {*_BESIDE})
+"""Suffixes of vector files that need no file beside them. Of a vector file with a suffix in neither table, every file
+with the same stem is hashed."""
+_UNCOMMITTED = ("-wal", "-journal")
+"""Suffixes of the files in which SQLite keeps changes that are not in a database, such as a GeoPackage, yet."""
 
 
 class _NoFingerprint(Exception):
@@ -74,7 +100,9 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 
 
 def of_input(name: Path | str) -> str | None:
-    """Compute the SHA-256 of the file of a mask, an area of interest or prompts.
+    """Compute the SHA-256 of the files of a mask, an area of interest or prompts.
+
+    Files that belong to the given file are hashed, too: members of a VRT, sidecars, and parts of a Shapefile.
 
     Args:
         name: a file, a .gdb folder, or a name that only GDAL opens, such as `/vsizip/areas.zip/aoi.geojson`.
@@ -85,22 +113,75 @@ def of_input(name: Path | str) -> str | None:
     source = SourceName.of(name if has_gdal_name(name) else Path(name))
     digest = hashlib.sha256()
     try:
-        for part in [source] if source.path is None else map(SourceName.of, _parts(source.path)):
+        for part in {str(part.opened): part for part in _parts(source)}.values():
             digest.update(_content(part, whole=True))
-    except (_NoFingerprint, OSError, URLError, ValueError):
+    except (_NoFingerprint, SceneError, OSError, URLError, ValueError):
         return None
     return digest.hexdigest()
 
 
-def _parts(path: Path) -> list[Path]:
-    """Return the files to hash.
+def _parts(name: SourceName) -> list[SourceName]:
+    """Return the files to hash of a mask, an area of interest or prompts. The first is the file itself.
 
-    Of a .gdb folder: all files except .lock files. Of a shapefile: .shp, .dbf and .prj. Of any other input: the file.
+    The exception is a .gdb folder, of which all files except .lock files are returned.
     """
-    if path.is_dir():  # a .gdb folder; readers write lock files into it
-        return sorted(part for part in path.iterdir() if part.suffix != ".lock")
-    beside = (".dbf", ".prj") if path.suffix.lower() == ".shp" else ()
-    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+    if name.path is not None and name.path.is_dir():  # readers write lock files into a .gdb folder
+        return [SourceName.of(part) for part in sorted(name.path.iterdir()) if part.suffix != ".lock"]
+    if not name.is_remote and is_vector(name.given if name.path is None else name.path):
+        return _vector_parts(name)
+    try:
+        with ExitStack() as stack, warnings.catch_warnings(), gdal_env(pam=has_sidecar(name)):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            structure = anatomy(closed_by(stack, rasterio.open(name.opened)), name, (1,), stack)
+    except RasterioError:
+        return _vector_parts(name)
+    if structure.is_service:
+        raise _NoFingerprint
+    return [name, *(file for file in structure.files if not _is_statistics(file.path))]
+
+
+def _vector_parts(name: SourceName, depth: int = 0) -> list[SourceName]:
+    """Return the files to hash of a vector file. `depth` is the number of VRTs that contain the file."""
+    suffix = Path(name.label).suffix.lower()
+    if suffix in _SINGLE:
+        return [name]
+    if name.path is None:
+        if name.container is not None:  # the other parts are in the same archive
+            return [name, SourceName.of(name.container[0])]
+        if suffix and not _IN_ARCHIVE.match(str(name.opened)):
+            raise _NoFingerprint  # files beside a file at a URL are not listed
+        return [name]
+    if suffix == ".vrt":
+        return [name, *_vector_members(name.path, depth)]
+    stem, wanted = name.path.stem.casefold(), _BESIDE.get(suffix)
+    beside = sorted(file for file in name.path.parent.iterdir() if file.stem.casefold() == stem and file.is_file())
+    return [name, *(SourceName.of(file) for file in beside if wanted is None or file.suffix.lower() in wanted)]
+
+
+def _vector_members(vrt: Path, depth: int) -> Iterator[SourceName]:
+    """Yield the files to hash of the members of a VRT of OGR, a vector file that names other vector files."""
+    try:
+        root = ET.fromstring(vrt.read_bytes())
+    except ET.ParseError:
+        return
+    for element in root.iter("SrcDataSource"):
+        text = element.text or ""
+        if text.startswith("<") or depth > _MAX_DEPTH:
+            raise _NoFingerprint
+        inside = element.get("relativeToVRT") == "1"
+        yield from _vector_parts(SourceName.of(vrt.absolute().parent / text if inside else text), depth + 1)
+
+
+def _is_statistics(path: Path | None) -> bool:
+    """Return whether a file is an .aux.xml sidecar of only statistics and histograms, such as QGIS writes."""
+    if path is None or not path.name.endswith(".aux.xml"):
+        return False
+    try:
+        root = ET.fromstring(path.read_bytes())
+    except ET.ParseError:
+        return False
+    parts = [part for child in root for part in (child if child.tag.endswith("Band") else [child])]
+    return all(part.tag in _IGNORED_TAGS and part.get("domain") is None for part in parts)
 
 
 def _metadata(source: Source) -> str:
@@ -142,6 +223,15 @@ def _of_path(path: Path, *, whole: bool) -> bytes:
         return b"missing"
     if path.suffix.lower() == ".vrt":
         return _of_vrt(path.read_bytes())
+    changes = [Path(f"{path}{ending}") for ending in _UNCOMMITTED]
+    return b"".join(_of_file(file, whole=whole) for file in [path, *changes] if file == path or _has_bytes(file))
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _of_file(path: Path, *, whole: bool) -> bytes:
     with path.open("rb") as file:
         size = path.stat().st_size
         if whole or size <= _PIECES * _PIECE_BYTES:
@@ -168,11 +258,15 @@ def _of_vrt(text: bytes) -> bytes:
 
 
 def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
-    """Return bytes that change with the content of `inside`, a raster or polygons inside `file`.
+    """Return bytes that change with the content of one raster or vector file in an archive or container.
+
+    `file` is the archive or container, and `inside` is the name in it (see `SourceName.container`). The word "member"
+    in the name of this function does not mean a member of a VRT mosaic.
 
     If `file` is a zip archive, the bytes are the checksum and the size of `inside`, as text. If `file` is a tar
     archive, the bytes are the SHA-256 of `inside`. For any other file, such as a NetCDF file of several rasters, the
-    bytes are the name `inside` and the SHA-256 of the whole `file`.
+    bytes are the name `inside`, and then bytes that change with the content of `file`. The same holds if the archive
+    has no file of the name `inside`, for example because `inside` is a folder.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:

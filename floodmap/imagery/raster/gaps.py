@@ -5,24 +5,34 @@ GDAL reads the value 0 in gaps. The value 0 is black and may look like water.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
+from rasterio.windows import Window as GdalWindow
 
 from floodmap.geo.vrt import Rect
+from floodmap.imagery.raster.axis import Axis
 from floodmap.strips.codes import FAILED, NODATA
 
 Codes = NDArray[np.uint8]
 
-MAX_BLOCKS = 1_000_000
-"""Largest number of blocks that are checked one by one, which takes two seconds.
+MAX_BLOCKS = 10_000_000
+"""Largest number of blocks of a band in which `block_gaps` looks for blocks that were never written.
 
-A million blocks of 256 x 256 pixels are 65 gigapixels."""
+Ten million blocks of 128 x 128 pixels are 164 gigapixels. The search then takes ten seconds and 200 MB. Rasters with
+more blocks are not searched."""
+LOG = logging.getLogger(__name__)
+
+_FINEST = 4
+"""Largest number of mask pixels that `HiddenGaps` reads along a side of a resampled pixel."""
 
 
 class Gaps(Protocol):
@@ -54,8 +64,8 @@ class BlockGaps:
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap."""
-        rows = _Axis(rect.top, rect.height, shape_hw[0])
-        cols = _Axis(rect.left, rect.width, shape_hw[1])
+        rows = Axis(rect.top, rect.height, shape_hw[0])
+        cols = Axis(rect.left, rect.width, shape_hw[1])
         first_row, last_row = rows.blocks(self.block_hw[0], len(self.absent))
         first_col, last_col = cols.blocks(self.block_hw[1], self.absent.shape[1])
         part = self.absent[first_row:last_row, first_col:last_col]
@@ -112,7 +122,7 @@ class MosaicGaps:
 
     def _draw(self, member: PlacedMember, rect: Rect, found: Codes) -> None:
         place, source = member.place, member.source
-        rows, cols = _Axis(rect.top, rect.height, len(found)), _Axis(rect.left, rect.width, found.shape[1])
+        rows, cols = Axis(rect.top, rect.height, len(found)), Axis(rect.left, rect.width, found.shape[1])
         part = found[
             rows.covered(place.top, place.top + place.height), cols.covered(place.left, place.left + place.width)
         ]
@@ -154,16 +164,54 @@ class CombinedGaps:
         return np.where(missing, FAILED, np.maximum.reduce(found)).astype(np.uint8)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HiddenGaps:
+    """Gaps of a raster that a second raster of the same size shows: pixels at which all its bands are masked."""
+
+    coverage: DatasetReader
+    """The second raster; GDAL's masks of its bands are 0 at gaps."""
+    bands: tuple[int, ...]
+    """Numbers of the bands of `coverage` whose masks are read, from 1."""
+    in_any: bool = False
+    """True: a pixel is a gap if any of the bands is masked there. False: a gap is masked in all the bands."""
+    lock: Lock = field(default_factory=Lock)
+    """Lock that is held while GDAL reads, because only one thread at a time may use a dataset."""
+
+    def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
+        """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap.
+
+        If the result is more than `_FINEST` times coarser than the raster, not every pixel of the raster is read.
+        """
+        rows, cols = Axis(rect.top, rect.height, shape_hw[0]), Axis(rect.left, rect.width, shape_hw[1])
+        top, bottom = rows.blocks(1, self.coverage.height)
+        left, right = cols.blocks(1, self.coverage.width)
+        if top >= bottom or left >= right:
+            return None
+        read_hw = min(bottom - top, _FINEST * shape_hw[0]), min(right - left, _FINEST * shape_hw[1])
+        window = GdalWindow(left, top, right - left, bottom - top)
+        try:
+            with self.lock:
+                masks = self.coverage.read_masks(list(self.bands), window=window, out_shape=(len(self.bands), *read_hw))
+        except RasterioError:
+            return np.full(shape_hw, FAILED, np.uint8)
+        masked = (masks == 0).any(axis=0) if self.in_any else (masks == 0).all(axis=0)
+        if not masked.any():
+            return None
+        masked = rows.gather(masked, top, bottom - top)
+        masked = cols.gather(masked.T, left, right - left).T
+        return np.where(masked, NODATA, 0).astype(np.uint8) if masked.any() else None
+
+
 def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None:
     """Find blocks of a GeoTIFF that were never written.
 
     Args:
         dataset: the open raster.
-        bands: numbers of the bands, from 1. A block is a gap if the block was not written in at least one of the bands.
+        bands: numbers of the bands, from 1. A block is a gap if it is missing in one of these bands or more.
 
     Returns:
         The gaps. None: all blocks were written, the raster is no GeoTIFF, or the raster has more than `MAX_BLOCKS`
-        blocks, so that the search would take too long.
+        blocks, so that the search would take too long. A warning is logged in the last case.
     """
     if dataset.driver != "GTiff":
         return None
@@ -171,6 +219,12 @@ def block_gaps(dataset: DatasetReader, bands: Sequence[int]) -> BlockGaps | None
     high, wide = dataset.block_shapes[bands[0] - 1]
     shape = math.ceil(dataset.height / high), math.ceil(dataset.width / wide)
     if math.prod(shape) > MAX_BLOCKS:
+        LOG.warning(
+            "%s has %d blocks, too many to look for blocks that were never written; if there are any, they are read as "
+            "0: declare nodata 0 first",
+            dataset.name,
+            math.prod(shape),
+        )
         return None
     absent = np.zeros(shape, bool)
     for band in bands[:1] if pixel_by_pixel else bands:
@@ -188,10 +242,14 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
         shape_hw: rows and columns of the mosaic, in pixels.
 
     Returns:
-        The gaps. None: the mosaic has no gaps. The result is None under three conditions: one member can be read, has
-        no gaps and fills the whole mosaic; every member above this member has no gaps, or is transparent in its gaps;
-        and no lost member is needed (`PlacedMember.needed`). A lost member above does not matter, because GDAL shows
-        the members below it.
+        The gaps; None if the mosaic surely has no gaps. This is so if all three conditions hold:
+
+        - One member can be read, has no gaps and fills the whole mosaic.
+        - Each member above this member has no gaps, or shows the members below in its gaps. A lost member above does
+          not matter, because GDAL shows the members below it.
+        - No lost member is needed (`PlacedMember.needed`).
+
+        Otherwise `MosaicGaps` is returned, even if no pixel is a gap, as in a mosaic of two complete halves.
     """
     whole = Rect(0, 0, shape_hw[1], shape_hw[0])
     complete = [member.place == whole and member.gaps is None and not member.lost for member in placed]
@@ -205,47 +263,7 @@ def mosaic_gaps(placed: Sequence[PlacedMember], shape_hw: tuple[int, int]) -> Mo
     return MosaicGaps(placed, np.array(edges, np.float64).reshape(-1, 4))
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis of a rectangle in a raster. Along the axis, the rectangle is resampled to `count` pixels."""
-
-    first: float
-    """Start of the rectangle, in pixels of the raster."""
-    length: float
-    """Length of the rectangle, in pixels of the raster."""
-    count: int
-    """Number of resampled pixels."""
-
-    def touched(self, start: float, stop: float) -> slice:
-        """Return the slice of the resampled pixels that overlap the interval from `start` to `stop`.
-
-        `start` and `stop` are in pixels of the raster, before resampling.
-        """
-        scale = self.count / self.length
-        low, high = (start - self.first) * scale, (stop - self.first) * scale
-        return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
-
-    def covered(self, start: float, stop: float) -> slice:
-        """Return the slice of the resampled pixels that lie at least half inside the interval from `start` to `stop`.
-
-        `start` and `stop` are in pixels of the raster, before resampling.
-        """
-        scale = self.count / self.length
-        return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))
-
-    def blocks(self, size: int, count: int) -> tuple[int, int]:
-        """Return the index of the first block that overlaps the rectangle, and the index after the last such block.
-
-        Args:
-            size: length of a block along this axis, in pixels of the raster.
-            count: number of blocks of the raster along this axis. This is not the field `count` of the class.
-        """
-        first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
-        return max(0, first), min(count, last)
-
-    def _slice(self, low: int, high: int) -> slice:
-        return slice(max(0, min(low, self.count)), max(0, min(high, self.count)))
-
-
-_EPSILON = 1e-6
-"""Tolerance for rounding, in resampled pixels."""
+def combined(*bands: Gaps | None) -> Gaps | None:
+    """Return the gaps of several bands together: a pixel is a gap if it is a gap in any band. None: there are none."""
+    found = [gaps for gaps in bands if gaps is not None]
+    return CombinedGaps(found) if found else None

@@ -14,7 +14,7 @@ from rasterio.vrt import WarpedVRT
 from floodmap.errors import SceneError
 from floodmap.geo.crs import flat
 from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_reason
-from floodmap.geo.geogrid import UNPLACED, GeoGrid
+from floodmap.geo.geogrid import UNPLACED, GeoGrid, is_unplaced
 
 LOG = logging.getLogger(__name__)
 
@@ -64,10 +64,11 @@ def find_grid(dataset: DatasetReader | WarpedVRT, given: CRS | None, path: objec
     Raises:
         SceneError: a CRS is given, but the raster has no transform; or the transform maps the raster to a line or a
             point; or the centre of the raster cannot be converted from the CRS (`given`, else the file's own) to
-            longitude and latitude. For instance, metres in a raster with the CRS EPSG:4326 are latitudes above 90.
+            longitude and latitude. The last error is raised for instance if the coordinates are in metres, but the CRS
+            is EPSG:4326, whose unit is the degree: a y of 5,000,000 would be a latitude above 90.
     """
     grid = GeoGrid(flat(given or dataset.crs), dataset.transform, dataset.shape)
-    if grid.transform.is_identity or grid.transform == UNPLACED:
+    if is_unplaced(grid.transform, flat(dataset.crs)):
         if given is not None:
             raise SceneError(
                 f"{path} has no geotransform, so --crs alone cannot georeference it; add a world file, or leave "

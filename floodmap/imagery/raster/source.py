@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
+from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from floodmap.errors import SceneError
@@ -26,19 +25,22 @@ from floodmap.geo.crs import parse_crs
 from floodmap.geo.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.raster.anatomy import Anatomy, anatomy
+from floodmap.imagery.raster.anatomy import Anatomy, anatomy, is_lossy
 from floodmap.imagery.raster.bands import BandChoice, choose_bands
 from floodmap.imagery.raster.gaps import Gaps
+from floodmap.imagery.raster.metadata import corrected, masked_bands
 from floodmap.imagery.raster.place import find_grid, warped_by_gcps
 from floodmap.imagery.raster.values import (
     alpha_is_infrared,
     nodata_of,
+    opacity_text,
+    opacity_values,
     palette_of,
     sample_of,
     scale_of,
     smallest_opaque,
 )
-from floodmap.imagery.raster.voids import Voids, find_voids, voids_text
+from floodmap.imagery.raster.voids import Voids, find_voids, may_be_colour, voids_text
 
 LOG = logging.getLogger(__name__)
 
@@ -62,22 +64,25 @@ class Source:
     """Numbers of the bands in use, from 1: of the colours, of near infrared, and of alpha; see `BandChoice`."""
     grid: GeoGrid
     """Pixel grid of the dataset: CRS, transform, rows and columns."""
-    nodata: float | None
-    """Nodata value; None: there is no nodata value, or the dtype cannot hold the value."""
+    nodata_values: tuple[float | None, ...]
+    """Nodata value of each colour band, usually one for all; see `values.nodata_of`."""
     dtype: np.dtype[Any]
     """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
     """Colour table, uint8 (entries, 4), RGBA, indexed by the stored value; None: the raster has no palette."""
-    has_mask: bool
-    """Whether the raster has a mask band, besides any alpha band and nodata value."""
+    masked: tuple[int, ...]
+    """Numbers, from 1, of the bands whose masks must be read; empty: no mask. See `metadata.masked_bands`."""
     voids: Voids
     """Undeclared nodata values, such as -9999."""
     anatomy: Anatomy
     """Structure of the raster: files, members of a VRT mosaic, and gaps."""
     average_without_gdal: bool = False
-    """True: for a downsampled window, floodmap averages the raster's pixels, without the means and overviews of GDAL.
-    This is necessary if the file declares the band of near infrared as alpha. GDAL's overviews and means may then be
-    wrong, because GDAL leaves out pixels where alpha is 0."""
+    """Whether downsampled windows are averaged by floodmap itself, from the raster's pixels at full resolution.
+
+    Neither GDAL's average resampling nor the raster's overviews are then used. This is necessary if the band of near
+    infrared is marked as alpha (see `values.alpha_is_infrared`), or if the alpha band is not (`values.opacity_values`).
+    GDAL leaves pixels out of an average if alpha is 0, in the band that is marked. Its averages may then be wrong, and
+    also the overviews that it made."""
     remarks: tuple[str, ...] = ()
     """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
@@ -86,6 +91,19 @@ class Source:
     scale: NDArray[np.uint8] | None = None
     """Lookup table, uint8 (256,), that maps stored values of fewer than 8 bits to the range from 0 to 255.
     None: values are not scaled."""
+
+    @property
+    def nodata(self) -> float | None:
+        """First nodata value of the colour bands; None: no band has a nodata value, or no dtype can hold the value."""
+        return next((value for value in self.nodata_values if value is not None), None)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the raster has a mask of its own, for instance the internal mask of a GeoTIFF.
+
+        A mask that GDAL derives from an alpha band or from the nodata value of a band does not count.
+        """
+        return bool(self.masked)
 
     @property
     def lossy(self) -> bool:
@@ -106,6 +124,18 @@ class Source:
         return 3 if self.palette is not None else len(self.bands.used)
 
     @property
+    def nir_nodata(self) -> float | None:
+        """Nodata value of near infrared in pixels whose colours are observed; None: every value is a measurement.
+
+        A nodata value that may be a colour (0, 255, 65535) makes a pixel unobserved only if all colours have it. Near
+        infrared with this value is missing in the other pixels. But 0 in pictures of 8 bits is deep water.
+        """
+        value = self.nodata
+        if self.bands.nir is None or value is None or not may_be_colour(value) or self.scale is not None:
+            return None
+        return None if value == 0 and self.dtype == np.uint8 else value
+
+    @property
     def cache_bytes(self) -> int:
         """Size of GDAL's block cache for the raster, in bytes: for a row of windows, or for one window of a wide scene.
 
@@ -114,8 +144,8 @@ class Source:
         Blocks are then decoded up to twice, which costs less than memory that grows with the width of the scene.
 
         Blocks as wide as the scene are an exception. With a cache for one window, they would be decoded again for every
-        window of a row. With such blocks, the cache holds a row of windows as far as 512 MiB are enough. If the row
-        takes more, the cache has 512 MiB, and the blocks are decoded again for every window.
+        window of a row. For such blocks, the limit is therefore 512 MiB instead of 128 MiB. If the row takes more than
+        512 MiB, the cache has 512 MiB, and the blocks are decoded again for every window.
         """
         rows, cols = self.dataset.block_shapes[0]
         pixel_bytes = int(self.dataset.count * self.dtype.itemsize)
@@ -162,40 +192,53 @@ def open_source(
         if infrared:
             kinds[3] = ColorInterp.undefined
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
+        opacity: tuple[float, ...] = ()
+        if choice.nir is not None and choice.nir_assumed and not infrared:
+            opacity = opacity_values(raw, choice.nir, lossy=is_lossy(raw))
+        if choice.nir is not None and opacity:
+            kinds[choice.nir - 1] = ColorInterp.alpha
+            choice = choose_bands(kinds, raw.descriptions, name=name)
         choice = choice if nir else replace(choice, nir=None)
         structure = anatomy(raw, name, choice.used, stack)
         if structure.repaired is not None:
             raw = closed_by(stack, rasterio.open(structure.repaired))
         dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.used))
         palette = palette_of(raw, choice)
-        value = nodata_of(raw, choice, nodata, dtype, name)
+        no_values = nodata_of(raw, choice, nodata, dtype, name)
+        value = next((value for value in no_values if value is not None), None)
         seeks_voids = nodata is None and dtype != np.uint8
         voids = find_voids(sample_of(raw, choice.used), value) if seeks_voids else Voids()
         if voids.values and (value is None or not math.isfinite(value)):
-            value = voids.values[0]
+            no_values = (voids.values[0],) * len(no_values)
         scale = scale_of(raw, choice, dtype)
         min_alpha = smallest_opaque(raw, choice.alpha, lossy=structure.lossy)
-        dataset = _with_nodata(raw, stack, choice, value)
+        dataset = corrected(raw, name, stack, choice, no_values)
         dataset = warped_by_gcps(dataset, stack, given, palette is not None, name)
         if isinstance(dataset, WarpedVRT):
             _refuse_gaps(structure, name)
             choice = choice if choice.alpha is not None else replace(choice, alpha=dataset.count)
         grid = find_grid(dataset, given, name)
-        flags = dataset.mask_flag_enums[choice.rgb[0] - 1]
     return Source(
-        dataset=dataset, bands=choice, grid=grid, nodata=value, dtype=dtype, palette=palette,
-        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags, voids=voids, anatomy=structure,
-        average_without_gdal=infrared, min_alpha=min_alpha, scale=scale,
-        remarks=tuple(_remarks(name, choice, voids, structure, scale)),
+        dataset=dataset, bands=choice, grid=grid, nodata_values=no_values, dtype=dtype, palette=palette,
+        masked=masked_bands(dataset, choice), voids=voids, anatomy=structure,
+        average_without_gdal=infrared or 0 in opacity, min_alpha=min_alpha, scale=scale,
+        remarks=tuple(_remarks(name, choice, opacity, voids, structure, scale)),
     )  # fmt: skip
 
 
 def _remarks(
-    name: SourceName, choice: BandChoice, voids: Voids, structure: Anatomy, scale: NDArray[np.uint8] | None
+    name: SourceName,
+    choice: BandChoice,
+    opacity: tuple[float, ...],
+    voids: Voids,
+    structure: Anatomy,
+    scale: NDArray[np.uint8] | None,
 ) -> Iterator[str]:
     """Yield messages about a raster, one line each: assumptions, and members that cannot be read."""
     if choice.guess:
         yield choice.guess
+    if opacity:
+        yield opacity_text(name, choice, opacity)
     if scale is not None:
         count = len(np.unique(scale))
         yield f"{name}: its bands hold {count} values each; the models were trained on pictures of 256"
@@ -220,7 +263,7 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
             raise SceneError(f"{name} is empty (0 bytes)")
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
-        with gdal_env(pam=path is not None and has_sidecar(path), threads=threads):
+        with gdal_env(pam=has_sidecar(name), threads=threads):
             dataset = closed_by(stack, rasterio.open(name.opened))
     except RasterioError as error:
         is_folder = path is not None and path.is_dir()
@@ -271,29 +314,6 @@ def _refuse_gaps(structure: Anatomy, name: SourceName) -> None:
     # The place of gaps on the warped grid is not known.
     if structure.gaps is not None:
         raise SceneError(
-            f"{name} is placed by control points and has blocks that were never written; declare "
-            f"its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
+            f"{name} is placed by control points and has blocks that were never written, or parts without "
+            f"data; declare its nodata and warp it first: gdalwarp -srcnodata 0 {name} warped.tif"
         )
-
-
-def _with_nodata(dataset: DatasetReader, stack: ExitStack, choice: BandChoice, nodata: float | None) -> DatasetReader:
-    """Return the dataset, or a virtual copy (VRT) of the dataset with corrected metadata.
-
-    In the copy, the nodata value is `nodata`; None: every value is valid. If `choice` has no alpha band, no band of the
-    copy is declared as alpha. The metadata must be correct, because GDAL leaves nodata pixels and transparent pixels
-    out of means of pixels. A copy is made only if the metadata of the dataset differ.
-    """
-    false_alpha = choice.alpha is None and ColorInterp.alpha in dataset.colorinterp
-    own = dataset.nodatavals[choice.rgb[0] - 1]
-    known = own == nodata or (own is not None and nodata is not None and np.array_equal(own, nodata, equal_nan=True))
-    if known and not false_alpha:
-        return dataset
-    memory = closed_by(stack, MemoryFile(ext=".vrt"))
-    rasterio.shutil.copy(dataset, memory.name, driver="VRT")
-    with rasterio.open(memory.name, "r+") as virtual:
-        if not known:
-            virtual.nodata = nodata
-        if false_alpha:
-            kinds = virtual.colorinterp
-            virtual.colorinterp = [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in kinds]
-    return closed_by(stack, rasterio.open(memory.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.bands import BandChoice
 
 _PALETTE_ALPHA = 3
+_OPAQUE = (1.0, 255.0, 65535.0)
+"""Values that programs write for opaque pixels, beside the largest value of an integer dtype."""
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
@@ -93,8 +96,12 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     Near infrared is 0 on deep water, and deep water would become nodata.
 
     Near infrared has many different values, and alpha usually has two. 4 x 4 squares of 64 x 64 pixels are read, evenly
-    spaced over the raster. Values between 6 and 94 % of the largest value read are counted. The band is near infrared
-    if more than half of the pixels read have such values, with more than 32 different values.
+    spaced over the raster. The band is near infrared if both conditions hold:
+
+    - More than half of the pixels read have a value between 6 and 94 % of the largest value read.
+    - These pixels have more than 32 different values.
+
+    If the squares cannot be read, the result is False.
     """
     if dataset.count != 4 or dataset.colorinterp[3] != ColorInterp.alpha:
         return False
@@ -107,6 +114,55 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     top = float(sample.max(initial=0))
     between = sample[(sample > 0.06 * top) & (sample < 0.94 * top)]  # without lossy variants of 0 and of opaque
     return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
+
+
+def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[float, ...]:
+    """Return the values of a band that is a mask of opacity, although the file does not say so.
+
+    Programs write RGBA without a note that the fourth band is alpha. Taken for near infrared, such a band would be
+    bright everywhere, and all water would be dry. 8 x 8 squares of 128 x 128 pixels are read, evenly spaced over the
+    raster. The band is a mask if it holds 0 and one opaque value, or an opaque value alone: 1, 255, 65535 or the
+    largest value of the dtype. Near infrared may be saturated, but it has further values.
+
+    Args:
+        dataset: the open raster.
+        band: number of the band, from 1.
+        lossy: whether the raster has lossy compression. Up to a tenth of the pixels of a square may then have other
+            values, and values near 0 or 255 count as 0 or 255.
+
+    Returns:
+        The values of the mask: (opaque,) or (0, opaque). Empty if the band is no mask. NaN is not returned.
+    """
+    found: set[float] = set()
+    for part in _spread(dataset.height, dataset.width, count=8, side=128):
+        try:
+            square = dataset.read(band, window=part)
+        except RasterioError:
+            forget_error(dataset)
+            continue
+        if lossy and square.dtype == np.uint8:
+            ends = square[(square < 16) | (square > 239)]
+            square = np.where(ends < 16, np.uint8(0), np.uint8(255)) if ends.size >= 0.9 * square.size else square
+        found.update(np.unique(square[square == square]).tolist())  # without NaN
+        if len(found) > 2:
+            return ()
+    kind = np.dtype(dataset.dtypes[band - 1])
+    opaque = {*_OPAQUE, float(np.iinfo(kind).max)} if kind.kind in "iu" else set(_OPAQUE)
+    return tuple(sorted(found)) if found - {0.0} and found - {0.0} <= opaque and len(found - {0.0}) == 1 else ()
+
+
+def opacity_text(name: SourceName, choice: BandChoice, values: Sequence[float]) -> str:
+    """Return the message that a band is used as a mask of opacity, and how the user gives the bands instead.
+
+    `choice` has the band as alpha. `values` is the result of `opacity_values`.
+    """
+    held = " and ".join(f"{value:.9g}" for value in values)
+    rgb = ",".join(map(str, choice.rgb))
+    result = "pixels where it is 0 are unobserved" if 0 in values else "near infrared is not used"
+    return (
+        f"{name}: band {choice.alpha} holds only {held}, so it is taken for a mask (alpha), not for near infrared; "
+        f"{result} (--bands {rgb},{choice.alpha}: it is near infrared; --bands {rgb}: it is neither)"
+    )
 
 
 def _spread(height: int, width: int, *, count: int = 4, side: int = 64) -> list[GdalWindow]:
@@ -135,16 +191,18 @@ def nodata_of(
     given: float | Literal["none"] | None,
     dtype: np.dtype[Any],
     name: SourceName,
-) -> float | None:
-    """Return the nodata value of a raster; None if every value is valid.
+) -> tuple[float | None, ...]:
+    """Return the nodata value of each colour band of a raster; None for a band of which every value is valid.
+
+    A band without a nodata value has that of the first colour band, because programs often declare it in one band only.
 
     GDAL accepts the nodata value -9999 in an 8-bit file, although -9999 would become 241 as uint8. So a nodata value of
     the file is ignored if the dtype cannot hold the value.
 
     Args:
         dataset: the open raster.
-        choice: which bands are red, green, blue, near infrared and alpha. The file's own nodata value is that of the
-            red band, or of the only band.
+        choice: which bands are red, green, blue, near infrared and alpha. The colour bands are red, green and blue, or
+            the only band.
         given: value given by the user; the text "none": every value is valid; None: the file's own value.
         dtype: dtype of the stored values.
         name: name of the raster, for messages.
@@ -152,15 +210,23 @@ def nodata_of(
     Raises:
         SceneError: the value given by the user does not fit the dtype.
     """
+    count = len(choice.rgb)
     if given == "none":
-        return None
-    value = dataset.nodatavals[choice.rgb[0] - 1] if given is None else given
+        return (None,) * count
+    if given is None:
+        own = [dataset.nodatavals[band - 1] for band in choice.rgb]
+        held = [value if _holds(dtype, value) else None for value in own]
+        return tuple(held[0] if value is None else value for value in held)
+    if not _holds(dtype, given):
+        limits = np.iinfo(dtype)
+        held_values = f"{dtype}, {limits.min} to {limits.max}"
+        raise SceneError(f"nodata {given:g} cannot occur in {name}, whose values are {held_values}")
+    return (given,) * count
+
+
+def _holds(dtype: np.dtype[Any], value: float | None) -> bool:
+    """Return whether a dtype can hold a nodata value; True for None and for a dtype of numbers with fractions."""
     if value is None or dtype.kind == "f":
-        return value
+        return True
     limits = np.iinfo(dtype)
-    if math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max:
-        return value
-    if given is not None:
-        held = f"{dtype}, {limits.min} to {limits.max}"
-        raise SceneError(f"nodata {given:g} cannot occur in {name}, whose values are {held}")
-    return None
+    return math.isfinite(value) and value == int(value) and bool(limits.min <= value <= limits.max)

@@ -48,10 +48,14 @@ class Voids:
     """Low and high limit for resampled values. A resampled value outside the limits is treated as a void, because it is
     a void, or a mixture of a void and of valid values."""
     limits_if_common: tuple[float, float] = (-np.inf, np.inf)
-    """Low and high limit for stored values. A stored value outside the limits is a void in three cases: it is one of
-    `values`; it is one of `COMMON_VOIDS` or at least `HUGE` in absolute value; or it is below the low limit, and one of
-    `values` is, too. In the third case, resampling before the file was written has mixed a void and valid values. For
-    voids that may be a colour, such as 255, see `find`."""
+    """Low and high limit for stored values. A stored value outside the limits is a void in three cases:
+
+    - it is one of `values`;
+    - it is one of `COMMON_VOIDS`, or its absolute value is `HUGE` or more;
+    - it is below the low limit, and at least one of `values` is below the low limit. The value is then a mixture of a
+      void and of valid values, made by resampling before the file was written.
+
+    For voids that may be a colour, such as 255, see `find`."""
     reported: set[float] = field(default_factory=set, compare=False)
     """Values that get no further warning: the declared nodata value, and voids that were already logged."""
 
@@ -100,7 +104,8 @@ class Voids:
 def voids_text(name: object, values: Sequence[float], share: float | None) -> str:
     """Return the message that values are treated as voids.
 
-    The message also names the option `--nodata`, by which the user gives another nodata value, or none.
+    The message also names the option `--nodata`. With `--nodata VALUE`, the user gives another nodata value. With
+    `--nodata none`, the user says that every pixel is valid.
 
     Args:
         name: name of the raster.
@@ -197,7 +202,7 @@ def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[An
 
 
 def _width(values: NDArray[np.float64]) -> float:
-    """Return the range of values: the 99.5th percentile minus the 0.5th. The range is always above 0."""
+    """Return the 99.5th percentile of values minus the 0.5th; a tiny number above 0 if both are equal."""
     low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
     return max(high - low, 4 * float(np.spacing(abs(high))))
 

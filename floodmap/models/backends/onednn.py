@@ -22,9 +22,11 @@ _CONVOLUTION: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _X86 else None
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if _X86 else None
 _ROWS = 4096
-"""Number of input rows of a linear layer. oneDNN chooses the memory layout of the weights that suits this number.
+"""Number of input rows for which oneDNN chooses the memory layout of a linear layer's weights.
 
-SAM's encoder has one row for each of the 64 x 64 positions of the image embedding.
+The layer accepts any number of rows. Its result does not depend on the layout, except for rounding. The layout makes
+the layer fast for this number. 4096 is the number of rows in SAM's encoder: one for each of the 64 x 64 positions of
+the image embedding.
 """
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Largest accepted relative difference (in the 2-norm) between the results of fused and of plain layers, by dtype."""
@@ -106,8 +108,10 @@ def conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] | None = Non
     Args:
         conv: the convolution.
         x: input, (B, C, H, W).
-        padding: rows and columns of padding per side, instead of the padding of `conv`. None: the padding of `conv`.
-            A padding may only be given if no gradients are computed.
+        padding: a pair (rows, columns). `rows` is the number of rows of zeros that are added at the top, and also at
+            the bottom. `columns` is the number of columns of zeros at the left, and also at the right. The pair
+            replaces the padding of `conv`. None: the padding of `conv`. A pair may only be given if no gradients are
+            computed.
 
     Returns:
         The result, (B, channels, height, width), 0 to 6.

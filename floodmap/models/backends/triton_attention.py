@@ -206,7 +206,8 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
 
     The products of rows are read here. `to_row`, (QUERIES,), are the addresses of each query's product for keys in row
     0; the product for row r is stored r elements before this address. The products of columns were read by the kernel
-    `_attend`. `across`, (QUERIES, PADDED), are their values, for the window columns in `column`, 0 to PADDED - 1.
+    `_attend`. `across`, (QUERIES, PADDED), holds these products, one for each query and each column of the window;
+    the products of padding columns are 0. `column`, (PADDED,), holds the numbers of the columns, 0 to PADDED - 1.
     `valid`, (QUERIES,): see `_query_cells`. `key_row` and `key_col`, (keys,), are the row of each key, counted from
     `first`, and the column of each key.
     """

@@ -102,9 +102,10 @@ def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
 def smoothed(logits: Tensor) -> Tensor:
     """Smooth logits (B, C, H, W) with the weights 1, 2, 1 along both axes, against checkerboard artefacts.
 
-    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). Measured without
-    smoothing: at every fourth pixel, the difference between the logits of neighbouring pixels is larger by a sixth than
-    elsewhere. Borders of windows always lie at such pixels, and would be easier to see.
+    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). In a measurement
+    without smoothing, the difference between the logits of neighbouring pixels was larger by a sixth at every fourth
+    pixel than elsewhere. Borders of windows always lie at such pixels. Without smoothing, the borders are therefore
+    easier to see in the result.
 
     Returns:
         Smoothed logits, (B, C, H, W).

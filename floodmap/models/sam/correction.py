@@ -17,8 +17,10 @@ FEATURE_SCALES = (0.5, 0.9)
 """Length scales of the kernel in feature space: a feature vector is normalized to a Euclidean norm of 1, and divided by
 its length scale. The first number is for the image embedding, the second for the decoder's features."""
 LONG_RANGE, SHORT_RANGE = (120.0, 0.7), (24.0, 0.3)
-"""Two terms of the kernel: length scale in pixels of the tile, and weight in the sum of all terms.
-The first term is large only between cells with similar features. The second term hardly depends on the features."""
+"""Settings of two terms of the kernel. The kernel is the covariance of two cells, as a sum of several terms.
+Each setting is a pair: the length scale of the term in pixels of the tile, and the weight of the term in the sum.
+The term `LONG_RANGE` is large only between cells with similar features. The term `SHORT_RANGE` hardly depends on the
+features."""
 EVERYWHERE = 0.05
 """Weight of the kernel's constant term. By this term, a point changes the whole tile a little."""
 NOISE = 0.1

@@ -14,13 +14,14 @@ from floodmap.models.sam.modeling import MaskDecoder, PromptEncoder, TwoWayAtten
 from floodmap.models.sam.strips import by_row_strips
 
 STRIP_ROWS = 32
-"""Number of rows that the decoder's last step computes at a time on a CPU, unless several tiles are small.
-A row is a row of the decoder's features at a quarter of the tile's resolution. In this module, a strip is a group of
-full rows of features, not of a scene. For small tiles see `STRIP_CELLS`."""
+"""Number of rows in a strip: the rows that the decoder's last step computes at a time on a CPU.
+Rows are counted in the decoder's features at a quarter of the tile's resolution. In this module, a strip is a group of
+full rows of features, not of a scene. A batch of several small tiles is not computed in strips but in chunks, see
+`STRIP_CELLS`."""
 STRIP_CELLS = 2**13
-"""Largest number of pixels that the decoder's last step computes at a time on a CPU, if several tiles are small.
-A pixel is a pixel of the decoder's features at a quarter of the tile's resolution. A batch of tiles that have at most
-this number of pixels each is computed in chunks: groups of whole tiles, with at most this number of pixels together.
+"""Largest number of pixels in a chunk: the whole tiles that the decoder's last step computes at a time on a CPU.
+Pixels are counted in the decoder's features at a quarter of the tile's resolution. A batch is computed in chunks if it
+has two or more tiles, and each tile has at most this number of pixels. All other batches are computed in strips.
 The number is the same as in `STRIP_ROWS` rows of a tile that is 1024 pixels wide."""
 
 
@@ -108,8 +109,9 @@ class PointEncoder(PromptEncoder):
 
         Args:
             points: coordinates (B, N, 2) in pixels of SAM's input frame, from the centre of the first pixel, x first.
-            labels: label codes (B, N): those of the class, and -2. The code -2 is padding with the same embedding as
-                -1. A caller uses -2 for padding that the attention has to ignore (see `absent` in `Decoder.decode`).
+            labels: label codes (B, N), -1 to 3 as listed in the docstring of `PointEncoder`, or -2. The code -2 is
+                padding with the same embedding as -1. A caller uses -2 for padding that the attention has to ignore
+                (see `absent` in `Decoder.decode`).
 
         Returns:
             Embeddings, (B, N, E).

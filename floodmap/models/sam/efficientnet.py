@@ -60,7 +60,10 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Build the dimensions from a model file's JSON, with lists for tuples. An unknown field raises TypeError."""
+        """Build the dimensions from `fields`, a dict of this class's fields that was read from a model file's JSON.
+
+        Lists are converted to tuples, because JSON has no tuples. An unknown field raises TypeError.
+        """
         with_tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -107,8 +110,7 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(nn.Module):
     """Inverted residual block: expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381).
 
-    The block has no batch norms. Training starts from ImageNet weights, whose batch norms were folded into the weights
-    of the convolutions beforehand.
+    The block has no batch norms: training starts from ImageNet weights with batch norms folded into the convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
@@ -272,8 +274,7 @@ class PyramidEncoder(nn.Module):
     def described(self, x: Tensor) -> Tensor:
         """Return mean and standard deviation of each channel of the features at strides 8 and 16, (B, D).
 
-        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the sum of the channels at stride 8 and
-        at stride 16.
+        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the sum of both numbers of channels.
         """
         features = self._stem_and_first_stage(x)
         statistics = []

@@ -102,7 +102,7 @@ class FloodSam(nn.Module):
         without points first, and the logits are corrected at the points. Tiles are then decoded again, with the
         corrected logits as mask prompt; see `decode_corrected`. The result is the average of the corrected logits and
         the logits of the second decoding. This average has a higher IoU than the corrected logits alone or the second
-        decoding alone.
+        decoding alone. Without points, the result is that of the first decoding.
 
         Args:
             encoded: the encoded tiles.
@@ -118,15 +118,19 @@ class FloodSam(nn.Module):
         return self.correct(encoded, decoded, points), decoded.iou
 
     def correct(self, encoded: Encoded, decoded: Decoded, points: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Correct the logits of decoded tiles at points, and decode again; see `decode`.
+        """Correct the logits of decoded tiles at the user's points.
+
+        First, `Corrector` corrects the logits by kriging and by a small network. Then the tiles are decoded a second
+        time, with the corrected logits as mask prompt, and the logits of the second decoding are corrected by kriging.
+        The result is the mean of the corrected logits of the first and of the second decoding.
 
         Args:
             encoded: the encoded tiles.
-            decoded: result of `decode_unpointed` for these tiles, with features.
+            decoded: result of `decode_unpointed` for these tiles. It must contain the features of the decoder.
             points: coordinates and labels of points, see `forward`; None: no tile has points.
 
         Returns:
-            Flood logits (B, H/2, W/2); logits of tiles without points stay unchanged.
+            Flood logits (B, H/2, W/2). The logits of tiles without points are those of `decoded`.
         """
         if points is None:
             return decoded.logits

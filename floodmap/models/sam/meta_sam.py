@@ -142,11 +142,12 @@ class Sam(nn.Module):
 
         Args:
             embedding: image embedding for each prompt set, (N, 256, 64, 64).
-            xy: points and box corners, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel,
-                x first. T is the largest number of labels in a set, except the label -2.
-            labels: labels of the points and corners, (N, T). 0 dry point, 1 flood point, 2 top left and 3 bottom right
-                corner of the box. -1: an additional point at any coordinates, which every set without a box must have,
-                as in `segment_anything`. -2: padding of sets that are shorter than T.
+            xy: coordinates of tokens, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel, x
+                first. A token is a point, or a corner of a box. All sets are padded to the same number of tokens, T.
+            labels: labels of the tokens, (N, T): 0 dry point, 1 flood point, 2 top left corner and 3 bottom right
+                corner of the box. -1: an additional token. Every set without a box must have one additional token, as
+                in `segment_anything`. -2: a padding token, which is ignored. The coordinates of tokens with the label
+                -1 or -2 have no effect.
 
         Returns:
             Mask logits, (N, 256, 256), one for each square of 4 x 4 pixels of SAM's input frame.

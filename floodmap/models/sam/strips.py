@@ -27,8 +27,10 @@ def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: in
             `first` up to, but not including, `end`: (B, C, end - first, W).
         out: tensor for the result, (B, C, H, W), filled in place.
         rows: number of rows that are kept of each strip.
-        halo: number of rows beside each cut between strips that are computed but not kept. Their values are wrong,
-            because `layers` reads no input beyond the cut. The top and the bottom of the result are not cuts.
+        halo: least number of rows at the upper end and at the lower end of a strip that are computed but not kept.
+            Their values are wrong, because some of the layers would need rows beyond the strip, which are not computed.
+            0 if `layers` reads all input that its rows need. An end of a strip that is the top or the bottom of the
+            result has no halo: its rows are right, because no rows lie beyond it.
 
     Returns:
         The tensor `out`.

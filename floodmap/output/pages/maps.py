@@ -1,4 +1,4 @@
-"""Small maps of a scene for HTML pages, with scale bar, north arrow and numbers.
+"""Small maps of a scene for HTML pages, with scale bar, north arrow, and numbers 1, 2, 3 at the largest flood polygons.
 
 The maps are a photograph, a map of flood and unobserved ground, and a map of the flood probability.
 """
@@ -33,8 +33,8 @@ PHOTOGRAPH_BYTES = 600_000
 LONG = 1000.0
 """Length of the longer side of a map in drawing units: units of the SVG, not of the CRS."""
 NUMBER_SPACING = 36.0
-"""Least distance between two numbers on the map, in drawing units. The least distance between a number and the edge of
-the map is half of this value."""
+"""Least distance between two numbers that mark places on the map, in drawing units. The least distance between a number
+and the edge of the map is half of this value."""
 
 FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
 """Indices of colours in `OVERLAY`: flood; shore, the flood pixels next to dry pixels; background and stripes of
@@ -47,7 +47,7 @@ OVERLAY = (
 """Colours of the map of flood and unobserved ground: red, green, blue and opacity, 0 to 255. Flood and shore have the
 colours of the QGIS styles."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""Names of the ground that the colours in `OVERLAY` show, in the order of `OVERLAY`; empty for transparent."""
+"""Kind of ground that each colour in `OVERLAY` stands for, in the same order, for the legend; empty: dry ground."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
 """Colour ramp of the probability map: pairs of flood probability in per cent and colour, as in the QGIS style."""
 HATCH = 9
@@ -81,13 +81,13 @@ class SceneMaps:
     probability: str
     """Map of flood probability and unobserved ground."""
     shown: frozenset[str]
-    """Names from `KINDS` of the colours that occur in `overlay`, for the legend."""
+    """Kinds of ground, from `KINDS`, that occur in `overlay`, for the legend."""
     scale_bar: ScaleBar | None
     """Scale bar; None without a CRS."""
     north_deg: float | None
     """Direction of north at the centre of the maps, in degrees clockwise from up; None without a CRS."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Numbers drawn on the map, each (number, x, y). The position x, y is in drawing units from the top left corner."""
+    """Numbers that mark places on the maps, each (number, x, y): x, y in drawing units from the top left corner."""
 
 
 def draw_maps(flood_map: FloodMap, picture: Tile, places_xy: Sequence[tuple[float, float]] = ()) -> SceneMaps:

@@ -51,7 +51,7 @@ def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
 
     Args:
         flood_map: finished results of the scene.
-        picture: the scene at reduced size (`Scene.preview`), of at most `SIDE` pixels a side.
+        picture: the whole scene from `Scene.preview`, reduced to at most 1200 pixels a side (`maps.SIDE`).
         path: the HTML file to write.
 
     Returns:
@@ -106,7 +106,7 @@ def _percent(summary: dict[str, Any]) -> int:
 def _largest(flood_map: FloodMap) -> Largest:
     """Return the flood polygons of greatest area, at most `LARGEST`.
 
-    Areas are in square metres, or in pixels if the scene has no CRS.
+    Areas are compared in square metres, or in pixels if the scene has no CRS. The result has them as texts with a unit.
     """
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
@@ -142,10 +142,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share, 0 to 1, as text in per cent, such as "12.3 %".
-
-    Between 0 and 0.001 the text is "< 0.1 %", and between 0.999 and 1 "> 99.9 %".
-    """
+    """Return a share, 0 to 1, as text: "12.3 %", "< 0.1 %" between 0 and 0.001, "> 99.9 %" between 0.999 and 1."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
@@ -255,7 +252,11 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return a table of unobserved ground: a row per reason, with the texts `reason`, `pixels`, `share` and `area`."""
+    """Return the rows of the table of unobserved ground: for each reason, a dictionary of four texts.
+
+    The texts are `reason`, `pixels` (number), `share` (per cent of the scene's pixels inside the area of interest, or
+    "not counted" for pixels outside), and `area` (approximate; empty if the pixel size is unknown).
+    """
     pixels, gsd_m = summary["pixels"], summary["source"]["gsd_m"]
     inside = _observed(summary) + sum(pixels["unobserved"].values())
     rows = [(REASONS[reason], count, _share(count / inside)) for reason, count in pixels["unobserved"].items()]

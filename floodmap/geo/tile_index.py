@@ -1,0 +1,128 @@
+"""Tile index of GDAL (GTI): a vector layer with names and footprints of rasters, which GDAL reads as a mosaic."""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from contextlib import ExitStack
+from pathlib import Path
+
+import rasterio
+import shapely
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+
+from floodmap.errors import SceneError, VectorError
+from floodmap.geo.gdal import closed_by
+from floodmap.geo.names import readable
+from floodmap.geo.source_name import SourceName
+
+_ROOT = "GDALTileIndexDataset"
+_LOCATION = "location"
+"""Default name of the attribute with the names of the tiles."""
+
+
+def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -> DatasetReader:
+    """Open a tile index a second time, with a mask that is 0 where no tile has pixels.
+
+    GDAL reads 0 there, without a mask, if the index declares neither nodata nor a mask.
+
+    Args:
+        dataset: the tile index, opened with GDAL's GTI driver.
+        name: name by which the tile index was opened.
+        stack: exit stack that closes the second dataset.
+
+    Raises:
+        SceneError: a tile does not exist, or the index cannot be read a second time.
+    """
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    wrong = (RasterioError, VectorError, DataSourceError, DataLayerError, ET.ParseError, LookupError, OSError)
+    try:
+        settings = _settings(name)
+        tiles = closed_by(stack, MemoryFile(_tiles(settings, name).encode(), ext=".geojson"))
+        file = closed_by(stack, MemoryFile(_xml(dataset, settings, str(tiles.name)), ext=".gti"))
+        masked: DatasetReader = closed_by(stack, rasterio.open(file.name))
+    except wrong as error:
+        raise SceneError(_unknown(name)) from error
+    if masked.shape != dataset.shape:
+        raise SceneError(_unknown(name))
+    return masked
+
+
+def _unknown(name: SourceName) -> str:
+    return (
+        f"{name} is a tile index without nodata, so ground without a tile would be read as 0; declare nodata in its "
+        "tiles, or make a mosaic of them with gdalbuildvrt"
+    )
+
+
+def _settings(name: SourceName) -> ET.Element:
+    """Return the XML of a tile index. For an index that is no XML, it has only the name of the vector file."""
+    text = str(name.opened).removeprefix("GTI:")
+    if os.path.isfile(text):
+        with Path(text).open("rb") as file:
+            if file.read(100).lstrip().startswith(f"<{_ROOT}".encode()):
+                return ET.parse(text).getroot()
+    if text.lstrip().startswith(f"<{_ROOT}"):
+        return ET.fromstring(text)
+    root = ET.Element(_ROOT)
+    ET.SubElement(root, "IndexDataset").text = text
+    return root
+
+
+def _tiles(settings: ET.Element, name: SourceName) -> str:
+    """Return the footprints of the tile index `name` as GeoJSON, with the absolute name of each tile as `location`.
+
+    Raises:
+        SceneError: a tile does not exist.
+    """
+    import pyogrio
+
+    index, layer = settings.findtext("IndexDataset", ""), settings.findtext("IndexLayer")
+    with readable(index) as opened:
+        tags = pyogrio.read_info(opened, layer=layer)["layer_metadata"] or {}
+        field = settings.findtext("LocationField") or tags.get("LOCATION_FIELD", _LOCATION)
+        where = settings.findtext("Filter")
+        _, _, footprints, values = pyogrio.raw.read(opened, layer=layer, columns=[field], where=where)
+    folder = (name.path or Path(index)).absolute().parent
+    named = [_absolute(str(location), folder) for location in values[0]]
+    missing = [tile for tile in named if Path(tile).is_absolute() and not (_is_virtual(tile) or Path(tile).exists())]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise SceneError(f"{index}: its tile {missing[0]}{more} does not exist; restore it, or make the index again")
+    outlines = map(json.loads, shapely.to_geojson(shapely.from_wkb(footprints)))
+    features = [
+        {"type": "Feature", "properties": {_LOCATION: tile}, "geometry": outline}
+        for tile, outline in zip(named, outlines, strict=True)
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def _is_virtual(path: str) -> bool:
+    return path.startswith("/vsi")
+
+
+def _absolute(tile: str, folder: Path) -> str:
+    """Return the absolute name of a tile. GDAL looks for a relative name in the index's folder, then in the current."""
+    if ":" in tile or os.path.isabs(tile):
+        return tile
+    beside = folder / tile
+    return str(beside if beside.exists() or _is_virtual(str(folder)) else Path(tile).absolute())
+
+
+def _xml(dataset: DatasetReader, settings: ET.Element, index: str) -> bytes:
+    """Return the XML of a tile index with a mask, on the grid of `dataset`. `index` is the name of the GeoJSON."""
+    left, bottom, right, top = dataset.bounds
+    across, down = dataset.res[0], dataset.res[1]
+    root = ET.Element(_ROOT)
+    elements = {
+        "IndexDataset": index, "LocationField": _LOCATION, "SRS": dataset.crs.to_wkt() if dataset.crs else None,
+        "ResX": repr(across), "ResY": repr(down), "MinX": repr(left), "MinY": repr(bottom), "MaxX": repr(right),
+        "MaxY": repr(top), "MaskBand": "true",
+    }  # fmt: skip
+    for tag, text in elements.items():
+        if text is not None:
+            ET.SubElement(root, tag).text = text
+    return ET.tostring(root)

@@ -1,0 +1,70 @@
+"""One axis of a rectangle in a raster that is resampled to a number of equal pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_EPSILON = 1e-6
+"""Tolerance for rounding, in resampled pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a rectangle in a raster. Along the axis, the rectangle is resampled to `count` pixels."""
+
+    first: float
+    """Start of the rectangle, in pixels of the raster."""
+    length: float
+    """Length of the rectangle, in pixels of the raster."""
+    count: int
+    """Number of resampled pixels."""
+
+    def touched(self, start: float, stop: float) -> slice:
+        """Return the slice of the resampled pixels that overlap the interval from `start` to `stop`.
+
+        `start` and `stop` are in pixels of the raster, before resampling.
+        """
+        scale = self.count / self.length
+        low, high = (start - self.first) * scale, (stop - self.first) * scale
+        return self._slice(math.floor(low + _EPSILON), math.ceil(high - _EPSILON))
+
+    def covered(self, start: float, stop: float) -> slice:
+        """Return the slice of the resampled pixels that lie at least half inside the interval from `start` to `stop`.
+
+        `start` and `stop` are in pixels of the raster, before resampling.
+        """
+        scale = self.count / self.length
+        return self._slice(round((start - self.first) * scale), round((stop - self.first) * scale))
+
+    def blocks(self, size: int, count: int) -> tuple[int, int]:
+        """Return the index of the first block that overlaps the rectangle, and the index after the last such block.
+
+        Args:
+            size: length of a block along this axis, in pixels of the raster.
+            count: number of blocks of the raster along this axis. This is not the field `count` of the class.
+        """
+        first, last = math.floor(self.first / size), math.ceil((self.first + self.length) / size)
+        return max(0, first), min(count, last)
+
+    def gather(self, flags: NDArray[np.bool_], first: float, length: float) -> NDArray[np.bool_]:
+        """Resample flags along their first axis: a resampled pixel is True if it overlaps a flag that is True.
+
+        Args:
+            flags: bool (n, m): n equal parts of the interval that begins at `first`, in pixels of the raster, and is
+                `length` long.
+
+        Returns:
+            bool (`count` of the class, m).
+        """
+        edges = (self.first + np.arange(self.count + 1) * (self.length / self.count) - first) * (len(flags) / length)
+        start = np.clip(np.floor(edges[:-1] + _EPSILON), 0, len(flags) - 1).astype(int)
+        stop = np.clip(np.ceil(edges[1:] - _EPSILON), start + 1, len(flags)).astype(int)
+        sums = np.concatenate([np.zeros((1, flags.shape[1]), np.int32), np.cumsum(flags, axis=0, dtype=np.int32)])
+        return np.asarray(sums[stop] > sums[start])
+
+    def _slice(self, low: int, high: int) -> slice:
+        return slice(max(0, min(low, self.count)), max(0, min(high, self.count)))
