@@ -437,7 +437,7 @@ def test_swapped_masks_are_found_among_pictures_of_one_size_and_wrong_ones_are_n
     predicted, masks = [pool(i) for i in range(6)], [pool(i) for i in places]
     sizes = [(SIDE, SIDE)] * 6
     [finding] = swapped_masks(names, predicted, masks, sizes)
-    assert (finding.kind, finding.name) == ("swapped", "b") and "that of c" in finding.text
+    assert (finding.kind, finding.name) == ("swapped", "b") and "the mask of c" in finding.text
     sizes[1] = (SIDE, 2 * SIDE)
     assert not list(swapped_masks(names, predicted, masks, sizes))
     assert not list(swapped_masks(names, predicted, [pool(i) for i in range(6)], sizes))
