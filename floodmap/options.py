@@ -89,7 +89,7 @@ class SceneOptions:
         None, "CRS of the scene, such as EPSG:32643, if the file has none or a wrong one.", metavar="CRS"
     )
     aoi: Path | str | None = option(
-        None, "Polygons of the area of interest; ground outside is unobserved.", metavar="FILE"
+        None, "Polygons, or a raster, of the area of interest; ground outside is unobserved.", metavar="FILE"
     )
 
 

@@ -213,8 +213,8 @@ def preview(scene: Scene) -> Tile:
 def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
     """Write the HTML report of a scene, and return the results with the path of the HTML report.
 
-    The HTML report is written after all other results. If the run is interrupted before, the other results are
-    complete, and a later run with the option `resume` adds the HTML report.
+    The HTML report is written after all other results. If the run is interrupted while the HTML report is written, the
+    other results are complete, and a later run with the option `resume` adds the HTML report.
 
     Args:
         flood_map: the results of the scene.

@@ -779,7 +779,8 @@ def test_an_unobserved_layer_is_honoured_on_either_side(tmp_path: Path) -> None:
     polygons(path, traced(hole.astype(np.uint8)), layer="unobserved")
     polygons(tmp_path / "r_flood.shp", traced(r))
     polygons(tmp_path / "r_unobserved.shp", traced(hole.astype(np.uint8)))
-    for file in (path, tmp_path / "r_flood.shp"):
+    polygons(tmp_path / "r.shp", traced(r))
+    for file in (path, tmp_path / "r_flood.shp", tmp_path / "r.shp"):
         scores = evaluate(prediction, file).scenes[0]
         assert counted(scores) == confusion(p[~hole], r[~hole])
         assert evaluate(file, prediction).scenes[0].observed == scores.observed

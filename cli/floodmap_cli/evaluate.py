@@ -42,7 +42,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 )
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write every score and count to this file: a row per scene, then the mean and the pool with their intervals.",
+    help="Write every score and count to this file: a row per scene, then the mean and the pooled scores with intervals.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @overwrite_option
@@ -67,8 +67,9 @@ def evaluate(
     Pixels that are unobserved in the prediction or in the reference are left out: nodata, 255, values below 0,
     transparent pixels, pixels outside a raster, polygons of a layer "unobserved", and values of --ignore-value. In the
     prediction, --ignore-value does not apply to 0 or to flood values. The share of observed pixels stands beside every
-    score. Ground outside polygons is dry. For several scenes, the mean gives equal weight to every scene, and the pool
-    gives equal weight to every pixel. The 95 % intervals come from a bootstrap over scenes.
+    score. Ground outside polygons is dry. For several scenes, mean scores and pooled scores follow. In mean scores,
+    every scene has equal weight; in pooled scores, every pixel has equal weight. The 95 % intervals of both come from a
+    bootstrap over scenes.
 
     \b
         floodmap evaluate results/scene_mask.tif scene_reference.tif

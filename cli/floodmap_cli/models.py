@@ -99,7 +99,14 @@ def verify(ctx: click.Context, names: tuple[str, ...], verbosity: int) -> None:
 
 
 def _describe(model: library.Model) -> dict[str, Any]:
-    """Return name, state, size, licence, hash and path of a model of `floodmap models list`, as JSON types."""
+    """Return the facts about a model of the registry that `floodmap models list` and `info` show, as JSON types.
+
+    The keys are `name`, `state`, `description`, `architecture`, `size_mb` (in units of 1,000,000 bytes), `licence`,
+    `sha256`, `url` and `path`. For the shipped model, the entries of `registry.model_card` are added.
+
+    `state` says whether the file is on this machine: "shipped" (in the package), "fetched" (downloaded), "37 % fetched"
+    (an interrupted download), "not fetched", or "missing" (the file of the shipped model is not in the package).
+    """
     part = model.path.with_name(f"{model.file}.part")
     if model.path.is_file():
         state = "shipped" if model.shipped else "fetched"
@@ -122,7 +129,11 @@ def _describe(model: library.Model) -> dict[str, Any]:
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    """Return name, architecture, size, hash and path of a file of weights, with the metadata of its header."""
+    """Return the facts about a file of weights that `floodmap models info` shows, as JSON types.
+
+    The keys are `name`, `architecture`, `size_mb` (in units of 1,000,000 bytes), `sha256` and `path`. The metadata in
+    the header of a .safetensors file are added.
+    """
     resolved = library.resolve(path)
     metadata = library.read_metadata(path) if path.suffix == ".safetensors" else {}
     return {

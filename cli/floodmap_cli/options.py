@@ -1,7 +1,8 @@
 """Click options that several commands share, and callbacks that make a wrong value a usage error (exit 2).
 
-Most options are built by `options_of` from the fields of the option dataclasses in `floodmap.options`. The parameters
-have the names of the fields, so that a command passes the values on unchanged.
+Most options are built by `options_of` from the fields of the option dataclasses in `floodmap.options`. Every parameter
+of a command that comes from such an option has the name of the dataclass field. A command therefore collects these
+parameters in a dictionary `settings`, and creates the dataclass from it: `SegmentOptions(**settings)`.
 """
 
 from __future__ import annotations

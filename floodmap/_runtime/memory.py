@@ -61,8 +61,11 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
     """Context manager: memory that torch frees after a window is kept in the process for the next window.
 
     Without this setting, the kernel zeroes fresh pages for each window. Zeroing takes a sixth of the time of a window,
-    and more with two threads. At the end of the `with` block all free memory returns to the kernel, because later work
-    allocates blocks of other sizes, and would need memory in addition to the kept memory.
+    and more with two threads.
+
+    At the end of the `with` block all free memory returns to the kernel. The reason: later work, such as the writing of
+    results, allocates blocks of other sizes than the windows need. If the memory of the windows stayed in the process,
+    the process would need memory for these blocks in addition to it.
 
     Args:
         large_apart: whether blocks of at least 5 MiB (`_LARGE_BYTES`) are not kept, but return to the kernel as soon as
@@ -84,7 +87,12 @@ def freed_memory_kept(*, large_apart: bool = True) -> Iterator[None]:
 
 
 def trim_heap() -> None:
-    """Return free memory to the kernel. Call this function before work that allocates large blocks of other sizes."""
+    """Return free memory to the kernel.
+
+    glibc keeps freed memory in the process, to use it for later blocks. Later blocks may not fit into this memory if
+    their sizes differ from those of the freed blocks; the process then needs more memory. Call this function between
+    two phases of work whose large blocks differ in size, and from time to time in a long loop.
+    """
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -80,8 +80,10 @@ def compare(
         data: folder with images/ and masks/, or with scenes and references: x.tif beside x_reference.tif or x.gpkg.
         models: names, files, or models from `load_model`. Models that cannot be downloaded are left out, and listed in
             the field `missing` of the result.
-        prompts: kinds of prompt: auto, none, point, box, points:N; see `PromptKind`. The last three are made from the
-            reference (oracle).
+        prompts: kinds of prompt. `auto`: the prompts that `segment` computes. `none`: no prompts. `point`: one point.
+            `points:N`: N points, such as `points:8`. `box`: one box around all flood. The points and the box are
+            computed from the reference. Their scores are oracle scores, which a user does not reach, because a user has
+            no reference.
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
         split: part of the data that is scored: `train`, `val` or `test`, as assigned by the data's folders or by
             splits.csv; `all`: every picture, whether or not the data have splits.

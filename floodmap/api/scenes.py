@@ -94,8 +94,10 @@ def segment(
         nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
             -9999) that are found; `none`: every value is valid.
         mask: file that marks ground to leave unobserved, such as cloud: polygons, or a raster in which all values
-            except 0 mark such ground. Nodata marks it too, unless the raster holds no 0. None: no mask.
-        aoi: file with polygons of the area of interest; None: the whole scene.
+            except 0 mark such ground. If a pixel of the raster is 0, pixels of nodata mark such ground, too. In a
+            raster without any 0, nodata is taken to mean ground that is not masked. None: no mask.
+        aoi: file that marks the area of interest: polygons, or a raster in which values above 0, except nodata, mark
+            it. None: the whole scene.
         crs: CRS of the scene, if the file has no CRS or a wrong CRS; None: the CRS in the file.
         collar: `auto` finds black and white borders and leaves them unobserved; `off` treats them as ground.
         tile_size: longest side of a window, in pixels.
@@ -208,7 +210,7 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
 
     Raises:
         ModelError: there is no model of this name; the file is damaged; the device is not available; or `model` is
-            already loaded, and `device` is not `auto` or `flips` is True.
+            already loaded, and the call has another argument: a `device` other than `auto`, or `flips=True`.
         TypeError: `model` is neither a name, a file nor a model.
     """
     from floodmap.models.loading import load_segmenter

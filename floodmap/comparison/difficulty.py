@@ -35,8 +35,9 @@ class Difficulty:
     classes.
 
     For each band, Fisher's criterion (1936) is the squared difference of the two means, divided by the variance
-    within the classes. This variance is the mean of the variances of flood and of dry ground, weighted by their numbers
-    of pixels, and at least 1. The contrast is the square root of the mean of the criterion over red, green and blue."""
+    within the classes. This variance is the mean of the variances of flood and of dry ground, weighted by the numbers
+    of pixels of the two classes. If this mean is less than 1, the variance is set to 1. The contrast is the square root
+    of the mean of the criterion over red, green and blue."""
 
 
 def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
@@ -65,14 +66,14 @@ def measure_difficulty(rgb: NDArray[np.uint8], reference: Codes) -> Difficulty:
 
 
 def _contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the contrast of two sets of colours; for the formula see `Difficulty.contrast`.
+    """Return the contrast of two classes; for the formula see `Difficulty.contrast`.
 
     Args:
-        one: colours of one set of pixels, float64 (3, n), 0 to 255.
-        other: colours of another set of pixels, float64 (3, m), 0 to 255.
+        one: colours of the pixels of one class, float64 (3, n), 0 to 255.
+        other: colours of the pixels of the other class, float64 (3, m), 0 to 255.
 
     Returns:
-        The contrast, 0 or more; NaN if one of the sets is empty.
+        The contrast, 0 or more; NaN if one of the classes has no pixel.
     """
     if not one.size or not other.size:
         return float("nan")

@@ -34,7 +34,8 @@ from floodmap.strips.codes import FLOOD, UNOBSERVED
 THUMBNAIL_SIDE = 300
 """Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Maximum numbers of pictures: spread over the study (SHEET), over the ranks of IoU (CHOSEN), of lowest IoU (WORST)."""
+"""Largest numbers of pictures in sections of the report. SHEET: pictures at equal steps from the whole study. CHOSEN:
+pictures at equal steps from the list of all pictures in order of IoU. WORST: the pictures with the lowest IoU."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -52,12 +53,10 @@ def write_html(
     logs: Mapping[str, dict[str, Any]] | None = None,
     missing: Sequence[str] = (),
 ) -> Path:
-    """Write the HTML report of a study, and return its path.
+    """Write the HTML report of a study to the file `path`, and return `path`.
 
     Args:
         study: trials of at least one model on at least one picture.
-        path: the HTML file to write.
-        title: title of the report.
         footer: last line of the report: version of floodmap, date of the report, and name of the data.
         logs: training logs, by name of the model that has one. A log maps column names to float64 (rows of the log,).
         missing: one line for each model that could not be downloaded.
@@ -207,7 +206,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """Return dictionaries with `image` and `caption`: the picture, the reference, and an error map for each model."""
+    """Return dicts of `image` (data URL) and `caption`: the picture, the reference, then each model's error map."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -236,8 +235,9 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 
 
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
-    """Return a table: mean measures of difficulty of failures and of other pictures; None for under 4 pictures.
+    """Return a table that compares the difficulty of failures and other pictures; None if there are under 4 pictures.
 
+    A row has a measure of `TRAITS`: its mean over the failures and over the others, and its rank correlation with IoU.
     A failure is a picture on which the first model of the study has an IoU below `FAILURE_IOU`. If there are fewer than
     two such pictures, the quarter of the pictures with the lowest IoU is compared with the other pictures instead.
     """
@@ -258,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Return two bar charts (SVG): mean IoU by the flooded share of a picture, and by its largest connected flood."""
+    """Return bar charts (SVG): mean IoU by a picture's flooded share, and by the share of its largest flooded area."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

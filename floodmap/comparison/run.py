@@ -72,7 +72,10 @@ class Contestant:
     segmenter: Segmenter
     """The loaded model."""
     file: Path | None = None
-    """File of the model's weights. The training log is searched beside this file. None if there is no such file."""
+    """File of the model's weights; None if there is no such file.
+
+    The report shows the training log of the model, if there is one in the folder of this file: `NAME_run/log.csv` for a
+    file `NAME.safetensors`."""
 
 
 def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:

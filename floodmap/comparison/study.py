@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
-    """A labelled picture shrunk for the report, with its measures of difficulty."""
+    """A labelled picture, shrunk for the report, and how difficult the flood is to find in it."""
 
     name: str
     rgb: NDArray[np.uint8]
@@ -66,6 +66,7 @@ class Picture:
     shape_hw: tuple[int, int]
     """Height and width of the picture before it was shrunk, in pixels."""
     traits: Difficulty
+    """How difficult the flood is to find: area, shape, texture and contrast of the flood; see `Difficulty`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,12 +146,16 @@ def _roles(labelled: Sequence[Labelled], models: Sequence[Segmenter]) -> dict[tu
 
 
 def look_at(name: str, scene: Scene, reference: Codes) -> Picture:
-    """Shrink a picture and the reference, and compute the measures of difficulty from the shrunken arrays.
+    """Shrink a picture and its reference, and measure how difficult the flood is to find in the shrunken picture.
 
     Args:
         name: name of the picture.
-        scene: the picture.
+        scene: the picture, opened.
         reference: uint8 (height, width) of FLOOD, DRY and UNOBSERVED, in full size.
+
+    Returns:
+        The shrunken picture and reference. The field `traits` contains the area, the shape, the texture and the
+        contrast of the flood (see `Difficulty`), computed from the shrunken arrays.
     """
     rgb = scene.preview(PREVIEW_SIDE).rgb
     small = shrunk(reference, (rgb.shape[1], rgb.shape[2]))

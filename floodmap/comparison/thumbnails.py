@@ -1,6 +1,7 @@
 """Small pictures for the report of a comparison, with the reference, the prediction, the errors or the prompts.
 
-The functions take reduced pictures: `Picture` and `Trial` hold at most `study.PREVIEW_SIDE` (480) pixels a side.
+The functions take reduced arrays: `Picture.rgb`, `Picture.reference` and `Trial.preview` (the codes of the prediction)
+were shrunk to at most `study.PREVIEW_SIDE` (480) pixels a side.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def disagreement(prediction: Reader, reference: Reader, grid: GeoGrid, *, scene:
 def write_disagreement(layers: Sequence[GeoDataFrame], path: Path, *, date: datetime, overwrite: bool) -> None:
     """Write the error polygons of all scenes as one GeoPackage layer with style: false positives red, negatives green.
 
-    The layer has the CRS of the scenes if all scenes have the same CRS, else EPSG:4326.
+    The layer has the CRS of the scenes if it is the same for all scenes, EPSG:4326 if the scenes have different CRSs,
+    and no CRS if no scene has one.
 
     Args:
         layers: results of `disagreement`, one per scene.

@@ -11,7 +11,8 @@ from typing import Any
 from floodmap.models.training_record import seen_before
 
 _ENDS = ("_mask", "_probability", "_flood", "")
-"""Ends of the names of predictions, without suffix: the report of `x_mask.tif` is `x.json`."""
+"""Endings of the names of prediction files, in front of the suffix. To get the name of the JSON report of a prediction,
+the ending and the suffix are replaced by `.json`: the reports of `x_mask.tif` and of `x.gpkg` are both `x.json`."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,10 @@ def warn_of_outside(polygons: Path) -> None:
 
 
 def _entry(prediction: Path, key: str) -> dict[str, Any]:
-    """Return an object in the JSON report beside a prediction (x.json for x_mask.tif); empty if there is none."""
+    """Return the JSON object with the key `key` in the report beside a prediction (x.json for x_mask.tif), as a dict.
+
+    The dict is empty if there is no readable report, or if the report has no object with this key.
+    """
     for end in _ENDS:
         report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
         try:

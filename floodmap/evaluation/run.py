@@ -82,9 +82,11 @@ def evaluate(
             a raster of probabilities; in a folder, `x_probability.tif` is used. For a raster in per cent the threshold
             is scaled, with a warning. None: 0.5 if `flood_value` is None and the metadata of every prediction raster
             say that its values are per cent (band unit "%", or floodmap's band name); else no threshold.
-        ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)), in addition to nodata and to common fill
-            values: below 0, 255 in uint8 unless 255 is flood, 1e20. "none": only nodata. In the prediction, 0 and flood
-            values are never ignored; with a threshold, the values 0 to 100 are never ignored.
+        ignore_values: raster values of unobserved pixels (9, "0,9", (0, 9)). In the prediction, 0 and flood values are
+            never ignored; with a threshold, the values 0 to 100 are never ignored. Pixels with nodata and with common
+            fill values are also unobserved. Fill values are every value below 0, the largest value of an integer dtype
+            (255 in uint8), and some large values such as 9999 and 1e20 (all are listed at `FloodRule.hides`). A flood
+            value is never a fill value. "none": fill values do not count as unobserved, only nodata does.
         tolerance_m: for the boundary score (`Scores.boundary_f1`): a boundary pixel of one mask matches the other mask
             if a boundary pixel of the other mask lies within this distance. In metres; in pixels if the grid has no
             geographic or projected CRS. None: three pixels of the compared grid.
@@ -181,11 +183,16 @@ class _Rules:
 
 
 def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
-    """Return a copy of the prediction's rule `rule` that ignores the values that `ignoring` ignores.
+    """Return a copy of the rule of the predictions with the user's values to ignore.
 
-    The fields `ignored` and `careful` are copied from `ignoring`. Values that are flood or dry in the prediction are
-    removed from `ignored`. With a threshold, these are all values from 0 to 100. Without a threshold, they are 0 and
-    the flood values; if the user gave no flood values, they are 0, 1 and 255.
+    Args:
+        rule: rule of the predictions, without values to ignore.
+        ignoring: another rule, parsed from the user's `ignore_values` alone.
+
+    Returns:
+        Copy of `rule` with the fields `ignored` and `careful` of `ignoring`. Values that are flood or dry in the
+        predictions are removed from `ignored`. With a threshold, these are all values from 0 to 100. Without a
+        threshold, they are 0 and the flood values; if the user gave no flood values, they are 0, 1 and 255.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(

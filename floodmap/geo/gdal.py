@@ -35,7 +35,7 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
         cache_bytes: size of GDAL's block cache, in bytes.
         pam: True: GDAL reads `.aux.xml` sidecars (PAM, persistent auxiliary metadata). With PAM, GDAL may also create a
             sidecar beside a raster that has none, although the raster is only read. Therefore use True only for a
-            raster that has a sidecar.
+            raster that has a sidecar, or beside which GDAL cannot create one; see `has_sidecar`.
         threads: number of threads that decompress a file opened in the block.
     """
     # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
@@ -47,11 +47,15 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
 
 
 def has_sidecar(name: SourceName) -> bool:
-    """Return whether a raster has an `.aux.xml` sidecar.
+    """Return whether GDAL's PAM may be enabled for a raster, see `gdal_env`.
 
-    A sidecar may contain the CRS or the nodata value of the raster. GDAL reads sidecars only if PAM is enabled. For a
-    raster on a web server the result is True, because GDAL can write nothing there. For a raster in a bucket (`s3://`)
-    the result is False, because GDAL could write there.
+    PAM may be enabled if the raster has an `.aux.xml` sidecar, beside it or in its zip or tar archive. A sidecar may
+    contain the CRS or the nodata value of the raster, and GDAL reads it only if PAM is enabled. If there is no sidecar,
+    PAM must stay disabled, because GDAL could create one. If the raster is read over a network, this function does not
+    look for a sidecar:
+
+    - On a web server (`https://`), GDAL cannot create a file. The result is therefore True.
+    - In a bucket (`s3://`), GDAL could create a file. The result is therefore False, even if there is a sidecar.
     """
     if name.path is not None:
         return os.path.exists(f"{name.path}.aux.xml")  # Path.exists may raise an error for a name that is too long

@@ -31,10 +31,14 @@ QGIS draws a picture without georeference in the same coordinates, so that resul
 
 
 def is_unplaced(transform: Affine, crs: Any) -> bool:
-    """Return whether a raster has no georeference.
+    """Return whether a raster has no georeference, according to the metadata in its file.
 
-    The identity is GDAL's value for a raster without a transform. `UNPLACED` with a projected CRS is a georeference:
-    pixels of 1 m, with the upper left corner at the origin of the CRS.
+    There are two cases without a georeference:
+
+    - The transform is the identity, with or without a CRS. The identity is GDAL's value for a raster without a
+      transform.
+    - The transform is `UNPLACED`, and the CRS is None or not projected. `UNPLACED` with a projected CRS is a
+      georeference: the side of a pixel is one unit of the CRS, such as 1 m, and the upper left corner is at the origin.
 
     Args:
         transform: the transform in the raster's metadata, from (column, row) to coordinates.
@@ -95,7 +99,10 @@ class GeoGrid:
 
     @property
     def lacks_georeference(self) -> bool:
-        """True if the grid has no CRS, and the transform is the identity or `UNPLACED`."""
+        """True if the grid has no CRS, and the transform is the identity or `UNPLACED`.
+
+        Unlike `is_unplaced`, which is for the metadata of a file, this property is never True for a grid with a CRS.
+        """
         return self.crs is None and (self.transform == UNPLACED or self.transform.is_identity)
 
     @property

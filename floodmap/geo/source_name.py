@@ -163,7 +163,11 @@ class SourceName:
 
 
 def _prefixes(path: str) -> Iterator[str]:
-    """Yield the beginnings of a path that end before `/` or `}`, then the path: `a`, `a/b.zip`, `a/b.zip/c.tif`."""
+    """Yield every beginning of a path that ends before a `/` or a `}`, and at last the whole path.
+
+    For `a/b.zip/c.tif`, the results are `a`, `a/b.zip` and `a/b.zip/c.tif`. A path may have braces, because GDAL allows
+    the path of an archive in braces: `/vsizip/{x.zip}/a.tif`.
+    """
     for end in [match.start() for match in re.finditer(r"[/}]", path)] + [len(path)]:
         if end:
             yield path[:end]

@@ -1,4 +1,8 @@
-"""Tile index of GDAL (GTI): a vector layer with names and footprints of rasters, which GDAL reads as a mosaic."""
+"""Tile index of GDAL (GTI): a vector layer with the names and footprints of rasters.
+
+GDAL opens a tile index as one raster, which is composed of these rasters. In this module, a tile is one of these
+rasters, not the pixels of a window.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,14 @@ from floodmap.geo.source_name import SourceName
 
 _ROOT = "GDALTileIndexDataset"
 _LOCATION = "location"
-"""Default name of the attribute with the names of the tiles."""
+"""Default name of the attribute of the vector layer that contains the names of the tiles."""
 
 
 def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -> DatasetReader:
     """Open a tile index a second time, with a mask that is 0 where no tile has pixels.
 
-    GDAL reads 0 there, without a mask, if the index declares neither nodata nor a mask.
+    If an index declares neither nodata nor a mask, GDAL returns the pixel value 0 where no tile has pixels, and does
+    not mark these pixels as missing.
 
     Args:
         dataset: the tile index, opened with GDAL's GTI driver.
@@ -34,7 +39,7 @@ def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -
         stack: exit stack that closes the second dataset.
 
     Raises:
-        SceneError: a tile does not exist, or the index cannot be read a second time.
+        SceneError: a tile does not exist, or the index cannot be opened a second time with the same size.
     """
     from pyogrio.errors import DataLayerError, DataSourceError
 
@@ -42,7 +47,7 @@ def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -
     try:
         settings = _settings(name)
         tiles = closed_by(stack, MemoryFile(_tiles(settings, name).encode(), ext=".geojson"))
-        file = closed_by(stack, MemoryFile(_xml(dataset, settings, str(tiles.name)), ext=".gti"))
+        file = closed_by(stack, MemoryFile(_xml(dataset, str(tiles.name)), ext=".gti"))
         masked: DatasetReader = closed_by(stack, rasterio.open(file.name))
     except wrong as error:
         raise SceneError(_unknown(name)) from error
@@ -59,7 +64,10 @@ def _unknown(name: SourceName) -> str:
 
 
 def _settings(name: SourceName) -> ET.Element:
-    """Return the XML of a tile index. For an index that is no XML, it has only the name of the vector file."""
+    """Return the XML of a tile index, which is an XML file, XML text or a vector file.
+
+    If the index is a vector file, the returned XML contains only the name of this file, in the element `IndexDataset`.
+    """
     text = str(name.opened).removeprefix("GTI:")
     if os.path.isfile(text):
         with Path(text).open("rb") as file:
@@ -73,7 +81,11 @@ def _settings(name: SourceName) -> ET.Element:
 
 
 def _tiles(settings: ET.Element, name: SourceName) -> str:
-    """Return the footprints of the tile index `name` as GeoJSON, with the absolute name of each tile as `location`.
+    """Return the footprints of the tiles as GeoJSON text, with the absolute name of each tile as attribute `location`.
+
+    Args:
+        settings: XML of the tile index, from `_settings`.
+        name: name by which the tile index was opened.
 
     Raises:
         SceneError: a tile does not exist.
@@ -105,15 +117,21 @@ def _is_virtual(path: str) -> bool:
 
 
 def _absolute(tile: str, folder: Path) -> str:
-    """Return the absolute name of a tile. GDAL looks for a relative name in the index's folder, then in the current."""
+    """Return the absolute name of a tile. `folder` is the folder of the index.
+
+    GDAL looks for a relative name first in the folder of the index, and then in the current working directory.
+    """
     if ":" in tile or os.path.isabs(tile):
         return tile
     beside = folder / tile
     return str(beside if beside.exists() or _is_virtual(str(folder)) else Path(tile).absolute())
 
 
-def _xml(dataset: DatasetReader, settings: ET.Element, index: str) -> bytes:
-    """Return the XML of a tile index with a mask, on the grid of `dataset`. `index` is the name of the GeoJSON."""
+def _xml(dataset: DatasetReader, index: str) -> bytes:
+    """Return the XML of a new tile index that declares a mask and has the grid of `dataset`.
+
+    `index` is the name of a file in memory with the GeoJSON from `_tiles`.
+    """
     left, bottom, right, top = dataset.bounds
     across, down = dataset.res[0], dataset.res[1]
     root = ET.Element(_ROOT)

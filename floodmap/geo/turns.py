@@ -87,10 +87,13 @@ def raster_shifts(
 def overlaps(a: tuple[float, float, float, float], b: tuple[float, float, float, float], crs: Any) -> bool:
     """Return whether two rectangles in the same CRS overlap.
 
+    A rectangle that crosses the antimeridian may be given in two forms. Either west is larger than east, as in GDAL:
+    170 and -170 degrees. Or one of the two is beyond the antimeridian, as in the result of `bounds_of`: 170 and 190
+    degrees.
+
     Args:
-        a: west, south, east, north of the first rectangle, in units of the CRS. West is larger than east if the
-            rectangle crosses the antimeridian, as in GDAL.
-        b: west, south, east, north of the second rectangle.
+        a: west, south, east, north of the first rectangle, in units of the CRS.
+        b: west, south, east, north of the second rectangle, in units of the CRS.
         crs: CRS of both rectangles.
     """
     period = x_period(crs)

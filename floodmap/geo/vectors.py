@@ -27,7 +27,9 @@ from floodmap.geo.names import readable
 from floodmap.geo.turns import unwrapped
 
 SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".geojsonl", ".fgb", ".kml", ".gml", ".gdb", ".tab"})
-"""Suffixes of vector files. A GeoPackage may contain rasters instead; `is_vector` therefore opens a GeoPackage."""
+"""Suffixes of vector files, in lower case, without those of GeoParquet (see `PARQUET`).
+
+The set contains `.gpkg`, although a GeoPackage may contain only rasters. `is_vector` opens a GeoPackage to find out."""
 
 PARQUET = (".parquet", ".geoparquet")
 LOG = logging.getLogger(__name__)

@@ -17,11 +17,13 @@ _XML = "xml:VRT"
 _PLACING = (
     "SourceFilename", "OpenOptions", "SourceBand", "SourceProperties", "SrcRect", "DstRect", "UseMaskBand", "NODATA",
 )  # fmt: skip
-"""Elements of a source of a VRT that decide where the source has data; the others change its values."""
+"""Names of the XML elements of a VRT source that decide in which pixels of the mosaic the source has data.
+All other elements of a source only change the values of the pixels."""
 _INTEGERS: dict[str, type[np.integer[Any]]] = {
     "Byte": np.uint8, "Int8": np.int8, "UInt16": np.uint16, "Int16": np.int16, "UInt32": np.uint32, "Int32": np.int32,
 }  # fmt: skip
-"""Dtype of a band of a VRT, by the name in its XML; other names are those of numbers with fractions, or of 64 bits."""
+"""Mapping from GDAL's name of an integer type, as in the XML of a VRT band (`dataType`), to the numpy dtype.
+Types with fractions, 64-bit and complex types are left out: `_declares_nodata` accepts every nodata value for them."""
 
 
 class Rect(NamedTuple):
@@ -98,13 +100,19 @@ class Vrt:
         return ET.tostring(self._renamed(lost, replaced))
 
     def has_holes(self, bands: Collection[int]) -> bool:
-        """Return whether some bands may have holes that GDAL reads as 0 without a nodata value, mask or alpha.
+        """Return whether one of the given bands may have holes that GDAL reads as 0 and that nothing marks as missing.
 
-        A hole is a place where all members are without data. Holes do not occur if members have no nodata values and no
-        masks. A band that is computed is not searched.
+        A hole is a place where all members of the band are without data. A band may have such holes if two conditions
+        hold:
+
+        - A member of the band has a nodata value or a mask. If the VRT has an alpha band, only nodata values count,
+          because the alpha band marks what the masks of members hide.
+        - The band has no nodata value that its dtype can hold, and neither the band nor the VRT has a mask band.
+
+        The result is False if a pixel function computes any band of the VRT (see `computed`).
 
         Args:
-            bands: numbers of the bands, from 1.
+            bands: numbers of the bands to examine, counted from 1.
         """
         colours = [band.findtext("ColorInterp") for band in self._root.iterfind("VRTRasterBand")]
         if self.computed or self._root.find("MaskBand") is not None:

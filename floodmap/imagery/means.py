@@ -77,7 +77,8 @@ def block_means(values: Bytes, factor: int, n_empty: NDArray[Any] | None, nodata
     """Average blocks of `factor` x `factor` pixels. Nodata pixels are left out of the means.
 
     Args:
-        values: uint8 (bands, height, width); height and width are multiples of `factor`.
+        values: uint8 (bands, height, width); height and width are multiples of `factor`. Nodata
+            pixels have the value `nodata` in all bands.
         factor: side of a block in pixels, 2 or 4.
         n_empty: (1, rows of blocks, columns of blocks), number of nodata pixels in each block; None: no nodata pixels.
         nodata: value of nodata pixels.
@@ -99,11 +100,11 @@ def known_block_means(
     """Average blocks of `factor` x `factor` pixels. Empty pixels are left out of the means.
 
     Args:
-        values: uint8 (bands, height, width); height and width are multiples of `factor`. In all bands, empty pixels are
-            overwritten with `nodata`.
+        values: uint8 (bands, height, width); height and width are multiples of `factor`. The function changes the
+            array: it writes `nodata` into the empty pixels of all bands.
         factor: side of a block in pixels, 2 or 4.
         empty: bool (height, width), True at empty pixels; None: there are none.
-        nodata: value that empty pixels get.
+        nodata: value that is written into empty pixels.
         fill: value of blocks in which all pixels are empty.
 
     Returns:

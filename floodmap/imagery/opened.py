@@ -89,9 +89,12 @@ def _as_geotiff(array: Any, folder: Path) -> Path:
 
 
 def _is_even(array: Any, dim: str) -> bool:
-    """Return whether the coordinates of a dimension have one spacing, to half a pixel; True without coordinates.
+    """Return whether the coordinates of a dimension are evenly spaced, with a tolerance of half a pixel.
 
-    The tolerance allows for coordinates that were rounded to float32. Where a row is missing, the spacing is double.
+    A pixel is the mean distance between neighbouring coordinates. Each distance may differ by up to half a pixel from
+    the median distance. Each coordinate may differ by up to half a pixel from its place on an even grid from the first
+    coordinate to the last. Coordinates that were rounded to float32 are therefore accepted. A missing row doubles one
+    distance, and the result is False. The result is True if the dimension has no coordinates, or fewer than three.
     """
     if dim not in array.coords or array.sizes[dim] < 3:
         return True

@@ -68,22 +68,26 @@ class Overlay(Protocol):
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
     """Open the polygons or the raster of a mask or an area of interest, to find the pixels of a scene that are covered.
 
-    A raster must have one band, besides alpha. A pixel of the raster covers the scene if its value is above 0 and below
-    `HUGE` (1e10) and is not the declared nodata value. With `voids_cover`, pixels of some other values cover the scene,
-    too. A pixel of the value 0, or a pixel that the raster's mask or alpha band hides, never covers the scene. A raster
-    without a CRS is laid over the scene pixel by pixel if the raster has as many rows and columns as the scene's file.
+    A raster must have one band, besides alpha. A pixel that the raster's mask or alpha band hides never covers the
+    scene. For all other pixels of the raster, the value decides whether the pixel covers the scene:
+
+    - 0: never.
+    - NaN, or the declared nodata value (also if it is negative, such as -9999): only with `voids_cover`, and only if
+      the raster has a 0 anywhere. In a raster without any 0, nodata is taken to mean ground that is not covered.
+    - A value below 0, or of at least `HUGE` (1e10), that is not declared as nodata: only with `voids_cover`. Such a
+      value, for example -9999 or 1e20, is a void: it stands for nodata although the file does not declare it. Every
+      value below 0 is taken for a void, because no class has a negative number.
+    - Every other value: always.
+
+    A raster without a CRS is laid over the scene pixel by pixel if the raster has as many rows and columns as the
+    scene's file.
 
     Args:
         path: path of the polygons or the raster, or a name that GDAL opens.
         scene: the scene under the mask or the area of interest.
         stack: exit stack that closes the file.
-        voids_cover: whether pixels of unknown content cover the scene, too: True for a mask, False for an area of
-            interest. There are two kinds of such pixels. The first kind are voids: values that stand for nodata
-            although the file does not declare them. Here every value below 0, such as -9999, is a void, because no
-            class has a negative number. Every value of at least `HUGE`, such as 1e20, is a void, too. The second kind
-            are pixels with NaN, or with a declared nodata value other than 0. With True, voids always cover the scene,
-            and pixels of the second kind cover it only if the raster has a 0 anywhere. In a raster without any 0,
-            nodata is taken to mean ground that is not covered.
+        voids_cover: whether pixels of unknown content (nodata and voids) cover the scene, as listed above: True for a
+            mask, False for an area of interest.
 
     Raises:
         MissingCRSError: the scene or the file has no CRS. A raster of the size of the scene's file needs no CRS.
@@ -232,12 +236,14 @@ class _Raster:
     def _warped(self) -> list[WarpedVRT]:
         """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.
 
-        Usually there is one copy, not shifted along x. The same is true if the raster does not overlap the working
-        grid. In a geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). Two cases near the
-        antimeridian therefore differ:
+        Usually the result is one copy that is not shifted along x. This is also the result if the raster does not
+        overlap the working grid. In a geographic CRS, x is periodic (360 degrees, see `floodmap.geo.turns`). Near the
+        antimeridian, the raster may therefore overlap the working grid after a shift of x by one period:
 
-        - The raster overlaps the working grid only after a shift of x by one period. The copy is shifted.
-        - The raster overlaps the working grid both without and after a shift. There is one copy for each.
+        - The raster overlaps the working grid only after a shift: the result is one copy, which is shifted.
+        - The raster overlaps the working grid in its own place and also after a shift: the result is two copies, one
+          that is not shifted and one that is shifted. Example: a raster from -180 to 180 degrees, and a working grid
+          from 170 to 190 degrees in the same CRS. The second copy is shifted by 360 degrees.
         """
         grid, own = self._grid, self._source
         how = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}

@@ -17,23 +17,31 @@ from floodmap.imagery.reader import Reader
 _MULTIRESOLUTION = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ECW", "MrSID")
 """GDAL drivers of formats that are decoded at a lower resolution directly, without overviews."""
 _PLACES, _COARSE_PLACES = 8, 4
-"""Number of compared windows along a side of the raster: first for downsampling factors up to 4, second for larger."""
-_SIDE, _COARSE_SIDE = 32, 8
-"""Side of a window, in overview pixels: first number for downsampling factors up to 4, second for larger factors."""
-_TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Tolerance by which the limits from `_NOISE` and `_SHIFT` are raised, as a share of the range of values (`_range`).
+"""Number of compared windows along a side of the raster.
 
-The first number is for lossless compression, the second for lossy compression. The tolerance is multiplied by the range
-of values and squared: 26 for uint8 and lossless compression, (0.02 x 255) squared. This square is added to the limit of
-the mean squared difference, and to the square of the limit of a band's mean difference."""
+`_PLACES` is for downsampling factors up to 4, `_COARSE_PLACES` for larger factors."""
+_SIDE, _COARSE_SIDE = 32, 8
+"""Side of a window, in overview pixels.
+
+`_SIDE` is for downsampling factors up to 4, `_COARSE_SIDE` for larger factors."""
+_TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
+"""Tolerance that is added to the limits from `_NOISE` and `_SHIFT`, as a share of the range of values (`_range`).
+
+`_TOLERANCE` is for lossless compression, `_LOSSY_TOLERANCE` for lossy compression. The product of tolerance and range
+is squared. For example, this square is (0.02 x 255)^2 = 26 for uint8 and lossless compression. It is added to the limit
+of the mean squared difference, and to the square of the limit of a band's mean difference."""
 _NOISE, _SHIFT = 2.0, 4.0
 """Limits of the differences, in one window, between the pixels of an overview and the means of blocks of pixels.
 
-Both limits refer to the local variance. For one block, it is the variance of all pixels in the 3 x 3 blocks around the
-block; for the window, it is the mean over all blocks that are compared. The first number is the limit of the mean
-squared difference of all bands, divided by the local variance. The second number is the limit of a band's mean
-difference, divided by the standard error: the square root of (local variance of the band / number of blocks). In an
-overview that is made by nearest neighbour, the mean squared difference is about the local variance, and the mean
+A block is the pixels of the raster inside one pixel of the overview. The local variance of a block in a band is the
+variance of all pixels in the 3 x 3 blocks of which the block is the centre. The local variance of a band is the mean of
+the local variances of all compared blocks.
+
+`_NOISE` limits the mean of the squared differences over all blocks and bands. The limit is `_NOISE` times the mean of
+the local variances of the bands. `_SHIFT` limits the mean difference of each band over all blocks. The limit is
+`_SHIFT` times the standard error: the square root of (local variance of the band / number of compared blocks).
+
+In an overview that is made by nearest neighbour, the mean squared difference is about the local variance, and the mean
 difference is about 0."""
 _MAX_FACTOR = 64
 """Largest downsampling factor that is checked."""

@@ -16,24 +16,32 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """Stored values of a window, with flags of unobserved pixels that follow from the raster itself."""
+    """Stored values of a window, and flags of pixels that are unobserved because of the raster itself.
+
+    Collars, the mask given by the user and the area of interest are not in these flags; see `imagery.reasons`.
+    """
 
     values: NDArray[Any]
     """(bands, height, width), as stored, near infrared last.
 
     There are two exceptions: palette indices are expanded to RGB, and values of fewer than 8 bits are scaled to 0 to
-    255."""
+    255. Values of a window that was read at another resolution are resampled."""
     hidden: Bools | None = None
     """bool (height, width): True at pixels that alpha or the file's mask hides; None: no pixel is hidden."""
     empty: Bools | None = None
-    """bool (height, width): True at nodata, voids, NaN, infinity and never written pixels; None: no pixel is empty."""
+    """bool (height, width): True at nodata, voids, NaN and infinity; None: no pixel is empty.
+
+    Also True at pixels that were never written to the file, or that no member of a VRT mosaic covers."""
     failed: Bools | None = None
     """bool (height, width): True at pixels that could not be read; None: all pixels were read."""
     complete: Bools | None = None
-    """bool (height, width), for a window that was read downsampled; None: not known for any pixel.
+    """bool (height, width): True at means of source pixels (pixels of the file) that all have a valid value.
 
-    A pixel is then the mean of several source pixels (pixels of the file). True: no source pixel of the pixel is
-    hidden, empty or failed. False: at least one is, or this is not known.
+    This field is for windows that were read downsampled, where each pixel is the mean of several source pixels. True:
+    no source pixel of the pixel is hidden, empty or failed. False: at least one is, or this is not known. None: this is
+    not known for any pixel.
+
+    For a window that was not read downsampled, the field says nothing: it is None, or False at all pixels.
     """
 
 
@@ -71,7 +79,9 @@ def nir_is_missing(values: NDArray[Any], nodata: float | None) -> Bools | None:
     """Find pixels without near infrared: pixels that have the nodata value in the last band.
 
     Args:
-        values: (bands, ...), stored values or means, near infrared last.
+        values: (bands, ...), near infrared last: stored values, or means of stored values in a window that was read
+            downsampled. Source pixels (pixels of the file) without near infrared are left out of a mean of near
+            infrared. If no source pixel is left, the mean is the nodata value.
         nodata: nodata value of near infrared, see `Source.nir_nodata`; None: no near infrared is missing.
 
     Returns:
@@ -86,16 +96,21 @@ def nir_is_missing(values: NDArray[Any], nodata: float | None) -> Bools | None:
 def drops_colours(
     values: NDArray[Any], n_colours: int, nodata: Sequence[float | None], nir_nodata: float | None
 ) -> bool:
-    """Return whether means of single bands without nodata, as GDAL makes them, would be wrong for any pixel.
+    """Return whether GDAL would compute wrong means if it downsampled some pixels.
 
-    GDAL leaves out, in each band, all values equal to the nodata value. But a pixel may have this value in one band and
-    still be a valid colour: if nodata is 0, pure red is 0 in green and blue.
+    GDAL averages each band on its own, and leaves out all values of the band that are equal to the nodata value. But a
+    pixel may have this value in one band and still be a valid colour. Example: if nodata is 0, pure red is 0 in green
+    and blue. GDAL leaves out these two zeros, so that the means of green and blue are too large.
 
     Args:
-        values: (bands, height, width), as stored, near infrared last.
+        values: (bands, height, width): the pixels at full resolution, as stored, near infrared last.
         n_colours: number of colour bands.
-        nodata: the nodata value of each colour band, values that may be colours; None: a band has no such value.
+        nodata: nodata value of each colour band, such as 0 or 255; None for a band without a nodata value. At least one
+            band has a nodata value. The first of these values is also compared with near infrared.
         nir_nodata: nodata value of near infrared, see `Source.nir_nodata`.
+
+    Returns:
+        True if, in one band or more, a valid value is equal to the nodata value, or a nodata pixel has another value.
     """
     first = next(value for value in nodata if value is not None)
     by_band = (*nodata, *(first,) * (len(values) - n_colours))

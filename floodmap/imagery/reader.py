@@ -44,7 +44,7 @@ class Reader:
     """Reader of a raster. Windows are in pixels of the working grid. Any thread may read: a lock serializes reads."""
 
     path: SourceName
-    """Name of the raster, for messages."""
+    """Path of the raster, or another name that GDAL opens; for messages."""
     source: Source
     """Open raster."""
     height: int
@@ -74,8 +74,7 @@ class Reader:
     def spread(self, *, count: int, side: int) -> list[Window]:
         """Return at most `count` x `count` windows of `side` x `side` pixels each, evenly spaced over the scene.
 
-        The outer windows touch the edges of the scene. If a side of the scene is shorter than `side`, the windows are
-        as high or as wide as the scene.
+        The outer windows touch the edges of the scene. Windows are never higher or wider than the scene.
         """
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
@@ -109,8 +108,7 @@ class Reader:
     def read_tolerant(self, window: Window, shape_hw: tuple[int, int]) -> Pixels:
         """Read a window as `read` does, but raise no error if the file is damaged inside the window.
 
-        A window that cannot be read whole is read in up to 16 x 16 pieces. Pieces that cannot be read are marked as
-        failed.
+        If the window cannot be read whole, it is read in up to 16 x 16 pieces. Unreadable pieces are marked as failed.
         """
         with suppress(SceneError):
             return self.read(window, shape_hw)
@@ -261,10 +259,9 @@ class Reader:
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
 
-        GDAL would take three times as long. GDAL would also leave out, in each band, all values equal to the nodata
-        value. But a pixel may have this value in one band and still be a valid colour: if nodata is 0, pure red is 0 in
-        green and blue. Return None in cases in which GDAL has to average: blocks of another size are needed, or the
-        raster is not 8-bit or has a palette, a mask, an alpha band or overviews.
+        GDAL would take three times as long, and might leave out values of observed pixels, see `drops_colours`. Return
+        None for blocks of another size, or blocks that begin inside a pixel of the raster. Return None also for a
+        raster that is not 8-bit, or that has a palette, a mask, an alpha band or overviews.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
@@ -310,7 +307,10 @@ class Reader:
         return hidden
 
     def _read_flags(self, part: GdalWindow, shape_hw: tuple[int, int], read: Callable[..., Any]) -> NDArray[Any]:
-        """Call `read` (dataset.read or read_masks) for one band, and resample to `shape_hw` by nearest neighbour."""
+        """Read alpha or a mask of the file in a rectangle, resampled to `shape_hw` by nearest neighbour; 0 is hidden.
+
+        `read` is `dataset.read` for the alpha band (in its own dtype), or `dataset.read_masks` for one band (uint8).
+        """
         if self.overviews or shape_hw == (part.height, part.width):
             return np.asarray(read(window=part, out_shape=shape_hw))
         outer = outer_of(part, self.source.dataset)

@@ -53,7 +53,7 @@ class Scene:
     """
 
     path: SourceName
-    """Name of the raster."""
+    """Path of the raster, or another name that GDAL opens, as given to `open`."""
     options: SceneOptions
     """Options that the scene was opened with."""
     grid: GeoGrid
@@ -79,11 +79,11 @@ class Scene:
             threads: number of threads that decompress the raster. More threads save time only if cores are idle.
 
         Raises:
-            SceneError: the raster cannot be read as an image, the options do not fit the raster, or a raster of
-                `options.mask` or `options.aoi` cannot be read.
-            MissingCRSError: an option (resolution, mask, area of interest) needs the scene's CRS, and the scene has
-                none; or a raster of `options.mask` or `options.aoi` has neither a CRS nor the size of the scene's file.
-            VectorError: polygons of `options.mask` or `options.aoi` cannot be read, or have no CRS.
+            SceneError: the raster, or a raster given as `options.mask` or `options.aoi`, cannot be read; or the options
+                do not fit the raster.
+            MissingCRSError: the scene has no CRS, and a resolution, polygons or a raster with a CRS is given; or a
+                raster given as mask or area of interest has no CRS, and its size is not that of the scene's file.
+            VectorError: a file of polygons given as `options.mask` or `options.aoi` cannot be read, or has no CRS.
         """
         return cls(SourceName.of(path), options or SceneOptions(), threads)
 

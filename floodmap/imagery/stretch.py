@@ -88,10 +88,16 @@ def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _table(low: float, high: float, dtype: str) -> NDArray[np.uint8]:
-    """Return a lookup table with the stretched value, 0 to 255, of every value of an integer dtype of 1 or 2 bytes.
+    """Return a lookup table for one band: every value of an integer dtype, stretched to 0 to 255.
 
-    `dtype` is the name of the dtype with the byte order. The table, uint8 (256,) or (65536,), is indexed by the bits of
-    the stored value, interpreted as an unsigned integer.
+    Args:
+        low: stored value that is mapped to 0.
+        high: stored value that is mapped to 255.
+        dtype: name of an integer dtype of 1 or 2 bytes in the byte order of the machine, such as "<i2".
+
+    Returns:
+        uint8 (256,) or (65536,). The index is the bits of a stored value, interpreted as an unsigned integer. For
+        example, for "<i2" the result for the value -1 is at index 65535.
     """
     kind = np.dtype(dtype)
     patterns = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}")

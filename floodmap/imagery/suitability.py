@@ -31,7 +31,7 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
         name: name of the scene, for the message.
         source_gsd_m: ground sample distance of the raster, before resampling, in metres; None: not known.
         gsd_m: ground sample distance of the scene as it is segmented, in metres; None: not known.
-        sample: (bands, pixels), stored values of observed pixels, colour bands first.
+        sample: (bands, pixels), stored values of some observed pixels of the scene, colour bands first.
     """
     if source_gsd_m is not None and gsd_m is not None and max(source_gsd_m, gsd_m) > COARSEST_M * 1.01:
         yield (
@@ -47,11 +47,14 @@ def unsuited(name: object, source_gsd_m: float | None, gsd_m: float | None, samp
 
 
 def white_share(sample: NDArray[Any]) -> float:
-    """Return the share of white pixels in a sample, 0 to 1. White pixels are bright and nearly grey.
+    """Return the share of white pixels, 0 to 1, among some pixels of a scene. White pixels are bright and nearly grey.
 
     Args:
-        sample: (bands, pixels), stored values of the colour bands. Values of other dtypes than uint8 may be
-            reflectances or the counts of a sensor.
+        sample: (bands, pixels), stored values of the colour bands at these pixels. Values of other dtypes than uint8
+            may be reflectances or the counts of a sensor.
+
+    Returns:
+        Share of the pixels that are white (see `_WHITE`); 0 if there are no pixels.
     """
     if not sample.shape[1]:
         return 0.0
@@ -63,8 +66,8 @@ def white_share(sample: NDArray[Any]) -> float:
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
     """Return the stored value of full brightness, and the least brightness of a white pixel.
 
-    The second result is a share of full brightness, 0 to 1. For uint8 the results are 255 and `_WHITE`. `sample` is the
-    argument of `white_share`.
+    The second result is a share of full brightness, 0 to 1. For uint8 the results are 255 and `_WHITE`. `sample` are
+    stored values of some pixels of a scene, (bands, pixels), as in `white_share`.
     """
     if sample.dtype == np.uint8:
         return 255.0, _WHITE

@@ -1,4 +1,4 @@
-"""Properties of a scene that are found from samples of pixels all over the scene: untagged borders and the stretch."""
+"""Properties of a scene that are found from some windows all over the scene: untagged borders and the stretch."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
     Args:
         reader: reader of the scene.
-        reasons: object that finds the unobserved pixels of each window. These pixels do not affect the stretch. The
-            area of interest is ignored.
+        reasons: object that finds the unobserved pixels of each window. Pixels that are unobserved for one of the
+            reasons nodata, collar, mask and failed do not affect the stretch. Pixels outside the area of interest
+            affect the stretch as pixels inside do.
     """
     source: Source = reader.source
     if source.dtype == np.uint8 or source.palette is not None:
@@ -78,7 +79,8 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
     """Return stored values of observed pixels, (bands, pixels), from windows spread over the scene.
 
-    If the windows contain fewer than `_ENOUGH_SAMPLES` observed pixels, the whole scene is read downsampled.
+    Pixels outside the area of interest are included. If the windows contain fewer than `_ENOUGH_SAMPLES` observed
+    pixels, the whole scene is read downsampled.
     """
     samples = []
     for window in reader.spread(count=SAMPLES, side=SAMPLE_SIDE):
@@ -97,7 +99,8 @@ def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
         reasons: object that finds the unobserved pixels of each window.
 
     Returns:
-        Stored values of the observed pixels, (bands, pixels), near infrared last. The area of interest is ignored.
+        Stored values of the observed pixels, (bands, pixels), near infrared last. Pixels outside the area of interest
+        are included.
     """
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
     for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):

@@ -35,8 +35,8 @@ class Tile:
     gsd_m: float = 0.0
     """Ground sample distance of the tile's pixels in metres; 0 if it is not known."""
     nir_missing: Bools | None = None
-    """bool (height, width): True where near infrared is nodata; None: nowhere. Such pixels may be observed: with
-    colours, without near infrared."""
+    """bool (height, width): True where near infrared is nodata. Such a pixel may still be observed, because its red,
+    green and blue may be valid. None: near infrared is nodata at no pixel, or the scene has no near infrared."""
 
     @property
     def valid(self) -> Bools:

@@ -32,7 +32,7 @@ such a pixel are observed, the model therefore predicts them at full resolution.
 
 
 class Observed:
-    """Record of the squares of the coarse map in which all pixels of the scene are observed.
+    """Record of the squares of the coarse map inside which every scene pixel is observed.
 
     The coarse map is divided into squares of 16 x 16 pixels. A square counts as observed until a window that has
     unobserved pixels in this square is added.
@@ -50,9 +50,9 @@ class Observed:
 
         Args:
             window: the window, in pixels of the coarse map.
-            complete: bool (window height, window width), True for pixels of the coarse map in which all pixels of the
-                scene are observed. None: not known; the record is then False for all squares (see the class) that
-                overlap the window.
+            complete: bool (window height, window width): True for a pixel of the coarse map if every scene pixel inside
+                it is observed. None: not known; all squares (see the class) that overlap the window then count as not
+                observed.
         """
         rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
         if complete is None:
@@ -133,12 +133,14 @@ class CoarseMap:
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
     def percent(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """Return the probability of a part of the map in per cent, uint8 (rows, columns), without unobserved pixels.
+        """Return the probabilities of a rectangle of the map in per cent, with values in place of unobserved pixels.
 
-        An unobserved pixel of the map gets the value of the nearest observed pixel up to `_REACH` pixels away. Without
-        an observed pixel within this distance, it gets `_UNKNOWN`. It never counts as dry, because some scene pixels
-        in it may be observed: a pixel of the map covers many scene pixels, and is usually marked as unobserved if the
-        scene pixel at its centre is unobserved.
+        The result is uint8 (rows, columns), 0 to 100. An unobserved pixel of the map gets the value of the nearest
+        observed pixel up to `_REACH` pixels away. An unobserved pixel without an observed pixel within this distance
+        gets `_UNKNOWN`, which does not count as dry.
+
+        Unobserved pixels need values because some scene pixels inside them may be observed: a pixel of the map covers
+        many scene pixels, and is usually marked as unobserved even if only the scene pixel at its centre is unobserved.
         """
         top, left = max(rows.start - _REACH, 0), max(cols.start - _REACH, 0)
         codes = self[top : min(rows.stop + _REACH, self.shape[0])][:, left : cols.stop + _REACH]
@@ -199,7 +201,9 @@ def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArra
     """Return, along one axis, the coarse pixels and the weights for the crop of a window from the coarse map.
 
     A coarse pixel is a pixel of the coarse map. The n pixels of the crop are evenly spaced, about one per coarse pixel.
-    The value of a pixel of the crop is interpolated between two neighbouring coarse pixels.
+    The value of a pixel of the crop is interpolated between two neighbouring coarse pixels: the first has its centre at
+    or before the centre of the pixel of the crop, and the second is the next coarse pixel. At an end of the map, where
+    one of the two is missing, the value of the outermost coarse pixel is used.
 
     Args:
         first: first scene pixel of the window.
@@ -208,8 +212,9 @@ def _neighbours(first: int, length: int, whole: int, cells: int) -> tuple[NDArra
         cells: length of the coarse map in coarse pixels.
 
     Returns:
-        Three arrays (n,) with a value for each pixel of the crop: index of the coarse pixel before its centre, index of
-        the coarse pixel after its centre, and weight of the coarse pixel after, float32, 0 to 1.
+        Three arrays (n,) with one value for each pixel of the crop: index of the first coarse pixel, index of the
+        second coarse pixel, and weight of the second coarse pixel, float32, 0 to 1. The first coarse pixel has the
+        weight 1 minus this weight.
     """
     count = max(1, round(length * cells / whole))
     centres = first + (np.arange(count) + 0.5) * (length / count)

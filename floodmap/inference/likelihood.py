@@ -239,8 +239,8 @@ def _sky(rgb: Floats, lab: Floats, deviation: Floats) -> Bools:
     - It spans at least 0.3 of the image's width, and covers 0.001 to 0.5 of the image's area.
     - Its mean L* is at least 10 above the median L* of the pixels outside all candidates.
     - Its mean L*a*b* colour is rare outside all candidates. Let n be the number of pixels of the candidate: at most
-      0.3 n smooth pixels outside all candidates differ from this colour by a distance of less than 8. The reason is
-      that grey water at the top of the image may look like sky, but water is usually found further down, too.
+      0.3 n smooth pixels outside all candidates have a similar colour, at a distance of less than 8 in L*a*b*. The
+      reason is that grey water at the top of the image may look like sky, but water is usually found further down, too.
 
     Args:
         rgb: float64 (3, h, w), 0 to 255.

@@ -95,9 +95,9 @@ class Mosaic:
     def first_row_for(grid: Grid, strip: int) -> int:
         """Return the index of the first row of windows that overlaps a strip. `strip` is the index of the strip.
 
-        There are as many strips as rows of windows. The strip with index i is finished after the row of windows with
-        index i. The strip is therefore computed from the rows of windows from the returned index to the index `strip`,
-        inclusive.
+        There are as many strips as rows of windows. A strip is finished after the row of windows with the same index.
+        To compute the strip, all rows of windows from the returned index up to the index `strip` are needed, including
+        both.
         """
         top, height = grid.row_offsets[strip], grid.shape_hw[0]
         return next(i for i, offset in enumerate(grid.row_offsets) if offset + height > top)

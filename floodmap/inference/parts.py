@@ -121,11 +121,12 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Resample flags along one axis, from pixels to cells: a cell is True if it overlaps a True pixel.
+    """Resample flags along one axis to the cells of a window: a cell is True if it overlaps a True pixel.
 
     Args:
-        uncertain: bool, two-dimensional: True for uncertain pixels of the mask prompt, or for observed pixels of the
-            window. The other axis may be in cells already.
+        uncertain: flags of the whole window, bool, two-dimensional: flags of uncertain pixels, one for each pixel of
+            the mask prompt; or flags of observed pixels, one for each pixel of the window. Along the other axis, there
+            may be one flag for each cell already.
         axis: the axis to resample, 0 or 1.
         side: length of the window along this axis, in pixels of the window.
 
@@ -143,8 +144,9 @@ def _squares(uncertain: Bools) -> Iterator[Window]:
 
     A part covers all its cells except the margin (see `_MARGIN`). The parts are chosen one after the other. An open
     cell is an uncertain cell that no earlier part covers. The first open cell is the leftmost open cell in the topmost
-    row with an open cell. The next part covers the first open cell. The row of this cell fixes the rows of the part.
-    The columns of the part are chosen such that the part covers the largest possible number of open cells.
+    row with an open cell. The next part covers the first open cell. No cell in the rows above is open. Of all
+    positions that cover the first open cell, the part therefore takes the lowest rows. The columns of the part are
+    chosen such that the part covers the largest possible number of open cells.
 
     Args:
         uncertain: bool (rows of cells, columns of cells), True for uncertain cells.

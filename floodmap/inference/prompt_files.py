@@ -22,8 +22,8 @@ _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false"
 def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     """Read a user's prompts from a vector file: points, and polygons whose bounding boxes become box prompts.
 
-    Every point needs a value in the field `label`: 1, "flood" or true means flood; 0, "dry" or false means dry. Every
-    layer of the file is read. Points outside the scene are left out. Boxes are clipped to the scene.
+    Every point needs a value in the field `label`: 1, "flood" or true means flood; 0, "dry" or false means dry. All
+    layers of the file are read. Points outside the scene are left out. Boxes are clipped to the scene.
 
     Args:
         path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (see `read_vectors`).
@@ -68,15 +68,17 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
 
 
 def _filled_layers(path: Path | str) -> list[str | None]:
-    """Return the names of the layers to read: in a file of several layers, those that contain features.
+    """Return the names of the layers to read: the spatial layers of the file that contain features.
 
-    If only one layer of the file has geometries, this layer is returned, even if it is empty.
+    A layer is spatial if the file declares a geometry type for it. Attribute tables, such as the table `layer_styles`
+    of QGIS, are not spatial. If the file has only one spatial layer, this layer is returned, even if it has no
+    features.
 
     The result is [None], which means the default layer, in three cases:
 
     - The file is GeoParquet, a format without names of layers.
-    - The file cannot be opened, or none of its layers has geometries.
-    - The file has several layers, and all are empty.
+    - The file cannot be opened, or has no spatial layer.
+    - The file has several spatial layers, and none of them has features.
 
     In the last two cases, `read_vectors` raises an error that tells the user what is wrong.
     """

@@ -21,7 +21,8 @@ Scenes whose longer side is above 65,536 pixels are therefore shrunk by more tha
 def coarse_factor(side: int) -> int:
     """Return the factor, a whole number of at least 2, by which the coarse pass divides a scene's height and width.
 
-    `side` is the longer side of the scene in pixels. Below `COARSE_MIN_SIDE` the factor is 2: training also has a
-    coarse pass for such small pictures, and `segment` does not ask for the factor.
+    `side` is the longer side of the scene in pixels. If `side` is below `COARSE_MIN_SIDE`, the factor is 2. Only the
+    validation in training uses this case: it has a coarse pass for labelled pictures of any size, whereas `segment` has
+    no coarse pass for scenes of this size.
     """
     return max(2, min(COARSE_FACTOR, side // COARSE_MIN_SIDE), -(-side // COARSE_SIDE))

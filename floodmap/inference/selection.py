@@ -26,11 +26,13 @@ class WindowPlan:
     unread: str = ""
     """Error message if the window, or a part of the window, could not be read; otherwise empty."""
     views: tuple[tuple[Tile, Prompts], ...] = ()
-    """Inputs of the model: the tile of the whole window, or a tile for each part of the window that is predicted, each
-    with its prompts. Empty if there is nothing to predict. (Views in training are something else.)"""
+    """Inputs of the model: pairs of a tile and the prompts for this tile.
+    If the model predicts the whole window, there is one pair, whose tile has all pixels of the window. If the model
+    predicts only parts of the window, there is one pair for each of these parts, whose tile has the pixels of the part.
+    Empty if the model predicts nothing. These inputs are not the augmented views of training, despite the name."""
     coarse: NDArray[np.float32] | None = None
-    """Coarse probability of the window, float32 (h, w) at the coarse resolution, 0 to 1. It is the result for pixels
-    that no tile in `views` contains. None: the coarse probability is not used as a result."""
+    """Coarse probability of the window, float32 (h, w) at the coarse resolution, 0 to 1. It is the result for all
+    pixels of the window outside the tiles in `views`. None: the coarse probability is not used as a result."""
 
     @property
     def pixels(self) -> int:

@@ -48,7 +48,8 @@ def is_aligned(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path) 
         path: path of the raster, for messages.
 
     Raises:
-        MissingCRSError: the raster or the target grid has no CRS, and the pixels differ.
+        MissingCRSError: the pixels differ, and the raster cannot be warped, because only one of raster and target grid
+            has a CRS, or because one of them has neither a CRS nor a transform.
     """
     same_size = own.shape_hw == grid.shape_hw
     placed = [not side.lacks_georeference for side in (own, grid)]
@@ -80,11 +81,14 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
         stack: exit stack that closes the returned datasets.
 
     Returns:
-        List of warped datasets with the pixels of the grid, usually one dataset. Near the antimeridian, the raster can
-        overlap the grid only after its x coordinates are shifted by one period (360 degrees). The one dataset is then
-        warped from the shifted raster. The raster can also overlap the grid both with its x coordinates unchanged and
-        with shifted x coordinates. The list then has one dataset without a shift, and one for each
-        shift (see `turns.raster_shifts`). The last band of each dataset is alpha.
+        Warped datasets with the pixels of the grid; the last band of each is alpha. Usually the list has one dataset,
+        warped from the raster as it is. Two cases differ, both near the antimeridian:
+
+        - The raster overlaps the grid only if its x coordinates are shifted by one period (360 degrees): one dataset,
+          warped from the shifted raster. Example: a raster from 170 to 190 degrees and a grid from -180 to -170.
+        - The raster overlaps the grid with several shifts (0, minus one period, plus one period): one dataset for each
+          shift. Example: the shifts 0 and 360 degrees, for a raster from -180 to 180 degrees and a grid from 170 to
+          190 degrees. See `turns.raster_shifts`.
 
     Raises:
         EvaluationError: the raster does not overlap the grid, or cannot be warped to the grid.

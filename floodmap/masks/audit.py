@@ -130,8 +130,8 @@ def audit(labels: Labels, *, flood_value: str | None = None, ignore_values: Igno
 def _refuse_absent(rule: FloodRule, usable: Sequence[Labelled], dry: set[str], folder: Path) -> None:
     """Raise LabelError if the user's flood value occurs in no mask of the usable pictures.
 
-    That is: `dry`, the names of the pictures whose mask has no flood, contains every usable picture. Nothing is raised
-    if any usable picture has a polygon mask, because polygons have no values.
+    `dry` are the names of the pictures whose mask has no flooded pixel. The error is raised if all usable pictures are
+    among them. It is not raised if any usable picture has a polygon mask, because polygons have no values.
     """
     if any(one.name not in dry or one.has_polygons for one in usable):
         return

@@ -105,7 +105,8 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Geo
     Args:
         one: a picture with a mask.
         scene: the picture, opened.
-        rule: definition of flood. The values of the rule are used for a raster mask, the attribute for a polygon mask.
+        rule: definition of flood. For a raster mask, the fields `attribute` and `matches` of the rule are ignored.
+            For a polygon mask, the field `values` is ignored.
 
     Returns:
         Classes, uint8 (height, width): 0 dry, 1 flood, 255 unobserved; and the grid of these pixels.

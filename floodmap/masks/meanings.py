@@ -21,10 +21,11 @@ from floodmap.strips.codes import UNOBSERVED
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
     """Complete the rule of the user by what the rasters show: the flood value, a threshold, or the unit per cent.
 
-    - A rule with flood values or an attribute is returned unchanged.
+    - A rule with flood values (for rasters), or with an attribute (for polygons), is returned unchanged.
     - In a rule with a threshold, only the field `in_percent` is set. It is True if there are two rasters or more, and
-      at least one of them is a float raster with values in per cent whose metadata do not tell the unit. A single
-      raster does not need the field: `RasterMask.scale` finds the unit from the values of this raster.
+      at least one of them is a float raster with values above 1, whose metadata do not declare per cent. Other float
+      rasters of the side, in which no value is above 1, are then in per cent, too. A single raster does not need the
+      field: `RasterMask.scale` finds the unit from the values of this raster.
     - A rule without flood values, attribute and threshold gets flood values or a threshold:
       - If the metadata of all rasters declare per cent, as in probability rasters of floodmap, the threshold is 0.5.
       - If the values of the masks are 0 and 1, 1 is flood. If the values are 0 and 255, 255 is flood.
@@ -99,9 +100,9 @@ def _declares_percent(path: Path) -> bool:
 
 
 def _holds_percent(path: Path, rule: FloodRule) -> bool:
-    """Return whether a raster is a float raster with values in per cent whose metadata do not tell the unit.
+    """Return whether a raster has float values above 1, and is thus in per cent, without declaring it in the metadata.
 
-    The result is False if the raster cannot be read.
+    The result is False if the raster cannot be read, or if `RasterMask.holds_percent` raises an error.
     """
     try:
         with closing(RasterMask(path)) as mask:

@@ -108,15 +108,17 @@ class RasterMask:
     def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
         """Return a function that reads the classes of a window of a target grid (see `rules.Reader`).
 
-        If the pixels of the raster are not the pixels of the grid, the raster is warped to the grid by nearest
-        neighbour.
+        If raster and grid differ in size (rows, columns) or in position, the raster is warped to the grid by nearest
+        neighbour. If one of the two has neither a CRS nor a transform, only the sizes are compared.
 
         Args:
             grid: the target grid.
             rule: the rule, with flood values or a threshold (see `meanings.settle`).
 
         Raises:
-            MissingCRSError: the raster or the grid has no CRS, and the pixels differ.
+            MissingCRSError: the raster cannot be warped, because only one of raster and grid has a CRS, or because one
+                of them has neither a CRS nor a transform.
+            SceneError: the rule has a threshold, and the values are not probabilities, see `scale`.
             EvaluationError: the rule does not suit this raster, or the raster does not overlap the grid.
         """
         self._check(rule)
@@ -192,11 +194,13 @@ class RasterMask:
             LOG.warning("%s holds per cent: the threshold %g is used as %g", self.path, rule.threshold, limit)
 
     def holds_percent(self, rule: FloodRule) -> bool:
-        """Return whether a raster without metadata about the scale is in per cent, judged by dtype and values.
+        """Return whether a raster is in per cent, judged by dtype and values: integers, or floats with values above 1.
 
         Raises:
-            SceneError: the raster is a mask; or it has more than 16 distinct values below 0; or it has values between 0
-                and 1, and exactly one distinct value above 1 (perhaps a nodata value that is not declared).
+            SceneError: an integer raster is a mask: it has only the values 0, 1 and 255, at least one pixel is 1 or
+                255, and the metadata do not declare per cent; or a float raster has more than 16 distinct values below
+                0, so that these are not fill values (nodata values that are not declared); or a float raster has values
+                between 0 and 1, and exactly one distinct value above 1 (perhaps a fill value).
         """
         if self.dtype.kind != "f":
             if self.declares_percent:

@@ -37,11 +37,12 @@ _MOST_PIXELS = 4_000_000_000
 class PolygonMask:
     """Polygon file as a mask: flood inside polygons, dry outside, unobserved inside polygons of a second layer or file.
 
-    The second layer is the layer `unobserved` beside the layer `flood` of a GeoPackage. The second file is
-    `x_unobserved` beside `x_flood`. floodmap writes files with these names.
+    The second layer is the layer `unobserved` of a file, such as a GeoPackage, that also has a layer `flood`. The
+    second file is in the same folder: for `x_flood.shp` (written by `floodmap segment`) and for `x.shp` (written by
+    `floodmap vectorize`), it is `x_unobserved.shp`.
 
     Args:
-        path: the polygon file.
+        path: the file with the flood polygons.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,8 +74,8 @@ class PolygonMask:
 
         Raises:
             MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
-            EvaluationError: the rule has values or a threshold for rasters, the file lacks the attribute of the rule,
-                or no polygon touches the grid.
+            EvaluationError: the rule has pixel values or a threshold, which only rasters can have; or the file lacks
+                the attribute of the rule; or no polygon touches the grid.
             VectorError: the file cannot be reprojected to the CRS of the grid.
         """
         if (self.crs is None) != (grid.crs is None):
@@ -114,7 +115,8 @@ class PolygonMask:
         """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
-            part: the layer, as a pair: path of the file, and name of the layer. The name is None for GeoParquet.
+            part: the layer to read, as a pair (path of the file, name of the layer). The name is None for GeoParquet,
+                which has no layers.
             crs: CRS of the returned geometries. None: the CRS of the layer.
         """
         path, layer = part
@@ -187,13 +189,13 @@ class _Rasterizer:
         self._tree = shapely.STRtree(pieces)
 
     def burn(self, codes: Codes, window: Window, code: int) -> None:
-        """Write one class to all pixels of a window whose centre is inside a polygon.
+        """Write one class to the pixels of a window: to every pixel whose centre is inside one of the polygons.
 
         Args:
-            codes: class of each pixel of the window, uint8 (height, width): FLOOD, DRY or UNOBSERVED, the values of
-                masks (not probabilities). The array is changed in place.
+            codes: the classes of the window's pixels, uint8 (height, width): FLOOD (1), DRY (0) or UNOBSERVED (255), as
+                in a mask. The array is changed in place. Pixels outside the polygons keep their class.
             window: the window, in pixels of the grid.
-            code: the class that is written, FLOOD or UNOBSERVED.
+            code: the class to write: FLOOD or UNOBSERVED.
         """
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
         hits = np.sort(self._tree.query(box))
@@ -270,7 +272,7 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
-    if path.stem.endswith("_flood") and is_one_file(sibling):
+    if is_one_file(sibling):
         return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
     return None
 

@@ -97,9 +97,10 @@ class Familiarity:
     def ood_score(self, views: Floats) -> float:
         """Return the out-of-distribution score of a scene; above 1 the scene is out of distribution.
 
-        The score is the mean distance of sample tiles of the scene, divided by the limit.
+        The score is the mean of the distances (see `distances`) of some tiles of the scene, divided by `limit`. The
+        caller chooses the tiles.
 
         Args:
-            views: features of the sample tiles, float32 (n, D).
+            views: features of the n tiles, float32 (n, D).
         """
         return float(self.distances(views).mean() / self.limit)

@@ -33,12 +33,13 @@ SIDE_BY_SIDE = 4
 SHARED = 2**19
 """Number of pixels of a tile from which a CPU uses several threads for the tile.
 Every smaller tile gets one thread, also if other threads are idle. The reason is memory: oneDNN keeps separate kernels
-for each number of threads and each shape of tile, 5 MB for each pair of the two."""
+of 5 MB for each combination of a number of threads and a shape of tile."""
 TOGETHER = 4
-"""Number of tiles in a batch on a CPU. Tiles of a batch have one shape, and fewer than `SHARED / TOGETHER` pixels each.
-Two or three tiles are padded to a full batch, because batches of other sizes would need further kernels of oneDNN. For
-tiles of 320 x 320 pixels, a batch takes little more than half the time of the same tiles one by one. Batches of eight
-tiles save little more."""
+"""Number of tiles in a full batch on a CPU. All tiles of a batch have the same shape.
+Only tiles of fewer than `SHARED / TOGETHER` pixels share a batch. A batch has 1 or `TOGETHER` tiles: if there are only
+two or three tiles, copies of the last tile fill the batch, and the results of the copies are thrown away. The reason is
+that other sizes of batch would need further kernels of oneDNN. For tiles of 320 x 320 pixels, a full batch takes little
+more than half the time of the same tiles one by one. Batches of eight tiles save little more."""
 POINTED_SCALES = (0.7, 1.4)
 """Further scales, besides 1, at which tiles with point prompts are predicted (test-time augmentation).
 The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
@@ -85,7 +86,8 @@ class FloodSegmenter:
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Predict the flood probability of every pixel; see `protocol.Segmenter`.
 
-        If the network is a `FloodSam`, tiles with point prompts are predicted at up to three scales, and averaged.
+        If the network is a `FloodSam`, a tile with point prompts is predicted at up to three scales, and the mean of
+        these predictions is returned.
         """
         if self.device.type != "cpu":
             return self._dispatcher.run(self._predict_on_device, tiles, prompts)
@@ -169,8 +171,9 @@ class FloodSegmenter:
     def _probabilities_unpointed(self, rgb: Tensor, valid: Tensor, gsd_m: Tensor, likelihood: Tensor | None) -> Tensor:
         """Return flood probabilities (B, H, W), 0 to 1, of tiles without point and box prompts, at one scale.
 
-        `likelihood` are the mask prompts of the tiles, float32 (B, h, w), 0 to 1; see `mask_logits`. h and w may differ
-        from H and W. None: no tile has a mask prompt.
+        `likelihood` holds `Prompts.mask` of each tile, float32 (B, h, w), 0 to 1: usually flood probabilities of the
+        coarse map. `mask_logits` converts it to logits for the network. h and w may differ from H and W. None: no tile
+        has a mask prompt.
         """
 
         def decode(encoded: Encoded) -> Tensor:

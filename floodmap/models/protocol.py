@@ -26,10 +26,13 @@ class Segmenter(Protocol):
     """The model's coarsest stride in pixels. Sides of windows are multiples of the stride. The exception is a scene
     that is shorter than a window along an axis: the side of the window is then the side of the scene."""
     any_size: bool
-    """True: the model can predict a part of a window alone, without resizing the part, and this takes less time than
-    the whole window. The inference then passes only those parts of a window to the model in which the coarse pass is
-    uncertain, if this takes less time than the whole window. False: every window is predicted as a whole, because the
-    model resizes each tile to one size, or because a GPU needs a warm-up for each size."""
+    """True: the model can predict a part of a window (a square inside the window) alone. It does not resize the part,
+    and takes less time for a smaller part. The inference then passes only those parts of a window to the model in which
+    the coarse pass is uncertain. The whole window is predicted if it has point or box prompts, if the uncertain parts
+    would together take as long (see `parts.uncertain_parts`), or if the run is exhaustive (`--exhaustive`).
+
+    False: every window is predicted as a whole, because the model resizes each tile to one size, or because a GPU needs
+    a warm-up for each size."""
     best_batch_size: int
     """Number of windows per batch that gives the highest throughput."""
     offloads: bool

@@ -79,7 +79,10 @@ class ResolvedModel:
 
     @property
     def training(self) -> TrainingRecord | None:
-        """Training record in the file's header; None if the header has no training record."""
+        """Record of the model's training in the header of the file: initial weights, training and validation pictures.
+
+        None if the header has no such record, or if the file is a `.pth` file.
+        """
         return TrainingRecord.of(read_metadata(self.path), self.path) if self.path.suffix == ".safetensors" else None
 
 

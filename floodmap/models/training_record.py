@@ -41,7 +41,8 @@ class TrainingRecord:
         """Read the record from the header of a model's file; None if the header has no record.
 
         Args:
-            header: metadata of the safetensors file, text by name.
+            header: metadata of the safetensors file: dictionary from the name of an entry to the text of the entry. The
+                record is the text of the entry `training`, in JSON.
             path: path of the file, for messages.
 
         Raises:
@@ -127,7 +128,10 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
         path: path of `log.csv` in a run folder; see `run_folder`.
 
     Returns:
-        The columns by name, float64 (rows,) each, with one row for each checkpoint.
+        Dictionary from the name of each column to the values of the column, float64 (rows,), with one row for each
+        checkpoint. The columns are the fields of `training.loop.Checkpoint`, except `share`: `step` (number of
+        optimizer steps), `minutes` (duration of the run), `loss`, `val_loss`, and the mean IoUs `train_iou`, `val_iou`
+        and `val_iou_unprompted`, 0 to 1. If the log has no rows, the dictionary is empty.
     """
     import numpy as np
 
@@ -143,7 +147,8 @@ def curves_of(weights: Path) -> dict[str, NDArray[np.float64]] | None:
         weights: path of the weights file; the log lies in the folder that `run_folder` returns for this path.
 
     Returns:
-        The columns of the log, as from `read_log`. None if there is no log, or if the log cannot be read.
+        Dictionary of the columns of the log by name; see `read_log`. None if there is no log, or if the log cannot be
+        read.
     """
     path = run_folder(weights) / "log.csv"
     try:

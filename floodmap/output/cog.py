@@ -31,9 +31,9 @@ CACHE_BYTES = 32 * 2**20
 STEP_COLUMNS = 4096
 """Number of columns for which overviews are computed at a time; a power of two.
 
-Overviews are computed block by block. A block has `BLOCK_SIZE` rows and `STEP_COLUMNS` columns; in a raster with n
-overviews, each of the two numbers is at least 2**n. The computation takes about 15 bytes of memory for each
-full-resolution pixel of one block."""
+Overviews are computed block by block. A block has `BLOCK_SIZE` rows and `STEP_COLUMNS` columns. In a raster with n
+overviews, a block has 2**n rows if `BLOCK_SIZE` is smaller than 2**n, and the same holds for the columns. The
+computation takes about 15 bytes of memory for each full-resolution pixel of one block."""
 KINDS = ("mask", "probability")
 """The two rasters of a scene; the names of their files end with these words."""
 
@@ -243,8 +243,8 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
     """Return a copy of `values`, uint8, with 255 at the unobserved pixels.
 
-    `hidden` is True at unobserved pixels, bool in the shape of `values`. The bitwise OR with 255 sets all bits of an
-    unobserved pixel. It is several times faster than `np.where`.
+    `hidden`, bool in the shape of `values`, is True at pixels that are unobserved for any reason. The bitwise OR with
+    255 sets all bits of an unobserved pixel. It is several times faster than `np.where`.
     """
     return values | -hidden.view(np.uint8)
 

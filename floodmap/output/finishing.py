@@ -33,7 +33,7 @@ class Finishing:
     source: str
     """Name of the scene's file, without the folder."""
     grid: GeoGrid
-    """Grid of the scene's pixels."""
+    """Working grid: CRS, affine transform, and numbers of rows and columns of the scene as it is segmented."""
     date: datetime
     """Date on which the picture was taken, if the scene's file has this date; else the date of the file."""
     out: Path

@@ -56,9 +56,11 @@ def polygonize(
 ) -> Polygons:
     """Trace flooded and unobserved ground as polygons. Polygons are not cut at the borders of strips.
 
-    Each polygon is a 4-connected component of pixels. If no polygon is dropped or simplified, rasterizing the polygons
-    gives the mask again. Flood polygons below the minimum area are dropped before the other polygons are simplified.
-    Polygons of unobserved ground are never dropped, because the ground would then look dry.
+    Each polygon is a 4-connected component of pixels that are all flooded, or all unobserved for the same reason.
+    Pixels outside the area of interest belong to no polygon. If no polygon is dropped or simplified, rasterizing both
+    tables gives the same flooded pixels again, and the same unobserved pixels. Flood polygons below the minimum area
+    are dropped before the other polygons are simplified. Polygons of unobserved ground are never dropped, because the
+    ground would then look dry.
 
     Args:
         strips: for each strip, from the top of the scene to the bottom, a pair: number of the first row, and codes,

@@ -88,18 +88,18 @@ class _Border:
         self._before[begins], self._after[ends - 1] = ends - 1, begins
         self._ring = np.repeat(np.arange(len(ends), dtype=np.int32), ends - begins)
         self._remaining = ends - begins
-        """Number of corners that are left in each ring."""
+        """Number of corners that are left in each ring, int64 (rings,)."""
         self._stride = int(self._x.max()) + 1
         place = self._place(self._x, self._y)
         order = np.argsort(place, kind="stable")
         first = np.diff(place[order], prepend=-1) > 0
         self._places = place[order[first]]
-        """Distinct positions of corners, sorted."""
+        """Distinct positions of corners: integers from `_place`, ascending, int64 (positions,)."""
         self._number = np.empty(count, np.int32)
-        """Index of each corner's position in `_places`."""
+        """Index of each corner's position in `_places`, int32 (n,)."""
         self._number[order] = np.cumsum(first) - 1
         self._occupied = np.add.reduceat(self.kept[order], np.flatnonzero(first), dtype=np.int32)
-        """Number of corners that are left at each position in `_places`."""
+        """Number of corners that are left at each position in `_places`, int32 (positions,)."""
         del place
         # A corner through which more than one border passes is a node of the coverage and has to stay.
         again = np.flatnonzero(~first)
@@ -117,7 +117,8 @@ class _Border:
             twice_area: twice the area of the largest triangle that may be cut off, in square pixels; at most 2.
         """
         self._rank = np.full(len(self.kept), _NEVER)
-        """Rank of each corner: of two neighbouring corners, the corner of lower rank is removed first."""
+        """Rank of each corner, int64 (n,): of two neighbouring corners, the corner of lower rank is removed first.
+        `_NEVER`: the corner is removed, or it stays at least until one of its neighbours changes."""
         flags = np.zeros(len(self.kept), bool)
         pieces = (np.arange(first, min(first + CHUNK, len(flags))) for first in range(0, len(flags), CHUNK))
         active = np.concatenate([self._ranked(piece, twice_area) for piece in pieces])
@@ -137,10 +138,14 @@ class _Border:
             active = _sorted_union(flags, active[self._rank[active] != _NEVER], changed)
 
     def _ranked(self, corners: Ints, twice_area: int) -> Ints:
-        """Compute and store the ranks of corners, and return the indices of the corners that may be removed.
+        """Compute and store the ranks of corners, and return the indices of the candidates for removal.
+
+        A corner is a candidate if its triangle is small enough, if the corner is not a node of the coverage (a corner
+        through which more than one border passes), and if at least one of its neighbours is not a node. `_removable`
+        checks the other conditions for a removal. Corners that are not candidates get the rank `_NEVER`.
 
         Args:
-            corners: indices of corners.
+            corners: indices of corners, int64 (m,).
             twice_area: twice the area of the largest triangle that may be cut off, in square pixels.
         """
         before, after = self._before[corners], self._after[corners]
@@ -162,13 +167,13 @@ class _Border:
         return corners[(rank < self._rank[self._before[corners]]) & (rank < self._rank[self._after[corners]])]
 
     def _removable(self, corners: Ints) -> Bools:
-        """Return True for each of the given corners that can be removed, bool (n,).
+        """Return True for each of the given candidates that can be removed, bool (m,).
 
-        A corner can be removed if no other corner lies on the new edge between the two neighbours of the corner, and if
-        the ring keeps at least `MIN_CORNERS` corners.
+        A candidate can be removed if no other corner lies on the new edge between its two neighbours, and if the ring
+        keeps at least `MIN_CORNERS` corners. Of the given candidates at one position, all can be removed, or none.
 
         Args:
-            corners: indices of corners, int64 (n,). No two of these corners may be neighbours.
+            corners: indices of candidates from `_ranked`, int64 (m,). No two of these corners may be neighbours.
         """
         before, after = self._before[corners], self._after[corners]
         x, y = self._x[before] + self._x[after], self._y[before] + self._y[after]

@@ -93,7 +93,8 @@ class _Edges:
     """
 
     line: Lines
-    """Edges, (n,) of data type `LINE`."""
+    """Edges, (n,) of the structured data type `rings.LINE`: pixel corner at the beginning, step to the pixel corner at
+    the end, and kind of the pixels on the right of the edge."""
     pixel: Ints
     """For each edge, the index of a pixel on the left of the edge, inside the component, int64 (n,)."""
 
@@ -112,8 +113,8 @@ class _Tracer:
         number of the open component that contains the row segment."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
-        """Edges of each open component: a list of arrays of data type `LINE`, at least one for each band of rows in
-        which the component has edges."""
+        """Edges of each open component: a list of arrays of the structured data type `rings.LINE`, at least one for
+        each band of rows in which the component has edges."""
 
     def add(self, codes: Codes) -> Components:
         """Add the next band of rows, and return the components that are now complete.
@@ -273,8 +274,8 @@ def _edges(padded: Codes, stride: int, change: Ints) -> _Edges:
 
     The first row of the block belongs to the preceding band of rows. All pixels along one side of an edge have the same
     kind. If the kind changes on one side of a straight border, the border is therefore divided into two edges, which
-    meet at the pixel corner of the change. In `change` and in the result, indices of pixels and of pixel corners count
-    from 0 at the first pixel of the first row, and at its upper left corner; the padding pixel in front is not counted.
+    meet at the pixel corner of the change. In `change` and in the result, the first pixel of the first row has index 0;
+    the padding pixel in front is not counted. A pixel corner has the index of the pixel to the lower right of it.
 
     Args:
         padded: kinds of the pixels (see `_Tracer._block`), with a padding pixel after each row and one in front.

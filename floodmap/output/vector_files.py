@@ -156,8 +156,8 @@ def _final_name(part: Path, file: _File) -> str:
     `1.dbf` becomes `NAME_unobserved.dbf`.
 
     Args:
-        part: temporary path of a vector file, or of one of its sidecar files.
-        file: the same vector file, with its final name.
+        part: path of the file under its temporary name. The file is a vector file, or a sidecar file (see `PARTS`).
+        file: final name and format of the vector file, also if `part` is one of its sidecar files.
     """
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 

@@ -102,10 +102,10 @@ class Strips:
         """Read each strip file from the top of the scene, up to the first missing or corrupt strip.
 
         Yields:
-            For each strip a pair: the header, and the compressed blocks of all pieces of the strip (see
-            `Strip.pieces`), one after the other. The header has the keys `row_off`, `height` and `step` (see `Strip`),
-            `notes` (see `Entry`), and `pieces`: for each piece, the number of columns, and a list with the size of each
-            compressed block in bytes.
+            For each strip a pair. First, the header: a dict with the keys `row_off`, `height` and `step` (see `Strip`),
+            `notes` (see `Entry`), and `pieces`. `pieces` is a list with a pair for each piece of the strip (see
+            `Strip.pieces`): the number of columns, and a list with the size of each compressed block in bytes. Second,
+            the compressed blocks of all pieces, joined to one bytes object without separators.
         """
         for index in count():
             if not self._comes(index):

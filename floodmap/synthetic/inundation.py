@@ -284,8 +284,9 @@ def patchwork(
     """Join `per_side` x `per_side` pictures of one size into one picture, and the masks into one mask.
 
     Args:
-        tiles: the pictures, each as a pair: the picture, uint8 (3, height, width), and its mask, uint8 (height, width).
-            The order is that of the joined picture: row by row from the top, each row from the left.
+        tiles: one pair for each of the pictures: the picture's RGB values, uint8 (3, height, width), and the picture's
+            mask, uint8 (height, width). The order is that of the joined picture: row by row from the top, each row from
+            the left.
         per_side: number of pictures along each side of the joined picture.
 
     Returns:

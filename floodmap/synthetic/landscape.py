@@ -64,9 +64,9 @@ def fractal(x: np.ndarray, y: np.ndarray, spacing: float, octaves: int, gain: fl
 
 
 def _spline(positions: np.ndarray) -> tuple[int, csr_array]:
-    """Compute cubic B-spline weights of n ascending positions on a lattice, given in units of the lattice spacing.
+    """Compute cubic B-spline weights for n ascending positions, which are in units of the lattice spacing.
 
-    Return the index of the first lattice point used, and the weights: csr_array (n, lattice points from that point on).
+    Return the index k of the first lattice point used, and weights of m lattice points from k on: csr_array (n, m).
     """
     index = np.floor(positions).astype(np.int64)
     t = positions - index
@@ -113,13 +113,12 @@ class Look:
     glint: float
     """Amount of sun glint, 0 to 1."""
     covers: np.ndarray
-    """(9,): cumulative shares of the ground covers, such as crops, bare soil and grass, 0 to 1."""
+    """(9,): cumulative shares, 0 to 1, of the first nine ground covers in `painting._COVERS`, in the same order."""
     tint: np.ndarray
     """(3,): factors of the ground's colours in red, green and blue."""
     village: float
-    """Threshold of a noise field: villages lie where the noise is above the threshold."""
+    """Threshold of a noise field: villages lie where the noise is above the threshold. `wood` is the same for woods."""
     wood: float
-    """Threshold of a noise field: woods lie where the noise is above the threshold."""
     asphalt: float
     """Share of the borders between macro cells that are asphalt roads, 0 to 1."""
     track: float
@@ -129,7 +128,6 @@ class Look:
     haze: float
     """Share of haze in the colours, 0 to 1."""
     contrast: float
-    """Factor of the contrast."""
     saturation: float
     """Factor of the saturation, 0 to 1."""
     balance: np.ndarray
@@ -186,7 +184,7 @@ def decide_look(scene: SyntheticScene) -> Look:
 
 
 class _Sites:
-    """Landscape at points (x, y) in metres. `dry_m`: height above the water. `village`, `wood`: above 0 if inside.
+    """Landscape at points (x, y). `dry_m` is the height above water. `village` is above 0 in villages, `wood` in woods.
 
     A point lies in the macro cell with the index `first`, `edge_m` metres from the border to the macro cell `second`.
     """
@@ -216,7 +214,10 @@ class _Sites:
 
 
 class _Pairs:
-    """Roads, banks and hedges on borders of macro cells `first` and `second`. `side`, int (n,), identifies `first`."""
+    """Roads, banks and hedges on the borders of n pairs of macro cells, `first` and `second`: indices of cells, (n,).
+
+    `side`, int (n,), is computed from cell `first` alone, so that the two sides of a road get different random cars.
+    """
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:
         look, key = sites.look, sites.key
@@ -253,9 +254,8 @@ class Canvas:
 
     def _split(self) -> None:
         """Compute for each pixel the macro cell, the nearest border of the cell, and the distance to the border."""
-        # The border is equally far from the two nearest centres. The distance of pixel p to it is the difference of p's
-        # squared distances to the centres, divided by twice the distance between them. |p|^2, which is equal for all
-        # centres, is left out.
+        # The distance of pixel p to the border is the difference of p's squared distances to the two nearest centres,
+        # divided by twice the distance between them. |p|^2, which is equal for all centres, is left out.
         sites = self.sites
         x, y = upsample(sites.x - self.x0), upsample(sites.y - self.y0)
         cells = np.unique(np.concatenate([sites.first, sites.second]))
@@ -304,8 +304,8 @@ class Canvas:
     def scatter(self, cell_m: float, name: str) -> tuple[_Sites, np.ndarray, np.ndarray, np.ndarray]:
         """Choose one random point in each square with sides of `cell_m` metres, in and near the block.
 
-        Return, for the n points: `_Sites`; x and y in metres, (n,); random numbers from 0 to 1, (8, n). Numbers 0 and 1
-        determine x and y. Numbers 2 to 7 are for the caller, for example for the size of a tree at the point.
+        Return, for the n points: `_Sites`; x and y in metres, (n,); an array of random numbers from 0 to 1, (8, n). Its
+        rows 0 and 1 determine x and y. Its rows 2 to 7 are for the caller, for example for the size of a tree.
         """
         half = SIDE / 2 * self.look.gsd_m + _REACH_M
         ix, iy = (

@@ -32,11 +32,11 @@ _ROOFS = np.array(
 
 
 def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide axes into pieces by one cut near each integer, and find the piece at each position.
+    """Divide number lines into pieces by one random cut near each integer, and find the piece at each position.
 
     Args:
-        t: positions on the axes, float. One piece is about 1 long.
-        row: number of the axis on which each position lies, int32, in the shape of `t`. Every axis has other cuts.
+        t: positions on the lines, float. One piece is about 1 long.
+        row: number of the line on which each position lies, int32, in the shape of `t`. Every line has its own cuts.
         salt: argument of `uniform`; every salt gives other cuts.
 
     Returns:
@@ -53,9 +53,9 @@ def _parcels(
     """Divide macro cells into parcels of random sizes, like bricks along two axes. Each macro cell has its own axes.
 
     Returns:
-        Four arrays of pixels, (SIDE, SIDE): coordinates u and v along the axes of the macro cell, in metres; index of
-        the parcel; distance to the edge of the parcel, in metres. Then a pair of arrays, (parcels,): two integers that
-        identify each parcel, as arguments `ix` and `iy` of `uniform`.
+        Five values. Four are arrays (SIDE, SIDE), with one value a pixel: coordinates u and v along the axes of the
+        macro cell, in metres; index of the parcel; distance to the edge of the parcel, in metres. The fifth is a tuple
+        of two integer arrays, (parcels,). They identify each parcel, as arguments `ix` and `iy` of `uniform`.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
     ix, iy = sites.key[:, cells]
@@ -110,8 +110,8 @@ def paint_ground(canvas: Canvas) -> None:
 def _paint_yards(canvas: Canvas, margin: np.ndarray, lot: np.ndarray) -> None:
     """Paint grassy margins of parcels, and trodden grass between the houses of a village.
 
-    `margin` is the weight of the grass of parcel margins in the colour of each pixel, 0 to 1. `lot` is True at car
-    parks, which have no trodden grass. Both are (SIDE, SIDE).
+    `margin` is the share of grass that is mixed into the colour of each pixel at the margins, 0 to 1. `lot` is True at
+    car parks, which have no trodden grass. Both are arrays (SIDE, SIDE).
     """
     town = np.where(lot, 0, np.clip(upsample(canvas.sites.village) * 2.5, 0, 0.9))
     trodden = np.clip(0.5 + 0.5 * canvas.smooth(9.0, "yard", 3), 0, 1)
@@ -184,10 +184,10 @@ def _cover(inside_m: np.ndarray, gsd_m: float) -> np.ndarray:
 
 
 def _house_shadow(u: np.ndarray, v: np.ndarray, a: float, b: float, du: float, dv: float) -> np.ndarray:
-    """Return whether points on the ground lie in the shadow of the box |u| < a, |v| < b.
+    """Return whether points on the ground lie in the shadow of a box with half sides `a` and `b`, all in metres.
 
-    (u, v) are the points relative to the centre of the box. (du, dv) is the offset from the top of the box to the top's
-    shadow. Both are in metres. A point is in shadow if the line from the point back along (du, dv) meets the box.
+    (u, v) are the points, relative to the box's centre. (du, dv) is the offset from the box's top to the top's shadow.
+    A point is in shadow if the segment from (u, v) to (u - du, v - dv) meets the ground plan: |u| < a and |v| < b.
     """
     lo, hi = np.zeros_like(u), np.ones_like(u)
     for position, half, step in ((u, a, du), (v, b, dv)):
@@ -246,7 +246,11 @@ def _draw_house(
 
 
 def draw_trees(canvas: Canvas) -> None:
-    """Add trees in woods, hedges and gardens, and single trees: shadows to `shadow`, crown heights to `canopy`."""
+    """Draw trees in woods, hedges and gardens, and single trees, into three arrays of the canvas.
+
+    `canvas.shadow` gets the shadows of the trees, from 0 (no shadow) to 1. `canvas.canopy` gets the heights of the
+    crowns in metres. `canvas.hue` gets a random number from 0 to 1 for each crown, from which its colour is computed.
+    """
     look = canvas.look
     sites, x, y, dice = canvas.scatter(5.5, "tree")
     hedge = (sites.pairs.hedge < 0.4) & (np.abs(sites.edge_m - sites.pairs.half_m - 3.5) < 2.5)
@@ -273,11 +277,7 @@ def draw_trees(canvas: Canvas) -> None:
 
 
 def paint_water(canvas: Canvas) -> np.ndarray:
-    """Paint wet soil along the edge of the water, then the water. Shallow water is lighter than deep water.
-
-    Returns:
-        bool (SIDE, SIDE): True at flooded ground.
-    """
+    """Paint wet soil, then the water, lighter where it is shallow. Return bool (SIDE, SIDE): True at flooded ground."""
     look = canvas.look
     wet = np.exp(-np.maximum(canvas.dry_m, 0) / 0.18) * 0.32
     depth = np.maximum(-canvas.dry_m, 0)

@@ -38,10 +38,11 @@ class Water:
     directions: Tensor
     """(B, 2, 2, 2): for swell and for ripples, a 2 x 2 matrix that maps (x, y) in the far view to (x, y) in the patch.
 
-    The matrix first rotates the axes: x then is the direction in which the waves travel, and y the direction of the
-    crests. The matrix then scales x so that neighbouring values of the patch are half a wavelength apart. It scales y
-    so that neighbouring values are 1 to 8 times as far apart. The patch of `waves` covers -1 to 1 along both axes.
-    Outside this range, mirror images continue the patch."""
+    The matrix rotates the axes, and then scales them. After the rotation, x points in the direction in which the waves
+    travel, and y points along the crests. The scale of x is such that neighbouring values of the patch are half a
+    wavelength apart along x. The scale of y is such that neighbouring values are 1 to 8 times this distance apart along
+    y, because the crests of waves are long. The patch of `waves` covers -1 to 1 along both axes. Outside this range,
+    mirror images continue the patch."""
     heights: Tensor
     """(B, 2, 1, 1): amplitudes of swell and ripples, as a share of the water's brightness."""
     mirrored: Tensor

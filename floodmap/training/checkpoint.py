@@ -105,10 +105,11 @@ def export(
     """Write weights as float16 safetensors, with settings, scores and calibration in the header.
 
     Args:
-        state: weights by name. Adapters (LoRA) are merged into the weights of their layers.
+        state: weights by name, of a model with or without adapters (LoRA). This function merges each adapter into the
+            weights of its layer; the file has no adapters.
         config: settings of the run.
         path: path of the new file.
-        scores: validation scores by name.
+        scores: validation scores by name, such as `val_iou`.
         calibration: calibration of the model's logits.
     """
     whole = merged(state)
@@ -162,7 +163,7 @@ def restore(
         model: the model to train.
         averaged: moving average of the weights.
         optimizer: the optimizer.
-        generator: random generator of this process.
+        generator: random generator of this process. It stays unchanged if the checkpoint has no state for `rank`.
         rank: rank of this process.
 
     Returns:

@@ -18,7 +18,8 @@ class TrainConfig:
     architecture: str = "flood_sam"
     """Network: `flood_sam`, or one of Meta's `vit_b`, `vit_l` and `vit_h`."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Dimensions of the image encoder of a `flood_sam`."""
+    """Size of a `flood_sam`: number of channels and of blocks in each stage of the image encoder, and number of
+    channels of the image embedding; see `EncoderConfig`."""
     minutes: float = 100.0
     """Length of the run in minutes. The learning rate depends on the time, and a slower machine takes fewer steps."""
     steps: int | None = None
@@ -38,7 +39,8 @@ class TrainConfig:
     patience: int | None = None
     """Early stopping: number of checkpoints without a higher validation IoU after which the run ends; None: never."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
-    """Types of batch: each with the side of the far views and of the near views in pixels, and the number of pairs."""
+    """Types of batch. Each type has three numbers: side of the far views in pixels, side of the near views in pixels,
+    and number of pairs in the batch. A pair is a far view and a near view."""
     size_shares: tuple[float, ...] = (0.35, 0.35, 0.3)
     """Probability of each type of batch in `sizes`."""
     prompt_shares: tuple[float, ...] = (0.26, 0.13, 0.07, 0.54)
@@ -56,8 +58,8 @@ class TrainConfig:
     corrects the prediction by kriging alone.
     """
     relabelled: float = 0.3
-    """Probability that the label of one region is swapped (flood or dry) in a view whose prompts are points; see
-    `simulated_prompts.relabel_region`."""
+    """Probability that the label of one region is reversed in a view whose prompts are points: flood becomes dry, or
+    dry ground becomes flood. See `simulated_prompts.relabel_region`."""
     perturbed: float = 0.3
     """Share of the `coarse` prompts with random errors added; see `simulated_prompts.perturb_coarse`."""
     flood_dropped: float = 0.15
@@ -67,7 +69,8 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Highest learning rate of the schedule; see `loop.schedule`."""
     encoder_rate: float = 0.5
-    """Factor on the learning rate of the image encoder, which begins with pretrained weights."""
+    """Factor on the learning rate of the image encoder's backbone, which begins with pretrained weights; see
+    `loop.ENCODER`."""
     weight_decay: float = 0.03
     """Weight decay of AdamW, for parameters of two or more dimensions."""
     warmup: float = 0.03
@@ -75,14 +78,17 @@ class TrainConfig:
     settled: float = 0.5
     """Share of the run, at its end, in which batch norms use their running statistics, as in inference.
 
-    Otherwise, batch norms use the statistics of the batch, which depend on all views of the batch. In a training with
-    these statistics only, the network learned to use this dependence: in a batch without flood, it predicted 27 % of
-    the pixels as flood with the statistics of the batch, and 6 % with running statistics.
+    In the rest of the run, batch norms use the statistics (mean and variance) of the batch. The prediction for a view
+    then depends on the other views of the batch. A network that was trained only in this way had learned to use the
+    other views. In batches without flood, it called 27 % of the pixels flood if batch norms used the statistics of the
+    batch, but only 6 % if batch norms used running statistics.
     """
     dry_weight: float = 3.5
-    """Factor on the cross-entropy of views without flood. Views with flood have a Dice loss in addition."""
+    """Factor on the cross-entropy of views with little or no flood; see `loss.mask_loss`. All other views have a Dice
+    loss in addition to the cross-entropy, and the factor 1."""
     steadiness: float = 10.0
-    """Weight of the consistency loss, which compares a view with a part of the view; see `loss.consistency_loss`."""
+    """Weight of the consistency loss: the mean squared difference between the flood probabilities from a whole view and
+    from a rectangle of the view; see `loss.consistency_loss`."""
     ema_steps: int = 400
     """Time constant of the moving average of the weights, in steps."""
     seed: int = 0

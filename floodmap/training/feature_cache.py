@@ -118,10 +118,16 @@ def _draw_interval(side: int, generator: torch.Generator) -> slice:
 
 
 def _read_part(stored: Any, stride: int, place: Sequence[slice]) -> Tensor:
-    """Read a part of a tensor in a file, and return it as (B, h, w) or (B, C, h, w).
+    """Read one rectangle of the cached features or labels, the same rectangle for all B views of a batch.
 
-    In the file, tensors are (B, H, W) or (B, H, W, C). `place` holds the rows and the columns of the part in pixels of
-    the view, and `stride` is the stride of the tensor. If `place` is empty, the whole tensor is read.
+    Args:
+        stored: the tensor in the file, a slice of safetensors: (B, H, W) or (B, H, W, C).
+        stride: stride of the tensor, see `STRIDES`.
+        place: rows and columns of the rectangle, in pixels of the view: two slices, whose ends are multiples of
+            `stride`. Empty: the whole tensor is read.
+
+    Returns:
+        The rectangle: (B, h, w) for a tensor (B, H, W); (B, C, h, w) for a tensor (B, H, W, C).
     """
     places = (slice(interval.start // stride, interval.stop // stride) for interval in place)
     part: Tensor = stored[(slice(None), *places)].contiguous()

@@ -214,7 +214,18 @@ def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> No
 
 
 def _write_result(best: Path, out: Path, record: dict[str, Any]) -> None:
-    """Copy the weights of the file `best` to `out`, add the training record to the header, and draw the curves."""
+    """Write the result of a training: the weights with a training record in the header, and the training curves.
+
+    The score `val_iou_before` is added to the scores in the header: the mean IoU of the base weights on the validation
+    pictures. The curves are written to `curves.png` in the folder of `best`.
+
+    Args:
+        best: .safetensors file of the trained weights, in the folder of the training log.
+        out: path of the new .safetensors file.
+        record: training record, as JSON types: the name of the base weights, names and keys (`picture_key`) of the
+            training and validation pictures, a hash of all pictures and masks, the mask values that mean flood, and the
+            mask values that are ignored.
+    """
     with safe_open(best, framework="pt") as file:
         header = dict(file.metadata())
     state, log_file = load_file(best), best.parent / "log.csv"

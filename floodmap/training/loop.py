@@ -50,7 +50,7 @@ class Checkpoint:
     loss: float
     """Mean training loss since the last checkpoint; NaN before the first step."""
     val_loss: float
-    """Mean of the loss (cross-entropy plus Dice) over the validation pictures."""
+    """Mean loss (cross-entropy plus Dice) on the validation pictures, with the coarse pass as mask prompt."""
     train_iou: float
     """Mean IoU on at most `MAX_TRAIN_SCORED` whole training pictures, with the coarse pass as mask prompt, 0 to 1."""
     val_iou: float

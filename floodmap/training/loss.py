@@ -82,10 +82,10 @@ def consistency_loss(
 ) -> Tensor:
     """Compute the consistency loss: the change of the prediction if only a rectangle of each view is decoded.
 
-    A random rectangle is drawn, the same in all views. The features of the encoded views are cropped to the rectangle,
-    and the mask decoder is run on the crop. Each pixel of the rectangle then has two flood probabilities: from the
-    whole view (`logits`) and from the crop. The loss is the mean squared difference of the two, over pixels with a
-    label.
+    The rectangle is chosen at random, the same in all views. The features of the encoded views are cropped to the
+    rectangle, and the mask decoder is run on the crop. Each pixel of the rectangle then has two flood probabilities:
+    from the whole view (`logits`) and from the crop. The loss is the mean squared difference of the two, over pixels
+    with a label.
 
     The tokens of the mask decoder attend to the whole input. Without this loss the result at a place depends on the
     borders of the window, and two tilings of one scene give different results.
@@ -114,14 +114,14 @@ def consistency_loss(
 
 
 def draw_interval(side: int, generator: torch.Generator) -> slice:
-    """Draw an interval of pixels along one side of an image; the length is at least half the side.
+    """Choose a random interval of the rows or columns of pixels of a view, at least half as long as the side.
 
     Args:
-        side: length of the side in pixels, a multiple of 32.
+        side: height or width of the view in pixels, a multiple of 32.
         generator: source of randomness.
 
     Returns:
-        The interval as a slice. Start and stop are multiples of 32 (the largest stride).
+        The interval as a slice, in pixels. Start and stop are multiples of 32, the largest stride in the image encoder.
     """
     n_units = side // 32
     length = int(torch.randint(-(-n_units // 2), n_units + 1, (), generator=generator))

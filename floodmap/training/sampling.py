@@ -21,7 +21,7 @@ from floodmap.training.samples import IGNORED, PLAIN_FACTOR, Pairs, Sample, Sour
 
 COARSEST_LEVEL = 3
 """Number of reduced levels of an image pyramid: 1/2, 1/4 and 1/8 of full size.
-Views that are shrunk are sampled from these levels, which prevents aliasing."""
+Views that are shrunk are interpolated from these levels, which prevents aliasing."""
 GSD_WITHHELD = 0.12
 """Share of the pairs for which the network receives no ground sample distance; users' pictures may have none."""
 GSD_ERROR = 0.2
@@ -51,11 +51,15 @@ class _Pyramid:
             self.levels.append(F.avg_pool2d(last[None].float(), 2)[0].round().to(torch.uint8))
 
     def view(self, source_xy: Tensor, zoom: float) -> Tensor:
-        """Sample the five planes at the pixels of a view.
+        """Interpolate the five planes at the pixels of a view.
+
+        The planes are read from the coarsest level whose pixels are at most 1.23 times as large as the view's pixels.
+        If there is no such level, the planes are read from the level of full size. Example: with `zoom` = 4 the level
+        is 1/4 of the picture's size, with `zoom` = 3 it is 1/2.
 
         Args:
             source_xy: coordinates of the view's pixels, (size, size, 2), in pixels of the picture, x first.
-            zoom: approximate number of pixels of the picture per pixel of the view; it selects the level.
+            zoom: approximate number of pixels of the picture per pixel of the view.
 
         Returns:
             float32 (5, size, size), 0 to 1; 0 outside the picture.
@@ -188,12 +192,14 @@ class PairSampler:
         return far, near, near_xy, factor, sample.gsd_m * zoom / factor
 
     def _right_angles(self, from_above: bool, zoom: float) -> Tensor:
-        """Return a random homography (3, 3) from far view to picture: flips and right angles, without interpolation.
+        """Return a random homography (3, 3) from far view to picture: flips, rotations by 90 degrees, and zoom.
 
-        Coordinates in the far view and in the picture are in pixels. The origin of both is the centre of the far view.
-        Views of nadir pictures (`from_above`) get one of the eight symmetries of a square: flips, and rotations by
-        multiples of 90 degrees. Views of oblique pictures get a horizontal flip, or no flip. `zoom` is the number of
+        With this homography, views can be drawn without interpolation (see `Source.plain`). Coordinates in the far view
+        and in the picture are in pixels. The origin of both is the centre of the far view. `zoom` is the number of
         pixels of the picture per pixel of the far view.
+
+        Views of nadir pictures (`from_above`) get one of the eight symmetries of a square: flips, and rotations by
+        multiples of 90 degrees. Views of oblique pictures get a horizontal flip, or no flip.
         """
         signs = torch.randint(0, 2, (2,), generator=self.generator) * 2.0 - 1.0
         if not from_above:
@@ -249,7 +255,7 @@ def zoom_only(zoom: float) -> Tensor:
 
 
 def _place_weights(samples: Sequence[Sample]) -> Tensor:
-    """Return the sampling weight of each sample, (n,), such that every place is drawn equally often.
+    """Return the weight with which each of n samples is drawn, (n,), such that every place is drawn equally often.
 
     Samples with the same name `Sample.place` show the same place. A sample without a name is the only one of its place.
     Example: of three samples, two show the same place. The weights are 0.5, 0.5 and 1.

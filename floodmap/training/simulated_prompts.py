@@ -162,15 +162,15 @@ def _draw_region(
 def simulate_points(
     target: Tensor, scored: Tensor, predicted: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw one to three points per view, similar to points with which a user corrects a wrong prediction.
+    """Choose one to three points per view at random, similar to points with which a user corrects a wrong prediction.
 
     An error is a connected area of labelled pixels in which the prediction differs from the reference. The first point
     of a view lies in an error. With probability 0.5 it is the pixel farthest from the edge of the largest error,
-    otherwise a random pixel of any error. Each later point is a random pixel of any error with probability 0.5.
+    otherwise a random pixel of any error. With probability 0.5, a later point is also a random pixel of any error.
 
-    For every other point, and for all points of a view without errors, a class is drawn first: flood with probability
-    0.65, otherwise dry. The point is then a random labelled pixel of this class in the reference. If the view has no
-    such pixel, the point has the label -1 (no point).
+    The remaining later points, and all points of a view without errors, need not lie in an error. For such a point, a
+    class is drawn first: flood with probability 0.65, otherwise dry. The point is then a random labelled pixel of this
+    class in the reference. If the view has no such pixel, the point has the label -1 (no point).
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.
@@ -260,9 +260,11 @@ def _deepest(wrong: Tensor, flooded: Tensor) -> tuple[int, int] | None:
 
 
 def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one box around all flood of each view.
+    """Return one box for each view: the bounding box of all flood with a label, with random errors.
 
-    Each edge is moved at random by up to a tenth of the box's side. A view without flood gets a box around the view.
+    The left edge and the right edge are each moved at random by up to a tenth of the box's width, in either direction.
+    The upper edge and the lower edge are each moved by up to a tenth of the box's height. No edge leaves the view. The
+    box of a view without flood is the whole view.
 
     Args:
         target: flooded share of each pixel, (B, H, W), 0 to 1.
@@ -270,7 +272,7 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
         generator: source of randomness.
 
     Returns:
-        Boxes (B, 4): left, top, right, bottom in pixels.
+        Boxes, float32 (B, 4): left, top, right, bottom in pixels from the upper left corner of the view.
     """
     batch, height, width = target.shape
     boxes = torch.tensor([0.0, 0.0, width, height]).repeat(batch, 1)
@@ -287,5 +289,5 @@ def simulate_boxes(target: Tensor, scored: Tensor, generator: torch.Generator) -
 
 
 def _draw_bool(share: float, generator: torch.Generator) -> bool:
-    """Return True with the probability `share`."""
+    """Return True with the probability `share`, 0 to 1; else False."""
     return float(torch.rand((), generator=generator)) < share

@@ -1,4 +1,7 @@
-"""Training step: simulated prompts, losses and gradients for batches of pairs of views."""
+"""Training step: simulated prompts, losses and gradients for batches of pairs of views.
+
+A pair is a far view and a near view. The far view has larger pixels; the near view shows a part of the same ground.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +68,15 @@ def train_step(trainer: Trainer, optimizer: torch.optim.Optimizer, group: Proces
 
 
 class Trainer:
-    """Computation of losses and gradients for batches of pairs of views, with simulated prompts.
+    """Computation of losses and gradients for batches of pairs of a far view and a near view, with simulated prompts.
+
+    The far view has larger pixels; the near view shows a part of the same ground. The prediction for the far view, cut
+    to the ground of the near view, may be the mask prompt of the near view.
 
     Args:
         model: the network, in whose parameters gradients are accumulated.
         config: settings of the run.
-        batches: batches of pairs of views.
+        batches: batches of pairs of views; see `samples.Pairs`.
         generator: source of all randomness except that of the batches.
         device: the device of the model.
     """
@@ -104,10 +110,12 @@ class Trainer:
     def step(self) -> float:
         """Compute the loss of the next batch, and add the gradients to those of the model's parameters.
 
-        All near views of the batch have the same type of prompt, which is drawn at random.
+        Far views are predicted without prompts. All near views of the batch have the same type of prompt, which is
+        drawn at random.
 
         Returns:
-            The loss of the batch.
+            The mean of the losses of the far views and of the near views. After `cache_features`, the loss of the near
+            views alone.
         """
         kind = PROMPT_KINDS[_draw_index(self.config.prompt_shares, self.generator)]
         if self._cache is not None:
@@ -168,12 +176,21 @@ class Trainer:
     def _backward_correction(
         self, model: FloodSam, encoded: Encoded, views: Views, colours: Tensor, prompts: dict[str, Any]
     ) -> float:
-        """Compute the loss of predictions with points as prompts, accumulate the gradients, and return the loss.
+        """Compute the loss of predictions that are corrected at points, accumulate the gradients, and return the loss.
 
-        There are three steps. First, the encoded views are decoded with `prompts` (a mask prompt or nothing), but
-        without point prompts. Second, the `Corrector` changes the resulting flood logits at the points. Third, the
-        encoded views are decoded again, with the corrected logits as mask prompt. The loss is the mean of the losses of
-        the second and the third step. Gradients flow into these two steps, not into the encoder and the first step.
+        There are three steps:
+
+        1. The encoded views are decoded with `prompts` (a mask prompt or nothing), without points.
+        2. Points are drawn (see `_draw_points`). The `Corrector` changes the flood logits of step 1, so that they agree
+           with the labels of the points. The change also spreads to other pixels, most to near and similar ones.
+        3. The encoded views are decoded again, with the logits of step 2 as mask prompt. Maps of the similarity of each
+           cell (4 x 4 pixels) to the points are a further input. The result is corrected at the points by kriging
+           (interpolation between points).
+
+        The loss is the mean of two losses: of the logits of step 2, and of the logits of step 3. Gradients flow into
+        steps 2 and 3, but not into the encoder and step 1, nor from step 3 into step 2. If `config.thorough` is True,
+        steps 2 and 3 are done twice, with other swapped labels (see `_relabelled`) and other points, and the loss is
+        the mean over both times.
         """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
@@ -198,13 +215,17 @@ class Trainer:
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
         """Draw points in rounds, at pixels that are still wrong after a correction at the points of earlier rounds.
 
-        Before each round but the first, the `Corrector` corrects the logits at the points of earlier rounds. One of two
-        ways to draw is chosen at random, with probability 0.5 each, for all rounds and views of the call:
+        A labelled pixel is wrong if the prediction (flood or dry) differs from `views.target`. `ground` holds the
+        prediction without points. Before each round but the first, the `Corrector` corrects this prediction at the
+        points of all earlier rounds. One of two ways to draw is chosen at random, with probability 0.5 each, for all
+        rounds and views of the call:
 
         - 1 to 8 rounds. Each round adds one point to each view, in the largest connected region of wrong pixels, as in
-          the command `compare` (see `deepest_points`). In the first round, it lies in the largest flooded region.
-        - 1 to 4 rounds. Each round adds one to three random points to each view, most of them at wrong pixels (see
-          `simulate_points`).
+          the command `compare` (see `deepest_points`). In the first round, the prediction counts as dry everywhere. The
+          first point therefore lies in the largest flooded region of `views.target`.
+        - 1 to 4 rounds. Each round adds one to three random points to each view (see `simulate_points`). If there are
+          wrong pixels, the first of these points is one of them, and each other point with a probability of at least
+          0.5. In the first round, the wrong pixels are those of the prediction without points.
 
         Returns:
             Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
@@ -237,10 +258,11 @@ class Trainer:
     def _add_points(
         self, views: Views, predicted: Tensor, points: tuple[Tensor, Tensor] | None, *, one_by_one: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Add points at wrong pixels of a prediction, as in SAM's training (arXiv:2304.02643, appendix A).
+        """Add points, most of them at wrong pixels of a prediction; see SAM's training (arXiv:2304.02643, appendix A).
 
         `predicted` holds flood logits, (B, h, w). `points` are the points of earlier rounds; None: no points. If
-        `one_by_one` is True, one point is added to each view (see `deepest_points`), else see `simulate_points`.
+        `one_by_one` is True, `deepest_points` adds one point to each view. Otherwise `simulate_points` adds one to
+        three points to each view.
 
         Returns:
             Old and new points: coordinates (B, N, 2) and labels (B, N).

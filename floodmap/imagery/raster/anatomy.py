@@ -163,7 +163,11 @@ class _Inspector:
             return gdal_reason(error)
 
     def _between_tiles(self, dataset: DatasetReader, name: SourceName) -> Gaps | None:
-        """Return the ground without a tile in a tile index; None if nodata, alpha or a mask shows this ground."""
+        """Return the gaps of a GDAL tile index (GTI): the areas that no raster of the index covers.
+
+        None if every band of the index has a nodata value, an alpha band or a mask. The areas then need no `Gaps`,
+        because GDAL already marks their pixels as unobserved.
+        """
         if all(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums):
             return None
         return HiddenGaps(coverage=tile_index.open_with_mask(dataset, name, self._stack), bands=(1,))
@@ -171,9 +175,20 @@ class _Inspector:
     def _holes(
         self, vrt: Vrt, bands: Sequence[int], lost: Collection[SourceName], repaired: dict[SourceName, str]
     ) -> Gaps | None:
-        """Return the places at which all members of a VRT are without data, if GDAL reads 0 there; else None.
+        """Return the gaps of a VRT mosaic inside its members: pixels where every member is nodata or masked.
 
-        The first three of `bands` are searched: the colours. `lost` and `repaired` are as in `Vrt.without`.
+        GDAL reads the value 0 there if the VRT itself declares neither nodata nor a mask. A pixel is a gap if all
+        colour bands are without data. If the nodata values of the members cannot be colours, such as -9999, one colour
+        band is enough.
+
+        Args:
+            vrt: the VRT.
+            bands: numbers of the bands that are used, from 1. The first three are searched: the colours.
+            lost: names of the members that cannot be read.
+            repaired: for members that are VRTs with unreadable members: `Anatomy.repaired`, by name of the member.
+
+        Returns:
+            The gaps. None if the VRT cannot have such gaps; see `Vrt.has_holes`.
         """
         colours = tuple(dict.fromkeys(band for band in bands[:3] if band <= len(vrt.bands)))
         if not vrt.has_holes(colours):
@@ -240,7 +255,13 @@ def _too_small(member: Member, shape_hw: tuple[int, int]) -> str:
 
 
 def lost_part_text(path: object, lost: SourceName, why: str) -> str:
-    """Return the message that the file `lost` of the mosaic `path` cannot be read. `why` is as in `Anatomy.lost`."""
+    """Return the message that a member of a VRT mosaic cannot be read.
+
+    Args:
+        path: name of the VRT.
+        lost: name of the member.
+        why: error text, such as "no such file".
+    """
     return f"{path}: its part {lost} cannot be read ({why}); restore that file, or remove it from the mosaic"
 
 

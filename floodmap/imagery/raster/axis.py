@@ -1,4 +1,4 @@
-"""One axis of a rectangle in a raster that is resampled to a number of equal pixels."""
+"""Resampling of a rectangle of a raster to pixels of equal size, along one axis: positions of the resampled pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a rectangle in a raster. Along the axis, the rectangle is resampled to `count` pixels."""
+    """One axis (x or y) of a rectangle in a raster. Along the axis, the rectangle is resampled to `count` pixels."""
 
     first: float
     """Start of the rectangle, in pixels of the raster."""
@@ -51,14 +51,19 @@ class Axis:
         return max(0, first), min(count, last)
 
     def gather(self, flags: NDArray[np.bool_], first: float, length: float) -> NDArray[np.bool_]:
-        """Resample flags along their first axis: a resampled pixel is True if it overlaps a flag that is True.
+        """Resample flags of parts of an interval: a resampled pixel is True if it overlaps a part whose flag is True.
+
+        The interval is divided into n equal parts along this axis.
 
         Args:
-            flags: bool (n, m): n equal parts of the interval that begins at `first`, in pixels of the raster, and is
-                `length` long.
+            flags: bool (n, m): flag of each part, in n rows. The m columns are positions along the other axis of the
+                raster, and each column is resampled alone.
+            first: start of the interval, in pixels of the raster. This is not the field `first` of the class.
+            length: length of the interval, in pixels of the raster. This is not the field `length` of the class.
 
         Returns:
-            bool (`count` of the class, m).
+            bool (c, m): flags of the resampled pixels, where c is the field `count` of the class. A resampled pixel
+            outside the interval has the flag of the nearest part.
         """
         edges = (self.first + np.arange(self.count + 1) * (self.length / self.count) - first) * (len(flags) / length)
         start = np.clip(np.floor(edges[:-1] + _EPSILON), 0, len(flags) - 1).astype(int)

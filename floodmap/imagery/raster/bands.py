@@ -51,7 +51,10 @@ class BandChoice:
     nir: int | None = None
     """Band of near infrared; None: not used."""
     nir_assumed: bool = False
-    """Whether the band `nir` is only the one band left over: neither the user nor the file says what it is."""
+    """True if `nir` is an assumption: neither the user nor the file says that this band is near infrared.
+
+    The raster then has four bands, alpha not counted. If red, green and blue are known, `nir` is the fourth: the band
+    that is none of these. If they are not known, `nir` is the last band."""
     alpha: int | None = None
     """Alpha band, in which 0 is transparent; None: there is no alpha band."""
     palette: bool = False
@@ -163,11 +166,18 @@ def _detected(
 def _with_green_twice(named: Mapping[Role, int], usable: Sequence[int]) -> tuple[int, ...]:
     """Return the bands of red, green and blue if the band names show green and only one of red and blue.
 
-    The green band is then also used for the missing colour. In all other cases the result is an empty tuple.
+    The green band is then also used for the missing colour. Example: band 1 is called green, band 2 nir and band 3 red.
+    The result is (3, 1, 1).
 
-    The result is also empty for three bands (alpha not counted) of which one has no name that shows a role. This band
-    is taken to be the missing colour, so that green need not be used twice. The caller then uses the three bands in the
-    order of the file.
+    The result is an empty tuple in two cases:
+
+    - The names show all three colours, or green alone, or they do not show green.
+    - The raster has three bands, alpha not counted, and one of them has no name that shows a role. This band is taken
+      to be the missing colour. The caller then uses the three bands in the order of the file.
+
+    Args:
+        named: number of the band for each role that a band name shows.
+        usable: numbers of all bands except alpha.
     """
     missing = [role for role in RGB if role not in named]
     nameless = [band for band in usable if band not in named.values()]

@@ -45,9 +45,11 @@ _IN_ARCHIVE = re.compile(r"/vsi(zip|tar)/")
 _MAX_DEPTH = 8
 """Largest depth of VRTs inside VRTs."""
 _SIDECARS = re.compile(r"\.aux\.xml$|\.prj$|\.wld$|\.(tf|pg|jg|gf|bp)wx?$|\.imd$|\.rp[bc]$|_rpc\.txt$", re.IGNORECASE)
-"""Names of sidecar files with statistics or a georeference. These files are not hashed, but the georeference is.
+"""Pattern of the ends of the names of sidecar files with statistics or a georeference. These files are not hashed, but
+the georeference is.
 
-Only common suffixes of world files are listed, because rasters may have a similar suffix, such as .raw or .ecw."""
+Of world files, the pattern has only the common suffixes, such as .wld and .tfw. Most suffixes of world files are three
+letters that end in w. A pattern of all such suffixes would match rasters, too: .raw and .ecw."""
 _OVERVIEWS = re.compile(r"\.ovr(\.msk)?$", re.IGNORECASE)
 _IGNORED_TAGS = ("Metadata", "Histograms")
 """XML elements of a VRT that do not affect the pixels. These elements are not hashed."""
@@ -56,12 +58,17 @@ _BESIDE = {
     ".tab": (".dat", ".map", ".id", ".ind"),
     ".gml": (".xsd", ".gfs"),
 }
-"""Suffixes of the files that belong to a vector file of the given suffix; all have the same stem."""
+"""For a vector file with the suffix in the key, the suffixes of the other files that belong to the vector file.
+These files have the same stem as the vector file: `a.shx` belongs to `a.shp`."""
 _SINGLE = frozenset({*SUFFIXES, *PARQUET, ".kmz", ".gpx", ".zip"} - {*_BESIDE})
-"""Suffixes of vector files that need no file beside them. Of a vector file with a suffix in neither table, every file
-with the same stem is hashed."""
+"""Suffixes of vector files that need no other file in their folder.
+
+If the suffix of a vector file is neither here nor in `_BESIDE`, all files with the same stem are hashed. The exception
+is .vrt; see `_vector_members`."""
 _UNCOMMITTED = ("-wal", "-journal")
-"""Suffixes of the files in which SQLite keeps changes that are not in a database, such as a GeoPackage, yet."""
+"""Endings that SQLite adds to the name of a database, such as a GeoPackage, for the names of two temporary files.
+The file `-wal` contains changes that are not yet written to the database. The file `-journal` contains the old content
+of changed pages of the database; SQLite undoes an interrupted change with it."""
 
 
 class _NoFingerprint(Exception):
@@ -73,8 +80,11 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 
     Files inside archives and files at URLs are not always hashed whole. For a file inside a zip archive, the checksum
     (CRC-32) and the size from the archive's directory are hashed. For a URL, headers of the server's response and the
-    first `_HEAD_BYTES` of the file are hashed. Names of local files, statistics and histograms are not hashed.
-    Modification times of local files are hashed only for rasters of more than `WHOLE_BYTES`.
+    first `_HEAD_BYTES` of the file are hashed. Modification times of local files are hashed only for rasters of more
+    than `WHOLE_BYTES`.
+
+    Not hashed are the name of a local raster, and statistics and histograms in sidecar files (.aux.xml) and in VRTs. A
+    raster that is renamed therefore keeps its fingerprint.
 
     Args:
         name: name of the raster.
@@ -102,7 +112,8 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 def of_input(name: Path | str) -> str | None:
     """Compute the SHA-256 of the files of a mask, an area of interest or prompts.
 
-    Files that belong to the given file are hashed, too: members of a VRT, sidecars, and parts of a Shapefile.
+    Files that belong to the given file are hashed, too: the rasters or vector files of a VRT, sidecars, and the other
+    files of a Shapefile.
 
     Args:
         name: a file, a .gdb folder, or a name that only GDAL opens, such as `/vsizip/areas.zip/aoi.geojson`.
@@ -159,7 +170,15 @@ def _vector_parts(name: SourceName, depth: int = 0) -> list[SourceName]:
 
 
 def _vector_members(vrt: Path, depth: int) -> Iterator[SourceName]:
-    """Yield the files to hash of the members of a VRT of OGR, a vector file that names other vector files."""
+    """Yield the files to hash of all vector files that a VRT of OGR names.
+
+    OGR is the part of GDAL for vector files. OGR opens a VRT as one vector file, and reads its features from the vector
+    files that the VRT names. The word "members" in the name of this function means these files, not the members of a
+    VRT mosaic. `depth` is the number of VRTs that contain `vrt`. If `vrt` is not XML, nothing is yielded.
+
+    Raises:
+        _NoFingerprint: the VRT contains another VRT as text, or VRTs are nested too deep (`_MAX_DEPTH`).
+    """
     try:
         root = ET.fromstring(vrt.read_bytes())
     except ET.ParseError:

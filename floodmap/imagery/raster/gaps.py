@@ -32,7 +32,7 @@ more blocks are not searched."""
 LOG = logging.getLogger(__name__)
 
 _FINEST = 4
-"""Largest number of mask pixels that `HiddenGaps` reads along a side of a resampled pixel."""
+"""Largest number of pixels of the mask that `HiddenGaps.within` reads along each side of one pixel of its result."""
 
 
 class Gaps(Protocol):
@@ -166,21 +166,25 @@ class CombinedGaps:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class HiddenGaps:
-    """Gaps of a raster that a second raster of the same size shows: pixels at which all its bands are masked."""
+    """Gaps of a raster, found in the masks of a second raster of the same size, `coverage`.
+
+    The second raster is opened for this purpose: GDAL's masks of its bands are 0 where the first raster has no data.
+    """
 
     coverage: DatasetReader
-    """The second raster; GDAL's masks of its bands are 0 at gaps."""
+    """The second raster, with as many rows and columns as the first raster."""
     bands: tuple[int, ...]
     """Numbers of the bands of `coverage` whose masks are read, from 1."""
     in_any: bool = False
-    """True: a pixel is a gap if any of the bands is masked there. False: a gap is masked in all the bands."""
+    """True: a pixel is a gap if the mask of at least one of `bands` is 0. False: a pixel is a gap if all are 0."""
     lock: Lock = field(default_factory=Lock)
     """Lock that is held while GDAL reads, because only one thread at a time may use a dataset."""
 
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap.
 
-        If the result is more than `_FINEST` times coarser than the raster, not every pixel of the raster is read.
+        If a side of the result's pixels is longer than `_FINEST` pixels of `coverage`, some rows and columns of the
+        masks are not read.
         """
         rows, cols = Axis(rect.top, rect.height, shape_hw[0]), Axis(rect.left, rect.width, shape_hw[1])
         top, bottom = rows.blocks(1, self.coverage.height)

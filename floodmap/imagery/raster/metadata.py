@@ -22,10 +22,18 @@ def corrected(
 ) -> DatasetReader:
     """Return the dataset, or a virtual copy (VRT) of the dataset with corrected metadata.
 
-    `nodata` has the nodata value of each colour band; None: every value is valid. The copy has these values. The alpha
-    band of `choice` is declared as alpha; without an alpha band, no band is. The metadata must be correct, because GDAL
-    leaves out nodata pixels and transparent pixels when it averages pixels. A copy is made only if the metadata of the
-    dataset differ.
+    The metadata must be correct, because GDAL leaves out nodata pixels and transparent pixels when it averages pixels.
+    A copy is made only if the nodata values or the alpha band in the metadata of the dataset are wrong.
+
+    Args:
+        dataset: the open raster.
+        name: name by which the raster was opened.
+        stack: exit stack that closes the copy.
+        choice: the bands of the raster by role. If `choice` has an alpha band, the copy declares this band, and no
+            other, as alpha. If `choice` has no alpha band, the copy declares no band as alpha.
+        nodata: correct nodata values, one for each colour band (the bands `choice.rgb`). None instead of a value: every
+            value of this band is valid. If the values differ from band to band, they come from the file, and no copy is
+            made because of them.
     """
     declared = ColorInterp.alpha in dataset.colorinterp
     wrong_alpha = declared != (choice.alpha is not None)

@@ -65,7 +65,8 @@ class Source:
     grid: GeoGrid
     """Pixel grid of the dataset: CRS, transform, rows and columns."""
     nodata_values: tuple[float | None, ...]
-    """Nodata value of each colour band, usually one for all; see `values.nodata_of`."""
+    """Nodata value of each colour band, usually one for all; see `values.nodata_of`. None: the band has none.
+    If the user gives no nodata value and the file no finite one, the first of `voids` is used for all colour bands."""
     dtype: np.dtype[Any]
     """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
@@ -79,10 +80,10 @@ class Source:
     average_without_gdal: bool = False
     """Whether downsampled windows are averaged by floodmap itself, from the raster's pixels at full resolution.
 
-    Neither GDAL's average resampling nor the raster's overviews are then used. This is necessary if the band of near
-    infrared is marked as alpha (see `values.alpha_is_infrared`), or if the alpha band is not (`values.opacity_values`).
-    GDAL leaves pixels out of an average if alpha is 0, in the band that is marked. Its averages may then be wrong, and
-    also the overviews that it made."""
+    Neither GDAL's average resampling nor the raster's overviews are then used. GDAL leaves out of an average the pixels
+    that are 0 in the band marked as alpha. Averages and overviews made by GDAL may therefore be wrong in two cases: the
+    band of near infrared is marked as alpha (see `values.alpha_is_infrared`), or the true alpha band contains 0 and is
+    not marked as alpha (see `values.opacity_values`)."""
     remarks: tuple[str, ...] = ()
     """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
@@ -94,15 +95,12 @@ class Source:
 
     @property
     def nodata(self) -> float | None:
-        """First nodata value of the colour bands; None: no band has a nodata value, or no dtype can hold the value."""
+        """First nodata value in `nodata_values`; None: no colour band has a nodata value that `dtype` can hold."""
         return next((value for value in self.nodata_values if value is not None), None)
 
     @property
     def has_mask(self) -> bool:
-        """Whether the raster has a mask of its own, for instance the internal mask of a GeoTIFF.
-
-        A mask that GDAL derives from an alpha band or from the nodata value of a band does not count.
-        """
+        """Whether the raster has a mask of its own; masks that GDAL derives from alpha or nodata do not count."""
         return bool(self.masked)
 
     @property
@@ -117,18 +115,17 @@ class Source:
 
     @property
     def depth(self) -> int:
-        """Number of values per pixel, after a palette index is replaced by its colour.
-
-        The values are one or three colours (three with a palette), and near infrared if it is used.
-        """
+        """Number of values per pixel: one or three colours (three with a palette), and near infrared if it is used."""
         return 3 if self.palette is not None else len(self.bands.used)
 
     @property
     def nir_nodata(self) -> float | None:
         """Nodata value of near infrared in pixels whose colours are observed; None: every value is a measurement.
 
-        A nodata value that may be a colour (0, 255, 65535) makes a pixel unobserved only if all colours have it. Near
-        infrared with this value is missing in the other pixels. But 0 in pictures of 8 bits is deep water.
+        Some nodata values may also be colours (0, 255, 65535, see `voids.may_be_colour`). A pixel is unobserved only if
+        all its colours have such a value. In an observed pixel, near infrared with this value is missing. There are two
+        exceptions, in which the value is a measurement: 0 in 8-bit rasters (near infrared is 0 on deep water), and any
+        value in rasters of fewer than 8 bits. Other nodata values (-9999) in one colour make the pixel unobserved.
         """
         value = self.nodata
         if self.bands.nir is None or value is None or not may_be_colour(value) or self.scale is not None:
@@ -282,7 +279,11 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
 
 
 def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """Return a time in UTC: acquisition from the tags, else last modification of the file, else 1970-01-01."""
+    """Return the time of acquisition in UTC, from the first tag of `_DATE_TAGS` in the raster that can be parsed.
+
+    Tags have no time zone; UTC is assumed. Without such a tag, the result is the time of the last modification of the
+    local file that is or contains the raster. Without a local file, the result is 1970-01-01.
+    """
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:

@@ -20,7 +20,7 @@ from floodmap.imagery.raster.bands import BandChoice
 
 _PALETTE_ALPHA = 3
 _OPAQUE = (1.0, 255.0, 65535.0)
-"""Values that programs write for opaque pixels, beside the largest value of an integer dtype."""
+"""Values that programs write for opaque pixels. `opacity_values` adds the largest value of an integer dtype."""
 
 
 def sample_of(dataset: DatasetReader, bands: tuple[int, ...]) -> NDArray[Any]:
@@ -93,7 +93,8 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     """Return whether the fourth of four bands is called alpha but holds near infrared.
 
     By default GDAL marks the fourth of four 8-bit bands as alpha, so a file of RGB and near infrared is read as RGBA.
-    Near infrared is 0 on deep water, and deep water would become nodata.
+    Near infrared is 0 on deep water. If the band were used as alpha, deep water would be transparent, and therefore
+    unobserved.
 
     Near infrared has many different values, and alpha usually has two. 4 x 4 squares of 64 x 64 pixels are read, evenly
     spaced over the raster. The band is near infrared if both conditions hold:
@@ -117,21 +118,25 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
 
 
 def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[float, ...]:
-    """Return the values of a band that is a mask of opacity, although the file does not say so.
+    """Return the values of a band if it is a mask of opacity: 0 at transparent pixels, one value at all others.
 
-    Programs write RGBA without a note that the fourth band is alpha. Taken for near infrared, such a band would be
-    bright everywhere, and all water would be dry. 8 x 8 squares of 128 x 128 pixels are read, evenly spaced over the
-    raster. The band is a mask if it holds 0 and one opaque value, or an opaque value alone: 1, 255, 65535 or the
-    largest value of the dtype. Near infrared may be saturated, but it has further values.
+    Some programs write RGBA, but do not mark the fourth band as alpha in the file. If such a band were used as near
+    infrared, the near infrared would be bright everywhere, and all water would be predicted as dry.
+
+    8 x 8 squares of 128 x 128 pixels are read, evenly spaced over the raster. The band is a mask of opacity if the
+    squares contain 0 and one opaque value, or one opaque value alone. Opaque values are 1, 255, 65535 and the largest
+    value of an integer dtype. Near infrared may contain 0 and an opaque value, too (black and saturated pixels), but it
+    contains further values.
 
     Args:
         dataset: the open raster.
         band: number of the band, from 1.
-        lossy: whether the raster has lossy compression. Up to a tenth of the pixels of a square may then have other
-            values, and values near 0 or 255 count as 0 or 255.
+        lossy: whether the raster has lossy compression. If True, and the band is uint8, values below 16 count as 0, and
+            values above 239 count as 255. Other values are ignored if at most a tenth of the square has them.
 
     Returns:
-        The values of the mask: (opaque,) or (0, opaque). Empty if the band is no mask. NaN is not returned.
+        The values of the mask: (opaque,) or (0, opaque). Empty if the band is no mask of opacity. NaN in a float band
+        is ignored, and is not among the values.
     """
     found: set[float] = set()
     for part in _spread(dataset.height, dataset.width, count=8, side=128):
@@ -152,9 +157,10 @@ def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[f
 
 
 def opacity_text(name: SourceName, choice: BandChoice, values: Sequence[float]) -> str:
-    """Return the message that a band is used as a mask of opacity, and how the user gives the bands instead.
+    """Return the message that a band is used as alpha, and not as near infrared, because of its values.
 
-    `choice` has the band as alpha. `values` is the result of `opacity_values`.
+    The message also says with which values of the option `--bands` the user chooses otherwise. `name` is the name of
+    the raster. `choice.alpha` is the number of the band. `values` is the result of `opacity_values` for the band.
     """
     held = " and ".join(f"{value:.9g}" for value in values)
     rgb = ",".join(map(str, choice.rgb))

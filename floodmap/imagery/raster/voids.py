@@ -1,4 +1,8 @@
-"""Voids: nodata values that a file does not declare, such as -9999, -32768, -3.4e38 and 1e20."""
+"""Voids: nodata values that a file does not declare, such as -9999, -32768, -3.4e38 and 1e20.
+
+Voids are searched in stored values of all bands that are used, in 8 x 8 squares of 128 x 128 pixels, evenly spaced over
+the raster (see `values.sample_of`).
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,10 @@ COMMON_VOIDS = (-999.0, -9999.0, -99999.0, -10000.0, -32767.0, -32768.0, -214748
 HUGE = 1e10
 """Absolute value that no value of a sensor reaches."""
 _MANY, _MANY_SHARE = 32, 2e-4
-"""Least frequency of a void in a sample. The sample has the values of all bands in some windows of the raster.
+"""Least frequency of a void in the values that are searched: all bands in some squares of the raster.
 
-A value can be a void only if it occurs at least `_MANY` times in the sample, and if it also makes up at least the share
-`_MANY_SHARE` (0 to 1) of the sample's values."""
+A value can be a void only if it occurs at least `_MANY` times among the searched values, and if it also makes up at
+least the share `_MANY_SHARE` (0 to 1) of the searched values."""
 _FAR, _FAR_IF_COMMON = 3.0, 0.2
 """Least distance of a void from all other values, as a multiple of the range of the other values.
 
@@ -41,9 +45,9 @@ class Voids:
     """Voids of a raster, and limits between voids and the values of the picture."""
 
     values: tuple[float, ...] = ()
-    """Voids found in a sample of the raster."""
+    """Voids that `find_voids` found in some squares of the raster."""
     share: float = 0.0
-    """Share of the sample's pixels that hold a void in any band, 0 to 1."""
+    """Share of the pixels of these squares that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Low and high limit for resampled values. A resampled value outside the limits is treated as a void, because it is
     a void, or a mixture of a void and of valid values."""
@@ -120,15 +124,16 @@ def voids_text(name: object, values: Sequence[float], share: float | None) -> st
 
 
 def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
-    """Find the voids of a raster in a sample of its pixels.
+    """Find the voids of a raster in some squares of its pixels, which are read by `values.sample_of`.
 
     Args:
-        sample: (bands, pixels), of any real dtype, as stored.
+        sample: values of the pixels of these squares, (bands, pixels), of any real dtype, as stored.
         nodata: the declared nodata value; None: no nodata value is declared.
 
     Returns:
-        The voids in the sample, perhaps none, and limits. With the limits, values in `COMMON_VOIDS` are recognized as
-        voids in windows that are read later.
+        The voids in `sample`, perhaps none, and the limits between voids and valid values. With the limits,
+        `Voids.find` also recognizes values in `COMMON_VOIDS` that are not in `sample`, but in windows that are read
+        later.
     """
     if sample.dtype == np.uint8 or not sample.size:
         return Voids()
@@ -158,10 +163,14 @@ def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
 
 
 def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[float]:
-    """Yield the voids among `flat`, the finite values of a sample, float64 (n,). `dtype` is the dtype of the raster.
+    """Yield the voids among some values of a raster.
 
     The minimum, the maximum and values in `COMMON_VOIDS` are tested, see `_is_void`. Voids that are found are removed
-    from the values, and the test is repeated.
+    from the values, and the test is repeated, up to `_MAX_VOIDS` times in all.
+
+    Args:
+        flat: finite values of all bands without the declared nodata value, float64 (n,).
+        dtype: dtype of the raster.
     """
     rest = flat
     for _ in range(_MAX_VOIDS):
@@ -176,12 +185,15 @@ def _find_values(flat: NDArray[np.float64], dtype: np.dtype[Any]) -> Iterator[fl
 
 
 def _is_void(value: float, rest: NDArray[np.float64], n: int, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value is a void: frequent in a sample (`_MANY`), and far from all other values (`_FAR`).
+    """Return whether a value is a void: frequent (see `_MANY`), and far from all other values (see `_FAR`).
 
     A frequent negative integer is also a void if no other value is negative.
 
-    `rest` are the values of the sample, without voids that are already found. `n` is the number of values in the whole
-    sample, and `dtype` is the dtype of the raster.
+    Args:
+        value: the value, which occurs in `rest`.
+        rest: the values that are searched, without voids that are already found, float64 (m,).
+        n: number of the values that are searched, with the voids that are already found.
+        dtype: dtype of the raster.
     """
     others = rest[rest != value]
     if not others.size or rest.size - others.size < max(_MANY, _MANY_SHARE * n):

@@ -45,9 +45,14 @@ class Replayer:
     """Runner of functions that take tensors; on an NVIDIA GPU, the functions are captured as CUDA graphs.
 
     A function is captured in the third call with inputs of equal shapes, dtypes and strides, and replayed from then on.
-    On other devices, functions are called as usual. Only one function may run at a time, in inference mode and on one
-    stream. A function must launch the same kernels for all values of the tensors, and must not synchronize with the
-    GPU.
+    On an NVIDIA GPU, there are four conditions for the functions and their callers:
+
+    - The method `run` is called by one thread at a time.
+    - All calls are made in PyTorch's inference mode, and on the same CUDA stream.
+    - A function launches the same kernels for all values of the tensors.
+    - A function does not synchronize with the GPU.
+
+    On other devices, functions are called as usual, and there are no conditions.
     """
 
     def __init__(self, device: torch.device) -> None:

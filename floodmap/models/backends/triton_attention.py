@@ -172,7 +172,10 @@ def _add_and_norm(residual: Tensor, update: Tensor | None, norm: nn.LayerNorm, d
 def _add_norm(
     residual, update, weight, bias, out, eps, CHANNELS: tl.constexpr, PADDED: tl.constexpr, ADDS: tl.constexpr
 ):
-    """Compute the sum of residual and update, and the layer norm of the sum, for all channels of one cell."""
+    """Compute the sum of residual and update, and the layer norm of the sum, for all channels of one cell.
+
+    PADDED is the number of channels, rounded up to a power of two.
+    """
     channel = tl.arange(0, PADDED)
     valid = channel < CHANNELS
     at = tl.program_id(0).to(tl.int64) * CHANNELS + channel
@@ -200,16 +203,21 @@ def _load_cells(at, inside, fill, WHOLE: tl.constexpr):
 def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROWS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Compute the positional scores (QUERIES, keys): products of queries with the embeddings of relative positions.
 
-    The keys are the cells of AT_ONCE rows of a window. `first` is the first of these rows. `attend` has computed all
-    products, and stored them in GPU memory. The score of a query and a key is the sum of two products: one with the
-    embedding of the difference of the rows, one with the embedding of the difference of the columns.
+    The score of a query and a key is the sum of two products of the query: the row product, with the embedding of the
+    difference of the rows of query and key, and the column product, with the embedding of the difference of the
+    columns. `attend` has computed all these products, and stored them in GPU memory. This function reads the row
+    products. The kernel `_attend` has read the column products, and passes them in `across`.
 
-    The products of rows are read here. `to_row`, (QUERIES,), are the addresses of each query's product for keys in row
-    0; the product for row r is stored r elements before this address. The products of columns were read by the kernel
-    `_attend`. `across`, (QUERIES, PADDED), holds these products, one for each query and each column of the window;
-    the products of padding columns are 0. `column`, (PADDED,), holds the numbers of the columns, 0 to PADDED - 1.
-    `valid`, (QUERIES,): see `_query_cells`. `key_row` and `key_col`, (keys,), are the row of each key, counted from
-    `first`, and the column of each key.
+    The keys are the cells of AT_ONCE rows of a window, beginning with the row `first`. Each row is padded to PADDED
+    columns: the number of columns of the window, rounded up to a power of two, at least 16. There are therefore
+    AT_ONCE * PADDED keys.
+
+    - `to_row`, (QUERIES,): address of each query's row product for keys in row 0. The row product for keys in row r is
+      stored r elements before this address.
+    - `across`, (QUERIES, PADDED): column product of each query and each column, 0 for padding columns.
+    - `valid`, (QUERIES,): see `_query_cells`.
+    - `key_row` and `key_col`, (keys,): row of each key, counted from `first`, and column of each key.
+    - `column`, (PADDED,): numbers of the columns, 0 to PADDED - 1.
     """
     step = tl.arange(0, AT_ONCE)
     rows = first + step
@@ -240,11 +248,13 @@ def _attend(
 ):  # fmt: skip
     """Compute the attention of QUERIES queries, of one window and one head, to all cells of the window.
 
-    Keys are read in steps of AT_ONCE rows of PADDED columns. A head has HEAD + TAIL channels. HEAD and TAIL are powers
-    of two, or TAIL is 0: 80 channels are 64 + 16. `products` holds the product of every query with every relative
-    positional embedding. In the code, `scores` are the attention scores before multiplication by `scale`. `highest` and
-    `total` are the running maximum and the running sum of the softmax. `to_row` and `to_col` are the addresses, in
-    `products`, of the products for keys in row 0 and in column 0.
+    Keys are read in steps: AT_ONCE rows of the window in each step. A row of the window has COLS columns, and is padded
+    to PADDED columns, a power of two, because Triton accepts only arrays whose sides are powers of two. Keys in padding
+    columns, and in rows below the window, get the score minus infinity. A head has HEAD + TAIL channels. HEAD and TAIL
+    are powers of two, or TAIL is 0: 80 channels are 64 + 16. `products` holds the product of every query with every
+    relative positional embedding. In the code, `scores` are the attention scores before multiplication by `scale`.
+    `highest` and `total` are the running maximum and the running sum of the softmax. `to_row` and `to_col`, (QUERIES,),
+    are addresses in `products`: of each query's products for keys in row 0 and for keys in column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS

@@ -102,10 +102,11 @@ def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
 def smoothed(logits: Tensor) -> Tensor:
     """Smooth logits (B, C, H, W) with the weights 1, 2, 1 along both axes, against checkerboard artefacts.
 
-    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). In a measurement
-    without smoothing, the difference between the logits of neighbouring pixels was larger by a sixth at every fourth
-    pixel than elsewhere. Borders of windows always lie at such pixels. Without smoothing, the borders are therefore
-    easier to see in the result.
+    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). A tile consists of
+    cells of 4 x 4 pixels, and each cell is one pixel of the last transposed convolution's output. In a measurement
+    without smoothing, the predictions for two neighbouring pixels of the tile differed more if the border of a cell was
+    between the two pixels. The mean difference was larger by a sixth there than inside cells. Borders of windows always
+    lie on borders of cells. Without smoothing, the borders of windows are therefore easier to see in the result.
 
     Returns:
         Smoothed logits, (B, C, H, W).

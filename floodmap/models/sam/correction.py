@@ -201,8 +201,10 @@ class Corrector(nn.Module):
 class Ground:
     """Outputs of a model before any point is applied, from which the correction starts; without gradients.
 
-    The name has nothing to do with the ground in a picture. In training, the correction must not change the encoder or
-    the first decoding. The outputs are therefore detached from the graph of gradients.
+    The name means the basis of the correction, not the ground in a picture. Tiles are encoded, and decoded without
+    points. Then their logits are corrected at the points, and the tiles are decoded again (see `FloodSam.decode`). In
+    training, gradients must not flow from the correction back into the encoding and the first decoding. The outputs of
+    these two steps are therefore detached from the graph of gradients.
     """
 
     logits: Tensor

@@ -33,8 +33,9 @@ class TokenAttention(nn.Module):
     """
 
     absent: Tensor | None = None
-    """Mask of padding among the keys, bool (B, M), True for padding; ignored if gradients are computed.
-    None: no key is padding."""
+    """Mask of padding among the keys, bool (B, M), True for padding: these keys get no attention.
+    The mask has no effect if gradients are computed: padding then gets attention like any other key. None: no key is
+    padding."""
 
     def __init__(self, attention: TwoWayAttention) -> None:
         super().__init__()
@@ -70,8 +71,8 @@ class PointEncoder(PromptEncoder):
     """SAM's prompt encoder; label embeddings are looked up by index, so that the CPU need not wait for the GPU.
 
     The label codes are those of `segment_anything`: 0 dry point, 1 flood point, 2 top left corner of a box, 3 bottom
-    right corner of a box, -1 padding. The attention sees padding of code -1: as in SAM, points without a box are
-    followed by one such padding token.
+    right corner of a box, -1 SAM's padding token. SAM adds one padding token after points without a box. This token is
+    not masked: it gets attention in the same way as a point. Its embedding is the same at all coordinates.
     """
 
     def forward(
@@ -80,14 +81,15 @@ class PointEncoder(PromptEncoder):
         """Encode prompts, with the same results as SAM's prompt encoder in `segment_anything`.
 
         Args:
-            points: coordinates (B, N, 2) in pixels of SAM's input frame (1024 x 1024), from the centre of the first
-                pixel, x first, and label codes (B, N).
-            boxes: left, top, right, bottom, (B, 4), in the coordinates of `points`.
-            masks: mask prompts: flood logits, (B, 1, 4h, 4w), for an image embedding of h x w positions.
+            points: a pair of tensors: coordinates (B, N, 2) and label codes (B, N). The coordinates are in pixels of
+                SAM's input frame (1024 x 1024), from the centre of the first pixel, x first. None: no points.
+            boxes: left, top, right, bottom, (B, 4), in the coordinates of `points`. None: no boxes.
+            masks: mask prompts: flood logits, (B, 1, 4h, 4w), for an image embedding of h x w positions. None: no mask
+                prompts.
 
         Returns:
-            Two values. Embeddings of points and boxes, (B, tokens, E); (1, 0, E) without points and boxes. Embeddings
-            of masks, (B, E, h, w); (1, E, h, w) without masks.
+            Two values. Embeddings of points and boxes, (B, tokens, E); (1, 0, E) if `points` and `boxes` are None.
+            Embeddings of masks, (B, E, h, w); (1, E, h, w) if `masks` is None.
         """
         sparse = []
         if points is not None:
@@ -109,9 +111,9 @@ class PointEncoder(PromptEncoder):
 
         Args:
             points: coordinates (B, N, 2) in pixels of SAM's input frame, from the centre of the first pixel, x first.
-            labels: label codes (B, N), -1 to 3 as listed in the docstring of `PointEncoder`, or -2. The code -2 is
-                padding with the same embedding as -1. A caller uses -2 for padding that the attention has to ignore
-                (see `absent` in `Decoder.decode`).
+            labels: label codes (B, N), -1 to 3 as listed in the docstring of `PointEncoder`, or -2. The codes -1 and -2
+                have the same embedding, and differ only for the caller. A token of code -2 is padding that the caller
+                masks in the decoder (see `absent` in `Decoder.decode`). A token of code -1 is not masked.
 
         Returns:
             Embeddings, (B, N, E).
@@ -165,7 +167,9 @@ class Decoder(MaskDecoder):
             sparse_prompt_embeddings: embeddings of points and boxes, (B, N, E).
             dense_prompt_embeddings: embeddings of mask prompts, (B, E, h, w), or broadcastable to this shape.
             skips: skip features, added during upscaling: (B, E/4, 2h, 2w), (B, E/8, 4h, 4w) and (B, E/8, 8h, 8w).
-            absent: bool (B, N), True for sparse embeddings that are padding; ignored if gradients are computed.
+            absent: bool (B, N), True for sparse embeddings that are padding: they get no attention. The mask has no
+                effect if gradients are computed: padding then gets attention like any other embedding. None: no
+                embedding is padding.
             keep: True: always return the features of the last layer. False: `SkipDecoder` may return None instead.
             ground: embedding of the ground sample distance, (B, E), added to the output tokens.
 

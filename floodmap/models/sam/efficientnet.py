@@ -60,11 +60,8 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EncoderConfig:
-        """Build the dimensions from `fields`, a dict of this class's fields that was read from a model file's JSON.
-
-        Lists are converted to tuples, because JSON has no tuples. An unknown field raises TypeError.
-        """
-        with_tuples: dict[str, Any] = {
+        """Build the dimensions from the `fields` in the JSON of a model file; an unknown field raises TypeError."""
+        with_tuples: dict[str, Any] = {  # JSON has no tuples
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
         return cls(**with_tuples)
@@ -133,7 +130,10 @@ class InvertedResidual(nn.Module):
         return x if isinstance(self.expand, nn.Identity) else conv_relu6(self.expand, x)
 
     def _by_strips(self, x: Tensor, rows: int) -> Tensor:
-        """Compute the block's result, (B, C, H / stride, W / stride), before `x` is added, in strips of `rows` rows."""
+        """Compute the block's result without the addition of the input `x`, in strips of `rows` rows of the result.
+
+        `x` is (B, C, H, W). The result is (B, output channels, H / stride, W / stride), sides rounded up.
+        """
         conv, height, width = self.depthwise, x.shape[-2], x.shape[-1]
         stride, pad = conv.stride[0], int(conv.padding[0])
         bottom, right = -(-height // stride), -(-width // stride)
@@ -255,8 +255,7 @@ class PyramidEncoder(nn.Module):
             context_vector: vector (B, E) added to the input of the context blocks; None: nothing is added.
 
         Returns:
-            Image embedding (B, E, H/16, W/16), and skip features (B, E/4, H/8, W/8), (B, E/8, H/4, W/4) and
-            (B, E/8, H/2, W/2).
+            Image embedding (B, E, H/16, W/16), and `Skips`: (B, E/4, H/8, W/8), (B, E/8, H/4, W/4), (B, E/8, H/2, W/2).
         """
         features = [self._stem_and_first_stage(x)]
         for stage in self.stages[1:]:
@@ -272,9 +271,10 @@ class PyramidEncoder(nn.Module):
         return embedding, (skip8, skip4, skip2)
 
     def described(self, x: Tensor) -> Tensor:
-        """Return mean and standard deviation of each channel of the features at strides 8 and 16, (B, D).
+        """Return the means and standard deviations of the channels of the features at strides 8 and 16, (B, D).
 
-        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. D is twice the sum of both numbers of channels.
+        `x` is normalized RGB, (B, 3, H, W), H and W multiples of 32. The order of the D values is: means at stride 8,
+        deviations at stride 8, means at stride 16, deviations at stride 16. By default D = 2 * 40 + 2 * 112 = 304.
         """
         features = self._stem_and_first_stage(x)
         statistics = []

@@ -12,17 +12,20 @@ MIN_GSD_M, MAX_GSD_M = 0.01, 20.48
 OCTAVES = round(math.log2(MAX_GSD_M / MIN_GSD_M)) + 1
 """Number of distances for which there are learned vectors: `MIN_GSD_M` and each doubling up to `MAX_GSD_M`."""
 RATE = 4.0
-"""Factor by which the learned vectors are multiplied in the forward pass.
-A step of the optimizer (AdamW) changes the vectors about as much as with a factor of 1. It therefore changes the
-embedding 4 times as much, as if the learning rate of the vectors were 4 times as high."""
+"""Factor by which the learned vectors are multiplied in the forward pass: embedding = `RATE` * vectors.
+A step of the optimizer AdamW changes the vectors by about the learning rate, whatever the factor is. Each step
+therefore changes the embedding `RATE` times as much as without the factor, as if the learning rate were higher."""
 
 
 class GroundScale(nn.Module):
-    """Embedding of the ground sample distance: `count` learned vectors for each doubling of the distance.
+    """Embedding of the ground sample distance: `count` learned vectors for the smallest distance and for each doubling.
 
-    Vectors of distances between two doublings are interpolated. `count` more vectors stand for an unknown distance. The
-    network needs the distance because a puddle is twenty pixels wide in a drone picture and half a pixel wide in a
-    satellite picture. Pictures without a ground sample distance are mostly oblique.
+    The smallest distance is `MIN_GSD_M`, the last doubling is `MAX_GSD_M`: 0.01 m, 0.02 m, 0.04 m, ..., 20.48 m.
+    Vectors of distances in between are interpolated, linearly in the logarithm of the distance. The network needs the
+    distance because a puddle is twenty pixels wide in a drone picture and half a pixel wide in a satellite picture.
+
+    `count` more vectors stand for an unknown distance. Most pictures of unknown distance are oblique. These vectors
+    therefore also tell the network that a picture is probably oblique.
 
     Args:
         dim: length of a vector.

@@ -102,10 +102,11 @@ class Sam(nn.Module):
 
         Args:
             encoded: the encoded tiles, of H x W pixels.
-            points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
-                1 flood, 0 dry, -1 padding.
-            boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel.
-            masks: mask prompts: coarse flood logits (B, 1, H/4, W/4).
+            points: a pair of tensors: coordinates (B, N, 2) and labels (B, N). The coordinates are in tile pixels, from
+                the centre of the first pixel, x first. Labels: 1 flood, 0 dry, -1 SAM's padding token, which is not
+                masked (see `PointEncoder`). None: no points.
+            boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel. None: no boxes.
+            masks: mask prompts: coarse flood logits (B, 1, H/4, W/4). None: no mask prompts.
             offset_xy: without effect; `FloodSam.decode` has the same argument.
 
         Returns:
@@ -143,11 +144,13 @@ class Sam(nn.Module):
         Args:
             embedding: image embedding for each prompt set, (N, 256, 64, 64).
             xy: coordinates of tokens, (N, T, 2), in pixels of SAM's input frame, from the centre of the first pixel, x
-                first. A token is a point, or a corner of a box. All sets are padded to the same number of tokens, T.
+                first. A token is a point, a corner of a box, or padding. All sets are padded to the same number of
+                tokens, T.
             labels: labels of the tokens, (N, T): 0 dry point, 1 flood point, 2 top left corner and 3 bottom right
-                corner of the box. -1: an additional token. Every set without a box must have one additional token, as
-                in `segment_anything`. -2: a padding token, which is ignored. The coordinates of tokens with the label
-                -1 or -2 have no effect.
+                corner of the box. -1: SAM's padding token, which is not masked (see `PointEncoder`). Every set without
+                a box must have exactly one token of label -1, as in `segment_anything`. -2: padding to the length T,
+                which is masked if no gradients are computed. The coordinates of tokens of label -1 or -2 have no
+                effect.
 
         Returns:
             Mask logits, (N, 256, 256), one for each square of 4 x 4 pixels of SAM's input frame.

@@ -185,7 +185,11 @@ VIT = {
 
 
 def vit_encoder(shape: VitShape) -> ImageEncoderViT:
-    """Build SAM's image encoder with random weights, as `segment_anything.build_sam`, but with `CachedBlock` blocks."""
+    """Build SAM's image encoder: the same network as in `segment_anything`, but with blocks of type `CachedBlock`.
+
+    No checkpoint is loaded. The weights have the initial values of `segment_anything`: positional embeddings are 0, and
+    most other weights are random.
+    """
     encoder = ImageEncoderViT(
         img_size=FRAME, patch_size=STRIDE, in_chans=3, embed_dim=shape.embed_dim, depth=shape.depth,
         num_heads=shape.num_heads, mlp_ratio=4, out_chans=256, qkv_bias=True, use_rel_pos=True, window_size=14,

@@ -47,7 +47,8 @@ OVERLAY = (
 """Colours of the map of flood and unobserved ground: red, green, blue and opacity, 0 to 255. Flood and shore have the
 colours of the QGIS styles."""
 KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
-"""Kind of ground that each colour in `OVERLAY` stands for, in the same order, for the legend; empty: dry ground."""
+"""Kind of ground that each colour in `OVERLAY` shows, in the same order. Shore is flood. Stripes and their background
+show the same kind. The kind of dry ground is the text "", because the legend of the map has no entry for it."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
 """Colour ramp of the probability map: pairs of flood probability in per cent and colour, as in the QGIS style."""
 HATCH = 9

@@ -36,8 +36,8 @@ class Largest(NamedTuple):
     """The largest flood polygons, for the table and the map of the report."""
 
     rows: list[dict[str, str]]
-    """Rows of the table, each with the texts `area`, `confidence` (mean flood probability of the polygon, such as
-    "87.3 %"), `x` and `y` (longitude and latitude of a point inside, in degrees; without a CRS, column and row)."""
+    """Rows of the table: dictionaries of texts. Keys: `area`, `confidence` (mean flood probability of the polygon, such
+    as "87.3 %"), `x` and `y` (longitude and latitude of a point inside, in degrees; without a CRS, column and row)."""
     places_xy: list[tuple[float, float]]
     """One point (x, y) inside each polygon, in the scene's CRS."""
     largest: str
@@ -131,7 +131,7 @@ def _largest(flood_map: FloodMap) -> Largest:
 
 
 def _area(m2: float) -> str:
-    """Return an area in square metres as text: in m² below 1000 m², in ha below 10 km², else in km²."""
+    """Format an area, given in square metres, as text: in m² below 1000 m², in ha below 10 km², else in km²."""
     if m2 < 1000:
         return f"{m2:,.1f} m²"
     return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
@@ -142,7 +142,7 @@ def _pixels(count: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share, 0 to 1, as text: "12.3 %", "< 0.1 %" between 0 and 0.001, "> 99.9 %" between 0.999 and 1."""
+    """Format a share, 0 to 1, as text: "12.3 %", "< 0.1 %" between 0 and 0.001, "> 99.9 %" between 0.999 and 1."""
     if 0 < value < 0.001:
         return "< 0.1 %"
     return "> 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
