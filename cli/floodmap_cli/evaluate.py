@@ -42,7 +42,7 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 )
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write every score and count to this file: a row per scene, then the mean and the pooled scores with intervals.",
+    help="Write all scores and counts to this file: a row per scene, then the mean and pooled scores with intervals.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @overwrite_option

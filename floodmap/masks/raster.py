@@ -154,7 +154,8 @@ class RasterMask:
 
         Args:
             window: the window, on the grid of the raster.
-            rule: the rule, with a threshold.
+            rule: which values are unobserved. The rule must have a threshold, because only such a rule reads a raster as
+                probabilities. The threshold itself is not applied here.
         """
         band, valid = self._read_own(window)
         valid &= ~rule.hides(band)

@@ -77,9 +77,9 @@ class Familiarity:
         return cls(centre, basis, bank, float(json.loads(header[KEY])["limit"]))
 
     def arrays(self) -> dict[str, NDArray[np.float16]]:
-        """Return centre, basis and bank as float16 arrays by name, for a model's file.
+        """Return the attributes `centre`, `basis` and `bank` as float16 arrays, by name in a model's file.
 
-        The limit is not among these arrays, because the file's header has the limit.
+        The attribute `limit` is not among these arrays, because it is stored in the header of the file.
         """
         named = {"centre": self.centre, "basis": self.basis, "bank": self.bank}
         return {f"{PREFIX}{name}": each.astype(np.float16) for name, each in named.items()}

@@ -1,4 +1,4 @@
-"""Landscape of a synthetic scene: hashed noise, random parameters, macro cells, and blocks as canvases for painting.
+"""Landscape of a synthetic scene: noise, its random look, macro cells, and square blocks of pixels that are painted.
 
 Macro cells are Voronoi cells of jittered lattice points. Roads, banks and hedges lie on the borders of macro cells.
 Positions are in metres from the top left corner of the scene, x to the east, y to the south.

@@ -166,9 +166,10 @@ class CombinedGaps:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class HiddenGaps:
-    """Gaps of a raster, found in the masks of a second raster of the same size, `coverage`.
+    """Gaps of a mosaic, found in the masks of a second raster of the same size, `coverage`.
 
-    The second raster is opened for this purpose: GDAL's masks of its bands are 0 where the first raster has no data.
+    `coverage` is the mosaic, opened once more in a form with masks (`Vrt.coverage`, `tile_index.open_with_mask`). GDAL's
+    masks of its bands are 0 at pixels for which no file of the mosaic has data.
     """
 
     coverage: DatasetReader
