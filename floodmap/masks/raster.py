@@ -154,7 +154,7 @@ class RasterMask:
 
         Args:
             window: the window, on the grid of the raster.
-            rule: which values are unobserved. The rule must have a threshold, because only such a rule reads a raster as
+            rule: which values are unobserved. It must have a threshold, because only such a rule reads a raster as
                 probabilities. The threshold itself is not applied here.
         """
         band, valid = self._read_own(window)

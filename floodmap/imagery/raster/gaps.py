@@ -168,8 +168,8 @@ class CombinedGaps:
 class HiddenGaps:
     """Gaps of a mosaic, found in the masks of a second raster of the same size, `coverage`.
 
-    `coverage` is the mosaic, opened once more in a form with masks (`Vrt.coverage`, `tile_index.open_with_mask`). GDAL's
-    masks of its bands are 0 at pixels for which no file of the mosaic has data.
+    `coverage` is the mosaic, opened once more in a form with masks (`Vrt.coverage`, `tile_index.open_with_mask`).
+    GDAL's masks of its bands are 0 at pixels for which no file of the mosaic has data.
     """
 
     coverage: DatasetReader
