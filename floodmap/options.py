@@ -21,7 +21,7 @@ A GeoPackage contains both layers (`flood` and `unobserved`). In all other forma
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 Augment = Literal["full", "light", "flips", "off"]
-"""Degrees of random augmentation of the views in training; `FineTuneOptions.augment` describes each degree."""
+"""Choices of random augmentation of the views in training; `FineTuneOptions.augment` describes each choice."""
 
 OUTPUT_FOLDER = "floodmap_output"
 """Default folder of the results, relative to the current folder."""

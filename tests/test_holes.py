@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -157,11 +158,11 @@ def test_the_hole_of_a_mosaic_of_masks_is_not_dry(make_vrt: Callable[..., Path],
 def make_index(tmp_path: Path, make_scene: SceneFactory) -> Callable[..., Path]:
     """A tile index without nodata: 3 x 3 tiles of 32 x 32 pixels, without the middle one."""
 
-    def make(*, relative: bool = False, nodata: float | None = None) -> Path:
+    def make(*, relative: bool = False, **written: Any) -> Path:
         names, footprints = [], []
         for row, col in np.ndindex(3, 3):
             place = NORTH_UP @ Affine.translation(32 * col, 32 * row)
-            tile = make_scene(shape_hw=(32, 32), transform=place, nodata=nodata, name=f"tile{row}{col}.tif")
+            tile = make_scene(shape_hw=(32, 32), transform=place, name=f"tile{row}{col}.tif", **written)
             if (row, col) != (1, 1):
                 names.append(tile.name if relative else str(tile))
                 with rasterio.open(tile) as dataset:
@@ -197,6 +198,12 @@ def test_ground_without_a_tile_in_a_tile_index_is_unobserved(relative: bool, mak
 
 def test_a_tile_index_with_nodata_is_read_as_before(make_index: Callable[..., Path]) -> None:
     with Scene.open(make_index(nodata=0), SceneOptions(collar="off")) as scene:
+        assert scene._source.gaps is None
+        assert np.array_equal(~scene.read(Window(0, 0, SIDE, SIDE)).valid, middle())
+
+
+def test_a_tile_index_with_alpha_is_read_as_before(make_index: Callable[..., Path]) -> None:
+    with Scene.open(make_index(alpha=np.full((32, 32), 255, np.uint8)), SceneOptions(collar="off")) as scene:
         assert scene._source.gaps is None
         assert np.array_equal(~scene.read(Window(0, 0, SIDE, SIDE)).valid, middle())
 

@@ -1,4 +1,4 @@
-"""`floodmap info`: CRS, bands and nodata of a scene as floodmap reads them; estimates of memory, disk and time."""
+"""`floodmap info`: how floodmap reads a scene, and estimates of memory, disk space and time for segmenting it."""
 
 from __future__ import annotations
 

@@ -99,7 +99,9 @@ def run(args: Sequence[str] | None = None) -> int:
         args: arguments after `floodmap`; None: the arguments of this process.
 
     Returns:
-        The exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 done but with failed windows, 130 interrupted.
+        The exit code. 0: done. 1: the command failed, or refused an input, or `models` found a damaged or missing file.
+        2: wrong usage. 3: done in part: some windows failed (`segment`), or some models could not be downloaded
+        (`compare`). 130: interrupted.
     """
     configure_logging(0)
     try:

@@ -65,9 +65,9 @@ def segment(
         floodmap segment scene.tif --model finetuned
 
     For each scene NAME the results are NAME_mask.tif (0 dry, 1 flood, 255 unobserved), NAME_probability.tif (per cent),
-    NAME.gpkg with the layers `flood` and `unobserved`, all styled for QGIS, and NAME.json with areas and settings.
-    With --report, NAME_report.html shows the results on one page. With --report and --resume, this page is added to
-    results that exist already.
+    NAME.gpkg with the layers `flood` and `unobserved`, and NAME.json with areas and settings. The rasters and the
+    layers have styles for QGIS. With --report, NAME_report.html shows the results on one page. With --report and
+    --resume, this page is added to results that exist already.
 
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails on every window; 2 wrong usage; 3 done, but
     some windows failed, in whole or in part (the failed pixels are unobserved, unless a neighbouring window covers

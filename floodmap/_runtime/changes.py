@@ -96,9 +96,9 @@ def _option_of(field: str) -> set[tuple[str, ...]]:
 
 
 def _path_of(option: str, settings: Mapping[Any, Any]) -> str:
-    """Return the input file that the user gave for an option; the name of the option if the settings lack the option.
+    """Return the path or GDAL name of the input file that the user gave for an option.
 
-    `settings` are flat as returned by `_leaves`.
+    If the settings lack the option, the result is the name of the option. `settings` are flat as returned by `_leaves`.
     """
     return next((str(settings[name]) for name in sorted(_option_of(option)) if name in settings), option)
 

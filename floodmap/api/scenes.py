@@ -93,9 +93,9 @@ def segment(
         nir: `auto` uses near infrared if the scene has it; `off` leaves it out.
         nodata: value of pixels without data; None: the file's own value, and voids (undeclared nodata values such as
             -9999) that are found; `none`: every value is valid.
-        mask: file that marks ground to leave unobserved, such as cloud: polygons, or a raster in which all values
-            except 0 mark such ground. If a pixel of the raster is 0, pixels of nodata mark such ground, too. In a
-            raster without any 0, nodata is taken to mean ground that is not masked. None: no mask.
+        mask: file that marks ground to leave unobserved, such as cloud: polygons or a raster. In a raster, every value
+            except 0 and nodata marks such ground. Nodata marks such ground, too, if the raster has at least one pixel
+            of value 0. If it has none, nodata is taken to mean ground that is not masked. None: no mask.
         aoi: file that marks the area of interest: polygons, or a raster in which values above 0, except nodata, mark
             it. None: the whole scene.
         crs: CRS of the scene, if the file has no CRS or a wrong CRS; None: the CRS in the file.

@@ -32,10 +32,10 @@ from floodmap.output.pages.html import jpeg, write_page
 from floodmap.strips.codes import FLOOD, UNOBSERVED
 
 THUMBNAIL_SIDE = 300
-"""Longest side of a picture in the report, in pixels. With this side, a report on 300 pictures stays below 10 MB."""
+"""Limit in pixels of the longer side of a picture in the report, so that a report on 300 pictures is below 10 MB."""
 SHEET, CHOSEN, WORST = 12, 5, 4
-"""Largest numbers of pictures in sections of the report. SHEET: pictures at equal steps from the whole study. CHOSEN:
-pictures at equal steps from the list of all pictures in order of IoU. WORST: the pictures with the lowest IoU."""
+"""Largest numbers of pictures in sections of the report. SHEET: evenly spaced pictures in the order of the study, for
+example every fifth. CHOSEN: evenly spaced pictures in the order of IoU. WORST: the pictures with the lowest IoU."""
 METRICS: tuple[Ratio, ...] = ("iou", "dice", "precision", "recall")
 LABELS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 TRAITS = {
@@ -206,7 +206,7 @@ def _sheet(study: Study) -> list[dict[str, str]]:
 
 
 def _row(study: Study, name: str, kind: PromptKind) -> list[dict[str, str]]:
-    """Return dicts of `image` (data URL) and `caption`: the picture, the reference, then each model's error map."""
+    """Return picture, reference and an error map per model, as dicts with the keys `image` (data URL) and `caption`."""
     picture = next(one for one in study.pictures if one.name == name)
     shown = [
         {"image": jpeg(rgb_of(picture), THUMBNAIL_SIDE), "caption": name},
@@ -237,9 +237,9 @@ def _traits(study: Study) -> dict[str, NDArray[np.float64]]:
 def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
     """Return a table that compares the difficulty of failures and other pictures; None if there are under 4 pictures.
 
-    A row has a measure of `TRAITS`: its mean over the failures and over the others, and its rank correlation with IoU.
-    A failure is a picture on which the first model of the study has an IoU below `FAILURE_IOU`. If there are fewer than
-    two such pictures, the quarter of the pictures with the lowest IoU is compared with the other pictures instead.
+    Each row shows one measure in `TRAITS`: its means over failures and over others, and its rank correlation with the
+    IoU. A failure is a picture on which the first model of the study has an IoU below `FAILURE_IOU`. If there are fewer
+    than two such pictures, the quarter of the pictures with the lowest IoU is compared with the others instead.
     """
     ious = _ious(study, study.models[0], kind)
     if len(ious) < 4:
@@ -258,7 +258,7 @@ def _traits_table(study: Study, kind: PromptKind) -> dict[str, Any] | None:
 
 
 def _groups(study: Study, kind: PromptKind) -> list[str]:
-    """Return bar charts (SVG): mean IoU by a picture's flooded share, and by the share of its largest flooded area."""
+    """Return bar charts (SVG): mean IoU by flooded share of a picture, and by the share its largest flood covers."""
     shares = np.array([picture.traits.flood_share for picture in study.pictures])
     parts = np.array([p.traits.flood_share * np.nan_to_num(p.traits.largest_share) for p in study.pictures])
     shown = []

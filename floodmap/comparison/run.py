@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def page_path(self) -> Path:
-        """Path of the HTML report."""
+        """Path of the HTML page of the comparison, `report.html`."""
         return self.out / "report.html"
 
     def table(self) -> str:
@@ -74,8 +74,8 @@ class Contestant:
     file: Path | None = None
     """File of the model's weights; None if there is no such file.
 
-    The report shows the training log of the model, if there is one in the folder of this file: `NAME_run/log.csv` for a
-    file `NAME.safetensors`."""
+    The HTML page of the comparison shows the training log of the model, if there is one in the folder of this file:
+    `NAME_run/log.csv` for a file `NAME.safetensors`."""
 
 
 def resolve_models(names: Sequence[str | Path]) -> tuple[list[ResolvedModel], list[str]]:
@@ -206,7 +206,7 @@ def _chosen(data: Path, audited: Audit, split: Split) -> list[Labelled]:
 
 
 def _footer(data: Path, n_findings: int) -> str:
-    """Return the last line of the HTML report: version of floodmap, date, name of the data, number of findings."""
+    """Return the last line of the HTML page: version of floodmap, date, name of the data, number of findings."""
     made = f"floodmap {version('floodmap')}, {date.today():%d %B %Y}, on {data.name}"
     wrong = f" What is wrong with the labels ({n_findings}) is in summary.json." if n_findings else ""
     return f"{made}; every figure is in scores.csv and summary.json beside this file.{wrong}"

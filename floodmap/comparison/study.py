@@ -30,7 +30,7 @@ from floodmap.models.training_record import Role, seen_before
 from floodmap.strips.codes import FIRST_REASON, FLOOD, THRESHOLD, UNOBSERVED
 
 PREVIEW_SIDE = 480
-"""Longest side in pixels of the shrunken pictures and results that are kept for the report."""
+"""Longest side in pixels of the shrunken pictures and predictions that are kept for the HTML page of the comparison."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
-    """A labelled picture, shrunk for the report, and how difficult the flood is to find in it."""
+    """A labelled picture, shrunk for the HTML page of the comparison, and how difficult the flood is to find in it."""
 
     name: str
     rgb: NDArray[np.uint8]
@@ -112,7 +112,8 @@ def run_study(
         kinds: kinds of prompt.
         rule: rule that converts the values of the masks to flood, dry and unobserved.
         clock: function that returns the time in seconds, such as `time.monotonic`.
-        report: function that receives every trial after the trial is finished.
+        report: function that is called with each trial when the trial is finished, for example to show progress. It is
+            not connected with the HTML page of the comparison.
 
     Raises:
         ModelError: a model failed with the same error on each of its first windows; see `Proof`.

@@ -1,1 +1,1 @@
-"""Evaluation of flood maps against references: pixel counts, scores, mean scores over scenes, and error polygons."""
+"""Evaluation of flood maps against references: pixel counts, scores, polygons of false positives and negatives."""

@@ -190,9 +190,10 @@ def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
         ignoring: another rule, parsed from the user's `ignore_values` alone.
 
     Returns:
-        Copy of `rule` with the fields `ignored` and `careful` of `ignoring`. Values that are flood or dry in the
-        predictions are removed from `ignored`. With a threshold, these are all values from 0 to 100. Without a
-        threshold, they are 0 and the flood values; if the user gave no flood values, they are 0, 1 and 255.
+        Copy of `rule` with two fields of `ignoring`: `careful` (whether pixels with a common fill value are unobserved)
+        and `ignored` (values of unobserved pixels). Values that are flood or dry in the predictions are removed from
+        `ignored`. With a threshold, these are all values from 0 to 100. Without a threshold, they are 0 and the flood
+        values; if the user gave no flood values, they are 0, 1 and 255.
     """
     classes = (0.0, *(rule.values or (1.0, 255.0)))
     ignored = tuple(

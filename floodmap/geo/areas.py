@@ -164,9 +164,10 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 
 
 class _Rings:
-    """Signed areas and lengths of several closed rings in a plane, as sums over the edges that `add` has added.
+    """Areas and lengths of several closed rings in a plane, as sums over the edges that `add` has added.
 
-    `add` subtracts the first vertex of the ring from all coordinates before it multiplies coordinates for the area,
+    The area of a ring is positive if the vertices are in counter-clockwise order, negative if in clockwise order (x to
+    the right, y up). It is the area of the ring only after all edges of the ring have been added. `add` subtracts the first vertex of the ring from all coordinates before it multiplies coordinates for the area,
     because products of large coordinates lose precision.
 
     Args:

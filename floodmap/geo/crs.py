@@ -14,7 +14,11 @@ from floodmap.errors import SceneError
 
 
 def is_placed(crs: object) -> bool:
-    """Return whether a CRS of any library is geographic or projected. The result is False for None and a local CRS."""
+    """Return whether a CRS is geographic or projected. The result is False for None and for a local CRS.
+
+    Args:
+        crs: None, or a CRS in one of the types that `known_crs` converts.
+    """
     if crs is None:
         return False
     known = known_crs(crs)
@@ -61,7 +65,11 @@ def _crs_from_wkt(wkt: str) -> pyproj.CRS:
 
 
 def known_crs(crs: Any) -> pyproj.CRS:
-    """Convert a CRS of any library to a `pyproj.CRS`. Results are cached, because parsing takes milliseconds."""
+    """Convert a CRS to a `pyproj.CRS`. Results are cached, because parsing takes milliseconds.
+
+    Args:
+        crs: a `rasterio.crs.CRS`, a `pyproj.CRS`, or another input of `pyproj.CRS.from_user_input`, such as text.
+    """
     return _crs_from_wkt(crs.to_wkt() if hasattr(crs, "to_wkt") else pyproj.CRS.from_user_input(crs).to_wkt())
 
 

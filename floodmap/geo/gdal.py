@@ -51,11 +51,11 @@ def has_sidecar(name: SourceName) -> bool:
 
     PAM may be enabled if the raster has an `.aux.xml` sidecar, beside it or in its zip or tar archive. A sidecar may
     contain the CRS or the nodata value of the raster, and GDAL reads it only if PAM is enabled. If there is no sidecar,
-    PAM must stay disabled, because GDAL could create one. If the raster is read over a network, this function does not
-    look for a sidecar:
+    PAM must stay disabled, because GDAL may create one otherwise. If the raster is read over a network, this function
+    does not look for a sidecar:
 
     - On a web server (`https://`), GDAL cannot create a file. The result is therefore True.
-    - In a bucket (`s3://`), GDAL could create a file. The result is therefore False, even if there is a sidecar.
+    - In a bucket (`s3://`), GDAL can create a file. The result is therefore False, even if there is a sidecar.
     """
     if name.path is not None:
         return os.path.exists(f"{name.path}.aux.xml")  # Path.exists may raise an error for a name that is too long
@@ -71,7 +71,7 @@ def has_sidecar(name: SourceName) -> bool:
 
 
 def _names_in(archive: Path) -> Collection[str]:
-    """Return the names of the files in a zip or tar archive; nothing for any other file."""
+    """Return the names of the files in a zip or tar archive; an empty tuple for any other file."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             return file.namelist()

@@ -30,13 +30,16 @@ _LOCATION = "location"
 def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -> DatasetReader:
     """Open a tile index a second time, with a mask that is 0 where no tile has pixels.
 
-    If an index declares neither nodata nor a mask, GDAL returns the pixel value 0 where no tile has pixels, and does
-    not mark these pixels as missing.
+    This function is for tile indexes without nodata, alpha and mask. When GDAL opens such an index in the usual way, it
+    returns the pixel value 0 where no tile has pixels, and does not mark these pixels as missing.
 
     Args:
         dataset: the tile index, opened with GDAL's GTI driver.
         name: name by which the tile index was opened.
         stack: exit stack that closes the second dataset.
+
+    Returns:
+        The second dataset, open, with the same height and width as `dataset`.
 
     Raises:
         SceneError: a tile does not exist, or the index cannot be opened a second time with the same size.
@@ -64,9 +67,10 @@ def _unknown(name: SourceName) -> str:
 
 
 def _settings(name: SourceName) -> ET.Element:
-    """Return the XML of a tile index, which is an XML file, XML text or a vector file.
+    """Return the XML that describes a tile index, as its root element.
 
-    If the index is a vector file, the returned XML contains only the name of this file, in the element `IndexDataset`.
+    A tile index is given as the name of an XML file, as XML text, or as the name of a vector file. For a vector file,
+    the returned XML contains only the name of this file, in the element `IndexDataset`.
     """
     text = str(name.opened).removeprefix("GTI:")
     if os.path.isfile(text):

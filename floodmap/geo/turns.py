@@ -152,7 +152,9 @@ def unwrapped(geometries: Geometries, crs: Any) -> Geometries:
 
 
 def bounds_of(geometries: Geometries, crs: Any) -> tuple[float, float, float, float]:
-    """Return the bounding box of geometries. The box crosses the antimeridian if the box is then narrower.
+    """Return the narrower of two bounding boxes of geometries: the usual box, or the box across the antimeridian.
+
+    If x is not periodic in `crs`, the result is the usual box.
 
     Args:
         geometries: shapely geometries, object (n,), at least one.

@@ -194,7 +194,7 @@ def _declares_nodata(band: ET.Element) -> bool:
 
 
 def _covering(source: ET.Element) -> ET.Element:
-    """Return a source of a VRT that is 255 wherever `source` has data, and draws nothing elsewhere."""
+    """Return the XML element of a VRT source that draws 255 wherever `source` has data, and nothing elsewhere."""
     new = ET.Element("ComplexSource", source.attrib)
     new.extend(child for child in source if child.tag in _PLACING)
     new.append(_element("LUT", "0:255,1:255"))

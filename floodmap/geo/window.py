@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """Rectangle of pixels: offset and size, in rows and columns of the grid on which the scene is processed."""
+    """Rectangle of pixels of a raster: offset and size in rows and columns.
+
+    In inference, the raster is the scene on the working grid.
+    """
 
     row_off: int
     col_off: int
@@ -27,15 +30,15 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index of the window in an array (height, width) of the whole scene."""
+        """Index of the window in an array (height, width) of the whole raster."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
 
     def to_rasterio(self, down: float = 1, across: float = 1) -> Any:
         """Return the `rasterio.windows.Window` of the same rectangle in a raster of another resolution.
 
         Args:
-            down: number of rows of the other raster, divided by the number of rows of the scene.
-            across: number of columns of the other raster, divided by the number of columns of the scene.
+            down: number of rows of the other raster, divided by the number of rows of the raster of this window.
+            across: the same quotient for the numbers of columns.
         """
         from rasterio.windows import Window as RasterioWindow
 
@@ -46,7 +49,7 @@ class Window:
         return Window(self.row_off - other.row_off, self.col_off - other.col_off, self.height, self.width)
 
     def part(self, inner: Window) -> Window:
-        """Return the same rectangle as `inner`, with offsets relative to the upper left corner of the scene.
+        """Return the same rectangle as `inner`, with offsets relative to the upper left corner of the raster.
 
         Args:
             inner: a rectangle with offsets relative to the upper left corner of this window.

@@ -160,7 +160,8 @@ def find_collar(
     If a side is longer than `MAX_SIDE` and no probe (see `_PROBES`) is all black or all white, only probes are read.
 
     Args:
-        read: function that reads a window, as described at `Read`. Downsampled pixels must be means of pixels.
+        read: function that reads a window, as described at `Read`. If the window is downsampled, each value must be the
+            mean of the scene pixels that it covers.
         height: number of rows of the scene.
         width: number of columns of the scene.
         colours: colours that a border may have.

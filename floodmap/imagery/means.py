@@ -108,8 +108,9 @@ def known_block_means(
         fill: value of blocks in which all pixels are empty.
 
     Returns:
-        Rounded means (bands, rows of blocks, columns of blocks), 0 to 255; and the flags of blocks without empty
-        pixels, bool (rows of blocks, columns of blocks), or True if no block has empty pixels.
+        Two values. The first is the array of rounded means (bands, rows of blocks, columns of blocks), 0 to 255. The
+        second is an array of flags, bool (rows of blocks, columns of blocks), True at blocks without empty pixels; or
+        the single value True, if no block has an empty pixel.
     """
     if empty is None or not empty.any():
         return block_means(values, factor, None, nodata), True

@@ -107,9 +107,9 @@ def _is_even(array: Any, dim: str) -> bool:
 def _without_lossy_dtype(array: Any) -> Any:
     """Return an array that rioxarray writes without losing NaN and infinite values; usually the array itself.
 
-    rioxarray writes an array with the dtype of the file that the array was read from. If that is an integer dtype, NaN
-    becomes the nodata value, or an arbitrary integer if there is no nodata value. In the second case, and for infinite
-    values, the result is a copy that is written with its own float dtype.
+    rioxarray writes an array with the dtype of the file that the array was read from. If that is an integer dtype,
+    infinite values are lost. NaN becomes the nodata value; without a nodata value, NaN is lost too. If values would be
+    lost, the result is a copy of the array, which rioxarray writes with the array's own float dtype.
     """
     stored = array.encoding.get("dtype")
     if array.dtype.kind != "f" or stored is None or np.dtype(stored).kind not in "iu":

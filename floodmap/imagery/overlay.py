@@ -205,11 +205,11 @@ class _Raster:
         return np.asarray(np.isnan(values) | (False if nodata is None else values == nodata))
 
     def _has_zeros(self) -> bool:
-        """Return whether a raster in which nodata is possible has the value 0 anywhere.
+        """Return True if nodata is possible in the raster, and the raster has the value 0 anywhere.
 
-        If so, 0 means ground that is not covered, so nodata must mean unknown ground. If the raster has nodata but no
-        0, nodata is taken to mean ground that is not covered, and a warning is logged. Nodata is impossible if the
-        file declares no nodata value and the dtype is not float, so that there is no NaN. The result is then False.
+        Nodata is possible if the file declares a nodata value, or if the dtype is float, so that NaN is possible. In a
+        raster with a 0, the 0 means ground that is not covered, so nodata must mean unknown ground. In a raster with
+        nodata but without a 0, nodata is taken to mean ground that is not covered, and a warning is logged.
         """
         if self._source.nodata is None and np.dtype(self._source.dtypes[0]).kind != "f":
             return False

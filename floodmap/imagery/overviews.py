@@ -25,11 +25,12 @@ _SIDE, _COARSE_SIDE = 32, 8
 
 `_SIDE` is for downsampling factors up to 4, `_COARSE_SIDE` for larger factors."""
 _TOLERANCE, _LOSSY_TOLERANCE = 0.02, 0.04
-"""Tolerance that is added to the limits from `_NOISE` and `_SHIFT`, as a share of the range of values (`_range`).
+"""Tolerances, as shares of the range of values (`_range`), by which the limits described at `_NOISE` are widened.
 
-`_TOLERANCE` is for lossless compression, `_LOSSY_TOLERANCE` for lossy compression. The product of tolerance and range
-is squared. For example, this square is (0.02 x 255)^2 = 26 for uint8 and lossless compression. It is added to the limit
-of the mean squared difference, and to the square of the limit of a band's mean difference."""
+`_TOLERANCE` is for lossless compression, `_LOSSY_TOLERANCE` for lossy compression. The tolerance is multiplied by the
+range, and the product is squared. For example, the square is (0.02 x 255)^2 = 26 for uint8 and lossless compression.
+`_NOISE` sets the limit of a mean squared difference: the square is added to this limit. `_SHIFT` sets the limit of a
+mean difference: the square is added to the square of this limit."""
 _NOISE, _SHIFT = 2.0, 4.0
 """Limits of the differences, in one window, between the pixels of an overview and the means of blocks of pixels.
 
@@ -51,9 +52,9 @@ def overviews_agree(reader: Reader) -> bool:
     """Return whether the overviews of a raster show the same picture as the pixels.
 
     Windows all over the raster are read from the overviews, and compared with the means of blocks of pixels. Overviews
-    are made in many ways: by mean, nearest neighbour or cubic, with lossy compression, shifted by half a pixel. All
-    these overviews differ from the means by no more than the local variance of the pixels. An overview of another
-    picture differs by more.
+    are made in many ways: by mean, nearest neighbour or cubic, with lossy compression, shifted by half a pixel of
+    the overview. For all these overviews, the mean squared difference from the means is about the local variance of the
+    pixels, or less (see `_NOISE`). An overview of another picture differs by more.
 
     Args:
         reader: reader of the raster.

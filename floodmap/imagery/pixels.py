@@ -59,7 +59,9 @@ class Values:
 
     Only this value is compared with nodata, because the mean of nodata and other values is not the nodata value."""
     complete: Bools | None = None
-    """bool (height, width): True at pixels of which no source pixel is nodata; None: not known for any pixel."""
+    """bool (height, width): True at pixels without a nodata source pixel, False at pixels with at least one.
+
+    None: not known for any pixel. The flags are known only if `Reader._block_averaged` read the values."""
 
 
 def union(first: Bools | None, second: Bools | None) -> Bools | None:
@@ -96,7 +98,7 @@ def nir_is_missing(values: NDArray[Any], nodata: float | None) -> Bools | None:
 def drops_colours(
     values: NDArray[Any], n_colours: int, nodata: Sequence[float | None], nir_nodata: float | None
 ) -> bool:
-    """Return whether GDAL would compute wrong means if it downsampled some pixels.
+    """Return whether GDAL would compute wrong means if it downsampled the given pixels.
 
     GDAL averages each band on its own, and leaves out all values of the band that are equal to the nodata value. But a
     pixel may have this value in one band and still be a valid colour. Example: if nodata is 0, pure red is 0 in green
@@ -106,11 +108,13 @@ def drops_colours(
         values: (bands, height, width): the pixels at full resolution, as stored, near infrared last.
         n_colours: number of colour bands.
         nodata: nodata value of each colour band, such as 0 or 255; None for a band without a nodata value. At least one
-            band has a nodata value. The first of these values is also compared with near infrared.
-        nir_nodata: nodata value of near infrared, see `Source.nir_nodata`.
+            band has a nodata value. GDAL also leaves out the first of these values from the means of near infrared.
+        nir_nodata: value of near infrared that means "not measured" in a pixel with valid colours; None: every value is
+            a measurement. See `Source.nir_nodata`.
 
     Returns:
-        True if, in one band or more, a valid value is equal to the nodata value, or a nodata pixel has another value.
+        True if, in at least one band, GDAL would leave out a value of a valid pixel, or would average the value of a
+        nodata pixel. The latter happens if only other bands of the pixel have the nodata value; see `find_empty`.
     """
     first = next(value for value in nodata if value is not None)
     by_band = (*nodata, *(first,) * (len(values) - n_colours))

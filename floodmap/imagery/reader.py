@@ -46,7 +46,7 @@ class Reader:
     path: SourceName
     """Path of the raster, or another name that GDAL opens; for messages."""
     source: Source
-    """Open raster."""
+    """The open raster, with its bands and nodata values."""
     height: int
     """Rows of the working grid."""
     width: int
@@ -92,7 +92,7 @@ class Reader:
             shape_hw: height and width of the result, in pixels.
 
         Returns:
-            Values (bands, *shape_hw), and flags, bool `shape_hw`, one array for each kind of flag; see `Pixels`.
+            A `Pixels`: the values, (bands, *shape_hw), and for each kind of flag a bool array of the shape `shape_hw`.
 
         Raises:
             SceneError: the file is damaged inside the window.
@@ -234,8 +234,8 @@ class Reader:
     def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
         """Read a rectangle of the raster at full resolution, and average the pixels to `shape_hw` without GDAL.
 
-        GDAL's means are wrong if the file declares a wrong alpha band, if the overviews show another picture, or if an
-        observed pixel has the nodata value in one band.
+        GDAL's means are wrong in three cases: alpha is marked wrongly (see `Source.average_without_gdal`), the
+        overviews do not match the pixels, or an observed pixel has the nodata value in one band.
         """
         source, bands = self.source, self.source.bands
         outer = outer_of(part, source.dataset)

@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """Mask, area of interest and borders of a scene. The codes of windows follow from these three and from `Pixels`."""
+    """Mask, area of interest and borders of a scene. These and `Pixels` determine the codes of a window."""
 
     mask: Overlay | None
     """The user's mask, which covers pixels to leave unobserved; None: there is no mask."""
@@ -136,7 +136,7 @@ def could_be_collar(pixels: Pixels, *, lossy: bool) -> Bools:
 
     Args:
         pixels: the pixels of the window.
-        lossy: whether the raster has lossy compression. Empty pixels then may belong to a collar, too.
+        lossy: True: the raster has lossy compression, and therefore empty pixels may belong to a collar, too.
 
     Returns:
         bool (height, width): True at pixels that may belong to a collar.

@@ -44,7 +44,7 @@ Bools = NDArray[np.bool_]
 
 
 class Scene:
-    """Raster opened for reading, with bands, grid, stretch and borders. All imagery is read through this class.
+    """Raster opened for reading, with bands, grid, stretch and collar. All imagery is read through this class.
 
     Windows are in pixels of the working grid, which is the raster's own grid unless a resolution is set. Rotated and
     south-up rasters keep their orientation. A raster placed by ground control points is first resampled to north-up.
@@ -213,7 +213,7 @@ class Scene:
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
-        """Warnings that results may be poor: pixels coarser than in the training data, or half of the ground white."""
+        """Warnings that results may be poor: pixels are coarser than in training, or half or more of them are white."""
         sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
@@ -269,7 +269,7 @@ class Scene:
     def samples(self, count: int, side: int) -> list[Tile]:
         """Read at most `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over the scene.
 
-        Return their tiles, row by row. They are no samples as in training. Unreadable pixels are marked as failed.
+        Return the windows' tiles, row by row. They are not samples of training. Unreadable pixels are marked as failed.
         """
         return [self._tile(w, (w.height, w.width), tolerant=True) for w in self._reader.spread(count=count, side=side)]
 

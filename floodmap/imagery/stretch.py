@@ -21,9 +21,9 @@ class Stretch:
     """Linear stretch: for each band, the value that is mapped to 0 and the value that is mapped to 255."""
 
     low: tuple[float, ...]
-    """Value that is mapped to 0, for each band, in the raster's units."""
+    """Stored value that is mapped to 0, for each band."""
     high: tuple[float, ...]
-    """Value that is mapped to 255, for each band, in the raster's units; larger than `low`."""
+    """Stored value that is mapped to 255, for each band; larger than `low`."""
 
     @classmethod
     def identity(cls, count: int) -> Stretch:

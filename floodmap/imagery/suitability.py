@@ -51,7 +51,7 @@ def white_share(sample: NDArray[Any]) -> float:
 
     Args:
         sample: (bands, pixels), stored values of the colour bands at these pixels. Values of other dtypes than uint8
-            may be reflectances or the counts of a sensor.
+            may be reflectances or the raw values (digital numbers) of a sensor.
 
     Returns:
         Share of the pixels that are white (see `_WHITE`); 0 if there are no pixels.
@@ -64,10 +64,19 @@ def white_share(sample: NDArray[Any]) -> float:
 
 
 def _scale(sample: NDArray[Any]) -> tuple[float, float]:
-    """Return the stored value of full brightness, and the least brightness of a white pixel.
+    """Return the stored value that means full brightness, and the least brightness of a white pixel.
 
-    The second result is a share of full brightness, 0 to 1. For uint8 the results are 255 and `_WHITE`. `sample` are
-    stored values of some pixels of a scene, (bands, pixels), as in `white_share`.
+    The second result is a share of full brightness, 0 to 1. The results depend on the values:
+
+    - uint8: 255, and `_WHITE`.
+    - Reflectances: 1 or 10,000, and the least reflectance of snow and cloud (`_REFLECTANCES`). Values are taken for
+      reflectances from 0 to 1 if they are floats and their 99th percentile is at most 1.6. Values of any other dtype
+      than uint8 are taken for reflectances from 0 to 10,000 if their 99th percentile is at most 16,000.
+    - Other integers: the largest integer of the dtype, and `_WHITE`.
+    - Other floats: the 99th percentile of the values, and `_WHITE`.
+
+    Args:
+        sample: (bands, pixels), stored values of some pixels of a scene, as in `white_share`.
     """
     if sample.dtype == np.uint8:
         return 255.0, _WHITE

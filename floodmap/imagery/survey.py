@@ -24,9 +24,9 @@ SAMPLES, SAMPLE_SIDE, SMALL_SIDE = 8, 128, 32
 SURVEY_SIDE = 2048
 """Longest side of the downsampled picture, in pixels, if the whole scene is read."""
 _ENOUGH_SAMPLES = 1000
-"""Least number of observed pixels in all sampled windows together, for the stretch.
+"""Least number of pixels that `_sampled` returns from all sampled windows together.
 
-With fewer observed pixels, the whole scene is read downsampled instead."""
+With fewer pixels, the whole scene is read downsampled instead."""
 
 Bools = NDArray[np.bool_]
 
@@ -77,10 +77,10 @@ def stretch_of(reader: Reader, reasons: Reasons) -> Stretch:
 
 
 def _sampled(reader: Reader, reasons: Reasons) -> NDArray[Any]:
-    """Return stored values of observed pixels, (bands, pixels), from windows spread over the scene.
+    """Return stored values of pixels, (bands, pixels), from windows spread over the scene.
 
-    Pixels outside the area of interest are included. If the windows contain fewer than `_ENOUGH_SAMPLES` observed
-    pixels, the whole scene is read downsampled.
+    Pixels with one of the reasons nodata, collar, mask and failed are left out. Pixels outside the area of interest are
+    included. If fewer than `_ENOUGH_SAMPLES` pixels remain, the whole scene is read downsampled.
     """
     samples = []
     for window in reader.spread(count=SAMPLES, side=SAMPLE_SIDE):
@@ -99,8 +99,8 @@ def sample_observed(reader: Reader, reasons: Reasons) -> NDArray[Any]:
         reasons: object that finds the unobserved pixels of each window.
 
     Returns:
-        Stored values of the observed pixels, (bands, pixels), near infrared last. Pixels outside the area of interest
-        are included.
+        Stored values of the pixels, (bands, pixels), near infrared last. Pixels with one of the reasons nodata, collar,
+        mask and failed are left out. Pixels outside the area of interest are included.
     """
     samples = [np.empty((reader.source.depth, 0), reader.source.dtype)]
     for window in reader.spread(count=SAMPLES, side=SMALL_SIDE):

@@ -27,8 +27,9 @@ _REACH = 2
 """Distance in pixels of the coarse map up to which an unobserved pixel gets the value of the nearest observed pixel."""
 _UNKNOWN = 20
 """Value in per cent of unobserved pixels that are more than `_REACH` pixels away from every observed pixel.
-The value is uncertain: it is between `DRY_LIMIT` and `FLOOD_LIMIT` of `inference.parts`. If some scene pixels inside
-such a pixel are observed, the model therefore predicts them at full resolution."""
+The value is between `DRY_LIMIT` and `FLOOD_LIMIT` of `inference.parts`, and therefore counts as uncertain. Some scene
+pixels inside such a pixel of the map may be observed. The model predicts them at full resolution, as at all places where
+the coarse map is uncertain."""
 
 
 class Observed:

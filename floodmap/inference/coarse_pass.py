@@ -38,15 +38,15 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
     """Predict the flood probability of the whole scene at reduced resolution, without prompts.
 
     A tile and its mirror image are both predicted, and the two probabilities of each pixel are averaged (test-time
-    augmentation). At reduced resolution the prediction of the mirror image takes little time. The accuracy matters,
-    because the coarse map is the mask prompt of all windows.
+    augmentation). The second prediction takes little time at reduced resolution, and makes the coarse map more
+    accurate. Errors of the coarse map affect all windows, because it is their mask prompt.
 
     Args:
         scene: the scene. The whole scene is read.
         segmenter: the model.
         exhaustive: True: predict the mirror image of every tile as a whole. False: predict the mirror image only of the
-            parts of a tile in which the first prediction is uncertain. A model that does not accept crops of any size
-            predicts the whole mirror image in both cases.
+            parts of a tile in which the first prediction is uncertain. If the model cannot predict parts alone
+            (`Segmenter.any_size` is False), the whole mirror image is predicted in both cases.
 
     Returns:
         Two values. The first is the coarse map: codes, uint8 (h, w); h and w are the height and width of the scene,
@@ -55,7 +55,8 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
 
     Raises:
         ModelError: the model fails, or its probabilities are not finite.
-        OutputError: the temporary file cannot be written, for example because the disk is full.
+        OutputError: the temporary file that holds the coarse map cannot be written, for example because the disk is
+            full.
     """
     factor = coarse_factor(max(scene.height, scene.width))
     grid = Grid(

@@ -112,7 +112,7 @@ class Mosaic:
             reason: uint8 (height, width): code of the reason why a pixel is unobserved, 0 for observed pixels.
 
         Returns:
-            The finished strip if the window is the last window of a row, else None.
+            The finished strip, with its codes compressed, if the window is the last in its row of windows; else None.
         """
         if self._columns_done == len(self.grid.col_offsets):
             self._begin_row()

@@ -121,12 +121,12 @@ def _ramp(first: int, side: int, whole: int) -> NDArray[np.float32]:
 
 
 def _by_cells(uncertain: Bools, axis: int, side: int) -> Bools:
-    """Resample flags along one axis to the cells of a window: a cell is True if it overlaps a True pixel.
+    """Resample flags along one axis to the cells of a window: a cell is True if it overlaps a flag that is True.
 
     Args:
-        uncertain: flags of the whole window, bool, two-dimensional: flags of uncertain pixels, one for each pixel of
-            the mask prompt; or flags of observed pixels, one for each pixel of the window. Along the other axis, there
-            may be one flag for each cell already.
+        uncertain: bool, two-dimensional: flags that cover the whole window, of uncertain pixels or of observed pixels.
+            Along `axis`, n flags divide the window into n equal lengths. These are for example the pixels of the mask
+            prompt, or the pixels of the window. Along the other axis, the number of flags does not matter.
         axis: the axis to resample, 0 or 1.
         side: length of the window along this axis, in pixels of the window.
 
@@ -145,8 +145,8 @@ def _squares(uncertain: Bools) -> Iterator[Window]:
     A part covers all its cells except the margin (see `_MARGIN`). The parts are chosen one after the other. An open
     cell is an uncertain cell that no earlier part covers. The first open cell is the leftmost open cell in the topmost
     row with an open cell. The next part covers the first open cell. No cell in the rows above is open. Of all
-    positions that cover the first open cell, the part therefore takes the lowest rows. The columns of the part are
-    chosen such that the part covers the largest possible number of open cells.
+    positions that cover the first open cell, the part therefore takes the largest row numbers. The columns of the part
+    are chosen such that the part covers the largest possible number of open cells.
 
     Args:
         uncertain: bool (rows of cells, columns of cells), True for uncertain cells.

@@ -38,8 +38,8 @@ def make_prompter(
             of a user, which are added to the mask prompts of the coarse pass.
         exhaustive: how much the coarse pass predicts twice. It predicts each window of the reduced scene, and then the
             mirror image of the window. True: the whole mirror image. False: the mirror image only of the parts of the
-            window in which the first prediction is uncertain. A model that does not accept crops of any size predicts
-            the whole mirror image in both cases.
+            window in which the first prediction is uncertain. A model that cannot predict a part of a window alone
+            (`Segmenter.any_size` is False) predicts the whole mirror image in both cases.
 
     Returns:
         The prompter: a function from a tile to the prompts of the tile, in pixels of the tile.
@@ -80,7 +80,7 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
         segmenter: the model.
         exhaustive: how much the coarse pass predicts twice; see `make_prompter`. True: the mirror image of each window
             as a whole. False: the mirror image only of the parts of the window in which the first prediction is
-            uncertain, if the model accepts crops of any size; else as with True.
+            uncertain. With a model that cannot predict a part of a window alone, False has the effect of True.
     """
     side = max(scene.height, scene.width)
     if not segmenter.knows_floods or side < COARSE_MIN_SIDE:

@@ -9,8 +9,9 @@ from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 
 MAX_FAILURES = 4
-"""Number of windows after which a run is stopped, if all windows from the first on fail with the same error.
-Windows without prediction by the model do not count. Lack of memory does not stop a run."""
+"""Number of windows after which a run is stopped, if the model fails on all windows so far with the same error.
+Windows that are not passed to the model do not count, for example windows in which every pixel is unobserved. Lack of
+memory does not stop a run."""
 NOT_FINITE = "the model returned NaN or infinity"
 """Error message for a window with NaN or infinity among its probabilities."""
 
@@ -45,7 +46,7 @@ class Failure:
 
 
 class Proof:
-    """Record of the failures on the first predicted windows of a run, to find out whether a model works at all."""
+    """Record of a model's failures on the first windows passed to it in a run, to find out whether it works at all."""
 
     def __init__(self) -> None:
         self._failures: dict[tuple[object, Window], Failure] = {}
@@ -57,7 +58,7 @@ class Proof:
         return bool(self._failures) and not self._works
 
     def add(self, path: object, window: Window, failure: Failure | None) -> None:
-        """Add the outcome of the next window that the model had to predict, in the order of the windows.
+        """Add the outcome of the next window that was passed to the model, in the order of the windows.
 
         Args:
             path: path of the window's scene.

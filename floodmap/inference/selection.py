@@ -42,7 +42,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Planner for the windows of a scene. In each window, it selects the tiles that the model has to predict."""
+    """Planner for the windows of a scene. For each window, it decides which pixels the model has to predict."""
 
     scene: Scene
     prompter: Prompter
@@ -50,7 +50,7 @@ class Selection:
     """True: every window is predicted as a whole, whatever the coarse probability."""
 
     def plan(self, window: Window) -> WindowPlan:
-        """Read a window, build the prompts, and choose the tiles that the model predicts.
+        """Read a window, build its prompts, and decide what the model predicts: the whole window, parts, or nothing.
 
         If the coarse probability is the result for all pixels of the window, the window is not read.
         """

@@ -178,7 +178,7 @@ def polygons_without_crs(path: Path, other: object) -> MissingCRSError:
 
     Args:
         path: path of the file of polygons.
-        other: the other file in the words of the message: its path, or a text such as "the file it is compared with".
+        other: text that names the other file in the message, such as its path or "the file it is compared with".
     """
     return MissingCRSError(
         f"{path} has no CRS, but {other} has one; assign it with: ogr2ogr -a_srs EPSG:CODE OUT {path.name}"

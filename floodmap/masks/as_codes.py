@@ -33,7 +33,7 @@ Strips = Iterator[tuple[int, Codes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedRaster:
-    """Open mask or probability raster that is read as codes (one uint8 per pixel)."""
+    """A mask or probability raster, opened for reading as codes (one uint8 per pixel)."""
 
     strips: Callable[[], Strips]
     """Function that reads the raster in strips from top to bottom.

@@ -105,11 +105,13 @@ def read_label(one: Labelled, scene: Scene, rule: FloodRule) -> tuple[Codes, Geo
     Args:
         one: a picture with a mask.
         scene: the picture, opened.
-        rule: definition of flood. For a raster mask, the fields `attribute` and `matches` of the rule are ignored.
-            For a polygon mask, the field `values` is ignored.
+        rule: definition of flood. If the mask is a raster, the fields `attribute` and `matches` of the rule, which are
+            for polygons, are ignored. If the mask is a polygon file, the field `values`, which is for rasters, is
+            ignored.
 
     Returns:
-        Classes, uint8 (height, width): 0 dry, 1 flood, 255 unobserved; and the grid of these pixels.
+        Classes, uint8 (height, width): 0 dry, 1 flood, 255 unobserved; and the grid of these pixels. It is the grid of
+        the picture, or the grid of the mask if the mask is a raster without a CRS.
 
     Raises:
         EvaluationError: the mask does not fit the picture.

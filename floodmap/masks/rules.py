@@ -72,9 +72,9 @@ class FloodRule:
             flood: for rasters, values of flooded pixels, such as 1, (1, 255) or "1,255". For polygons, an attribute and
                 values of the attribute, such as "class=water,river". None: not given.
             threshold: probability from which a pixel is flooded, 0.01 to 1. None: not given.
-            ignore: values of unobserved pixels, such as -1, (0, 9), "0,9" or ("0,9", "-1"). Pixels with the nodata
-                value of the raster, and with common fill values (see `hides`), are unobserved, too. "none": fill values
-                do not count as unobserved.
+            ignore: values of unobserved pixels, such as -1, (0, 9), "0,9" or ("0,9", "-1"). None: not given. Pixels
+                with the nodata value of the raster are always unobserved. Pixels with a common fill value (see `hides`)
+                are unobserved, too, unless "none" is given, alone or with values ("none,0").
 
         Raises:
             EvaluationError: an option has another format, or both a flood value and a threshold are given.
@@ -104,8 +104,10 @@ class FloodRule:
 
         Values in `ignored` are unobserved. If the rule is `careful`, fill values that are not flood are unobserved,
         too. Fill values are values below 0, the largest value of an integer dtype (255 in uint8), the values in
-        `_FILLS` (9999 and others), and values too large for a class (1e20, 3.4e38). Software fills unobserved pixels
-        with such values, and many files do not declare the fill value.
+        `_FILLS` (9999 and others), and float values of `_NO_CLASS` or more (1e20, 3.4e38). If the rule has flood
+        values, 255 is a fill value in every integer dtype. If the rule has a threshold, float values slightly below 0
+        (see `ROUNDING`) are no fill values. Software fills unobserved pixels with such values, and many files do not
+        declare the fill value.
 
         Args:
             band: values of the pixels, any shape and any real dtype.

@@ -70,7 +70,8 @@ class PolygonMask:
 
         Args:
             grid: the target grid.
-            rule: definition of flood by an attribute of the polygons. Without an attribute, all polygons are flood.
+            rule: definition of flood by an attribute of the flood polygons. Without an attribute in the rule, every
+                polygon is flood, except the polygons of unobserved areas.
 
         Raises:
             MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
@@ -141,7 +142,9 @@ _EMPTY = Vectors(geometries=np.empty(0, dtype=object), attributes={}, crs=None)
 
 
 def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid:
-    """Return a grid that covers the polygons of both files, in the CRS of `a`. Pixels are square on the ground.
+    """Return a grid that covers the polygons of both files, in the CRS of `a`.
+
+    At the centre of the grid, pixels are square on the ground.
 
     Args:
         a: the first polygon file.
@@ -150,8 +153,9 @@ def polygon_grid(a: PolygonMask, b: PolygonMask, resolution_m: float) -> GeoGrid
 
     Raises:
         MissingCRSError: only one of the files has a CRS.
-        EvaluationError: the files have no polygons, the coordinates do not exist in the CRS, or the grid would have
-            more than `_MOST_PIXELS` pixels.
+        EvaluationError: the files have no polygons; or the centre of the polygons' bounding box cannot be converted to
+            longitude and latitude, as with a wrong CRS; or the grid would have more than `_MOST_PIXELS` pixels.
+        VectorError: the polygons of `b` cannot be reprojected to the CRS of `a`.
     """
     if (a.crs is None) != (b.crs is None):
         bare, other = (a, b) if a.crs is None else (b, a)
@@ -229,8 +233,9 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
     """Cut a polygon, in pixel coordinates of a grid, in halves until each piece has at most `vertices` vertices.
 
-    Pieces with a longer side of less than 16 pixels are not cut. The cuts run along the edges of pixels. The cuts do
-    not change the rasterized result, because the edges do not pass through the centres of pixels.
+    A piece is not cut further if its bounding box is less than 16 pixels wide and less than 16 pixels high. The cuts run
+    along the edges of pixels. The cuts do not change the rasterized result, because the edges do not pass through the
+    centres of pixels.
     """
     west, north, east, south = polygon.bounds
     across = east - west >= south - north
@@ -301,7 +306,7 @@ def _is_flood(vectors: Vectors, rule: FloodRule, path: Path) -> NDArray[np.bool_
 
 
 def _equals(value: Any, match: str) -> bool:
-    """Return whether `value`, of an attribute, equals `match`, text from the user. Numbers are compared as numbers."""
+    """Return whether the value of an attribute equals a text given by the user; the number 1.0 equals the text "1"."""
     if isinstance(value, str):
         return value == match
     try:

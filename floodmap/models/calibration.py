@@ -17,7 +17,7 @@ Histogram = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 PERCENT = np.arange(101) / 100
-"""Predicted probability of each row of a `Histogram`, float64 (101,), 0 to 1."""
+"""Predicted probability of each row of a `Histogram`, as a share and not in per cent: 0, 0.01 ... 1; float64 (101,)."""
 BINS = 15
 """Number of bins of the expected calibration error, as in Guo et al. 2017."""
 
@@ -106,15 +106,17 @@ def cross_fitted_error(histograms: Sequence[Histogram], folds: int = 5, seed: in
     """Compute the expected calibration error by cross-validation over pictures.
 
     The pictures of each fold are recalibrated with Platt scaling that was fitted to the pictures of the other folds.
+    The pixels of all folds are then counted in the same bins, and one error is computed for all pictures together.
+    A single picture is not recalibrated, because there are no other pictures.
 
     Args:
         histograms: one for each picture: number of scored pixels by predicted probability in per cent and by label,
             int64 (101, 2); see `Histogram`.
-        folds: number of folds.
+        folds: number of folds; if there are fewer pictures, each picture is one fold.
         seed: seed of the random assignment of pictures to folds.
 
     Returns:
-        The error, 0 to 1.
+        The error of all pictures together, 0 to 1; see `calibration_error`.
     """
     order = np.random.default_rng(seed).permutation(len(histograms))
     predicted, flooded, count = np.zeros((3, BINS))

@@ -14,7 +14,8 @@ Floats = NDArray[np.float32]
 PREFIX = "familiar."
 """Prefix of the names of the arrays of a `Familiarity` in a model's file."""
 KEY = "familiar"
-"""Key of the header of a model's file. The value is a JSON object with the key `limit`; see `Familiarity.limit`."""
+"""Name of an entry in the header of a model's file.
+The value of the entry is JSON text, such as `{"limit": 1.5}`; see `Familiarity.limit`."""
 DIMENSIONS = 32
 """Number of principal components in which distances are measured."""
 NEIGHBOUR = 3

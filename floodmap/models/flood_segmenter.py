@@ -31,15 +31,16 @@ from floodmap.models.sam.meta_sam import Sam
 SIDE_BY_SIDE = 4
 """Largest number of batches that a CPU computes at the same time, each with its own threads."""
 SHARED = 2**19
-"""Number of pixels of a tile from which a CPU uses several threads for the tile.
-Every smaller tile gets one thread, also if other threads are idle. The reason is memory: oneDNN keeps separate kernels
+"""Least number of pixels of a tile for which a CPU uses several threads.
+Every smaller tile gets one thread, even if other threads are idle. The reason is memory: oneDNN keeps separate kernels
 of 5 MB for each combination of a number of threads and a shape of tile."""
 TOGETHER = 4
 """Number of tiles in a full batch on a CPU. All tiles of a batch have the same shape.
 Only tiles of fewer than `SHARED / TOGETHER` pixels share a batch. A batch has 1 or `TOGETHER` tiles: if there are only
 two or three tiles, copies of the last tile fill the batch, and the results of the copies are thrown away. The reason is
 that other sizes of batch would need further kernels of oneDNN. For tiles of 320 x 320 pixels, a full batch takes little
-more than half the time of the same tiles one by one. Batches of eight tiles save little more."""
+more than half the time of the same tiles one by one. Batches of eight tiles would hardly take less time per tile than
+batches of `TOGETHER` tiles."""
 POINTED_SCALES = (0.7, 1.4)
 """Further scales, besides 1, at which tiles with point prompts are predicted (test-time augmentation).
 The IoU on the validation pictures with eight points rises from 0.866 to 0.873."""
@@ -119,7 +120,10 @@ class FloodSegmenter:
     def described(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
         """Return the feature statistics of n tiles for `Familiarity`, float32 (n, D).
 
-        `PyramidEncoder.described` computes the statistics. With Meta's encoders this function raises an error.
+        The statistics of a tile are those of `PyramidEncoder.described`. The tiles may have any shapes.
+
+        Raises:
+            AttributeError: the image encoder is one of Meta's; only a `PyramidEncoder` computes these statistics.
         """
         return np.stack(self._dispatcher.run(self._describe, tiles, [Prompts.none()] * len(tiles)))
 
@@ -225,7 +229,7 @@ class FloodSegmenter:
     def _decode(self, encoded: Encoded, prompts: Sequence[Prompts], shape_hw: Sequence[int]) -> Tensor:
         """Decode encoded tiles one after the other, each with prompts of any kind; return the logits (B, h, w).
 
-        h and w are smaller than height and width of the tiles, which are `shape_hw` in pixels.
+        `shape_hw` is the height and the width of the tiles in pixels. h and w are smaller.
         """
         decoded = []
         for i, p in enumerate(prompts):

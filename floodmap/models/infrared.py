@@ -39,21 +39,21 @@ POINT_RADIUS = 64.0
 At d pixels from the point, the evidence is multiplied by `1 - exp(-(d / POINT_RADIUS)**2)`: 0 at the point itself."""
 _BRIGHT = 95
 """Rank, 0 to 100, of the percentile of a scene's NIR values that is called bright NIR.
-Bright NIR is a stored value. It is typical of plants or of soil."""
+Bright NIR is typical of plants or of soil. It is a value as in the raster file, before the stretch."""
 _PREVIEW = 512
 """Longer side in pixels of the preview from which bright NIR is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Infrared:
-    """Parameters of the evidence for water in a scene: statistics of its green and NIR bands, and an upper limit."""
+    """Parameters of the evidence for water in a scene: values of the green and NIR bands, and limit of the evidence."""
 
     low: tuple[float, float]
-    """Stored values of green and of NIR that the stretch maps to 0."""
+    """Values of green and of NIR, as in the raster file, that the stretch maps to 0."""
     high: tuple[float, float]
-    """Stored values of green and of NIR that the stretch maps to 255."""
+    """Values of green and of NIR, as in the raster file, that the stretch maps to 255."""
     bright: float
-    """Bright NIR of the scene, as a stored value: the percentile with the rank `_BRIGHT` of the NIR values."""
+    """Bright NIR of the scene, as in the raster file: the percentile of the scene's NIR values with rank `_BRIGHT`."""
     max_evidence: float
     """Upper limit of the evidence for water, in logits. Larger evidence is replaced by this limit.
 

@@ -28,8 +28,9 @@ class Segmenter(Protocol):
     any_size: bool
     """True: the model can predict a part of a window (a square inside the window) alone. It does not resize the part,
     and takes less time for a smaller part. The inference then passes only those parts of a window to the model in which
-    the coarse pass is uncertain. The whole window is predicted if it has point or box prompts, if the uncertain parts
-    would together take as long (see `parts.uncertain_parts`), or if the run is exhaustive (`--exhaustive`).
+    the coarse pass is uncertain. The whole window is predicted in three cases: the window has point or box prompts; the
+    prediction of all uncertain parts would take as long as that of the whole window (see `parts.uncertain_parts`); or
+    the run is exhaustive (`--exhaustive`).
 
     False: every window is predicted as a whole, because the model resizes each tile to one size, or because a GPU needs
     a warm-up for each size."""

@@ -60,9 +60,9 @@ class TrainingRecord:
             ) from error
 
     def role_of(self, path: Path) -> Role | None:
-        """Return the role in training of the picture in a file; None if the record does not contain the picture.
+        """Return the role of a picture in the training; None if the record does not contain the picture.
 
-        Pictures are compared by the file's content, not by name.
+        Pictures are compared by the content of their files, not by name.
         """
         known: dict[Role, frozenset[str]] = {"train": self.train, "val": self.val}
         if not path.is_file() or path.stat().st_size not in {_size(key) for keys in known.values() for key in keys}:
@@ -130,8 +130,10 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
     Returns:
         Dictionary from the name of each column to the values of the column, float64 (rows,), with one row for each
         checkpoint. The columns are the fields of `training.loop.Checkpoint`, except `share`: `step` (number of
-        optimizer steps), `minutes` (duration of the run), `loss`, `val_loss`, and the mean IoUs `train_iou`, `val_iou`
-        and `val_iou_unprompted`, 0 to 1. If the log has no rows, the dictionary is empty.
+        optimizer steps), `minutes` (duration of the run), `loss` (mean training loss since the last checkpoint),
+        `val_loss` (mean loss on the validation pictures), and mean IoUs, 0 to 1. `train_iou` is measured on training
+        pictures, and `val_iou` on validation pictures, both with the coarse pass as mask prompt. `val_iou_unprompted`
+        is measured on validation pictures without a prompt. If the log has no rows, the dictionary is empty.
     """
     import numpy as np
 

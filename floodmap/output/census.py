@@ -61,7 +61,7 @@ class Census:
 
     @property
     def observed_share(self) -> float:
-        """Observed share of the pixels inside the area of interest, 0 to 1; 1 if there are no pixels."""
+        """Observed share of the pixels inside the area of interest, 0 to 1; 1 if no pixel is inside."""
         inside = self.observed_pixels + sum(self.unobserved_pixels.values())
         return self.observed_pixels / inside if inside else 1.0
 

@@ -31,11 +31,11 @@ CACHE_BYTES = 32 * 2**20
 STEP_COLUMNS = 4096
 """Number of columns for which overviews are computed at a time; a power of two.
 
-Overviews are computed block by block. A block has `BLOCK_SIZE` rows and `STEP_COLUMNS` columns. In a raster with n
-overviews, a block has 2**n rows if `BLOCK_SIZE` is smaller than 2**n, and the same holds for the columns. The
-computation takes about 15 bytes of memory for each full-resolution pixel of one block."""
+Overviews are computed block by block. A block has `BLOCK_SIZE` rows and `STEP_COLUMNS` columns of the full resolution.
+In a raster with n overviews, it has at least 2**n rows and 2**n columns, because a pixel of the last overview covers
+2**n x 2**n pixels. The computation takes about 15 bytes of memory for each full-resolution pixel of one block."""
 KINDS = ("mask", "probability")
-"""The two rasters of a scene; the names of their files end with these words."""
+"""The two rasters that are written for a scene. The names of their files end with these words, as in `x_mask.tif`."""
 
 Codes = NDArray[np.uint8]
 Strips = Iterable[tuple[int, Codes]]
@@ -63,8 +63,8 @@ def write_rasters(
     unobserved. The bytes of the files depend only on the arguments.
 
     Args:
-        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom, without gaps
-            and overlaps. The iterable is iterated once.
+        strips: pairs of first row and codes, uint8 (rows, width), from the top of the scene to the bottom. Each row
+            of the scene is in exactly one strip. The iterable is iterated once.
         out_dir: folder of the files, created if it is missing.
         name: beginning of the file names.
         grid: grid of the scene's pixels. If the transform of the grid is the identity, no transform is written.
@@ -243,17 +243,17 @@ def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes,
 def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
     """Return a copy of `values`, uint8, with 255 at the unobserved pixels.
 
-    `hidden`, bool in the shape of `values`, is True at pixels that are unobserved for any reason. The bitwise OR with
-    255 sets all bits of an unobserved pixel. It is several times faster than `np.where`.
+    `hidden`, bool in the shape of `values`, is True at pixels that are unobserved for any reason, not only at
+    transparent pixels. The result is computed by a bitwise OR with 255, which is several times faster than `np.where`.
     """
     return values | -hidden.view(np.uint8)
 
 
 def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Return the sums over blocks of 2 x 2 pixels. At an odd last row or column, blocks have fewer pixels.
+    """Return the sums over blocks of 2 x 2 pixels. At the end of an odd number of rows or columns, blocks are smaller.
 
     Args:
-        values: (rows, columns), unsigned; at most 127 if the type is uint8.
+        values: (rows, columns), unsigned. In uint8 they are at most 127, because sums of two are computed in uint8.
         dtype: type of the sums.
 
     Returns:
@@ -287,8 +287,8 @@ def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
     """Combine the files `KIND_LEVEL.tif` of one raster, mask or probability, into the COG `KIND.tif`.
 
     Overviews computed by GDAL cannot be used, because mask and probability would disagree. GDAL's resampling MODE
-    chooses arbitrarily on ties. AVERAGE gives nodata only if all pixels are nodata, and each overview would be computed
-    from the overview before.
+    chooses arbitrarily on ties. With AVERAGE, an overview pixel is nodata only if all its pixels are nodata, and GDAL
+    computes each overview from the overview before, not from the full resolution.
 
     The COG driver copies the overviews of a source raster, and a VRT can name any file as an overview. Therefore a VRT
     of level 0 is written that names the files of the other levels as its overviews, and the COG driver copies the VRT.

@@ -104,10 +104,7 @@ class _TwoPixels:
         self.scratch = folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield one pair, for the only block of rows: the scene row at which the block begins, and the block's codes.
-
-        The row is 0. The codes are uint8 (2, 1).
-        """
+        """Yield one pair: the index of the first row, which is 0, and the codes of the two pixels, uint8 (2, 1)."""
         yield 0, np.array([[100], [NODATA]], np.uint8)
 
     def notes(self) -> list[Mapping[str, Any]]:
@@ -118,7 +115,8 @@ class _TwoPixels:
 class Helper:
     """A helper process that loads the libraries for writing, and writes the results of one run for two pixels.
 
-    If the process cannot be started, or is killed, `ask` returns False. The caller then has to call `perform`.
+    If the process cannot be started, is killed, or has an unexpected error, `ask` returns False. The caller then has to
+    call `perform`.
     """
 
     def __init__(self) -> None:
@@ -133,10 +131,11 @@ class Helper:
             scratch: folder for the temporary results, on the disk of the final results.
 
         Returns:
-            True if all results for two pixels were written; False if the process cannot be started or has failed.
+            True if all results for two pixels were written. False if it is unknown whether they can be written: the
+            process could not be started, was killed, or had an error that is not a `FloodmapError`.
 
         Raises:
-            FloodmapError: a result cannot be written.
+            FloodmapError: the process reports that a result cannot be written.
         """
         self.process.send([finishing.to_json(), str(scratch.absolute())])
         kind, content = self.process.receive() or ("ended", [])

@@ -39,7 +39,9 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
         outlines: shapely Polygons, object (n,), with vertices at pixel corners (column, row). Adjacent polygons share
             all vertices of their common border (`tracing.trace` with `noded`). If the caller keeps no reference to the
             array, the memory of the polygons is freed early.
-        tolerance: side, in pixels, of a square with the area of the largest triangle that is cut off.
+        tolerance: side, in pixels, of a square with the area of the largest triangle that is cut off. There is no upper
+            limit. Below 0.707, `outlines` is returned unchanged, because the smallest triangle has half a square pixel.
+            Triangles of `MIN_HOLLOW_AREA` or more are cut off by GEOS.
 
     Returns:
         The simplified polygons, object (n,), in the same order.
@@ -118,7 +120,7 @@ class _Border:
         """
         self._rank = np.full(len(self.kept), _NEVER)
         """Rank of each corner, int64 (n,): of two neighbouring corners, the corner of lower rank is removed first.
-        `_NEVER`: the corner is removed, or it stays at least until one of its neighbours changes."""
+        `_NEVER`: the corner has already been removed, or it cannot be removed unless one of its neighbours changes."""
         flags = np.zeros(len(self.kept), bool)
         pieces = (np.arange(first, min(first + CHUNK, len(flags))) for first in range(0, len(flags), CHUNK))
         active = np.concatenate([self._ranked(piece, twice_area) for piece in pieces])

@@ -93,8 +93,8 @@ class _Edges:
     """
 
     line: Lines
-    """Edges, (n,) of the structured data type `rings.LINE`: pixel corner at the beginning, step to the pixel corner at
-    the end, and kind of the pixels on the right of the edge."""
+    """Edges, (n,) of the structured data type `rings.LINE`: index of the pixel corner where the edge begins; index of
+    the pixel corner where the edge ends, minus the first index; and kind of the pixels on the right of the edge."""
     pixel: Ints
     """For each edge, the index of a pixel on the left of the edge, inside the component, int64 (n,)."""
 
@@ -110,11 +110,11 @@ class _Tracer:
         self._n_rows = 0
         self._last: Ints = np.empty(0, np.int64)
         """For each row segment of the last row (pixels of the same kind side by side), except segments of kind 0: the
-        number of the open component that contains the row segment."""
+        number of the open component that contains the row segment. The number is the index in `_parts`."""
         self._open = _no_statistics()
         self._parts: list[list[Lines]] = []
-        """Edges of each open component: a list of arrays of the structured data type `rings.LINE`, at least one for
-        each band of rows in which the component has edges."""
+        """For each open component, a list of arrays of edges, of the structured data type `rings.LINE`. A band of rows
+        adds at most one array to the list of a component. If components become connected, their lists are joined."""
 
     def add(self, codes: Codes) -> Components:
         """Add the next band of rows, and return the components that are now complete.
@@ -190,9 +190,9 @@ class _Tracer:
         bands of rows.
 
         Args:
-            kinds: kinds of the pixels of the block, flattened, with a padding pixel after each row.
-            starts: index of the first pixel of each row segment, without row segments of kind 0.
-            carried: number of these row segments in the first row of the block.
+            kinds: kinds of the pixels of the block (see `_block`), flattened, without the padding pixel in front.
+            starts: index in `kinds` of the first pixel of each row segment; row segments of kind 0 are left out.
+            carried: how many of these row segments are in the first row of the block.
 
         Returns:
             Labels, int64 (row segments + open components,). First, for each row segment, the label of the component
@@ -225,9 +225,9 @@ def _run_statistics(codes: Codes, kinds: Codes, starts: Ints, ends: Ints, base: 
     Args:
         codes: codes of the pixels of the block (see `_Tracer._block`), flattened, without the padding pixel in front.
         kinds: kinds of the same pixels.
-        starts: index in the block of the first pixel of each row segment, int64 (n,).
-        ends: index in the block of the last pixel of each row segment plus 1, int64 (n,).
-        base: index in the whole raster of the first pixel of the block.
+        starts: index in `codes` of the first pixel of each row segment, int64 (n,).
+        ends: index in `codes` of the last pixel of each row segment, plus 1, int64 (n,).
+        base: index in the whole raster of the first pixel of `codes`.
 
     Returns:
         Dictionary of the columns by name, each int64 (n,).
@@ -249,7 +249,8 @@ def _merged(parts: dict[str, Ints], owner: Ints, n_owners: int) -> dict[str, Int
     """Compute the statistics of whole components from the statistics of pieces of the components.
 
     A piece is a row segment (pixels of the same kind side by side in one row), or an open component of earlier rows.
-    `n_pixels` and `code_sum` are the sums over the pieces, `first` and `code_min` are the minima.
+    All pieces of a component have the same `kind`, which is also the kind of the component. `n_pixels` and `code_sum`
+    are the sums over the pieces, `first` and `code_min` are the minima.
 
     Args:
         parts: columns of `Components` for the pieces, by name, without the outline. Each column is int64 (pieces,).

@@ -123,12 +123,12 @@ class Strips:
 
 
 class Journal(Strips):
-    """Work folder of the run of one scene, open for writing; a context manager.
+    """Finished strips in the work folder of the run of one scene, open for writing; a context manager.
 
-    The folder is locked against other runs until the end of the `with` block. While windows are computed, results are
-    written to strip files, not to a GeoTIFF. If a process is killed while it writes a compressed GeoTIFF, the blocks
-    that are missing in the file are later read as nodata, without an error. A strip file begins with a digest of the
-    rest of the file, so that a partly written strip file is detected and ignored.
+    The work folder is locked against other runs until the end of the `with` block. While windows are computed, results
+    are written to strip files, not to a GeoTIFF. If a process is killed while it writes a compressed GeoTIFF, the
+    blocks that are missing in the file are later read as nodata, without an error. A strip file begins with a digest of
+    the rest of the file, so that a partly written strip file is detected and ignored.
 
     Args:
         folder: the work folder; created if missing.
@@ -234,7 +234,7 @@ class Journal(Strips):
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Delete all files except the lock.
+        """Delete all files of the work folder except the lock.
 
         The settings are deleted first. If the process is killed afterwards, the remaining strips are ignored, because
         the folder has no settings.

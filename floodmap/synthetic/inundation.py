@@ -103,7 +103,8 @@ def noise(shape_hw: tuple[int, int], cell: float, rng: np.random.Generator, *, a
         across: spacing of the grid from column to column, as a multiple of `cell`.
 
     Returns:
-        float32 (height, width), with a standard deviation of 1.
+        float32 (height, width), with a standard deviation of 1. The mean is random; it is near 0 if the grid has many
+        points.
     """
     height, width = (max(2, round(side / each) + 2) for side, each in zip(shape_hw, (cell, cell * across), strict=True))
     cells = rng.standard_normal((height, width)).astype(np.float32)
@@ -191,10 +192,10 @@ def leafy(rgb: NDArray[np.uint8], gsd_m: float) -> Bools:
 
 
 def _depths(ground: Ground, open_ground: Bools, share: float, rng: np.random.Generator, texture: Texture) -> Floats:
-    """Compute a random terrain, and the depth of the water on it: float32 (height, width), in metres.
+    """Return the depth of the water on a random terrain: float32 (height, width), in metres.
 
-    The depth is negative at ground above the water level. The water level is set so that the share `share`, 0 to 1, of
-    the True pixels in `open_ground`, bool (height, width), is flooded.
+    The depth is negative at ground above the water level. The water level is chosen so that a share of the open ground
+    is flooded. `share` is this share, 0 to 1. `open_ground` is bool (height, width), True at open ground.
     """
     shape, gsd = ground.stands.shape, ground.gsd_m
     broad = float(np.clip(np.exp(rng.uniform(3.2, 5.3)) / gsd, 0.2 * min(shape), 1.5 * max(shape)))
@@ -284,7 +285,7 @@ def patchwork(
     """Join `per_side` x `per_side` pictures of one size into one picture, and the masks into one mask.
 
     Args:
-        tiles: one pair for each of the pictures: the picture's RGB values, uint8 (3, height, width), and the picture's
+        tiles: the pictures, not tiles of windows. Each picture is a pair: RGB values, uint8 (3, height, width), and
             mask, uint8 (height, width). The order is that of the joined picture: row by row from the top, each row from
             the left.
         per_side: number of pictures along each side of the joined picture.

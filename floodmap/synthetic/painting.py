@@ -50,11 +50,11 @@ def _cut(t: np.ndarray, row: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndar
 def _parcels(
     canvas: Canvas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Divide macro cells into parcels of random sizes, like bricks along two axes. Each macro cell has its own axes.
+    """Divide each macro cell (about 260 m wide, see `landscape`) into rows of parcels, like bricks, at a random angle.
 
     Returns:
-        Five values. Four are arrays (SIDE, SIDE), with one value a pixel: coordinates u and v along the axes of the
-        macro cell, in metres; index of the parcel; distance to the edge of the parcel, in metres. The fifth is a tuple
+        Five values. Four are arrays (SIDE, SIDE), with one value a pixel: coordinates u along and v across the rows of
+        parcels, in metres; index of the parcel; distance to the edge of the parcel, in metres. The fifth is a tuple
         of two integer arrays, (parcels,). They identify each parcel, as arguments `ix` and `iy` of `uniform`.
     """
     look, sites, cells = canvas.look, canvas.sites, canvas.cells
@@ -126,7 +126,7 @@ def _paint_car_park(canvas: Canvas, where: np.ndarray, u: np.ndarray, v: np.ndar
     """Paint parking bays of 2.6 x 5.2 m along aisles, and cars in some bays.
 
     `where` has the indices of the car parks' pixels in the flattened block. `u` and `v`, (SIDE, SIDE), are coordinates
-    of the pixels in metres, along the two axes of the macro cell (see `_parcels`). The aisles run along `u`.
+    of the pixels in metres, along and across the rows of parcels (see `_parcels`). The aisles run along `u`.
     """
     if not len(where):
         return

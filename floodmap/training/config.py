@@ -37,7 +37,8 @@ class TrainConfig:
     accumulate: int = 1
     """Number of batches in a step; the gradients of these batches are accumulated."""
     patience: int | None = None
-    """Early stopping: number of checkpoints without a higher validation IoU after which the run ends; None: never."""
+    """Early stopping: the run ends after this number of checkpoints in a row without a new highest validation IoU.
+    None: no early stopping."""
     sizes: tuple[tuple[int, int, int], ...] = ((192, 256, 12), (256, 384, 6), (320, 512, 3))
     """Types of batch. Each type has three numbers: side of the far views in pixels, side of the near views in pixels,
     and number of pairs in the batch. A pair is a far view and a near view."""

@@ -18,7 +18,8 @@ from floodmap.training.samples import Pairs, Views
 from floodmap.training.simulated_prompts import cells_of, coarse_prompt
 
 STRIDES = {"target": 1, "scored": 1, "skip2": 2, "skip1": 4, "colours": 4, "coarse": 4, "skip0": 8, "embedding": STRIDE}
-"""Stride of each cached tensor, in pixels of the view."""
+"""Stride of each cached tensor, in pixels of the view, by the name of the tensor in the file of a batch.
+Tensors with other names have no height and width, and are read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Batch:
 
 
 class FeatureCache:
-    """Folder of encoded batches. Batches whose file is missing are drawn, encoded and written.
+    """Folder of encoded batches. The constructor draws, encodes and writes every batch whose file is missing.
 
     Args:
         folder: folder with one file for each batch. Files of an interrupted run are used again.
@@ -74,10 +75,12 @@ class FeatureCache:
         """Read a random batch of cached features and labels from the folder, and copy it to a device.
 
         If the encoder is that of `FloodSam`, only a random rectangle of the features and labels is read, the same
-        rectangle for all views of the batch. Its sides are about three quarters of the sides of a view. A view that is
-        read in several training steps then gives another rectangle in each step. The mask decoder also takes about half
-        the time. If the encoder is one of Meta's, the features of whole views are read: these encoders resize every
-        view to the fixed size of SAM's input, and Meta's mask decoder needs the features of the whole input.
+        rectangle for all views of the batch. Its sides are about three quarters of the sides of a view. This has two
+        advantages. If a view is read in several training steps, each step gets another rectangle of the view. And for
+        the rectangle, the mask decoder takes only about half the time that it would take for the whole view.
+
+        If the encoder is one of Meta's, features and labels of whole views are read: these encoders resize every view
+        to the fixed size of SAM's input, and Meta's mask decoder needs the features of the whole input.
 
         Args:
             generator: source of randomness.

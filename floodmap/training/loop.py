@@ -96,7 +96,9 @@ def train(
             the highest validation IoU).
         init: file of initial weights; tensors whose name or shape does not fit the network are left out. None: random
             weights.
-        report: called with the share of the stage that is done, 0 to 1, and the stage: `encode` or `train`.
+        report: called with the share of a stage that is done, 0 to 1, and the name of the stage. In the stage `encode`,
+            the frozen image encoder encodes `config.cached_batches` batches, before the first step. This stage is left
+            out if `cached_batches` is 0. The stage `train` has all training steps.
         on_checkpoint: called at every checkpoint with a `Checkpoint`: progress, losses and scores. If `init` is given,
             the first call of a new run comes before the first step, with the scores of the initial weights.
 
@@ -158,7 +160,7 @@ def _score_checkpoint(
     state: State,
     group: ProcessGroup,
 ) -> Checkpoint:
-    """Score the averaged weights, and export these weights to `model.safetensors`.
+    """Score the averaged weights, export these weights to `model.safetensors`, and return the scores.
 
     If the IoU on the validation pictures is the highest so far, `model.safetensors` is copied to `best.safetensors`.
     `state` is updated: the highest IoU on the validation pictures, and the number of checkpoints after the checkpoint

@@ -181,16 +181,17 @@ class Trainer:
         There are three steps:
 
         1. The encoded views are decoded with `prompts` (a mask prompt or nothing), without points.
-        2. Points are drawn (see `_draw_points`). The `Corrector` changes the flood logits of step 1, so that they agree
-           with the labels of the points. The change also spreads to other pixels, most to near and similar ones.
+        2. In some views, the label of one region is swapped (see `_relabelled`). Points are drawn with the labels after
+           the swap (see `_draw_points`). The `Corrector` changes the flood logits of step 1, so that they agree with
+           the labels of the points. The change also spreads to other pixels, most to near and similar ones.
         3. The encoded views are decoded again, with the logits of step 2 as mask prompt. Maps of the similarity of each
            cell (4 x 4 pixels) to the points are a further input. The result is corrected at the points by kriging
            (interpolation between points).
 
         The loss is the mean of two losses: of the logits of step 2, and of the logits of step 3. Gradients flow into
         steps 2 and 3, but not into the encoder and step 1, nor from step 3 into step 2. If `config.thorough` is True,
-        steps 2 and 3 are done twice, with other swapped labels (see `_relabelled`) and other points, and the loss is
-        the mean over both times.
+        steps 2 and 3 are done twice, each time with newly drawn swaps and points. The loss is then the mean over both
+        times.
         """
         total, series = 0.0, 2 if self.config.thorough else 1
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
@@ -215,17 +216,18 @@ class Trainer:
     def _draw_points(self, model: FloodSam, ground: Ground, views: Views) -> tuple[Tensor, Tensor]:
         """Draw points in rounds, at pixels that are still wrong after a correction at the points of earlier rounds.
 
-        A labelled pixel is wrong if the prediction (flood or dry) differs from `views.target`. `ground` holds the
-        prediction without points. Before each round but the first, the `Corrector` corrects this prediction at the
-        points of all earlier rounds. One of two ways to draw is chosen at random, with probability 0.5 each, for all
-        rounds and views of the call:
+        A labelled pixel is wrong if the prediction (flood or dry) differs from `views.target`. `ground` holds outputs
+        of the model without points: the flood logits (B, H/2, W/2), and features for the `Corrector`. Before each
+        round but the first, the `Corrector` corrects these logits at the points of all earlier rounds. One of two ways
+        to draw is chosen at random, with probability 0.5 each, for all rounds and views of the call:
 
         - 1 to 8 rounds. Each round adds one point to each view, in the largest connected region of wrong pixels, as in
           the command `compare` (see `deepest_points`). In the first round, the prediction counts as dry everywhere. The
           first point therefore lies in the largest flooded region of `views.target`.
-        - 1 to 4 rounds. Each round adds one to three random points to each view (see `simulate_points`). If there are
-          wrong pixels, the first of these points is one of them, and each other point with a probability of at least
-          0.5. In the first round, the wrong pixels are those of the prediction without points.
+        - 1 to 4 rounds. Each round adds one to three random points to each view (see `simulate_points`). If a view has
+          wrong pixels, the first of its new points lies at a wrong pixel. Every further point lies at a wrong pixel
+          with a probability of at least 0.5. In the first round, the wrong pixels are those of the prediction without
+          points.
 
         Returns:
             Coordinates (B, N, 2) and labels (B, N); see `FloodSam.forward`.
@@ -252,7 +254,7 @@ class Trainer:
         return replace(views, target=relabel_region(colours, views.target, views.scored, share, self.generator))
 
     def _draw_rounds(self) -> int:
-        """Return the number of rounds in which points are drawn: a random number, 1 to 4."""
+        """Return a random number of rounds, 1 to 4. Each of these rounds adds one to three random points to a view."""
         return 1 + _draw_index((1.0, 1.0, 1.0, 1.0), self.generator)
 
     def _add_points(

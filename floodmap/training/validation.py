@@ -1,4 +1,4 @@
-"""Validation: IoU, loss and calibration of a model on whole pictures outside the training set."""
+"""Validation of a model on whole pictures: IoU, loss, and the histogram from which the calibration is fitted."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Validation:
     """Scores of a model on whole pictures. IoU and loss are means over the pictures, the histogram is a sum."""
 
     iou: float
-    """Mean IoU with the coarse pass as mask prompt, as in `segment`, 0 to 1."""
+    """Mean IoU with the result of the coarse pass as mask prompt, as in `segment`, 0 to 1."""
     iou_unprompted: float
     """Mean IoU without a prompt, 0 to 1."""
     loss: float
-    """Mean of cross-entropy plus Dice (`loss.mask_loss`), with the coarse pass as mask prompt."""
+    """Mean of cross-entropy plus Dice (`loss.mask_loss`), with the result of the coarse pass as mask prompt."""
     histogram: Histogram
-    """Number of labelled pixels by predicted probability in per cent and by label, int64 (101, 2).
-    The probability is the one with the coarse pass as mask prompt."""
+    """Number of labelled pixels, int64 (101, 2). Row i: probability of i per cent. Column 0: labelled dry; 1: flood.
+    The probabilities are predicted with the result of the coarse pass as mask prompt."""
 
 
 @torch.no_grad()

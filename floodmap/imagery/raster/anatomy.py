@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import rasterio
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 
@@ -165,17 +165,18 @@ class _Inspector:
     def _between_tiles(self, dataset: DatasetReader, name: SourceName) -> Gaps | None:
         """Return the gaps of a GDAL tile index (GTI): the areas that no raster of the index covers.
 
-        None if every band of the index has a nodata value, an alpha band or a mask. The areas then need no `Gaps`,
-        because GDAL already marks their pixels as unobserved.
+        None if GDAL has a mask for every band but alpha: from a nodata value, from an alpha band of the index, or from a mask of
+        the index. These areas then need no `Gaps`, because the masks already mark their pixels as unobserved.
         """
-        if all(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums):
+        flags_and_colours = zip(dataset.mask_flag_enums, dataset.colorinterp, strict=True)
+        if all(MaskFlags.all_valid not in flags for flags, kind in flags_and_colours if kind != ColorInterp.alpha):
             return None
         return HiddenGaps(coverage=tile_index.open_with_mask(dataset, name, self._stack), bands=(1,))
 
     def _holes(
         self, vrt: Vrt, bands: Sequence[int], lost: Collection[SourceName], repaired: dict[SourceName, str]
     ) -> Gaps | None:
-        """Return the gaps of a VRT mosaic inside its members: pixels where every member is nodata or masked.
+        """Return the gaps of a VRT mosaic that lie inside members: pixels where every member is nodata or masked.
 
         GDAL reads the value 0 there if the VRT itself declares neither nodata nor a mask. A pixel is a gap if all
         colour bands are without data. If the nodata values of the members cannot be colours, such as -9999, one colour

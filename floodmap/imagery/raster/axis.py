@@ -51,19 +51,20 @@ class Axis:
         return max(0, first), min(count, last)
 
     def gather(self, flags: NDArray[np.bool_], first: float, length: float) -> NDArray[np.bool_]:
-        """Resample flags of parts of an interval: a resampled pixel is True if it overlaps a part whose flag is True.
+        """Resample flags of segments: a resampled pixel is True if it overlaps a segment whose flag is True.
 
-        The interval is divided into n equal parts along this axis.
+        The segments divide an interval of the raster, along this axis, into n equal lengths. Example: a mask of the
+        interval is read with n rows, and each row is a segment.
 
         Args:
-            flags: bool (n, m): flag of each part, in n rows. The m columns are positions along the other axis of the
+            flags: bool (n, m): flag of each segment, in n rows. The m columns are positions along the other axis of the
                 raster, and each column is resampled alone.
             first: start of the interval, in pixels of the raster. This is not the field `first` of the class.
             length: length of the interval, in pixels of the raster. This is not the field `length` of the class.
 
         Returns:
             bool (c, m): flags of the resampled pixels, where c is the field `count` of the class. A resampled pixel
-            outside the interval has the flag of the nearest part.
+            outside the interval has the flag of the nearest segment.
         """
         edges = (self.first + np.arange(self.count + 1) * (self.length / self.count) - first) * (len(flags) / length)
         start = np.clip(np.floor(edges[:-1] + _EPSILON), 0, len(flags) - 1).astype(int)

@@ -95,7 +95,7 @@ def choose_bands(
             for such rasters. A choice by colour interpretation is then an assumption (see `BandChoice.guess`).
 
     Raises:
-        SceneError: `wanted` has another length, or has the number of a band that does not exist.
+        SceneError: the length of `wanted` is not 1, 3 or 4, or `wanted` has the number of a band that does not exist.
     """
     alphas = [band for band, kind in enumerate(colorinterp, 1) if kind == ColorInterp.alpha]
     usable = [band for band in range(1, len(colorinterp) + 1) if band not in alphas]

@@ -170,11 +170,11 @@ def _vector_parts(name: SourceName, depth: int = 0) -> list[SourceName]:
 
 
 def _vector_members(vrt: Path, depth: int) -> Iterator[SourceName]:
-    """Yield the files to hash of all vector files that a VRT of OGR names.
+    """Yield the files to hash of all vector files to which an OGR VRT refers.
 
-    OGR is the part of GDAL for vector files. OGR opens a VRT as one vector file, and reads its features from the vector
-    files that the VRT names. The word "members" in the name of this function means these files, not the members of a
-    VRT mosaic. `depth` is the number of VRTs that contain `vrt`. If `vrt` is not XML, nothing is yielded.
+    OGR is the part of GDAL for vector files. OGR opens a VRT as one vector file, and reads the features from the vector
+    files to which the VRT refers. The word "members" in the name of this function means these files, not the members of
+    a VRT mosaic. `depth` is the number of VRTs that contain `vrt`. If `vrt` is not XML, nothing is yielded.
 
     Raises:
         _NoFingerprint: the VRT contains another VRT as text, or VRTs are nested too deep (`_MAX_DEPTH`).
@@ -301,7 +301,7 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
 
 
 def _of_url(opened: str) -> bytes:
-    """Request the first bytes of a remote file; return some headers of the server's response, and then these bytes."""
+    """Request a remote file; return some response headers and the file's first bytes, joined to one bytes object."""
     url = re.search(r"https?://.*", opened)
     if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
         raise _NoFingerprint

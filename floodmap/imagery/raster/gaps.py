@@ -32,7 +32,7 @@ more blocks are not searched."""
 LOG = logging.getLogger(__name__)
 
 _FINEST = 4
-"""Largest number of pixels of the mask that `HiddenGaps.within` reads along each side of one pixel of its result."""
+"""Largest number of rows of a mask that `HiddenGaps.within` reads for each row of the result; the same for columns."""
 
 
 class Gaps(Protocol):
@@ -95,7 +95,7 @@ class PlacedMember:
     needed: bool = False
     """Whether a pixel function of the VRT computes the mosaic from all members.
 
-    Where one member is lost, the mosaic then has no values, even if other members cover the same place."""
+    If True and the member is lost, the mosaic has no values at `place`, even if other members cover `place`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,18 +166,19 @@ class CombinedGaps:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class HiddenGaps:
-    """Gaps of a mosaic, found in the masks of a second raster of the same size, `coverage`.
+    """Gaps of a VRT mosaic or of a GDAL tile index, found in the masks of a second raster, `coverage`.
 
-    `coverage` is the mosaic, opened once more in a form with masks (`Vrt.coverage`, `tile_index.open_with_mask`).
-    GDAL's masks of its bands are 0 at pixels for which no file of the mosaic has data.
+    `coverage` is the same mosaic or tile index, opened once more in a form that has masks (see `Vrt.coverage` and
+    `tile_index.open_with_mask`). The GDAL mask of a band of `coverage` is 0 at pixels for which no file has data.
     """
 
     coverage: DatasetReader
-    """The second raster, with as many rows and columns as the first raster."""
+    """The second raster, with as many rows and columns as the mosaic or tile index."""
     bands: tuple[int, ...]
     """Numbers of the bands of `coverage` whose masks are read, from 1."""
     in_any: bool = False
-    """True: a pixel is a gap if the mask of at least one of `bands` is 0. False: a pixel is a gap if all are 0."""
+    """True: a pixel is a gap if the mask of at least one of `bands` is 0 there.
+    False: a pixel is a gap if the masks of all `bands` are 0 there."""
     lock: Lock = field(default_factory=Lock)
     """Lock that is held while GDAL reads, because only one thread at a time may use a dataset."""
 

@@ -1,4 +1,4 @@
-"""Metadata of a raster about pixels without a picture: corrected nodata values and alpha band, and masks of bands."""
+"""Metadata that mark pixels of a raster as unobserved: corrected nodata values and alpha band, and masks of bands."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def corrected(
         choice: the bands of the raster by role. If `choice` has an alpha band, the copy declares this band, and no
             other, as alpha. If `choice` has no alpha band, the copy declares no band as alpha.
         nodata: correct nodata values, one for each colour band (the bands `choice.rgb`). None instead of a value: every
-            value of this band is valid. If the values differ from band to band, they come from the file, and no copy is
-            made because of them.
+            value of this band is valid. A copy corrects the nodata value only if all colour bands have the same correct
+            value. Values that differ from band to band need no copy: they are those of the file, and GDAL uses them.
     """
     declared = ColorInterp.alpha in dataset.colorinterp
     wrong_alpha = declared != (choice.alpha is not None)

@@ -131,8 +131,10 @@ def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[f
     Args:
         dataset: the open raster.
         band: number of the band, from 1.
-        lossy: whether the raster has lossy compression. If True, and the band is uint8, values below 16 count as 0, and
-            values above 239 count as 255. Other values are ignored if at most a tenth of the square has them.
+        lossy: whether the raster has lossy compression. If True, and the band is uint8, each square is changed before
+            its values are judged. If at least nine tenths of its pixels have values below 16 or above 239, values below
+            16 become 0, values above 239 become 255, and all other values are ignored. A square with fewer such pixels
+            stays unchanged.
 
     Returns:
         The values of the mask: (opaque,) or (0, opaque). Empty if the band is no mask of opacity. NaN in a float band
@@ -231,7 +233,7 @@ def nodata_of(
 
 
 def _holds(dtype: np.dtype[Any], value: float | None) -> bool:
-    """Return whether a dtype can hold a nodata value; True for None and for a dtype of numbers with fractions."""
+    """Return whether a dtype can hold a nodata value; True for None and for a floating-point dtype."""
     if value is None or dtype.kind == "f":
         return True
     limits = np.iinfo(dtype)

@@ -45,7 +45,7 @@ class Voids:
     """Voids of a raster, and limits between voids and the values of the picture."""
 
     values: tuple[float, ...] = ()
-    """Voids that `find_voids` found in some squares of the raster."""
+    """Voids that `find_voids` found in the squares of the raster that `values.sample_of` reads."""
     share: float = 0.0
     """Share of the pixels of these squares that hold a void in any band, 0 to 1."""
     limits: tuple[float, float] = (-np.inf, np.inf)
@@ -124,10 +124,10 @@ def voids_text(name: object, values: Sequence[float], share: float | None) -> st
 
 
 def find_voids(sample: NDArray[Any], nodata: float | None = None) -> Voids:
-    """Find the voids of a raster in some squares of its pixels, which are read by `values.sample_of`.
+    """Find the voids among stored values of a raster. The caller has read them with `values.sample_of`.
 
     Args:
-        sample: values of the pixels of these squares, (bands, pixels), of any real dtype, as stored.
+        sample: values of the pixels in some squares of the raster, (bands, pixels), of any real dtype, as stored.
         nodata: the declared nodata value; None: no nodata value is declared.
 
     Returns:

@@ -231,8 +231,8 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
 def _query_cells(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
     """Return row, column, validity and cell number of each of the program's QUERIES queries.
 
-    Row and column are counted in the window, the cell number over all images of the batch. A query is valid if the
-    cell of the query is inside the window and inside the image.
+    Row and column are counted in the window. The cells of all images of the batch are numbered row by row, from 0. A
+    query is valid if the cell of the query is inside the window and inside the image. Each result is (QUERIES,).
     """
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     row, col = query // COLS, query % COLS

@@ -67,7 +67,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Output of a mask decoder for a batch of tiles."""
+    """Output of the mask decoder of `FloodSam` for a batch of tiles."""
 
     logits: Tensor
     """Flood logits, (B, H/2, W/2), for tiles of H x W pixels."""
@@ -100,16 +100,22 @@ def normalized(rgb: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def smoothed(logits: Tensor) -> Tensor:
-    """Smooth logits (B, C, H, W) with the weights 1, 2, 1 along both axes, against checkerboard artefacts.
+    """Smooth the logits of `FloodSam` with the weights 1, 2, 1 along both axes, against checkerboard artefacts.
 
-    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). A tile consists of
-    cells of 4 x 4 pixels, and each cell is one pixel of the last transposed convolution's output. In a measurement
-    without smoothing, the predictions for two neighbouring pixels of the tile differed more if the border of a cell was
-    between the two pixels. The mean difference was larger by a sixth there than inside cells. Borders of windows always
-    lie on borders of cells. Without smoothing, the borders of windows are therefore easier to see in the result.
+    Transposed convolutions cause these artefacts (Odena et al. 2016, doi:10.23915/distill.00003). The output of the
+    decoder's last transposed convolution has a quarter of the tile's resolution: each of its pixels is a cell of 4 x 4
+    pixels of the tile. The logits are computed from this output after interpolation to half the tile's resolution.
+
+    In a measurement without smoothing, the predictions for two neighbouring pixels of the tile differed more if the
+    border of a cell was between the two pixels. The mean difference was larger by a sixth there than inside cells.
+    Borders of windows always lie on borders of cells. Without smoothing, the borders of windows are therefore easier to
+    see in the result.
+
+    Args:
+        logits: logits of tiles of H x W pixels, (B, C, H/2, W/2).
 
     Returns:
-        Smoothed logits, (B, C, H, W).
+        Smoothed logits, (B, C, H/2, W/2).
     """
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, 2, stride=1), 2, stride=1)

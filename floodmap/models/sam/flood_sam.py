@@ -56,7 +56,8 @@ class FloodSam(nn.Module):
 
         Args:
             rgb: RGB (B, 3, H, W), 0 to 255; H and W are multiples of 32.
-            valid: bool (B, H, W), True on pixels with a valid picture; other pixels are 0 after normalization.
+            valid: bool (B, H, W), True on pixels with a valid picture. The network normalizes RGB, and then sets all
+                other pixels to 0.
             points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
                 1 flood, 0 dry, -1 padding.
             boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel.
@@ -98,11 +99,11 @@ class FloodSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Decode encoded tiles with prompts to flood logits.
 
-        Points are no tokens of the decoder, because the decoder learned little from points as tokens. Tiles are decoded
-        without points first, and the logits are corrected at the points. Tiles are then decoded again, with the
-        corrected logits as mask prompt; see `decode_corrected`. The result is the average of the corrected logits and
-        the logits of the second decoding. This average has a higher IoU than the corrected logits alone or the second
-        decoding alone. Without points, the result is that of the first decoding.
+        Points are no tokens of the decoder, because the decoder learned little from points as tokens. Instead, tiles
+        are decoded without points first, and the logits are corrected at the points. Tiles are then decoded again, with
+        the corrected logits as mask prompt, and the new logits are corrected at the points, too; see `correct`. The
+        result is the mean of the corrected logits of the two decodings. The mean has a higher IoU than the corrected
+        logits of either decoding alone. Without points, the result is that of the first decoding.
 
         Args:
             encoded: the encoded tiles.
@@ -144,8 +145,10 @@ class FloodSam(nn.Module):
     ) -> Tensor:
         """Decode tiles again with corrected logits as mask prompt, and correct the result by kriging at the points.
 
-        One token marks the mask prompt as corrected. Maps of the similarity of cells (4 x 4 pixels) to the points are
-        added to the embedding of the mask prompt. The maps show in which cells the correction has an effect.
+        One token tells the decoder that the mask prompt is corrected. Six maps of the similarity of cells to the points
+        tell it in which cells the correction has an effect (see `Kriging.maps`). A cell has 4 x 4 pixels of the tile.
+        Cells are compared by their features and by their distance. A convolution converts the maps to E channels, which
+        are added to the embedding of the mask prompt.
 
         Args:
             encoded: the encoded tiles.

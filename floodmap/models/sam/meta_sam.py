@@ -98,20 +98,20 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         offset_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode encoded tiles with prompts to flood logits; the network's weights must be trained on floods.
+        """Compute flood logits from encoded tiles and prompts; the network's weights must be trained on floods.
 
         Args:
             encoded: the encoded tiles, of H x W pixels.
             points: a pair of tensors: coordinates (B, N, 2) and labels (B, N). The coordinates are in tile pixels, from
-                the centre of the first pixel, x first. Labels: 1 flood, 0 dry, -1 SAM's padding token, which is not
-                masked (see `PointEncoder`). None: no points.
+                the centre of the first pixel, x first. Labels: 1 flood, 0 dry, -1 SAM's padding token, which gets
+                attention like a point (see `PointEncoder`). None: no points.
             boxes: left, top, right, bottom (B, 4) in tile pixels, from the centre of the first pixel. None: no boxes.
             masks: mask prompts: coarse flood logits (B, 1, H/4, W/4). None: no mask prompts.
             offset_xy: without effect; `FloodSam.decode` has the same argument.
 
         Returns:
-            Flood logits (B, h, w), one for each square of 4 x 4 pixels of SAM's input frame, without the padding of the
-            frame. Predicted IoU (B,), about 0 to 1.
+            Two values. Flood logits (B, h, w): one logit for each square of 4 x 4 pixels of the resized tile in SAM's
+            input frame; the padding of the frame has none. Predicted IoU of each tile (B,), about 0 to 1.
         """
         height, width = encoded.shape_hw
         scale = FRAME / max(height, width)
@@ -147,10 +147,10 @@ class Sam(nn.Module):
                 first. A token is a point, a corner of a box, or padding. All sets are padded to the same number of
                 tokens, T.
             labels: labels of the tokens, (N, T): 0 dry point, 1 flood point, 2 top left corner and 3 bottom right
-                corner of the box. -1: SAM's padding token, which is not masked (see `PointEncoder`). Every set without
-                a box must have exactly one token of label -1, as in `segment_anything`. -2: padding to the length T,
-                which is masked if no gradients are computed. The coordinates of tokens of label -1 or -2 have no
-                effect.
+                corner of the box. -1: SAM's padding token, which gets attention like a point (see `PointEncoder`).
+                Every set without a box must have exactly one token of label -1, as in `segment_anything`. -2: padding
+                to the length T, which gets no attention; if gradients are computed, it gets attention like label -1.
+                The coordinates of tokens of label -1 or -2 have no effect.
 
         Returns:
             Mask logits, (N, 256, 256), one for each square of 4 x 4 pixels of SAM's input frame.

@@ -29,8 +29,9 @@ def by_row_strips(layers: Callable[[int, int], Tensor], out: Tensor, *, rows: in
         rows: number of rows that are kept of each strip.
         halo: least number of rows at the upper end and at the lower end of a strip that are computed but not kept.
             Their values are wrong, because some of the layers would need rows beyond the strip, which are not computed.
-            0 if `layers` reads all input that its rows need. An end of a strip that is the top or the bottom of the
-            result has no halo: its rows are right, because no rows lie beyond it.
+            An end of a strip that is the top or the bottom of the result has no halo: the rows there are right, because
+            no rows lie beyond them. The halo may be 0 if `layers` itself reads the additional rows of its input, so
+            that all rows that it returns are right.
 
     Returns:
         The tensor `out`.

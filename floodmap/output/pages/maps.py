@@ -172,7 +172,7 @@ class MapFrame:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the map in drawing units, each at least 2, the width of a drawn line."""
+        """Width and height of the map in drawing units. Both are at least 2, so that a thin map is drawn as a line."""
         width, height = self.grid.width * self._steps[0], self.grid.height * self._steps[1]
         return max(2.0, width * self._unit), max(2.0, height * self._unit)
 
@@ -181,7 +181,7 @@ class MapFrame:
         return bool(self.grid.transform.determinant > 0)
 
     def upright(self, pixels: Image8) -> Image8:
-        """Return an image of the raster, of any size (height, width, ...), in the orientation of the map."""
+        """Return `pixels`, an image (height, width, ...) of the whole raster, flipped if the map is flipped."""
         return np.ascontiguousarray(pixels[::-1] if self._mirrored else pixels)
 
     def place(self, x: float, y: float) -> tuple[float, float]:

@@ -106,7 +106,7 @@ def _percent(summary: dict[str, Any]) -> int:
 def _largest(flood_map: FloodMap) -> Largest:
     """Return the flood polygons of greatest area, at most `LARGEST`.
 
-    Areas are compared in square metres, or in pixels if the scene has no CRS. The result has them as texts with a unit.
+    Areas are compared in square metres, or in pixels without a CRS. In the result, areas are texts with a unit.
     """
     from floodmap.output.vector_files import SHAPEFILE_FIELDS
 
