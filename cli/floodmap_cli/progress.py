@@ -39,8 +39,8 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
     """Context manager: show the progress of a scene during the `with` block, as a bar and numbers.
 
-    The numbers are the finished windows of all windows, such as 12/40, the speed, and the time left. The speed is given
-    in windows per second and in megapixels per second.
+    The numbers are: finished windows and all windows, such as 12/40; the speed, in windows per second and in megapixels
+    per second; and the time left.
 
     Args:
         label: text in front of the bar.

@@ -80,10 +80,11 @@ def compare(
         data: folder with images/ and masks/, or with scenes and references: x.tif beside x_reference.tif or x.gpkg.
         models: names, files, or models from `load_model`. Models that cannot be downloaded are left out, and listed in
             the field `missing` of the result.
-        prompts: kinds of prompt. `auto`: the prompts that `segment` computes. `none`: no prompts. `point`: one point.
-            `points:N`: N points, such as `points:8`. `box`: one box around all flood. The points and the box are
-            computed from the reference. Their scores are oracle scores, which a user does not reach, because a user has
-            no reference.
+        prompts: kinds of prompt. `auto`: the prompts that `segment` computes. `none`: no prompts. `point`: one point in
+            the largest area of flood. `points:N`: N points, 1 to 64, such as `points:8`. The first point is that of
+            `point`. The model predicts after each point, and the next point, flood or dry, lies in the largest
+            area that was predicted wrongly. `box`: one box around all flood. The points and the box are computed from
+            the reference. Their scores are oracle scores, which a user does not reach, because a user has no reference.
         out: folder for report.html, scores.csv and summary.json; created if it is missing.
         split: part of the data that is scored: `train`, `val` or `test`, as assigned by the data's folders or by
             splits.csv; `all`: every picture, whether or not the data have splits.

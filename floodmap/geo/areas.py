@@ -166,9 +166,9 @@ def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
 class _Rings:
     """Areas and lengths of several closed rings in a plane, as sums over the edges that `add` has added.
 
-    The area of a ring is positive if the vertices are in counter-clockwise order, negative if in clockwise order (x to
-    the right, y up). It is the area of the ring only after all edges of the ring have been added. `add` subtracts the first vertex of the ring from all coordinates before it multiplies coordinates for the area,
-    because products of large coordinates lose precision.
+    The area of a ring is positive if the vertices are in counter-clockwise order, and negative if they are in clockwise
+    order (x to the right, y up). `add` subtracts the first vertex of the ring from all coordinates before it multiplies
+    coordinates for the area, because products of large coordinates lose precision.
 
     Args:
         first_xy: float64 (number of rings, 2), first vertex of each ring, in the plane.

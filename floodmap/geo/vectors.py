@@ -122,7 +122,8 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
 
     Raises:
         VectorError: the file is missing, unreadable or empty, or lacks the layer. `polygons` is True, and the layer
-            contains points or lines. `crs` is given, but the file has no CRS, or some coordinates do not exist in `crs`.
+            contains points or lines. `crs` is given, but the file has no CRS, or has coordinates that do not exist in
+            `crs`.
     """
     if Path(path).suffix.lower() in PARQUET:
         geometries, attributes, source_crs = read_parquet(Path(path))

@@ -28,8 +28,8 @@ _REACH = 2
 _UNKNOWN = 20
 """Value in per cent of unobserved pixels that are more than `_REACH` pixels away from every observed pixel.
 The value is between `DRY_LIMIT` and `FLOOD_LIMIT` of `inference.parts`, and therefore counts as uncertain. Some scene
-pixels inside such a pixel of the map may be observed. The model predicts them at full resolution, as at all places where
-the coarse map is uncertain."""
+pixels inside such a pixel of the map may be observed. The model predicts them at full resolution, as everywhere
+where the coarse map is uncertain."""
 
 
 class Observed:

@@ -53,8 +53,10 @@ def likelihood(
     flood and of dry ground, as in GrabCut (Rother et al., ACM TOG 23:309, 2004). The weight of a pixel in the histogram
     of flood is its likelihood after the previous iteration; in the first iteration, it is the first guess. In the
     histogram of dry ground, the weight is 1 minus this likelihood. The log of the ratio of the two histograms is
-    smoothed by a guided filter, which preserves edges (He et al., IEEE TPAMI 35:1397, 2013), and gives the new
-    likelihood. With near infrared, NDWI (McFeeters, IJRS 17:1425, 1996) is added in every iteration. Sky counts as dry.
+    smoothed by a guided filter, which preserves edges (He et al., IEEE TPAMI 35:1397, 2013). The log odds of the new
+    likelihood are the weighted sum of the smoothed log ratio and of the first guess. With near infrared, log odds from
+    NDWI (McFeeters, IJRS 17:1425, 1996) are added to the first guess, and to the sum of every iteration. Sky counts as
+    dry.
 
     The result ranks the pixels of one image; it does not show whether the image has any flood.
 
@@ -185,7 +187,7 @@ def _refine(guess: Floats, features: _Features, water: Floats) -> Floats:
     """Compute the flood probability of each pixel, by iterative estimates of the colours of flood in the image.
 
     Args:
-        guess: log odds of flood of the first guess, (h, w).
+        guess: log odds of flood of the first guess, with `water` already added, (h, w).
         features: features of the same pixels.
         water: log odds of flood from NDWI, (h, w); zeros without near infrared.
 
@@ -284,10 +286,10 @@ def _to_lab(rgb: Floats) -> Floats:
 
 
 def _edge_aware(guide: Floats) -> Callable[[Floats], Floats]:
-    """Return a guided filter (He et al., eq. 5 to 8): a function that smooths an image, (h, w), but preserves edges.
+    """Return a guided filter (He et al., eq. 5 to 8): a function that smooths images, but preserves the guide's edges.
 
-    `guide` is smoothed L*, (h, w). Edges are places at which L* changes by much more than 7. The radius of the filter
-    is 5 pixels.
+    Images are (h, w); `guide` is smoothed L*, (h, w). An edge is preserved if the standard deviation of the guide is
+    far above 7 in a square of 11 x 11 pixels. If it is far below 7, the image is averaged over the square.
     """
 
     def box(image: Floats) -> Floats:

@@ -1,1 +1,1 @@
-"""Reading of flood masks (rasters or polygons, written by any software) on any pixel grid."""
+"""Reading of flood masks: rasters or polygons of any software, warped or rasterized to the pixels of a target grid."""

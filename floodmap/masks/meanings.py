@@ -102,7 +102,8 @@ def _declares_percent(path: Path) -> bool:
 def _holds_percent(path: Path, rule: FloodRule) -> bool:
     """Return whether a float raster has values above 1, although its metadata do not declare per cent.
 
-    The values of such a raster are in per cent. The result is False if the raster cannot be read, or if `RasterMask.holds_percent` raises an error.
+    The values of such a raster are in per cent. The result is False if the raster cannot be read, or if
+    `RasterMask.holds_percent` raises an error.
     """
     try:
         with closing(RasterMask(path)) as mask:

@@ -23,16 +23,17 @@ _ROLES: dict[Side, tuple[str, ...]] = {
     "prediction": ("_mask", "_prediction", "_pred", "", "_flood"),
     "reference": ("_reference", "_truth", "_gt", "_labels", "_label", "_mask", "", "_flood"),
 }
-"""For each side, predictions and references: endings of file names (without suffix), in order of preference.
+"""Endings of the file names (without suffix) of predictions and of references, in order of preference.
 
-The name of a scene may have one of these endings, too. An example is a scene with the name `river_mask`.
+Example: `x_mask.tif` may be the prediction or the reference of the scene `x`. The empty ending is that of `x.tif`. The
+name of a scene may have one of these endings, too. An example is a scene with the name `river_mask`.
 """
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
     "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
     "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
 }
-"""For each side: endings of the file names that do not belong to it, but to the other side or to other results."""
+"""For each side, endings of the names of files that do not belong to it: files of the other side, or other results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

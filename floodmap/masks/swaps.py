@@ -26,7 +26,8 @@ each prediction with the mask of the other picture is above twice this limit.
 SIDE = 64
 """Number of rows and of columns to which masks are downsampled for the comparison.
 
-A coarse comparison is sufficient, because masks of different pictures differ by more than their outlines.
+Small details of the outlines of flood are lost at this size. The comparison does not need these details, because masks
+of different pictures differ in large areas.
 """
 MOST = 2000
 """Largest number of pictures of one size that are compared with each other.

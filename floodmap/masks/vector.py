@@ -233,9 +233,9 @@ def _pieces(geometries: NDArray[np.object_], grid: GeoGrid, vertices: int, *, cu
 def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]:
     """Cut a polygon, in pixel coordinates of a grid, in halves until each piece has at most `vertices` vertices.
 
-    A piece is not cut further if its bounding box is less than 16 pixels wide and less than 16 pixels high. The cuts run
-    along the edges of pixels. The cuts do not change the rasterized result, because the edges do not pass through the
-    centres of pixels.
+    A piece is not cut further if its bounding box is less than 16 pixels wide and less than 16 pixels high. The cuts
+    run along the edges of pixels. The cuts do not change the rasterized result, because the edges do not pass through
+    the centres of pixels.
     """
     west, north, east, south = polygon.bounds
     across = east - west >= south - north

@@ -132,12 +132,12 @@ def vectorize(
     Args:
         path: a raster of one band, in a format that GDAL reads.
         flood_value: value of the flooded pixels in a mask, or several values ("1,2"). None: 1 in masks of 0 and 1, 255
-            in masks of 0 and 255.
+            in masks of 0 and 255, and 1 in masks of 0, 1 and 255.
         threshold: for a probability raster: probability from which a pixel is flood, 0.01 to 1. A raster is taken as
             per cent (0 to 100) in three cases: the metadata name this unit ("%"), the dtype is an integer type, or a
-            float raster has values above 1. The threshold 0.5 is then compared as 50, and a warning is logged. None:
-            the raster is a mask, unless its metadata name the unit per cent, as in the probability rasters that
-            floodmap writes; then 0.5 is used.
+            float raster has values above 1. In each of these cases, the threshold 0.5 is compared as 50, and a warning
+            is logged. None: the raster is a mask, unless its metadata name the unit per cent, as in the probability
+            rasters that floodmap writes; then 0.5 is used.
         ignore_values: values of unobserved pixels (9, "0,9", (0, 9)), besides nodata. Common fill values (values below
             0, 255 in uint8, 1e20 and others) are unobserved, too, unless they are flood values. "none": only nodata is
             unobserved.

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 BLOCK_PIXELS = 2**21
 """Largest number of pixels in a block, unless one row has more.
 
-A block is a group of rows of a strip that are compressed and decompressed together."""
+A block is a group of full rows of a strip that are decompressed together. The columns of a strip may be divided into
+pieces (see `Strip.pieces`). Each piece of a block is compressed on its own."""
 
 
 def packed(codes: NDArray[np.uint8]) -> bytes:

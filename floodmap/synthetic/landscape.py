@@ -1,4 +1,4 @@
-"""Landscape of a synthetic scene: noise, its random look, macro cells, and square blocks of pixels that are painted.
+"""Landscape of a synthetic scene: noise, random parameters (`Look`), macro cells, and square blocks of pixels.
 
 Macro cells are Voronoi cells of jittered lattice points. Roads, banks and hedges lie on the borders of macro cells.
 Positions are in metres from the top left corner of the scene, x to the east, y to the south.
@@ -103,11 +103,11 @@ class Look:
     seed: int
     gsd_m: float
     level_m: float
-    """Height of the water level, in metres."""
+    """Height of the water level, in metres. The zero of heights is arbitrary, and the same as in `terrain_m`."""
     sun_xy: tuple[float, float]
     """Offset (x, y) of the shadow of a point one metre above the ground, in metres."""
     water: np.ndarray
-    """float (2, 3): two RGB colours of the water, mixed by turbidity."""
+    """float (2, 3): RGB of turbid water (row 0) and of less turbid, darker water (row 1). Noise mixes the two rows."""
     clarity_m: float
     """Depth of water that reduces the light from the ground to 1/e, in metres."""
     glint: float
@@ -138,7 +138,7 @@ class Look:
     """Weight of each of the two neighbouring pixels in the blur along an axis."""
 
     def salt(self, name: str) -> int:
-        """Hash the name of a random field, and the seed of the scene, to the argument `salt` of `uniform`."""
+        """Return `salt` for `uniform`: a hash of the scene's seed and the name of a random quantity, such as "road"."""
         return crc32(f"{self.seed}/{name}".encode())
 
     def terrain_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -216,7 +216,7 @@ class _Sites:
 class _Pairs:
     """Roads, banks and hedges on the borders of n pairs of macro cells, `first` and `second`: indices of cells, (n,).
 
-    `side`, int (n,), is computed from cell `first` alone, so that the two sides of a road get different random cars.
+    `side`, int (n,), is a hash of cell `first`. Cars are drawn from this hash, and differ on the two sides of a road.
     """
 
     def __init__(self, sites: _Sites, first: np.ndarray, second: np.ndarray) -> None:

@@ -31,8 +31,8 @@ class SyntheticScene:
     height: int
     """Scene rows, in pixels."""
     seed: int
-    """Seed of the properties that have no field here: place on the Earth, terrain, colours, sun, haze, water, density of
-    objects."""
+    """Seed of the properties that have no field here: place on the Earth, terrain, colours, sun, haze, water, density
+    of objects."""
     gsd_m: float = 0.3
     """Ground sample distance, in metres."""
     collar: bool = True

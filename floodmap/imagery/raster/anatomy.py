@@ -165,8 +165,8 @@ class _Inspector:
     def _between_tiles(self, dataset: DatasetReader, name: SourceName) -> Gaps | None:
         """Return the gaps of a GDAL tile index (GTI): the areas that no raster of the index covers.
 
-        None if GDAL has a mask for every band but alpha: from a nodata value, from an alpha band of the index, or from a mask of
-        the index. These areas then need no `Gaps`, because the masks already mark their pixels as unobserved.
+        None if GDAL has a mask for every band but alpha: from a nodata value, from an alpha band of the index, or from
+        a mask of the index. These areas then need no `Gaps`, because the masks already mark their pixels as unobserved.
         """
         flags_and_colours = zip(dataset.mask_flag_enums, dataset.colorinterp, strict=True)
         if all(MaskFlags.all_valid not in flags for flags, kind in flags_and_colours if kind != ColorInterp.alpha):

@@ -66,7 +66,7 @@ class Source:
     """Pixel grid of the dataset: CRS, transform, rows and columns."""
     nodata_values: tuple[float | None, ...]
     """Nodata value of each colour band, usually one for all; see `values.nodata_of`. None: the band has none.
-    If the user gives no nodata value and the file no finite one, the first of `voids` is used for all colour bands."""
+    If the user gives no nodata value, and the file has no finite one, all colour bands get the first of `voids`."""
     dtype: np.dtype[Any]
     """Common dtype of the bands that are read."""
     palette: NDArray[np.uint8] | None
@@ -120,12 +120,12 @@ class Source:
 
     @property
     def nir_nodata(self) -> float | None:
-        """Nodata value of near infrared in pixels whose colours are observed; None: every value is a measurement.
+        """Nodata value of near infrared in pixels whose colours are observed; None: no near infrared is missing there.
 
-        Some nodata values may also be colours (0, 255, 65535, see `voids.may_be_colour`). A pixel is unobserved only if
-        all its colours have such a value. In an observed pixel, near infrared with this value is missing. There are two
-        exceptions, in which the value is a measurement: 0 in 8-bit rasters (near infrared is 0 on deep water), and any
-        value in rasters of fewer than 8 bits. Other nodata values (-9999) in one colour make the pixel unobserved.
+        If `nodata` may also be a colour (0, 255, 65535, see `voids.may_be_colour`), a pixel is unobserved only if all
+        colours are nodata. In other pixels, near infrared may still be missing: the result is `nodata`. It is None for
+        0 in 8-bit rasters (near infrared is 0 on deep water), and for any value in rasters of fewer than 8 bits. It is
+        None also for other nodata values, such as -9999: one colour with such a value makes the pixel unobserved.
         """
         value = self.nodata
         if self.bands.nir is None or value is None or not may_be_colour(value) or self.scale is not None:

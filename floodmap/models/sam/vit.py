@@ -13,7 +13,10 @@ from floodmap.models.sam.common import FRAME, STRIDE
 from floodmap.models.sam.modeling import Attention, Block, ImageEncoderViT, get_rel_pos
 
 SCORES_BYTES = 2**24
-"""Largest size in bytes of the attention scores of one chunk. The positional bias of a chunk has the same size."""
+"""Largest size in bytes of the array of one chunk, which has one value for each pair of a query and a key.
+
+The values are the positional bias of the attention scores if torch's fused kernel computes the attention. Otherwise the
+values are the attention scores with the bias."""
 
 
 class CachedBlock(nn.Module):
@@ -116,7 +119,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
     (N, queries, C).
 
     The tensors get a fourth dimension of size 1, because torch uses the fused kernels only for four dimensions. For
-    three dimensions, torch computes separate matrix products, and on a GPU computes the products in float32.
+    three dimensions, torch computes separate matrix products, and converts float16 and bfloat16 tensors to float32.
     """
     return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None], scale=scale)[0]
 
