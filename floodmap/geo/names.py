@@ -145,7 +145,7 @@ def _is_long(path: Path) -> bool:
 
 @contextmanager
 def _plain_folder() -> Iterator[Path]:
-    """Context manager: yield the path of a temporary folder, a plain path; the folder is deleted at the end."""
+    """Context manager: yield the path of a temporary folder, deleted at the end. `_is_plain` is true of it."""
     places = (Path(place).absolute() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home()))
     usable = (place for place in places if _is_plain(place) and not _is_long(place) and os.access(place, os.W_OK))
     if (place := next(usable, None)) is None:

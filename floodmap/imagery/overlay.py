@@ -140,7 +140,7 @@ class _Polygons:
 
 
 class _Raster:
-    """Mask or area of interest from a raster of one band; `open_overlay` says which pixels cover the scene."""
+    """Mask or area of interest from a raster of one band. `open_overlay` describes which values of the raster count."""
 
     def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
         self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|\d+", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The error of a model on a window."""
+    """Record of an exception that a model raised on a window."""
 
     why: str
     """Error message, one line."""

@@ -189,7 +189,7 @@ class RasterMask:
         return self._scale
 
     def tell_scale(self, rule: FloodRule) -> None:
-        """Log the threshold as a stored value, if the raster is in per cent: the threshold 0.5 is used as 50."""
+        """Log the threshold in the unit of the raster, if the unit is per cent: 50 for the threshold 0.5."""
         if rule.threshold is not None and self.scale(rule) != 1:
             limit = round(rule.threshold * self.scale(rule), 6)
             LOG.warning("%s holds per cent: the threshold %g is used as %g", self.path, rule.threshold, limit)
@@ -198,10 +198,9 @@ class RasterMask:
         """Return whether a raster is in per cent, judged by dtype and values: integers, or floats with values above 1.
 
         Raises:
-            SceneError: an integer raster is a mask: it has only the values 0, 1 and 255, at least one pixel is 1 or
-                255, and the metadata do not declare per cent; or a float raster has more than 16 distinct values below
-                0, so that these are not fill values (nodata values that are not declared); or a float raster has values
-                between 0 and 1, and exactly one distinct value above 1 (perhaps a fill value).
+            SceneError: an integer raster whose metadata do not declare per cent has no other values than 0, 1 and 255:
+                it is a mask. A float raster has more than 16 distinct values below 0; fewer would be fill values. A
+                float raster has values between 0 and 1, and exactly one value above 1, perhaps a fill value.
         """
         if self.dtype.kind != "f":
             if self.declares_percent:

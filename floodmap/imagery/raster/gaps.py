@@ -185,8 +185,8 @@ class HiddenGaps:
     def within(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
         """Return the codes of a rectangle, uint8 `shape_hw`, as described at `Gaps.within`; None if there is no gap.
 
-        If a side of the result's pixels is longer than `_FINEST` pixels of `coverage`, some rows and columns of the
-        masks are not read.
+        A pixel of the result can be wider or higher than `_FINEST` pixels of `coverage`. Some rows and columns of the
+        masks are then skipped, so that a small gap can be missed.
         """
         rows, cols = Axis(rect.top, rect.height, shape_hw[0]), Axis(rect.left, rect.width, shape_hw[1])
         top, bottom = rows.blocks(1, self.coverage.height)

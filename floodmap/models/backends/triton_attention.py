@@ -229,10 +229,11 @@ def _position_scores(to_row, across, valid, first, key_row, key_col, column, ROW
 
 @triton.jit
 def _query_cells(image, top, left, height, width, ROWS: tl.constexpr, COLS: tl.constexpr, QUERIES: tl.constexpr):
-    """Return row, column, validity and cell number of each of the program's QUERIES queries.
+    """Return row, column, validity and cell number of each of the QUERIES queries of a Triton program.
 
-    Row and column are counted in the window. The cells of all images of the batch are numbered row by row, from 0. A
-    query is valid if the cell of the query is inside the window and inside the image. Each result is (QUERIES,).
+    Row and column are counted from the corner of the window of windowed attention, which can extend beyond the image. A
+    query is valid if its cell is inside this window and inside the image. The cells of all images of the batch are
+    numbered row by row, from 0. Each result is (QUERIES,).
     """
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     row, col = query // COLS, query % COLS
@@ -254,7 +255,7 @@ def _attend(
     are powers of two, or TAIL is 0: 80 channels are 64 + 16. `products` holds the product of every query with every
     relative positional embedding. In the code, `scores` are the attention scores before multiplication by `scale`.
     `highest` and `total` are the running maximum and the running sum of the softmax. `to_row` and `to_col`, (QUERIES,),
-    are addresses in `products`: of each query's products for keys in row 0 and for keys in column 0.
+    are addresses in `products`, one per query: `to_row` for its product with keys in row 0, `to_col` in column 0.
     """
     CHANNELS: tl.constexpr = HEAD + TAIL
     CELL: tl.constexpr = 3 * HEADS * CHANNELS
