@@ -138,7 +138,7 @@ class SegmentOptions:
     @property
     def threshold_percent(self) -> int:
         """Threshold in whole per cent, at least 1, for comparison with codes (one uint8 per pixel)."""
-        return max(1, round(self.threshold * 100))
+        return in_percent(self.threshold)
 
     @property
     def files(self) -> dict[str, Path | str]:
@@ -199,6 +199,11 @@ class TrainSettings(TypedDict, total=False):
     ignore_values: tuple[str, ...]
     strict: bool
     seed: int
+
+
+def in_percent(threshold: float) -> int:
+    """Return the lowest whole per cent that is at least a threshold of 0.01 to 1: 51 for the threshold 0.505."""
+    return math.ceil(round(100 * threshold, 6))  # 100 * 0.29 is a little below 29, and 100 * 0.55 a little above 55
 
 
 def check_threshold(threshold: float) -> None:

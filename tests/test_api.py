@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import GEOGRAPHIC, SceneFactory, picture
+from conftest import GEOGRAPHIC, UTM, SceneFactory, picture
 from fakes import FakeSegmenter
 from PIL import Image
 from rasterio.io import MemoryFile
@@ -197,6 +197,24 @@ def test_an_array_that_lacks_rows_is_refused(make_scene: SceneFactory) -> None:
             named(array[:, rows]),
         ):
             pass
+
+
+@pytest.mark.parametrize("first", [500_000.3, 500_000.0])
+@pytest.mark.parametrize("pixel", [0.25, 0.5, 0.6, 1.5])
+def test_coordinates_rounded_to_float32_are_even_where_a_pixel_is_finer_than_the_rounding(
+    pixel: float, first: float
+) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("rioxarray")
+    steps = (np.arange(300) + 0.5) * pixel
+    x, y = (first + steps).astype(np.float32), (5_000_000 - steps).astype(np.float32)
+    array = xarray.DataArray(np.zeros((3, 300, 300), np.uint8), dims=("band", "y", "x"), coords={"y": y, "x": x})
+    array = array.rio.write_crs(UTM)
+    with named(array) as path, rasterio.open(path) as dataset:
+        assert dataset.res == pytest.approx((pixel, pixel), abs=0.002)
+    lacking = array[:, [*range(100), *range(120, 300)]]
+    with pytest.raises(SceneError, match="the y coordinates of the array are not evenly spaced"), named(lacking):
+        pass
 
 
 def test_results_are_arrays_polygons_and_a_picture_in_a_notebook(make_scene: SceneFactory, tmp_path: Path) -> None:

@@ -516,6 +516,20 @@ def test_probabilities_with_a_scale_are_refused(tmp_path: Path) -> None:
             call(path, write(tmp_path / "r.tif", blobs(1)), threshold=0.5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_integers_with_a_scale_of_one_hundredth_are_per_cent(dtype: type, tmp_path: Path) -> None:
+    flood = blobs(1)
+    path = write(tmp_path / "p.tif", np.where(flood, 90, 5).astype(dtype))
+    with rasterio.open(path, "r+") as file:
+        file.scales = (0.01,)
+    assert evaluate(path, write(tmp_path / "r.tif", flood), threshold=0.5).scenes[0].iou == 1
+    for offsets, scales in (((1.0,), (0.01,)), ((0.0,), (0.1,))):
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = scales, offsets
+        with pytest.raises(FloodmapError, match=r"p\.tif declares a scale or an offset"):
+            evaluate(path, tmp_path / "r.tif", threshold=0.5)
+
+
 def test_a_mask_blurred_by_lossy_compression_is_refused(tmp_path: Path) -> None:
     blurred = write(tmp_path / "r.tif", 255 * blobs(1, (128, 128), 2.0), compress="jpeg", jpeg_quality=30)
     with pytest.raises(EvaluationError, match="compressed with loss, which has blurred its classes"):

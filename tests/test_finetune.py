@@ -220,6 +220,26 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed_with_another(data: Path, ba
     assert fine_tune(data, out, options, resume=True).path == out
 
 
+@pytest.mark.slow
+def test_overwrite_with_resume_goes_on_with_the_run_it_fits_and_replaces_any_other(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "mine.safetensors", FineTuneOptions(base=str(base), epochs=1, val_share=0.25)
+    out.write_bytes(b"an older result")
+    found: list[bool] = []
+
+    def broken_off(config: object, source: object, validation: object, folder: Path, *_: object) -> None:
+        found.append((folder / "last.pt").exists())
+        (folder / "last.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(floodmap.training.finetune, "train", broken_off)
+    for changed, resume in ((options, False), (options, True), (replace(options, seed=5), True), (options, False)):
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(data, out, changed, overwrite=True, resume=resume)
+    assert found == [False, True, False, False]
+
+
 def test_scenes_are_cut_into_pieces_and_seen_from_above(tmp_path: Path) -> None:
     profile = {
         "driver": "GTiff", "width": 2000, "height": 300, "dtype": "uint8", "crs": CRS.from_epsg(32643),

@@ -361,5 +361,18 @@ def test_of_a_file_that_stands_alone_its_bytes_are_the_fingerprint(
     assert of_input(path) == known
 
 
+@pytest.mark.parametrize("name", ["site.dxf", "site.csv"])
+def test_a_scene_and_results_beside_an_area_of_the_same_name_are_no_part_of_it(name: str, tmp_path: Path) -> None:
+    area = tmp_path / name
+    area.write_text("an area")
+    area.with_suffix(".prj").write_text("a CRS")
+    before = of_input(area)
+    for result in (".tif", ".json", ".gpkg", ".html"):
+        area.with_suffix(result).write_text("a scene or a result")
+    assert of_input(area) == before
+    area.with_suffix(".prj").write_text("another CRS")
+    assert before is not None and of_input(area) != before
+
+
 def test_a_shapefile_at_a_url_has_none_because_its_labels_may_change(tmp_path: Path) -> None:
     assert of_input("/vsicurl/http://127.0.0.1:9/s.shp") is None

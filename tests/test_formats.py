@@ -22,6 +22,9 @@ from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError, OutputError
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.window import Window
+from floodmap.masks.rules import FloodRule
+from floodmap.masks.vector import PolygonMask
 from floodmap.output.polygons import Polygons, polygonize
 from floodmap.output.vector_files import FORMATS, style, write_file, write_layers
 
@@ -127,6 +130,20 @@ def test_geojson_is_split_at_the_antimeridian(tmp_path: Path) -> None:
     assert all(part.bounds[2] - part.bounds[0] < 1 for part in shape.geoms)
 
 
+@pytest.mark.parametrize("epsg", [32643, 2263])
+def test_long_edges_stay_where_they_are_in_geojson(tmp_path: Path, epsg: int) -> None:
+    codes = np.zeros((6, 6), np.uint8)
+    codes[:4, 1:5], codes[1:3, 2:4] = 90, 0
+    crs, metre = CRS.from_epsg(epsg), 1 if epsg == 32643 else 3.2808
+    transform = Affine(5000 * metre, 0, 400_000, 0, -5000 * metre, 5_400_000 if epsg == 32643 else 200_000)
+    layers = layers_of(codes, crs, transform=transform)
+    written = geopandas.read_file(write(layers, tmp_path, ("geojson",))[0]).geometry[0]
+    # An edge of GeoJSON is straight in longitude and latitude.
+    back = geopandas.GeoSeries([shapely.segmentize(written, 0.001)], crs=4326).to_crs(crs.to_wkt()).iloc[0]
+    assert shapely.hausdorff_distance(back, layers.flood.geometry[0]) < 0.1 * metre
+    assert len(written.geoms[0].interiors) == 1 and written.is_valid
+
+
 def test_geojson_without_a_crs_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(MissingCRSError, match="WGS 84"):
         write(layers_of(crs=None), tmp_path)
@@ -210,6 +227,29 @@ def test_a_named_file_takes_its_format_from_its_suffix(tmp_path: Path) -> None:
     assert len(write_file(dry.flood, dry.unobserved, tmp_path / "dry.fgb", date=DATE)) == 1
     with pytest.raises(OutputError, match="format"):
         write_file(dry.flood, dry.unobserved, tmp_path / "x.kml", date=DATE)
+
+
+@pytest.mark.parametrize(("name", "old"), [("x", "x"), ("x_flood", "x_flood"), ("x_flood", "x")])
+@pytest.mark.parametrize("suffix", ["shp", "geojson"])
+def test_unobserved_ground_of_an_earlier_file_does_not_count_for_a_new_one(
+    tmp_path: Path, name: str, old: str, suffix: str
+) -> None:
+    grid = GeoGrid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000), CODES.shape)
+    path, before = tmp_path / f"{name}.{suffix}", layers_of()
+    write_file(before.flood, before.unobserved, tmp_path / f"{old}.{suffix}", date=DATE)
+
+    def observed() -> np.ndarray:
+        return PolygonMask(path).on(grid, FloodRule())(Window(0, 0, 3, 4)) != 255
+
+    if name == old:  # what `x_flood.shp` leaves unobserved is found beside it
+        assert (observed() == (CODES < 250)).all()
+        for file in tmp_path.glob(f"{name}.*"):
+            file.unlink()
+        with pytest.raises(OutputError, match="_unobserved"):
+            write_file(before.flood, before.unobserved[:0], path, date=DATE)
+    write_file(before.flood, before.unobserved[:0], path, date=DATE, overwrite=True)
+    assert observed().all()
+    assert (tmp_path / f"{old}_unobserved.{suffix}").exists()
 
 
 @pytest.mark.parametrize("name", ["flood", "unobserved", "mask", "probability"])

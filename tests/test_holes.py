@@ -15,7 +15,9 @@ from affine import Affine
 from conftest import NORTH_UP, UTM, SceneFactory, picture
 
 from floodmap.errors import SceneError
+from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
+from floodmap.imagery.raster.gaps import HiddenGaps
 from floodmap.imagery.scene import Scene
 from floodmap.masks.raster import RasterMask
 from floodmap.masks.rules import FloodRule
@@ -95,6 +97,45 @@ def test_nodata_that_the_dtype_of_the_vrt_cannot_hold_hides_no_hole(
 ) -> None:
     path = make_vrt(lambda band: complex_source(below_255, NODATA_255, band), beside="<NoDataValue>-9999</NoDataValue>")
     assert np.array_equal(reasons(path) == codes.NODATA, hole())
+
+
+@pytest.mark.parametrize("beside", ["", "<NoDataValue>-1.#IND</NoDataValue>"])
+def test_nan_as_old_gdal_wrote_it_on_windows_is_nodata_of_a_member(
+    beside: str, make_vrt: Callable[..., Path], make_scene: SceneFactory
+) -> None:
+    pixels = picture(3, (SIDE, SIDE)).clip(1, 254).astype(np.float32)
+    pixels[:, hole()] = np.nan
+    name = make_scene(pixels=pixels, name="nan.tif").name
+    path = make_vrt(lambda band: complex_source(name, "<NODATA>-1.#IND</NODATA>", band), beside=beside)
+    assert np.array_equal(reasons(path) == codes.NODATA, hole())
+
+
+@pytest.mark.parametrize(("shape_hw", "limit"), [((SIDE, SIDE), 7 * SIDE), ((13, 17), 900)])
+def test_holes_of_a_large_part_are_read_in_pieces_of_rows(
+    shape_hw: tuple[int, int], limit: int, make_vrt: Callable[..., Path], below_255: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class Recorded:
+        height = width = SIDE
+
+        def read_masks(self, bands: list[int], window: object, out_shape: tuple[int, ...]) -> np.ndarray:
+            sizes.append(out_shape[1] * out_shape[2])
+            return coverage.read_masks(bands, window=window, out_shape=out_shape)
+
+    sizes: list[int] = []
+    below = make_vrt(lambda band: complex_source(below_255, NODATA_255, band), beside="<NoDataValue>0</NoDataValue>")
+    with rasterio.open(below) as coverage:
+        holes = HiddenGaps(coverage=Recorded(), bands=(1, 2, 3))  # type: ignore[arg-type]
+        at_once = holes.within(Rect(0, 0, SIDE, SIDE), shape_hw)
+        monkeypatch.setattr("floodmap.imagery.raster.gaps._MOST_READ", limit)
+        assert len(sizes) == 1
+        in_pieces = holes.within(Rect(0, 0, SIDE, SIDE), shape_hw)
+    assert at_once is not None and in_pieces is not None
+    assert len(sizes) > 2 and max(sizes[1:]) <= limit + 16 * shape_hw[1]
+    assert at_once[at_once.shape[0] * 40 // SIDE, at_once.shape[1] * 55 // SIDE] == codes.NODATA
+    assert (at_once != in_pieces).mean() < 0.05
+    if shape_hw == (SIDE, SIDE):
+        assert np.array_equal(at_once, in_pieces) and np.array_equal(at_once == codes.NODATA, hole())
 
 
 def test_ground_that_the_mask_of_a_member_hides_is_unobserved_without_a_mask_of_the_vrt(
@@ -215,3 +256,23 @@ def test_a_tile_index_that_lacks_a_tile_is_refused_by_the_name_of_the_tile(
     (tmp_path / "tile20.tif").unlink()
     with pytest.raises(SceneError, match=r"index\.gti\.gpkg: its tile .*tile20\.tif does not exist"):
         reasons(index)
+
+
+@pytest.mark.parametrize("tiles_have_one", [False, True])
+def test_a_tile_index_without_a_crs_shows_its_tiles(tiles_have_one: bool, make_index: Callable[..., Path]) -> None:
+    index = make_index(**({} if tiles_have_one else {"crs": None}))
+    shapefile = index.with_name("index.shp")
+    gpd.read_file(index).to_file(shapefile)
+    shapefile.with_suffix(".prj").unlink()
+    assert np.array_equal(reasons(f"GTI:{shapefile}") == codes.NODATA, middle())
+
+
+@pytest.mark.parametrize("before", ["<?xml version='1.0' encoding='UTF-8'?>\n", "<!-- of 2026 -->", "\ufeff"])
+def test_the_xml_of_a_tile_index_may_begin_with_a_declaration_or_a_comment(
+    before: str, make_index: Callable[..., Path]
+) -> None:
+    index = make_index()
+    by_xml = index.with_name("index.gti")
+    root = f"<GDALTileIndexDataset><IndexDataset>{index}</IndexDataset></GDALTileIndexDataset>"
+    by_xml.write_text(before + root, encoding="utf-8")
+    assert np.array_equal(reasons(by_xml) == codes.NODATA, middle())

@@ -64,6 +64,60 @@ def test_scenes_beside_references_are_found(tmp_path: Path) -> None:
     assert found == {"river": "river_reference.tif", "town": "town.gpkg"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "chosen"),
+    [
+        (("scene_gt.tif", "scene_mask.tif"), "scene_gt.tif"),
+        (("scene_labels.png", "scene_mask.png"), "scene_labels.png"),
+        (("scene_flood.tif", "scene_mask.tif", "scene_truth.tif"), "scene_truth.tif"),
+        (("scene.gpkg", "scene_mask.png"), "scene_mask.png"),
+        (("scene.json", "scene_flood.png"), "scene_flood.png"),
+    ],
+)
+def test_of_several_labels_of_a_scene_the_one_that_evaluate_takes_is_used_and_a_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: tuple[str, ...], chosen: str
+) -> None:
+    for name in ("scene.tif", *labels):
+        (tmp_path / name).touch()
+    found = find_labels(tmp_path)
+    assert [(one.name, one.label) for one in found.labelled] == [("scene", tmp_path / chosen)]
+    assert found.strays == ()
+    assert ("scene.json" in labels) != (f"{chosen} is used" in caplog.text)
+
+
+@pytest.mark.parametrize("other", ["scene.gpkg", "scene_flood.png", "scene_label.tif"])
+def test_a_mask_that_floodmap_wrote_is_no_label_where_there_is_another(tmp_path: Path, other: str) -> None:
+    picture(tmp_path / "scene.tif", 1)
+    (tmp_path / "scene.json").touch()
+    shape = {"count": 1, "height": 48, "width": 48, "dtype": "uint8"}
+    place = {"crs": "EPSG:32643", "transform": Affine(1, 0, 500_000, 0, -1, 3_000_000)}
+    with rasterio.open(tmp_path / "scene_mask.tif", "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.ones((1, 48, 48), np.uint8))
+        file.update_tags(TIFFTAG_SOFTWARE="floodmap 1.0")
+    [alone] = find_labels(tmp_path).labelled
+    assert alone.label == tmp_path / "scene_mask.tif"
+    (tmp_path / other).touch()
+    [one] = find_labels(tmp_path).labelled
+    assert one.label == tmp_path / other
+
+
+def test_a_mask_of_the_pictures_own_name_is_used_before_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data_set(tmp_path, ("a",))
+    mask(tmp_path / "masks" / "a_mask.png")
+    labels = find_labels(tmp_path)
+    assert labels.labelled[0].label == tmp_path / "masks" / "a.png" and not caplog.messages
+    assert labels.strays == (tmp_path / "masks" / "a_mask.png",)
+
+
+def test_a_scene_with_its_own_label_stays_a_scene_although_it_is_named_like_a_label(tmp_path: Path) -> None:
+    for name in ("river.tif", "river_reference.tif", "river_flood.tif", "river_flood_reference.tif"):
+        (tmp_path / name).touch()
+    found = {one.name: one.label.name for one in find_labels(tmp_path).labelled if one.label}
+    assert found == {"river": "river_reference.tif", "river_flood": "river_flood_reference.tif"}
+
+
 def test_a_file_geodatabase_is_a_label_and_no_folder_of_pictures(tmp_path: Path) -> None:
     place = {"crs": "EPSG:32643", "transform": Affine(1, 0, 500_000, 0, -1, 3_000_000)}
     shape = {"count": 3, "height": 48, "width": 48, "dtype": "uint8"}
@@ -93,6 +147,20 @@ def test_splits_come_from_folders_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "two" / "splits.csv").write_text("name,split\na.jpg,train\nb,val\n")
     by_file = find_labels(tmp_path / "two")
     assert [one.split for one in by_file.labelled] == ["train", "val", None]
+
+
+def test_pictures_that_splits_csv_does_not_name_are_counted_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data_set(tmp_path)
+    (tmp_path / "splits.csv").write_text("name,split\na,train\nb,val\n")
+    find_labels(tmp_path)
+    [told] = caplog.messages
+    assert "2 of 4 pictures" in told and "such as c" in told
+    caplog.clear()
+    (tmp_path / "splits.csv").write_text("name,split\na,train\nb,val\nc,test\nd,train\n")
+    find_labels(tmp_path)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

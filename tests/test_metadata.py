@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 import rasterio
 from conftest import NORTH_UP, UTM, SceneFactory, picture
 
+from floodmap.errors import SceneError
 from floodmap.geo.window import Window
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
 from floodmap.strips import codes
@@ -127,6 +131,30 @@ def test_nodata_in_a_sidecar_counts_inside_an_archive_which_stays_as_it_is(
     with Scene.open(f"/vsi{kind}/{archive}/s.tif", SceneOptions(collar="off")) as scene:
         assert np.array_equal(~scene.read(WHOLE).valid, hole())
     assert archive.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz"])
+def test_an_archive_cut_by_a_broken_download_is_read_as_far_as_it_goes_or_refused_in_one_line(
+    kind: str, make_scene: SceneFactory, tmp_path: Path
+) -> None:
+    scene, archive = make_scene(), tmp_path / f"cut.tar.{kind}"
+    noise = np.random.default_rng(0).bytes(2**20)
+    with tarfile.open(archive, f"w:{kind}") as tar:  # type: ignore[call-overload]
+        tar.add(scene, "s.tif")
+        info = tarfile.TarInfo("noise.bin")
+        info.size = len(noise)
+        tar.addfile(info, io.BytesIO(noise))
+    archive.write_bytes(archive.read_bytes()[: len(noise) // 2])
+    name = f"/vsitar/{archive}/s.tif"
+    if kind == "gz":
+        with Scene.open(name) as opened:
+            assert opened.fingerprint
+    else:  # GDAL does not read xz
+        with pytest.raises(SceneError, match=r"^[^\n]*cannot be read as a raster[^\n]*$"):
+            Scene.open(name)
+    assert of_input(name)
+    with pytest.raises(SceneError, match=r"^[^\n]*cannot be read as a raster[^\n]*$"):
+        Scene.open(f"/vsitar/{archive}/noise.bin")
 
 
 def test_nodata_in_a_sidecar_counts_on_a_web_server(with_sidecar: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fakes import ConstantSegmenter
 from rasterio.enums import ColorInterp
 
 from floodmap.geo.window import Window
+from floodmap.imagery import reader
 from floodmap.imagery.scene import Scene
 from floodmap.inference import prompting
 from floodmap.inference.likelihood import likelihood
@@ -170,5 +172,35 @@ def test_a_mean_of_near_infrared_leaves_out_nodata(
 
 def stored(scene: Scene) -> Any:
     """Read the whole scene, (bands, height, width), before the stretch."""
-    reader = scene._reader
-    return reader.read(reader.whole, (scene.height, scene.width)).values
+    return scene._reader.read(scene._reader.whole, (scene.height, scene.width)).values
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("uint16", 0), ("float32", 0)])
+@pytest.mark.parametrize("shape_hw", [(8, 16), (3, 5), (1, 1), (100, 300)])
+def test_means_of_a_picture_with_nodata_0_are_the_same_in_many_small_pieces_and_in_one(
+    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, dtype: str, nodata: int, shape_hw: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (3, 120, 400)).astype(dtype)
+    pixels[:, 20:50, 100:222] = nodata
+    with Scene.open(make_scene(pixels=pixels, nodata=nodata, colorinterp=RGBN[:3])) as scene:
+        whole = scene._reader.read(scene._reader.whole, shape_hw)
+        monkeypatch.setattr(reader, "_PIECE_BYTES", 3000)
+        pieced = scene._reader.read(scene._reader.whole, shape_hw)
+    assert whole.empty is not None and pieced.empty is not None and np.array_equal(whole.empty, pieced.empty)
+    seen = ~whole.empty
+    assert pieced.values[:, seen].astype(float) == pytest.approx(whole.values[:, seen].astype(float), abs=0.01)
+
+
+@pytest.mark.parametrize("shape_hw", [(10, 30), (170, 800)])
+def test_a_coarse_read_of_a_picture_with_nodata_0_never_holds_the_full_resolution(
+    make_scene: SceneFactory, shape_hw: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (3, 400, 20000), dtype=np.uint8)
+    path = make_scene(pixels=pixels, nodata=0, colorinterp=RGBN[:3])
+    del pixels
+    with Scene.open(path) as scene:
+        tracemalloc.start()
+        scene._reader.read(scene._reader.whole, shape_hw)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 18_000_000  # the pixels alone take 24 MB

@@ -96,3 +96,21 @@ def test_alpha_that_is_no_number_hides_the_ground(make_scene: SceneFactory) -> N
     alpha = np.where(hole(), np.nan, 1).astype(np.float32)
     with Scene.open(make_scene(pixels=pixels, alpha=alpha, photometric="rgb")) as scene:
         assert np.array_equal(scene.read(Window(0, 0, *SHAPE)).valid, ~hole())
+
+
+@pytest.mark.parametrize("given", [None, 255.0])
+def test_a_fourth_band_of_which_only_nodata_was_sampled_stays_near_infrared(
+    make_scene: SceneFactory, given: float | None
+) -> None:
+    pixels = np.full((4, 130, 1600), 255, np.uint8)
+    pixels[:, :, 132:204] = np.random.default_rng(0).integers(1, 250, (4, 130, 72))  # between two sampled squares
+    path = make_scene(pixels=pixels, nodata=255 if given is None else None, colorinterp=UNDECLARED)
+    with Scene.open(path, SceneOptions(nodata=given, collar="off")) as scene:
+        assert scene.nir_band == 4
+        assert np.array_equal(scene.read(Window(0, 0, 130, 400)).valid, pixels[0, :, :400] != 255)
+
+
+def test_a_mask_of_opacity_whose_opaque_value_is_the_nodata_value_stays_a_mask(make_scene: SceneFactory) -> None:
+    path = make_scene(pixels=picture(np.where(hole(), 0, 255)), nodata=255, colorinterp=UNDECLARED)
+    with Scene.open(path, SceneOptions(collar="off")) as scene:
+        assert scene.nir_band is None and np.array_equal(scene.read(Window(0, 0, *SHAPE)).valid, ~hole())

@@ -92,10 +92,32 @@ def test_a_mask_beside_the_scene_is_a_remark(suffix: str, make_scene: SceneFacto
     if suffix == ".tif":
         make_scene(bands=1, transform=Affine.translation(1e5, 0) @ NORTH_UP, name=mask.name)
     else:
-        geopandas.GeoDataFrame(geometry=[shapely.box(6e5, 4.99e6, 6.1e5, 5e6)], crs=UTM).to_file(mask)
+        geopandas.GeoDataFrame(geometry=[shapely.box(15, 47, 15.1, 47.1)], crs=UTM).to_file(mask)  # degrees
     for path in (mask, make_scene(bands=1, name="here.tif")):
         with Scene.open(make_scene(pixels=picture(3, HW), name="scene.tif"), SceneOptions(mask=path)) as opened:
             assert any("does not overlap" in line and mask.name in line for line in opened.remarks) == (path == mask)
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_clouds_beside_the_scene_are_no_remark(crs: str, make_scene: SceneFactory, tmp_path: Path) -> None:
+    clouds = geopandas.GeoDataFrame(geometry=[shapely.box(5.3e5, 4.99e6, 5.4e5, 5e6)], crs=UTM).to_crs(crs)
+    clouds.to_file(tmp_path / "clouds.gpkg")
+    scene = make_scene(pixels=picture(3, HW), name="scene.tif")
+    with Scene.open(scene, SceneOptions(mask=tmp_path / "clouds.gpkg")) as opened:
+        assert not opened.remarks
+
+
+def test_a_raster_of_the_whole_earth_overlaps_a_scene_in_any_crs(make_scene: SceneFactory) -> None:
+    turn, place = Affine(10, 0, -180, 0, -10, 90), Affine(1, 0, -6e5, 0, -1, -1.1e6)
+    earth = make_scene(pixels=np.ones((1, 18, 36), np.uint8), crs="EPSG:4326", transform=turn, name="earth.tif")
+    scene = make_scene(pixels=picture(3, HW), crs="EPSG:5514", transform=place, name="scene.tif")
+    assert covered(scene, mask=earth).all() and covered(scene, aoi=earth).all()
+    with Scene.open(scene, SceneOptions(mask=earth)) as opened:
+        assert not opened.remarks
+    whole = make_scene(pixels=picture(3, (18, 36)), crs="EPSG:4326", transform=turn, name="whole.tif")
+    local = make_scene(pixels=np.ones((1, *HW), np.uint8), crs="EPSG:5514", transform=place, name="local.tif")
+    with Scene.open(whole, SceneOptions(mask=local)) as opened:
+        assert not opened.remarks
 
 
 def test_a_south_up_raster_is_an_area_of_interest(make_scene: SceneFactory) -> None:

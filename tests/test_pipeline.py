@@ -201,6 +201,20 @@ def test_resuming_finished_work_computes_nothing(make_scene: SceneFactory, tmp_p
     assert again.tiles == [] and result.report["windows"]["run"] == 1
 
 
+@pytest.mark.parametrize("newer", ["gpkg", "geojson"])
+def test_polygons_of_an_earlier_run_are_not_those_of_a_resumed_run(
+    make_scene: SceneFactory, tmp_path: Path, newer: str
+) -> None:
+    scene, out = make_scene(shape_hw=(8, 8)), tmp_path / "out"
+    run(scene, out, formats=(newer, "shp"))
+    run(scene, out, formats=(newer,), threshold=0.9, overwrite=True)
+    with pytest.raises(OutputError, match=r"left from another run: scene_flood\.shp, scene_unobserved\.shp"):
+        run(scene, out, formats=("shp",), threshold=0.9, resume=True)
+    again = FakeSegmenter()
+    run(scene, out, again, formats=("shp",), threshold=0.9, resume=True, overwrite=True)
+    assert again.tiles
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["picture", "model"])
 def test_work_on_another_picture_or_by_another_model_is_not_resumed(
@@ -304,6 +318,13 @@ def test_ground_outside_the_area_of_interest_is_in_no_layer(make_scene: SceneFac
     assert (mask[:, :50] == 1).all() and (mask[:, 51:] == 255).all()
     assert result.report["observed_share"] == 1.0
     assert len(geopandas.read_file(result.layer_paths[0], layer="unobserved")) == 0
+
+
+@pytest.mark.parametrize("threshold", [0.504, 0.505, 0.506, 0.5, 0.51, 0.29, 0.145, 0.01])
+def test_codes_from_the_threshold_up_and_no_others_are_flood(threshold: float) -> None:
+    codes = np.arange(101)
+    flood = codes >= SegmentOptions(threshold=threshold).threshold_percent
+    assert (flood == (codes / 100 >= threshold)).all()
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.polygons import Polygons, polygonize, vectorize, vectorize_layers
 from floodmap.output.simplify import simplified
 from floodmap.output.tracing import trace
+from floodmap_cli.main import run as run_command
 
 UTM = CRS.from_epsg(32643)
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)
@@ -185,9 +187,29 @@ def test_without_a_place_on_earth_areas_are_null_and_metres_refused() -> None:
                 polygons_of(codes, crs=crs, **{option: 1.0})
 
 
-def test_coordinates_outside_the_crs_leave_areas_null() -> None:
-    layers = polygons_of(np.full((3, 4), 80, np.uint8), crs=CRS.from_epsg(4326), transform=Affine(1, 0, 0, 0, -1, 500))
+def test_coordinates_outside_the_crs_leave_areas_null_and_metres_refused() -> None:
+    outside: dict[str, Any] = {"crs": CRS.from_epsg(4326), "transform": Affine(1, 0, 0, 0, -1, 500)}
+    layers = polygons_of(np.full((3, 4), 80, np.uint8), **outside)
     assert layers.flood["area_m2"].isna().all()
+    for option, flag in (("min_area_m2", "--min-area"), ("simplify_m", "--simplify")):
+        with pytest.raises(MissingCRSError, match=f"do not exist in its CRS, so {flag} cannot be used"):
+            polygons_of(np.full((3, 4), 80, np.uint8), **outside, **{option: 1000.0})
+
+
+def test_an_area_that_is_unknown_is_not_reported_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.ones((1, 3, 4), np.uint8)
+    for name, row in (("wrong", 500), ("right", 50)):
+        options = {"driver": "GTiff", "height": 3, "width": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **options, transform=Affine(1, 0, 0, 0, -1, row)) as file:
+            file.write(mask)
+    vectorize_command = ["vectorize", str(tmp_path / "wrong.tif"), "--overwrite", "-o", str(tmp_path / "x.gpkg")]
+    assert run_command(vectorize_command) == 0
+    assert " ha" not in capsys.readouterr().out
+    assert run_command([*vectorize_command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["area_m2"] is None
+    vectorize_command[1] = str(tmp_path / "right.tif")
+    assert run_command([*vectorize_command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["area_m2"] > 1e10
 
 
 def test_the_minimum_area_drops_flood_but_never_unobserved_ground() -> None:

@@ -22,6 +22,7 @@ from floodmap.inference.prompting import make_prompter
 from floodmap.inference.proof import Proof
 from floodmap.inference.scales import COARSE_FACTOR, coarse_factor
 from floodmap.inference.tiling import Grid
+from floodmap.models.prompts import Prompts
 from floodmap.strips.codes import NODATA
 
 
@@ -169,13 +170,42 @@ def test_what_a_person_drew_comes_on_top_of_the_far_view(make_scene: SceneFactor
     clicks.write_text(json.dumps({"type": "FeatureCollection", "features": [point]}))
     path = make_scene(pixels=ramp(512, 512), crs=None, transform=None)
     with Scene.open(path) as scene:
-        knows, sam = FakeSegmenter(), FakeSegmenter()
-        sam.knows_floods = False
-        prompter, alone = (make_prompter(scene, segmenter, clicks) for segmenter in (knows, sam))
+        prompter = make_prompter(scene, FakeSegmenter(), clicks)
         tiles = [scene.read(Window(0, col, 128, 128)) for col in (0, 384)]
     assert [len(prompter(tile).points_xy) for tile in tiles] == [0, 1]
     assert all(prompter(tile).mask is not None for tile in tiles)
-    assert len(alone(tiles[1]).points_xy) == 1 and alone(tiles[1]).mask is None
+
+
+def muddy_field() -> np.ndarray:
+    """Smooth brown water in the left half, rough green vegetation in the right half: pixels (3, 256, 512)."""
+    water = np.indices((256, 512))[1] < 256
+    texture = np.random.default_rng(1).normal(0, 1, water.shape) * np.where(water, 1.5, 22)
+    colour = np.where(water, np.array([150, 125, 95])[:, None, None], np.array([70, 100, 50])[:, None, None])
+    return np.clip(colour + texture, 0, 255).astype(np.uint8)
+
+
+def test_points_of_a_user_are_added_to_the_automatic_prompts_of_meta_s_sam(make_scene: SceneFactory) -> None:
+    clicks = Prompts(points_xy=np.array([[200.0, 100.0], [500.0, 30.0]]), labels=np.array([0, 1]))
+    sam = FakeSegmenter()
+    sam.knows_floods = False
+    with Scene.open(make_scene(pixels=muddy_field())) as scene:
+        automatic, both = (make_prompter(scene, sam, wanted) for wanted in ("auto", clicks))
+        for col, label in ((0, 0), (256, 1)):
+            tile = scene.read(Window(0, col, 256, 256))
+            picked, given = automatic(tile), both(tile)
+            assert len(picked.boxes_xyxy) == (col == 0)
+            np.testing.assert_array_equal(given.boxes_xyxy, picked.boxes_xyxy)
+            np.testing.assert_array_equal(given.points_xy[1:], picked.points_xy)
+            assert given.labels.tolist() == [label, *picked.labels.tolist()] and not given.bounded
+
+
+def test_boxes_of_a_user_replace_the_automatic_prompts_of_meta_s_sam(make_scene: SceneFactory) -> None:
+    box = Prompts(boxes_xyxy=np.array([[10.0, 10.0, 90.0, 90.0]]))
+    sam = FakeSegmenter()
+    sam.knows_floods = False
+    with Scene.open(make_scene(pixels=muddy_field())) as scene:
+        given = make_prompter(scene, sam, box)(scene.read(Window(0, 0, 256, 256)))
+    assert given.boxes_xyxy.tolist() == box.boxes_xyxy.tolist() and not len(given.points_xy) and given.bounded
 
 
 def test_very_large_scenes_are_shrunk_further(make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from click.testing import CliRunner
 from conftest import HANGS
 from PIL import Image
 
+from floodmap.comparison.charts import COLOURS
 from floodmap.comparison.difficulty import measure_difficulty
 from floodmap.comparison.oracle import PromptKind
 from floodmap.comparison.report import write_html
-from floodmap.comparison.statistics import expected_iou
+from floodmap.comparison.statistics import expected_iou, summary, table
 from floodmap.comparison.study import Picture, Study, Trial
 from floodmap.evaluation.scores import Scores
 from floodmap.models.prompts import Prompts
@@ -25,7 +27,7 @@ from floodmap_cli.main import cli
 KINDS = tuple(PromptKind.parse(text) for text in ("auto", "point", "box"))
 
 
-def study_of(models: tuple[str, ...], count: int = 6) -> Study:
+def study_of(models: tuple[str, ...], count: int = 6, kinds: tuple[PromptKind, ...] = KINDS) -> Study:
     rng = np.random.default_rng(0)
     pictures, trials = [], []
     for i in range(count):
@@ -39,7 +41,7 @@ def study_of(models: tuple[str, ...], count: int = 6) -> Study:
             )
         )
         for m, model in enumerate(models):
-            for kind in KINDS:
+            for kind in kinds:
                 codes = np.where(np.roll(reference, (3 - 2 * m) * (1 + i % 3), axis=0) == 1, 90, 10).astype(np.uint8)
                 hit = int(((codes > 50) & (reference == 1)).sum())
                 wrong = int(((codes > 50) & (reference == 0)).sum()), int(((codes <= 50) & (reference == 1)).sum())
@@ -53,7 +55,7 @@ def study_of(models: tuple[str, ...], count: int = 6) -> Study:
                     scores=Scores(name=name, tp=hit, fp=wrong[0], fn=wrong[1], tn=2400 - hit - sum(wrong)),
                     histogram=np.bincount(codes.ravel() * 2 + reference.ravel(), minlength=202).reshape(101, 2),
                 ))  # fmt: skip
-    return Study(pictures=tuple(pictures), trials=tuple(trials), models=models, kinds=KINDS)
+    return Study(pictures=tuple(pictures), trials=tuple(trials), models=models, kinds=kinds)
 
 
 @pytest.mark.slow
@@ -86,6 +88,46 @@ def test_oracle_scores_stand_in_their_own_section(tmp_path: Path) -> None:
     before, after = html.split('class="oracle"')
     assert "prompts: auto" in before and "prompts: point" not in before and "ORACLE" not in before
     assert after.count("<td>point</td>") == 2
+
+
+def flat(html: str) -> str:
+    return re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", [("only",), ("old", "new")])
+def test_scores_with_oracle_prompts_alone_are_not_called_scores_without_them(
+    tmp_path: Path, models: tuple[str, ...]
+) -> None:
+    study = study_of(models, 2, KINDS[2:])
+    html = flat(write_html(study, tmp_path / "r.html", title="t", footer="f").read_text())
+    head = html.split('class="oracle"')[0]
+    assert "without prompts from the reference" not in html and "Without any prompt" not in html
+    assert "with prompts from the reference (box)" in head and '<span class="tag">ORACLE</span>' in head
+
+
+@pytest.mark.slow
+def test_the_page_and_the_table_have_the_intervals_of_summary_json(tmp_path: Path) -> None:
+    study = replace(study_of(("old", "new"), kinds=KINDS[:1]), seed=5)
+    html = flat(write_html(study, tmp_path / "r.html", title="t", footer="f").read_text())
+    wanted = summary(study)
+    assert wanted != summary(replace(study, seed=0))
+    for one in wanted["results"]:
+        low, high = one["mean"]["iou"]["interval_95"]
+        assert html.count(f"{low:.3f} to {high:.3f}") == 2 and f"{low:.3f} to {high:.3f}" in table(study)
+        assert f"{one['calibration_error_cross_fitted']:.3f} once" in html
+    [change] = wanted["differences"]
+    assert html.count(f"({change['low']:+.3f} to {change['high']:+.3f}") == 2
+
+
+@pytest.mark.slow
+def test_every_model_is_in_the_cards_and_in_every_chart(tmp_path: Path) -> None:
+    names = tuple(f"model{i:02}" for i in range(len(COLOURS) + 1))
+    html = write_html(study_of(names, 2, KINDS[:1]), tmp_path / "r.html", title="t", footer="f").read_text()
+    assert html.count('class="card"') == len(names)
+    charts = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert [names[-1] in chart for chart in charts] == [names[0] in chart for chart in charts]
+    assert any(names[-1] in chart for chart in charts)
 
 
 def test_expected_iou_follows_from_the_probabilities() -> None:

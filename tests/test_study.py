@@ -18,6 +18,7 @@ from floodmap.imagery.tile import Tile
 from floodmap.masks.labels import find_labels
 from floodmap.masks.rules import FloodRule
 from floodmap.models.prompts import Prompts
+from floodmap.strips.codes import FAILED
 
 
 class Shy:
@@ -78,6 +79,24 @@ def test_each_kind_of_prompt_is_scored_on_the_pictures_own_pixels(picture: Path)
     assert box.scores.iou == 1.0 and box.given.boxes_xyxy.tolist() == [[4, 10, 56, 50]]
     assert [trial.prompts.is_oracle for trial in (none, point, points, box)] == [False, True, True, True]
     assert none.seconds == 1.0
+
+
+def test_no_prompt_is_taken_from_flood_that_the_picture_does_not_show(picture: Path) -> None:
+    shown = Image.open(picture / "images" / "pools.png").convert("RGBA")
+    shown.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    shown.save(picture / "images" / "pools.png")
+    point, points, box = run(picture, "point", "points:2", "box")
+    assert point.scores.unobserved == 32 * 64 and point.given.points_xy[:, 0].min() > 32 and point.scores.iou == 1.0
+    assert points.given.labels.tolist() == [1] and points.given.points_xy[:, 0].min() > 32
+    assert box.given.boxes_xyxy.tolist() == [[40, 20, 56, 40]]
+
+
+def test_no_point_is_added_where_the_model_has_failed(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.zeros((64, 64), np.uint8)
+    codes[10:50, 4:24], codes[:, 32:] = 90, FAILED
+    monkeypatch.setattr("floodmap.comparison.study.segment_whole", lambda *_, **__: codes)
+    [points] = run(picture, "points:8")
+    assert points.given.labels.tolist() == [1] and points.scores.unobserved == 32 * 64
 
 
 def test_the_histogram_counts_every_pixel_by_its_probability(picture: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,26 +25,44 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @click.command()
 @click.argument("mask", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", callback=_output,
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    callback=_output,
     help=f"File to write; its suffix is the format: {', '.join(FORMATS)}.",
 )
 @click.option(
-    "--threshold", type=float, metavar="SHARE", callback=share,
+    "--threshold",
+    type=float,
+    metavar="SHARE",
+    callback=share,
     help="Probability, 0.01 to 1, from which a pixel is flood; the raster then holds probabilities or per cent.  "
     "[default: 0.5 for x_probability.tif]",
 )
 @click.option(
-    "--flood-value", metavar="VALUE",
-    help='Value of flooded pixels of a mask ("1", "1,2").  '
-    "[default: 1 in masks of 0 and 1, 255 in masks of 0 and 255]",
+    "--flood-value",
+    metavar="VALUE",
+    help='Value of flooded pixels of a mask ("1", "1,2").  [default: 1 in masks of 0 and 1, 255 in masks of 0 and 255]',
 )
 @ignore_option
 @click.option(
-    "--min-area", "min_area_m2", type=float, default=0.0, metavar="M2", callback=not_negative,
+    "--min-area",
+    "min_area_m2",
+    type=float,
+    default=0.0,
+    metavar="M2",
+    callback=not_negative,
     help="Drop flood polygons below this area on the ground, in square metres.",
 )
 @click.option(
-    "--simplify", "simplify_m", type=float, default=0.0, metavar="METRES", callback=not_negative,
+    "--simplify",
+    "simplify_m",
+    type=float,
+    default=0.0,
+    metavar="METRES",
+    callback=not_negative,
     help="Remove details of outlines below about this size; flood and unobserved ground keep their common border.",
 )
 @overwrite_option
@@ -83,7 +102,9 @@ def vectorize(
     )  # fmt: skip
     date = datetime.fromtimestamp(mask.stat().st_mtime, UTC)
     paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
-    area = float(layers.flood["area_m2"].sum()) if is_placed(layers.flood.crs) else None
+    # Without `skipna=False`, pandas counts unknown areas as 0.
+    area = float(layers.flood["area_m2"].sum(skipna=False)) if is_placed(layers.flood.crs) else None
+    area = None if area is None or math.isnan(area) else area
     if as_json:
         report = {"files": [str(path) for path in paths], "polygons": len(layers.flood),
                   "unobserved": len(layers.unobserved), "area_m2": area}  # fmt: skip

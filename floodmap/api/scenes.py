@@ -33,6 +33,7 @@ from floodmap.options import (
     SceneOptions,
     SegmentOptions,
     check_threshold,
+    in_percent,
 )
 from floodmap.output.results import FloodMap, as_probability
 from floodmap.pipeline import refuse_other_run, segment_scene
@@ -86,7 +87,7 @@ def segment(
             after every window, and before results are written.
         prompts: `auto`: the result of the coarse pass, or for Meta's SAM an estimate of water from colours; `none`: no
             prompts; or a vector file with points (field `label`: 1 flood, 0 dry) and boxes around flood. Points and
-            boxes are used together with the result of the coarse pass.
+            boxes are used together with what `auto` gives; with Meta's SAM, boxes replace it.
         resolution_m: ground sample distance of the working grid, in metres; None: the pixels of the file.
         bands: numbers of red, green, blue and perhaps near infrared, from 1; None: bands are found by name, colour
             interpretation or order.
@@ -169,7 +170,7 @@ def predict(
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
         prompts: `auto`: the result of the coarse pass, or for Meta's SAM an estimate of water from colours; `none`: no
             prompts; or `Prompts`: points and boxes in pixels of the picture. Points and boxes are used together with
-            the result of the coarse pass.
+            what `auto` gives; with Meta's SAM, boxes replace it.
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
         threshold: probability, 0.01 to 1, from which a pixel is flood in the mask.
@@ -192,7 +193,7 @@ def predict(
         prompter, proof = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive), Proof()
         codes = segment_whole(scene, grid, segmenter, prompter, exhaustive=exhaustive, proof=proof)
         proof.end()
-    flood = (codes >= max(1, round(100 * threshold))).astype(np.uint8)
+    flood = (codes >= in_percent(threshold)).astype(np.uint8)
     return Prediction(np.where(codes > 100, np.uint8(255), flood), as_probability(codes))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,17 @@ from numpy.typing import NDArray
 from floodmap.models.calibration import Histogram, by_threshold, reliability
 from floodmap.output.pages.html import FAINT, INK, figure, svg_of
 
-COLOURS = ("#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00")
+COLOURS = (
+    "#7f8c9b", "#1668a8", "#d1622b", "#3f8f5a", "#8a5aa8", "#b08b00", "#3aa7b8", "#a83246", "#5b4636", "#d987b4",
+)  # fmt: skip
 """Colours of the models, in the order of the comparison. In training curves, the first colour is not used."""
 Values = NDArray[np.float64]
+T = TypeVar("T")
+
+
+def coloured(shown: Iterable[T], first: int = 0) -> Iterator[tuple[str, T]]:
+    """Yield each element with its colour, from `COLOURS[first]`; the colours repeat if there are too few."""
+    yield from zip(islice(cycle(COLOURS), first, None), shown, strict=False)
 
 
 def _label(name: str) -> str:
@@ -39,7 +49,7 @@ def histograms(scores: Mapping[str, Mapping[str, Values]]) -> str:
     edges = np.linspace(0, 1, 21)
     with figure(2.6 * len(scores), 2.3, len(scores)) as (drawn, axes):
         for axis, (metric, series) in zip(axes, scores.items(), strict=True):
-            for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+            for colour, (name, values) in coloured(series.items()):
                 counts = np.histogram(values[np.isfinite(values)], edges)[0]
                 axis.stairs(counts, edges, color=colour, fill=True, alpha=0.35)
                 axis.stairs(counts, edges, color=colour, linewidth=1.4, label=_label(name))
@@ -64,7 +74,7 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
     metrics = list(next(iter(means.values())))
     width = 0.8 / len(means)
     with figure(7.2, 2.7) as (drawn, (axis,)):
-        for number, (colour, (model, scores)) in enumerate(zip(COLOURS, means.items(), strict=False)):
+        for number, (colour, (model, scores)) in enumerate(coloured(means.items())):
             at = np.arange(len(metrics)) + (number - (len(means) - 1) / 2) * width
             mean, low, high = (np.array([scores[metric][i] for metric in metrics]) for i in range(3))
             axis.bar(at, mean, width * 0.92, color=colour, label=_label(model))
@@ -73,7 +83,7 @@ def bars(means: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
                 axis.text(x, 0.02, f"{y:.2f}", ha="center", va="bottom", fontsize=7.5, color="white")
         axis.set(xticks=range(len(metrics)), xticklabels=metrics, ylim=(0, 1), ylabel="mean over pictures")
         axis.grid(axis="x", visible=False)
-        axis.legend(frameon=False, fontsize=8, ncols=len(means), loc="lower left", bbox_to_anchor=(0, 1))
+        axis.legend(frameon=False, fontsize=8, ncols=min(len(means), 5), loc="lower left", bbox_to_anchor=(0, 1))
         return svg_of(drawn)
 
 
@@ -89,7 +99,7 @@ def calibration(histograms_by_model: Mapping[str, Histogram]) -> str:
     """
     with figure(8.4, 2.7, 3) as (drawn, axes):
         axes[0].plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
-        for colour, (model, histogram) in zip(COLOURS, histograms_by_model.items(), strict=False):
+        for colour, (model, histogram) in coloured(histograms_by_model.items()):
             predicted, flooded, _ = reliability(histogram)
             axes[0].plot(predicted, flooded, color=colour, marker="o", markersize=3, linewidth=1.2, label=_label(model))
             iou, precision, recall = by_threshold(histogram)
@@ -116,7 +126,7 @@ def scatter(traits: Mapping[str, Values], scores: Mapping[str, Values]) -> str:
     """
     with figure(2.5 * len(traits), 2.4, len(traits)) as (drawn, axes):
         for axis, (trait, values) in zip(axes, traits.items(), strict=True):
-            for colour, (model, ious) in zip(COLOURS, scores.items(), strict=False):
+            for colour, (model, ious) in coloured(scores.items()):
                 axis.scatter(
                     values, ious, s=12, facecolors="none", edgecolors=colour, linewidths=1.1, label=_label(model)
                 )
@@ -140,7 +150,7 @@ def grouped(groups: Sequence[str], means: Mapping[str, Values], title: str) -> s
     """
     width = 0.8 / len(means)
     with figure(3.9, 2.4) as (drawn, (axis,)):
-        for number, (colour, (model, values)) in enumerate(zip(COLOURS, means.items(), strict=False)):
+        for number, (colour, (model, values)) in enumerate(coloured(means.items())):
             at = np.arange(len(groups)) + (number - (len(means) - 1) / 2) * width
             axis.bar(at, values, width * 0.92, color=colour, label=_label(model))
         axis.set(xticks=range(len(groups)), xticklabels=groups, ylim=(0, 1), title=title, ylabel="mean IoU")
@@ -164,7 +174,7 @@ def curves(log: Mapping[str, Values], x: str) -> str:
     sides = [[name for name in names if "loss" in name], [name for name in names if "iou" in name.lower()]]
     with figure(7.2, 2.5, 2) as (drawn, axes):
         for axis, side, title in zip(axes, sides, ("Loss", "IoU"), strict=True):
-            for colour, name in zip(COLOURS[1:], side, strict=False):
+            for colour, name in coloured(side, 1):
                 axis.plot(log[x], log[name], color=colour, linewidth=1.4, label=name.replace("_", " ").strip())
             axis.set(title=title, xlabel=x)
             if side:

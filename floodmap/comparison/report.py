@@ -81,9 +81,8 @@ def _context(
         "seen": [*study.seen(), *missing],
         "verdict": _headline(study, main, change),
         "pair": pair,
-        "cards": [
-            _card(study, model, main, colour) for model, colour in zip(study.models, charts.COLOURS, strict=False)
-        ],
+        "cards": [_card(study, model, main, colour) for colour, model in charts.coloured(study.models)],
+        "helped": str(main) if main.is_oracle else "",
         "automatic": [_block(study, kind, pair) for kind in automatic],
         "spreads": _spreads(study, automatic),
         "sheet": _sheet(study),
@@ -115,16 +114,17 @@ def _pooled(study: Study, model: str, kind: PromptKind) -> NDArray[np.int64]:
 
 
 def _headline(study: Study, kind: PromptKind, change: Difference | None) -> str:
+    given = f" with prompts from the reference ({kind})" if kind.is_oracle else ""
     if change is None:
-        mean = np.nanmean(_ious(study, study.models[0], kind))
-        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f} without prompts from the reference."
-    first, second = escape(change.first), escape(change.second)
+        mean, alone = np.nanmean(_ious(study, study.models[0], kind)), given or " without prompts from the reference"
+        return f"<b>{escape(study.models[0])}</b> reaches a mean IoU of {mean:.3f}{alone}."
+    first, second = f"<b>{escape(change.first)}</b>", f"<b>{escape(change.second)}</b>"
     interval = f"({change.low:+.3f} to {change.high:+.3f}; Wilcoxon p {_p(change.p_value)})"
     if not change.is_real:
-        return f"<b>{second}</b> and <b>{first}</b> do not differ beyond chance: {change.mean:+.3f} IoU {interval}."
+        return f"{second} and {first} do not differ beyond chance{given}: {change.mean:+.3f} IoU {interval}."
     word = "better" if change.mean > 0 else "worse"
     return (
-        f"<b>{second}</b> is {word} than <b>{first}</b> by {abs(change.mean):.3f} IoU {interval}: "
+        f"{second} is {word} than {first} by {abs(change.mean):.3f} IoU{given} {interval}: "
         f"higher on {change.better} pictures, lower on {change.worse}."
     )
 
@@ -280,7 +280,7 @@ def _calibration_text(study: Study, kind: PromptKind) -> str:
         own = [trial.histogram for trial in study.of(model, kind)]
         parts.append(
             f"{model}: expected calibration error {calibration_error(np.sum(own, axis=0)):.3f}, "
-            f"{cross_fitted_error(own):.3f} once recalibrated on other pictures"
+            f"{cross_fitted_error(own, seed=study.seed):.3f} once recalibrated on other pictures"
         )
     return "; ".join(parts) + ". On the diagonal, of the pixels given 70 per cent 70 in 100 are flooded."
 

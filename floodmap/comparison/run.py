@@ -43,8 +43,6 @@ class Comparison:
     """All pictures and all trials."""
     findings: tuple[Finding, ...]
     """Problems that were found in the labels."""
-    seed: int
-    """Seed of the bootstrap."""
     out: Path
     """Folder of `report.html`, `scores.csv` and `summary.json`."""
     missing: tuple[str, ...] = ()
@@ -53,7 +51,7 @@ class Comparison:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Content of `summary.json`; see `statistics.summary`."""
-        return summary(self.study, self.seed, self.findings, self.missing)
+        return summary(self.study, self.findings, self.missing)
 
     @property
     def page_path(self) -> Path:
@@ -156,21 +154,22 @@ def compare_models(
     for finding in audited.findings:
         log.warning("%s%s", "left out: " if finding.is_fatal else "", finding)
     study = run_study(
-        _chosen(data, audited, split), segmenters, kinds, rule=audited.rule, clock=time.monotonic, report=report
-    )
+        _chosen(data, audited, split), segmenters, kinds, rule=audited.rule, clock=time.monotonic, seed=seed,
+        report=report,
+    )  # fmt: skip
     swapped = find_swapped_masks(study)
     for finding in swapped:
         log.warning("%s", finding)
     findings = (*audited.findings, *swapped)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_tables(study, out, seed, findings, missing)
+    write_tables(study, out, findings, missing)
     title = f"{' against '.join(study.models)} on {data.name}"
     curves = {one.segmenter.name: curves_of(one.file) for one in models if one.file is not None}
     logs = {name: log for name, log in curves.items() if log is not None}
     footer = _footer(data, len(findings))
     write_html(study, out / "report.html", title=title, footer=footer, logs=logs, missing=missing)
-    return Comparison(study=study, findings=findings, seed=seed, out=out, missing=tuple(missing))
+    return Comparison(study=study, findings=findings, out=out, missing=tuple(missing))
 
 
 def refuse_comparison(out: Path, *, overwrite: bool) -> None:

@@ -55,26 +55,25 @@ class Difference:
         return self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
-def evaluation_of(study: Study, model: str, kind: PromptKind, seed: int = 0) -> Evaluation:
+def evaluation_of(study: Study, model: str, kind: PromptKind) -> Evaluation:
     """Return the evaluation of one model with one kind of prompt: scores of all pictures, means and 95 % intervals.
 
     Args:
         study: the study.
         model: name of the model.
         kind: kind of prompt.
-        seed: seed of the bootstrap.
     """
-    return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=seed)
+    return Evaluation(scenes=tuple(trial.scores for trial in study.of(model, kind)), seed=study.seed)
 
 
-def differences(study: Study, metric: Ratio = "iou", seed: int = 0) -> Iterator[Difference]:
+def differences(study: Study, metric: Ratio = "iou") -> Iterator[Difference]:
     """Yield the paired difference of every two models with every kind of prompt; for the arguments see `difference`."""
     for kind in study.kinds:
         for first, second in combinations(study.models, 2):
-            yield difference(study, first, second, kind, metric, seed)
+            yield difference(study, first, second, kind, metric)
 
 
-def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio, seed: int = 0) -> Difference:
+def difference(study: Study, first: str, second: str, kind: PromptKind, metric: Ratio) -> Difference:
     """Compute the paired difference between two models, over the pictures on which both models have a score.
 
     The difference is the score of the second model minus the score of the first model. The mean is 0 if
@@ -86,13 +85,12 @@ def difference(study: Study, first: str, second: str, kind: PromptKind, metric: 
         second: name of the second model.
         kind: kind of prompt.
         metric: score that is compared.
-        seed: seed of the bootstrap.
     """
     one, other = (np.array([getattr(t.scores, metric) for t in study.of(m, kind)]) for m in (first, second))
     change = (other - one)[np.isfinite(other - one)]
     if not len(change):
         change = np.zeros(1)
-    means = np.random.default_rng(seed).choice(change, (RESAMPLES, len(change))).mean(axis=1)
+    means = np.random.default_rng(study.seed).choice(change, (RESAMPLES, len(change))).mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return Difference(
         first=first, second=second, prompts=str(kind), metric=metric, mean=float(change.mean()), low=float(low),
@@ -116,14 +114,11 @@ def spread_out(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [ordered[i] for i in places]
 
 
-def summary(
-    study: Study, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
-) -> dict[str, Any]:
+def summary(study: Study, findings: Sequence[Finding] = (), missing: Sequence[str] = ()) -> dict[str, Any]:
     """Return the content of `summary.json`.
 
     Args:
         study: the study.
-        seed: seed of the bootstrap.
         findings: problems that were found in the labels.
         missing: one line for each model that could not be downloaded.
 
@@ -139,19 +134,19 @@ def summary(
     for model in study.models:
         for kind in study.kinds:
             trials = study.of(model, kind)
-            scored = evaluation_of(study, model, kind, seed).to_json()
+            scored = evaluation_of(study, model, kind).to_json()
             histograms = [trial.histogram for trial in trials]
             blocks.append({
                 "model": model, "prompts": str(kind), "oracle": kind.is_oracle, "pictures": len(trials),
                 "mean": scored["mean"], "pooled": scored["pooled"],
                 "failures": [t.name for t in failures(trials)],
                 "calibration_error": number(calibration_error(np.sum(histograms, axis=0))),
-                "calibration_error_cross_fitted": number(cross_fitted_error(histograms, seed=seed)),
+                "calibration_error_cross_fitted": number(cross_fitted_error(histograms, seed=study.seed)),
                 "seconds": round(sum(trial.seconds for trial in trials), 2),
             })  # fmt: skip
     return {
         "models": list(study.models), "prompts": [str(kind) for kind in study.kinds],
-        "results": blocks, "differences": [_jsonable(asdict(one)) for one in differences(study, seed=seed)],
+        "results": blocks, "differences": [_jsonable(asdict(one)) for one in differences(study)],
         "pictures": [{"name": p.name, **_jsonable(asdict(p.traits))} for p in study.pictures],
         "findings": [asdict(finding) for finding in findings], "seen": list(study.seen()),
         "missing": list(missing),
@@ -164,7 +159,7 @@ def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tables(
-    study: Study, folder: Path, seed: int = 0, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
+    study: Study, folder: Path, findings: Sequence[Finding] = (), missing: Sequence[str] = ()
 ) -> tuple[Path, Path]:
     """Write `scores.csv` and `summary.json` to a folder. Each file is written completely or not at all.
 
@@ -184,7 +179,7 @@ def write_tables(
         values = [getattr(trial.scores, name) for name in columns[4:-1]]
         writer.writerow([*about, *values, round(trial.seconds, 3)])
     write_whole(scores, lines.getvalue())
-    write_whole(summary_path, json.dumps(summary(study, seed, findings, missing), indent=1, ensure_ascii=False) + "\n")
+    write_whole(summary_path, json.dumps(summary(study, findings, missing), indent=1, ensure_ascii=False) + "\n")
     return scores, summary_path
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from floodmap.comparison.difficulty import Difficulty, measure_difficulty
 from floodmap.comparison.oracle import PromptKind, add_point, reference_box
+from floodmap.errors import SceneError
 from floodmap.evaluation.counting import compare, spacing
 from floodmap.evaluation.scores import COUNTS, Scores
 from floodmap.geo.geogrid import GeoGrid
@@ -80,6 +81,8 @@ class Study:
     roles: Mapping[tuple[str, str], Role] = field(default_factory=dict)
     """Role of a picture for a model: `train` if the model was trained on the picture, `val` if the model was validated
     on the picture. Keys are pairs (name of the model, name of the picture); a pair is absent if it has no role."""
+    seed: int = 0
+    """Seed of the bootstrap, for all intervals of the study."""
 
     def of(self, model: str, kind: PromptKind) -> list[Trial]:
         """Return the trials of one model and one kind of prompt, in the order of the pictures."""
@@ -102,6 +105,7 @@ def run_study(
     *,
     rule: FloodRule,
     clock: Callable[[], float],
+    seed: int = 0,
     report: Callable[[Trial], None] = lambda _: None,
 ) -> Study:
     """Run every model with every kind of prompt on every picture.
@@ -112,6 +116,7 @@ def run_study(
         kinds: kinds of prompt.
         rule: rule that converts the values of the masks to flood, dry and unobserved.
         clock: function that returns the time in seconds, such as `time.monotonic`.
+        seed: seed of the bootstrap.
         report: function that is called with each trial when the trial is finished, for example to show progress. It is
             not connected with the HTML page of the comparison.
 
@@ -132,7 +137,7 @@ def run_study(
         proof.end()
     return Study(
         pictures=tuple(pictures), trials=tuple(finished), models=tuple(m.name for m in models), kinds=tuple(kinds),
-        roles=_roles(labelled, models),
+        roles=_roles(labelled, models), seed=seed,
     )  # fmt: skip
 
 
@@ -190,11 +195,12 @@ def trials(
         ModelError: a model failed with the same error on each of its first windows; see `Proof`.
     """
     preview_hw = scene.preview_shape(PREVIEW_SIDE)
+    seen = _visible(reference, scene) if any(kind.is_oracle for kind in kinds) else reference
     for model, proof in zip(models, proofs, strict=True):
         windows = Grid(height=scene.height, width=scene.width, multiple=model.multiple)
         for kind in kinds:
             started = clock()
-            codes, given = _segment(scene, windows, model, kind, reference, proof)
+            codes, given = _segment(scene, windows, model, kind, seen, proof)
             yield Trial(
                 name=one.name, model=model.name, prompts=kind, given=given, seconds=clock() - started,
                 scores=_scores(one, codes, reference, grid), histogram=_histogram(codes, reference),
@@ -206,6 +212,8 @@ def _segment(
     scene: Scene, windows: Grid, model: Segmenter, kind: PromptKind, reference: Codes, proof: Proof
 ) -> tuple[Codes, Prompts]:
     """Segment a picture with one kind of prompt.
+
+    Points and boxes are computed from `reference`, and further points only where the prediction is observed.
 
     Returns:
         Two values: the codes of the prediction, uint8 (height, width), and the points and boxes that were computed from
@@ -225,9 +233,21 @@ def _segment(
     given = add_point(Prompts.none(), None, reference)
     codes = run(joined(given, far))
     for _ in range(kind.count - 1):
-        given = add_point(given, flooded(codes), reference)
+        given = add_point(given, flooded(codes), np.where(codes < FIRST_REASON, reference, UNOBSERVED))
         codes = run(joined(given, far))
     return codes, given
+
+
+def _visible(reference: Codes, scene: Scene) -> Codes:
+    """Return a copy of a reference, uint8 (height, width), with UNOBSERVED where the picture is unobserved."""
+    visible = reference.copy()
+    for window in scene.grid.blocks(1024):
+        try:
+            tile = scene.read(window)
+        except SceneError:
+            tile = scene.failed(window)
+        visible[window.slices][~tile.valid] = UNOBSERVED
+    return visible
 
 
 def flooded(codes: Codes) -> NDArray[np.bool_]:

@@ -137,6 +137,27 @@ def measure(
     return area, perimeter
 
 
+def densified(geometries: Geometries, crs: object) -> Geometries:
+    """Add vertices to polygons, so that no edge is longer than 1 km, for a conversion to longitude and latitude.
+
+    Without these vertices, the middle of an edge of 20 km would be moved by about 10 m.
+
+    Args:
+        geometries: shapely Polygons, object (n,).
+        crs: CRS of the polygons. If it is not projected, the polygons are returned unchanged.
+    """
+    if not len(geometries) or crs is None or not (known := known_crs(crs)).is_projected:
+        return geometries
+    kind, xy, (ring_ends, polygon_ends) = shapely.to_ragged_array(geometries, include_z=False)
+    ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends))
+    dense, ring = _densified(xy, ring, EDGE_M / known.axis_info[0].unit_conversion_factor)
+    if len(dense) == len(xy):
+        return geometries
+    ring_ends = np.append(0, np.cumsum(np.bincount(ring, minlength=len(ring_ends) - 1)))
+    moved: Geometries = shapely.from_ragged_array(kind, dense, (ring_ends, polygon_ends))
+    return moved
+
+
 def _densified(xy: Floats, ring: Ints, longest: float) -> tuple[Floats, Ints]:
     """Add vertices to rings, so that no edge is longer than `longest`.
 

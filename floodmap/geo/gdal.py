@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,15 @@ try:  # base class of GDAL errors that rasterio does not convert; the class is n
     from rasterio._err import CPLE_BaseError
 except ImportError:
     CPLE_BaseError = RasterioError
+try:  # Python may be built without xz
+    from lzma import LZMAError
+except ImportError:
+    LZMAError = zlib.error  # type: ignore[misc, assignment]
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 """Exceptions that rasterio raises if GDAL fails."""
+ARCHIVE_ERRORS = (OSError, EOFError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError)
+"""Exceptions that Python raises for an archive that is damaged or truncated."""
 CACHE_BYTES = 64 * 2**20
 """Default size of GDAL's block cache, in bytes."""
 
@@ -66,7 +73,7 @@ def has_sidecar(name: SourceName) -> bool:
         return False
     try:
         return f"{inside}.aux.xml" in _names_in(file)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError):
+    except ARCHIVE_ERRORS:
         return False
 
 

@@ -6,14 +6,15 @@ rasters, not the pixels of a window.
 
 from __future__ import annotations
 
-import json
+import io
 import os
+import warnings
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import rasterio
-import shapely
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 
@@ -25,6 +26,8 @@ from floodmap.geo.source_name import SourceName
 _ROOT = "GDALTileIndexDataset"
 _LOCATION = "location"
 """Default name of the attribute of the vector layer that contains the names of the tiles."""
+_BEFORE_XML = b"\xef\xbb\xbf \t\r\n"
+"""Bytes that may precede the first `<` of an XML file: the byte order mark of UTF-8, and white space."""
 
 
 def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -> DatasetReader:
@@ -49,7 +52,7 @@ def open_with_mask(dataset: DatasetReader, name: SourceName, stack: ExitStack) -
     wrong = (RasterioError, VectorError, DataSourceError, DataLayerError, ET.ParseError, LookupError, OSError)
     try:
         settings = _settings(name)
-        tiles = closed_by(stack, MemoryFile(_tiles(settings, name).encode(), ext=".geojson"))
+        tiles = closed_by(stack, MemoryFile(_tiles(settings, name), ext=".gpkg"))
         file = closed_by(stack, MemoryFile(_xml(dataset, str(tiles.name)), ext=".gti"))
         masked: DatasetReader = closed_by(stack, rasterio.open(file.name))
     except wrong as error:
@@ -73,19 +76,24 @@ def _settings(name: SourceName) -> ET.Element:
     the returned XML contains only the name of this file, in the element `IndexDataset`.
     """
     text = str(name.opened).removeprefix("GTI:")
+    if text.lstrip().startswith("<"):
+        return ET.fromstring(text.strip())
     if os.path.isfile(text):
         with Path(text).open("rb") as file:
-            if file.read(100).lstrip().startswith(f"<{_ROOT}".encode()):
-                return ET.parse(text).getroot()
-    if text.lstrip().startswith(f"<{_ROOT}"):
-        return ET.fromstring(text)
+            is_xml = file.read(100).lstrip(_BEFORE_XML).startswith(b"<")
+        # The element may follow an XML declaration and comments. Some vector formats are XML, too.
+        if is_xml and (root := ET.fromstring(Path(text).read_bytes().strip())).tag == _ROOT:
+            return root
     root = ET.Element(_ROOT)
     ET.SubElement(root, "IndexDataset").text = text
     return root
 
 
-def _tiles(settings: ET.Element, name: SourceName) -> str:
-    """Return the footprints of the tiles as GeoJSON text, with the absolute name of each tile as attribute `location`.
+def _tiles(settings: ET.Element, name: SourceName) -> bytes:
+    """Return the footprints of the tiles as a GeoPackage, with the absolute name of each tile as attribute `location`.
+
+    The GeoPackage has no CRS. In GeoJSON, GDAL would take a missing CRS for EPSG:4326, and would find no tile in its
+    place.
 
     Args:
         settings: XML of the tile index, from `_settings`.
@@ -106,14 +114,17 @@ def _tiles(settings: ET.Element, name: SourceName) -> str:
     named = [_absolute(str(location), folder) for location in values[0]]
     missing = [tile for tile in named if Path(tile).is_absolute() and not (_is_virtual(tile) or Path(tile).exists())]
     if missing:
+        # GDAL (3.10) returns 0 not only for a missing tile, but also for all tiles that it would draw after it.
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise SceneError(f"{index}: its tile {missing[0]}{more} does not exist; restore it, or make the index again")
-    outlines = map(json.loads, shapely.to_geojson(shapely.from_wkb(footprints)))
-    features = [
-        {"type": "Feature", "properties": {_LOCATION: tile}, "geometry": outline}
-        for tile, outline in zip(named, outlines, strict=True)
-    ]
-    return json.dumps({"type": "FeatureCollection", "features": features})
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(
+            out, footprints, [np.array(named, object)], [_LOCATION], layer="index", driver="GPKG",
+            geometry_type="Unknown", crs=None,
+        )  # fmt: skip
+    return out.getvalue()
 
 
 def _is_virtual(path: str) -> bool:
@@ -134,7 +145,7 @@ def _absolute(tile: str, folder: Path) -> str:
 def _xml(dataset: DatasetReader, index: str) -> bytes:
     """Return the XML of a new tile index that declares a mask and has the grid of `dataset`.
 
-    `index` is the name of a file in memory with the GeoJSON from `_tiles`.
+    `index` is the name of a file in memory with the GeoPackage from `_tiles`.
     """
     left, bottom, right, top = dataset.bounds
     across, down = dataset.res[0], dataset.res[1]

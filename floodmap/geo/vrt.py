@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -159,13 +160,11 @@ class Vrt:
         for element in band:
             file = element.find("SourceFilename")
             if element.tag.endswith("Source") and file is not None:
-                nodata = element.findtext("NODATA")
+                nodata = _number(element.findtext("NODATA"))
                 transparent = nodata is not None or element.findtext("UseMaskBand") == "true"
                 number = (element.findtext("SourceBand") or "1").rpartition(",")[2]  # "mask,1" is the mask of band 1
                 rects = _rect(element.find("SrcRect")), _rect(element.find("DstRect"))
-                yield Member(
-                    self._name_in(file), int(number), *rects, transparent, None if nodata is None else float(nodata)
-                )
+                yield Member(self._name_in(file), int(number), *rects, transparent, nodata)
 
     def _name_in(self, file: ET.Element) -> SourceName:
         text = file.text or ""
@@ -185,12 +184,25 @@ def _folder(name: SourceName) -> Path | str:
 
 def _declares_nodata(band: ET.Element) -> bool:
     """Return whether a band of a VRT has a nodata value that its dtype can hold, so that GDAL fills holes with it."""
-    text = band.findtext("NoDataValue")
+    value = _number(band.findtext("NoDataValue"))
     dtype = _INTEGERS.get(band.get("dataType", "Byte"))
-    if text is None or dtype is None:
-        return text is not None
-    value, limits = float(text), np.iinfo(dtype)
+    if value is None or dtype is None:
+        return value is not None
+    limits = np.iinfo(dtype)
     return value.is_integer() and limits.min <= value <= limits.max
+
+
+def _number(text: str | None) -> float | None:
+    """Return a nodata value of a VRT; None if `text` is empty, as for GDAL.
+
+    NaN if `text` is no number, such as `-1.#IND`, which old versions of GDAL wrote for NaN on Windows.
+    """
+    if not text:
+        return None
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return math.nan
 
 
 def _covering(source: ET.Element) -> ET.Element:

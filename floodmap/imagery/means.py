@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,9 @@ from scipy.sparse import csr_array
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
+_MANY_ROWS = 8
+"""Source rows per target row from which on adding row by row is faster than a product with a sparse matrix."""
+
 
 @dataclass(frozen=True, slots=True)
 class AxisWeights:
@@ -20,9 +25,10 @@ class AxisWeights:
     middles: NDArray[np.int64]
     """int64 (target pixels,): index of the source pixel at the centre of each target pixel."""
     weights: Any
-    """Sparse float64 (target pixels, source pixels): overlap of a target and a source pixel, in source pixels."""
+    """Sparse float32 (target pixels, source pixels): overlap of a target and a source pixel, in source pixels."""
 
     @classmethod
+    @lru_cache(maxsize=8)  # the pieces of a window have the same columns
     def of(cls, first: float, length: float, size: int, count: int) -> AxisWeights:
         """Compute the weights for an interval of source pixels that is divided into equal target pixels.
 
@@ -35,11 +41,30 @@ class AxisWeights:
         edges = first + np.arange(count + 1) * (length / count)
         middles = np.clip(((edges[:-1] + edges[1:]) / 2).astype(np.int64), 0, size - 1)
         low, high = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:] - 1e-9).astype(int)
-        spans = [np.arange(max(0, a), max(min(b, size), a + 1)) for a, b in zip(low, high, strict=True)]
-        cols = np.concatenate(spans)
-        rows = np.repeat(np.arange(count), [len(span) for span in spans])
+        starts, stops = np.maximum(low, 0), np.maximum(np.minimum(high, size), low + 1)
+        rows = np.repeat(np.arange(count), stops - starts)
+        ends = np.cumsum(stops - starts)
+        cols = np.arange(ends[-1]) + (stops - ends)[rows]
         shares = np.minimum(cols + 1, edges[rows + 1]) - np.maximum(cols, edges[rows])
-        return cls(middles, csr_array((np.maximum(shares, 1e-9), (rows, cols)), shape=(count, size)))
+        weights = np.maximum(shares, 1e-9).astype(np.float32)
+        return cls(middles, csr_array((weights, (rows, cols)), shape=(count, size)))
+
+    def sums(self, values: NDArray[Any], exact: np.dtype[Any]) -> NDArray[Any]:
+        """Return the weighted sums of rows: (bands, target pixels, width), computed in the floating dtype `exact`.
+
+        `values` has the shape (bands, source pixels, width).
+        """
+        count, size = self.weights.shape
+        if size < _MANY_ROWS * count:
+            return np.stack([self.weights @ band.astype(exact) for band in values])
+        sums = np.empty((len(values), count, values.shape[2]), exact)
+        for row, (begin, end) in enumerate(pairwise(self.weights.indptr.tolist())):
+            first, last = self.weights.indices[begin], self.weights.indices[end - 1]
+            np.add.reduce(values[:, first + 1 : last], axis=1, dtype=exact, out=sums[:, row])
+            sums[:, row] += values[:, first] * self.weights.data[begin]  # only the outer rows have fractions
+            if last > first:
+                sums[:, row] += values[:, last] * self.weights.data[end - 1]
+        return sums
 
 
 def area_means(
@@ -59,14 +84,15 @@ def area_means(
     Returns:
         (bands, target rows, target columns), of the dtype of `values`.
     """
-    weight = np.ones(values.shape[1:]) if empty is None else (~empty).astype(np.float64)
-    total = (cols.weights @ (rows.weights @ weight).T).T
-    means = np.empty((len(values), *total.shape), np.float64)
-    for band, out in zip(values, means, strict=True):
-        known = np.where(weight > 0, band, 0.0)
-        out[...] = (cols.weights @ (rows.weights @ known).T).T / np.maximum(total, 1e-12)
+    exact = np.dtype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    if empty is None or not empty.any():
+        empty, known, total = None, values, np.outer(rows.weights.sum(axis=1), cols.weights.sum(axis=1))
+    else:
+        known = np.where(empty, values.dtype.type(0), values)
+        total = (cols.weights @ rows.sums(~empty[None], exact)[0].T).T
+    means = np.stack([(cols.weights @ sums.T).T / np.maximum(total, 1e-12) for sums in rows.sums(known, exact)])
     if values.dtype.kind in "iu":
-        np.rint(means, out=means)
+        means = np.floor(means + exact.type(0.5))  # as GDAL rounds
         fill = 0 if fill is None else fill
     if empty is not None:
         means[:, total <= 0] = np.nan if fill is None else fill

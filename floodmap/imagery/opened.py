@@ -89,19 +89,26 @@ def _as_geotiff(array: Any, folder: Path) -> Path:
 
 
 def _is_even(array: Any, dim: str) -> bool:
-    """Return whether the coordinates of a dimension are evenly spaced, with a tolerance of half a pixel.
+    """Return whether the coordinates of a dimension are evenly spaced, within half a pixel or the rounding.
 
     A pixel is the mean distance between neighbouring coordinates. Each distance may differ by up to half a pixel from
     the median distance. Each coordinate may differ by up to half a pixel from its place on an even grid from the first
-    coordinate to the last. Coordinates that were rounded to float32 are therefore accepted. A missing row doubles one
-    distance, and the result is False. The result is True if the dimension has no coordinates, or fewer than three.
+    coordinate to the last. A missing row doubles one distance, and the result is False. The result is True if the
+    dimension has no coordinates, or fewer than three.
+
+    Coordinates of a float dtype are rounded: northings in float32, for example, to 0.5 m. Distances and coordinates may
+    therefore also differ from the mean distance and from the even grid by 1.5 times the distance between neighbouring
+    numbers of the dtype. If a pixel is not larger than this distance, a single missing row may go unnoticed.
     """
     if dim not in array.coords or array.sizes[dim] < 3:
         return True
-    steps = np.diff(np.asarray(array.coords[dim].values, np.float64))
+    places = np.asarray(array.coords[dim].values)
+    rounding = 1.5 * float(np.spacing(np.abs(places).max())) if places.dtype.kind == "f" else 0.0
+    steps = np.diff(places.astype(np.float64))
     mean = float(steps.mean())
-    drift = np.cumsum(steps - mean)
-    return bool((np.abs([steps - np.median(steps), drift]) <= abs(mean) / 2).all())
+    half, drift = abs(mean) / 2, np.abs(np.cumsum(steps - mean))
+    is_even = (np.abs(steps - np.median(steps)) <= half) | (np.abs(steps - mean) <= rounding)
+    return bool(is_even.all() and (drift <= max(half, rounding)).all())
 
 
 def _without_lossy_dtype(array: Any) -> Any:

@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from floodmap.errors import MissingCRSError, SceneError
-from floodmap.geo.gdal import closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_env, gdal_reason, has_sidecar
 from floodmap.geo.geogrid import GeoGrid, how_to_place
 from floodmap.geo.names import has_gdal_name, is_there
 from floodmap.geo.source_name import SourceName
@@ -33,6 +33,9 @@ from floodmap.imagery.raster.anatomy import anatomy, lost_part_text
 from floodmap.imagery.raster.voids import HUGE
 
 LOG = logging.getLogger(__name__)
+
+_FAR_M = 111_000
+"""Distance in metres, about 1 degree of latitude. Polygons that are farther from a scene may have a wrong CRS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ class Overlay(Protocol):
 
     def meets_scene(self) -> bool:
         """Return whether the mask or the area of interest overlaps the scene."""
+
+    def is_far(self) -> bool:
+        """Return whether the distance to the scene is so large that the CRS may be wrong.
+
+        Polygons are far if the rectangle around all of them is more than 1 degree (111 km) away: one file of clouds may
+        be meant for many scenes. A raster is far if it does not overlap the scene.
+        """
 
 
 def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
@@ -109,6 +119,7 @@ class _Polygons:
 
     def __init__(self, path: Path | str, scene: BaseScene) -> None:
         polygons = read_vectors(path, crs=scene.grid.crs, polygons=True).geometries
+        self._grid, self._bounds = scene.grid, shapely.total_bounds(polygons)
         polygons = turned(polygons, scene.grid.crs, scene.grid.span_x)
         inverse = ~scene.grid.transform
 
@@ -137,6 +148,15 @@ class _Polygons:
     def meets_scene(self) -> bool:
         """Return whether a polygon intersects the scene's rectangle."""
         return len(self._tree.query(self._scene, predicate="intersects")) > 0
+
+    def is_far(self) -> bool:
+        """Return whether the rectangle around all polygons is far from the scene; see `Overlay.is_far`."""
+        grid, gsd_m = self._grid, self._grid.gsd_m
+        if gsd_m is None or not np.isfinite(self._bounds).all():
+            return False
+        reach = _FAR_M / gsd_m * abs(grid.transform.determinant) ** 0.5
+        west, south, east, north = self._bounds
+        return not overlaps((west - reach, south - reach, east + reach, north + reach), grid.bounds, grid.crs)
 
 
 class _Raster:
@@ -227,11 +247,24 @@ class _Raster:
         return False
 
     def meets_scene(self) -> bool:
-        """Return whether the rectangles of the raster and of the scene overlap; True for a raster without a CRS."""
+        """Return whether the rectangles of the raster and of the scene overlap.
+
+        The result is True if this is not known: the raster has no CRS, or a rectangle cannot be transformed.
+        """
         if self._datasets == [self._source]:
             return True
-        bounds = transform_bounds(self._source.crs, self._grid.crs, *GeoGrid.of(self._source).bounds)
-        return overlaps(bounds, self._grid.bounds, self._grid.crs)
+        # The smaller rectangle is transformed, because a projection may be undefined far away from its own area.
+        grids = GeoGrid.of(self._source), self._grid
+        small, large = sorted(grids, key=lambda grid: (grid.gsd_m or 0.0) * sum(grid.shape_hw))
+        try:
+            bounds = transform_bounds(small.crs, large.crs, *small.bounds)
+        except GDAL_ERRORS:
+            return True
+        return not np.isfinite(bounds).all() or overlaps(bounds, large.bounds, large.crs)
+
+    def is_far(self) -> bool:
+        """Return whether the raster does not overlap the scene."""
+        return not self.meets_scene()
 
     def _warped(self) -> list[WarpedVRT]:
         """Return virtual copies of the raster that are warped to the scene's working grid by nearest neighbour.

@@ -95,41 +95,6 @@ def nir_is_missing(values: NDArray[Any], nodata: float | None) -> Bools | None:
     return missing if missing.any() else None
 
 
-def drops_colours(
-    values: NDArray[Any], n_colours: int, nodata: Sequence[float | None], nir_nodata: float | None
-) -> bool:
-    """Return whether GDAL would compute wrong means if it downsampled the given pixels.
-
-    GDAL averages each band on its own, and leaves out all values of the band that are equal to the nodata value. But a
-    pixel may have this value in one band and still be a valid colour. Example: if nodata is 0, pure red is 0 in green
-    and blue. GDAL leaves out these two zeros, so that the means of green and blue are too large.
-
-    Args:
-        values: (bands, height, width): the pixels at full resolution, as stored, near infrared last.
-        n_colours: number of colour bands.
-        nodata: nodata value of each colour band, such as 0 or 255; None for a band without a nodata value. At least one
-            band has a nodata value. GDAL also leaves out the first of these values from the means of near infrared.
-        nir_nodata: value of near infrared that means "not measured" in a pixel with valid colours; None: every value is
-            a measurement. See `Source.nir_nodata`.
-
-    Returns:
-        True if, in at least one band, GDAL would leave out a value of a valid pixel, or would average the value of a
-        nodata pixel. The latter happens if only other bands of the pixel have the nodata value; see `find_empty`.
-    """
-    first = next(value for value in nodata if value is not None)
-    by_band = (*nodata, *(first,) * (len(values) - n_colours))
-    dropped = [None if value is None else band == value for band, value in zip(values, by_band, strict=True)]
-    if not any(flags is not None and flags.any() for flags in dropped):
-        return False
-    empty = find_empty(values[:0], values[:n_colours], nodata)
-    missing = nir_is_missing(values, nir_nodata)
-    for number, flags in enumerate(dropped):
-        expected = empty if number < n_colours else union(empty, missing)
-        if flags is not None and (expected is None or (flags != expected).any()):
-            return True
-    return False
-
-
 def find_empty(
     values: NDArray[Any], nearest: NDArray[Any], nodata: float | Sequence[float | None] | None
 ) -> Bools | None:

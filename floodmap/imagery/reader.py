@@ -23,10 +23,10 @@ from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.means import AxisWeights, area_means, known_block_means
-from floodmap.imagery.pixels import Pixels, Values, drops_colours, find_empty, nir_is_missing, union
+from floodmap.imagery.pixels import Pixels, Values, find_empty, nir_is_missing, union
 from floodmap.imagery.raster.source import Source
 from floodmap.imagery.raster.voids import may_be_colour
-from floodmap.imagery.rectangles import outer_of, pieces
+from floodmap.imagery.rectangles import outer_of, pieces, pieces_of
 from floodmap.strips import codes
 
 _PIECE_BYTES = 2**21
@@ -118,7 +118,7 @@ class Reader:
         self, window: Window, shape_hw: tuple[int, int], pieces: Iterator[tuple[slice, slice]], *, tolerant: bool
     ) -> Pixels:
         down, across = window.height / shape_hw[0], window.width / shape_hw[1]
-        failed, hidden, empty, complete = (np.zeros(shape_hw, bool) for _ in range(4))
+        flags = {name: np.zeros(shape_hw, bool) for name in ("hidden", "empty", "failed", "complete")}
         values = np.zeros((self.source.depth, *shape_hw), self.source.dtype)
         for rows, cols in pieces:
             place = (window.row_off + rows.start * down, window.col_off + cols.start * across)
@@ -128,15 +128,14 @@ class Reader:
             except SceneError:
                 if not tolerant:
                     raise
-                failed[rows, cols] = True
+                flags["failed"][rows, cols] = True
                 continue
             values[:, rows, cols] = piece.values
-            failed[rows, cols] = False if piece.failed is None else piece.failed
-            hidden[rows, cols] = False if piece.hidden is None else piece.hidden
-            empty[rows, cols] = False if piece.empty is None else piece.empty
-            complete[rows, cols] = False if piece.complete is None else piece.complete
-        flags = failed if failed.any() else None
-        return Pixels(values=values, hidden=hidden, empty=empty, failed=flags, complete=complete)
+            for name, array in flags.items():
+                found = getattr(piece, name)
+                array[rows, cols] = False if found is None else found
+        pixels = Pixels(values=values, **flags)
+        return pixels if flags["failed"].any() else replace(pixels, failed=None)
 
     def check(self) -> None:
         """Check that at least one of nine small windows (4 x 4 pixels), spread over the scene, can be read.
@@ -205,10 +204,11 @@ class Reader:
         `native` is True if `shape_hw` is the shape of the rectangle, so that nothing is resampled.
         """
         bands, source = self.source.bands, self.source
-        coarser = not native and shape_hw[0] <= part.height and shape_hw[1] <= part.width
-        if coarser and (not self.overviews or self._gdal_drops_colours(part)):
+        coarser = shape_hw[0] <= part.height and shape_hw[1] <= part.width
+        if coarser and not native and (not self.overviews or self._gdal_drops_colours):
             return self._downsampled(part, shape_hw)
-        values = self._bands(bands.used, part, shape_hw, self._resampling(part, shape_hw))
+        smooth = Resampling.average if coarser else Resampling.bilinear
+        values = self._bands(bands.used, part, shape_hw, smooth if source.palette is None else Resampling.nearest)
         # Masks and nodata are not averaged: the nearest source pixel decides.
         nearest = values[: len(bands.rgb)]
         if source.nodata is not None and not native:
@@ -221,22 +221,30 @@ class Reader:
         how = {"out_shape": (len(bands), *shape_hw), "out_dtype": self.source.dtype, "resampling": resampling}
         return np.asarray(self.source.dataset.read(list(bands), window=part, **how))
 
-    def _gdal_drops_colours(self, part: GdalWindow) -> bool:
-        """Return whether GDAL's means of a rectangle would leave out values of observed pixels, see `drops_colours`."""
+    @property
+    def _gdal_drops_colours(self) -> bool:
+        """Whether GDAL's means may leave out values of observed pixels, because GDAL searches nodata band by band."""
         source = self.source
         fits = source.nodata is not None and may_be_colour(source.nodata)
-        if not fits or source.palette is not None or source.has_mask or self.has_overviews:
-            return False
-        outer = outer_of(part, source.dataset)
-        values = self._bands(source.bands.used, outer, (outer.height, outer.width), Resampling.nearest)
-        return drops_colours(values, len(source.bands.rgb), source.nodata_values, source.nir_nodata)
+        return fits and source.palette is None and not source.has_mask and not self.has_overviews
 
     def _downsampled(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values:
         """Read a rectangle of the raster at full resolution, and average the pixels to `shape_hw` without GDAL.
 
         GDAL's means are wrong in three cases: alpha is marked wrongly (see `Source.average_without_gdal`), the
-        overviews do not match the pixels, or an observed pixel has the nodata value in one band.
+        overviews do not match the pixels, or an observed pixel has the nodata value in one band, as pure red has 0.
         """
+        source, bands = self.source, self.source.bands
+        means = np.empty((len(bands.used), *shape_hw), source.dtype)
+        nearest = np.empty((len(bands.rgb), *shape_hw), source.dtype)
+        count = math.ceil(part.height * part.width * len(means) * source.dtype.itemsize / _PIECE_BYTES)
+        for rows, cols, piece in pieces_of(part, shape_hw, count):
+            at = (slice(None), rows, cols)
+            means[at], nearest[at] = self._averaged(piece, means[at].shape[1:])
+        return Values(means, nearest)
+
+    def _averaged(self, part: GdalWindow, shape_hw: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the means of a piece of a rectangle, and the colours in the middle of each, see `_downsampled`."""
         source, bands = self.source, self.source.bands
         outer = outer_of(part, source.dataset)
         values = self._bands(bands.used, outer, (outer.height, outer.width), Resampling.nearest)
@@ -244,7 +252,7 @@ class Reader:
         cols = AxisWeights.of(part.col_off - outer.col_off, part.width, outer.width, shape_hw[1])
         nearest = values[: len(bands.rgb), rows.middles][:, :, cols.middles]
         if source.palette is not None:
-            return Values(values[:, rows.middles][:, :, cols.middles], nearest)
+            return values[:, rows.middles][:, :, cols.middles], nearest
         empty = union(
             find_empty(values, values[: len(bands.rgb)], source.nodata_values), source.voids.find(values, native=True)
         )
@@ -252,25 +260,22 @@ class Reader:
         means = area_means(values, empty, rows, cols)
         missing = nir_is_missing(values, source.nir_nodata)
         if missing is not None:
-            missing = missing if empty is None else missing | empty
-            means[-1] = area_means(values[-1:], missing, rows, cols, fill=source.nir_nodata)[0]
-        return Values(means, nearest)
+            means[-1] = area_means(values[-1:], union(missing, empty), rows, cols, fill=source.nir_nodata)[0]
+        return means, nearest
 
     def _block_averaged(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Values | None:
         """Read a rectangle of an 8-bit raster, and average blocks of 2 x 2 or 4 x 4 pixels to `shape_hw`.
 
-        GDAL would take three times as long, and might leave out values of observed pixels, see `drops_colours`. Return
-        None for blocks of another size, or blocks that begin inside a pixel of the raster. Return None also for a
-        raster that is not 8-bit, or that has a palette, a mask, an alpha band or overviews.
+        GDAL would take three times as long, and might leave out values of observed pixels, see `_gdal_drops_colours`.
+        Return None for blocks of another size, or blocks that begin inside a pixel of the raster. Return None also for
+        a raster that is not 8-bit, or that has a palette, a mask, an alpha band or overviews.
         """
         source, bands = self.source, self.source.bands
         factor = round(part.height / shape_hw[0])
         fits = (part.height, part.width) == (shape_hw[0] * factor, shape_hw[1] * factor)
-        if factor not in (2, 4) or not fits or part.row_off % 1 or part.col_off % 1:
+        if factor not in (2, 4) or not fits or part.row_off % 1 or part.col_off % 1 or self.has_overviews:
             return None
         if source.dtype != np.uint8 or source.palette is not None or source.has_mask or bands.alpha is not None:
-            return None
-        if self.has_overviews:
             return None
         means = np.empty((len(bands.used), *shape_hw), np.uint8)
         middle = np.empty((len(bands.rgb), *shape_hw), np.uint8)
@@ -289,11 +294,6 @@ class Reader:
                 means[-1:, top : top + rows] = known_block_means(values[-1:], factor, missing, fill, fill=fill)[0]
             complete[top : top + rows] = whole
         return Values(means, middle, complete)
-
-    def _resampling(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Resampling:
-        if self.source.palette is not None:
-            return Resampling.nearest
-        return Resampling.average if part.height >= shape_hw[0] and part.width >= shape_hw[1] else Resampling.bilinear
 
     def _hidden(self, part: GdalWindow, shape_hw: tuple[int, int]) -> Bools | None:
         """Return bool (height, width): True at pixels that alpha or the mask hides; None without alpha and mask."""

@@ -42,3 +42,24 @@ def pieces(shape_hw: tuple[int, int], down: int, across: int) -> Iterator[tuple[
     for top, bottom in pairwise(rows):
         for left, right in pairwise(cols):
             yield slice(top, bottom), slice(left, right)
+
+
+def pieces_of(part: GdalWindow, shape_hw: tuple[int, int], count: int) -> Iterator[tuple[slice, slice, GdalWindow]]:
+    """Yield the pieces of a rectangle of a raster that is resampled: about `count`, as wide as possible.
+
+    Args:
+        part: the rectangle, in pixels of the raster. Offsets and sizes may be fractions of a pixel.
+        shape_hw: height and width of the result. No piece is smaller than one pixel of the result.
+        count: number of pieces, 1 or more.
+
+    Yields:
+        Slices of the rows and the columns of the result, and the rectangle of the raster that they cover.
+    """
+    down, across = part.height / shape_hw[0], part.width / shape_hw[1]
+    for rows, cols in pieces(shape_hw, min(count, shape_hw[0]), math.ceil(count / shape_hw[0])):
+        width, height = (cols.stop - cols.start) * across, (rows.stop - rows.start) * down
+        yield (
+            rows,
+            cols,
+            GdalWindow(part.col_off + cols.start * across, part.row_off + rows.start * down, width, height),
+        )

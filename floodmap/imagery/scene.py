@@ -114,7 +114,7 @@ class Scene:
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
                 raise SceneError(f"the area of interest {options.aoi} does not overlap {path}; check the CRS of both")
-            if mask is not None and not mask.meets_scene():
+            if mask is not None and mask.is_far():
                 remarks.append(f"the mask {options.mask} does not overlap {path}, so it hides nothing; check its CRS")
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black

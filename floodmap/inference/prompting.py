@@ -35,7 +35,7 @@ def make_prompter(
         segmenter: the model.
         wanted: source of the prompts. `auto`: the coarse pass, or the unsupervised likelihood if the model was not
             trained on floods. `none`: no prompts. A vector file, or `Prompts` in pixels of the scene: points and boxes
-            of a user, which are added to the mask prompts of the coarse pass.
+            of a user, which are used together with the prompts of `auto`; see `joined`.
         exhaustive: how much the coarse pass predicts twice. It predicts each window of the reduced scene, and then the
             mirror image of the window. True: the whole mirror image. False: the mirror image only of the parts of the
             window in which the first prediction is uncertain. A model that cannot predict a part of a window alone
@@ -51,9 +51,9 @@ def make_prompter(
     """
     if wanted == "none":
         return unprompted
-    if wanted != "auto":
+    if wanted != "auto":  # a wrong file is refused before the coarse pass
         given = wanted if isinstance(wanted, Prompts) else read_prompts(wanted, scene.grid)
-        return joined(given, far_view(scene, segmenter, exhaustive=exhaustive))
+        return joined(given, make_prompter(scene, segmenter, "auto", exhaustive=exhaustive))
     if segmenter.knows_floods:
         return far_view(scene, segmenter, exhaustive=exhaustive)
     preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
@@ -119,10 +119,19 @@ class CoarsePrompter:
 
 
 def joined(given: Prompts, prompter: Prompter) -> Prompter:
-    """Return a prompter that adds the user's points and boxes to the mask prompts of another prompter.
+    """Return a prompter that adds the user's points and boxes to the prompts of another prompter.
 
     Args:
-        given: points and boxes of the user, in pixels of the scene.
-        prompter: prompter that returns the mask prompts.
+        given: points and boxes of the user, in pixels of the scene. If there are boxes, all flood is in them, and only
+            the mask prompts of the other prompter are used.
+        prompter: prompter that returns the mask prompts, and perhaps points and boxes.
     """
-    return lambda tile: replace(given.within(tile.window), mask=prompter(tile).mask)
+
+    def join(tile: Tile) -> Prompts:
+        own, more = given.within(tile.window), prompter(tile)
+        if own.bounded:
+            return replace(own, mask=more.mask)
+        points = np.concatenate([own.points_xy, more.points_xy])
+        return replace(more, points_xy=points, labels=np.concatenate([own.labels, more.labels]))
+
+    return join

@@ -22,6 +22,7 @@ from floodmap.geo.window import Window
 from floodmap.masks.meanings import settle
 from floodmap.masks.raster import RasterMask
 from floodmap.masks.rules import FloodRule, Ignore
+from floodmap.options import in_percent
 from floodmap.strips.codes import FLOOD, NODATA, UNOBSERVED
 
 STRIP_PIXELS = 2**22
@@ -93,7 +94,7 @@ def _coded(raster: RasterMask, source: DatasetReader, rule: FloodRule) -> CodedR
     if rule.threshold is not None:
         raster.tell_scale(rule)
     rule = settle(rule, [path], "--flood-value (or --threshold, if these are probabilities)")
-    limit = 100 if rule.threshold is None else round(100 * rule.threshold)
+    limit = 100 if rule.threshold is None else in_percent(rule.threshold)
     read = raster.on(raster.grid, rule)
 
     def strips() -> Strips:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import logging
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
 from floodmap.errors import LabelError
-from floodmap.geo.gdal import gdal_env
+from floodmap.geo.gdal import GDAL_ERRORS, gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.scene import Scene
-from floodmap.masks.pairing import RASTERS, VECTORS, is_one_file, reference_name
+from floodmap.masks.pairing import RASTERS, VECTORS, is_one_file, reference_name, reference_order
 from floodmap.masks.raster import RasterMask
 from floodmap.masks.rules import Codes, FloodRule
 from floodmap.masks.vector import PolygonMask
@@ -32,6 +37,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "testing": "test",
 }  # fmt: skip
 SPLITS_FILE = "splits.csv"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,10 @@ class Labels:
 
 
 def find_labels(folder: Path) -> Labels:
-    """Find the pictures and masks of a folder, by the names of the files. No file except `splits.csv` is opened.
+    """Find the pictures and masks of a folder, by the names of the files.
+
+    No file except `splits.csv` is opened, unless a picture has several masks. Of these, the mask that `pair_files`
+    prefers is used, but a mask that floodmap wrote only if it is the only one.
 
     A folder may have one of two layouts. In the first layout, `images/` and `masks/` (or `Image/`, `Mask/`, `labels/`
     ...) contain files of the same name. In the second layout, scenes and references are in the same folder: `x.tif`
@@ -156,18 +165,21 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     images, masks = _folder_named(folder, IMAGE_FOLDERS), _folder_named(folder, MASK_FOLDERS)
     if images and masks:
         pictures, candidates = _files(images, PICTURES), _files(masks, RASTERS + VECTORS)
-        labels = {reference_name(path) or path.stem: path for path in candidates}
-        labels |= {path.stem: path for path in candidates}
+        names = {path.stem for path in pictures}
+        labels = _chosen((reference_name(path) or path.stem, path) for path in candidates if path.stem not in names)
+        labels |= _chosen((path.stem, path) for path in candidates if path.stem in names)
     else:
-        names = {path.stem for path in _files(folder, PICTURES)}
-        found = [path for path in _files(folder, RASTERS + VECTORS) if reference_name(path) in names]
-        labels = {
-            name: path
-            for path in found
-            if (name := reference_name(path)) and (name != path.stem or path.suffix.lower() in VECTORS)
-        }
+        pictures = _files(folder, PICTURES)
+        names = {path.stem for path in pictures}
+        found = [
+            path
+            for path in _files(folder, RASTERS + VECTORS)
+            if (name := reference_name(path)) in names and (name != path.stem or path.suffix.lower() in VECTORS)
+        ]
+        labels = _chosen((reference_name(path) or path.stem, path) for path in found)
         candidates = list(labels.values())
-        pictures = [path for path in _files(folder, PICTURES) if path not in labels.values()]
+        unused = [path for path in found if path not in candidates and path.stem not in labels]
+        pictures = [path for path in pictures if path not in candidates and path not in unused]
     twins = Counter(path.stem for path in pictures)
     pairs = [
         Labelled(name=path.stem if twins[path.stem] == 1 else path.name, image=path, label=labels.get(path.stem))
@@ -175,6 +187,46 @@ def _pairs(folder: Path) -> tuple[list[Labelled], list[Path]]:
     ]
     taken = {one.label for one in pairs}
     return pairs, [path for path in candidates if path not in taken]
+
+
+def _chosen(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Choose one mask for each picture, and return a dictionary: name of the picture -> file.
+
+    The argument is pairs of the name of a picture and a mask of this picture.
+
+    A mask that floodmap wrote comes after all others: it is what a model predicted. The suffix .json comes last,
+    because x.json is also the name of floodmap's report. One warning tells of pictures with several masks.
+    """
+    masks: defaultdict[str, list[Path]] = defaultdict(list)
+    for name, path in files:
+        masks[name].append(path)
+
+    def order(path: Path) -> tuple[bool, bool, tuple[int, int, str]]:
+        return path.suffix.lower() == ".json", _is_by_floodmap(path), reference_order(path)
+
+    ordered = {name: sorted(own, key=order) if len(own) > 1 else own for name, own in masks.items()}
+    without_reports = ([path for path in own if path.suffix.lower() != ".json"] for own in ordered.values())
+    several = [own for own in without_reports if len(own) > 1]
+    if several:
+        used, *others = several[0]
+        _log.warning(
+            "%s has several masks of one picture (such pictures: %d); %s is used, not %s; remove what is no label",
+            used.parent, len(several), used.name, ", ".join(path.name for path in others),
+        )  # fmt: skip
+    return {name: own[0] for name, own in ordered.items()}
+
+
+def _is_by_floodmap(path: Path) -> bool:
+    """Return whether a file is a raster that floodmap wrote, by its tag; False if the file cannot be read."""
+    if path.suffix.lower() not in RASTERS:
+        return False
+    try:
+        with gdal_env(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return str(file.tags().get("TIFFTAG_SOFTWARE", "")).startswith("floodmap ")
+    except GDAL_ERRORS:
+        return False
 
 
 def no_usable_picture(data: Path, findings: Sequence[object], part: str = "") -> LabelError:
@@ -206,6 +258,12 @@ def _with_splits(found: list[Labelled], path: Path) -> Iterator[Labelled]:
     missing = sorted(set(known) - {one.image.stem for one in found})
     if missing:
         raise LabelError(f"{path} lists {missing[0]}, but no picture has this name (such names: {len(missing)})")
+    unnamed = [one for one in found if one.image.stem not in known]
+    if unnamed:
+        _log.warning(
+            "%s does not name %d of %d pictures, such as %s; none of train, val and test has them; add their rows",
+            path, len(unnamed), len(found), unnamed[0].name,
+        )  # fmt: skip
     for one in found:
         split = known.get(one.image.stem)
         yield replace(one, split=SPLIT_FOLDERS[split] if split else None)

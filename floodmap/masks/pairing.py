@@ -60,6 +60,16 @@ class Pairs:
     """References without a prediction."""
 
 
+def unobserved_files(path: Path) -> list[Path]:
+    """Return paths where the unobserved areas of a file of flood polygons may be, in order of preference.
+
+    Example: for `x_flood.shp`, `x_flood_unobserved.shp` (`floodmap vectorize -o x_flood.shp`), then `x_unobserved.shp`
+    (`floodmap segment`). For `x.shp`, only `x_unobserved.shp`.
+    """
+    stems = dict.fromkeys((path.stem, path.stem.removesuffix("_flood")))
+    return [path.with_name(f"{stem}_unobserved{path.suffix}") for stem in stems]
+
+
 def is_one_file(path: Path) -> bool:
     """Return whether a path is a file, or a file geodatabase (a folder with the suffix .gdb)."""
     return path.is_file() or (path.suffix.lower() == ".gdb" and path.is_dir())
@@ -127,7 +137,7 @@ def _by_scene(path: Path, side: Side, is_imagery: Callable[[Path], bool], probab
         # x.json is the report of floodmap. In a folder, polygon files in JSON must have the suffix .geojson.
         if file != path and (suffix == ".json" or (scene == file.stem and suffix in RASTERS and is_imagery(file))):
             continue
-        rank = (_rank(file, side, probabilities), (RASTERS + VECTORS).index(suffix), file.name)
+        rank = _order(file, side, probabilities)
         if scene not in best or rank < best[scene][0]:
             best[scene] = (rank, file)
     return {scene: file for scene, (_, file) in best.items()}
@@ -139,6 +149,15 @@ def reference_name(file: Path) -> str | None:
     The result is None if the file cannot be a reference.
     """
     return _scene(file, "reference", False)
+
+
+def reference_order(file: Path) -> tuple[int, int, str]:
+    """Return the place of a file among the references of a scene; the file with the lowest place is used."""
+    return _order(file, "reference", False)
+
+
+def _order(file: Path, side: Side, probabilities: bool) -> tuple[int, int, str]:
+    return _rank(file, side, probabilities), (RASTERS + VECTORS).index(file.suffix.lower()), file.name
 
 
 def _roles(side: Side, probabilities: bool) -> tuple[str, ...]:

@@ -177,10 +177,11 @@ class RasterMask:
 
         Raises:
             SceneError: the raster is a mask, the values of the raster do not show the scale, or the band has a scale or
-                an offset in the sense of GDAL.
+                an offset in the sense of GDAL. An integer raster may have the scale 0.01, which means per cent.
         """
         if self._scale is None:
-            if (self._dataset.scales[0], self._dataset.offsets[0]) != (1, 0):
+            declared = round(self._dataset.scales[0], 6), self._dataset.offsets[0]
+            if declared != (1, 0) and (declared != (0.01, 0) or self.dtype.kind == "f"):
                 raise SceneError(
                     f"{self.path} declares a scale or an offset of its values, which floodmap does not apply to "
                     "probabilities; store the scaled values (gdal_calc.py)"

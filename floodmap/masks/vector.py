@@ -21,7 +21,7 @@ from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors
 from floodmap.geo.window import Window
 from floodmap.masks.alignment import polygons_without_crs
-from floodmap.masks.pairing import is_one_file
+from floodmap.masks.pairing import is_one_file, unobserved_files
 from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
@@ -38,8 +38,7 @@ class PolygonMask:
     """Polygon file as a mask: flood inside polygons, dry outside, unobserved inside polygons of a second layer or file.
 
     The second layer is the layer `unobserved` of a file, such as a GeoPackage, that also has a layer `flood`. The
-    second file is in the same folder: for `x_flood.shp` (written by `floodmap segment`) and for `x.shp` (written by
-    `floodmap vectorize`), it is `x_unobserved.shp`.
+    second file is in the same folder; for its name, see `pairing.unobserved_files`.
 
     Args:
         path: the file with the flood polygons.
@@ -276,9 +275,9 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     """
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
-    sibling = path.with_name(f"{path.stem.removesuffix('_flood')}_unobserved{path.suffix}")
-    if is_one_file(sibling):
-        return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
+    for sibling in unobserved_files(path):
+        if is_one_file(sibling):
+            return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
     return None
 
 

@@ -17,7 +17,14 @@ from torch.nn import functional as F
 from floodmap._runtime.forks import PerProcess, threads
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, TileBatch, array_to_device, floats_to_device, tiles_to_device
+from floodmap.models.backends.dispatch import (
+    Dispatcher,
+    TileBatch,
+    array_to_device,
+    floats_to_device,
+    keep_in_bounds,
+    tiles_to_device,
+)
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.calibration import UNCALIBRATED, Calibration
 from floodmap.models.familiarity import Familiarity
@@ -157,10 +164,7 @@ class FloodSegmenter:
                     scales = _scales(p, batch.rgb.shape)
                     others = [self._probabilities_at_scale(batch[one], p, scale) for scale in scales]
                     probabilities[one] = torch.stack([probabilities[one], *others]).mean(dim=0)
-        for probability, p in zip(probabilities, prompts, strict=True):
-            if p.bounded:  # the decoder also predicts flood outside the boxes
-                probability.masked_fill_(array_to_device(~p.bounds(probability.shape), self.device), 0.0)
-        return probabilities
+        return keep_in_bounds(probabilities, prompts)
 
     def _probabilities(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
         """Return flood probabilities (B, H, W), 0 to 1, of tiles at one scale; `batch.rgb` may be uint8 or float."""

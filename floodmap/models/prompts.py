@@ -45,8 +45,11 @@ class Prompts:
     """Coarse flood probability or likelihood of the whole tile, float32 (h, w), 0 to 1; None: no mask prompt.
     The probability is the result of the coarse pass. The likelihood is estimated from colours, without a model.
     h and w may differ from the height and width of the tile."""
+    boxes_bound: bool = True
+    """Whether the boxes surround all flood, as a user's do. The boxes of `pick_prompts` surround only some of it."""
     bounded: bool = False
-    """Whether flood is limited to the boxes and to circles around flood points; always True if there are boxes.
+    """Whether flood is limited to the boxes and to circles around flood points; always True if there are boxes and
+    `boxes_bound` is True.
     If `bounded` is True and there is no box, the boxes of the scene lie in other windows, and flood is limited to the
     circles."""
 
@@ -66,7 +69,7 @@ class Prompts:
         object.__setattr__(self, "points_xy", points)
         object.__setattr__(self, "labels", labels.astype(np.int64))
         object.__setattr__(self, "boxes_xyxy", boxes)
-        object.__setattr__(self, "bounded", self.bounded or len(boxes) > 0)
+        object.__setattr__(self, "bounded", self.bounded or (self.boxes_bound and len(boxes) > 0))
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
 
@@ -159,8 +162,8 @@ def pick_prompts(
         dry_limit: likelihood up to which a pixel counts as confident dry.
 
     Returns:
-        Prompts in pixel coordinates of the tile. If no confident flood is wide enough for a point, there are no prompts
-        at all, not even a mask prompt.
+        Prompts in pixel coordinates of the tile; flood is not limited to their boxes. If no confident flood is wide
+        enough for a point, there are no prompts at all, not even a mask prompt.
 
     Raises:
         PromptError: the likelihood is no (h, w) array of values from 0 to 1, or the tile has no pixels.
@@ -180,6 +183,7 @@ def pick_prompts(
         labels=np.repeat([1, 0], [len(flood_xy), len(dry_xy)]),
         boxes_xyxy=(_boxes(observed & (likelihood >= 0.5), max_boxes) * np.tile(pixels_per_cell, 2)).astype(np.float32),
         mask=likelihood,
+        boxes_bound=False,  # at most `max_boxes` regions have a box, and flood may be larger than what looks likely
     )
 
 

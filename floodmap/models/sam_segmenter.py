@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.cuda_graphs import Replayer
-from floodmap.models.backends.dispatch import Dispatcher, TileBatch, array_to_device, floats_to_device
+from floodmap.models.backends.dispatch import Dispatcher, TileBatch, array_to_device, floats_to_device, keep_in_bounds
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
@@ -52,7 +52,7 @@ class SamSegmenter:
 
         Every box with the points inside the box is one prompt set, and the points outside all boxes are another set.
         SAM predicts one mask for each prompt set. The result is the union of the masks: the highest probability of each
-        pixel. A tile without a box and without a flood point is dry.
+        pixel. A tile without a box and without a flood point is dry, and so are pixels outside of `Prompts.bounds`.
         """
         return self._dispatcher.run(self._predict, tiles, prompts)
 
@@ -62,7 +62,7 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def _predict(self, batch: TileBatch, prompts: Sequence[Prompts]) -> Tensor:
-        """Return flood probabilities (B, height, width), 0 to 1."""
+        """Return flood probabilities (B, height, width), 0 to 1; 0 outside of `Prompts.bounds`."""
         rgb = batch.rgb
         shape_hw = (rgb.shape[-2], rgb.shape[-1])
         embedding = self._replayer.run(self._embed, rgb, batch.valid)
@@ -79,7 +79,7 @@ class SamSegmenter:
             inputs = floats_to_device(xy, self.device), array_to_device(labels, self.device)
             logits = self._replayer.run(self.network.best_masks, embedding[images].float(), *inputs)
             low_res.scatter_reduce_(0, images[:, None, None].expand_as(logits), logits.float(), "amax")
-        return self._upscale(low_res, shape_hw).sigmoid_()
+        return keep_in_bounds(self._upscale(low_res, shape_hw).sigmoid_(), prompts)
 
     def _embed(self, rgb: Tensor, valid: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):

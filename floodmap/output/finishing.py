@@ -17,6 +17,7 @@ from rasterio.crs import CRS
 
 from floodmap._runtime.memory import trim_heap
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.masks.pairing import unobserved_files
 from floodmap.options import FORMATS, Format
 from floodmap.output.census import Tally
 from floodmap.output.cog import write_rasters
@@ -125,7 +126,12 @@ class Finishing:
         del layers
         trim_heap()
         written = result_paths(self.out, self.name, self.formats, sheet=self.report)
-        for stale in set(result_paths(self.out, self.name, FORMATS, sheet=True)) - set(written):
+        flood = [path for path in paths if path.suffix != ".gpkg"]
+        others = {
+            *result_paths(self.out, self.name, FORMATS, sheet=True),
+            *(unobserved_files(path)[0] for path in flood),
+        }
+        for stale in others - set(written):
             if stale.exists():
                 log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
         summary = {
@@ -138,6 +144,7 @@ class Finishing:
             "run": {
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.time() - self.started, 2),
+                "formats": list(self.formats),
             },
         }
         report = self.out / f"{self.name}.json"

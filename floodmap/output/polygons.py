@@ -81,7 +81,7 @@ def polygonize(
 
     Raises:
         MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS. Or
-            `simplify_m` is above 0, and the grid has coordinates that do not exist in its CRS.
+            `min_area_m2` or `simplify_m` is above 0, and the coordinates of the grid do not exist in its CRS.
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(
@@ -93,19 +93,18 @@ def polygonize(
         collected.add(components)
     components, area, perimeter = collected.joined()
     del collected
+    flood = components.kind == FLOOD
     if simplify_m and len(components.outline):
         pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
-            raise MissingCRSError(
-                f"{source or 'the raster'}: its coordinates do not exist in its CRS, so --simplify cannot be used; "
-                "assign the right CRS"
-            )
+            raise _elsewhere(source, "--simplify")
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
         components = replace(components, outline=simplified(outlines.pop(), tolerance))  # `pop` keeps no reference
         area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
+    if min_area_m2 and flood.any() and np.isnan(area[flood]).all():
+        raise _elsewhere(source, "--min-area")
     columns = {"area_m2": area, "perimeter_m": perimeter}
-    flood = components.kind == FLOOD
     mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
     confidences = {"confidence_mean": mean.round(4), "confidence_min": components.code_min / 100}
     if not confidence:
@@ -115,6 +114,13 @@ def polygonize(
     return Polygons(
         flood=_frame({**columns, **confidences}, placed, flood, grid.crs, {"model": model, "source": source}),
         unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, grid.crs, {}),
+    )
+
+
+def _elsewhere(source: str | None, flag: str) -> MissingCRSError:
+    return MissingCRSError(
+        f"{source or 'the raster'}: its coordinates do not exist in its CRS, so {flag} cannot be used; "
+        "assign the right CRS"
     )
 
 
@@ -154,7 +160,7 @@ def vectorize(
         EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
             to 1.
         MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the raster has no geographic or projected CRS. Or
-            `simplify_m` is above 0, and the raster has coordinates that do not exist in its CRS.
+            `min_area_m2` or `simplify_m` is above 0, and the coordinates of the raster do not exist in its CRS.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,

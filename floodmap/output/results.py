@@ -22,6 +22,7 @@ from floodmap._runtime.sizes import in_bytes
 from floodmap.errors import OutputError, writing
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.names import readable
+from floodmap.options import FORMATS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -179,7 +180,18 @@ def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
         return f"{results[2].name}, the report with the settings of that run, is missing or damaged"
     if differing := changes({key: summary.get(key) for key in settings}, settings):
         return "; ".join(differing)
-    return f"missing: {', '.join(path.name for path in results if not path.exists())}"
+    if missing := [path for path in results if not path.exists()]:
+        return f"missing: {', '.join(path.name for path in missing)}"
+    return f"left from another run: {', '.join(path.name for path in _left(summary, results))}"
+
+
+def _left(summary: Mapping[str, Any], results: Iterable[Path]) -> list[Path]:
+    """Return the vector files among existing results that the run of a JSON report did not write.
+
+    Example: a run with `--format shp`, then a run with `--overwrite` and without Shapefiles, leaves old Shapefiles.
+    """
+    formats = summary.get("run", {}).get("formats", FORMATS)
+    return [path for path in results if (suffix := path.suffix[1:]) in FORMATS and suffix not in formats]
 
 
 def _summary(report: Path) -> dict[str, Any] | None:
@@ -248,7 +260,7 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
     Args:
         out: folder of the results.
         name: beginning of the file names.
-        formats: vector formats; the files of all formats must exist.
+        formats: vector formats; the files of all formats must exist and must have been written by that run.
         settings: settings that must be equal to those in the JSON report.
     """
     paths = result_paths(out, name, formats)
@@ -256,7 +268,7 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
     if not all(path.exists() for path in paths):
         return None
     summary = _summary(report)
-    if summary is None or changes({key: summary.get(key) for key in settings}, settings):
+    if summary is None or changes({key: summary.get(key) for key in settings}, settings) or _left(summary, layers):
         return None
     return FloodMap(
         name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(layers), report_path=report,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floodmap._runtime.extras import require
 from floodmap.errors import MissingCRSError, OutputError
+from floodmap.geo.areas import densified
 from floodmap.geo.names import writable
+from floodmap.masks.pairing import unobserved_files
 from floodmap.options import FORMATS
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def write_file(
 
     A GeoPackage holds both layers. In other formats, the file `path` holds only the flood polygons. If there are
     polygons of unobserved ground, they are written to a second file in the same folder: for `x.shp`, the second file is
-    `x_unobserved.shp`.
+    `x_unobserved.shp`. The second file is also written, without polygons, if a file from which `floodmap evaluate`
+    would take the unobserved ground exists already.
 
     Args:
         flood: flood polygons (`polygons.Polygons.flood`).
@@ -96,8 +99,9 @@ def write_file(
     """
     suffix = path.suffix.lower().removeprefix(".")
     files = [_File(path.name, suffix, LAYERS if suffix == "gpkg" else LAYERS[:1])]
-    if suffix != "gpkg" and len(unobserved):
-        files.append(_File(f"{path.stem}_unobserved{path.suffix}", suffix, LAYERS[1:]))
+    beside = unobserved_files(path)
+    if suffix != "gpkg" and (len(unobserved) or any(file.exists() for file in beside)):
+        files.append(_File(beside[0].name, suffix, LAYERS[1:]))
     return _write_all({"flood": flood, "unobserved": unobserved}, files, path.parent, date, overwrite)
 
 
@@ -191,6 +195,7 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
         frame = frame.rename(columns=SHAPEFILE_FIELDS)
         options |= {"ENCODING": "UTF-8", "DBF_DATE_LAST_UPDATE": f"{date:%Y-%m-%d}"}
     if file.suffix == "geojson":
+        frame = frame.set_geometry(densified(frame.geometry.to_numpy(), frame.crs), crs=frame.crs)
         # The default, 7 decimals, shifts corners by up to half a centimetre.
         options |= {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
     pyogrio.write_dataframe(frame, path, driver=DRIVERS[file.suffix], layer=layer, **options)

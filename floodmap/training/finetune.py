@@ -102,13 +102,10 @@ def fine_tune(
         "ignored_values": list(audited.rule.ignored),
         "keys": keys_as_json([one.image for one in train_on], [one.image for one in validate_on]),
     }  # fmt: skip
-    if overwrite and group.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
-    group.wait()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     if group.is_first:
-        _refuse_other_run(folder / "run.json", {**record, "options": repr(replace(options, device=""))}, resume=resume)
+        settings = {**record, "options": repr(replace(options, device=""))}
+        _begin_or_take_over(folder, settings, overwrite=overwrite, resume=resume)
+    group.wait()
     view_sources = sources(train_on, samples[0], options.augment)
     best = train(config, view_sources, samples[1], folder, base.path, report, on_checkpoint)
     if group.is_first:
@@ -206,10 +203,22 @@ def _refuse_findings(audited: Audit, data: Path, *, strict: bool) -> None:
         raise no_usable_picture(data, audited.findings)
 
 
-def _refuse_other_run(path: Path, record: dict[str, Any], *, resume: bool) -> None:
-    text = json.dumps(record, indent=1, sort_keys=True)
-    if resume and path.exists() and path.read_text("utf-8") != text:
-        raise OutputError(f"{path.parent} holds a run of other data or settings; start afresh with --overwrite")
+def _begin_or_take_over(folder: Path, settings: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
+    """Keep the run of a folder if it is to be resumed and has the same settings; else begin a new run.
+
+    Raises:
+        OutputError: the run to resume has other settings, and `overwrite` is False.
+    """
+    path, text = folder / "run.json", json.dumps(settings, indent=1, sort_keys=True)
+    is_other = path.exists() and path.read_text("utf-8") != text
+    if resume and is_other and not overwrite:
+        raise OutputError(f"{folder} holds a run of other data or settings; start afresh with --overwrite")
+    if resume and is_other:
+        log.warning("%s held a run of other data or settings; training begins anew", folder)
+    if overwrite and (is_other or not resume):
+        shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 
 

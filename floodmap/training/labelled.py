@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.inference.tiling import Grid
 from floodmap.masks.audit import PREVIEW_SIDE, Finding
@@ -42,7 +43,8 @@ def pieces(one: Labelled, rule: FloodRule) -> Iterator[Sample]:
             mask = np.where((part == UNOBSERVED) | ~tile.valid, np.uint8(IGNORED), part)
             if (mask != IGNORED).any():
                 name = one.name if len(grid) == 1 else f"{one.name}-{number}"
-                yield Sample(name, tile.rgb, mask, gsd_m=tile.gsd_m)
+                valid = None if tile.valid.all() else tile.valid
+                yield Sample(name, tile.rgb, mask, gsd_m=tile.gsd_m, picture=one.name, valid=valid)
 
 
 def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Augment = "full") -> list[Source]:
@@ -66,11 +68,7 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
                 placed.add(one.name)
     found = []
     for from_above in (True, False):
-        own = [
-            sample
-            for sample in samples
-            if (sample.name.rpartition("-")[0] in placed or sample.name in placed) == from_above
-        ]
+        own = [sample for sample in samples if (sample.picture in placed) == from_above]
         if own:
             name = "scenes" if from_above else "photographs"
             found.append(
@@ -89,17 +87,16 @@ def sources(labelled: Sequence[Labelled], samples: Sequence[Sample], augment: Au
 def fingerprint_of(labelled: Sequence[Labelled]) -> str:
     """Return the SHA-256 of the names and bytes of all pictures and masks, in lower-case hexadecimal.
 
-    The folder of the pictures has no effect on the result.
+    Files that belong to a picture or mask are included, such as the attributes of a Shapefile. The folder of the
+    pictures has no effect on the result.
     """
     digest = hashlib.sha256()
     for one in labelled:
-        for path in (one.image, one.label):
-            # A file geodatabase is a folder. It contains lock files while a program has it open.
-            members = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
-            for file in members:
-                if file is not None and file.is_file() and file.suffix.lower() != ".lock":
-                    digest.update(one.name.encode())
-                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+        for path in filter(None, (one.image, one.label)):
+            found = of_input(path)
+            if found is None and path.is_file():  # a raster of which not all parts can be read
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{one.name} {found}".encode())
     return digest.hexdigest()
 
 

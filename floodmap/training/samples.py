@@ -80,6 +80,10 @@ class Sample:
     All places of a source are drawn equally often, however many pictures a place has."""
     gsd_m: float = 0.0
     """Ground sample distance in metres; 0: unknown."""
+    picture: str = ""
+    """Name of the picture of which the sample is a piece; "": the sample is a whole picture."""
+    valid: NDArray[np.bool_] | None = None
+    """bool (height, width), True on pixels with a valid picture; None: all pixels are valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,9 @@ from floodmap.training.samples import IGNORED, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores of a model on whole pictures. IoU and loss are means over the pictures, the histogram is a sum."""
+    """Scores of a model on whole pictures. The IoUs are means over the pictures, the histogram is a sum.
+
+    The pixels of all pieces of a picture are counted together for its IoU. The loss is a mean over the pieces."""
 
     iou: float
     """Mean IoU with the result of the coarse pass as mask prompt, as in `segment`, 0 to 1."""
@@ -44,16 +46,20 @@ def validate(model: Trainable, samples: Sequence[Sample], device: torch.device) 
         samples: labelled pictures.
         device: the device of the model.
     """
-    scores, histogram = torch.zeros(len(samples), 3), np.zeros((101, 2), np.int64)
+    losses, histogram = torch.zeros(len(samples)), np.zeros((101, 2), np.int64)
+    counts: dict[str | int, NDArray[np.int64]] = {}
     for i, sample in enumerate(samples):
         none, auto = sample_logits(model, sample, device)
         scored, flood = sample.mask != IGNORED, sample.mask == 1
         loss = mask_loss(auto[None], torch.from_numpy(flood).float()[None], torch.from_numpy(scored)[None])
-        scores[i] = torch.tensor([*(_iou(sample.mask, logits > 0) for logits in (auto, none)), float(loss)])
+        losses[i] = loss
+        counted = np.stack([_overlap(sample.mask, logits > 0) for logits in (auto, none)])
+        picture = sample.picture or i
+        counts[picture] = counts.get(picture, 0) + counted
         percent = (auto.sigmoid().numpy()[scored] * 100).round().astype(np.int64)
         histogram += np.bincount(percent * 2 + flood[scored], minlength=202).reshape(101, 2)
-    iou, iou_unprompted, loss = scores.mean(dim=0).tolist()
-    return Validation(iou=iou, iou_unprompted=iou_unprompted, loss=loss, histogram=histogram)
+    iou, iou_unprompted = np.mean([_iou(counted) for counted in counts.values()], axis=0).tolist()
+    return Validation(iou=iou, iou_unprompted=iou_unprompted, loss=float(losses.mean()), histogram=histogram)
 
 
 @torch.no_grad()
@@ -70,24 +76,30 @@ def sample_logits(model: Trainable, sample: Sample, device: torch.device) -> tup
         (height, width), on the CPU.
     """
     rgb = torch.from_numpy(sample.rgb).float()[None].to(device)
+    valid = torch.ones_like(rgb[:, :1]) if sample.valid is None else torch.from_numpy(sample.valid).to(rgb)[None, None]
     height, width = rgb.shape[-2:]
     with torch.autocast(device.type, torch.bfloat16):
         factor = coarse_factor(max(height, width))
-        small = F.avg_pool2d(rgb, factor, ceil_mode=True)
-        [coarse] = _predict_logits(model, small, [None], factor * sample.gsd_m)
+        share = F.avg_pool2d(valid, factor, ceil_mode=True)
+        # As in `Scene.shrunk`, a coarse pixel is the mean of its valid pixels.
+        small = F.avg_pool2d(rgb * valid, factor, ceil_mode=True) / share.clamp(min=1e-6)
+        [coarse] = _predict_logits(model, small, share > 0, [None], factor * sample.gsd_m)
         coarse = coarse.clamp(-SUREST, SUREST)
         cells = F.interpolate(coarse, (-(-height // 4), -(-width // 4)), mode="bilinear", align_corners=False)
         pad = (0, -(-width // 32) * 8 - cells.shape[-1], 0, -(-height // 32) * 8 - cells.shape[-2])
-        none, auto = _predict_logits(model, rgb, [None, F.pad(cells, pad, value=-6.0)], sample.gsd_m)
+        none, auto = _predict_logits(model, rgb, valid > 0, [None, F.pad(cells, pad, value=-6.0)], sample.gsd_m)
     return none[0, 0].cpu(), auto[0, 0].cpu()
 
 
-def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None], gsd_m: float) -> list[Tensor]:
+def _predict_logits(
+    model: Trainable, rgb: Tensor, valid: Tensor, masks: Sequence[Tensor | None], gsd_m: float
+) -> list[Tensor]:
     """Return the flood logits of a picture, once for each of several mask prompts.
 
     Args:
         model: the model, in eval mode.
         rgb: RGB of the picture, (1, 3, H, W), 0 to 255.
+        valid: bool (1, 1, H, W), True on pixels with a valid picture.
         masks: one or more mask prompts. A mask prompt is logits (1, 1, h, w). h and w are a quarter of the height and
             width of the picture, after height and width are padded to multiples of 32. An element None stands for no
             prompt.
@@ -97,9 +109,7 @@ def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None
         For each element of `masks`, flood logits, float32 (1, 1, H, W).
     """
     height, width = rgb.shape[-2:]
-    padded = F.pad(rgb, (0, -width % 32, 0, -height % 32))
-    valid = torch.zeros(1, *padded.shape[-2:], dtype=torch.bool, device=rgb.device)
-    valid[:, :height, :width] = True
+    padded, valid = (F.pad(one, (0, -width % 32, 0, -height % 32)) for one in (rgb, valid[:, 0]))
     padded = padded.contiguous(memory_format=torch.channels_last)
     if isinstance(model, FloodSam):
         encoded = model.encode(padded, valid, padded.new_tensor([gsd_m]))
@@ -110,13 +120,18 @@ def _predict_logits(model: Trainable, rgb: Tensor, masks: Sequence[Tensor | None
     return [one[..., :height, :width] for one in full]
 
 
-def _iou(mask: NDArray[np.uint8], flood: Tensor) -> float:
-    """Return the IoU of mask and predicted flood over labelled pixels; 1 if neither has flood.
+def _overlap(mask: NDArray[np.uint8], flood: Tensor) -> NDArray[np.int64]:
+    """Return the numbers of labelled pixels in the intersection and in the union of mask and predicted flood, (2,).
 
     Args:
         mask: uint8 (height, width): 1 flood, 0 dry, 255 (`IGNORED`) without a label.
         flood: predicted flood, bool (height, width).
     """
     predicted, reference = flood.numpy() & (mask != IGNORED), mask == 1
-    union = int((predicted | reference).sum())
-    return int((predicted & reference).sum()) / union if union else 1.0
+    return np.array([(predicted & reference).sum(), (predicted | reference).sum()], np.int64)
+
+
+def _iou(counted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return IoUs, (n,), of numbers of pixels in intersection and union, (n, 2); 1 where neither side has flood."""
+    intersection, union = counted.T
+    return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)

@@ -69,8 +69,10 @@ class Axis:
         edges = (self.first + np.arange(self.count + 1) * (self.length / self.count) - first) * (len(flags) / length)
         start = np.clip(np.floor(edges[:-1] + _EPSILON), 0, len(flags) - 1).astype(int)
         stop = np.clip(np.ceil(edges[1:] - _EPSILON), start + 1, len(flags)).astype(int)
-        sums = np.concatenate([np.zeros((1, flags.shape[1]), np.int32), np.cumsum(flags, axis=0, dtype=np.int32)])
-        return np.asarray(sums[stop] > sums[start])
+        found: NDArray[np.bool_] = flags[start]
+        for step in range(1, int((stop - start).max())):
+            found |= flags[np.minimum(start + step, stop - 1)]
+        return found
 
     def _slice(self, low: int, high: int) -> slice:
         return slice(max(0, min(low, self.count)), max(0, min(high, self.count)))

@@ -13,7 +13,7 @@ import warnings
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
@@ -22,7 +22,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from floodmap.errors import SceneError
-from floodmap.geo.gdal import closed_by, gdal_env, has_sidecar
+from floodmap.geo.gdal import ARCHIVE_ERRORS, closed_by, gdal_env, has_sidecar
 from floodmap.geo.names import has_gdal_name
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vectors import PARQUET, SUFFIXES, is_vector
@@ -63,8 +63,8 @@ These files have the same stem as the vector file: `a.shx` belongs to `a.shp`.""
 _SINGLE = frozenset({*SUFFIXES, *PARQUET, ".kmz", ".gpx", ".zip"} - {*_BESIDE})
 """Suffixes of vector files that need no other file in their folder.
 
-If the suffix of a vector file is neither here nor in `_BESIDE`, all files with the same stem are hashed. The exception
-is .vrt; see `_vector_members`."""
+For a suffix neither here nor in `_BESIDE`, `_PARTS` is used, except for .vrt; see `_vector_members`."""
+_PARTS = (".shp", ".qpj", ".mif", ".mid", ".csvt", *(part for parts in _BESIDE.values() for part in parts))
 _UNCOMMITTED = ("-wal", "-journal")
 """Endings that SQLite adds to the name of a database, such as a GeoPackage, for the names of two temporary files.
 The file `-wal` contains changes that are not yet written to the database. The file `-journal` contains the old content
@@ -164,9 +164,9 @@ def _vector_parts(name: SourceName, depth: int = 0) -> list[SourceName]:
         return [name]
     if suffix == ".vrt":
         return [name, *_vector_members(name.path, depth)]
-    stem, wanted = name.path.stem.casefold(), _BESIDE.get(suffix)
+    stem, wanted = name.path.stem.casefold(), _BESIDE.get(suffix, _PARTS)
     beside = sorted(file for file in name.path.parent.iterdir() if file.stem.casefold() == stem and file.is_file())
-    return [name, *(SourceName.of(file) for file in beside if wanted is None or file.suffix.lower() in wanted)]
+    return [name, *(SourceName.of(file) for file in beside if file.suffix.lower() in wanted)]
 
 
 def _vector_members(vrt: Path, depth: int) -> Iterator[SourceName]:
@@ -285,18 +285,19 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
     If `file` is a zip archive, the bytes are the checksum and the size of `inside`, as text. If `file` is a tar
     archive, the bytes are the SHA-256 of `inside`. For any other file, such as a NetCDF file of several rasters, the
     bytes are the name `inside`, and then bytes that change with the content of `file`. The same holds if the archive
-    has no file of the name `inside`, for example because `inside` is a folder.
+    is damaged, or has no file of the name `inside`, for example because `inside` is a folder.
     """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            known = {info.filename: info for info in archive.infolist()}
-        if info := known.get(inside):
-            return f"{info.CRC} {info.file_size}".encode()
-    elif inside and tarfile.is_tarfile(file):
-        with tarfile.open(file) as tar:
-            found = [member for member in tar if member.name.removeprefix("./") == inside and member.isfile()]
-            if found and (stream := tar.extractfile(found[-1])):
-                return hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
+    with suppress(*ARCHIVE_ERRORS):
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                known = {info.filename: info for info in archive.infolist()}
+            if info := known.get(inside):
+                return f"{info.CRC} {info.file_size}".encode()
+        elif inside and tarfile.is_tarfile(file):
+            with tarfile.open(file) as tar:
+                found = [member for member in tar if member.name.removeprefix("./") == inside and member.isfile()]
+                if found and (stream := tar.extractfile(found[-1])):
+                    return hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
     return inside.encode() + _of_path(file, whole=whole)
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import Lock
 from typing import Protocol
 
@@ -33,6 +34,10 @@ LOG = logging.getLogger(__name__)
 
 _FINEST = 4
 """Largest number of rows of a mask that `HiddenGaps.within` reads for each row of the result; the same for columns."""
+_MOST_READ = 1 << 22
+"""Largest number of pixels of one band that `HiddenGaps.within` reads at once; at most one row of the result more.
+
+Without a limit, the masks of a preview of a large mosaic would need more memory than the preview."""
 
 
 class Gaps(Protocol):
@@ -188,6 +193,20 @@ class HiddenGaps:
         A pixel of the result can be wider or higher than `_FINEST` pixels of `coverage`. Some rows and columns of the
         masks are then skipped, so that a small gap can be missed.
         """
+        height = rect.height / shape_hw[0]
+        finest_hw = min(rect.height, _FINEST * shape_hw[0]), min(rect.width, _FINEST * shape_hw[1])
+        count = max(1, min(shape_hw[0], math.ceil(finest_hw[0] * finest_hw[1] / _MOST_READ)))
+        edges = [shape_hw[0] * number // count for number in range(count + 1)]
+        found = np.zeros(shape_hw, np.uint8)
+        for first, last in pairwise(edges):
+            part = Rect(rect.left, rect.top + first * height, rect.width, (last - first) * height)
+            codes = self._read(part, (last - first, shape_hw[1]))
+            if codes is not None:
+                found[first:last] = codes
+        return found if found.any() else None
+
+    def _read(self, rect: Rect, shape_hw: tuple[int, int]) -> Codes | None:
+        """Return what `within` returns. The masks of the whole rectangle are read at once."""
         rows, cols = Axis(rect.top, rect.height, shape_hw[0]), Axis(rect.left, rect.width, shape_hw[1])
         top, bottom = rows.blocks(1, self.coverage.height)
         left, right = cols.blocks(1, self.coverage.width)

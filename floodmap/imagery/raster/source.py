@@ -191,7 +191,7 @@ def open_source(
         choice = choose_bands(kinds, raw.descriptions, wanted=bands, name=name, colours_are_default=infrared)
         opacity: tuple[float, ...] = ()
         if choice.nir is not None and choice.nir_assumed and not infrared:
-            opacity = opacity_values(raw, choice.nir, lossy=is_lossy(raw))
+            opacity = opacity_values(raw, choice.nir, lossy=is_lossy(raw), nodata=nodata)
         if choice.nir is not None and opacity:
             kinds[choice.nir - 1] = ColorInterp.alpha
             choice = choose_bands(kinds, raw.descriptions, name=name)

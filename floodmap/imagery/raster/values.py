@@ -117,7 +117,9 @@ def alpha_is_infrared(dataset: DatasetReader) -> bool:
     return bool(between.size > 0.5 * sample.size and len(np.unique(between)) > 32)
 
 
-def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[float, ...]:
+def opacity_values(
+    dataset: DatasetReader, band: int, *, lossy: bool, nodata: float | Literal["none"] | None = None
+) -> tuple[float, ...]:
     """Return the values of a band if it is a mask of opacity: 0 at transparent pixels, one value at all others.
 
     Some programs write RGBA, but do not mark the fourth band as alpha in the file. If such a band were used as near
@@ -135,6 +137,8 @@ def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[f
             its values are judged. If at least nine tenths of its pixels have values below 16 or above 239, values below
             16 become 0, values above 239 become 255, and all other values are ignored. A square with fewer such pixels
             stays unchanged.
+        nodata: nodata value given by the user; the text "none": every value is valid; None: the file's own value. If
+            the squares contain this value alone, they show nothing of the band, and it is no mask.
 
     Returns:
         The values of the mask: (opaque,) or (0, opaque). Empty if the band is no mask of opacity. NaN in a float band
@@ -153,6 +157,8 @@ def opacity_values(dataset: DatasetReader, band: int, *, lossy: bool) -> tuple[f
         found.update(np.unique(square[square == square]).tolist())  # without NaN
         if len(found) > 2:
             return ()
+    if found == {dataset.nodatavals[band - 1] if nodata is None else nodata}:
+        return ()
     kind = np.dtype(dataset.dtypes[band - 1])
     opaque = {*_OPAQUE, float(np.iinfo(kind).max)} if kind.kind in "iu" else set(_OPAQUE)
     return tuple(sorted(found)) if found - {0.0} and found - {0.0} <= opaque and len(found - {0.0}) == 1 else ()

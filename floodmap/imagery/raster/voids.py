@@ -78,6 +78,8 @@ class Voids:
         low, high = self.limits_if_common if native else self.limits
         if values.dtype == np.uint8 or not values.size:
             return None
+        if values.min() >= low and values.max() <= high:
+            return None
         with np.errstate(invalid="ignore"):
             outside = (values < low) | (values > high)
             outside &= np.isfinite(values)

@@ -176,6 +176,17 @@ def fetch(result: Tensor) -> Callable[[], NDArray[Any]]:
     return wait
 
 
+def keep_in_bounds(probabilities: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+    """Set flood probabilities (B, height, width) outside of `Prompts.bounds` to 0, in place, and return them.
+
+    SAM's decoders also predict flood outside of boxes.
+    """
+    for probability, p in zip(probabilities, prompts, strict=True):
+        if p.bounded:
+            probability.masked_fill_(array_to_device(~p.bounds(probability.shape), probability.device), 0.0)
+    return probabilities
+
+
 def floats_to_device(array: NDArray[np.floating[Any]], device: torch.device) -> Tensor:
     """Convert an array of any shape to float32, and copy it to a device; see `array_to_device`."""
     return array_to_device(np.asarray(array, np.float32), device)
