@@ -276,8 +276,12 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
         return path, "unobserved"
     for sibling in unobserved_files(path):
-        if is_one_file(sibling):
-            return sibling, None if path.suffix.lower() in PARQUET else _layers(sibling)[0]
+        if not is_one_file(sibling):
+            continue
+        if path.suffix.lower() in PARQUET:
+            return sibling, None
+        if layers := _layers(sibling):  # a file without geometries holds no unobserved ground
+            return sibling, layers[0]
     return None
 
 
