@@ -1,4 +1,4 @@
-"""Decoder training from cached encodings against a running encoder: `python benchmarks/cached_encodings.py DATA/flood-area`.
+"""Decoder training from cached encodings: `python benchmarks/cached_encodings.py DATA/flood-area`.
 
 Prints seconds a step of training the shipped model's decoder both ways, measured in turns; an epoch has the same number
 of steps either way. The time to encode the views once is printed as well.
