@@ -18,12 +18,22 @@ from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
 from .inputs import find_scenes
-from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
+from .options import (
+    devices_option,
+    flips_option,
+    json_option,
+    model_option,
+    options_of,
+    verbosity_options,
+    workers_options,
+)  # fmt: skip
 from .progress import scene_bar
 
 if TYPE_CHECKING:
     from floodmap.geo.source_name import SourceName
-    from floodmap.inference.loop import Progress
+    from floodmap.inference.loop import Progress, WindowRunner
+    from floodmap.models.protocol import Segmenter
+    from floodmap.models.registry import ResolvedModel
     from floodmap.output.results import FloodMap
 
 log = logging.getLogger("floodmap")
@@ -50,14 +60,15 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
 )
-@device_option
+@devices_option
+@workers_options
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
 @json_option
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
-    batch_size: int | None, **settings: Any,
+    batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
 
@@ -83,7 +94,6 @@ def segment(
     scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     vector_inputs = scene_options.aoi or scene_options.mask or settings["prompts"] not in ("auto", "none")
     helper = None if vector_inputs or is_loaded() else Helper()
-    from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import segment_scene
 
     found = find_scenes(scenes, out)
@@ -92,29 +102,29 @@ def segment(
         if as_json:
             click.echo("[]")
         return REFUSED
-    segmenter = _load(model, device)
-    if flips:
-        segmenter = Mirrored(segmenter)
-    options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
     worst = 0 if len(free) == len(found) else REFUSED
-    for name, path in free:
-        with _progress(name, verbosity) as progress:
-            try:
-                results.append(
-                    segment_scene(path, out, segmenter, options, name=name, progress=progress, helper=helper)
-                )
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"{name} is unfinished; run the same command with --resume to continue"
-                ) from None
-            except FloodmapError as error:
-                if len(found) == 1:
-                    raise
-                log.error("%s", error)
-                worst = REFUSED
-                continue
-        _print_result(results[-1], as_json, verbosity)
+    with _open(model, device, flips, workers, scheduler, allow_mixed) as (segmenter, runner):
+        options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
+        for name, path in free:
+            with _progress(name, verbosity) as progress:
+                try:
+                    results.append(
+                        segment_scene(
+                            path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner
+                        )
+                    )
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(
+                        f"{name} is unfinished; run the same command with --resume to continue"
+                    ) from None
+                except FloodmapError as error:
+                    if len(found) == 1:
+                        raise
+                    log.error("%s", error)
+                    worst = REFUSED
+                    continue
+            _print_result(results[-1], as_json, verbosity)
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -143,17 +153,44 @@ def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tu
         yield name, path
 
 
+@contextmanager
+def _open(
+    model: str, device: str, flips: bool, workers: int | None, scheduler: str | None, allow_mixed: bool
+) -> Iterator[tuple[Segmenter, WindowRunner | None]]:
+    """Context manager: load a model in this process, or in worker processes.
+
+    Yields:
+        The model; and the worker processes, or None if this process computes the windows.
+    """
+    from floodmap.models.mirrored import Mirrored
+    from floodmap.scaleout.opening import needs_workers, open_workers
+
+    if needs_workers(workers, scheduler, device):
+        with open_workers(
+            _resolve(model), workers=workers, scheduler=scheduler, device=device, flips=flips, allow_mixed=allow_mixed
+        ) as runner:
+            yield runner.segmenter, runner
+        return
+    segmenter = _load(model, device)
+    yield (Mirrored(segmenter) if flips else segmenter), None
+
+
 def _load(model: str, device: str) -> Any:
-    """Load a model. If the weights are not on this machine, download the weights first, with a progress bar."""
+    """Load a model in this process."""
+    resolved = _resolve(model)
+    from floodmap.models.loading import load_segmenter
+
+    return load_segmenter(resolved, device)
+
+
+def _resolve(model: str) -> ResolvedModel:
+    """Find the file of a model. If the file is not on this machine, download the file, with a progress bar."""
     from floodmap.models.registry import resolve
 
     from .progress import progress_bar
 
     with progress_bar(f"Fetching {model}", unit="bytes") as update:
-        resolved = resolve(model, progress=update)
-    from floodmap.models.loading import load_segmenter
-
-    return load_segmenter(resolved, device)
+        return resolve(model, progress=update)
 
 
 @contextmanager
@@ -165,8 +202,18 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]
     """
     started = time.monotonic()
     with scene_bar(name, hidden=verbosity < 0) as update:
-        yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
+        yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage, _workers_text(p))
     log.info("%s took %.1f s", name, time.monotonic() - started)
+
+
+def _workers_text(progress: Progress) -> str:
+    """Return the numbers of workers and of finished chunks of windows, such as "2 workers 3/10".
+
+    The text is empty without workers.
+    """
+    if not progress.workers:
+        return ""
+    return f"{progress.workers} workers {progress.chunks_done}/{progress.chunks_total}"
 
 
 def _print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
