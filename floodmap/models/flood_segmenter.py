@@ -26,6 +26,7 @@ from floodmap.models.backends.dispatch import (
     tiles_to_device,
 )
 from floodmap.models.backends.onednn import pack_linears
+from floodmap.models.backends.threads import compute_gelu_in_one_thread, one_thread
 from floodmap.models.calibration import UNCALIBRATED, Calibration
 from floodmap.models.familiarity import Familiarity
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
@@ -90,6 +91,8 @@ class FloodSegmenter:
             network.to(memory_format=torch.channels_last)
             if isinstance(network, Sam):
                 pack_linears(network.image_encoder)
+            else:
+                compute_gelu_in_one_thread(network)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Predict the flood probability of every pixel; see `protocol.Segmenter`.
@@ -204,7 +207,8 @@ class FloodSegmenter:
         logits = decode(self.network.encode(rgb, valid, *gsd))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
-        return full[:, 0, :height, :width].sigmoid_()
+        with one_thread():
+            return full[:, 0, :height, :width].sigmoid_()
 
     def _mask_logits(self, encoded: Encoded, likelihood: Tensor, shape_hw: Sequence[int]) -> Tensor:
         height, width = encoded.shape_hw

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ _CONNECT_S = 30
 """Time in seconds after which the attempt to connect to a scheduler ends."""
 _POLL_S = 2.0
 """Time in seconds between two checks whether a worker still exists."""
-_RELEASE_S = 10.0
+_RELEASE_S = 3.0
 """Time in seconds that the workers have to close their scenes, before the client disconnects."""
 
 
@@ -62,42 +63,39 @@ class DaskPool(Pool):
         addresses = list(self._client.nthreads())
         if not addresses:
             raise WorkerError(f"{self._client.scheduler.address}: no worker; start workers with: dask worker ADDRESS")
-        begun = {
-            address: self._client.submit(
-                run_on, self._device, function, *args, workers=[address], allow_other_workers=False, pure=False
-            )
-            for address in addresses
-        }
+        begun = {address: self._on(address, function, *args) for address in addresses}
         return [self._awaited(address, future) for address, future in begun.items()]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the scenes and drop the models in all workers, and disconnect."""
-        self._executor.shutdown(wait=False)
-        left = [self._client.submit(release, workers=[address], pure=False) for address in self._client.nthreads()]
-        _wait(left, _RELEASE_S)
+        with suppress(OSError, ValueError, CancelledError):  # the scheduler may have ended
+            wait_for([self._on(address, release) for address in self._client.nthreads()], _RELEASE_S)
+            self._executor.shutdown(wait=False)
         if self._own_client:
             self._client.close()
 
-    def _awaited(self, address: str, future: Any) -> Any:
-        """Wait for the result of a call that runs on one worker.
+    def _on(self, address: str, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run a function in the worker with this address."""
+        where = {"workers": [address], "allow_other_workers": False}
+        future: Future[Any] = self._executor.submit(run_on, self._device, function, *args, **where)
+        return future
+
+    def _awaited(self, address: str, future: Future[Any]) -> Any:
+        """Wait for the result of a call that runs in one worker.
 
         Raises:
-            WorkerError: the worker left the cluster.
+            WorkerError: the worker left the cluster, or has another version of floodmap.
         """
-        while not future.done():
-            _wait([future], _POLL_S)
-            if address not in self._client.nthreads() and not future.done():
+        while not wait_for([future], _POLL_S).done:
+            if address not in self._client.nthreads():
                 future.cancel()
                 raise WorkerError(f"worker {address} ended at the start; free memory there, or start it again")
-        return future.result()
-
-
-def _wait(futures: list[Any], seconds: float) -> None:
-    """Wait until futures of Dask are done, but not longer than a number of seconds."""
-    from distributed import wait
-
-    with suppress(TimeoutError):
-        wait(futures, timeout=seconds)
+        try:
+            return future.result()
+        except (ImportError, AttributeError) as error:
+            raise WorkerError(
+                f"worker {address} has no such floodmap ({error}); install the same version there"
+            ) from error
 
 
 def _connected(address: str) -> Any:
