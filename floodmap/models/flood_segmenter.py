@@ -55,7 +55,17 @@ The IoU on the validation pictures with eight points rises from 0.866 to 0.873."
 
 
 class FloodSegmenter:
-    """Model that was trained on floods by floodmap; it needs no prompt and accepts tiles of any size."""
+    """Model that was trained on floods by floodmap; it needs no prompt and accepts tiles of any size.
+
+    Args:
+        model: path, name and SHA-256 of the weights.
+        network: the network with its weights.
+        calibration: calibration of the logits.
+        familiarity: features of the training views, for the out-of-distribution score; None: not known.
+        device: device of the model.
+        dtype: dtype of the weights.
+        share: number of processes that share the cores of the machine. This process computes with 1/`share` of them.
+    """
 
     knows_floods = True
     multiple = 32
@@ -68,12 +78,15 @@ class FloodSegmenter:
         familiarity: Familiarity | None,
         device: torch.device,
         dtype: torch.dtype,
+        share: int = 1,
     ) -> None:
         self.name, self.sha256, self.training, self.familiarity = model.name, model.sha256, model.training, familiarity
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
-        self._side_by_side = PerProcess(partial(ThreadPoolExecutor, self.best_batch_size, "windows"))
+        self._own_threads = max(1, self._threads // share)
+        n_batches = 8 if device.type == "cuda" else min(self._own_threads, SIDE_BY_SIDE)
+        self._side_by_side = PerProcess(partial(ThreadPoolExecutor, n_batches, "windows"))
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
         # Meta's networks resize every tile to SAM's input frame, and a GPU needs a warm-up for every shape.
@@ -106,6 +119,9 @@ class FloodSegmenter:
         # Each batch has its own threads, because threads that share a window wait for each other at every layer.
         def run_batch(indices: list[int]) -> list[NDArray[np.float32]]:
             each = threads(self._threads) // min(len(batches), self.best_batch_size)
+            # In float32, oneDNN's convolutions give other last bits in one thread than in several. A process that has
+            # only a share of the cores then uses as many threads for a batch as a process that has all cores.
+            each = each if self.dtype == torch.float32 else min(each, self._own_threads)
             torch.set_num_threads(max(1, each if _pixels(tiles, indices[:1]) >= SHARED else 1))  # for this thread only
             padded = indices if len(indices) == 1 else indices + [indices[-1]] * (TOGETHER - len(indices))
             batch = tiles_to_device([tiles[index] for index in padded], self.device)
@@ -117,7 +133,7 @@ class FloodSegmenter:
         try:
             results = dict(zip(chain(*batches), chain(*self._side_by_side().map(run_batch, batches)), strict=True))
         finally:
-            torch.set_num_threads(threads(self._threads))  # a new thread inherits the value that was set last
+            torch.set_num_threads(threads(self._own_threads))  # a new thread inherits the value that was set last
         return [results[index] for index in range(len(tiles))]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:

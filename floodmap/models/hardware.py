@@ -27,12 +27,12 @@ def load_on_share(model: ResolvedModel, device: str, share: int) -> tuple[FloodS
         share: number of these processes. The model uses 1/`share` of torch's threads, at least one.
 
     Returns:
-        The model, and the batch size that it would have with all threads.
+        The model, and the batch size that it has with all threads.
     """
-    threads = max(1, all_threads() // share)
-    torch.set_num_threads(threads)  # also for a model that sets no number of threads itself
-    loaded = load_segmenter(model, device)
-    return loaded, loaded.best_batch_size if loaded.offloads else batch_size_on_cpu(model)
+    torch.set_num_threads(all_threads())
+    loaded = load_segmenter(model, device, share=share)
+    torch.set_num_threads(max(1, all_threads() // share))  # also for a model that sets no number of threads itself
+    return loaded, loaded.best_batch_size
 
 
 def batch_size_on_cpu(model: ResolvedModel) -> int:

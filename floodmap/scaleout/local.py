@@ -68,6 +68,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command, environment = module_command("floodmap.scaleout.process", *self._arguments)
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other workers
         try:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         except OSError as error:
