@@ -1,4 +1,4 @@
-"""Scenes from the arguments of `floodmap segment`, and a unique name for the results of each scene."""
+"""Scenes from files, folders, patterns and STAC collections, and a unique name for the results of each scene."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from floodmap.catalogue.collection import item_addresses
 from floodmap.errors import FloodmapError, SceneError
 from floodmap.geo.source_name import SourceName
 
-log = logging.getLogger("floodmap")
+log = logging.getLogger(__name__)
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".vrt", ".img", ".ecw", ".sid", ".webp"})
 """Suffixes of the files that are used from a folder; a file given by name or by a pattern may have any suffix."""
@@ -22,8 +23,9 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
     """Find the scenes of the arguments, and choose a unique name for the results of each scene.
 
     Args:
-        arguments: files, folders, glob patterns, and names that only GDAL can open. Of a folder, the rasters directly
-            in the folder are used, not those in subfolders. A pattern with `**` also searches subfolders.
+        arguments: files, folders, glob patterns, names that only GDAL can open, and STAC collections or catalogues. Of
+            a folder, the rasters directly in the folder are used, not those in subfolders. A pattern with `**` also
+            searches subfolders. Of a STAC collection, all linked items are used.
         out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
             folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
 
@@ -51,6 +53,8 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
     """
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
+    if (addresses := item_addresses(name)) is not None:
+        return [SourceName.of(address) for address in addresses]
     if path is None:
         return [name]
     if path.is_dir():
