@@ -53,7 +53,10 @@ class Catalogue:
         done = len(self.scenes) - len(self.failed)
         lines = [f"{done:,} of {len(self.scenes):,} scenes are done"]
         lines += [f"  {row.name} failed: {row.error}" for row in self.failed]
-        lines += [f"  {row.name} has {row.failed_windows} failed windows: {row.error}" for row in self.incomplete]
+        lines += [
+            f"  {row.name}: {row.failed_windows} window{'' if row.failed_windows == 1 else 's'} failed: {row.error}"
+            for row in self.incomplete
+        ]
         return "\n".join(lines)
 
 

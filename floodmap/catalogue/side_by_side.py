@@ -113,7 +113,7 @@ def _outcome(index: int, name: str, source: SourceName, answer: SceneAnswer | Lo
     if isinstance(answer, Lost):
         return _failure(index, name, source, f"{source}: {answer.why}; free memory, or use fewer workers")
     for line in answer.warnings:
-        log.warning("%s", line)
+        log.warning("%s", line if source.label in line else f"{name}: {line}")
     if answer.flood_map is None:
         return _failure(index, name, source, answer.error)
     return SceneOutcome(index, SceneRow.of(answer.flood_map, source), answer.flood_map)
