@@ -14,8 +14,8 @@ from fakes import FakeSegmenter
 import floodmap
 import floodmap_cli.segment as command
 from floodmap.errors import ModelError
-from floodmap.options import SceneOptions, SegmentOptions, SegmentSettings
 from floodmap.imagery.tile import Tile
+from floodmap.options import SceneOptions, SegmentOptions, SegmentSettings
 from floodmap_cli.main import run
 
 
