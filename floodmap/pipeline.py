@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
+from floodmap._runtime.versions import version
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -313,6 +314,37 @@ def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(scenes: Path, tm
     assert [row.error for row in resumed.scenes] == [row.error for row in whole.scenes]
     for layer in ("flood", "unobserved"):
         assert table(tmp_path / "all.gpkg", layer).equals(table(tmp_path / "whole.gpkg", layer))
+
+
+CLUSTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from distributed import Client, LocalCluster
+from floodmap.scaleout.cluster import DaskPool
+import test_catalogue
+if __name__ == "__main__":
+    options = dict(n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0)
+    with LocalCluster(**options) as cluster, Client(cluster) as client, DaskPool(client, "cpu") as pool:
+        test_catalogue.run(Path(sys.argv[2]), Path(sys.argv[3]), None, pool=pool)
+"""
+"""Script with a cluster of two processes of two threads: as many calls at a time as there are scenes."""
+
+
+@pytest.mark.slow
+def test_scenes_are_side_by_side_on_a_dask_cluster(scenes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    run(scenes, tmp_path / "one", None)
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    folders = [str(Path(__file__).parent), str(scenes), str(tmp_path / "two")]
+    path = os.pathsep.join([folders[0], *sys.path])  # for the processes of the cluster
+    done = subprocess.run(
+        [sys.executable, "cluster.py", *folders], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=HANGS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert {json.loads(file.read_text())["run"]["workers"] for file in (tmp_path / "two").glob("*.json")} == {0}
 
 
 def test_unexpected_errors_fail_one_scene(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

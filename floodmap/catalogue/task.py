@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from floodmap.scaleout.worker import segmenter_of, warnings_kept
 
 _rehearsed: set[Hashable] = set()
 """Kinds of runs that this worker has rehearsed; see `rehearsal.rehearse`."""
+
+_one_at_a_time = threading.Lock()
+"""Lock of this worker. A Dask worker with several threads runs several calls, but files are written with settings of
+GDAL that hold for the whole process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ def segment_whole(task: SceneTask) -> SceneAnswer:
         ModelError: the model cannot be loaded.
     """
     segmenter = segmenter_of(task.model, task.expected)
-    with warnings_kept() as lines:
+    with _one_at_a_time, warnings_kept() as lines:
         try:
             result = segment_scene(
                 task.source, task.out, segmenter, task.options, name=task.name, rehearsed=_rehearsed
