@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -404,3 +407,19 @@ def test_a_stac_catalogue_without_items_or_with_a_broken_link_is_refused(tmp_pat
     assert [str(source) for _, source in find_scenes([str(tmp_path / "other.json")], tmp_path / "out")] == [
         str(tmp_path / "other.json")
     ]
+
+
+def test_the_items_of_a_stac_catalogue_on_a_server_are_urls(tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    stac_collection(tmp_path)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = find_scenes([f"{address}/catalog.json"], tmp_path / "out")
+        with pytest.raises(SceneError, match=r"gone\.json cannot be read"):
+            find_scenes([f"{address}/gone.json"], tmp_path / "out")
+        server.shutdown()
+    assert [(name, source.given) for name, source in found] == [
+        ("a", f"{address}/a/a.json"), ("b", f"{address}/child/b.json"),
+    ]  # fmt: skip

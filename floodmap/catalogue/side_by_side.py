@@ -13,7 +13,7 @@ from pathlib import Path
 from floodmap.catalogue.rows import SceneRow
 from floodmap.catalogue.size import is_large
 from floodmap.catalogue.task import SceneAnswer, SceneTask, error_text, segment_whole, shares_folder
-from floodmap.errors import OutputError
+from floodmap.errors import OutputError, writing
 from floodmap.geo.source_name import SourceName
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
@@ -140,5 +140,5 @@ def _refuse_results(out: Path, name: str, options: SegmentOptions) -> None:
 
 def _share_folders(workers: Workers, out: Path) -> bool:
     """Return whether all workers find the files of this process under the same names, also in the output folder."""
-    with output_folder(out), tempfile.NamedTemporaryFile(dir=out, prefix=".floodmap-") as file:
+    with output_folder(out), writing(out), tempfile.NamedTemporaryFile(dir=out, prefix=".floodmap-") as file:
         return all(workers.pool.everywhere(shares_folder, Path(file.name).absolute(), os.getcwd()))
