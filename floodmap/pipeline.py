@@ -119,6 +119,7 @@ def segment_scene(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
+                scene.refuse_changed()
                 picture = preview(scene) if options.report else None
                 scene.close()  # frees GDAL's block cache
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))

@@ -15,6 +15,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
+from floodmap.geo import remote
 from floodmap.geo.source_name import SourceName
 
 try:  # base class of GDAL errors that rasterio does not convert; the class is not public
@@ -35,7 +36,9 @@ CACHE_BYTES = 64 * 2**20
 
 
 @contextmanager
-def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
+def gdal_env(
+    *, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1, siblings: bool = True
+) -> Iterator[None]:
     """Context manager: apply GDAL's settings for reading scenes in the calling thread, within the `with` block.
 
     Args:
@@ -44,12 +47,28 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
             sidecar beside a raster that has none, although the raster is only read. Therefore use True only for a
             raster that has a sidecar, or beside which GDAL cannot create one; see `has_sidecar`.
         threads: number of threads that decompress a file opened in the block.
+        siblings: False: GDAL does not search for files beside a raster that is opened in the block. On a web server,
+            GDAL would request about forty names.
     """
     # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
     if forks.threads(threads) > 1:
         settings["GDAL_NUM_THREADS"] = str(threads)
+    if not siblings:
+        settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
+    settings |= {key: remote.setting(key) for key in remote.SETTINGS}
     with forks.at_work(), rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
+        yield
+
+
+@contextmanager
+def gdal_env_of(name: SourceName, *, threads: int = 1) -> Iterator[None]:
+    """Context manager: apply `gdal_env` for opening one raster, with the files beside it that matter.
+
+    Of a file on a server, GDAL searches for files beside it only if the server has a sidecar or a mask.
+    """
+    siblings = not name.is_remote or any(remote.exists(name, ending) for ending in (".aux.xml", ".msk"))
+    with gdal_env(pam=siblings and has_sidecar(name), threads=threads, siblings=siblings):
         yield
 
 
@@ -117,4 +136,4 @@ def gdal_reason(error: BaseException) -> str:
     """
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
-    return " ".join(str(error).split())
+    return remote.without_queries(" ".join(str(error).split()))

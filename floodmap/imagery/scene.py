@@ -21,14 +21,16 @@ from floodmap.errors import SceneError
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
+from floodmap.geo.remote import refuse_changed
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels, nir_is_missing
+from floodmap.imagery.raster.acquisition import date_of
 from floodmap.imagery.raster.fingerprint import fingerprint
-from floodmap.imagery.raster.source import date_of, open_source
+from floodmap.imagery.raster.source import open_source
 from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons
 from floodmap.imagery.stretch import Stretch
@@ -210,6 +212,14 @@ class Scene:
     def fingerprint(self) -> str | None:
         """SHA-256 of pixels, bands and georeference, see `imagery.raster.fingerprint`; None if it is not computable."""
         return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
+
+    def refuse_changed(self) -> None:
+        """Check that the scene's files on servers are as they were when the scene was opened.
+
+        Raises:
+            RemoteError: a file has changed, or cannot be reached.
+        """
+        refuse_changed(self._source.remote_files)
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:

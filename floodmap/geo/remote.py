@@ -1,0 +1,222 @@
+"""Files on web servers and in buckets: existence, version and first bytes, and clear messages for network errors."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from floodmap.errors import RemoteError
+from floodmap.geo import buckets
+from floodmap.geo.source_name import SourceName
+
+HEAD_BYTES = 16 * 2**10
+"""Number of bytes read at the start of a remote file: a GeoTIFF's header, and part of the block index of a COG."""
+_THREADS = 8
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP status codes after which a request is repeated."""
+_WEB = re.compile(r"/vsicurl/(https?://.*)", re.DOTALL)
+_IN_ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip)/+vsicurl/(https?://.*?\.(?:zip|tgz|tar|tar\.gz|gz))(?:/.*|$)")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """State of a file on a server at one moment."""
+
+    name: SourceName = field(compare=False)
+    """Name of the file, for messages."""
+    etag: str
+    """HTTP header ETag; empty if the server sends none."""
+    modified: str
+    """Time of the last change, as text from the server; empty if the server sends none."""
+    length: int | None
+    """Size in bytes; None if the server does not send it."""
+    head: bytes
+    """First bytes of the file, at most `HEAD_BYTES`."""
+
+    @property
+    def has_version(self) -> bool:
+        """Whether the server sends a value that changes with the content.
+
+        The first bytes alone may stay the same when the picture changes.
+        """
+        return bool(self.etag or self.modified)
+
+
+def look(name: SourceName) -> RemoteFile | None:
+    """Read the state and the first bytes of a remote file, in one request. Failed requests are repeated.
+
+    Args:
+        name: name of a remote file. Of a file inside an archive, the state of the archive is returned.
+
+    Returns:
+        The state; None for a file that only GDAL can read: another protocol, or a bucket without the package obstore.
+
+    Raises:
+        RemoteError: the server or the file cannot be reached, or the server does not support range requests.
+    """
+    opened = str(name.opened)
+    if address := web_address(opened):
+        return _repeated(lambda: _ask(name, address), name, address)
+    return buckets.look(name, opened, HEAD_BYTES)
+
+
+def look_at_all(names: Iterable[SourceName]) -> dict[str, RemoteFile]:
+    """Return the state of each remote file among `names` by its `SourceName.opened`, see `look`.
+
+    Files are requested at the same time. Local files, and files of which `look` returns None, are left out.
+    """
+    remote = {str(name.opened): name for name in names if name.is_remote}
+    if not remote:
+        return {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = zip(remote, pool.map(look, remote.values()), strict=True)
+        return {opened: file for opened, file in found if file is not None}
+
+
+def refuse_changed(before: dict[str, RemoteFile]) -> None:
+    """Check that files are as they were. `before` is a result of `look_at_all`.
+
+    Raises:
+        RemoteError: a file has changed, or cannot be reached.
+    """
+    now = look_at_all(file.name for file in before.values())
+    for opened, file in before.items():
+        if now.get(opened) != file:
+            raise RemoteError(f"{file.name} has changed while it was read; run again with --overwrite")
+
+
+def exists(name: SourceName, ending: str) -> bool:
+    """Return whether a web server has a file `NAME + ending` beside a file. One request without repetition.
+
+    The result is False for a URL with a query, because a signature is valid for one file, and for buckets.
+    """
+    address = web_address(str(name.opened))
+    if address is None or "?" in address or _IN_ARCHIVE.match(str(name.opened)):
+        return False
+    with suppress(OSError, http.client.HTTPException, ValueError):
+        request = urllib.request.Request(address + ending, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_timeout_s()) as response:
+            return bool(response.status == 200)
+    return False
+
+
+def web_address(opened: str) -> str | None:
+    """Return the URL in GDAL's name of a file on a web server; None for other names.
+
+    Of a file inside an archive, the URL is that of the archive.
+    """
+    found = _IN_ARCHIVE.match(opened) or _WEB.match(opened)
+    return found[1] if found else None
+
+
+def delays_s() -> Iterator[float]:
+    """Yield the pauses before repeated requests, in seconds: as many as GDAL_HTTP_MAX_RETRY, each twice the last."""
+    with suppress(ValueError):
+        first, count = float(setting("GDAL_HTTP_RETRY_DELAY")), int(setting("GDAL_HTTP_MAX_RETRY"))
+        yield from (first * 2**number for number in range(count))
+
+
+def _timeout_s() -> float:
+    return float(setting("GDAL_HTTP_LOW_SPEED_TIME"))
+
+
+SETTINGS = {
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "15",
+    # A request ends if fewer than 1000 bytes a second arrive for 30 seconds.
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "CPL_VSIL_CURL_CHUNK_SIZE": str(128 * 2**10),
+    "CPL_VSIL_CURL_CACHE_SIZE": str(32 * 2**20),
+    # When a file is closed, GDAL discards what it has read of it. Otherwise a file that changes on the server would be
+    # read from the memory of the process, and a part that was cut off would stay cut off.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
+    # By default, GDAL reads at most 10 MB of compressed blocks at a time.
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": str(64 * 2**20),
+}
+"""GDAL's settings for remote files. A variable of the environment with the same name has precedence."""
+
+
+def setting(key: str) -> str:
+    """Return the value of a setting of `SETTINGS`, or of the variable of the environment with the same name."""
+    return os.environ.get(key, SETTINGS[key])
+
+
+def without_queries(text: str) -> str:
+    """Return a text without the queries of its URLs, because a query may contain a signature or a password."""
+    return re.sub(r"\?[^\s?,\"'<>]*=[^\s,\"'<>]*", "", text)
+
+
+def _ask(name: SourceName, address: str) -> RemoteFile:
+    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{HEAD_BYTES - 1}"})
+    with urllib.request.urlopen(request, timeout=_timeout_s()) as response:
+        headers = response.headers
+        length = (headers.get("Content-Range") or "").rpartition("/")[2] or headers.get("Content-Length", "")
+        if response.status == 200 and not (length.isdigit() and int(length) <= HEAD_BYTES):
+            raise RemoteError(
+                f"{name}: the server sends whole files only (no range requests); download the file first: "
+                f"curl -O {without_queries(address)}"
+            )
+        head: bytes = response.read(HEAD_BYTES)
+    if length.isdigit() and len(head) < min(int(length), HEAD_BYTES):
+        raise http.client.IncompleteRead(head)
+    return RemoteFile(
+        name=name, etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", ""),
+        length=int(length) if length.isdigit() else None, head=head,
+    )  # fmt: skip
+
+
+def _repeated(request: Callable[[], _Result], name: SourceName, address: str) -> _Result:
+    """Return the result of a request. If the request fails, repeat it after a pause, unless that cannot help.
+
+    Raises:
+        RemoteError: the last request failed, or a request failed in a way that repetition cannot help.
+    """
+    message = partial(_message, name, urlsplit(address).hostname)
+    for delay in [*delays_s(), None]:
+        try:
+            return request()
+        except HTTPError as error:
+            with error:
+                if delay is None or error.code not in _PASSING:
+                    raise RemoteError(message(error)) from None
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+            is_final = isinstance(getattr(error, "reason", None), socket.gaierror)
+            if delay is None or is_final:
+                raise RemoteError(message(error)) from None
+        time.sleep(delay)
+    raise AssertionError  # the last delay is None
+
+
+def _message(name: SourceName, host: str | None, error: Exception) -> str:
+    """Return the message for the user about a failed request."""
+    if isinstance(error, HTTPError) and error.code in (401, 403):
+        return (
+            f"{name} may not be read: the server answered {error.code} ({error.reason}); if the URL is signed, the "
+            "signature may have expired: make a new URL; else set the credentials in the environment"
+        )
+    if isinstance(error, HTTPError) and error.code in (404, 410):
+        return f"{name}: the server has no such file (it answered {error.code}); check the address"
+    if isinstance(error, HTTPError):
+        return f"{name} cannot be read: the server answered {error.code} ({error.reason}); try again later"
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, socket.gaierror):
+        return f"{name}: the host {host} was not found; check the address and the network"
+    if isinstance(error, http.client.IncompleteRead | http.client.RemoteDisconnected | ConnectionResetError):
+        return f"{name} cannot be read: the server {host} closes the connection too early; try again later"
+    return f"{name} cannot be read: no answer from {host} ({without_queries(str(reason))}); check the network"
