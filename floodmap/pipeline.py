@@ -18,7 +18,7 @@ from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
-from floodmap.geo.names import refuse_unreadable
+from floodmap.geo.names import has_gdal_name, refuse_unreadable
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
@@ -264,6 +264,9 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
+    shown = {name: _shown(path) for name, path in options.files.items()}
+    chosen |= {"scene": {**chosen["scene"], **{name: shown[name] for name in ("mask", "aoi") if name in shown}}}
+    chosen["prompts"] = shown.get("prompts", chosen["prompts"])
     about = {
         "source": {
             "name": scene.path.label,
@@ -291,12 +294,15 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
     return described
 
 
-def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Return the role of the scene in the training of the model: "train", or "val" for validation during training.
+def _shown(path: Path | str) -> Path | str:
+    """Return the name of an input file without the query of a URL, which may contain a signature."""
+    return str(SourceName.of(path)) if has_gdal_name(path) else path
 
-    None: the scene was not used, or the role is not known. The scores on a scene that was used in training are not
-    representative of other scenes.
-    """
+
+def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
+    """Return the role of the scene in the training of the model: "train", or "val"; None: not used, or not known.
+
+    The scores on a scene that was used in training are not representative of other scenes."""
     file = scene.path.path
     return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
 

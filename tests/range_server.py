@@ -28,13 +28,13 @@ BEHAVIOURS = {
     "flaky": "answers every third request with 500",
     "cutting": "closes the connection in the middle of every third answer",
     "truncated": "closes the connection in the middle of every answer after the first three",
-    "failing": "answers with 503 after the first eight requests",
+    "failing": "answers with 503 after the first five requests",
     "forbidden": "answers with 403",
-    "expiring": "answers with 403 and the text of an expired signature after the first eight requests",
-    "changing": "says after the first eight requests that the file has changed",
-    "stalling": "never sends the body after the first eight requests",
+    "expiring": "answers with 403 and the text of an expired signature after the first five requests",
+    "changing": "says after the first five requests that the file has changed",
+    "stalling": "never sends the body after the first five requests",
 }
-_FEW = 8
+_FEW = 5
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,169 @@
+"""Scenes on web servers: the same bytes as from disk, few requests, a clear line for every fault of a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio.shutil
+from conftest import SceneFactory, picture
+from fakes import FakeSegmenter
+from range_server import RangeServer, serving
+
+from floodmap.errors import RemoteError
+from floodmap.geo.remote import without_queries
+from floodmap.inspection import inspect_scene
+from floodmap.options import SceneOptions, SegmentOptions
+from floodmap.output.results import FloodMap
+from floodmap.pipeline import segment_scene
+
+SECRET = "X-Amz-Signature=SECRET"
+RASTERS = ("scene_mask.tif", "scene_probability.tif")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses between repeated requests."""
+    for name, value in (("MAX_RETRY", "3"), ("RETRY_DELAY", "0.01"), ("LOW_SPEED_TIME", "1")):
+        monkeypatch.setenv(f"GDAL_HTTP_{name}", value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def scene(make_scene: SceneFactory) -> Path:
+    """A tiled scene of some hundred KB, so that it takes more than a few requests."""
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    return make_scene(pixels=picture(3, (600, 700)), **tiles)
+
+
+@pytest.fixture
+def server(scene: Path) -> Iterator[RangeServer]:
+    with serving(scene.parent) as running:
+        yield running
+
+
+def run(source: Path | str, out: Path, **settings: object) -> FloodMap:
+    options = SegmentOptions(tile_size=256, overlap=32, exhaustive=True, **settings)
+    return segment_scene(source, out, FakeSegmenter(), options)
+
+
+def rasters(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in RASTERS]
+
+
+@pytest.mark.parametrize("behaviour", ["plain", "flaky", "cutting", "noetag"])
+def test_the_rasters_are_those_of_the_local_file(
+    scene: Path, server: RangeServer, tmp_path: Path, behaviour: str
+) -> None:
+    run(scene, tmp_path / "local")
+    run(server.url("scene.tif", behaviour), tmp_path / "remote")
+    assert rasters(tmp_path / "remote") == rasters(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("noranges", r"sends whole files only .* download the file first: curl -O http"),
+        ("forbidden", r"may not be read: the server answered 403 .* signature may have expired"),
+        ("expiring", r"may not be read: the server answered 403 .* signature may have expired"),
+        ("failing", r"cannot be read: the server answered 503 .* try again later"),
+        ("truncated", r"closes the connection too early"),
+        ("changing", r"has changed while it was read; run again with --overwrite"),
+        ("stalling", r"no answer from 127\.0\.0\.1"),
+    ],
+)
+def test_a_fault_is_one_clear_line_without_the_signature(
+    server: RangeServer, tmp_path: Path, behaviour: str, message: str
+) -> None:
+    with pytest.raises(RemoteError, match=message) as caught:
+        run(f"{server.url('scene.tif', behaviour)}?{SECRET}", tmp_path / "out")
+    assert "\n" not in str(caught.value) and "SECRET" not in str(caught.value)
+    assert not (tmp_path / "out" / "scene.json").exists()
+
+
+def test_a_missing_file_and_a_missing_host_are_clear_lines(server: RangeServer, tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match=r"missing\.tif: the server has no such file \(it answered 404\)"):
+        run(server.url("missing.tif"), tmp_path / "out")
+    with pytest.raises(RemoteError, match=r"the host no-such-host\.invalid was not found"):
+        run("https://no-such-host.invalid/a.tif", tmp_path / "out")
+
+
+def test_a_run_whose_server_fails_goes_on_with_what_was_done(scene: Path, server: RangeServer, tmp_path: Path) -> None:
+    """The file is renamed after some windows, and back before the run is resumed."""
+    url, moved, windows = server.url("scene.tif"), scene.with_name("moved.tif"), []
+
+    def move(_: object) -> None:
+        windows.append(1)
+        if len(windows) == 8:
+            scene.rename(moved)
+
+    options = SegmentOptions(tile_size=128, overlap=32, exhaustive=True, prompts="none")
+    with pytest.raises(RemoteError, match="404"):
+        segment_scene(url, tmp_path / "out", FakeSegmenter(move), options)
+    moved.rename(scene)
+    rest = FakeSegmenter()
+    resumed = SegmentOptions(tile_size=128, overlap=32, exhaustive=True, prompts="none", resume=True)
+    segment_scene(url, tmp_path / "out", rest, resumed)
+    whole = FakeSegmenter()
+    segment_scene(scene, tmp_path / "local", whole, options)
+    assert rasters(tmp_path / "out") == rasters(tmp_path / "local") and len(rest.tiles) < len(whole.tiles)
+
+
+def test_no_output_holds_the_signature_of_a_url(server: RangeServer, tmp_path: Path, make_scene: SceneFactory) -> None:
+    make_scene(pixels=np.zeros((1, 600, 700), np.uint8), name="cloud.tif")
+    signed = f"{server.url('scene.tif')}?{SECRET}"
+    mask = f"{server.url('cloud.tif')}?{SECRET}"
+    run(signed, tmp_path / "out", report=True, scene=SceneOptions(mask=mask))
+    for file in (tmp_path / "out").rglob("*"):
+        assert b"SECRET" not in (file.read_bytes() if file.is_file() else b""), file
+
+
+def test_another_signature_of_the_same_file_resumes(server: RangeServer, tmp_path: Path) -> None:
+    run(f"{server.url('scene.tif')}?{SECRET}1", tmp_path / "out", scene=SceneOptions(aoi=None))
+    again = segment_scene(
+        f"{server.url('scene.tif')}?{SECRET}2",
+        tmp_path / "out",
+        FakeSegmenter(),
+        SegmentOptions(tile_size=256, overlap=32, exhaustive=True, resume=True),
+    )
+    assert again.report["run"]
+
+
+def test_info_takes_at_most_six_requests_and_reads_an_overview(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("floodmap.inspection.shipped_model", FakeSegmenter)
+    pixels = np.repeat(np.repeat(picture(3, (300, 260), "uint16"), 10, 1), 10, 2)
+    plain = make_scene(pixels=pixels, nodata=0, tiled=True, blockxsize=256, blockysize=256)
+    rasterio.shutil.copy(plain, tmp_path / "cog.tif", driver="COG", compress="deflate")
+    local = inspect_scene(tmp_path / "cog.tif", SceneOptions())
+    with serving(tmp_path) as server:
+        found = inspect_scene(server.url("cog.tif"), SceneOptions())
+        time.sleep(0.2)  # the last lines of the server's log arrive
+        assert len(server.lines) <= 6
+        bare = inspect_scene(server.url("scene.tif"), SceneOptions())
+    for key in ("size", "crs", "transform", "gsd_m", "bands", "dtype", "nodata", "windows", "collar"):
+        assert found[key] == local[key]
+    assert found["valid_share"] == pytest.approx(local["valid_share"], abs=0.02)
+    assert found["stretch"]["low"] == pytest.approx(local["stretch"]["low"], rel=0.3)
+    # Without overviews, the whole file would have to be read.
+    assert bare["size"] == local["size"] and bare["stretch"] is None and bare["valid_share"] is None
+
+
+def test_queries_are_cut_from_texts() -> None:
+    text = "https://h/a.tif?sig=x%2B and a.tif?sig=x, band 1: failed? perhaps"
+    assert without_queries(text) == "https://h/a.tif and a.tif, band 1: failed? perhaps"
+    assert json.loads(without_queries(json.dumps({"a": "s3://b/c.tif?k=v"}))) == {"a": "s3://b/c.tif"}
+
+
+def test_settings_of_the_user_have_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from floodmap.geo.remote import delays_s, setting
+
+    assert setting("GDAL_HTTP_MAX_RETRY") == "3" == os.environ["GDAL_HTTP_MAX_RETRY"]
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "2")
+    assert list(delays_s()) == [2, 4, 8]
