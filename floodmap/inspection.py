@@ -14,6 +14,7 @@ import numpy as np
 
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.raster.thumbnail import Thumbnail, thumbnail
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.survey import SAMPLE_SIDE, SAMPLES, SURVEY_SIDE
@@ -66,7 +67,7 @@ def inspect_scene(
     Raises:
         SceneError: the source is no raster that can be segmented.
     """
-    name = SourceName.of(source)
+    name = scene_of(SourceName.of(source))
     with _opened(name, options) as (scene, copy):
         full = Properties.of(scene, copy, options)
         is_copy = copy is not None and copy.factor != 1

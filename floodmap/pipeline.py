@@ -21,6 +21,7 @@ from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import has_gdal_name, refuse_unreadable
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, run_windows
@@ -79,7 +80,7 @@ def segment_scene(
         The results on disk: paths of all files, and the content of the JSON report.
     """
     started = time.time()
-    source = SourceName.of(source)
+    source = scene_of(SourceName.of(source))
     refuse_unreadable(source.path or "", out, *options.files.values())
     threads = _DECOMPRESSION_THREADS if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)

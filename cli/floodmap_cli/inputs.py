@@ -51,8 +51,10 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
     """
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
-    if path is None:
-        return [name]
+    if path is None or path.suffix.lower() in (".json", ".geojson"):
+        from floodmap.imagery.raster.stac import scene_of
+
+        return [scene_of(name)]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
         if not listed:

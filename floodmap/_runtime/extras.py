@@ -6,7 +6,13 @@ from importlib.util import find_spec
 
 from floodmap.errors import MissingPackageError
 
-EXTRAS = {"pyarrow": "parquet", "matplotlib": "train", "accelerate": "multi-gpu", "rioxarray": "xarray"}
+EXTRAS = {
+    "pyarrow": "parquet",
+    "matplotlib": "train",
+    "accelerate": "multi-gpu",
+    "rioxarray": "xarray",
+    "pystac": "remote",
+}
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""
 
 

@@ -56,6 +56,28 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
     )
 
 
+def content_of(name: SourceName, opened: str) -> bytes:
+    """Download a whole file from a bucket. Arguments as for `look`.
+
+    Raises:
+        RemoteError: obstore is not installed, or the file cannot be read.
+    """
+    found = _BUCKET.fullmatch(opened)
+    try:
+        import obstore
+        from obstore.exceptions import BaseError
+    except ImportError:
+        found = None
+    if found is None:
+        raise RemoteError(f"{name} cannot be downloaded; run: pip install 'floodmap[remote]', or download it first")
+    kind, bucket, key = found.groups()
+    try:
+        return bytes(obstore.get(_store(kind, bucket), key).bytes())
+    except (BaseError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RemoteError(f"{name} cannot be downloaded: {reason}; check the address and the credentials") from None
+
+
 def _store(kind: str, bucket: str) -> Any:
     """Return obstore's object for a bucket, with GDAL's variables of the environment."""
     from obstore.store import AzureStore, GCSStore, S3Store

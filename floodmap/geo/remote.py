@@ -73,6 +73,18 @@ def look(name: SourceName) -> RemoteFile | None:
     return buckets.look(name, opened, HEAD_BYTES)
 
 
+def content_of(name: SourceName) -> bytes:
+    """Download a whole file, which should be small. Failed requests are repeated.
+
+    Raises:
+        RemoteError: the server or the file cannot be reached.
+    """
+    opened = str(name.opened)
+    if address := web_address(opened):
+        return _repeated(lambda: _whole(address), name, address)
+    return buckets.content_of(name, opened)
+
+
 def look_at_all(names: Iterable[SourceName]) -> dict[str, RemoteFile]:
     """Return the state of each remote file among `names` by its `SourceName.opened`, see `look`.
 
@@ -179,6 +191,12 @@ def _ask(name: SourceName, address: str) -> RemoteFile:
         name=name, etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", ""),
         length=int(length) if length.isdigit() else None, head=head,
     )  # fmt: skip
+
+
+def _whole(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=_timeout_s()) as response:
+        content: bytes = response.read()
+    return content
 
 
 def _repeated(request: Callable[[], _Result], name: SourceName, address: str) -> _Result:

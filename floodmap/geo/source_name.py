@@ -41,6 +41,8 @@ class SourceName:
     """Name as the user wrote it."""
     path: Path | None
     """Local file or folder, which may be missing; None for a name that only GDAL opens."""
+    title: str = ""
+    """Name for messages and for results, of a raster that has no file name; empty: the name follows from `given`."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
@@ -108,6 +110,8 @@ class SourceName:
         """
         if self.path is not None:
             return self.path.stem
+        if self.title:
+            return self.title
         if self.given.startswith("<"):
             return "vrt"
         if self._vsi_name.startswith("/vsi"):
@@ -122,6 +126,8 @@ class SourceName:
         """Name of the raster without folders, as written into the result files."""
         if self.path is not None:
             return self.path.name
+        if self.title:
+            return self.title
         if self._vsi_name.startswith("/vsi"):
             return re.split(r"[/!]", str(self))[-1]
         return str(self) if self.given.startswith("<") else re.sub(r'[^":]*/', "", self.given)
@@ -157,6 +163,8 @@ class SourceName:
         """Return the name for messages. The query of a URL is left out, because the query may contain a password."""
         if self.path is not None:
             return str(self.path)
+        if self.title:
+            return self.title
         if self.given.startswith("<"):
             return "the VRT given as text"
         return self.given.partition("?")[0] if self.is_remote else self.given

@@ -222,7 +222,7 @@ def _content(name: SourceName, *, whole: bool) -> bytes:
     if name.path is not None:
         return _of_path(name.path, whole=whole)
     if name.given.startswith("<"):
-        return _of_vrt(name.given.encode())
+        return _of_vrt(without_queries(name.given).encode())
     if name.is_remote:
         return _of_remote(name, look(name))
     if name.container is None:
