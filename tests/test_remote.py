@@ -21,6 +21,7 @@ from floodmap.inspection import inspect_scene
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
+from floodmap_cli.main import run as cli
 
 SECRET = "X-Amz-Signature=SECRET"
 RASTERS = ("scene_mask.tif", "scene_probability.tif")
@@ -153,6 +154,26 @@ def test_info_takes_at_most_six_requests_and_reads_an_overview(
     assert found["stretch"]["low"] == pytest.approx(local["stretch"]["low"], rel=0.3)
     # Without overviews, the whole file would have to be read.
     assert bare["size"] == local["size"] and bare["stretch"] is None and bare["valid_share"] is None
+
+
+def test_masks_and_polygons_are_scored_and_traced_from_a_server(
+    scene: Path, server: RangeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(scene, scene.parent)
+    texts = []
+    for where in (f"{scene.parent}/{{}}", f"{server.url('{}')}?{SECRET}"):
+        assert cli(["evaluate", where.format("scene_mask.tif"), where.format("scene.gpkg"), "--json"]) == 0
+        texts.append(json.loads(capsys.readouterr().out))
+    assert texts[0]["scenes"][0]["iou"] == texts[1]["scenes"][0]["iou"] > 0.5
+    traced = []
+    for number, mask in enumerate((scene.parent / "scene_mask.tif", server.url("scene_mask.tif"))):
+        out = tmp_path / str(number) / "flood.geojson"
+        out.parent.mkdir()
+        assert cli(["vectorize", str(mask), "-o", str(out)]) == 0
+        traced.append(out.read_bytes())
+    assert traced[0] == traced[1]
+    assert cli(["vectorize", server.url("none.tif"), "-o", str(tmp_path / "none.gpkg")]) == 1
+    assert "none.tif: the server has no such file" in capsys.readouterr().err
 
 
 def test_queries_are_cut_from_texts() -> None:
