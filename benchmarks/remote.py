@@ -1,8 +1,8 @@
 """A scene from a server with latency against the same scene from disk: `python benchmarks/remote.py [SCENE...]`.
 
 Prints, for each scene: time of `segment` from the server over the time from disk, run in turns; whether the rasters
-have the same bytes; requests for each row of blocks that is read; requests of `info`. A read of a window counts one row
-of blocks for each row of blocks that it touches. With --s3, the server speaks the S3 protocol (moto) and has no latency.
+have the same bytes; requests for each row of blocks that is read; requests of `info`. A read of a window counts each
+row of blocks that it touches. With --s3, the server speaks the S3 protocol (moto) and has no latency.
 """
 
 from __future__ import annotations
