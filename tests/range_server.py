@@ -32,6 +32,9 @@ BEHAVIOURS = {
     "forbidden": "answers with 403",
     "expiring": "answers with 403 and the text of an expired signature after the first five requests",
     "changing": "says after the first five requests that the file has changed",
+    "nohead": "answers HEAD with 405",
+    "miss7": "answers the seventh request, or another of that number, with 404, and all others as it should",
+    "cut7": "closes the connection in the middle of the seventh answer, or of another of that number",
     "stalling": "never sends the body after the first five requests",
 }
 _FEW = 5
@@ -64,7 +67,9 @@ class Handler(BaseHTTPRequestHandler):
         file = self.folder / name
         if behaviour == "forbidden" or (behaviour == "expiring" and count > _FEW):
             self._error(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
-        elif not file.is_file():
+        elif behaviour == "nohead" and self.command == "HEAD":
+            self._error(405, "no")
+        elif not file.is_file() or behaviour == f"miss{count}":
             self._error(404, "not found")
         elif (behaviour == "flaky" and count % 3 == 0) or (behaviour == "failing" and count > _FEW):
             self._error(500 if behaviour == "flaky" else 503, "later")
@@ -103,7 +108,11 @@ class Handler(BaseHTTPRequestHandler):
             content = opened.read(last - first + 1)
         if behaviour == "stalling" and count > _FEW:
             time.sleep(3600)
-        if (behaviour == "cutting" and count % 3 == 0) or (behaviour == "truncated" and count > 3):
+        if (
+            behaviour == f"cut{count}"
+            or (behaviour == "cutting" and count % 3 == 0)
+            or (behaviour == "truncated" and count > 3)
+        ):
             content = content[: len(content) // 2]
             self.close_connection = True
         self.wfile.write(content)

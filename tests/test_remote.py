@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import rasterio.shutil
 from conftest import SceneFactory, picture
 from fakes import FakeSegmenter
 from range_server import RangeServer, serving
 
 from floodmap.errors import RemoteError
-from floodmap.geo.remote import without_queries
-from floodmap.inspection import inspect_scene
+from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import request, without_queries
+from floodmap.geo.window import Window
+from floodmap.imagery.scene import Scene
+from floodmap.inspection import inspect_scene, valid_share
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
@@ -85,6 +89,86 @@ def test_a_fault_is_one_clear_line_without_the_signature(
         run(f"{server.url('scene.tif', behaviour)}?{SECRET}", tmp_path / "out")
     assert "\n" not in str(caught.value) and "SECRET" not in str(caught.value)
     assert not (tmp_path / "out" / "scene.json").exists()
+
+
+FAULTS = [*(f"miss{number}" for number in range(2, 12)), *(f"cut{number}" for number in range(4, 12))]
+
+
+@pytest.fixture
+def masked(scene: Path, make_scene: SceneFactory) -> dict[str, Path]:
+    """Half of the scene is unobserved, by an internal mask at the end of the file, a mask beside it, or a sidecar."""
+    half = np.zeros((600, 700), bool)
+    half[:300] = True
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    inside = make_scene(pixels=picture(3, (600, 700)), name="inside.tif", mask=half, **tiles)
+    beside = make_scene(pixels=picture(3, (600, 700)), name="beside.tif", **tiles)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(beside, "r+") as dataset:
+        dataset.write_mask(half)
+    vrt = scene.with_name("vrt.vrt")
+    rasterio.shutil.copy(inside, vrt, driver="VRT")
+    return {"inside": inside, "beside": beside}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["inside", "beside"])
+def test_a_request_that_fails_once_never_makes_masked_ground_dry(
+    server: RangeServer, masked: dict[str, Path], kind: str
+) -> None:
+    for behaviour in ("plain", "nohead", *FAULTS):
+        if (kind, behaviour) == ("beside", "miss3"):  # the server denies that there is a mask
+            continue
+        try:
+            with Scene.open(server.url(f"{kind}.tif", behaviour), SceneOptions(collar="off")) as scene:
+                assert valid_share(scene) == 0.5, behaviour
+        except RemoteError as error:
+            assert "404" in str(error), behaviour  # the server denies that there is such a file
+
+
+@pytest.mark.slow
+def test_a_member_of_a_mosaic_that_fails_once_stops_the_run(scene: Path, server: RangeServer) -> None:
+    for behaviour in FAULTS:
+        vrt = scene.with_name(f"{behaviour}.vrt")
+        with rasterio.open(server.url("scene.tif")) as remote:
+            rasterio.shutil.copy(remote, vrt, driver="VRT")
+        vrt.write_text(vrt.read_text().replace("/plain/", f"/{behaviour}/"))
+        try:
+            with Scene.open(vrt, SceneOptions(collar="off")) as opened, Scene.open(scene) as local:
+                whole = Window(0, 0, 600, 700)
+                assert np.array_equal(opened.read(whole).rgb, local.read(whole).rgb), behaviour
+                assert valid_share(opened) == 1, behaviour
+        except RemoteError as error:
+            assert "SECRET" not in str(error)
+
+
+def test_names_of_local_files_are_not_taken_for_remote_ones(tmp_path: Path) -> None:
+    assert not SourceName.of(f"/vsizip/{tmp_path}/maps3/a.zip/b.tif").is_remote
+    assert not SourceName.of(f"vrt://{tmp_path}/b.tif?bands=1").is_remote
+    for name in (
+        "/vsizip//vsicurl/https://h/a.zip/b.tif",
+        "s3://b/k.tif",
+        "/vsis3_streaming/b/k",
+        "/vsizip/vsis3/b/k.zip",
+    ):
+        assert SourceName.of(name).is_remote, name
+    name = SourceName.of(f"https://me:SECRET@h/a.tif?{SECRET}")
+    assert "SECRET" not in f"{name}{name.label}{name.stem}"
+    name = SourceName.of(f"GTIFF_DIR:1:/vsicurl/https://h/a.tif?{SECRET}")
+    assert "SECRET" not in f"{name}{name.label}{name.stem}" and name.is_remote
+
+
+def test_info_shows_a_file_that_has_changed_since(server: RangeServer, scene: Path, make_scene: SceneFactory) -> None:
+    url = server.url("scene.tif")
+    options = SceneOptions(collar="off")
+    assert inspect_scene(url, options)["size"]["width"] == 700
+    make_scene(pixels=picture(3, (600, 600)))
+    assert inspect_scene(url, options)["size"]["width"] == 600
+
+
+def test_credentials_in_the_address_and_in_the_environment_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert request("https://me:it%27s@h/ä b.tif").get_header("Authorization") == "Basic bWU6aXQncw=="
+    assert request("https://me:x@h/ä b.tif").full_url == "https://h/%C3%A4%20b.tif"
+    monkeypatch.setenv("GDAL_HTTP_HEADERS", "X-Key: a, b,Other: c")
+    assert request("https://h/a.tif", 10).headers == {"Range": "bytes=0-9", "X-key": "a, b", "Other": "c"}
 
 
 def test_a_missing_file_and_a_missing_host_are_clear_lines(server: RangeServer, tmp_path: Path) -> None:

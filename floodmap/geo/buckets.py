@@ -56,6 +56,14 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
     )
 
 
+def exists(name: SourceName, opened: str) -> bool:
+    """Return whether a bucket has a file; False if this is not known. Arguments as for `look`."""
+    try:
+        return look(name, opened, 1) is not None
+    except RemoteError:
+        return False
+
+
 def content_of(name: SourceName, opened: str) -> bytes:
     """Download a whole file from a bucket. Arguments as for `look`.
 

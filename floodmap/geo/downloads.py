@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
 
+from floodmap.errors import RemoteError
 from floodmap.geo.remote import content_of, look
 from floodmap.geo.source_name import SourceName
 
@@ -33,7 +35,10 @@ def local_file(file: str | os.PathLike[str]) -> Iterator[Path]:
         yield Path(file)
         return
     with tempfile.TemporaryDirectory(prefix="floodmap-") as folder:
-        copy = Path(folder) / (unquote(name.label.partition("?")[0]) or "file")
+        label = re.sub(r"[^\w .-]", "_", unquote(name.label.partition("?")[0]))[-200:]
+        if label.lower().endswith(".shp"):
+            raise RemoteError(f"{name}: a Shapefile is several files; download them, or give a GeoPackage")
+        copy = Path(folder) / (label.strip(".") or "file")
         copy.write_bytes(content_of(name))
         if (found := look(name)) is not None and found.modified:
             changed = _seconds(found.modified)

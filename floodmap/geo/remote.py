@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import re
 import socket
 import time
 import urllib.request
@@ -20,14 +19,13 @@ from urllib.parse import urlsplit
 from floodmap.errors import RemoteError
 from floodmap.geo import buckets
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import IN_ARCHIVE, beside, request, web_address, without_queries
 
 HEAD_BYTES = 16 * 2**10
 """Number of bytes read at the start of a remote file: a GeoTIFF's header, and part of the block index of a COG."""
 _THREADS = 8
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP status codes after which a request is repeated."""
-_WEB = re.compile(r"/vsicurl/(https?://.*)", re.DOTALL)
-_IN_ARCHIVE = re.compile(r"/vsi(?:zip|tar|gzip)/+vsicurl/(https?://.*?\.(?:zip|tgz|tar|tar\.gz|gz))(?:/.*|$)")
 _Result = TypeVar("_Result")
 
 
@@ -85,6 +83,16 @@ def content_of(name: SourceName) -> bytes:
     return buckets.content_of(name, opened)
 
 
+def start_of(name: SourceName) -> bytes:
+    """Return the first bytes of a file on a web server, which need not support range requests.
+
+    Raises:
+        RemoteError: the server or the file cannot be reached.
+    """
+    address = web_address(str(name.opened)) or ""
+    return _repeated(lambda: _first_bytes(address), name, address)
+
+
 def look_at_all(names: Iterable[SourceName]) -> dict[str, RemoteFile]:
     """Return the state of each remote file among `names` by its `SourceName.opened`, see `look`.
 
@@ -111,38 +119,38 @@ def refuse_changed(before: dict[str, RemoteFile]) -> None:
 
 
 def exists(name: SourceName, ending: str) -> bool:
-    """Return whether a web server has a file `NAME + ending` beside a file. One request without repetition.
+    """Return whether a server has a file `NAME + ending` beside a file. Failed requests are repeated.
 
-    The result is False for a URL with a query, because a signature is valid for one file, and for buckets.
+    The result is False if the server refuses the file: a signature is valid for one file.
+
+    Raises:
+        RemoteError: the server cannot be reached, so that it is not known whether the file exists.
     """
-    address = web_address(str(name.opened))
-    if address is None or "?" in address or _IN_ARCHIVE.match(str(name.opened)):
+    opened = str(name.opened)
+    address = web_address(opened)
+    if IN_ARCHIVE.match(opened):
         return False
-    with suppress(OSError, http.client.HTTPException, ValueError):
-        request = urllib.request.Request(address + ending, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_timeout_s()) as response:
-            return bool(response.status == 200)
-    return False
-
-
-def web_address(opened: str) -> str | None:
-    """Return the URL in GDAL's name of a file on a web server; None for other names.
-
-    Of a file inside an archive, the URL is that of the archive.
-    """
-    found = _IN_ARCHIVE.match(opened) or _WEB.match(opened)
-    return found[1] if found else None
+    if address is None:
+        return buckets.exists(name, opened + ending)
+    return _repeated(lambda: _answers(beside(address, ending)), name, address)
 
 
 def delays_s() -> Iterator[float]:
     """Yield the pauses before repeated requests, in seconds: as many as GDAL_HTTP_MAX_RETRY, each twice the last."""
+    first = max(0.0, _number("GDAL_HTTP_RETRY_DELAY"))
+    yield from (first * 2**number for number in range(int(_number("GDAL_HTTP_MAX_RETRY"))))
+
+
+def _timeout_s() -> float | None:
+    seconds = _number("GDAL_HTTP_LOW_SPEED_TIME")
+    return seconds if seconds > 0 else None  # curl has no limit, too, if the value is 0
+
+
+def _number(key: str) -> float:
+    """Return the value of a setting as a number; the default if the variable of the environment is no number."""
     with suppress(ValueError):
-        first, count = float(setting("GDAL_HTTP_RETRY_DELAY")), int(setting("GDAL_HTTP_MAX_RETRY"))
-        yield from (first * 2**number for number in range(count))
-
-
-def _timeout_s() -> float:
-    return float(setting("GDAL_HTTP_LOW_SPEED_TIME"))
+        return float(setting(key))
+    return float(SETTINGS[key])
 
 
 SETTINGS = {
@@ -169,14 +177,8 @@ def setting(key: str) -> str:
     return os.environ.get(key, SETTINGS[key])
 
 
-def without_queries(text: str) -> str:
-    """Return a text without the queries of its URLs, because a query may contain a signature or a password."""
-    return re.sub(r"\?[^\s?,\"'<>]*=[^\s,\"'<>]*", "", text)
-
-
 def _ask(name: SourceName, address: str) -> RemoteFile:
-    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{HEAD_BYTES - 1}"})
-    with urllib.request.urlopen(request, timeout=_timeout_s()) as response:
+    with urllib.request.urlopen(request(address, HEAD_BYTES), timeout=_timeout_s()) as response:
         headers = response.headers
         length = (headers.get("Content-Range") or "").rpartition("/")[2] or headers.get("Content-Length", "")
         if response.status == 200 and not (length.isdigit() and int(length) <= HEAD_BYTES):
@@ -194,13 +196,31 @@ def _ask(name: SourceName, address: str) -> RemoteFile:
 
 
 def _whole(address: str) -> bytes:
-    with urllib.request.urlopen(address, timeout=_timeout_s()) as response:
+    with urllib.request.urlopen(request(address), timeout=_timeout_s()) as response:
         content: bytes = response.read()
     return content
 
 
-def _repeated(request: Callable[[], _Result], name: SourceName, address: str) -> _Result:
-    """Return the result of a request. If the request fails, repeat it after a pause, unless that cannot help.
+def _first_bytes(address: str) -> bytes:
+    with urllib.request.urlopen(request(address), timeout=_timeout_s()) as response:
+        start: bytes = response.read(100)
+    return start
+
+
+def _answers(address: str) -> bool:
+    """Return whether the server sends the first byte of a file; False if it refuses the request for good."""
+    try:
+        with urllib.request.urlopen(request(address, 1), timeout=_timeout_s()):
+            return True
+    except HTTPError as error:
+        if error.code in _PASSING:
+            raise
+        error.close()
+        return False
+
+
+def _repeated(call: Callable[[], _Result], name: SourceName, address: str) -> _Result:
+    """Return the result of a call that makes a request; repeat it after a pause if it fails and that may help.
 
     Raises:
         RemoteError: the last request failed, or a request failed in a way that repetition cannot help.
@@ -208,7 +228,7 @@ def _repeated(request: Callable[[], _Result], name: SourceName, address: str) ->
     message = partial(_message, name, urlsplit(address).hostname)
     for delay in [*delays_s(), None]:
         try:
-            return request()
+            return call()
         except HTTPError as error:
             with error:
                 if delay is None or error.code not in _PASSING:

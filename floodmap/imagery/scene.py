@@ -18,6 +18,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.errors import SceneError
+from floodmap.geo.downloads import local_file
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
@@ -288,6 +289,8 @@ class Scene:
         if path is None:
             return None
         base = BaseScene(self.path, self.grid, self.source_grid.shape_hw)
+        if SourceName.of(local_or_gdal(path)).is_remote:
+            path = self._stack.enter_context(local_file(str(path)))
         return open_overlay(local_or_gdal(path), base, self._stack, voids_cover=voids_cover)
 
     @property

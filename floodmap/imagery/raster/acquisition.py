@@ -18,6 +18,8 @@ def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
     Tags have no time zone; UTC is assumed. Without such a tag, the result is the time of the last modification of the
     local file that is or contains the raster. Without a local file, the result is 1970-01-01.
     """
+    if name.acquired is not None:
+        return name.acquired.replace(tzinfo=UTC) if name.acquired.tzinfo is None else name.acquired.astimezone(UTC)
     tags = dataset.tags()
     for tag in _DATE_TAGS:
         try:

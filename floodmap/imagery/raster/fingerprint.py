@@ -22,8 +22,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from floodmap.errors import RemoteError, SceneError
 from floodmap.geo.gdal import ARCHIVE_ERRORS, closed_by, gdal_env_of
 from floodmap.geo.names import has_gdal_name
-from floodmap.geo.remote import RemoteFile, look, without_queries
+from floodmap.geo.remote import RemoteFile, look
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import IN_ARCHIVE, without_queries
 from floodmap.geo.vectors import PARQUET, SUFFIXES, is_vector
 from floodmap.imagery.raster.anatomy import anatomy
 
@@ -302,6 +303,6 @@ def _of_remote(name: SourceName, file: RemoteFile | None) -> bytes:
     """Return bytes that change with the content of a remote file, from the server's headers and the first bytes."""
     if file is None or not file.has_version:
         raise _NoFingerprint
-    inside = name.given if _IN_ARCHIVE.match(str(name.opened)) else ""
-    inside = without_queries(inside).rpartition("/")[2]
+    archive = IN_ARCHIVE.match(str(name.opened))
+    inside = archive[2] or "" if archive else ""
     return repr((file.etag, file.modified, file.length, inside)).encode() + file.head

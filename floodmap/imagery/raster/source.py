@@ -21,7 +21,7 @@ from rasterio.vrt import WarpedVRT
 
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
-from floodmap.geo.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_env_of, gdal_reason
+from floodmap.geo.gdal import CACHE_BYTES, GDAL_ERRORS, closed_by, gdal_env, gdal_env_of, gdal_reason, open_remote
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.remote import RemoteFile, look_at_all
 from floodmap.geo.source_name import SourceName
@@ -270,11 +270,11 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
         with gdal_env_of(name, threads=threads):
-            dataset = closed_by(stack, rasterio.open(name.opened))
-    except RasterioError as error:
+            dataset = closed_by(stack, open_remote(name) if name.is_remote else rasterio.open(name.opened))
+    except GDAL_ERRORS as error:
         is_folder = path is not None and path.is_dir()
         what = "is a folder, not a raster" if is_folder else f"cannot be read as a raster: {gdal_reason(error)}"
-        raise SceneError(f"{name} {what}") from error
+        raise SceneError(f"{name} {what}") from (None if name.is_remote else error)
     if dataset.count == 0:
         inside = ", ".join(dataset.subdatasets[:5])
         raise SceneError(f"{name} has no bands{f'; it is a container: give one of {inside}' if inside else ''}")

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import warnings
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
+import rasterio.shutil
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader, MemoryFile
 
 from floodmap._runtime.extras import require
-from floodmap.errors import SceneError
-from floodmap.geo.gdal import gdal_env, gdal_reason
-from floodmap.geo.remote import content_of
+from floodmap.errors import RemoteError, SceneError
+from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_env_of, gdal_reason, open_remote
+from floodmap.geo.remote import content_of, start_of
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import web_address
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
@@ -28,11 +32,8 @@ if TYPE_CHECKING:
 _COLOURS = ("red", "green", "blue")
 _NEAR_INFRARED = ("nir", "nir08")
 _RASTERS = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff", "application/x-geotiff")
-_TYPES = {
-    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
-    "float32": "Float32", "float64": "Float64",
-}  # fmt: skip
 _SUFFIXES = (".json", ".geojson")
+_RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png", ".img", ".webp", ".gtiff", ".cog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def scene_of(name: SourceName) -> SourceName:
         name: name of a local JSON file or of a URL that ends in .json or .geojson, or any other name.
 
     Returns:
-        The text of a VRT as a `SourceName`, with the id of the item as its title. The VRT has the date of the item.
+        The file of one asset, or the text of a VRT. The title is the id of the item, and the date is its date.
 
     Raises:
         SceneError: no asset fits, an asset cannot be read, or the assets differ in size or place.
@@ -70,11 +71,13 @@ def scene_of(name: SourceName) -> SourceName:
     if content is None:
         return name
     require("pystac", "a STAC item as a scene")
-    from pystac import Item
+    from pystac import Item, STACError
 
-    item = Item.from_dict(content, href=_address(name), preserve_dict=False)
-    bands = _bands(item, name)
-    return SourceName(_vrt(item, bands, name), None, title=re.sub(r"[^\w.-]+", "_", item.id).strip("_.") or "item")
+    try:
+        item = Item.from_dict(content, href=_address(name), preserve_dict=False)
+    except (STACError, KeyError, TypeError, ValueError) as error:
+        raise SceneError(f"{name} is no valid STAC item: {type(error).__name__} {error}") from None
+    return _raster(item, _bands(item, name), name)
 
 
 def _content(name: SourceName) -> dict[str, Any] | None:
@@ -83,8 +86,7 @@ def _content(name: SourceName) -> dict[str, Any] | None:
     Raises:
         SceneError: the file is a STAC catalogue or collection.
     """
-    label = name.label.partition("?")[0]
-    if not label.lower().endswith(_SUFFIXES) or (name.path is not None and not name.path.is_file()):
+    if not _may_be_item(name):
         return None
     content: Any = None
     with suppress(ValueError):
@@ -94,6 +96,24 @@ def _content(name: SourceName) -> dict[str, Any] | None:
     if content.get("type") != "Feature":
         raise SceneError(f"{name} is a STAC {content.get('type', 'file')}, not an item; give one of its items")
     return content
+
+
+def _may_be_item(name: SourceName) -> bool:
+    """Return whether a file may be a STAC item: by its suffix, or, without a suffix, by its first byte.
+
+    Addresses of items in a STAC API have no suffix.
+    """
+    suffix = Path(name.label).suffix.lower()
+    if name.path is not None:
+        return suffix in _SUFFIXES and name.path.is_file()
+    if name.title or not name.is_remote:
+        return False
+    if suffix in _SUFFIXES:
+        return True
+    plain = suffix not in _RASTER_SUFFIXES and web_address(str(name.opened)) is not None
+    with suppress(RemoteError):
+        return plain and start_of(name).lstrip()[:1] == b"{"
+    return False
 
 
 def _address(name: SourceName) -> str:
@@ -129,7 +149,7 @@ def _bands(item: Item, name: SourceName) -> list[Band]:
 def _is_raster(asset: Asset) -> bool:
     kind, roles = (asset.media_type or "").lower(), asset.roles or []
     is_known = kind.startswith(_RASTERS) if kind else _path_of(asset.href).endswith((".tif", ".tiff", ".jp2"))
-    return is_known and not {"thumbnail", "overview", "metadata"} & set(roles)
+    return bool(asset.href) and is_known and not {"thumbnail", "overview", "metadata"} & set(roles)
 
 
 def _path_of(href: str) -> str:
@@ -146,65 +166,75 @@ def _named_bands(key: str, asset: Asset) -> Iterator[Band]:
         yield Band(key, asset.get_absolute_href() or "", number, colour)
 
 
-def _vrt(item: Item, bands: Sequence[Band], name: SourceName) -> str:
-    """Return the XML of a VRT with the bands of a scene, its grid and its date."""
-    files = {one.href: SourceName.of(one.href) for one in bands}
-    sizes: dict[str, tuple[int, int, Any]] = {}
-    parts, first = [], None
-    for one in bands:
-        with warnings.catch_warnings(), gdal_env(siblings=not files[one.href].is_remote):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            try:
-                with rasterio.open(files[one.href].opened) as dataset:
-                    sizes[one.href] = (*dataset.shape, dataset.transform)
-                    if one.colour in _NEAR_INFRARED and sizes[one.href] != sizes[bands[0].href]:
-                        continue
-                    first = first or _head(dataset, item)
-                    numbers = [one.number] if one.number else dataset.indexes
-                    parts += [_band_xml(dataset, files[one.href], number, one.colour) for number in numbers]
-            except RasterioError as error:
-                raise SceneError(
-                    f"{name}: the asset {one.asset} ({files[one.href]}) cannot be read: {gdal_reason(error)}"
-                ) from error
-    colours = [one for one in bands if one.colour not in _NEAR_INFRARED]
-    for one in colours:
-        if sizes[one.href] != sizes[colours[0].href]:
-            raise SceneError(f"{name}: the assets {colours[0].asset} and {one.asset} have different pixel grids")
-    numbered = "".join(part.replace("BAND_NUMBER", str(number)) for number, part in enumerate(parts, 1))
-    return f"{first}{numbered}</VRTDataset>"
+def _raster(item: Item, bands: Sequence[Band], name: SourceName) -> SourceName:
+    """Return the raster of the chosen bands: the file itself, or the text of a VRT.
+
+    Raises:
+        SceneError: a file cannot be read, has not so many bands, or has a mask that is lost in a VRT of several files;
+            or the files have different pixel grids.
+    """
+    title = re.sub(r"[^\w.-]+", "_", item.id).strip("_.") or "item"
+    acquired = item.datetime or item.common_metadata.start_datetime
+    if not bands[0].number:
+        file = SourceName.of(bands[0].href)
+        return SourceName(file.given, file.path, title=title, acquired=acquired)
+    with ExitStack() as stack:
+        files = {href: _opened(href, name, stack) for href in dict.fromkeys(band.href for band in bands)}
+        first = files[bands[0].href]
+        used = [band for band in bands if band.colour in _COLOURS or _grid(files[band.href]) == _grid(first)]
+        for band in used:
+            if _grid(files[band.href]) != _grid(first):
+                raise SceneError(f"{name}: the assets {used[0].asset} and {band.asset} have different pixel grids")
+            if band.number > files[band.href].count:
+                raise SceneError(f"{name}: the asset {band.asset} has fewer bands than the item lists")
+        for band in used:
+            if len({one.href for one in used}) > 1 and MaskFlags.per_dataset in files[band.href].mask_flag_enums[0]:
+                raise SceneError(f"{name}: the asset {band.asset} has a mask of its own; build a VRT with gdalbuildvrt")
+        trees = {href: _vrt_of(dataset) for href, dataset in files.items()}
+        root = trees[bands[0].href]
+        elements = [trees[band.href].findall("VRTRasterBand")[band.number - 1] for band in used]
+    for element in root.findall("VRTRasterBand"):
+        root.remove(element)
+    for number, (band, element) in enumerate(zip(used, elements, strict=True), 1):
+        root.append(_renumbered(element, number, band.colour))
+    return SourceName(ET.tostring(root, "unicode"), None, title=title, acquired=acquired)
 
 
-def _head(dataset: DatasetReader, item: Item) -> str:
-    date = item.datetime or item.common_metadata.start_datetime
-    wkt = f"<SRS>{escape(dataset.crs.to_wkt())}</SRS>" if dataset.crs else ""
-    place = ", ".join(f"{value:.17g}" for value in dataset.transform.to_gdal())
-    return (
-        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">{wkt}'
-        f"<GeoTransform>{place}</GeoTransform>{_date_xml(date)}"
-    )
+def _opened(href: str, name: SourceName, stack: ExitStack) -> DatasetReader:
+    """Open a file of an item. `stack` closes the file; `name` is the item, for messages."""
+    file = SourceName.of(href)
+    with warnings.catch_warnings(), gdal_env_of(file):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            opened = open_remote(file) if file.is_remote else rasterio.open(file.opened)
+            dataset: DatasetReader = closed_by(stack, opened)
+        except GDAL_ERRORS as error:
+            raise SceneError(f"{name}: its asset {file} cannot be read: {gdal_reason(error)}") from None
+    return dataset
 
 
-def _date_xml(date: datetime | None) -> str:
-    if date is None:
-        return ""
-    utc = date if date.tzinfo is None else date.astimezone(UTC)
-    return f'<Metadata><MDI key="TIFFTAG_DATETIME">{utc:%Y:%m:%d %H:%M:%S}</MDI></Metadata>'
+def _grid(dataset: DatasetReader) -> object:
+    return dataset.shape, dataset.crs, dataset.transform
 
 
-def _band_xml(dataset: DatasetReader, file: SourceName, number: int, colour: str) -> str:
-    dtype = _TYPES.get(dataset.dtypes[number - 1])
-    if dtype is None:
-        raise SceneError(f"{file} holds {dataset.dtypes[number - 1]} numbers; floodmap needs an image of real numbers")
-    kind = dataset.colorinterp[number - 1].name.capitalize() if not colour else colour.capitalize()
-    kind = "" if colour in _NEAR_INFRARED else kind
-    nodata = dataset.nodatavals[number - 1]
-    size = f'xOff="0" yOff="0" xSize="{dataset.width}" ySize="{dataset.height}"'
-    label = colour or dataset.descriptions[number - 1] or ""
-    return (
-        f'<VRTRasterBand dataType="{dtype}" band="BAND_NUMBER">'
-        + (f"<Description>{escape(label)}</Description>" if label else "")
-        + (f"<NoDataValue>{nodata:.17g}</NoDataValue>" if nodata is not None else "")
-        + (f"<ColorInterp>{kind}</ColorInterp>" if kind else "")
-        + f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(file.opened))}</SourceFilename>'
-        + f"<SourceBand>{number}</SourceBand><SrcRect {size}/><DstRect {size}/></SimpleSource></VRTRasterBand>"
-    )
+def _vrt_of(dataset: DatasetReader) -> ET.Element:
+    """Return a VRT of a whole file: with its bands, mask, nodata values, and control points."""
+    with MemoryFile(ext=".vrt") as file:
+        rasterio.shutil.copy(dataset, file.name, driver="VRT")
+        return ET.fromstring(file.read())
+
+
+def _renumbered(element: ET.Element, number: int, colour: str) -> ET.Element:
+    """Return a band of a VRT with another number, and with the name and the colour interpretation of the item."""
+    band = copy.deepcopy(element)
+    band.set("band", str(number))
+    for tag, text in (
+        ("ColorInterp", colour.capitalize() if colour in _COLOURS else "Undefined"),
+        ("Description", colour),
+    ):
+        for old in band.findall(tag):
+            band.remove(old)
+        new = ET.Element(tag)
+        new.text = text
+        band.insert(0, new)
+    return band

@@ -11,13 +11,13 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
-from floodmap.geo.gdal import gdal_env, gdal_reason
+from floodmap.geo.gdal import GDAL_ERRORS, forget_remote, gdal_env, gdal_reason
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.remote import look
 from floodmap.geo.source_name import SourceName
@@ -33,8 +33,8 @@ _PART = 512
 class Thumbnail:
     """A small copy of a raster in memory, with the metadata of the raster."""
 
-    name: str
-    """GDAL's name of the copy."""
+    name: SourceName
+    """GDAL's name of the copy, with the name of the raster as its title."""
     grid: GeoGrid
     """Pixel grid of the raster itself."""
     is_whole: bool
@@ -73,11 +73,18 @@ def thumbnail(name: SourceName, crs: str | None) -> Iterator[Thumbnail | None]:
                 grid = find_grid(dataset, None if crs is None else parse_crs(crs), name)
                 window, shape_hw = _window(dataset)
                 copy = _copy(dataset, name, window, shape_hw)
-        except RasterioError as error:
-            raise SceneError(f"{name} cannot be read as a raster: {gdal_reason(error)}") from error
+        except GDAL_ERRORS as error:
+            raise SceneError(f"{name} cannot be read as a raster: {gdal_reason(error)}") from None
+        finally:
+            forget_remote([name])
         with copy:
             whole = (window.height, window.width) == dataset.shape
-            yield Thumbnail(copy.name, grid, whole, window.width / shape_hw[1])
+            yield Thumbnail(
+                SourceName(copy.name, None, title=str(name), acquired=name.acquired),
+                grid,
+                whole,
+                window.width / shape_hw[1],
+            )
 
 
 def _window(dataset: DatasetReader) -> tuple[Window, tuple[int, int]]:
@@ -106,8 +113,9 @@ def _copy(dataset: DatasetReader, name: SourceName, window: Window, shape_hw: tu
     kinds = dataset.colorinterp
     if ColorInterp.palette in kinds:
         profile["photometric"] = "palette"
-    folder = str(name).partition("://")[2].rpartition("/")[0]
-    file = MemoryFile(dirname=folder or None, filename=name.label)
+    if bits := dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"):
+        profile["nbits"] = bits
+    file = MemoryFile(ext=".tif")
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), file.open(**profile) as copy:
         copy.write(values)
         copy.colorinterp = kinds
