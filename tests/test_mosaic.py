@@ -359,6 +359,17 @@ def test_finished_work_is_not_done_again_and_changed_work_is_refused(make_scene:
     assert digests(tmp_path / "out") != before
 
 
+def test_equal_warnings_about_frames_are_one_line(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    frames = [make_scene(name=f"f{number}.tif", transform=coarse) for number in range(3)]
+    monkeypatch.setattr(BlueSegmenter, "ood_score", lambda self, tiles: 2.0 if len(tiles) == 3 else 0.0)
+    size, strange = product(frames, tmp_path / "out").report["warnings"]
+    assert size.startswith(f"{frames[0]}") and size.endswith("(the same for 2 more frames)")
+    assert strange.startswith("mosaic: its colours and textures are unlike all that fake was trained on")
+
+
 def test_frames_without_a_place_are_refused_in_one_line(make_scene: SceneFactory, tmp_path: Path) -> None:
     photographs = []
     for number in range(3):

@@ -10,7 +10,9 @@ from typing import Any
 
 from floodmap._runtime.memory import trim_heap
 from floodmap.errors import ModelError, SceneError
+from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import Progress
+from floodmap.inference.strangeness import PLACES, SIDE, ood_warnings_of
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.scaleout.frame_codes import FrameCodes
@@ -101,6 +103,20 @@ def described_frames(
         except SceneError as error:
             described.append((frame, str(error)))
     return described
+
+
+def frames_ood_warnings(frames: Sequence[Frame], name: str, segmenter: Segmenter) -> tuple[str, ...]:
+    """Return a tuple: empty, or with one warning if the colours and textures of the frames are out of distribution.
+
+    One test window is read from each of at most 16 frames, evenly chosen; see `strangeness.ood_warnings`.
+    """
+    count = min(len(frames), PLACES**2)
+    tiles = []
+    for number in range(count):
+        frame = frames[number * len(frames) // count]
+        with Scene.open(frame.source, frame.options) as scene:
+            tiles += scene.samples(1, SIDE)
+    return ood_warnings_of(tiles, name, segmenter)
 
 
 def _within(report: Report, done: int, total: int) -> Callable[[Progress], None]:

@@ -73,7 +73,10 @@ class FrameRun:
                     scene, grid, segmenter, journal, progress, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
-            about = {"settings": self.settings, "notes": journal.notes(), "warnings": [*scene.remarks, *scene.unsuited]}
+            about = {
+                "settings": self.settings, "notes": journal.notes(), "remarks": scene.remarks,
+                "unsuited": scene.unsuited,
+            }  # fmt: skip
             path = folder / f"{self.key}{SUFFIX}"
             codes = FrameCodes.write(path, scene.grid.shape_hw, journal.strips(), about)
             journal.remove()

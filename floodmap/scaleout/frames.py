@@ -101,6 +101,8 @@ def read_frames(sources: Iterable[SourceName], options: SceneOptions) -> FrameLi
     for line in grouped([(str(one.source), one.why) for one in failed]):
         log.error("%s", line)
     warnings = () if masked else (f"the mask {options.mask} overlaps no frame, so it hides nothing; check its CRS",)
+    for line in warnings:
+        log.warning("%s", line)
     return FrameList(frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings)
 
 

@@ -40,7 +40,14 @@ from floodmap.output.results import (
 from floodmap.pipeline import refuse_other_run, versions, with_page, work_folder
 from floodmap.scaleout.blending import blend_rows, strip_rows
 from floodmap.scaleout.description import describe_product, product_notes
-from floodmap.scaleout.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
+from floodmap.scaleout.frame_loop import (
+    FrameResult,
+    MosaicProgress,
+    Report,
+    described_frames,
+    frames_ood_warnings,
+    segment_frames,
+)
 from floodmap.scaleout.frames import FrameList, grouped, read_frames
 from floodmap.scaleout.picture import product_picture
 from floodmap.scaleout.placement import Placement
@@ -255,16 +262,21 @@ class _Run:
         )  # fmt: skip
 
     def warnings(self, segmented: Sequence[FrameResult]) -> tuple[str, ...]:
-        """Return the warnings about the product: equal warnings of several frames are one line."""
-        own = [(str(one.frame.source), line) for one in segmented if one.codes for line in one.codes.about["warnings"]]
+        """Return the warnings about the product, and log those that were not logged while frames were opened.
+
+        Equal warnings about several frames are one line.
+        """
+        own = [one for one in segmented if one.codes]
+        said, unsuited = (
+            grouped([(str(one.frame.source), line) for one in own if one.codes for line in one.codes.about[key]])
+            for key in ("remarks", "unsuited")
+        )
+        new = [*unsuited, *frames_ood_warnings([one.frame for one in own], self.name, self.segmenter)]
+        for line in new:
+            log.warning("%s", line)
         failed = [one.source.label for one in self.listed.failed]
         failed += [one.frame.source.label for one in segmented if one.codes is None]
-        lines = [*self.listed.warnings, *grouped(own)]
-        if failed:
-            names = ", ".join(failed[:_NAMED_FAILURES]) + (", ..." if len(failed) > _NAMED_FAILURES else "")
-            what = "1 frame" if len(failed) == 1 else f"{len(failed)} frames"
-            lines.append(f"{what} failed ({names}): ground that no other frame observes is unobserved there")
-        return tuple(lines)
+        return (*self.listed.warnings, *said, *new, *_failed_text(failed))
 
     def area_of_interest(self, stack: ExitStack) -> Overlay | None:
         """Return the area of interest on the grid of the product; `stack` closes its file."""
@@ -279,3 +291,12 @@ class _Run:
         failed = {one["name"] for one in flood_map.report["frames"]["failed"]}
         frames = [frame for frame in self.listed.frames if frame.source.label not in failed]
         return with_page(flood_map, product_picture(frames, self.grid))
+
+
+def _failed_text(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the warning about failed frames; empty if no frame failed."""
+    if not names:
+        return ()
+    some = ", ".join(names[:_NAMED_FAILURES]) + (", ..." if len(names) > _NAMED_FAILURES else "")
+    what = "1 frame" if len(names) == 1 else f"{len(names)} frames"
+    return (f"{what} failed ({some}): ground that no other frame observes is unobserved there",)
