@@ -21,9 +21,10 @@ from floodmap.scaleout import frame_codes
 from floodmap.scaleout.blending import Blend
 from floodmap.scaleout.edge_distance import CELL, Completeness, cell_edges
 from floodmap.scaleout.frame_codes import FrameCodes
+from floodmap.scaleout.interpolation import averaged, interpolated, interpolated_along_axes
 from floodmap.scaleout.placement import Placement
 from floodmap.scaleout.product_grid import product_grid
-from floodmap.scaleout.resampling import Contribution, averaged, edge_weight, interpolated
+from floodmap.scaleout.resampling import Contribution, edge_weight
 
 UTM, OTHER = CRS.from_epsg(32633), CRS.from_epsg(32634)
 
@@ -155,6 +156,18 @@ def test_interpolation_leaves_out_what_is_unobserved() -> None:
         np.array([[10, 20]], np.float32), np.zeros((1, 2), np.uint8), np.array([1.0]), np.array([0.1])
     )
     np.testing.assert_allclose(both, [15])
+
+
+def test_interpolation_along_axes_is_that_at_free_positions() -> None:
+    rng = np.random.default_rng(0)
+    percent, reason = rng.uniform(0, 100, (9, 11)).astype(np.float32), np.zeros((9, 11), np.uint8)
+    x, y = rng.uniform(0, 11, 40), rng.uniform(0, 9, 30)
+    for hole in (False, True):
+        reason[3:5, 2:6] = 255 * hole
+        free, why = interpolated(percent, reason, *(at.ravel() for at in np.meshgrid(x, y)))
+        found, reasons = interpolated_along_axes(percent, reason, x, y)
+        np.testing.assert_array_equal(reasons.ravel(), why)
+        np.testing.assert_allclose(found.ravel()[why == 0], free[why == 0], rtol=1e-4)
 
 
 def test_the_weighted_mean_and_the_lowest_reason_are_kept() -> None:

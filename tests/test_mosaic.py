@@ -276,6 +276,7 @@ def test_ground_of_a_frame_whose_model_fails_has_the_reason_failed(make_scene: S
     assert result.report["pixels"]["unobserved"] == {"failed": 80 * 60}
     with pytest.raises(ModelError, match="no luck"):
         product(frames, tmp_path / "other", BlueSegmenter(lambda tile: fail(replace(tile, rgb=tile.rgb * 0 + 250))))
+    assert not (tmp_path / "other").exists()
 
 
 def test_windows_that_fail_are_listed_in_pixels_of_the_product(make_scene: SceneFactory, tmp_path: Path) -> None:
@@ -302,7 +303,6 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_mosaic
-from floodmap.scaleout import product
 left = int(sys.argv[4])
 def count(*_):
     global left
@@ -324,10 +324,9 @@ def test_killed_and_resumed_gives_the_same_bytes(
     frames = tiles_of(make_scene, percents((150, 150)), 90, 30)  # 9 frames with 4 windows each, and strips
     shifted = NORTH_UP @ Affine.translation(60.4, 90.3)
     frames.append(make_scene(pixels=percents((70, 90), 1), name="frames/z.tif", transform=shifted))
-    code = "import floodmap.scaleout.blending as b\nb.strip_rows = lambda width: 16\n" + KILLED
-    code = code.replace("left = int", "product.strip_rows = b.strip_rows\nleft = int")
+    code = "import floodmap.scaleout.assembly as a\na.strip_rows = lambda width: 16\n" + KILLED
     arguments = [str(Path(__file__).parent), str(tmp_path / "frames")]
-    monkeypatch.setattr("floodmap.scaleout.product.strip_rows", lambda width: 16)
+    monkeypatch.setattr("floodmap.scaleout.assembly.strip_rows", lambda width: 16)
     whole = product(frames, tmp_path / "whole")
     done = subprocess.run([sys.executable, "-c", code, *arguments, str(tmp_path / "out"), str(steps)], check=False)
     assert done.returncode == -signal.SIGKILL

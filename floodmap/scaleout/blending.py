@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.geo.window import Window
-from floodmap.imagery.overlay import Overlay
 from floodmap.scaleout.resampling import Contribution, PlacedFrame
-from floodmap.strips.codes import NODATA, OUTSIDE
+from floodmap.strips.codes import NODATA
 
 _STRIP_PIXELS = 2**20
 """Largest number of pixels in a strip of the product, unless `_LEAST_ROWS` rows have more.
@@ -60,16 +59,13 @@ class Blend:
         return np.where(observed, (percent + np.float32(0.5 + 1e-4)).astype(np.uint8), self._reason)
 
 
-def blend_rows(
-    rows: tuple[int, int], width: int, frames: Sequence[PlacedFrame], aoi: Overlay | None
-) -> NDArray[np.uint8]:
+def blend_rows(rows: tuple[int, int], width: int, frames: Sequence[PlacedFrame]) -> NDArray[np.uint8]:
     """Blend all frames in a range of product rows.
 
     Args:
         rows: the range of product rows (first, end).
         width: number of columns of the product.
         frames: all frames, in the order in which they are summed.
-        aoi: area of interest on the grid of the product; None: the whole product.
 
     Returns:
         Codes, uint8 (rows, width).
@@ -78,8 +74,4 @@ def blend_rows(
     for frame in frames:
         for window, contribution in frame.contributions(rows):
             blend.add(window, contribution)
-    codes = blend.codes()
-    if aoi is not None:
-        shape = rows[1] - rows[0], width
-        codes[~aoi.covers(Window(rows[0], 0, *shape), shape)] = OUTSIDE
-    return codes
+    return blend.codes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,32 @@ class Placement:
             return None
         return Window(top, self.window.col_off, bottom - top, self.window.width)
 
+    @cached_property
+    def _linear(self) -> Affine | None:
+        """Transform from product pixels to frame pixels; None if the CRS differ, so that it is not linear."""
+        return ~self.frame.transform @ self.product.transform if self.frame.crs == self.product.crs else None
+
+    @cached_property
+    def is_parallel(self) -> bool:
+        """True if the rows and columns of the frame are parallel to those of the product."""
+        linear = self._linear
+        if linear is None:
+            return False
+        return max(abs(linear.b) * self.window.height, abs(linear.d) * self.window.width) <= _ALIGNED
+
+    def axes_to_frame(self, window: Window) -> tuple[Floats, Floats]:
+        """Return the positions of the centres of product columns and rows in the frame, if `is_parallel` is True.
+
+        Args:
+            window: window of the product.
+
+        Returns:
+            Columns, float64 (width,), and rows, float64 (height,), in frame pixels.
+        """
+        x, _ = self.to_frame(Window(window.row_off, window.col_off, 1, window.width))
+        _, y = self.to_frame(Window(window.row_off, window.col_off, window.height, 1))
+        return x[0], y[:, 0]
+
     def to_frame(self, window: Window) -> tuple[Floats, Floats]:
         """Return the positions of the centres of product pixels in the frame.
 
@@ -122,7 +149,7 @@ class Placement:
         """
         rows = np.arange(window.height, dtype=np.float64) + (window.row_off + 0.5)
         cols = np.arange(window.width, dtype=np.float64) + (window.col_off + 0.5)
-        if self.frame.crs == self.product.crs:
+        if self._linear is not None:
             return self._exact(rows, cols)
         node_rows, node_cols = _nodes(rows), _nodes(cols)
         x, y = self._exact(node_rows, node_cols)
@@ -137,12 +164,13 @@ class Placement:
 
     def _exact(self, rows: Floats, cols: Floats) -> tuple[Floats, Floats]:
         """Return the columns and rows in the frame of the points of a lattice in the product."""
-        points = np.stack(np.broadcast_arrays(cols[None, :], rows[:, None]), axis=-1).reshape(-1, 2)
-        xy = self.product.to_crs(points)
-        if self.frame.crs != self.product.crs:
-            x, y = _transformer(self.product.crs, self.frame.crs).transform(*xy.T)
-            xy = np.stack([self._turned(x), y], axis=1)
-        pixels = self.frame.to_pixels(xy).reshape(len(rows), len(cols), 2)
+        col, row = cols[None, :], rows[:, None]
+        if self._linear is not None:
+            a, b, c, d, e, f = self._linear[:6]
+            return a * col + (b * row + c), d * col + (e * row + f)
+        points = np.stack(np.broadcast_arrays(col, row), axis=-1).reshape(-1, 2)
+        x, y = _transformer(self.product.crs, self.frame.crs).transform(*self.product.to_crs(points).T)
+        pixels = self.frame.to_pixels(np.stack([self._turned(x), y], axis=1)).reshape(len(rows), len(cols), 2)
         return pixels[..., 0], pixels[..., 1]
 
     def _turned(self, x: Floats) -> Floats:
@@ -152,11 +180,12 @@ class Placement:
 
 
 def _transformer(source: Any, target: Any) -> Transformer:
-    return _transformer_of_wkt(source.to_wkt(), target.to_wkt())
+    return _transformer_of_wkt(source.to_wkt(), target.to_wkt(), get_ident())
 
 
 @lru_cache(maxsize=64)
-def _transformer_of_wkt(source: str, target: str) -> Transformer:
+def _transformer_of_wkt(source: str, target: str, thread: int) -> Transformer:
+    # Each thread has its own, because pyproj's transformers are not safe to share between threads.
     return Transformer.from_crs(source, target, always_xy=True)
 
 
@@ -176,14 +205,14 @@ def _interpolated(values: Floats, nodes: tuple[Floats, Floats], points: tuple[Fl
         float64 (h, w).
     """
     for axis in (0, 1):
-        first, fraction = taps(nodes[axis], points[axis])
+        first, fraction = _taps(nodes[axis], points[axis])
         low, high = np.take(values, first, axis=axis), np.take(values, first + 1, axis=axis)
         with np.errstate(invalid="ignore"):  # infinite values become NaN
             values = low + (high - low) * (fraction[:, None] if axis == 0 else fraction[None, :])
     return values
 
 
-def taps(nodes: Floats, points: Floats) -> tuple[NDArray[np.intp], Floats]:
+def _taps(nodes: Floats, points: Floats) -> tuple[NDArray[np.intp], Floats]:
     """Return the node before each point, and the position of the point between this node and the next, 0 to 1.
 
     Args:

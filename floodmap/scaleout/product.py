@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +15,9 @@ from typing import Any
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap.errors import OutputError, PromptError, writing
-from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.geo.names import local_or_gdal, refuse_unreadable
+from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
-from floodmap.inference.prediction import no_notes
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
@@ -38,30 +35,20 @@ from floodmap.output.results import (
     result_paths,
 )
 from floodmap.pipeline import refuse_other_run, versions, with_page, work_folder
-from floodmap.scaleout.blending import blend_rows, strip_rows
+from floodmap.scaleout.assembly import append_strips, open_area, product_warnings
 from floodmap.scaleout.description import describe_product, product_notes
-from floodmap.scaleout.frame_loop import (
-    FrameResult,
-    MosaicProgress,
-    Report,
-    described_frames,
-    frames_ood_warnings,
-    segment_frames,
-)
-from floodmap.scaleout.frames import FrameList, grouped, read_frames
+from floodmap.scaleout.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
+from floodmap.scaleout.frames import FrameList, read_frames
 from floodmap.scaleout.picture import product_picture
 from floodmap.scaleout.placement import Placement
 from floodmap.scaleout.product_grid import product_grid
 from floodmap.scaleout.resampling import PlacedFrame
-from floodmap.strips.journal import Entry, Journal
-from floodmap.strips.strip import Strip
+from floodmap.strips.journal import Journal
 
 log = logging.getLogger(__name__)
 
 FRAMES, BLENDED = "frames", "product"
 """Folders in the work folder: codes of the finished frames, and journal of the blended strips."""
-_NAMED_FAILURES = 5
-"""Largest number of failed frames that a warning names."""
 
 
 def mosaic_frames(
@@ -198,21 +185,31 @@ class _Run:
 
     def whole(self, report: Report, helper: Helper | None) -> FloodMap:
         """Segment and blend the frames, and write the results."""
-        with Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite) as lock:
-            if self.options.overwrite and not self.options.resume:
-                shutil.rmtree(self.frames_folder, ignore_errors=True)
-            with writing(self.frames_folder):
-                self.frames_folder.mkdir(exist_ok=True)
+        with Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite) as lock, self.codes():
             first = {"versions": versions(), "model": {"name": self.segmenter.name}}
             trial = self.finishing(first, datetime.fromtimestamp(self.started), ())
             rehearse(trial, lock.scratch, helper)
             segmented = segment_frames(self.listed.frames, self.segmenter, self.options, self.frames_folder, report)
             flood_map = self.finish(segmented, report)
-            if not flood_map.report["frames"]["failed"]:
+            failed = bool(flood_map.report["frames"]["failed"])
+            if not failed:
                 shutil.rmtree(self.frames_folder, ignore_errors=True)
-        if flood_map.report["frames"]["failed"]:
+        if failed:
             log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
         return self.with_page(flood_map) if self.options.report else flood_map
+
+    @contextmanager
+    def codes(self) -> Iterator[None]:
+        """Context manager: create the folder for the codes of the frames. On exit it is deleted if it is empty."""
+        if self.options.overwrite and not self.options.resume:
+            shutil.rmtree(self.frames_folder, ignore_errors=True)
+        with writing(self.frames_folder):
+            self.frames_folder.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.frames_folder.rmdir()
 
     def finish(self, segmented: Sequence[FrameResult], report: Report) -> FloodMap:
         """Blend the frames to strips, and write the results."""
@@ -221,10 +218,11 @@ class _Run:
         placed = [(one, Placement(one.frame.grid, self.grid)) for one in segmented]
         notes = product_notes((one.frame, place, one.codes.about["notes"]) for one, place in placed if one.codes)
         date = datetime.fromisoformat(settings["source"]["date"])
-        finishing = self.finishing(settings, date, self.warnings(segmented))
+        finishing = self.finishing(settings, date, product_warnings(self.listed, segmented, self.name, self.segmenter))
         with Journal(self.work / BLENDED, settings, resume=True, discard=True) as journal, ExitStack() as stack:
             frames = [PlacedFrame(place, one.codes) for one, place in placed]
-            self.blend(journal, frames, notes, self.area_of_interest(stack), report)
+            aoi = open_area(self.options.scene.aoi, self.name, self.grid, stack)
+            append_strips(journal, self.grid, frames, notes, aoi, report)
             count = len(segmented)
             report(MosaicProgress(frames_done=count, frames_total=count, share=1.0, stage="write"))
             json_report = self.out / f"{self.name}.json"  # it marks the other files as complete
@@ -233,23 +231,6 @@ class _Run:
             flood_map = finishing.run(journal)
             journal.remove()
         return flood_map
-
-    def blend(
-        self, journal: Journal, frames: Sequence[PlacedFrame], notes: Mapping[str, Any], aoi: Overlay | None,
-        report: Report,
-    ) -> None:  # fmt: skip
-        """Append the missing strips of the product to the journal. The first strip has the notes of all frames."""
-        step, (height, width) = strip_rows(self.grid.width), self.grid.shape_hw
-        count = -(-height // step)
-        for index in range(journal.finished(), count):
-            rows = index * step, min((index + 1) * step, height)
-            codes = blend_rows(rows, width, frames, aoi)
-            journal.append(index, Entry(Strip.of(rows[0], codes), notes if index == 0 else no_notes()))
-            report(
-                MosaicProgress(
-                    frames_done=len(frames), frames_total=len(frames), share=(index + 1) / count, stage="blend"
-                )
-            )
 
     def finishing(self, settings: Mapping[str, Any], date: datetime, warnings: tuple[str, ...]) -> Finishing:
         """Return the settings for writing the results."""
@@ -261,42 +242,8 @@ class _Run:
             started=self.started, warnings=warnings,
         )  # fmt: skip
 
-    def warnings(self, segmented: Sequence[FrameResult]) -> tuple[str, ...]:
-        """Return the warnings about the product, and log those that were not logged while frames were opened.
-
-        Equal warnings about several frames are one line.
-        """
-        own = [one for one in segmented if one.codes]
-        said, unsuited = (
-            grouped([(str(one.frame.source), line) for one in own if one.codes for line in one.codes.about[key]])
-            for key in ("remarks", "unsuited")
-        )
-        new = [*unsuited, *frames_ood_warnings([one.frame for one in own], self.name, self.segmenter)]
-        for line in new:
-            log.warning("%s", line)
-        failed = [one.source.label for one in self.listed.failed]
-        failed += [one.frame.source.label for one in segmented if one.codes is None]
-        return (*self.listed.warnings, *said, *new, *_failed_text(failed))
-
-    def area_of_interest(self, stack: ExitStack) -> Overlay | None:
-        """Return the area of interest on the grid of the product; `stack` closes its file."""
-        aoi = self.options.scene.aoi
-        if aoi is None:
-            return None
-        with gdal_env():
-            return open_overlay(local_or_gdal(aoi), BaseScene(self.name, self.grid, self.grid.shape_hw), stack)
-
     def with_page(self, flood_map: FloodMap) -> FloodMap:
         """Write the HTML report, and return the results with its path."""
         failed = {one["name"] for one in flood_map.report["frames"]["failed"]}
         frames = [frame for frame in self.listed.frames if frame.source.label not in failed]
         return with_page(flood_map, product_picture(frames, self.grid))
-
-
-def _failed_text(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the warning about failed frames; empty if no frame failed."""
-    if not names:
-        return ()
-    some = ", ".join(names[:_NAMED_FAILURES]) + (", ..." if len(names) > _NAMED_FAILURES else "")
-    what = "1 frame" if len(names) == 1 else f"{len(names)} frames"
-    return (f"{what} failed ({some}): ground that no other frame observes is unobserved there",)
