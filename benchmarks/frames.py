@@ -71,6 +71,27 @@ def cut(source: Path, folder: Path, grid: tuple[int, int]) -> list[Path]:
     return paths
 
 
+def steps(path: Path, frames: list[Path]) -> float:
+    """Mean step of the probability across the lines on which frames end, divided by the mean step elsewhere."""
+    with rasterio.open(path) as dataset:
+        percent = dataset.read(1)
+        values = np.where(percent == 255, np.nan, percent.astype(np.float32))
+        lines: tuple[set[int], set[int]] = set(), set()
+        for frame in frames:
+            with rasterio.open(frame) as one:
+                left, top = (round(at) for at in ~dataset.transform @ one.transform @ (0, 0))
+                for found, ends in zip(lines, ((top, top + one.height), (left, left + one.width)), strict=True):
+                    found |= {end - 1 for end in ends}
+    sums = np.zeros((2, 2))
+    for axis, found in enumerate(lines):
+        change = np.abs(np.diff(values, axis=axis))
+        inside = np.isin(np.arange(change.shape[axis]), list(found))
+        for kind in (0, 1):
+            part = change.compress(inside == kind, axis=axis)
+            sums[kind] += np.nansum(part), np.isfinite(part).sum()
+    return float((sums[1, 0] / sums[1, 1]) / (sums[0, 0] / sums[0, 1]))
+
+
 def command(*arguments: object) -> list[str]:
     """Command line of floodmap in a fresh process."""
     return [sys.executable, "-m", "floodmap_cli.main", *map(str, arguments), "-q"]
@@ -134,6 +155,8 @@ def main() -> None:
         print(f"{name:>16}: {run.seconds:.1f} s, peak {run.peak_bytes / 1e6:.0f} MB", flush=True)
     ious = [report(out, name, reference) for name in (whole.stem, "mosaic")]
     print(f"IoU of the product minus that of the scene: {ious[1] - ious[0]:+.4f} (limit -0.01)")
+    seams = [steps(out / f"{name}_probability.tif", frames) for name in ("mosaic", whole.stem)]
+    print(f"steps at the edges of frames against elsewhere: {seams[0]:.3f} (in the scene's map: {seams[1]:.3f})")
     product = runs["product"].peak_bytes
     for name in ("one frame", "scene"):
         print(f"peak memory of the product against {name}: {product / runs[name].peak_bytes:.3f} (limit 1.2)")

@@ -130,7 +130,7 @@ def test_where_frames_disagree_the_map_has_no_step(make_scene: SceneFactory, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["shifted", "rotated", "coarser", "finer", "other zone", "geographic"])
+@pytest.mark.parametrize("place", ["shifted", "south up", "rotated", "coarser", "finer", "other zone", "geographic"])
 def test_frames_on_another_grid_are_resampled_to_the_same_surface(
     make_scene: SceneFactory, tmp_path: Path, place: str
 ) -> None:
@@ -143,6 +143,7 @@ def test_frames_on_another_grid_are_resampled_to_the_same_surface(
 
     third = {
         "shifted": (UTM, NORTH_UP @ Affine.translation(10.37, 5.81)),
+        "south up": (UTM, NORTH_UP @ Affine.translation(10.37, 205.81) @ Affine.scale(1, -1)),
         "rotated": (UTM, Affine.translation(500_040, 5_000_000) @ Affine.rotation(-25) @ Affine.scale(0.5, -0.5)),
         "coarser": (UTM, NORTH_UP @ Affine.scale(1.6)),
         "finer": (UTM, NORTH_UP @ Affine.scale(0.21)),

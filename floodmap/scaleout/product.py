@@ -112,13 +112,21 @@ class _Run:
     """One run of `mosaic_frames`."""
 
     out: Path
+    """Folder for the results."""
     name: str
+    """First part of the names of all files."""
     segmenter: Segmenter
+    """The loaded model."""
     options: SegmentOptions
+    """Settings of the run, with default values filled in."""
     listed: FrameList
+    """All frames."""
     grid: GeoGrid
+    """Grid of the product."""
     product_crs: str | None
+    """CRS of the product that the user chose; None: chosen from the frames."""
     started: float
+    """Time at which the run began, in seconds since the epoch."""
 
     @property
     def work(self) -> Path:
@@ -167,6 +175,8 @@ class _Run:
         options = self.options
         if not options.resume or not any(path.exists() for path in self.results):
             return None
+        if self.is_unfinished() and not (self.out / f"{self.name}.json").exists():
+            return None  # killed while results were written
         settings = self.describe(described_frames(self.listed.frames, self.segmenter, options))
         done = finished_before(self.out, self.name, options.formats, settings)
         if done is None:
@@ -174,6 +184,9 @@ class _Run:
                 refuse_existing(self.results, settings)
             return None
         log.info("%s: nothing left to do", self.name)
+        if not done.report["frames"]["failed"] and self.work.exists():  # killed while the folder was deleted
+            with self.lock():
+                shutil.rmtree(self.frames_folder, ignore_errors=True)
         sheet = page_path_of(self.out, self.name)
         if not options.report:
             return done
@@ -185,7 +198,7 @@ class _Run:
 
     def whole(self, report: Report, helper: Helper | None) -> FloodMap:
         """Segment and blend the frames, and write the results."""
-        with Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite) as lock, self.codes():
+        with self.lock() as lock, self.codes():
             first = {"versions": versions(), "model": {"name": self.segmenter.name}}
             trial = self.finishing(first, datetime.fromtimestamp(self.started), ())
             rehearse(trial, lock.scratch, helper)
@@ -197,6 +210,10 @@ class _Run:
         if failed:
             log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
         return self.with_page(flood_map) if self.options.report else flood_map
+
+    def lock(self) -> Journal:
+        """Lock the work folder. The journal has no strips of its own, and is deleted on exit from the `with` block."""
+        return Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite)
 
     @contextmanager
     def codes(self) -> Iterator[None]:
