@@ -1,4 +1,4 @@
-"""Two hundred overlapping frames as one product: `python benchmarks/frames.py [--kill] [--side 12000] [--grid 10 20]`.
+"""Two hundred overlapping frames as one product: `python benchmarks/frames.py [--kill] [--mixed] [--side 12000]`.
 
 The frames are cut from a synthetic scene with 60 % overlap. Each frame has its own light (gain and offset of each
 band), and every third frame has a hole of nodata. The product of `floodmap mosaic` and the map of the whole scene by
@@ -19,9 +19,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.transform import array_bounds
+from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rasterio.windows import Window
 from throughput import peak_bytes, scene, tree
 
@@ -43,8 +48,8 @@ class Run:
     peak_bytes: int
 
 
-def cut(source: Path, folder: Path, grid: tuple[int, int]) -> list[Path]:
-    """Cut `grid` (rows, columns) frames out of a scene, unless they exist."""
+def cut(source: Path, folder: Path, grid: tuple[int, int], *, mixed: bool) -> list[Path]:
+    """Cut `grid` (rows, columns) frames out of a scene, unless they exist; with `mixed`, resample most of them."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     paths = []
@@ -62,13 +67,43 @@ def cut(source: Path, folder: Path, grid: tuple[int, int]) -> list[Path]:
                     if len(paths) % 3 == 0:
                         seen[corner[0] :, corner[1] :][: int(height * HOLE), : int(width * HOLE)] = False
                     lit = np.clip(np.round(pixels * light[0] + light[1]), 1, 255).astype(np.uint8) * seen
-                    profile = dataset.profile | {"width": width, "height": height}
-                    place = dataset.window_transform(window)
-                    with rasterio.open(path.with_suffix(".part"), "w", **profile | {"transform": place}) as frame:
+                    place = {"crs": dataset.crs, "transform": dataset.window_transform(window)}
+                    if mixed and len(paths) % 4:
+                        lit, place = resampled(lit, place, len(paths) % 4)
+                    shape = {"height": lit.shape[1], "width": lit.shape[2]}
+                    with rasterio.open(path.with_suffix(".part"), "w", **dataset.profile | shape | place) as frame:
                         frame.write(lit)
                     path.with_suffix(".part").replace(path)
                 paths.append(path)
     return paths
+
+
+def resampled(pixels: np.ndarray, place: dict[str, Any], kind: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Resample a frame: 1: to the next UTM zone; 2: to pixels of 1.3 times the size; 3: by a part of a pixel.
+
+    Args:
+        pixels: uint8 (3, height, width), 0 is nodata.
+        place: CRS and transform.
+        kind: 1, 2 or 3.
+
+    Returns:
+        Pixels, and CRS and transform.
+    """
+    crs, transform = place["crs"], place["transform"]
+    height, width = pixels.shape[1:]
+    if kind == 1:
+        crs = CRS.from_epsg(crs.to_epsg() + 1)
+        bounds = array_bounds(height, width, transform)
+        transform, width, height = calculate_default_transform(place["crs"], crs, width, height, *bounds)
+    elif kind == 2:
+        transform, height, width = transform @ Affine.scale(1.3), int(height / 1.3), int(width / 1.3)
+    else:
+        transform = transform @ Affine.translation(0.37, 0.61)
+    found = np.zeros((3, height, width), np.uint8)
+    source = {"src_crs": place["crs"], "src_transform": place["transform"], "src_nodata": 0}
+    target = {"dst_crs": crs, "dst_transform": transform, "dst_nodata": 0}
+    reproject(pixels, found, **source, **target, resampling=Resampling.bilinear)
+    return found, {"crs": crs, "transform": transform}
 
 
 def steps(path: Path, frames: list[Path]) -> float:
@@ -138,12 +173,14 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=12_000, help="of the scene, in pixels")
     parser.add_argument("--grid", type=int, nargs=2, default=(10, 20), help="rows and columns of frames")
     parser.add_argument("--folder", type=Path, default=Path("runs/frames"))
+    parser.add_argument("--mixed", action="store_true", help="frames of several CRS, pixel sizes and pixel corners")
     parser.add_argument("--kill", action="store_true", help="kill and resume the run, and compare the results")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     whole = scene(options.folder, options.side)
     reference = whole.with_name(f"{whole.stem}_reference.tif")
-    frames = cut(whole, options.folder / f"{options.side}_{options.grid[0]}x{options.grid[1]}", tuple(options.grid))
+    folder = f"{options.side}_{options.grid[0]}x{options.grid[1]}{'_mixed' if options.mixed else ''}"
+    frames = cut(whole, options.folder / folder, tuple(options.grid), mixed=options.mixed)
     out = options.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     runs = {
@@ -155,8 +192,9 @@ def main() -> None:
         print(f"{name:>16}: {run.seconds:.1f} s, peak {run.peak_bytes / 1e6:.0f} MB", flush=True)
     ious = [report(out, name, reference) for name in (whole.stem, "mosaic")]
     print(f"IoU of the product minus that of the scene: {ious[1] - ious[0]:+.4f} (limit -0.01)")
-    seams = [steps(out / f"{name}_probability.tif", frames) for name in ("mosaic", whole.stem)]
-    print(f"steps at the edges of frames against elsewhere: {seams[0]:.3f} (in the scene's map: {seams[1]:.3f})")
+    seams = [] if options.mixed else [steps(out / f"{name}_probability.tif", frames) for name in ("mosaic", whole.stem)]
+    if seams:
+        print(f"steps at the edges of frames against elsewhere: {seams[0]:.3f} (in the scene's map: {seams[1]:.3f})")
     product = runs["product"].peak_bytes
     for name in ("one frame", "scene"):
         print(f"peak memory of the product against {name}: {product / runs[name].peak_bytes:.3f} (limit 1.2)")
