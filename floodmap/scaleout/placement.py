@@ -53,7 +53,7 @@ def outline(grid: GeoGrid, crs: Any) -> Floats:
     if grid.crs != crs:
         xy = np.stack(_transformer(grid.crs, crs).transform(*xy.T), axis=1)
     if not np.isfinite(xy).all():
-        raise SceneError(f"a frame with the CRS {grid.crs} cannot be transformed to the CRS {crs} of the product")
+        raise SceneError(f"it cannot be transformed from {grid.crs} to the CRS of the product, {crs}")
     return xy
 
 

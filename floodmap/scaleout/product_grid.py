@@ -23,6 +23,7 @@ _SAME_SIZE = 0.01
 _SPARSE, _LARGE = 50, 10**9
 """A product is refused if it has more than `_SPARSE` times the pixels of all frames, and more than `_LARGE` pixels."""
 
+Floats = NDArray[np.float64]
 Lattice = tuple[float, ...]
 """Linear part of a transform (a, b, d, e), and position of the pixel corners modulo one pixel (column, row)."""
 
@@ -49,18 +50,28 @@ def product_grid(
         The smallest such grid that contains all frames.
 
     Raises:
-        SceneError: `crs` is not a geographic or projected CRS, or the frames are too far from each other.
+        SceneError: `crs` is not a geographic or projected CRS, a frame has no place in the CRS of the product, or the
+            frames are too far from each other.
     """
     chosen = _most_frequent_crs(grids) if crs is None else parse_crs(crs)
+    called = [*names] or [f"frame {number}" for number in range(1, len(grids) + 1)]
+    outlines = [_outline(grid, chosen, name) for grid, name in zip(grids, called, strict=True)]
     own = [grid for grid in grids if grid.crs == chosen]
     if crs is None and resolution_m is None:
         lattice = _shared_lattice(own)
     else:
         gsds = sorted(grid.gsd_m or math.inf for grid in grids)
-        lattice = _round_lattice(chosen, resolution_m or gsds[(len(gsds) - 1) // 2], grids)
-    grid = _around(lattice, chosen, grids)
-    _refuse_sparse(grid, grids, names)
+        lattice = _round_lattice(chosen, resolution_m or gsds[(len(gsds) - 1) // 2], outlines)
+    grid = _around(lattice, chosen, outlines)
+    _refuse_sparse(grid, grids, outlines, called)
     return grid
+
+
+def _outline(grid: GeoGrid, crs: Any, name: object) -> Floats:
+    try:
+        return outline(grid, crs)
+    except SceneError as error:
+        raise SceneError(f"{name}: {error}; leave it out, or choose another --product-crs") from error
 
 
 def _most_frequent_crs(grids: Sequence[GeoGrid]) -> Any:
@@ -93,9 +104,9 @@ def _at_multiples(across: float, down: float) -> Affine:
     return Affine(across, 0, 0, 0, -down, 0)
 
 
-def _round_lattice(crs: Any, gsd_m: float, grids: Sequence[GeoGrid]) -> Affine:
+def _round_lattice(crs: Any, gsd_m: float, outlines: Sequence[Floats]) -> Affine:
     """Return a north-up transform with square pixels of `gsd_m` metres on the ground."""
-    corners = np.concatenate([outline(grid, crs) for grid in grids])
+    corners = np.concatenate(outlines)
     x, y = (corners.min(axis=0) + corners.max(axis=0)) / 2
     unit = 1e-5 if crs.is_geographic else 1.0
     steps = GeoGrid(crs, Affine(unit, 0, x, 0, -unit, y), (1, 1)).steps_m
@@ -109,30 +120,31 @@ def _round_lattice(crs: Any, gsd_m: float, grids: Sequence[GeoGrid]) -> Affine:
     return _at_multiples(across, down)
 
 
-def _around(lattice: Affine, crs: Any, grids: Sequence[GeoGrid]) -> GeoGrid:
+def _around(lattice: Affine, crs: Any, outlines: Sequence[Floats]) -> GeoGrid:
     """Return the smallest grid on a lattice that contains all frames."""
     edges = GeoGrid(crs, lattice, (1, 1))
-    bounds = np.stack([_extent(edges.to_pixels(outline(grid, crs))) for grid in grids])
+    bounds = np.stack([_extent(edges.to_pixels(xy)) for xy in outlines])
     left, top = np.floor(bounds[:, :2].min(axis=0) + _WHOLE).astype(int)
     right, bottom = np.ceil(bounds[:, 2:].max(axis=0) - _WHOLE).astype(int)
     shape_hw = max(int(bottom - top), 1), max(int(right - left), 1)
     return GeoGrid(crs, lattice @ Affine.translation(float(left), float(top)), shape_hw)
 
 
-def _extent(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+def _extent(xy: Floats) -> Floats:
     return np.concatenate([xy.min(axis=0), xy.max(axis=0)])
 
 
-def _refuse_sparse(grid: GeoGrid, grids: Sequence[GeoGrid], names: Sequence[object]) -> None:
+def _refuse_sparse(
+    grid: GeoGrid, grids: Sequence[GeoGrid], outlines: Sequence[Floats], names: Sequence[object]
+) -> None:
     """Raise SceneError if nearly all of the product is ground without a frame, because some frame is far away."""
     pixels, side = grid.height * grid.width, grid.gsd_m or math.inf
     covered = sum(one.height * one.width * ((one.gsd_m or 0.0) / side) ** 2 for one in grids)
     if pixels <= max(_LARGE, _SPARSE * covered):
         return
-    centres = np.stack([outline(one, grid.crs).mean(axis=0) for one in grids])
+    centres = np.stack([xy.mean(axis=0) for xy in outlines])
     far = int(np.argmax(np.abs(centres - np.median(centres, axis=0)).sum(axis=1)))
-    name = names[far] if names else f"frame {far + 1}"
     raise SceneError(
         f"the frames lie so far apart that the product would have {pixels / 1e6:,.0f} megapixels, most of them without "
-        f"a frame; leave out the farthest frame, {name}, or make several products"
+        f"a frame; leave out the farthest frame, {names[far]}, or make several products"
     )
