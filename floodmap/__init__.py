@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from floodmap.api.labelled import compare, train
+    from floodmap.api.mosaics import mosaic
     from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
     from floodmap.comparison.run import Comparison
     from floodmap.errors import FloodmapError
@@ -46,6 +47,7 @@ __all__ = [
     "evaluate",
     "info",
     "load_model",
+    "mosaic",
     "predict",
     "sample",
     "segment",
@@ -75,6 +77,7 @@ _HOMES = {
     "evaluate": "evaluation.run",
     "info": "api.scenes",
     "load_model": "api.scenes",
+    "mosaic": "api.mosaics",
     "predict": "api.scenes",
     "sample": "api.scenes",
     "segment": "api.scenes",

@@ -289,7 +289,7 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "seen_in_training": _role_in_training(scene, segmenter),
         },
         "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
-        "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
+        "versions": versions(),
     }
     described: dict[str, Any] = jsonable(about)
     return described
@@ -298,6 +298,11 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
 def _shown(path: Path | str) -> Path | str:
     """Return the name of an input file without the query of a URL, which may contain a signature."""
     return str(SourceName.of(path)) if has_gdal_name(path) else path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of floodmap and of the packages on which results depend, by name of the package."""
+    return {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")}
 
 
 def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:

@@ -22,10 +22,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
     """Find the scenes of the arguments, and choose a unique name for the results of each scene.
 
     Args:
-        arguments: files, folders, glob patterns, and names that only GDAL can open. Of a folder, the rasters directly
-            in the folder are used, not those in subfolders. A pattern with `**` also searches subfolders.
-        out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
-            folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
+        arguments: see `find_sources`.
+        out: see `find_sources`.
 
     Returns:
         A pair for each scene, in the order of the arguments: a unique name, with which the names of the results begin,
@@ -35,13 +33,31 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
         SceneError: an argument matches no file, or all matching files are results of floodmap.
         FloodmapError: two scenes cannot get different names.
     """
+    return _named(find_sources(arguments, out))
+
+
+def find_sources(arguments: Sequence[str], out: Path) -> list[SourceName]:
+    """Find the rasters of the arguments.
+
+    Args:
+        arguments: files, folders, glob patterns, and names that only GDAL can open. Of a folder, the rasters directly
+            in the folder are used, not those in subfolders. A pattern with `**` also searches subfolders.
+        out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
+            folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
+
+    Returns:
+        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once.
+
+    Raises:
+        SceneError: an argument matches no file, or all matching files are results of floodmap.
+    """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
         for scene in _expand(argument, out):
             scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
     if not scenes:
         raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
-    return _named(list(scenes.values()))
+    return list(scenes.values())
 
 
 def _expand(argument: str, out: Path) -> list[SourceName]:

@@ -18,8 +18,10 @@ from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
 from .inputs import find_scenes
+from .loading import load as _load
 from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
 from .progress import scene_bar
+from .result_line import print_result
 
 if TYPE_CHECKING:
     from floodmap.geo.source_name import SourceName
@@ -114,7 +116,7 @@ def segment(
                 log.error("%s", error)
                 worst = REFUSED
                 continue
-        _print_result(results[-1], as_json, verbosity)
+        print_result(results[-1], as_json, verbosity)
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -143,19 +145,6 @@ def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tu
         yield name, path
 
 
-def _load(model: str, device: str) -> Any:
-    """Load a model. If the weights are not on this machine, download the weights first, with a progress bar."""
-    from floodmap.models.registry import resolve
-
-    from .progress import progress_bar
-
-    with progress_bar(f"Fetching {model}", unit="bytes") as update:
-        resolved = resolve(model, progress=update)
-    from floodmap.models.loading import load_segmenter
-
-    return load_segmenter(resolved, device)
-
-
 @contextmanager
 def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
     """Context manager: show the progress of one scene, and log the time that the scene took.
@@ -167,23 +156,3 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]
     with scene_bar(name, hidden=verbosity < 0) as update:
         yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
     log.info("%s took %.1f s", name, time.monotonic() - started)
-
-
-def _print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
-    """Write one line on a scene's result to standard output; write nothing with --json or -q."""
-    if as_json or verbosity < 0:
-        return
-    summary = result.report
-    area = summary["flood_area_ha"]
-    size = (
-        f"{area:,.2f} ha of flood"
-        if area is not None
-        else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
-    )
-    files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
-    windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
-    failed = f"; {windows} FAILED, in whole or in part: unobserved there" if result.failed_windows else ""
-    click.echo(
-        f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
-        f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(map(str, files))}"
-    )

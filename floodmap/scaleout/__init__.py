@@ -1,0 +1,1 @@
+"""Work beyond a single scene on a single process: many frames as one product."""
