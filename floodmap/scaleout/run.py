@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -60,14 +61,16 @@ class Workers:
         allow_mixed: bool = False,
     ) -> None:
         self._pool, self._model = pool, model
-        facts = pool.everywhere(report_facts, model)
+        with ThreadPoolExecutor(1) as executor:  # the batch size is determined while the workers load the model
+            size = executor.submit(batch_size) if batch_size else None
+            facts = pool.everywhere(report_facts, model)
         for line in dict.fromkeys(line for one in facts for line in one.remarks):
             log.warning("%s", line)
         if not allow_mixed:
             refuse_mixture(facts)
         self._expected = None if allow_mixed else facts[0].kind
-        own_size = facts[0].best_batch_size if facts[0].offloads or batch_size is None else batch_size()
-        self.segmenter = RemoteSegmenter(pool, model, facts[0], own_size)
+        best = facts[0].best_batch_size if facts[0].offloads or size is None else size.result()
+        self.segmenter = RemoteSegmenter(pool, model, facts[0], best)
 
     @property
     def size(self) -> int:
