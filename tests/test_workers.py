@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import digests, read
 
+import floodmap
 from floodmap.errors import ModelError, SceneError, WorkerError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
@@ -418,3 +419,74 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
 
     with pytest.raises(WorkerError, match=said), open_workers(resolve("finetuned"), **options):
         pass
+
+
+# The command line, with the shipped model.
+
+
+def cli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "floodmap_cli.main", "segment", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
+    folder = tmp_path_factory.mktemp("sample")
+    floodmap.sample(folder / "scene.tif", width=900, height=1300, seed=3)
+    done = cli("scene.tif", "-o", "one", "--tile-size", 320, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
+    done = cli("scene.tif", "-o", "two", "--tile-size", 320, "--workers", 3, cwd=sample)
+    assert done.returncode == 0, done.stderr
+    assert digests(sample / "one") == digests(sample / "two")
+    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
+
+
+CLUSTER = """
+import sys
+from distributed import Client, LocalCluster
+import floodmap
+from floodmap_cli.main import run
+if __name__ == "__main__":
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        floodmap.segment("scene.tif", out="client", tile_size=320, scheduler=client)
+        assert client.run(lambda: 1), "the client stays connected"
+        code = run(["segment", "scene.tif", "-o", "address", "--tile-size", "320", "--scheduler",
+                    cluster.scheduler_address])
+    sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_bytes(sample: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    (sample / "cluster.py").write_text(CLUSTER)
+    done = subprocess.run([sys.executable, "cluster.py"], cwd=sample, capture_output=True, text=True, timeout=HANGS)
+    assert done.returncode == 0, done.stderr
+    for name in ("client", "address"):
+        assert digests(sample / "one") == digests(sample / name)
+        assert json.loads((sample / name / "scene.json").read_text())["run"]["workers"] == 2
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_and_wrong_options_are_one_line(sample: Path) -> None:
+    for options, code, said in (
+        (["--device", "cuda:0,gpu"], 2, "'gpu' is no device"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 1, "--scheduler excludes --workers"),
+        (["--workers", "2", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
+    ):
+        done = cli("scene.tif", "-o", "none", *options, cwd=sample)
+        assert done.returncode == code and said in done.stderr, done.stderr
+        assert not (sample / "none").exists()
+
+
+def test_a_loaded_model_is_refused_for_workers(make_scene: SceneFactory, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="give its name or file"):
+        floodmap.segment(make_scene(), out=tmp_path / "out", model=FakeSegmenter(), workers=2)
