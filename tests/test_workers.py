@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -269,6 +270,7 @@ def test_an_interrupted_run_is_resumed_with_workers_and_without(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_worker_processes_end_with_the_pool_and_with_the_client(scene: Path, tmp_path: Path) -> None:
     with LocalPool(["cpu"]) as own:
         process = own.workers[0].popen
@@ -445,6 +447,36 @@ def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None
     assert done.returncode == 0, done.stderr
     assert digests(sample / "one") == digests(sample / "two")
     assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(sample: Path) -> None:
+    command = [sys.executable, "-m", "floodmap_cli.main", "segment", "scene.tif", "-o", "broken", "--tile-size", "320"]
+    client = subprocess.Popen(
+        [*command, "--workers", "2"], cwd=sample, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with client:
+        while client.poll() is None and not list((sample / "broken").glob(".*/*.strip")):
+            time.sleep(0.02)
+        workers = [pid for pid in children(client.pid) if "floodmap.scaleout.process" in line_of(pid)]
+        os.killpg(client.pid, signal.SIGINT)  # as a terminal does: every process of the group gets the signal
+        said = client.communicate(timeout=HANGS)[1]
+    assert client.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert len(workers) == 2 and not any("floodmap.scaleout.process" in line_of(pid) for pid in workers)
+    done = cli("scene.tif", "-o", "broken", "--tile-size", 320, "--resume", cwd=sample)
+    assert done.returncode == 0 and digests(sample / "one") == digests(sample / "broken")
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for task in Path(f"/proc/{pid}/task").glob("*/children") for one in task.read_text().split()]
+
+
+def line_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 CLUSTER = """

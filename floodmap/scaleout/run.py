@@ -30,7 +30,7 @@ from floodmap.scaleout.job import Chunk, ChunkResult, FileIdentity, Job, chunk_l
 from floodmap.scaleout.model import ModelSource
 from floodmap.scaleout.pool import Call, Lost, Pool, in_order
 from floodmap.scaleout.remote import RemoteSegmenter
-from floodmap.scaleout.worker import coarse_chunk, release, report_facts, segment_chunk
+from floodmap.scaleout.worker import coarse_chunk, report_facts, segment_chunk
 from floodmap.strips.journal import Entry, Journal
 
 log = logging.getLogger(__name__)
@@ -107,15 +107,12 @@ class Workers:
         chunks = cut(grid, first, chunk_length(grid, rows - first, self.size))
         results = in_order(self._pool, _calls(job, chunks, guides), ahead=self.size + 1)
         recorder = _Recorder(scene, grid, JournalWriter(scene.path, journal, begun), report, len(chunks))
-        try:
-            with closing(results):
-                for _ in guides.chunks:
-                    guides.add(next(results))
-                for chunk, result in zip(chunks, results, strict=True):
-                    recorder.add(chunk, result, self.size)
-            recorder.end()
-        finally:
-            self._pool.submit(release, job.key)  # in one worker at least; the others close the scene with the next run
+        with closing(results):
+            for _ in guides.chunks:
+                guides.add(next(results))
+            for chunk, result in zip(chunks, results, strict=True):
+                recorder.add(chunk, result, self.size)
+        recorder.end()
 
     def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter) -> Job:
         """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`."""
