@@ -68,6 +68,10 @@ class OutputError(FloodmapError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class WorkerError(FloodmapError):
+    """Exception raised if worker processes cannot be used, or are not alike."""
+
+
 class MissingPackageError(FloodmapError, ImportError):
     """Exception raised if an optional package is not installed."""
 

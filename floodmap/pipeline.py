@@ -24,7 +24,7 @@ from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.loop import Progress, run_windows
+from floodmap.inference.loop import Progress, WindowRunner, run_windows
 from floodmap.inference.strangeness import ood_warnings
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared, with_infrared
@@ -63,6 +63,7 @@ def segment_scene(
     name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     helper: Helper | None = None,
+    workers: WindowRunner | None = None,
 ) -> FloodMap:
     """Segment one scene with a loaded model, as `floodmap.segment` does.
 
@@ -75,6 +76,7 @@ def segment_scene(
         progress: function called with a `Progress` after every window, and before results are written.
         helper: helper process for the rehearsal: a write of all results for a scene of two pixels, before the first
             window (see `rehearsal.rehearse`); None: this process does the rehearsal.
+        workers: worker processes that compute the windows, with `segmenter` as their model; None: this process.
 
     Returns:
         The results on disk: paths of all files, and the content of the JSON report.
@@ -113,10 +115,12 @@ def segment_scene(
             for line in (ood_lines := ood_warnings(scene, segmenter)):
                 log.warning("%s", line)
             finishing = _finishing(scene, out, name, options, settings, started, ood_lines)
+            finishing = replace(finishing, workers=workers.size if workers else 0)
             rehearse(finishing, journal.scratch, helper)
             worker = stack.enter_context(FinishingProcess(finishing, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
-                run_windows(
+                run = workers.run_windows if workers else run_windows
+                run(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +48,27 @@ class ConstantSegmenter(FakeSegmenter):
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> NDArray[np.float32]:
         return np.full((len(tiles), *tiles[0].reason.shape), self.probability)
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """Description of a `FakeSegmenter` that worker processes make for themselves."""
+
+    kill_row: int = -1
+    """Scene row in which windows begin that end the process of the model."""
+    kills: int = 0
+    """Number of processes that end."""
+    folder: str = ""
+    """Folder in which each process that ends leaves a file."""
+    fails: bool = False
+    """True: every prediction raises an error."""
+
+    def load(self, device: str, share: int) -> tuple[FakeSegmenter, int]:
+        return FakeSegmenter(self._before), 1
+
+    def _before(self, tile: Tile) -> None:
+        if self.fails:
+            raise RuntimeError("no luck")
+        if tile.window.row_off == self.kill_row and len(os.listdir(self.folder)) < self.kills:
+            Path(self.folder, str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -15,9 +15,10 @@ from floodmap.errors import OutputError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_map import CoarseMap, Observed, crop_coarse
+from floodmap.inference.coarse_map import CoarseMap, crop_coarse
 from floodmap.inference.coarse_pass import coarse_pass
 from floodmap.inference.loop import segment_whole
+from floodmap.inference.observed import Observed
 from floodmap.inference.prompting import make_prompter
 from floodmap.inference.proof import Proof
 from floodmap.inference.scales import COARSE_FACTOR, coarse_factor

@@ -132,6 +132,10 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _devices(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return ",".join(_device(ctx, param, one.strip()) for one in value.split(","))
+
+
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     # Decorators apply from the inside out; in reverse, --help lists the options in the order of the source.
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
@@ -195,6 +199,28 @@ device_option = click.option(
     help="auto, cpu, cuda, cuda:N or mps.",
 )  # fmt: skip
 """Decorator that adds the parameter `device`."""
+
+devices_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE[,DEVICE...]", callback=_devices,
+    help="auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, start a worker process for each.",
+)  # fmt: skip
+"""Decorator that adds the parameter `device`, one device or several devices separated by commas."""
+
+workers_options = _stack(
+    click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N",
+        help="Compute windows in N worker processes on this machine. The results are the same.",
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS",
+        help="Compute windows on the workers of a Dask cluster, such as tcp://host:8786.",
+    ),
+    click.option(
+        "--allow-mixed", is_flag=True,
+        help="Allow workers that differ in versions, device or precision. The result then depends on the distribution.",
+    ),
+)  # fmt: skip
+"""Decorator that adds the parameters `workers`, `scheduler` and `allow_mixed`."""
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 """Decorator that adds the parameter `overwrite`."""

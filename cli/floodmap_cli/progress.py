@@ -36,7 +36,7 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
 
 
 @contextmanager
-def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str], None]]:
+def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int, int, str, str], None]]:
     """Context manager: show the progress of a scene during the `with` block, as a bar and numbers.
 
     The numbers are: finished windows and all windows, such as 12/40; the speed, in windows per second and in megapixels
@@ -47,12 +47,12 @@ def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, in
         hidden: True: show nothing (-q).
 
     Yields:
-        A function `update(windows_done, windows_total, pixels_done, stage)`. The first three are counts. `stage` is
-        "segment" while windows are computed, and "write" while results are written. With "write", the text "writing
-        results" replaces the speed.
+        A function `update(windows_done, windows_total, pixels_done, stage, workers)`. The first three are counts.
+        `stage` is "segment" while windows are computed, and "write" while results are written. With "write", the text
+        "writing results" replaces the speed. `workers` is a text on worker processes, shown after the speed.
     """
     if hidden or not sys.stderr.isatty():
-        yield lambda done, total, pixels, stage: None
+        yield lambda done, total, pixels, stage, workers: None
         return
     import time
 
@@ -67,13 +67,13 @@ def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, in
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, speed="")
 
-        def update(done: int, total: int, pixels: int, stage: str) -> None:
+        def update(done: int, total: int, pixels: int, stage: str, workers: str) -> None:
             nonlocal begun
             now = time.monotonic()
             begun = begun or (now, done, pixels)  # a resumed run does not begin at 0
             seconds = max(now - begun[0], 1e-6)
             windows, megapixels = (done - begun[1]) / seconds, (pixels - begun[2]) / seconds / 1e6
-            speed = f"{windows:.1f} windows/s {megapixels:.1f} megapixels/s"
+            speed = f"{windows:.1f} windows/s {megapixels:.1f} megapixels/s {workers}".rstrip()
             shown = "writing results" if stage == "write" else speed if done > begun[1] else ""
             bar.update(task, completed=done, total=total, speed=shown)
 

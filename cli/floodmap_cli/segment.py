@@ -18,8 +18,16 @@ from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
 from .inputs import find_scenes
-from .loading import load as _load
-from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
+from .loading import open_model
+from .options import (
+    devices_option,
+    flips_option,
+    json_option,
+    model_option,
+    options_of,
+    verbosity_options,
+    workers_options,
+)  # fmt: skip
 from .progress import scene_bar
 from .result_line import print_result
 
@@ -52,14 +60,15 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
 )
-@device_option
+@devices_option
+@workers_options
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
 @json_option
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
-    batch_size: int | None, **settings: Any,
+    batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
 
@@ -85,7 +94,6 @@ def segment(
     scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     vector_inputs = scene_options.aoi or scene_options.mask or settings["prompts"] not in ("auto", "none")
     helper = None if vector_inputs or is_loaded() else Helper()
-    from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import segment_scene
 
     found = find_scenes(scenes, out)
@@ -94,29 +102,29 @@ def segment(
         if as_json:
             click.echo("[]")
         return REFUSED
-    segmenter = _load(model, device)
-    if flips:
-        segmenter = Mirrored(segmenter)
-    options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
     results: list[FloodMap] = []
     worst = 0 if len(free) == len(found) else REFUSED
-    for name, path in free:
-        with _progress(name, verbosity) as progress:
-            try:
-                results.append(
-                    segment_scene(path, out, segmenter, options, name=name, progress=progress, helper=helper)
-                )
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"{name} is unfinished; run the same command with --resume to continue"
-                ) from None
-            except FloodmapError as error:
-                if len(found) == 1:
-                    raise
-                log.error("%s", error)
-                worst = REFUSED
-                continue
-        print_result(results[-1], as_json, verbosity)
+    with open_model(model, device, flips, workers, scheduler, allow_mixed) as (segmenter, runner):
+        options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
+        for name, path in free:
+            with _progress(name, verbosity) as progress:
+                try:
+                    results.append(
+                        segment_scene(
+                            path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner
+                        )
+                    )
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(
+                        f"{name} is unfinished; run the same command with --resume to continue"
+                    ) from None
+                except FloodmapError as error:
+                    if len(found) == 1:
+                        raise
+                    log.error("%s", error)
+                    worst = REFUSED
+                    continue
+            print_result(results[-1], as_json, verbosity)
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -154,5 +162,16 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]
     """
     started = time.monotonic()
     with scene_bar(name, hidden=verbosity < 0) as update:
-        yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage)
+        yield lambda p: update(p.windows_done, p.windows_total, p.pixels_done, p.stage, _workers_text(p))
     log.info("%s took %.1f s", name, time.monotonic() - started)
+
+
+
+def _workers_text(progress: Progress) -> str:
+    """Return the numbers of workers and of finished chunks of windows, such as "2 workers 3/10".
+
+    The text is empty without workers.
+    """
+    if not progress.workers:
+        return ""
+    return f"{progress.workers} workers {progress.chunks_done}/{progress.chunks_total}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import with_infrared
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
+from floodmap.models.registry import ResolvedModel, resolve
 from floodmap.options import (
     FORMAT,
     MODEL,
@@ -37,6 +39,11 @@ from floodmap.options import (
 )
 from floodmap.output.results import FloodMap, as_probability
 from floodmap.pipeline import refuse_other_run, segment_scene
+from floodmap.scaleout.opening import needs_workers, open_workers
+from floodmap.scaleout.run import Workers
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def segment(
@@ -67,6 +74,9 @@ def segment(
     overwrite: bool = False,
     resume: bool = False,
     report: bool = False,
+    workers: int | None = None,
+    scheduler: str | Client | None = None,
+    allow_mixed: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> FloodMap:
     """Find flood water in one scene, as `floodmap segment` does.
@@ -77,7 +87,13 @@ def segment(
         out: folder for the results; created if it is missing.
         name: first part of the names of all result files; None: the scene's own name without suffix.
         model: a name (`floodmap models list`), a file, or a model from `load_model`.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. For a model from `load_model`, give `device` there.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. For a model from `load_model`, give `device` there. Several
+            devices separated by commas, such as `cuda:0,cuda:1`, start one worker process for each.
+        workers: number of worker processes on this machine that compute the windows; None: this process computes them.
+            Rasters and polygons have the same bytes. Workers load the model: give its name or file.
+        scheduler: address of a Dask scheduler whose workers compute the windows, or a `distributed.Client`.
+        allow_mixed: True: workers may differ in versions, device and precision. Results then depend on which worker
+            computes which windows.
         flips: True: test-time augmentation. Each window is predicted twice, as it is and mirrored, and the two flood
             probabilities of each pixel are averaged. For a model from `load_model`, give `flips` there.
         batch_size: number of windows in a batch; None: the number with the highest throughput on the device.
@@ -126,16 +142,35 @@ def segment(
         resolution_m=resolution_m, bands=bands, nir=nir, nodata=nodata, crs=crs, collar=collar,
         mask=None if mask is None else local_or_gdal(mask), aoi=None if aoi is None else local_or_gdal(aoi),
     )  # fmt: skip
-    with named(source) as given:
+    with named(source) as given, ExitStack() as stack:
         refuse_other_run(Path(out), name or SourceName.of(given).stem)  # before a model is loaded in vain
-        segmenter = load_model(model, device=device, flips=flips)
+        runner: Workers | None = None
+        if needs_workers(workers, scheduler, device):
+            runner = stack.enter_context(open_workers(
+                _file_of(model), workers=workers, scheduler=scheduler, device=device, flips=flips,
+                allow_mixed=allow_mixed,
+            ))  # fmt: skip
+        segmenter = runner.segmenter if runner else load_model(model, device=device, flips=flips)
         options = SegmentOptions(
             scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts),
             tile_size=tile_size, overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
             formats=tuple(formats), batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive,
             overwrite=overwrite, resume=resume, report=report,
         )  # fmt: skip
-        return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress)
+        return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress, workers=runner)
+
+
+def _file_of(model: str | Path | Segmenter) -> ResolvedModel:
+    """Return the file of a model that workers load.
+
+    Raises:
+        ModelError: the model is loaded in this process already.
+    """
+    if not isinstance(model, str | os.PathLike):
+        raise ModelError(
+            f"{model.name} is loaded in this process, but workers load it themselves; give its name or file"
+        )
+    return resolve(model)
 
 
 class Prediction(NamedTuple):
@@ -216,7 +251,6 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
     """
     from floodmap.models.loading import load_segmenter
     from floodmap.models.mirrored import Mirrored
-    from floodmap.models.registry import resolve
 
     if not isinstance(model, str | os.PathLike):
         if not hasattr(model, "predict"):

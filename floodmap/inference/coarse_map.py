@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from os import SEEK_END
 from tempfile import TemporaryFile, gettempdir
 from threading import Lock
@@ -15,14 +17,13 @@ from scipy import ndimage
 from floodmap.errors import OutputError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
+from floodmap.inference.observed import SQUARE
 from floodmap.strips.codes import FIRST_REASON
 from floodmap.strips.strip import packed, unpacked
 
 Floats = NDArray[np.float32]
 _CHUNK = 64
 """Number of rows of the coarse map in a chunk. The rows of a chunk are compressed together."""
-_SQUARE = 16
-"""Side of the squares of `Observed`, in pixels of the coarse map."""
 _REACH = 2
 """Distance in pixels of the coarse map up to which an unobserved pixel gets the value of the nearest observed pixel."""
 _UNKNOWN = 20
@@ -32,56 +33,61 @@ pixels inside such a pixel of the map may be observed. The model predicts them a
 where the coarse map is uncertain."""
 
 
-class Observed:
-    """Record of the squares of the coarse map inside which every scene pixel is observed.
+class CoarseCodes:
+    """Base class of the coarse map and of its parts: codes, uint8 (height, width), which are read by rows.
 
-    The coarse map is divided into squares of 16 x 16 pixels. A square counts as observed until a window that has
-    unobserved pixels in this square is added.
-
-    Args:
-        height: number of rows of the coarse map.
-        width: number of columns of the coarse map.
+    A subclass has the method `__getitem__`, which returns the rows of a slice, uint8 (rows, width).
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self._squares = np.ones((-(-height // _SQUARE), -(-width // _SQUARE)), bool)
+    shape: tuple[int, int]
+    """Height and width of the whole coarse map."""
 
-    def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
-        """Record which pixels of a window of the coarse map are completely observed.
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        raise NotImplementedError
 
-        Args:
-            window: the window, in pixels of the coarse map.
-            complete: bool (window height, window width): True for a pixel of the coarse map if every scene pixel inside
-                it is observed. None: not known; all squares (see the class) that overlap the window then count as not
-                observed.
+    def percent(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
+        """Return the probabilities of a rectangle of the map in per cent, with values in place of unobserved pixels.
+
+        The result is uint8 (rows, columns), 0 to 100. An unobserved pixel of the map gets the value of the nearest
+        observed pixel up to `_REACH` pixels away. An unobserved pixel without an observed pixel within this distance
+        gets `_UNKNOWN`, which does not count as dry.
+
+        Unobserved pixels need values because some scene pixels inside them may be observed: a pixel of the map covers
+        many scene pixels, and is usually marked as unobserved even if only the scene pixel at its centre is unobserved.
         """
-        rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
-        if complete is None:
-            self._squares[rows, cols] = False
-            return
-        for axis, first in enumerate((window.row_off, window.col_off)):
-            begin = np.maximum(np.arange(first // _SQUARE * _SQUARE, first + complete.shape[axis], _SQUARE) - first, 0)
-            complete = np.logical_and.reduceat(complete, begin, axis=axis)
-        self._squares[rows, cols] &= complete
-
-    def covers(self, window: Window) -> bool:
-        """Return True if all squares that overlap a window count as observed.
-
-        The window is in pixels of the coarse map. Only the part of the window inside the map counts.
-        """
-        rows, cols = _squares(window.row_off, window.row_end), _squares(window.col_off, window.col_end)
-        return bool(self._squares[rows, cols].all())
+        top, left = max(rows.start - _REACH, 0), max(cols.start - _REACH, 0)
+        codes = self[top : min(rows.stop + _REACH, self.shape[0])][:, left : cols.stop + _REACH]
+        unobserved = codes >= FIRST_REASON
+        if unobserved.any():
+            distance, nearest = ndimage.distance_transform_edt(unobserved, return_indices=True)
+            far = unobserved.all() | (distance > _REACH)
+            codes = np.where(far, np.uint8(_UNKNOWN), codes[tuple(nearest)])
+        return codes[rows.start - top :, cols.start - left :][: rows.stop - rows.start, : cols.stop - cols.start]
 
 
-def _squares(first: int, end: int) -> slice:
-    """Return, along one axis, the squares of `Observed` that overlap an interval, as a slice of indices.
+@dataclass(frozen=True)
+class CoarsePart(CoarseCodes):
+    """Some rows of a coarse map, compressed, to be sent to another process."""
 
-    The interval is in pixels of the coarse map. `first` is inside the interval, `end` is not.
-    """
-    return slice(max(first, 0) // _SQUARE, -(-end // _SQUARE))
+    shape: tuple[int, int]
+    """Height and width of the whole coarse map."""
+    first: int
+    """Index of the first row of the part."""
+    rows: int
+    """Number of rows of the part."""
+    packed_codes: bytes
+    """Codes of the rows, compressed by `strip.packed`."""
+
+    @cached_property
+    def _codes(self) -> NDArray[np.uint8]:
+        return unpacked(self.packed_codes, self.shape[1], self.rows)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        """Return the rows from `rows.start` to before `rows.stop`, uint8 (rows, width), counted in the whole map."""
+        return self._codes[rows.start - self.first : rows.stop - self.first]
 
 
-class CoarseMap:
+class CoarseMap(CoarseCodes):
     """Map of codes, uint8 (height, width), compressed in an unnamed temporary file.
 
     Codes are probabilities in per cent, or reasons why a pixel of the map is unobserved. New rows are appended at the
@@ -133,24 +139,14 @@ class CoarseMap:
                     self._rows[number * _CHUNK - self._first :][: len(part)] = part
             return self._rows[rows.start - self._first : rows.stop - self._first]
 
-    def percent(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """Return the probabilities of a rectangle of the map in per cent, with values in place of unobserved pixels.
+    def part(self, rows: slice, height: int) -> CoarsePart:
+        """Return some rows of the map for another process.
 
-        The result is uint8 (rows, columns), 0 to 100. An unobserved pixel of the map gets the value of the nearest
-        observed pixel up to `_REACH` pixels away. An unobserved pixel without an observed pixel within this distance
-        gets `_UNKNOWN`, which does not count as dry.
-
-        Unobserved pixels need values because some scene pixels inside them may be observed: a pixel of the map covers
-        many scene pixels, and is usually marked as unobserved even if only the scene pixel at its centre is unobserved.
+        Args:
+            rows: from `rows.start` to before `rows.stop`; these rows must have been appended.
+            height: height of the whole map. Rows below may still be missing.
         """
-        top, left = max(rows.start - _REACH, 0), max(cols.start - _REACH, 0)
-        codes = self[top : min(rows.stop + _REACH, self.shape[0])][:, left : cols.stop + _REACH]
-        unobserved = codes >= FIRST_REASON
-        if unobserved.any():
-            distance, nearest = ndimage.distance_transform_edt(unobserved, return_indices=True)
-            far = unobserved.all() | (distance > _REACH)
-            codes = np.where(far, np.uint8(_UNKNOWN), codes[tuple(nearest)])
-        return codes[rows.start - top :, cols.start - left :][: rows.stop - rows.start, : cols.stop - cols.start]
+        return CoarsePart((height, self.shape[1]), rows.start, rows.stop - rows.start, packed(self[rows]))
 
     def _write(self, compressed: bytes) -> int:
         """Append bytes to the file and return the offset of the first byte."""
@@ -172,19 +168,62 @@ class CoarseMap:
         return unpacked(self._file.read(length), self.shape[1], rows)
 
 
-def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: Scene) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True)
+class MapPart:
+    """Some rows of a map of values, such as the likelihood of the whole scene, to be sent to another process."""
+
+    shape: tuple[int, int]
+    """Height and width of the whole map."""
+    first: int
+    """Index of the first row of the part."""
+    values: NDArray[np.float32]
+    """Values of the rows, float32 (rows, width)."""
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32], rows: slice) -> MapPart:
+        """Cut the rows from `rows.start` to before `rows.stop` out of a map, float32 (height, width)."""
+        height, width = values.shape
+        return cls((height, width), rows.start, values[rows])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.float32]:
+        """Return the values of a rectangle, float32 (rows, columns), given by slices of the whole map."""
+        rows, cols = index
+        return self.values[rows.start - self.first : rows.stop - self.first, cols]
+
+
+def coarse_rows(first: int, end: int, scene_height: int, height: int) -> slice:
+    """Return the rows of a coarse map that are read for windows of the scene.
+
+    These are the rows that `crop_coarse` and `CoarsePrompter.is_observed` read, and at most `SQUARE` rows more on
+    either side. The slice begins and ends at the border of a row of squares of `Observed`.
+
+    Args:
+        first: first scene row of the windows.
+        end: first scene row below the windows.
+        scene_height: height of the scene in pixels.
+        height: height of the coarse map.
+    """
+    down, around = height / scene_height, _REACH + 2
+    top, bottom = int(first * down) - around, int(end * down) + around
+    return slice(max(top, 0) // SQUARE * SQUARE, min(-(-bottom // SQUARE) * SQUARE, height))
+
+
+def crop_coarse(
+    coarse: CoarseCodes | MapPart | NDArray[np.float32], window: Window, scene: Scene
+) -> NDArray[np.float32]:
     """Crop a coarse map of the whole scene to a window, with bilinear interpolation.
 
     Without interpolation, the crop would be shifted against the window by up to one coarse pixel.
 
     Args:
-        coarse: the coarse map, or other values of the whole scene at reduced resolution, (rows, columns).
+        coarse: the coarse map, or other values of the whole scene at reduced resolution, (rows, columns); or a part of
+            one of both, with the rows for the window (see `coarse_rows`).
         window: the window, in pixels of the scene.
         scene: the scene. Only the height and the width of the scene are used.
 
     Returns:
-        The values in the window, float32 (h, w), in the unit of `coarse`. If `coarse` is a `CoarseMap`, the result of
-        `CoarseMap.percent` is interpolated: probabilities in per cent, also at unobserved pixels. h and w are the
+        The values in the window, float32 (h, w), in the unit of `coarse`. If `coarse` is a coarse map, the result of
+        `CoarseCodes.percent` is interpolated: probabilities in per cent, also at unobserved pixels. h and w are the
         height and width of the window in pixels of the coarse map, rounded to whole numbers.
     """
     sides = (
@@ -193,7 +232,7 @@ def crop_coarse(coarse: CoarseMap | NDArray[np.float32], window: Window, scene: 
     )
     (top, bottom, down), (left, right, across) = (_neighbours(*side) for side in sides)
     rows, cols = slice(top[0], bottom[-1] + 1), slice(left[0], right[-1] + 1)
-    part = coarse.percent(rows, cols) if isinstance(coarse, CoarseMap) else coarse[rows, cols]
+    part = coarse.percent(rows, cols) if isinstance(coarse, CoarseCodes) else coarse[rows, cols]
     sampled = _interpolated(part[top - top[0]], part[bottom - top[0]], down[:, None])
     return _interpolated(sampled[:, left - left[0]], sampled[:, right - left[0]], across)
 

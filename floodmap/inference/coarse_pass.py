@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 
@@ -14,8 +14,9 @@ from floodmap._runtime.prefetch import ahead
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_map import CoarseMap, Observed
+from floodmap.inference.coarse_map import CoarseMap
 from floodmap.inference.mosaic import Mosaic
+from floodmap.inference.observed import Observed
 from floodmap.inference.parts import blend_in, uncertain_parts
 from floodmap.inference.proof import NOT_FINITE, Failure, model_failure
 from floodmap.inference.scales import coarse_factor
@@ -23,6 +24,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.mirrored import mirrored, predict_mirrored
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
+from floodmap.strips.strip import Strip
 
 Floats = NDArray[np.float32]
 COARSE_TILE, COARSE_OVERLAP, COARSE_STEP = 1024, 24, 128
@@ -58,13 +60,60 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
         OutputError: the temporary file that holds the coarse map cannot be written, for example because the disk is
             full.
     """
+    factor, grid = coarse_grid(scene, segmenter)
+    coarse, observed = CoarseMap(grid.width), Observed(grid.height, grid.width)
+    rows = range(len(grid.row_offsets))
+    strips = coarse_strips(scene, segmenter, Mosaic(grid), rows, factor, observed, exhaustive=exhaustive)
+    with closing(strips):
+        for strip in strips:
+            append_strip(coarse, strip)
+    return coarse, observed
+
+
+def coarse_grid(scene: Scene, segmenter: Segmenter) -> tuple[int, Grid]:
+    """Return the factor by which the coarse pass shrinks a scene, and the windows of the shrunk scene."""
     factor = coarse_factor(max(scene.height, scene.width))
-    grid = Grid(
+    return factor, Grid(
         height=-(-scene.height // factor), width=-(-scene.width // factor),
         tile_size=COARSE_TILE, overlap=COARSE_OVERLAP, multiple=segmenter.multiple,
         step=COARSE_STEP,
     )  # fmt: skip
-    mosaic, coarse, observed = Mosaic(grid), CoarseMap(grid.width), Observed(grid.height, grid.width)
+
+
+def append_strip(coarse: CoarseMap, strip: Strip) -> None:
+    """Append a finished strip to the coarse map."""
+    for codes in strip.blocks():
+        coarse.append(codes)
+    trim_heap()
+
+
+def coarse_strips(
+    scene: Scene,
+    segmenter: Segmenter,
+    mosaic: Mosaic,
+    rows: range,
+    factor: int,
+    observed: Observed,
+    *,
+    exhaustive: bool,
+) -> Generator[Strip, None, None]:
+    """Run the coarse pass on some rows of windows. Close the generator before the scene is closed.
+
+    Args:
+        scene: the scene.
+        segmenter: the model.
+        mosaic: mosaic of the shrunk scene, which begins with the first of the rows.
+        rows: indices of the rows of windows of the shrunk scene (see `coarse_grid`).
+        factor: factor by which the scene is shrunk.
+        observed: record to which the observed pixels of each window are added.
+        exhaustive: see `coarse_pass`.
+
+    Yields:
+        The strip of each row of windows, from the top.
+
+    Raises:
+        ModelError: the model fails, or its probabilities are not finite.
+    """
     predict_tiles = _predict_twice if exhaustive or not segmenter.any_size else _predict_twice_where_uncertain
 
     def predict(tiles: list[Tile]) -> list[tuple[Tile, Floats | None]]:
@@ -75,22 +124,28 @@ def coarse_pass(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) 
             raise model_failure(scene.path, "in the coarse pass", Failure.of(error)) from error
         return [(tile, next(probabilities) if tile.valid.any() else None) for tile in tiles]
 
+    windows = (window for row in rows for window in mosaic.grid.row(row))
     with ExitStack() as stack:
-        tiles = stack.enter_context(closing(ahead(lambda window: scene.shrunk(window, factor), grid)))
+        tiles = stack.enter_context(closing(ahead(lambda window: scene.shrunk(window, factor), windows)))
         # Two pairs of tiles are computed in parallel, so that no core is idle while a pair's slower tile is computed.
-        predicted = stack.enter_context(closing(ahead(predict, _in_pairs(tiles), count=2, threads=2)))
+        pairs = _in_pairs(tiles, len(rows), len(mosaic.grid.col_offsets))
+        predicted = stack.enter_context(closing(ahead(predict, pairs, count=2, threads=2)))
         for tile, probability in chain.from_iterable(predicted):
             observed.add(tile.window, None if tile.failure else tile.complete)
             if strip := mosaic.add(tile.window, probability, tile.reason):
-                for codes in strip.blocks():
-                    coarse.append(codes)
-                trim_heap()
-    return coarse, observed
+                yield strip
 
 
-def _in_pairs(tiles: Iterator[Tile]) -> Iterator[list[Tile]]:
-    while pair := list(islice(tiles, 2)):
-        yield pair
+def _in_pairs(tiles: Iterator[Tile], rows: int, columns: int) -> Iterator[list[Tile]]:
+    """Group tiles into pairs. Both tiles of a pair are in one row of windows.
+
+    The last bits of a prediction depend on the tiles that share a batch. Pairs are therefore the same wherever the rows
+    of windows are divided among processes.
+    """
+    for _ in range(rows):
+        row = islice(tiles, columns)
+        while pair := list(islice(row, 2)):
+            yield pair
 
 
 def _predict_twice(segmenter: Segmenter, tiles: list[Tile]) -> list[Floats]:

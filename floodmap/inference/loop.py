@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from floodmap._runtime.memory import trim_heap
 from floodmap._runtime.prefetch import ahead
+from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.inference.mosaic import Mosaic
-from floodmap.inference.prediction import WindowResult, no_notes, predict
+from floodmap.inference.prediction import Outcome, no_notes, predict
 from floodmap.inference.prompting import Prompter, make_prompter
 from floodmap.inference.proof import Proof
 from floodmap.inference.selection import Selection, WindowPlan
@@ -50,6 +52,26 @@ class Progress:
     """Number of finished scene pixels; a pixel in several windows is counted once."""
     stage: str
     """"segment" while windows are computed, "write" while results are written."""
+    workers: int = 0
+    """Number of workers that compute windows; 0: this process computes them."""
+    chunks_done: int = 0
+    """Number of finished chunks of rows of windows; 0 without workers."""
+    chunks_total: int = 0
+    """Number of chunks of this run; 0 without workers."""
+
+
+class WindowRunner(Protocol):
+    """Worker processes that compute the windows of a scene in place of `run_windows`."""
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        ...
+
+    @property
+    def run_windows(self) -> Callable[..., None]:
+        """Function with the arguments and the effect of `run_windows`."""
+        ...
 
 
 def run_windows(
@@ -81,52 +103,85 @@ def run_windows(
             if there are fewer), always with the same error, and not for lack of memory (see the class `Proof`). The
             journal is then unchanged.
     """
-    begun, rows, columns = journal.finished(), len(grid.row_offsets), len(grid.col_offsets)
+    begun, rows = journal.finished(), len(grid.row_offsets)
     if begun == rows:
         return
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
     trim_heap()  # the memory of the coarse pass is freed, because its windows have another size
-    done = trimmed = first * columns
-    row, notes, writer = first, no_notes(), _JournalWriter(scene.path, journal)
-    windows = (window for number in range(first, rows) for window in grid.row(number))
     selection = Selection(scene, prompter, exhaustive=exhaustive or not segmenter.any_size)
+    writer, done = JournalWriter(scene.path, journal, begun), first * len(grid.col_offsets)
+
+    def add(outcome: Outcome) -> None:
+        nonlocal done
+        writer.add(outcome)
+        done += 1
+        report(Progress(done, len(grid), pixels_done(grid, outcome.window), "segment"))
+
+    entries = compute_rows(segmenter, selection, mosaic, range(first, rows), batch_size=batch_size, add=add)
+    with closing(entries):
+        for row, entry in enumerate(entries, first):
+            writer.append(row, entry)
+    writer.end()
+
+
+def pixels_done(grid: Grid, window: Window) -> int:
+    """Return the number of scene pixels in all windows up to a window, which is the last that is done."""
+    top, end = grid.strip(grid.row_offsets.index(window.row_off))
+    return top * grid.width + (end - top) * window.col_end
+
+
+def compute_rows(
+    segmenter: Segmenter,
+    selection: Selection,
+    mosaic: Mosaic,
+    rows: range,
+    *,
+    batch_size: int,
+    add: Callable[[Outcome], None],
+) -> Generator[Entry, None, None]:
+    """Compute some rows of windows. Close the generator before the scene is closed.
+
+    Args:
+        segmenter: the model.
+        selection: planner for the windows of the scene.
+        mosaic: mosaic of the scene, which begins with the first of the rows.
+        rows: indices of the rows of windows.
+        batch_size: size of a batch in whole windows; see `batches`.
+        add: function that receives the outcome of every window, in the order of the windows.
+
+    Yields:
+        The strip of each row of windows, from the top, with the notes on the windows of the row.
+    """
+    windows = (window for row in rows for window in mosaic.grid.row(row))
+    notes, since_trim = no_notes(), 0
     with ExitStack() as stack:
         readers = _READERS if segmenter.offloads else 1
         plans = ahead(selection.plan, windows, count=batch_size + readers, threads=readers)
-        todo = batches(stack.enter_context(closing(plans)), columns, batch_size)
+        todo = batches(stack.enter_context(closing(plans)), len(mosaic.grid.col_offsets), batch_size)
         # Two batches are computed while one is blended, so that no core is idle. A GPU has a third batch in its queue.
         in_flight = 3 if segmenter.offloads else 2
         predicted = ahead(partial(predict, segmenter), todo, count=in_flight, threads=in_flight)
         stack.enter_context(closing(predicted))
         for results, batch_notes in predicted:
             notes = {key: value + batch_notes[key] for key, value in notes.items()}
-            top, end = grid.strip(row)
+            strip = None
+            since_trim += len(results)
             while results:  # `pop` frees each result once it is blended
                 result = results.pop(0)
-                writer.add(result)
+                add(result.outcome)
                 strip = mosaic.add(result.window, result.probability(), result.reason)
-                done += 1
-                pixels = top * grid.width + (end - top) * result.window.col_end
-                report(Progress(done, len(grid), pixels, "segment"))
             if strip is None:
                 continue
-            if row >= begun:
-                writer.append(row, Entry(strip, notes))
-                notes = no_notes()
-            else:
-                # This strip is in the journal already; its windows were computed again for the rows below it. The
-                # earlier run counted these windows. Only failures are kept, because they affect the next strip.
-                notes = {**no_notes(), "failed": notes["failed"]}
-            strip, row = None, row + 1
-            if done - trimmed >= _TRIM_EVERY:
+            yield Entry(strip, notes)
+            notes, strip = no_notes(), None
+            if since_trim >= _TRIM_EVERY:
                 trim_heap()
-                trimmed = done
-    writer.end()
+                since_trim = 0
 
 
-class _JournalWriter:
+class JournalWriter:
     """Writer of strips to the journal and of warnings to the log.
 
     If the model has failed on every window so far, always with the same error, strips and warnings are kept in memory.
@@ -136,28 +191,44 @@ class _JournalWriter:
     These strips need little memory. At most three windows have failed, because `Proof` stops the run at the fourth
     failure. All other windows of these strips need no prediction by the model (for example, all pixels are nodata), and
     their compressed codes are small.
+
+    Args:
+        path: path of the scene, for messages.
+        journal: the journal.
+        begun: number of strips that are in the journal already.
     """
 
-    def __init__(self, path: object, journal: Journal) -> None:
-        self._path, self._journal, self._proof = path, journal, Proof()
+    def __init__(self, path: object, journal: Journal, begun: int) -> None:
+        self._path, self._journal, self._begun, self._proof = path, journal, begun, Proof()
         self._strips: list[tuple[int, Entry]] = []
-        self._failed: list[WindowResult] = []
+        self._failed: list[Outcome] = []
+        self._earlier: list[Any] = []
+        """Failed windows of the rows of windows whose strips are in the journal already."""
 
-    def add(self, result: WindowResult) -> None:
-        """Add the result of the next window, in the order of the windows.
+    def add(self, outcome: Outcome) -> None:
+        """Add the outcome of the next window, in the order of the windows.
 
         Raises:
             ModelError: the first windows all failed with the same error; see `Proof.add`.
         """
-        if result.reached:
-            self._proof.add(self._path, result.window, result.failure)
-        if result.why:
-            self._failed.append(result)
+        if outcome.reached:
+            self._proof.add(self._path, outcome.window, outcome.failure)
+        if outcome.why:
+            self._failed.append(outcome)
         self._write()
 
     def append(self, row: int, entry: Entry) -> None:
-        """Add a finished strip with the notes on its windows. `row` is the index of the strip, from the top."""
-        self._strips.append((row, entry))
+        """Add a finished strip with the notes on its windows. `row` is the index of the strip, from the top.
+
+        A strip that is in the journal already is not written again: its windows were computed again for the rows below
+        it. The earlier run counted these windows. Only failures are kept, because they affect the next strip.
+        """
+        if row < self._begun:
+            self._earlier += entry.notes["failed"]
+            return
+        notes = {**entry.notes, "failed": [*self._earlier, *entry.notes["failed"]]}
+        self._earlier = []
+        self._strips.append((row, Entry(entry.strip, notes)))
         self._write()
 
     def end(self) -> None:
@@ -178,10 +249,9 @@ class _JournalWriter:
             self._journal.append(*self._strips.pop(0))
 
 
-def _warn(result: WindowResult) -> None:
-    in_part = result.unread and (result.reached or result.coarse is not None) and not result.failure
-    what = "could be read in part, and the rest is unobserved" if in_part else "failed and is unobserved"
-    log.warning("window at column %d, row %d %s: %s", result.window.col_off, result.window.row_off, what, result.why)
+def _warn(outcome: Outcome) -> None:
+    what = "could be read in part, and the rest is unobserved" if outcome.in_part else "failed and is unobserved"
+    log.warning("window at column %d, row %d %s: %s", outcome.window.col_off, outcome.window.row_off, what, outcome.why)
 
 
 def batches(windows: Iterable[WindowPlan], columns: int, size: int) -> Iterator[list[WindowPlan]]:
@@ -236,7 +306,7 @@ def segment_whole(
             if result.reached:
                 proof.add(scene.path, result.window, result.failure)
             if result.why:
-                _warn(result)
+                _warn(result.outcome)
             if strip := mosaic.add(result.window, result.probability(), result.reason):
                 codes[strip.row_off : strip.row_off + strip.height] = strip.codes
     return codes

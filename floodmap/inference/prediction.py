@@ -20,6 +20,26 @@ from floodmap.models.protocol import Segmenter
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """Success or failure of a window: the part of a `WindowResult` that is recorded and logged."""
+
+    window: Window
+    unread: str = ""
+    """Error message if the window, or a part of the window, could not be read; otherwise empty."""
+    reached: bool = False
+    """True if the window, or a part of the window, was an input of the model."""
+    failure: Failure | None = None
+    """Error of the model on the window or on a part of the window; None if the model did not fail."""
+    in_part: bool = False
+    """True if only a part of the window could be read, and the model did not fail on this part."""
+
+    @property
+    def why(self) -> str:
+        """Error message of the model, or else of reading the window; empty if nothing failed."""
+        return self.failure.why if self.failure else self.unread
+
+
+@dataclass(frozen=True, slots=True)
 class WindowResult:
     """Prediction of a window, stored in pieces to save memory, because many results may wait in a queue."""
 
@@ -44,6 +64,12 @@ class WindowResult:
     def why(self) -> str:
         """Error message of the model, or else of reading the window; empty if nothing failed."""
         return self.failure.why if self.failure else self.unread
+
+    @property
+    def outcome(self) -> Outcome:
+        """Success or failure of the window, without pixels."""
+        in_part = bool(self.unread) and (self.reached or self.coarse is not None) and self.failure is None
+        return Outcome(self.window, self.unread, self.reached, self.failure, in_part)
 
     def probability(self) -> NDArray[np.float32] | None:
         """Return the probabilities of the whole window, float32 (height, width), 0 to 1.

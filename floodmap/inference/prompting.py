@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
-from floodmap.inference.coarse_map import CoarseMap, Observed, crop_coarse
+from floodmap.inference.coarse_map import CoarseCodes, MapPart, crop_coarse
 from floodmap.inference.coarse_pass import coarse_pass
 from floodmap.inference.likelihood import likelihood
+from floodmap.inference.observed import Observed
 from floodmap.inference.prompt_files import read_prompts
 from floodmap.inference.scales import COARSE_FACTOR, COARSE_MIN_SIDE
 from floodmap.models.prompts import Prompts, pick_prompts
@@ -56,12 +58,20 @@ def make_prompter(
         return joined(given, make_prompter(scene, segmenter, "auto", exhaustive=exhaustive))
     if segmenter.knows_floods:
         return far_view(scene, segmenter, exhaustive=exhaustive)
+    return LikelihoodPrompter(scene, scene_likelihood(scene))
+
+
+def scene_likelihood(scene: Scene) -> NDArray[np.float32]:
+    """Compute the unsupervised likelihood of a scene from a preview; the whole scene is read at reduced resolution.
+
+    Returns:
+        Likelihood of water, float32 (h, w), 0 to 1; h and w are at most `LIKELIHOOD_SIDE`.
+    """
     preview = scene.preview(max(1, min(max(scene.height, scene.width) // COARSE_FACTOR, LIKELIHOOD_SIDE)))
     nir = preview.nir
     if nir is not None and preview.nir_missing is not None:  # as bright as green: neither water nor land
         nir = np.where(preview.nir_missing, preview.rgb[1], nir)
-    likely = likelihood(preview.rgb, preview.valid, nir=nir, gsd_m=scene.gsd_m)
-    return lambda tile: pick_prompts(crop_coarse(likely, tile.window, scene), tile.valid)
+    return likelihood(preview.rgb, preview.valid, nir=nir, gsd_m=scene.gsd_m)
 
 
 def unprompted(_: Tile) -> Prompts:
@@ -82,10 +92,27 @@ def far_view(scene: Scene, segmenter: Segmenter, *, exhaustive: bool = True) -> 
             as a whole. False: the mirror image only of the parts of the window in which the first prediction is
             uncertain. With a model that cannot predict a part of a window alone, False has the effect of True.
     """
-    side = max(scene.height, scene.width)
-    if not segmenter.knows_floods or side < COARSE_MIN_SIDE:
+    if not has_coarse_pass(scene, segmenter):
         return unprompted
     return CoarsePrompter(scene, *coarse_pass(scene, segmenter, exhaustive=exhaustive))
+
+
+def has_coarse_pass(scene: Scene, segmenter: Segmenter) -> bool:
+    """Return True if `far_view` runs a coarse pass for a scene and a model."""
+    return segmenter.knows_floods and max(scene.height, scene.width) >= COARSE_MIN_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class LikelihoodPrompter:
+    """Prompter that picks points and boxes from the unsupervised likelihood of a scene."""
+
+    scene: Scene
+    likely: NDArray[np.float32] | MapPart
+    """Likelihood of the whole scene, float32 (h, w), 0 to 1; or the rows for the windows that are prompted."""
+
+    def __call__(self, tile: Tile) -> Prompts:
+        """Return the points and boxes of a tile."""
+        return pick_prompts(crop_coarse(self.likely, tile.window, self.scene), tile.valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +120,8 @@ class CoarsePrompter:
     """Prompter that returns mask prompts from the coarse pass of a scene."""
 
     scene: Scene
-    coarse: CoarseMap
-    """Coarse map of the whole scene."""
+    coarse: CoarseCodes
+    """Coarse map of the whole scene, or the rows of the map for the windows that are prompted."""
     observed: Observed
     """For each square of 16 x 16 pixels of the coarse map: whether all pixels of the scene in it are observed."""
 

@@ -88,6 +88,14 @@ class Grid:
         end = tops[index + 1] if index + 1 < len(tops) else self.height
         return tops[index], end
 
+    def rows_from_above(self, index: int) -> int:
+        """Return the number of scene rows that a row of windows shares with the row of windows above it.
+
+        `index` is the index of the lower row of windows; for the first row of windows, the number is 0.
+        """
+        tops = self.row_offsets
+        return tops[index - 1] + self.shape_hw[0] - tops[index] if index else 0
+
     def row_weights(self) -> NDArray[np.float32]:
         """Return the blend weights along the vertical axis, float32 (rows of windows, window height).
 

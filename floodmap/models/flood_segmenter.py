@@ -26,11 +26,13 @@ from floodmap.models.backends.dispatch import (
     tiles_to_device,
 )
 from floodmap.models.backends.onednn import pack_linears
-from floodmap.models.calibration import UNCALIBRATED, Calibration
+from floodmap.models.backends.threads import compute_gelu_in_one_thread, one_thread
+from floodmap.models.calibration import Calibration
 from floodmap.models.familiarity import Familiarity
+from floodmap.models.mask_prompts import mask_logits
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
-from floodmap.models.sam.common import FRAME, SUREST, Encoded, normalized
+from floodmap.models.sam.common import FRAME, Encoded, normalized
 from floodmap.models.sam.efficientnet import fuse
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
@@ -54,7 +56,17 @@ The IoU on the validation pictures with eight points rises from 0.866 to 0.873."
 
 
 class FloodSegmenter:
-    """Model that was trained on floods by floodmap; it needs no prompt and accepts tiles of any size."""
+    """Model that was trained on floods by floodmap; it needs no prompt and accepts tiles of any size.
+
+    Args:
+        model: path, name and SHA-256 of the weights.
+        network: the network with its weights.
+        calibration: calibration of the logits.
+        familiarity: features of the training views, for the out-of-distribution score; None: not known.
+        device: device of the model.
+        dtype: dtype of the weights.
+        share: number of processes that share the cores of the machine. This process computes with 1/`share` of them.
+    """
 
     knows_floods = True
     multiple = 32
@@ -67,12 +79,15 @@ class FloodSegmenter:
         familiarity: Familiarity | None,
         device: torch.device,
         dtype: torch.dtype,
+        share: int = 1,
     ) -> None:
         self.name, self.sha256, self.training, self.familiarity = model.name, model.sha256, model.training, familiarity
         self.calibration, self.device, self.dtype = calibration, device, dtype
         self._threads, self._dispatcher, self._replayer = torch.get_num_threads(), Dispatcher(device), Replayer(device)
         self.best_batch_size = 8 if device.type == "cuda" else min(self._threads, SIDE_BY_SIDE)
-        self._side_by_side = PerProcess(partial(ThreadPoolExecutor, self.best_batch_size, "windows"))
+        self._own_threads = max(1, self._threads // share)
+        n_batches = 8 if device.type == "cuda" else min(self._own_threads, SIDE_BY_SIDE)
+        self._side_by_side = PerProcess(partial(ThreadPoolExecutor, n_batches, "windows"))
         self.runs_on = f"{device.type} {str(dtype).removeprefix('torch.')}"
         self.offloads = device.type != "cpu"
         # Meta's networks resize every tile to SAM's input frame, and a GPU needs a warm-up for every shape.
@@ -90,6 +105,8 @@ class FloodSegmenter:
             network.to(memory_format=torch.channels_last)
             if isinstance(network, Sam):
                 pack_linears(network.image_encoder)
+            else:
+                compute_gelu_in_one_thread(network)
 
     def predict(self, tiles: Sequence[Tile], prompts: Sequence[Prompts]) -> list[NDArray[np.float32]]:
         """Predict the flood probability of every pixel; see `protocol.Segmenter`.
@@ -103,6 +120,9 @@ class FloodSegmenter:
         # Each batch has its own threads, because threads that share a window wait for each other at every layer.
         def run_batch(indices: list[int]) -> list[NDArray[np.float32]]:
             each = threads(self._threads) // min(len(batches), self.best_batch_size)
+            # In float32, oneDNN's convolutions give other last bits in one thread than in several. A process that has
+            # only a share of the cores then uses as many threads for a batch as a process that has all cores.
+            each = each if self.dtype == torch.float32 else min(each, self._own_threads)
             torch.set_num_threads(max(1, each if _pixels(tiles, indices[:1]) >= SHARED else 1))  # for this thread only
             padded = indices if len(indices) == 1 else indices + [indices[-1]] * (TOGETHER - len(indices))
             batch = tiles_to_device([tiles[index] for index in padded], self.device)
@@ -114,7 +134,7 @@ class FloodSegmenter:
         try:
             results = dict(zip(chain(*batches), chain(*self._side_by_side().map(run_batch, batches)), strict=True))
         finally:
-            torch.set_num_threads(threads(self._threads))  # a new thread inherits the value that was set last
+            torch.set_num_threads(threads(self._own_threads))  # a new thread inherits the value that was set last
         return [results[index] for index in range(len(tiles))]
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
@@ -204,7 +224,8 @@ class FloodSegmenter:
         logits = decode(self.network.encode(rgb, valid, *gsd))
         logits = logits.float().mul_(self.calibration.scale).add_(self.calibration.shift)
         full = F.interpolate(logits[:, None], rgb.shape[-2:], mode="bilinear", align_corners=False)
-        return full[:, 0, :height, :width].sigmoid_()
+        with one_thread():
+            return full[:, 0, :height, :width].sigmoid_()
 
     def _mask_logits(self, encoded: Encoded, likelihood: Tensor, shape_hw: Sequence[int]) -> Tensor:
         height, width = encoded.shape_hw
@@ -289,27 +310,3 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
     because box coordinates are encoded relative to the frame. `shape` ends with height and width of the tile in pixels.
     """
     return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
-
-
-def mask_logits(
-    likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
-) -> Tensor:
-    """Convert coarse flood probabilities or likelihoods of tiles to mask prompts (logits).
-
-    Args:
-        likelihood: coarse values of B tiles, (B, h, w), 0 to 1: flood probabilities from the coarse map, or, for Meta's
-            SAM, the likelihood from colours. The h x w pixels cover the whole tile; h and w may have any size.
-        shape_hw: height and width of the tiles, in pixels, without padding.
-        mask_hw: height and width of the mask prompts: a quarter of height and width of the padded tiles. The padding of
-            the mask prompts is dry.
-        calibration: calibration of the model. The calibration is inverted, because uncalibrated logits were the mask
-            prompts in training.
-
-    Returns:
-        Mask prompts: logits (B, 1, *mask_hw), at most `SUREST` in absolute value.
-    """
-    covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
-    logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale
-    logits = logits.clamp(-SUREST, SUREST)
-    logits = F.interpolate(logits, covered, mode="bilinear", align_corners=False)
-    return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)

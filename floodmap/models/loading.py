@@ -28,7 +28,7 @@ _DAMAGED = "{}: not a model floodmap can load ({}); fetch or train it again"
 
 
 def load_segmenter(
-    model: ResolvedModel, device: str = "auto", precision: str = "auto"
+    model: ResolvedModel, device: str = "auto", precision: str = "auto", *, share: int = 1
 ) -> FloodSegmenter | SamSegmenter:
     """Load a model's weights onto a device.
 
@@ -38,6 +38,7 @@ def load_segmenter(
         model: path, name and SHA-256 of the weights.
         device: torch device such as `cpu`, `cuda`, `cuda:1` or `mps`, or `auto`; see `pick_device`.
         precision: `float32`, `bfloat16` or `auto`; see `pick_dtype`.
+        share: number of processes that share the cores of the machine; see `FloodSegmenter`.
 
     Returns:
         A `FloodSegmenter` for a .safetensors file (trained by floodmap), a `SamSegmenter` for a .pth file of Meta.
@@ -51,7 +52,7 @@ def load_segmenter(
     if chosen.type == "cpu":
         check(dtype)
     if model.path.suffix == ".safetensors":
-        return FloodSegmenter(model, *_load_trained(model.path), chosen, dtype)
+        return FloodSegmenter(model, *_load_trained(model.path), chosen, dtype, share)
     return SamSegmenter(model, _load_sam(model.path), chosen, dtype)
 
 

@@ -57,6 +57,8 @@ class Finishing:
     """Time at which the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
     """Warnings about the results for the user, one line for each warning."""
+    workers: int = 0
+    """Number of workers that compute the windows; 0: the process of the run computes them."""
 
     def to_json(self) -> str:
         """Serialize the settings as JSON, for `from_json` in another process."""
@@ -145,6 +147,7 @@ class Finishing:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.time() - self.started, 2),
                 "formats": list(self.formats),
+                "workers": self.workers,
             },
         }
         report = self.out / f"{self.name}.json"

@@ -15,6 +15,14 @@ from typing import Any
 from floodmap import errors
 
 
+def module_command(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and the environment of a process that runs a module, with the imports of this process."""
+    # The package multiprocessing is not used, because it would run the user's script again. The option -P prevents
+    # imports from the current folder.
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, "PYTHONPATH": path}
+
+
 class Process:
     """A helper process that runs a module of floodmap.
 
@@ -27,15 +35,11 @@ class Process:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.popen: subprocess.Popen[str] | None = None
-        # The package multiprocessing is not used, because it would run the user's script again. The option -P prevents
-        # imports from the current folder.
-        command = [sys.executable, "-P", "-m", module, *arguments]
-        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+        command, environment = module_command(module, *arguments)
         with suppress(OSError, ValueError):
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii",
-                env={**os.environ, "PYTHONPATH": path},
-            )  # fmt: skip
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", env=environment
+            )
 
     def send(self, content: Any) -> None:
         """Send `content`, a value of JSON types, to the process as one line of JSON."""

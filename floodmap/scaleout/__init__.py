@@ -1,1 +1,1 @@
-"""Work beyond a single scene on a single process: many frames as one product."""
+"""Work beyond one scene in one process: many frames as one product, and worker processes."""

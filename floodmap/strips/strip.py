@@ -77,6 +77,27 @@ class Strip:
         step = block_rows(codes.shape[1])
         return cls(row_off, len(codes), step, ((codes.shape[1], tuple(pack_blocks(codes, step))),))
 
+    def with_top(self, codes: NDArray[np.uint8]) -> Strip:
+        """Return the strip with other codes in its first rows.
+
+        Args:
+            codes: uint8 (rows, scene width), the new codes of the first rows; at most as many rows as the strip has.
+        """
+        pieces, left = [], 0
+        for columns, blocks in self.pieces:
+            top = codes[:, left : left + columns]
+            changed = [self._with_top(blocks[row // self.step], row, top) for row in range(0, len(top), self.step)]
+            pieces.append((columns, (*changed, *blocks[len(changed) :])))
+            left += columns
+        return Strip(self.row_off, self.height, self.step, tuple(pieces))
+
+    def _with_top(self, block: bytes, row: int, top: NDArray[np.uint8]) -> bytes:
+        """Return a compressed block with the rows of `top` from `row` on in place of its own first rows."""
+        rows = unpacked(block, top.shape[1], min(self.step, self.height - row)).copy()
+        new = top[row : row + len(rows)]
+        rows[: len(new)] = new
+        return packed(rows)
+
     @property
     def codes(self) -> NDArray[np.uint8]:
         """Codes of all rows, decompressed: uint8 (rows, scene width)."""

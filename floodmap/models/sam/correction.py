@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from floodmap.models.backends.threads import one_thread
+
 CELL = 4
 """Side of a cell in pixels of the tile. A cell is a square of pixels; kriging corrects cells, not single pixels."""
 POINT_LOGIT = 5.0
@@ -57,7 +59,9 @@ class Kriging:
         )
         own = appearance[:, self.row, self.col]
         squares = appearance.square().sum(dim=0) + own.square().sum(dim=0)[:, None, None]
-        self.dissimilarity = (squares - 2 * torch.einsum("dn,dhw->nhw", own, appearance)).clamp_(min=0)
+        with one_thread():
+            products = torch.einsum("dn,dhw->nhw", own, appearance)
+        self.dissimilarity = (squares - 2 * products).clamp_(min=0)
         """Squared distance in feature space between the cell of each point and every cell, (N, H/4, W/4)."""
         down = torch.arange(height, device=appearance.device) - self.row[:, None]
         right = torch.arange(width, device=appearance.device) - self.col[:, None]
@@ -81,7 +85,8 @@ class Kriging:
         sign = self.labels.float() * 2 - 1
         residual = sign * F.relu(POINT_LOGIT - sign * logits.detach()[self.row, self.col])
         variance = self.kernel[:, self.row, self.col] + NOISE * torch.eye(len(self.row), device=logits.device)
-        return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
+        with one_thread():
+            return logits + torch.einsum("n,nhw->hw", torch.linalg.solve(variance, residual), self.kernel)
 
     def maps(self) -> Tensor:
         """Return the similarity of each cell to the most similar point, as six planes (6, H/4, W/4), 0 to 1.

@@ -1,0 +1,125 @@
+"""`DaskPool`: the workers of a Dask cluster, through `dask.distributed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from floodmap._runtime.extras import require
+from floodmap.errors import WorkerError
+from floodmap.scaleout.pool import Pool
+from floodmap.scaleout.worker import release, run_on
+
+Result = TypeVar("Result")
+
+_CONNECT_S = 30
+"""Time in seconds after which the attempt to connect to a scheduler ends."""
+_POLL_S = 2.0
+"""Time in seconds between two checks whether a worker still exists."""
+_RELEASE_S = 3.0
+"""Time in seconds that the workers have to close their scenes, before the client disconnects."""
+
+
+class DaskPool(Pool):
+    """Workers of a Dask cluster that the user has started. Each thread of a worker runs one call at a time.
+
+    If a worker ends, the scheduler runs its calls again on another worker. After how many ends a call fails, the
+    scheduler decides (`distributed.scheduler.allowed-failures`). Workers may join and leave during a run.
+
+    Args:
+        scheduler: address of the scheduler, or a `distributed.Client`, which stays connected at the end.
+        device: torch device of every worker.
+    """
+
+    same_machine = False
+
+    def __init__(self, scheduler: Any, device: str) -> None:
+        require("distributed", "--scheduler")
+        from distributed import Client, KilledWorker
+
+        if not isinstance(scheduler, str | Client):
+            raise TypeError(f"scheduler is a {type(scheduler).__name__}; give an address or a distributed.Client")
+        self.lost = (KilledWorker,)
+        self._own_client, self._device = isinstance(scheduler, str), device
+        self._client: Any = _connected(scheduler) if isinstance(scheduler, str) else scheduler
+        self._executor = self._client.get_executor(pure=False)
+
+    @property
+    def size(self) -> int:
+        """Number of threads of all workers, at least 1: workers that have all left may come back."""
+        return max(1, sum(self._threads().values()))
+
+    def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """Run a function in a worker that is free; see `concurrent.futures.Executor.submit`."""
+        future: Future[Result] = self._executor.submit(run_on, self._device, function, *args, **kwargs)
+        return future
+
+    def everywhere(self, function: Callable[..., Result], /, *args: Any) -> list[Result]:
+        """Run a function once in every worker, and return the results; see `Pool.everywhere`."""
+        addresses = list(self._threads())
+        if not addresses:
+            raise WorkerError(f"{self._client.scheduler.address}: no worker; start workers with: dask worker ADDRESS")
+        begun = {address: self._on(address, function, *args) for address in addresses}
+        return [self._awaited(address, future) for address, future in begun.items()]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Close the scenes and drop the models in all workers, and disconnect."""
+        with suppress(OSError, ValueError, CancelledError, WorkerError):  # the scheduler may have ended
+            wait_for([self._on(address, release) for address in self._threads()], _RELEASE_S)
+            self._executor.shutdown(wait=False)
+        if self._own_client:
+            self._client.close()
+
+    def _threads(self) -> dict[str, int]:
+        """Return the number of threads of each worker, by address.
+
+        Raises:
+            WorkerError: the scheduler has ended.
+        """
+        try:
+            threads: dict[str, int] = self._client.nthreads()
+            return threads
+        except (OSError, ValueError, TypeError, CancelledError) as error:  # the last two, if the client has closed
+            raise WorkerError("the connection to the scheduler was lost; continue with --resume") from error
+
+    def _on(self, address: str, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run a function in the worker with this address."""
+        where = {"workers": [address], "allow_other_workers": False}
+        future: Future[Any] = self._executor.submit(run_on, self._device, function, *args, **where)
+        return future
+
+    def _awaited(self, address: str, future: Future[Any]) -> Any:
+        """Wait for the result of a call that runs in one worker.
+
+        Raises:
+            WorkerError: the worker left the cluster, or has another version of floodmap.
+        """
+        while not wait_for([future], _POLL_S).done:
+            if address not in self._threads():
+                future.cancel()
+                raise WorkerError(f"worker {address} ended at the start; free memory there, or start it again")
+        try:
+            return future.result()
+        except (ImportError, AttributeError) as error:
+            raise WorkerError(
+                f"worker {address} has no such floodmap ({error}); install the same version there"
+            ) from error
+
+
+def _connected(address: str) -> Any:
+    """Connect to a scheduler and return the client.
+
+    Raises:
+        WorkerError: there is no scheduler at this address.
+    """
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise WorkerError(
+            f"{address}: no Dask scheduler answers ({type(error).__name__}); start one with: dask scheduler"
+        ) from error
