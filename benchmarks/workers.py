@@ -71,7 +71,7 @@ def cluster(folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def workers_of(kind: str, client: int, nannies: list[subprocess.Popen[bytes]]) -> list[int]:
     """Ids of the worker processes of a run."""
-    roots, sign = ([client], b"floodmap.scaleout.process") if kind == LOCAL else ([], b"multiprocessing")
+    roots, sign = ([client], b"floodmap.scaleout.workers.process") if kind == LOCAL else ([], b"multiprocessing")
     roots += [] if kind == LOCAL else [nanny.pid for nanny in nannies]
     found = [pid for root in roots for pid in tree(root)]
     return [pid for pid in found if sign in line_of(pid) and b"resource_tracker" not in line_of(pid)]

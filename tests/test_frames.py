@@ -17,14 +17,14 @@ from scipy.ndimage import distance_transform_edt
 
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
-from floodmap.scaleout import frame_codes
-from floodmap.scaleout.blending import Blend
-from floodmap.scaleout.edge_distance import CELL, Completeness, cell_edges
-from floodmap.scaleout.frame_codes import FrameCodes
-from floodmap.scaleout.interpolation import averaged, interpolated, interpolated_along_axes
-from floodmap.scaleout.placement import Placement
-from floodmap.scaleout.product_grid import product_grid
-from floodmap.scaleout.resampling import Contribution, edge_weight
+from floodmap.scaleout.frames import frame_codes
+from floodmap.scaleout.frames.blending import Blend
+from floodmap.scaleout.frames.edge_distance import CELL, Completeness, cell_edges
+from floodmap.scaleout.frames.frame_codes import FrameCodes
+from floodmap.scaleout.frames.interpolation import averaged, interpolated, interpolated_along_axes
+from floodmap.scaleout.frames.placement import Placement
+from floodmap.scaleout.frames.product_grid import product_grid
+from floodmap.scaleout.frames.resampling import Contribution, edge_weight
 
 UTM, OTHER = CRS.from_epsg(32633), CRS.from_epsg(32634)
 

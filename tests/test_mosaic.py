@@ -24,7 +24,6 @@ from rasterio.warp import transform as warp_points
 from shapely.geometry import box
 
 import floodmap
-import floodmap_cli.mosaic as command
 from floodmap.api.mosaics import MosaicSettings
 from floodmap.errors import MissingCRSError, ModelError, OutputError, PromptError, SceneError
 from floodmap.geo.source_name import SourceName
@@ -32,8 +31,8 @@ from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
-from floodmap.scaleout.frame_loop import MosaicProgress
-from floodmap.scaleout.product import mosaic_frames
+from floodmap.scaleout.frames.frame_loop import MosaicProgress
+from floodmap.scaleout.frames.product import mosaic_frames
 from floodmap_cli.main import run
 
 OTHER_UTM = "EPSG:32634"
@@ -325,9 +324,9 @@ def test_killed_and_resumed_gives_the_same_bytes(
     frames = tiles_of(make_scene, percents((150, 150)), 90, 30)  # 9 frames with 4 windows each, and strips
     shifted = NORTH_UP @ Affine.translation(60.4, 90.3)
     frames.append(make_scene(pixels=percents((70, 90), 1), name="frames/z.tif", transform=shifted))
-    code = "import floodmap.scaleout.assembly as a\na.strip_rows = lambda width: 16\n" + KILLED
+    code = "import floodmap.scaleout.frames.assembly as a\na.strip_rows = lambda width: 16\n" + KILLED
     arguments = [str(Path(__file__).parent), str(tmp_path / "frames")]
-    monkeypatch.setattr("floodmap.scaleout.assembly.strip_rows", lambda width: 16)
+    monkeypatch.setattr("floodmap.scaleout.frames.assembly.strip_rows", lambda width: 16)
     whole = product(frames, tmp_path / "whole")
     done = subprocess.run([sys.executable, "-c", code, *arguments, str(tmp_path / "out"), str(steps)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -429,7 +428,7 @@ def test_the_function_in_python_has_the_settings_of_segment(make_scene: SceneFac
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     fake = BlueSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 

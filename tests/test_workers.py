@@ -37,13 +37,13 @@ from floodmap.inference.tiling import Grid
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout import worker
-from floodmap.scaleout.facts import Facts, refuse_mixture, versions
-from floodmap.scaleout.job import Chunk, cut
-from floodmap.scaleout.local import LocalPool
-from floodmap.scaleout.opening import open_workers
-from floodmap.scaleout.pool import Call, Lost, Pool, in_order
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers import worker
+from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
+from floodmap.scaleout.workers.job import Chunk, cut
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.opening import open_workers
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.strip import Strip
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -277,7 +277,7 @@ def test_worker_processes_end_with_the_pool_and_with_the_client(scene: Path, tmp
         assert process.poll() is None
     assert process.poll() is not None
     code = (
-        "import sys, time; from floodmap.scaleout.local import LocalPool\n"
+        "import sys, time; from floodmap.scaleout.workers.local import LocalPool\n"
         "pool = LocalPool(['cpu']); print(pool.workers[0].popen.pid, flush=True); time.sleep(900)"
     )
     client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -459,11 +459,11 @@ def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(sample: Path) -> None:
     with client:
         while client.poll() is None and not list((sample / "broken").glob(".*/*.strip")):
             time.sleep(0.02)
-        workers = [pid for pid in children(client.pid) if "floodmap.scaleout.process" in line_of(pid)]
+        workers = [pid for pid in children(client.pid) if "floodmap.scaleout.workers.process" in line_of(pid)]
         os.killpg(client.pid, signal.SIGINT)  # as a terminal does: every process of the group gets the signal
         said = client.communicate(timeout=HANGS)[1]
     assert client.returncode == 130 and "--resume" in said and "Traceback" not in said
-    assert len(workers) == 2 and not any("floodmap.scaleout.process" in line_of(pid) for pid in workers)
+    assert len(workers) == 2 and not any("floodmap.scaleout.workers.process" in line_of(pid) for pid in workers)
     done = cli("scene.tif", "-o", "broken", "--tile-size", 320, "--resume", cwd=sample)
     assert done.returncode == 0 and digests(sample / "one") == digests(sample / "broken")
 

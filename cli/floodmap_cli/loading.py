@@ -22,7 +22,7 @@ def open_model(
         The model; and the worker processes, or None if this process computes the windows.
     """
     from floodmap.models.mirrored import Mirrored
-    from floodmap.scaleout.opening import needs_workers, open_workers
+    from floodmap.scaleout.workers.opening import needs_workers, open_workers
 
     if needs_workers(workers, scheduler, device):
         with open_workers(

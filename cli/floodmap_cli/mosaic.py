@@ -21,7 +21,7 @@ from .progress import progress_bar
 from .result_line import print_result
 
 if TYPE_CHECKING:
-    from floodmap.scaleout.frame_loop import MosaicProgress
+    from floodmap.scaleout.frames.frame_loop import MosaicProgress
 
 FAILED_FRAMES, FAILED_WINDOWS = 1, 3
 """Exit codes: a frame failed (1); all frames are done, but some windows failed (3)."""
@@ -78,7 +78,7 @@ def mosaic(
     helper = None if scene_options.aoi or scene_options.mask or is_loaded() else Helper()
     from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import refuse_other_run
-    from floodmap.scaleout.product import mosaic_frames
+    from floodmap.scaleout.frames.product import mosaic_frames
 
     sources = find_sources(frames, out)
     refuse_other_run(out, chosen.name)  # before a model is loaded in vain

@@ -15,8 +15,8 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import MODEL, OUTPUT_FOLDER, Format, MosaicOptions, SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import refuse_other_run
-from floodmap.scaleout.frame_loop import MosaicProgress
-from floodmap.scaleout.product import mosaic_frames
+from floodmap.scaleout.frames.frame_loop import MosaicProgress
+from floodmap.scaleout.frames.product import mosaic_frames
 
 
 class MosaicSettings(TypedDict, total=False):

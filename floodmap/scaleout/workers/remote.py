@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from floodmap.errors import WorkerError
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
-from floodmap.scaleout.facts import Facts
-from floodmap.scaleout.model import ModelSource
-from floodmap.scaleout.pool import Call, Lost, Pool, in_order
-from floodmap.scaleout.worker import ood_score
+from floodmap.scaleout.workers.facts import Facts
+from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.worker import ood_score
 
 
 class RemoteSegmenter:

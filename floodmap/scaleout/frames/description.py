@@ -13,8 +13,8 @@ from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.inference.prediction import no_notes
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import jsonable, versions
-from floodmap.scaleout.frames import Frame, FrameList
-from floodmap.scaleout.placement import Placement
+from floodmap.scaleout.frames.listing import Frame, FrameList
+from floodmap.scaleout.frames.placement import Placement
 
 _ROLES = ("train", "val", None)
 """Roles of a picture in the training of a model, the most important first."""

@@ -15,9 +15,9 @@ from floodmap.inference.loop import Progress
 from floodmap.inference.strangeness import PLACES, SIDE, ood_warnings_of
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
-from floodmap.scaleout.frame_codes import FrameCodes
-from floodmap.scaleout.frame_segmentation import open_frame
-from floodmap.scaleout.frames import Frame
+from floodmap.scaleout.frames.frame_codes import FrameCodes
+from floodmap.scaleout.frames.frame_segmentation import open_frame
+from floodmap.scaleout.frames.listing import Frame
 
 log = logging.getLogger(__name__)
 

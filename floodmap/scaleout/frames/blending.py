@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.geo.window import Window
-from floodmap.scaleout.resampling import Contribution, PlacedFrame
+from floodmap.scaleout.frames.resampling import Contribution, PlacedFrame
 from floodmap.strips.codes import NODATA
 
 _STRIP_PIXELS = 2**20

@@ -16,10 +16,10 @@ from floodmap.geo.window import Window
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.inference.prediction import no_notes
 from floodmap.models.protocol import Segmenter
-from floodmap.scaleout.blending import blend_rows, strip_rows
-from floodmap.scaleout.frame_loop import FrameResult, MosaicProgress, Report, frames_ood_warnings
-from floodmap.scaleout.frames import FrameList, grouped
-from floodmap.scaleout.resampling import PlacedFrame
+from floodmap.scaleout.frames.blending import blend_rows, strip_rows
+from floodmap.scaleout.frames.frame_loop import FrameResult, MosaicProgress, Report, frames_ood_warnings
+from floodmap.scaleout.frames.listing import FrameList, grouped
+from floodmap.scaleout.frames.resampling import PlacedFrame
 from floodmap.strips.codes import OUTSIDE
 from floodmap.strips.journal import Entry, Journal
 from floodmap.strips.strip import Strip

@@ -16,7 +16,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import Infrared
 from floodmap.models.prompts import Prompts
 from floodmap.options import SceneOptions
-from floodmap.scaleout.model import ModelSource
+from floodmap.scaleout.workers.model import ModelSource
 from floodmap.strips.journal import Entry
 from floodmap.strips.strip import Strip
 

@@ -35,14 +35,14 @@ from floodmap.output.results import (
     result_paths,
 )
 from floodmap.pipeline import refuse_other_run, versions, with_page, work_folder
-from floodmap.scaleout.assembly import append_strips, open_area, product_warnings
-from floodmap.scaleout.description import describe_product, product_notes
-from floodmap.scaleout.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
-from floodmap.scaleout.frames import FrameList, read_frames
-from floodmap.scaleout.picture import product_picture
-from floodmap.scaleout.placement import Placement
-from floodmap.scaleout.product_grid import product_grid
-from floodmap.scaleout.resampling import PlacedFrame
+from floodmap.scaleout.frames.assembly import append_strips, open_area, product_warnings
+from floodmap.scaleout.frames.description import describe_product, product_notes
+from floodmap.scaleout.frames.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
+from floodmap.scaleout.frames.listing import FrameList, read_frames
+from floodmap.scaleout.frames.picture import product_picture
+from floodmap.scaleout.frames.placement import Placement
+from floodmap.scaleout.frames.product_grid import product_grid
+from floodmap.scaleout.frames.resampling import PlacedFrame
 from floodmap.strips.journal import Journal
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import describe
-from floodmap.scaleout.frame_codes import FrameCodes
-from floodmap.scaleout.frames import Frame
+from floodmap.scaleout.frames.frame_codes import FrameCodes
+from floodmap.scaleout.frames.listing import Frame
 from floodmap.strips.journal import Journal
 
 SUFFIX = ".codes"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from floodmap.geo.window import Window
-from floodmap.scaleout.frame_codes import FrameCodes
-from floodmap.scaleout.interpolation import along_axes, averaged, interpolated, interpolated_along_axes
-from floodmap.scaleout.placement import Placement
+from floodmap.scaleout.frames.frame_codes import FrameCodes
+from floodmap.scaleout.frames.interpolation import along_axes, averaged, interpolated, interpolated_along_axes
+from floodmap.scaleout.frames.placement import Placement
 from floodmap.strips.codes import FAILED, FIRST_REASON, NODATA
 
 FULL_WEIGHT_PX = 512

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.scaleout.placement import outline
+from floodmap.scaleout.frames.placement import outline
 
 _WHOLE = 0.01
 """Largest distance from a whole number, in pixels, at which the edge of a frame counts as the edge of a pixel."""

@@ -12,8 +12,8 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.output.pages.maps import SIDE
-from floodmap.scaleout.frames import Frame
-from floodmap.scaleout.placement import Placement
+from floodmap.scaleout.frames.listing import Frame
+from floodmap.scaleout.frames.placement import Placement
 from floodmap.strips.codes import NODATA, OUTSIDE
 
 

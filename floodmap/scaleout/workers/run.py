@@ -24,13 +24,13 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SceneOptions
-from floodmap.scaleout.facts import refuse_mixture
-from floodmap.scaleout.guides import Guides, guides_of
-from floodmap.scaleout.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
-from floodmap.scaleout.model import ModelSource
-from floodmap.scaleout.pool import Call, Lost, Pool, in_order
-from floodmap.scaleout.remote import RemoteSegmenter
-from floodmap.scaleout.worker import coarse_chunk, report_facts, segment_chunk
+from floodmap.scaleout.workers.facts import refuse_mixture
+from floodmap.scaleout.workers.guides import Guides, guides_of
+from floodmap.scaleout.workers.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
+from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.remote import RemoteSegmenter
+from floodmap.scaleout.workers.worker import coarse_chunk, report_facts, segment_chunk
 from floodmap.strips.journal import Entry, Journal
 
 log = logging.getLogger(__name__)

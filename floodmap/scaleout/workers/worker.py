@@ -24,8 +24,8 @@ from floodmap.inference.prompting import CoarsePrompter, LikelihoodPrompter, Pro
 from floodmap.inference.selection import Selection
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
-from floodmap.scaleout.facts import Facts, place, refuse_other_kind, versions
-from floodmap.scaleout.job import (
+from floodmap.scaleout.workers.facts import Facts, place, refuse_other_kind, versions
+from floodmap.scaleout.workers.job import (
     Chunk,
     ChunkResult,
     CoarseGuide,
@@ -35,7 +35,7 @@ from floodmap.scaleout.job import (
     Job,
     LikelihoodGuide,
 )
-from floodmap.scaleout.model import ModelSource
+from floodmap.scaleout.workers.model import ModelSource
 
 
 @dataclass

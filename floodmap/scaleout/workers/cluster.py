@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from floodmap._runtime.extras import require
 from floodmap.errors import WorkerError
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.worker import release, run_on
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.worker import release, run_on
 
 Result = TypeVar("Result")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from floodmap._runtime.files import atomic_path
 from floodmap.errors import writing
 from floodmap.geo.window import Window
-from floodmap.scaleout.edge_distance import Completeness
+from floodmap.scaleout.frames.edge_distance import Completeness
 from floodmap.strips.strip import packed, unpacked
 
 _DIGEST = 16

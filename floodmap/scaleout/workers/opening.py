@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from floodmap.errors import WorkerError
 from floodmap.models.registry import ResolvedModel
 from floodmap.output.helpers import module_command
-from floodmap.scaleout.local import LocalPool
-from floodmap.scaleout.model import ModelFile
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.model import ModelFile
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.run import Workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,7 +62,7 @@ def _open_pool(devices: list[str], workers: int | None, scheduler: str | Client 
     if scheduler is not None:
         if workers is not None or len(devices) > 1:
             raise WorkerError("--scheduler excludes --workers and several devices; the cluster decides on both")
-        from floodmap.scaleout.cluster import DaskPool
+        from floodmap.scaleout.workers.cluster import DaskPool
 
         return DaskPool(scheduler, devices[0])
     if workers is not None and (workers < 1 or len(devices) not in (1, workers)):
