@@ -6,9 +6,12 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
     from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
+    from floodmap.catalogue.rows import SceneRow
+    from floodmap.catalogue.run import Catalogue, ScenesProgress
     from floodmap.comparison.run import Comparison
     from floodmap.errors import FloodmapError
     from floodmap.evaluation.run import evaluate
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Catalogue",
     "Comparison",
     "Evaluation",
     "FineTuneOptions",
@@ -38,6 +42,8 @@ __all__ = [
     "Prompts",
     "Scene",
     "SceneOptions",
+    "SceneRow",
+    "ScenesProgress",
     "Scores",
     "SegmentOptions",
     "TrainedModel",
@@ -51,6 +57,7 @@ __all__ = [
     "predict",
     "sample",
     "segment",
+    "segment_many",
     "train",
     "vectorize",
 ]
@@ -58,6 +65,7 @@ __all__ = [
 # Module of each public name. No module directly in this package may have the name of a function below: the import of
 # such a module would replace the function `floodmap.NAME` by the module.
 _HOMES = {
+    "Catalogue": "catalogue.run",
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
     "FineTuneOptions": "options",
@@ -69,6 +77,8 @@ _HOMES = {
     "Prompts": "models.prompts",
     "Scene": "imagery.scene",
     "SceneOptions": "options",
+    "SceneRow": "catalogue.rows",
+    "ScenesProgress": "catalogue.run",
     "Scores": "evaluation.scores",
     "SegmentOptions": "options",
     "TrainedModel": "models.training_record",
@@ -81,6 +91,7 @@ _HOMES = {
     "predict": "api.scenes",
     "sample": "api.scenes",
     "segment": "api.scenes",
+    "segment_many": "api.catalogues",
     "train": "api.labelled",
     "vectorize": "output.polygons",
 }

@@ -150,6 +150,30 @@ class SegmentOptions:
         return {name: path for name, path in given.items() if path not in (None, "auto", "none")}
 
 
+class SegmentSettings(TypedDict, total=False):
+    """Types of the optional keyword arguments of `floodmap.segment_many`: fields of both option classes above."""
+
+    prompts: str | Path
+    resolution_m: float | None
+    bands: tuple[int, ...] | None
+    nir: Literal["auto", "off"]
+    nodata: float | Literal["none"] | None
+    mask: str | Path | None
+    aoi: str | Path | None
+    crs: str | None
+    collar: Literal["auto", "off"]
+    tile_size: int
+    overlap: int
+    threshold: float
+    min_area_m2: float | None
+    simplify_m: float | None
+    formats: tuple[Format, ...]
+    exhaustive: bool
+    overwrite: bool
+    resume: bool
+    report: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MosaicOptions:
     """Options of a run of `mosaic`, besides those of `segment`."""

@@ -6,16 +6,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
+from floodmap._runtime.versions import version
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import has_gdal_name, refuse_unreadable
@@ -64,6 +64,7 @@ def segment_scene(
     progress: Callable[[Progress], None] | None = None,
     helper: Helper | None = None,
     workers: WindowRunner | None = None,
+    rehearsed: set[Hashable] | None = None,
 ) -> FloodMap:
     """Segment one scene with a loaded model, as `floodmap.segment` does.
 
@@ -77,6 +78,7 @@ def segment_scene(
         helper: helper process for the rehearsal: a write of all results for a scene of two pixels, before the first
             window (see `rehearsal.rehearse`); None: this process does the rehearsal.
         workers: worker processes that compute the windows, with `segmenter` as their model; None: this process.
+        rehearsed: kinds of runs that need no rehearsal, for several scenes in one process; see `rehearsal.rehearse`.
 
     Returns:
         The results on disk: paths of all files, and the content of the JSON report.
@@ -116,7 +118,7 @@ def segment_scene(
                 log.warning("%s", line)
             finishing = _finishing(scene, out, name, options, settings, started, ood_lines)
             finishing = replace(finishing, workers=workers.size if workers else 0)
-            rehearse(finishing, journal.scratch, helper)
+            rehearse(finishing, journal.scratch, helper, rehearsed)
             worker = stack.enter_context(FinishingProcess(finishing, journal)) if segmenter.offloads else None
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run = workers.run_windows if workers else run_windows

@@ -14,13 +14,13 @@ from fakes import FakeSegmenter
 from range_server import serving
 from rasterio.enums import ColorInterp
 
+from floodmap.catalogue.finding import find_scenes
 from floodmap.errors import SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import segment_scene
-from floodmap_cli.inputs import find_scenes
 
 pytest.importorskip("pystac", reason="pystac is not installed")
 HW = (200, 260)

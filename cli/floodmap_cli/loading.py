@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from floodmap.inference.loop import WindowRunner
     from floodmap.models.protocol import Segmenter
     from floodmap.models.registry import ResolvedModel
+    from floodmap.scaleout.workers.run import Workers
 
 
 @contextmanager
 def open_model(
     model: str, device: str, flips: bool, workers: int | None, scheduler: str | None, allow_mixed: bool
-) -> Iterator[tuple[Segmenter, WindowRunner | None]]:
+) -> Iterator[tuple[Segmenter, Workers | None]]:
     """Context manager: load a model in this process, or in worker processes.
 
     Yields:

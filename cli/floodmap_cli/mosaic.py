@@ -14,7 +14,6 @@ import click
 
 from floodmap.options import OUTPUT_FOLDER, MosaicOptions, SceneOptions, SegmentOptions
 
-from .inputs import find_sources
 from .loading import load as _load
 from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
 from .progress import progress_bar
@@ -76,6 +75,7 @@ def mosaic(
     scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     # As in `floodmap segment`: with polygons as input, this process loads the libraries anyway.
     helper = None if scene_options.aoi or scene_options.mask or is_loaded() else Helper()
+    from floodmap.catalogue.finding import find_sources
     from floodmap.models.mirrored import Mirrored
     from floodmap.pipeline import refuse_other_run
     from floodmap.scaleout.frames.product import mosaic_frames

@@ -209,7 +209,7 @@ devices_option = click.option(
 workers_options = _stack(
     click.option(
         "--workers", type=click.IntRange(min=1), metavar="N",
-        help="Compute windows in N worker processes on this machine. The results are the same.",
+        help="Compute in N worker processes on this machine: small scenes side by side. The results are the same.",
     ),
     click.option(
         "--scheduler", metavar="ADDRESS",
@@ -221,6 +221,12 @@ workers_options = _stack(
     ),
 )  # fmt: skip
 """Decorator that adds the parameters `workers`, `scheduler` and `allow_mixed`."""
+
+catalogue_option = click.option(
+    "--catalogue", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Write the polygons of all scenes and a row for each scene to FILE.gpkg, or to FILE.parquet.",
+)  # fmt: skip
+"""Decorator that adds the parameter `catalogue`."""
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 """Decorator that adds the parameter `overwrite`."""

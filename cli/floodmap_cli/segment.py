@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -17,9 +17,9 @@ import click
 from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
-from .inputs import find_scenes
 from .loading import open_model
 from .options import (
+    catalogue_option,
     devices_option,
     flips_option,
     json_option,
@@ -60,6 +60,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
 )
+@catalogue_option
 @devices_option
 @workers_options
 @flips_option
@@ -68,9 +69,10 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
-    batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, **settings: Any,
+    batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, catalogue: Path | None,
+    **settings: Any,
 ) -> int:  # fmt: skip
-    """Find flood water in SCENE... (files, folders or patterns; anything GDAL reads).
+    """Find flood water in SCENE... (files, folders, patterns or STAC collections; anything GDAL reads).
 
     \b
         floodmap segment scene.tif --model finetuned
@@ -80,9 +82,12 @@ def segment(
     layers have styles for QGIS. With --report, NAME_report.html shows the results on one page. With --report and
     --resume, this page is added to results that exist already.
 
+    With --catalogue, the polygons of all scenes and a row for each scene are in one file. With --workers, small scenes
+    are computed side by side.
+
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails on every window; 2 wrong usage; 3 done, but
     some windows failed, in whole or in part (the failed pixels are unobserved, unless a neighbouring window covers
-    them); 130 interrupted.
+    them), or with --catalogue some scenes failed; 130 interrupted.
     """
     from floodmap._runtime.memory import configure_low_memory
 
@@ -93,10 +98,26 @@ def segment(
     # anyway, and a helper process would save nothing.
     scene_options = SceneOptions(**{one.name: settings.pop(one.name) for one in fields(SceneOptions)})
     vector_inputs = scene_options.aoi or scene_options.mask or settings["prompts"] not in ("auto", "none")
-    helper = None if vector_inputs or is_loaded() else Helper()
-    from floodmap.pipeline import segment_scene
+    from floodmap.catalogue.finding import find_scenes
 
     found = find_scenes(scenes, out)
+    in_workers = len(found) > 1 and (workers or scheduler)  # workers rehearse for themselves
+    helper = None if vector_inputs or in_workers or is_loaded() else Helper()
+    from floodmap.pipeline import segment_scene
+    from floodmap.scaleout.workers.opening import needs_workers
+
+    from .many import segment_many
+
+    opened = open_model(model, device, flips, workers, scheduler, allow_mixed)
+
+    def options_for(best_batch_size: int | None) -> SegmentOptions:
+        return SegmentOptions(scene=scene_options, batch_size=batch_size or best_batch_size or 1, **settings)
+
+    if catalogue is not None or (len(found) > 1 and needs_workers(workers, scheduler, device)):
+        return segment_many(
+            found, out, catalogue, opened, options_for, helper=helper, as_json=as_json, verbosity=verbosity,
+            print_result=lambda result: print_result(result, as_json, verbosity),
+        )  # fmt: skip
     free = list(_without_busy(found, out))
     if not free:
         if as_json:
@@ -104,14 +125,16 @@ def segment(
         return REFUSED
     results: list[FloodMap] = []
     worst = 0 if len(free) == len(found) else REFUSED
-    with open_model(model, device, flips, workers, scheduler, allow_mixed) as (segmenter, runner):
-        options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
+    rehearsed: set[Hashable] = set()
+    with opened as (segmenter, runner):
+        options = options_for(segmenter.best_batch_size)
         for name, path in free:
             with _progress(name, verbosity) as progress:
                 try:
                     results.append(
                         segment_scene(
-                            path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner
+                            path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner,
+                            rehearsed=rehearsed,
                         )
                     )
                 except KeyboardInterrupt:

@@ -147,7 +147,7 @@ def segment(
         runner: Workers | None = None
         if needs_workers(workers, scheduler, device):
             runner = stack.enter_context(open_workers(
-                _file_of(model), workers=workers, scheduler=scheduler, device=device, flips=flips,
+                file_of(model), workers=workers, scheduler=scheduler, device=device, flips=flips,
                 allow_mixed=allow_mixed,
             ))  # fmt: skip
         segmenter = runner.segmenter if runner else load_model(model, device=device, flips=flips)
@@ -160,7 +160,7 @@ def segment(
         return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress, workers=runner)
 
 
-def _file_of(model: str | Path | Segmenter) -> ResolvedModel:
+def file_of(model: str | Path | Segmenter) -> ResolvedModel:
     """Return the file of a model that workers load.
 
     Raises:

@@ -131,7 +131,7 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
         geometries, attributes, source_crs = read_parquet(Path(path))
     else:
         with readable(path) as name:
-            geometries, attributes, source_crs = _read_layer(path, name, _pick_layer(path, name, layer))
+            geometries, attributes, source_crs = read_layer(path, name, _pick_layer(path, name, layer))
     present = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, attributes = geometries[present], {name: column[present] for name, column in attributes.items()}
     if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
@@ -195,9 +195,23 @@ def read_parquet(path: Path) -> tuple[NDArray[np.object_], dict[str, NDArray[Any
     return np.asarray(frame.geometry.force_2d(), dtype=object), columns, own
 
 
-def _read_layer(
-    path: Path | str, name: str, layer: str
+def read_layer(
+    path: Path | str, name: str, layer: str | None
 ) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]], CRS | None]:
+    """Read all features of a layer with pyogrio, also of an empty layer.
+
+    Args:
+        path: the file, for messages.
+        name: name by which pyogrio opens the file; see `names.readable`.
+        layer: name of the layer; None: the first layer.
+
+    Returns:
+        Three values: 2-D shapely geometries, object (n,); a dict of attribute columns, each (n,), by name; the CRS, or
+        None if the file has no CRS.
+
+    Raises:
+        VectorError: the file or the layer cannot be read.
+    """
     from pyogrio import raw
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 

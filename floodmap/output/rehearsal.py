@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from floodmap.output.finishing import Finishing
 
 
-def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) -> None:
+def rehearse(
+    finishing: Finishing, scratch: Path, helper: Helper | None = None, passed: set[Hashable] | None = None
+) -> None:
     """Write all results of a run for a scene of two pixels, one flood and one unobserved, and delete the results.
 
     The two pixels lie inside the scene, and have the scene's CRS.
@@ -44,12 +46,30 @@ def rehearse(finishing: Finishing, scratch: Path, helper: Helper | None = None) 
         scratch: folder for the temporary results, on the disk of the final results.
         helper: helper process that writes the results, unless the libraries that write polygons are loaded in this
             process already. None: the results are written in this process.
+        passed: kinds of runs that have passed a rehearsal before. A run of one of these kinds needs none. The kind of
+            this run is added. None: this run is always rehearsed.
 
     Raises:
         OutputError: a result cannot be written.
     """
+    kind = _kind(finishing)
+    if passed is not None and kind in passed:
+        return
     if helper is None or is_loaded() or not helper.ask(finishing, scratch):
         perform(finishing, scratch)
+    if passed is not None:
+        passed.add(kind)
+
+
+def _kind(finishing: Finishing) -> Hashable:
+    """Return the properties of a run on which the result of its rehearsal depends.
+
+    The position of the scene is left out, because scenes of one CRS that are segmented together are near each other.
+    """
+    grid = finishing.grid
+    a, b, _, d, e, _ = grid.transform[:6]
+    pixel = tuple(f"{value:.2g}" for value in (a, b, d, e))  # a pixel is the tolerance of `placing.refuse_misplaced`
+    return finishing.out, finishing.formats, grid.crs and grid.crs.to_wkt(), pixel
 
 
 def is_loaded() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -76,6 +76,21 @@ class Workers:
     def size(self) -> int:
         """Number of chunks that are computed at the same time."""
         return self._pool.size
+
+    @property
+    def pool(self) -> Pool:
+        """The worker processes."""
+        return self._pool
+
+    @property
+    def model(self) -> ModelSource:
+        """Description of the model of the workers."""
+        return self._model
+
+    @property
+    def expected(self) -> Mapping[str, str] | None:
+        """Properties of all workers (`Facts.kind`); None: workers may differ."""
+        return self._expected
 
     def run_windows(
         self,

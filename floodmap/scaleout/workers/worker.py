@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,23 @@ def run_on(device: str, function: Callable[..., Any], *args: Any) -> Any:
 def report_facts(model: ModelSource) -> Facts:
     """Load a model, unless this worker has it, and return the properties of the worker and of the model."""
     return _loaded(model)[1]
+
+
+def segmenter_of(model: ModelSource, expected: Mapping[str, str] | None) -> Segmenter:
+    """Return the model of this worker, which is loaded at the first call.
+
+    Args:
+        model: description of the model.
+        expected: properties of all workers (`Facts.kind`); None: workers may differ.
+
+    Raises:
+        WorkerError: this worker differs from the others.
+        ModelError: the model cannot be loaded.
+    """
+    segmenter, facts = _loaded(model)
+    if expected is not None:
+        refuse_other_kind(facts, expected)
+    return segmenter
 
 
 def ood_score(model: ModelSource, tiles: list[Tile]) -> float:
@@ -160,9 +177,7 @@ def _open(job: Job) -> _Session:
         WorkerError: this worker differs from the others.
         SceneError: the scene, or a file in the options, is not the same as on the client's machine.
     """
-    segmenter, facts = _loaded(job.model)
-    if job.expected is not None:
-        refuse_other_kind(facts, job.expected)
+    segmenter = segmenter_of(job.model, job.expected)
     if job.infrared is not None:
         segmenter = WithInfrared(segmenter, job.infrared)
     with ExitStack() as stack:
@@ -188,7 +203,7 @@ def _loaded(model: ModelSource) -> tuple[Segmenter, Facts]:
         wanted = model, _state.device
         if _state.model is None or _state.model[0] != wanted:
             _state.model = None  # frees the memory of the other model first
-            with _lines_kept() as lines:
+            with warnings_kept() as lines:
                 segmenter, batch_size = model.load(_state.device, _state.share)
             _state.model = wanted, segmenter, _facts(segmenter, batch_size, tuple(lines))
         return _state.model[1:]
@@ -206,7 +221,7 @@ def _facts(segmenter: Segmenter, batch_size: int, remarks: tuple[str, ...]) -> F
 
 
 @contextmanager
-def _lines_kept() -> Iterator[list[str]]:
+def warnings_kept() -> Iterator[list[str]]:
     """Context manager: yield a list, to which the warnings of floodmap are added."""
 
     class Handler(logging.Handler):

@@ -1,4 +1,4 @@
-"""Scenes from the arguments of `floodmap segment`, and a unique name for the results of each scene."""
+"""Scenes from files, folders, patterns and STAC collections, and a unique name for the results of each scene."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from floodmap.catalogue.collection import item_addresses
 from floodmap.errors import FloodmapError, SceneError
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.stac import scene_of
 
-log = logging.getLogger("floodmap")
+log = logging.getLogger(__name__)
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".vrt", ".img", ".ecw", ".sid", ".webp"})
 """Suffixes of the files that are used from a folder; a file given by name or by a pattern may have any suffix."""
@@ -40,8 +42,9 @@ def find_sources(arguments: Sequence[str], out: Path) -> list[SourceName]:
     """Find the rasters of the arguments.
 
     Args:
-        arguments: files, folders, glob patterns, and names that only GDAL can open. Of a folder, the rasters directly
-            in the folder are used, not those in subfolders. A pattern with `**` also searches subfolders.
+        arguments: files, folders, glob patterns, names that only GDAL can open, and STAC collections or catalogues. Of
+            a folder, the rasters directly in the folder are used, not those in subfolders. A pattern with `**` also
+            searches subfolders. Of a STAC collection, all linked items are used.
         out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
             folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
 
@@ -67,9 +70,9 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
     """
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
+    if (addresses := item_addresses(name)) is not None:
+        return [scene_of(SourceName.of(address)) for address in addresses]
     if path is None or path.suffix.lower() in (".json", ".geojson"):
-        from floodmap.imagery.raster.stac import scene_of
-
         return [scene_of(name)]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)

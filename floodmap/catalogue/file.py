@@ -1,0 +1,170 @@
+"""Writing of a catalogue: all polygons of all scenes, scene by scene, and a row for each scene."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import filelock
+import numpy as np
+import shapely
+
+from floodmap._runtime.extras import require
+from floodmap.catalogue.features import Features, read_features
+from floodmap.catalogue.rows import SceneRow, common_crs, latest_date
+from floodmap.catalogue.schema import POLYGON_LAYERS, SCENES, Layer
+from floodmap.catalogue.tables import TABLES, Tables, names_of
+from floodmap.errors import FloodmapError, OutputError, VectorError, writing
+from floodmap.geo.crs import known_crs
+from floodmap.geo.vectors import reprojected
+
+log = logging.getLogger(__name__)
+
+_BATCH_VERTICES = 2**18
+"""Number of vertices of polygons that are collected before they are written: about 20 MB. One write of the polygons of
+many small scenes takes a fraction of the time of a write for each scene."""
+_ROWS = 1000
+"""Number of rows of scenes that are written together."""
+
+
+def check_target(path: Path, *, replace: bool, others: Collection[Path]) -> None:
+    """Check, before a run begins, that a catalogue can be written.
+
+    Args:
+        path: the catalogue, with the suffix .gpkg or .parquet.
+        replace: True: existing files of a catalogue are replaced.
+        others: files that the run reads or writes.
+
+    Raises:
+        OutputError: the format is unknown, the folder is missing, a file exists, or it is one of `others`.
+        MissingPackageError: the format is GeoParquet, and pyarrow is not installed.
+    """
+    if path.suffix not in TABLES:
+        raise OutputError(f"{path}: a catalogue is a GeoPackage or GeoParquet; give a name ending in .gpkg or .parquet")
+    if path.suffix == ".parquet":
+        require("pyarrow", f"the catalogue {path}")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path} cannot be written: its folder does not exist; create it first")
+    taken = {other.absolute() for other in others}
+    for file in files_of(path):
+        if file.absolute() in taken:
+            raise OutputError(f"{file} is a file of a scene or an input of this run; give the catalogue another name")
+        if file.is_dir():
+            raise OutputError(f"{file} is a folder; give the catalogue another name")
+        if file.exists() and not replace:
+            raise OutputError(f"{file} exists already; replace it with --overwrite, continue the run with --resume, "
+                              "or give the catalogue another name")  # fmt: skip
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a catalogue; the file with the rows of the scenes is the last."""
+    return list(dict.fromkeys(path.with_name(name) for name in names_of(path.stem, path.suffix).values()))
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """Context manager: lock a catalogue against other runs, and yield a folder for its unfinished files.
+
+    The folder is beside the catalogue, and is deleted at the end. What a killed run left in it is deleted first.
+
+    Raises:
+        OutputError: another run writes this catalogue, or the folder cannot be created.
+    """
+    folder = path.with_name(f".{path.name}.catalogue")
+    with writing(path):
+        folder.mkdir(exist_ok=True)
+        lock = filelock.FileLock(folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise OutputError(f"{path}: another floodmap run writes this catalogue; wait for it") from None
+        try:
+            for file in folder.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+            yield folder
+        finally:
+            lock.release()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_catalogue(rows: Sequence[SceneRow], path: Path, folder: Path) -> list[Path]:
+    """Write a catalogue. Its files appear when all of them are complete.
+
+    Polygons are read scene by scene from the files of the scenes. Of all scenes, only the rows are in memory.
+
+    Args:
+        rows: the row of each scene. Scenes that failed or have no CRS have a row, but no polygons in the catalogue.
+        path: the catalogue; see `check_target`.
+        folder: folder for unfinished files; see `work_folder`.
+
+    Returns:
+        Paths of the files; the file with the rows of the scenes is the last.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    crs = common_crs(rows)
+    try:
+        with ExitStack() as stack:
+            tables: Tables = TABLES[path.suffix](folder, path.stem, crs, latest_date(rows), stack)
+            for layer in POLYGON_LAYERS:
+                _append_polygons(tables, layer, rows, crs)
+            for first in range(0, len(rows), _ROWS):
+                _append_rows(tables, rows[first : first + _ROWS], crs, path.parent)
+            names = tables.close()
+        for temporary, name in names.items():
+            (folder / temporary).replace(path.with_name(name))
+    except FloodmapError:
+        raise
+    except Exception as error:  # pyogrio and pyarrow raise exceptions of many classes
+        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+    return files_of(path)
+
+
+def _append_polygons(tables: Tables, layer: Layer, rows: Iterable[SceneRow], crs: str) -> None:
+    """Append the polygons of one layer of all scenes, some scenes at a time."""
+    batch, vertices = list[Features](), 0
+    for row in rows:
+        if not row.has_place:
+            continue
+        try:
+            features = read_features(row, layer, crs)
+        except VectorError as error:
+            log.warning("%s: the polygons (%s) are not in the catalogue: %s", row.name, layer.name, error)
+            continue
+        batch.append(features)
+        vertices += int(shapely.get_num_coordinates(features.geometries).sum())
+        if vertices >= _BATCH_VERTICES:
+            _append(tables, layer, batch)
+            batch, vertices = [], 0
+    _append(tables, layer, batch)
+
+
+def _append(tables: Tables, layer: Layer, batch: Sequence[Features]) -> None:
+    filled = [one for one in batch if len(one.geometries)]
+    if filled:
+        columns = {key: np.concatenate([one.columns[key] for one in filled]) for key in layer.columns}
+        tables.append(layer, np.concatenate([one.geometries for one in filled]), columns)
+
+
+def _append_rows(tables: Tables, rows: Sequence[SceneRow], crs: str, folder: Path) -> None:
+    values = [row.columns(folder) for row in rows]
+    outlines = np.empty(len(rows), object)
+    outlines[:] = [_outline(row, crs) for row in rows]
+    tables.append(SCENES, outlines, {key: [one[key] for one in values] for key in SCENES.columns})
+
+
+def _outline(row: SceneRow, crs: str) -> shapely.Geometry | None:
+    """Return the outline of a scene in the CRS of the catalogue; None if it has no place there."""
+    if row.outline is None:
+        return None
+    try:
+        outline: shapely.Geometry = reprojected(np.array([row.outline], object), known_crs(row.crs), crs, row.name)[0]
+    except VectorError as error:
+        log.warning("%s has no outline in the catalogue: %s", row.name, error)
+        return None
+    return outline

@@ -1,0 +1,129 @@
+"""A run over many scenes: the scenes are segmented, and a catalogue of all of them is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from floodmap.catalogue.file import check_target, work_folder, write_catalogue
+from floodmap.catalogue.rows import SceneRow
+from floodmap.catalogue.side_by_side import NamedScene, SceneOutcome, segment_scenes
+from floodmap.models.protocol import Segmenter
+from floodmap.options import FORMATS, SegmentOptions
+from floodmap.output.rehearsal import Helper
+from floodmap.output.results import result_paths
+from floodmap.scaleout.workers.run import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class ScenesProgress:
+    """Progress of a run over many scenes."""
+
+    done: int
+    """Number of scenes that are done or failed."""
+    failed: int
+    """Number of scenes that failed."""
+    total: int
+    """Number of scenes of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The scenes of a run, and the files of their catalogue."""
+
+    scenes: tuple[SceneRow, ...]
+    """The row of each scene, in the order of the scenes."""
+    paths: tuple[Path, ...]
+    """Files of the catalogue; the file with the rows of the scenes is the last. Empty if no catalogue was written."""
+
+    @property
+    def failed(self) -> tuple[SceneRow, ...]:
+        """Scenes without results; `SceneRow.error` is the reason."""
+        return tuple(row for row in self.scenes if row.status == "failed")
+
+    @property
+    def incomplete(self) -> tuple[SceneRow, ...]:
+        """Scenes of which some windows failed."""
+        return tuple(row for row in self.scenes if row.status == "failed windows")
+
+    def summary(self) -> str:
+        """Return the number of scenes that are done, and a line for each scene that failed or has failed windows."""
+        done = len(self.scenes) - len(self.failed)
+        lines = [f"{done:,} of {len(self.scenes):,} scenes are done"]
+        lines += [f"  {row.name} failed: {row.error}" for row in self.failed]
+        lines += [
+            f"  {row.name}: {row.failed_windows} window{'' if row.failed_windows == 1 else 's'} failed: {row.error}"
+            for row in self.incomplete
+        ]
+        return "\n".join(lines)
+
+
+@contextmanager
+def reserved(path: Path | None, scenes: Sequence[NamedScene], out: Path, options: SegmentOptions) -> Iterator[Path]:
+    """Context manager: check that a catalogue can be written, and lock it until the end.
+
+    Call it before the model is loaded, so that errors appear early.
+
+    Args:
+        path: the catalogue; None: no catalogue is written.
+        scenes: scenes of the run.
+        out: folder of their results.
+        options: settings of the run.
+
+    Yields:
+        Folder for unfinished files of the catalogue; `out` without a catalogue.
+
+    Raises:
+        OutputError: the catalogue cannot be written, would replace another file, or is written by another run.
+        MissingPackageError: the catalogue is GeoParquet, and pyarrow is not installed.
+    """
+    if path is not None:
+        results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True)]
+        inputs = [Path(file) for file in options.files.values()]
+        inputs += [container[0] for _, source in scenes if (container := source.container)]
+        check_target(path, replace=options.overwrite or options.resume, others=[*results, *inputs])
+    with nullcontext(out) if path is None else work_folder(path) as folder:
+        yield folder
+
+
+def run_scenes(
+    scenes: Sequence[NamedScene],
+    out: Path,
+    segmenter: Segmenter,
+    options: SegmentOptions,
+    *,
+    path: Path | None,
+    folder: Path,
+    workers: Workers | None = None,
+    helper: Helper | None = None,
+    on_scene: Callable[[SceneOutcome, ScenesProgress], None] = lambda *_: None,
+) -> Catalogue:
+    """Segment scenes, and write their catalogue; see `side_by_side.segment_scenes`.
+
+    Args:
+        scenes: the scenes with different names.
+        out: folder for the results.
+        segmenter: the model; with workers, `workers.segmenter`.
+        options: settings of all scenes.
+        path: the catalogue; None: no catalogue is written.
+        folder: folder for unfinished files, from `reserved`.
+        workers: worker processes; None: this process segments the scenes.
+        helper: helper process for the first rehearsal.
+        on_scene: function that is called after every scene.
+
+    Raises:
+        OutputError: the catalogue cannot be written. The results of the scenes are complete.
+        WorkerError: the workers differ, or the connection to them was lost.
+    """
+    rows: list[SceneRow | None] = [None] * len(scenes)
+    failed = 0
+    outcomes = segment_scenes(scenes, out, segmenter, options, workers=workers, helper=helper)
+    for done, outcome in enumerate(outcomes, 1):
+        rows[outcome.index] = outcome.row
+        failed += outcome.flood_map is None
+        on_scene(outcome, ScenesProgress(done, failed, len(scenes)))
+    complete = tuple(row for row in rows if row is not None)
+    paths = write_catalogue(complete, path, folder) if path is not None else []
+    return Catalogue(complete, tuple(paths))

@@ -1,0 +1,406 @@
+"""Catalogues: many scenes side by side, one file with all polygons, and a row for each scene."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyogrio
+import pytest
+from conftest import GEOGRAPHIC, HANGS, SceneFactory, picture
+from fakes import FakeSegmenter, FakeSource
+from test_pipeline import digests
+
+from floodmap.catalogue import file, side_by_side
+from floodmap.catalogue.file import check_target, work_folder
+from floodmap.catalogue.finding import find_scenes
+from floodmap.catalogue.run import Catalogue, reserved, run_scenes
+from floodmap.errors import OutputError, SceneError
+from floodmap.geo.source_name import SourceName
+from floodmap.inference.tiling import Grid
+from floodmap.options import SegmentOptions
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.run import Workers
+
+SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
+SHAPE = (90, 100)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[LocalPool]:
+    """Two worker processes."""
+    with LocalPool(["cpu", "cpu"]) as found:
+        yield found
+
+
+@pytest.fixture
+def scenes(make_scene: SceneFactory, tmp_path: Path) -> Path:
+    """Folder with four scenes of one CRS, one with unobserved ground, and a damaged one."""
+    folder = tmp_path / "scenes"
+    for number in range(4):
+        alpha = np.full(SHAPE, 255)
+        alpha[20:40, 30:70] = 0 if number == 2 else 255
+        pixels = picture(3, SHAPE, seed=number)
+        make_scene(pixels=pixels, alpha=alpha, name=f"s{number}.tif", folder=folder, tags=dated(number))
+    (folder / "s4.tif").write_bytes(b"II*\0 damaged")
+    return folder
+
+
+def dated(number: int) -> dict[str, str]:
+    return {"TIFFTAG_DATETIME": f"2024:05:0{number + 1} 10:00:00"}
+
+
+def run(
+    folder: Path, out: Path, path: Path | None, *, pool: Pool | None = None, model: FakeSource | None = None,
+    **settings: Any,
+) -> Catalogue:  # fmt: skip
+    found = find_scenes([str(folder)], out)
+    options = SegmentOptions(**{**SETTINGS, **settings})
+    workers = Workers(pool, model or FakeSource()) if pool else None
+    with reserved(path, found, out, options) as unfinished:
+        segmenter = workers.segmenter if workers else FakeSegmenter()
+        return run_scenes(found, out, segmenter, options, path=path, folder=unfinished, workers=workers)
+
+
+def table(path: Path, layer: str) -> geopandas.GeoDataFrame:
+    if path.suffix == ".gpkg":
+        return geopandas.read_file(path, layer=layer)
+    return geopandas.read_parquet(path if layer == "scenes" else path.with_name(f"{path.stem}_{layer}.parquet"))
+
+
+def names(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+# The file.
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_a_catalogue_has_the_polygons_of_all_scenes_and_a_row_for_each(
+    scenes: Path, tmp_path: Path, suffix: str
+) -> None:
+    out, path = tmp_path / "out", tmp_path / f"all{suffix}"
+    catalogue = run(scenes, out, path)
+    rows = table(path, "scenes").set_index("name")
+    assert list(rows.index) == [f"s{number}" for number in range(5)]
+    assert list(rows.status) == ["done"] * 4 + ["failed"] and catalogue.paths[-1] == path
+    for layer in ("flood", "unobserved"):
+        polygons = table(path, layer)
+        own = [geopandas.read_file(out / f"s{number}.gpkg", layer=layer) for number in range(4)]
+        assert polygons.crs == own[0].crs == "EPSG:32633"
+        assert len(polygons) == sum(map(len, own)) > 0
+        for number, expected in enumerate(own):
+            found = polygons[polygons.scene == f"s{number}"].reset_index(drop=True)
+            assert found.geometry.geom_equals(expected.geometry).all()
+            for column in set(expected.columns) - {"geometry"}:
+                assert list(found[column]) == list(expected[column])
+    done = json.loads((out / "s2.json").read_text())
+    row = rows.loc["s2"]
+    assert (row.flood_area_m2, row.observed_share) == (done["flood_area_m2"], done["observed_share"])
+    assert (row.crs, row.date, row.failed_windows) == ("EPSG:32633", done["source"]["date"], 0)
+    for column in ("mask", "probability", "polygons", "report"):
+        assert (tmp_path / row[column]).is_file() and not Path(row[column]).is_absolute()
+    assert row.geometry.bounds == (500_000, 5_000_000 - 45, 500_050, 5_000_000)
+    failed = rows.loc["s4"]
+    assert "s4.tif" in failed.error and failed.geometry is None
+    assert failed.isna()[["mask", "flood_area_m2", "observed_share", "failed_windows", "date", "crs"]].all()
+
+
+def test_scenes_of_several_crs_are_in_longitude_and_latitude_with_the_areas_of_their_own_grids(
+    make_scene: SceneFactory, tmp_path: Path
+) -> None:
+    folder, path = tmp_path / "scenes", tmp_path / "all.gpkg"
+    make_scene(shape_hw=SHAPE, name="a.tif", folder=folder)
+    make_scene(shape_hw=SHAPE, name="b.tif", folder=folder, crs="EPSG:4326", transform=GEOGRAPHIC)
+    make_scene(shape_hw=SHAPE, name="nowhere.tif", folder=folder, crs=None, transform=None)
+    run(folder, tmp_path / "out", path)
+    flood, rows = table(path, "flood"), table(path, "scenes").set_index("name")
+    assert flood.crs == rows.crs == "EPSG:4326" and set(flood.scene) == {"a", "b"}
+    own = geopandas.read_file(tmp_path / "out" / "a.gpkg", layer="flood")
+    assert list(flood[flood.scene == "a"].area_m2) == list(own.area_m2)
+    west, south, east, north = flood[flood.scene == "a"].to_crs("EPSG:32633").total_bounds
+    np.testing.assert_allclose((west, south, east, north), own.total_bounds, atol=1e-3)
+    assert rows.loc["nowhere"].geometry is None and rows.loc["nowhere"].status == "done"
+
+
+@pytest.mark.parametrize("formats", [("shp",), ("parquet", "fgb"), ("geojson",)])
+def test_polygons_are_read_from_any_format(scenes: Path, tmp_path: Path, formats: tuple[Any, ...]) -> None:
+    run(scenes, tmp_path / "gpkg", tmp_path / "gpkg.gpkg")
+    run(scenes, tmp_path / "out", tmp_path / "all.gpkg", formats=formats)
+    for layer in ("flood", "unobserved"):
+        expected, found = table(tmp_path / "gpkg.gpkg", layer), table(tmp_path / "all.gpkg", layer)
+        assert list(found.columns) == list(expected.columns) and list(found.scene) == list(expected.scene)
+        np.testing.assert_allclose(found.area_m2, expected.area_m2, rtol=1e-6)
+        assert found.symmetric_difference(expected, align=False).area.max() < 0.01  # square metres
+
+
+def test_a_catalogue_without_any_result_has_rows_and_empty_layers(tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / "a.tif").write_bytes(b"no raster")
+    catalogue = run(tmp_path / "scenes", tmp_path / "out", tmp_path / "all.gpkg")
+    assert [row.status for row in catalogue.failed] == ["failed"]
+    assert len(table(tmp_path / "all.gpkg", "flood")) == 0 and len(table(tmp_path / "all.gpkg", "scenes")) == 1
+
+
+def test_qgis_finds_styles_and_the_layers_in_order(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path / "out", tmp_path / "all.gpkg")
+    assert [name for name, kind in pyogrio.list_layers(tmp_path / "all.gpkg") if kind is not None] == [
+        "flood", "unobserved", "scenes",
+    ]  # fmt: skip
+    styles = pyogrio.read_dataframe(tmp_path / "all.gpkg", layer="layer_styles")
+    assert list(styles.f_table_name) == ["flood", "unobserved"]
+
+
+def test_polygons_are_written_in_batches(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(scenes, tmp_path / "out", tmp_path / "one.gpkg")
+    monkeypatch.setattr(file, "_BATCH_VERTICES", 1)
+    monkeypatch.setattr(file, "_ROWS", 2)
+    run(scenes, tmp_path / "out", tmp_path / "two.gpkg", resume=True)
+    for layer in ("flood", "unobserved", "scenes"):
+        assert table(tmp_path / "one.gpkg", layer).equals(table(tmp_path / "two.gpkg", layer))
+
+
+def test_a_catalogue_replaces_nothing_else(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for path, word in (
+        (tmp_path / "all.shp", ".gpkg or .parquet"), (tmp_path / "none" / "all.gpkg", "folder does not exist"),
+        (out / "s1.gpkg", "is a file of a scene"), (out / "s1.parquet", "is a file of a scene"),
+    ):  # fmt: skip
+        out.mkdir(exist_ok=True)
+        with pytest.raises(OutputError, match=word):
+            run(scenes, out, path, overwrite=True)
+    (tmp_path / "all.gpkg").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        run(scenes, out, tmp_path / "all.gpkg")
+    assert (tmp_path / "all.gpkg").read_text() == "mine" and names(out) == []
+    run(scenes, out, tmp_path / "all.gpkg", overwrite=True)
+    assert len(table(tmp_path / "all.gpkg", "scenes")) == 5
+    (tmp_path / "b_flood.parquet").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        check_target(tmp_path / "b.parquet", replace=True, others=[])
+
+
+def test_an_error_leaves_the_old_catalogue(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "all.gpkg"
+    run(scenes, tmp_path / "out", path)
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file.TABLES[".gpkg"], "close", full)
+    with pytest.raises(OutputError, match=r"all\.gpkg cannot be written: .*No space left"):
+        run(scenes, tmp_path / "out", path, resume=True)
+    assert path.read_bytes() == before and names(tmp_path) == ["all.gpkg", "out", "scenes"]
+
+
+def test_two_runs_do_not_write_one_catalogue(scenes: Path, tmp_path: Path) -> None:
+    with work_folder(tmp_path / "all.gpkg"), pytest.raises(OutputError, match="another floodmap run"):
+        run(scenes, tmp_path / "out", tmp_path / "all.gpkg")
+
+
+def test_what_a_killed_run_left_is_deleted(scenes: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".all.gpkg.catalogue"
+    left.mkdir()
+    (left / "0.gpkg").write_text("half")
+    run(scenes, tmp_path / "out", tmp_path / "all.gpkg")
+    assert len(table(tmp_path / "all.gpkg", "scenes")) == 5 and not left.exists()
+
+
+# Side by side.
+
+
+@pytest.mark.slow
+def test_scenes_side_by_side_have_the_bytes_of_scenes_one_by_one(pool: LocalPool, scenes: Path, tmp_path: Path) -> None:
+    one = run(scenes, tmp_path / "one", tmp_path / "one.gpkg")
+    two = run(scenes, tmp_path / "two", tmp_path / "two.gpkg", pool=pool)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert [(row.name, row.status, row.error) for row in one.scenes] == [
+        (row.name, row.status, row.error) for row in two.scenes
+    ]
+    for layer in ("flood", "unobserved"):
+        assert table(tmp_path / "one.gpkg", layer).equals(table(tmp_path / "two.gpkg", layer))
+
+
+@pytest.mark.slow
+def test_workers_of_another_folder_compute_windows_only(
+    pool: LocalPool, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalogue = run(Path("scenes"), Path("out"), None, pool=pool)
+    assert [row.name for row in catalogue.failed] == ["s4"]
+    assert {json.loads(path.read_text())["run"]["workers"] for path in Path("out").glob("*.json")} == {2}
+
+
+@pytest.mark.slow
+def test_windows_of_large_scenes_are_spread(
+    pool: LocalPool, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = scenes / "s0.tif"
+    monkeypatch.setattr(side_by_side, "is_large", lambda source: source.path == large)
+    catalogue = run(scenes, tmp_path / "two", None, pool=pool)
+    spread = [json.loads((tmp_path / "two" / f"s{n}.json").read_text())["run"]["workers"] for n in range(4)]
+    assert spread == [2, 0, 0, 0] and len(catalogue.failed) == 1 and catalogue.paths == ()
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_costs_no_scene(pool: LocalPool, scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path / "one", None)
+    (kills := tmp_path / "kills").mkdir()
+    catalogue = run(scenes, tmp_path / "two", None, pool=pool, model=FakeSource(0, 2, str(kills)))
+    assert len(list(kills.iterdir())) == 2 and [row.name for row in catalogue.failed] == ["s4"]
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert not [name for name in names(tmp_path / "two") if name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_scenes_that_end_three_workers_fail_alone(pool: LocalPool, make_scene: SceneFactory, tmp_path: Path) -> None:
+    for number in range(3):  # only the first has a second row of windows
+        make_scene(shape_hw=(220 if number == 0 else 100, 100), name=f"s{number}.tif", folder=tmp_path / "scenes")
+    (kills := tmp_path / "kills").mkdir()
+    row = Grid(height=220, width=100, tile_size=128, overlap=16).row_offsets[1]
+    model = FakeSource(row, 9, str(kills))
+    catalogue = run(tmp_path / "scenes", tmp_path / "two", None, pool=pool, model=model, prompts="none")
+    assert [row.status for row in catalogue.scenes] == ["failed", "done", "done"]
+    assert "signal 9" in (catalogue.scenes[0].error or "")
+    summary = catalogue.summary().splitlines()
+    assert summary[0] == "2 of 3 scenes are done" and summary[1].startswith("  s0 failed: ") and len(summary) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_workers", [True, False])
+def test_results_of_another_run_are_kept_unless_they_are_resumed_or_replaced(
+    pool: LocalPool, scenes: Path, tmp_path: Path, with_workers: bool
+) -> None:
+    given = {"pool": pool} if with_workers else {}
+    run(scenes, tmp_path / "out", None, **given)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    refused = run(scenes, tmp_path / "out", None, **given)
+    assert len(refused.failed) == 5 and "--overwrite" in (refused.failed[0].error or "")
+    resumed = run(scenes, tmp_path / "out", None, **given, resume=True)
+    assert [row.name for row in resumed.failed] == ["s4"]
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    replaced = run(scenes, tmp_path / "out", None, **given, overwrite=True)
+    assert len(replaced.failed) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(scenes: Path, tmp_path: Path) -> None:
+    whole = run(scenes, tmp_path / "whole", tmp_path / "whole.gpkg")
+    code = (
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:2]; import test_catalogue as t\n"
+        "from floodmap.catalogue import run as r; seen = []\n"
+        "def kill(outcome, progress):\n"
+        "    if progress.done == 2: __import__('os').kill(__import__('os').getpid(), 9)\n"
+        "r.run_scenes.__kwdefaults__['on_scene'] = kill\n"
+        "t.run(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
+    )
+    arguments = [str(Path(__file__).parent), str(scenes), str(tmp_path / "out"), str(tmp_path / "all.gpkg")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=HANGS, check=False)
+    assert done.returncode == -signal.SIGKILL and not (tmp_path / "all.gpkg").exists()
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s0*")}
+    resumed = run(scenes, tmp_path / "out", tmp_path / "all.gpkg", resume=True)
+    assert first and first == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s0*")}
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert [row.error for row in resumed.scenes] == [row.error for row in whole.scenes]
+    for layer in ("flood", "unobserved"):
+        assert table(tmp_path / "all.gpkg", layer).equals(table(tmp_path / "whole.gpkg", layer))
+
+
+CLUSTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from distributed import Client, LocalCluster
+from floodmap.scaleout.workers.cluster import DaskPool
+import test_catalogue
+if __name__ == "__main__":
+    options = dict(n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0)
+    with LocalCluster(**options) as cluster, Client(cluster) as client, DaskPool(client, "cpu") as pool:
+        test_catalogue.run(Path(sys.argv[2]), Path(sys.argv[3]), None, pool=pool)
+"""
+"""Script with a cluster of two processes of two threads: as many calls at a time as there are scenes."""
+
+
+@pytest.mark.slow
+def test_scenes_are_side_by_side_on_a_dask_cluster(scenes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    run(scenes, tmp_path / "one", None)
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    folders = [str(Path(__file__).parent), str(scenes), str(tmp_path / "two")]
+    path = os.pathsep.join([folders[0], *sys.path])  # for the processes of the cluster
+    done = subprocess.run(
+        [sys.executable, "cluster.py", *folders], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=HANGS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert {json.loads(file.read_text())["run"]["workers"] for file in (tmp_path / "two").glob("*.json")} == {0}
+
+
+def test_unexpected_errors_fail_one_scene(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = side_by_side.segment_scene
+
+    def odd(source: SourceName, *args: Any, **kwargs: Any) -> Any:
+        if source.stem == "s1":
+            raise ZeroDivisionError("odd")
+        return plain(source, *args, **kwargs)
+
+    monkeypatch.setattr(side_by_side, "segment_scene", odd)
+    catalogue = run(scenes, tmp_path / "out", None)
+    assert [row.name for row in catalogue.failed] == ["s1", "s4"]
+    assert "unexpected ZeroDivisionError: odd" in (catalogue.failed[0].error or "")
+
+
+# STAC collections.
+
+
+def stac_collection(folder: Path) -> Path:
+    """A catalogue with an item of its own, and a collection with two items."""
+    child = {"rel": "child", "href": "./child/collection.json"}
+    root = {"rel": "root", "href": "./catalog.json"}
+    write(folder / "catalog.json", kind="Catalog", links=[root, item("./a/a.json"), child, child])
+    up = {"rel": "child", "href": "../catalog.json"}
+    write(folder / "child" / "collection.json", kind="Collection", links=[item("b.json"), item("../a/a.json"), up])
+    return folder / "catalog.json"
+
+
+def item(href: str) -> dict[str, str]:
+    return {"rel": "item", "href": href, "type": "application/geo+json"}
+
+
+def write(path: Path, *, kind: str, links: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"stac_version": "1.0.0", "type": kind, "id": path.stem, "description": "x", "links": links}
+    path.write_text(json.dumps(content))
+
+
+def test_the_items_of_a_stac_catalogue_are_scenes(tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    found = find_scenes([str(stac_collection(tmp_path))], tmp_path / "out")
+    assert [(name, str(source)) for name, source in found] == [
+        ("a", str(tmp_path / "a" / "a.json")), ("b", str(tmp_path / "child" / "b.json")),
+    ]  # fmt: skip
+
+
+def test_a_stac_catalogue_without_items_or_with_a_broken_link_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    write(tmp_path / "empty.json", kind="Collection", links=[])
+    with pytest.raises(SceneError, match="no links to items"):
+        find_scenes([str(tmp_path / "empty.json")], tmp_path / "out")
+    write(tmp_path / "broken.json", kind="Catalog", links=[{"rel": "child", "href": "./gone.json"}])
+    with pytest.raises(SceneError, match=r"gone\.json cannot be read"):
+        find_scenes([str(tmp_path / "broken.json")], tmp_path / "out")
+    (tmp_path / "other.json").write_text("{}")
+    assert [str(source) for _, source in find_scenes([str(tmp_path / "other.json")], tmp_path / "out")] == [
+        str(tmp_path / "other.json")
+    ]
