@@ -213,8 +213,8 @@ def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit none
-        "import floodmap_cli.segment as c; from fakes import *\n"
-        "c._load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
+        "import floodmap_cli.loading as c; from fakes import *\n"
+        "c.load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
         "from floodmap_cli.main import run\n"
         "sys.exit(run(['segment', sys.argv[2], '-o', sys.argv[3], '--prompts', 'none']))"
     )

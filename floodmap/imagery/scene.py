@@ -289,8 +289,8 @@ class Scene:
         if path is None:
             return None
         base = BaseScene(self.path, self.grid, self.source_grid.shape_hw)
-        if SourceName.of(local_or_gdal(path)).is_remote:
-            path = self._stack.enter_context(local_file(str(path)))
+        if SourceName.of(path).is_remote:
+            path = self._stack.enter_context(local_file(path))
         return open_overlay(local_or_gdal(path), base, self._stack, voids_cover=voids_cover)
 
     @property

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from floodmap.description import jsonable, versions
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.inference.prediction import no_notes
 from floodmap.options import SegmentOptions
-from floodmap.pipeline import jsonable, versions
 from floodmap.scaleout.frames.listing import Frame, FrameList
 from floodmap.scaleout.frames.placement import Placement
 

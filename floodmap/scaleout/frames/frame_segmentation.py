@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.memory import freed_memory_kept
+from floodmap.description import describe
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import Progress, run_windows
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
-from floodmap.pipeline import describe
 from floodmap.scaleout.frames.frame_codes import FrameCodes
 from floodmap.scaleout.frames.listing import Frame
 from floodmap.strips.journal import Journal

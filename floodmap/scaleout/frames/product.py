@@ -14,6 +14,7 @@ from typing import Any
 
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
+from floodmap.description import versions
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import refuse_unreadable
@@ -34,7 +35,7 @@ from floodmap.output.results import (
     refuse_long_names,
     result_paths,
 )
-from floodmap.pipeline import refuse_other_run, versions, with_page, work_folder
+from floodmap.pipeline import refuse_other_run, with_page, work_folder
 from floodmap.scaleout.frames.assembly import append_strips, open_area, product_warnings
 from floodmap.scaleout.frames.description import describe_product, product_notes
 from floodmap.scaleout.frames.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
