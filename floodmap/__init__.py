@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
+    from floodmap.api.mosaics import mosaic
     from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
     from floodmap.catalogue.rows import SceneRow
     from floodmap.catalogue.run import Catalogue, ScenesProgress
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate",
     "info",
     "load_model",
+    "mosaic",
     "predict",
     "sample",
     "segment",
@@ -85,6 +87,7 @@ _HOMES = {
     "evaluate": "evaluation.run",
     "info": "api.scenes",
     "load_model": "api.scenes",
+    "mosaic": "api.mosaics",
     "predict": "api.scenes",
     "sample": "api.scenes",
     "segment": "api.scenes",

@@ -15,6 +15,14 @@ class SceneError(FloodmapError, ValueError):
     """Exception raised if a raster cannot be read as a scene or as probabilities."""
 
 
+class RemoteError(FloodmapError):
+    """Exception raised if a file cannot be read over the network, or has changed while it was read.
+
+    The run stops, and can be resumed. The class is not a `SceneError`, because a part of a scene that cannot be read
+    for such a reason is not damaged, and must not become unobserved.
+    """
+
+
 class MissingCRSError(SceneError):
     """Exception raised if an operation needs a CRS, and a file has no CRS."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from floodmap.errors import EvaluationError, FloodmapError, LabelError
+from floodmap.errors import EvaluationError, FloodmapError, LabelError, OutputError
 
 Format = Literal["gpkg", "shp", "geojson", "fgb", "parquet"]
 """Vector formats that floodmap writes, named by the suffix of the file.
@@ -172,6 +172,21 @@ class SegmentSettings(TypedDict, total=False):
     overwrite: bool
     resume: bool
     report: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosaicOptions:
+    """Options of a run of `mosaic`, besides those of `segment`."""
+
+    name: str = option("mosaic", "First part of the names of all result files.", metavar="NAME")
+    product_crs: str | None = option(
+        None, "CRS of the results, such as EPSG:32643. Frames in another CRS are resampled.", metavar="CRS",
+        shown="the most frequent CRS of the frames",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
+            raise OutputError(f"{self.name!r} is no name for files; give one without folders")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
-from floodmap._runtime.versions import version
+from floodmap.description import describe
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, WindowRunner, run_windows
 from floodmap.inference.strangeness import ood_warnings
 from floodmap.inference.tiling import Grid
-from floodmap.models.infrared import WithInfrared, with_infrared
+from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
-from floodmap.models.training_record import Role
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.rehearsal import Helper, rehearse
@@ -83,7 +82,7 @@ def segment_scene(
         The results on disk: paths of all files, and the content of the JSON report.
     """
     started = time.time()
-    source = SourceName.of(source)
+    source = scene_of(SourceName.of(source))
     refuse_unreadable(source.path or "", out, *options.files.values())
     threads = _DECOMPRESSION_THREADS if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)
@@ -125,6 +124,7 @@ def segment_scene(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
+                scene.refuse_changed()
                 picture = preview(scene) if options.report else None
                 scene.close()  # frees GDAL's block cache
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
@@ -258,63 +258,3 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     return replace(
         options, min_area_m2=area, simplify_m=scene.gsd_m if options.simplify_m is None else options.simplify_m
     )
-
-
-def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
-    """Describe a run in a dictionary of JSON types: source, model, settings and versions.
-
-    The results of the run depend on these values. The options `overwrite`, `resume`, `formats` and `report` are left
-    out, because the content of the results does not depend on these options.
-    """
-    chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats", "report"):
-        del chosen[name]
-    about = {
-        "source": {
-            "name": scene.path.label,
-            "fingerprint": scene.fingerprint,
-            "width": scene.width,
-            "height": scene.height,
-            "crs": scene.crs.to_string() if scene.crs else None,
-            "transform": list(scene.transform)[:6],
-            "gsd_m": scene.gsd_m,
-            "bands": list(scene.bands),
-            "near_infrared": {"band": scene.nir_band, "used": isinstance(segmenter, WithInfrared)},
-            "nodata": scene.nodata,
-            "date": scene.date.isoformat(),
-        },
-        "model": {
-            "name": segmenter.name,
-            "sha256": segmenter.sha256,
-            "runs_on": segmenter.runs_on,
-            "seen_in_training": _role_in_training(scene, segmenter),
-        },
-        "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
-        "versions": {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")},
-    }
-    described: dict[str, Any] = jsonable(about)
-    return described
-
-
-def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
-    """Return the role of the scene in the training of the model: "train", or "val" for validation during training.
-
-    None: the scene was not used, or the role is not known. The scores on a scene that was used in training are not
-    representative of other scenes.
-    """
-    file = scene.path.path
-    return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
-
-
-def jsonable(value: Any) -> Any:
-    """Convert a value to JSON types, so that the value can be compared with values from a JSON file.
-
-    Paths, NaN and infinity become text, and tuples become lists. Dictionaries and lists are converted with all items.
-    """
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no NaN
-    return str(value) if isinstance(value, Path) else value

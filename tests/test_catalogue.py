@@ -26,13 +26,13 @@ from floodmap.catalogue import file, side_by_side
 from floodmap.catalogue.file import check_target, work_folder
 from floodmap.catalogue.finding import find_scenes
 from floodmap.catalogue.run import Catalogue, reserved, run_scenes
-from floodmap.errors import OutputError, SceneError
+from floodmap.errors import FloodmapError, OutputError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.inference.tiling import Grid
 from floodmap.options import SegmentOptions
-from floodmap.scaleout.local import LocalPool
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.run import Workers
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
 SHAPE = (90, 100)
@@ -324,7 +324,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from distributed import Client, LocalCluster
-from floodmap.scaleout.cluster import DaskPool
+from floodmap.scaleout.workers.cluster import DaskPool
 import test_catalogue
 if __name__ == "__main__":
     options = dict(n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0)
@@ -417,9 +417,26 @@ def test_the_items_of_a_stac_catalogue_on_a_server_are_urls(tmp_path: Path) -> N
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         found = find_scenes([f"{address}/catalog.json"], tmp_path / "out")
-        with pytest.raises(SceneError, match=r"gone\.json cannot be read"):
+        with pytest.raises(FloodmapError, match=r"gone\.json"):
             find_scenes([f"{address}/gone.json"], tmp_path / "out")
         server.shutdown()
     assert [(name, source.given) for name, source in found] == [
         ("a", f"{address}/a/a.json"), ("b", f"{address}/child/b.json"),
     ]  # fmt: skip
+
+
+def test_an_item_that_cannot_be_read_fails_alone(make_scene: SceneFactory, tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    make_scene(shape_hw=SHAPE, folder=tmp_path / "stac")
+    write(tmp_path / "stac" / "collection.json", kind="Collection", links=[item("./good.json"), item("./bad.json")])
+    for name, href in (("good", "./scene.tif"), ("bad", "./gone.tif")):
+        asset = {"href": href, "type": "image/tiff; application=geotiff", "roles": ["visual"]}
+        content = {
+            "type": "Feature", "stac_version": "1.0.0", "id": name, "geometry": None, "links": [],
+            "properties": {"datetime": "2024-05-01T10:00:00Z"}, "assets": {"visual": asset},
+        }  # fmt: skip
+        (tmp_path / "stac" / f"{name}.json").write_text(json.dumps(content))
+    run(tmp_path / "stac" / "collection.json", tmp_path / "out", tmp_path / "all.gpkg")
+    rows = table(tmp_path / "all.gpkg", "scenes").set_index("name")
+    assert dict(rows.status) == {"good": "done", "bad": "failed"} and "no such file" in rows.loc["bad"].error
+    assert rows.loc["good"].date.startswith("2024-05-01T10:00:00")

@@ -12,7 +12,6 @@ from conftest import SceneFactory
 from fakes import FakeSegmenter
 
 import floodmap
-import floodmap_cli.segment as command
 from floodmap.errors import ModelError
 from floodmap.imagery.tile import Tile
 from floodmap.options import SceneOptions, SegmentOptions, SegmentSettings
@@ -23,7 +22,7 @@ from floodmap_cli.main import run
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """Commands get a fake model without weights."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 
@@ -86,7 +85,7 @@ def test_a_catalogue_that_exists_is_refused_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     (tmp_path / "all.gpkg").write_text("mine")
-    monkeypatch.setattr(command, "_load", load)
+    monkeypatch.setattr("floodmap_cli.loading.load", load)
     assert segment(folder, "-o", tmp_path / "out", "--catalogue", tmp_path / "all.gpkg") == 1
     assert "all.gpkg exists already" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

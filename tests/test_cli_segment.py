@@ -14,7 +14,6 @@ from conftest import SceneFactory
 from fakes import FakeSegmenter
 
 import floodmap
-import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
@@ -26,7 +25,7 @@ from floodmap_cli.main import run
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """Commands get a fake model without weights."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 
@@ -214,8 +213,8 @@ def test_ctrl_c_ends_a_real_process_with_130(make_scene: SceneFactory, tmp_path:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit none
-        "import floodmap_cli.segment as c; from fakes import *\n"
-        "c._load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
+        "import floodmap_cli.loading as c; from fakes import *\n"
+        "c.load = lambda m, d: FakeSegmenter(lambda t: os.kill(os.getpid(), signal.SIGINT))\n"
         "from floodmap_cli.main import run\n"
         "sys.exit(run(['segment', sys.argv[2], '-o', sys.argv[3], '--prompts', 'none']))"
     )
@@ -232,7 +231,7 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def no(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(command, "_load", no)
+    monkeypatch.setattr("floodmap_cli.loading.load", no)
     monkeypatch.setattr("floodmap.models.registry.resolve", no)
     monkeypatch.setattr("floodmap.imagery.scene.Scene.open", no)
 

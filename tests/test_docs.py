@@ -55,9 +55,21 @@ def reader_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray((flood == 1).astype(np.uint8)).save(folder / "my-floods" / "masks" / f"{seed}.png")
     for leftover in ("t.tif", "t_reference.tif"):
         (folder / leftover).unlink()
+    _orthophotos(folder)
     _satellite(folder)
     _vectors(folder)
     return folder
+
+
+def _orthophotos(folder: Path) -> None:
+    """Four overlapping frames of a scene."""
+    (folder / "orthophotos").mkdir()
+    with rasterio.open(folder / "scene.tif") as source:
+        for number in range(4):
+            window = rasterio.windows.Window(200 * (number % 2), 200 * (number // 2), 400, 400)
+            profile = source.profile | {"width": 400, "height": 400, "transform": source.window_transform(window)}
+            with rasterio.open(folder / "orthophotos" / f"{number}.tif", "w", **profile) as frame:
+                frame.write(source.read(window=window))
 
 
 def _satellite(folder: Path) -> None:

@@ -26,7 +26,6 @@ from floodmap.models.loading import load_segmenter
 from floodmap.models.mirrored import Mirrored
 from floodmap.models.registry import resolve
 from floodmap.models.sam.flood_sam import FloodSam
-from floodmap_cli import segment
 from floodmap_cli.main import run
 
 
@@ -117,7 +116,7 @@ def test_the_warning_stands_in_log_json_report_and_info(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene, model = make_scene(name="s.tif"), Stranger()
-    monkeypatch.setattr(segment, "_load", lambda name, device: model)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda name, device: model)
     monkeypatch.setattr(inspection, "shipped_model", lambda: model)
     assert run(["segment", str(scene), "-o", str(tmp_path / "out"), "--report"]) == 0
     assert "unlike all that fake was trained on" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -20,6 +20,7 @@ import rasterio
 import rasterio.shutil
 import shapely
 from conftest import NORTH_UP, UTM, SceneFactory, picture
+from range_server import serving
 from rasterio.errors import NotGeoreferencedWarning
 
 from floodmap.imagery.raster import fingerprint as module
@@ -205,30 +206,19 @@ def test_the_place_counts_wherever_it_is_written(make_scene: SceneFactory, tmp_p
     assert of(name) not in (before, moved)
 
 
-@pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of the file `s.tif` of the test's folder, on a server of its own."""
+def test_of_a_url_what_the_server_says_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    program = [sys.executable, str(Path(__file__).with_name("range_server.py")), str(tmp_path / "s.tif")]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            port = process.stdout.readline().strip() if process.stdout else ""
-            yield f"http://127.0.0.1:{port}/s.tif?token=secret"
-        finally:
-            process.kill()
-
-
-def test_of_a_url_what_the_server_says_counts(url: str, tmp_path: Path) -> None:
     prints = []
-    for number in (0, 1):
-        tif(tmp_path, number)
-        # GDAL remembers what it read of a URL.
-        prints.append(of(f"{url}&{number}"))
-        with Scene.open(f"/vsicurl/{url}&{number}") as scene:
-            assert scene.fingerprint is not None and "secret" not in f"{scene.path}{scene.path.label}{scene.name}"
-    assert None not in prints and prints[0] != prints[1]
-    # Without that a picture may change behind the same header.
-    assert of(f"{url}&noetag") is None
+    with serving(tmp_path) as server:
+        url = f"{server.url('s.tif')}?token=secret"
+        for number in (0, 1):
+            tif(tmp_path, number)
+            prints.append(of(url))
+            with Scene.open(f"/vsicurl/{url}") as scene:
+                assert scene.fingerprint is not None and "secret" not in f"{scene.path}{scene.path.label}{scene.name}"
+        assert None not in prints and prints[0] != prints[1]
+        # Without that a picture may change behind the same header.
+        assert of(server.url("s.tif", "noetag")) is None
 
 
 def test_the_pixels_of_a_mosaic_of_raw_files_count(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import shapely
 from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
 
-import floodmap_cli.segment as command
 from floodmap.api.scenes import segment
 from floodmap.comparison.charts import histograms
 from floodmap.errors import OutputError, SceneError, VectorError
@@ -61,7 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """Commands get a fake model."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 

@@ -19,7 +19,6 @@ import shapely
 from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
 
-import floodmap_cli.segment as command
 from floodmap_cli.main import run
 
 COUNT = int(os.environ.get("FLOODMAP_NAMES", "8"))
@@ -83,7 +82,7 @@ def lay_decoys(names: list[str], root: Path, work: Path, out: Path) -> None:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """The model of every command line."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 

@@ -18,7 +18,6 @@ from conftest import GEOGRAPHIC, NORTH_UP, ROTATED, SOUTH_UP, UTM, SceneFactory,
 from fakes import FakeSegmenter
 from rasterio.features import rasterize
 
-import floodmap_cli.segment as command
 from floodmap_cli.main import run
 
 HW = (90, 130)
@@ -31,7 +30,7 @@ Array = np.ndarray
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """Commands get a fake model without weights."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 

@@ -98,7 +98,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions |= {"triton": "torch"}  # which brings it where it can use it; elsewhere floodmap does without
     distributions |= {"pandas": "geopandas", "tensorboardX": "tensorboardx", "xarray": "rioxarray"}
     optional = PYPROJECT["project"]["optional-dependencies"]
-    extras = [line for name in ("train", "parquet", "multi-gpu", "xarray", "dask", "remote") for line in optional[name]]
+    extras = [line for name in ("train", "parquet", "multi-gpu", "xarray", "remote", "dask") for line in optional[name]]
     declared = {line.split(">")[0].strip() for line in (*PYPROJECT["project"]["dependencies"], *extras)}
     for path in [*(ROOT / "floodmap").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         tops = {name.split(".")[0] for name in imported_modules(path)} - {"floodmap", "floodmap_cli", "__future__"}

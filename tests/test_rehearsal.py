@@ -20,7 +20,6 @@ from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
 from pyproj import CRS
 
-import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.evaluation.run import evaluate
 from floodmap.geo.geogrid import GeoGrid
@@ -37,7 +36,7 @@ EVERY = ("gpkg", "shp", "geojson", "fgb", "parquet")
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
     """Commands get a fake model."""
     fake = FakeSegmenter()
-    monkeypatch.setattr(command, "_load", lambda model, device: fake)
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: fake)
     return fake
 
 

@@ -26,6 +26,7 @@ from floodmap.errors import FloodmapError, MissingCRSError, SceneError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
+from floodmap.inspection import valid_share
 from floodmap.masks.raster import RasterMask
 from floodmap.options import SceneOptions
 from floodmap.strips import codes
@@ -239,7 +240,7 @@ def test_a_scene_of_nothing_but_nodata_opens(make_scene: SceneFactory) -> None:
     for dtype in ("uint8", "uint16", "float32"):
         path = make_scene(pixels=np.zeros((3, 40, 50), dtype), nodata=0, name=f"{dtype}.tif")
         with Scene.open(path) as scene:
-            assert reasons(scene.read(Window(0, 0, 40, 50))) == {codes.NODATA} and scene.valid_share() == 0
+            assert reasons(scene.read(Window(0, 0, 40, 50))) == {codes.NODATA} and valid_share(scene) == 0
 
 
 @pytest.mark.parametrize("shape_hw", [(1, 1), (1, 70), (50, 1), (3, 2)])
@@ -248,7 +249,7 @@ def test_scenes_of_a_few_pixels_are_read(make_scene: SceneFactory, shape_hw: tup
     path = make_scene(shape_hw=shape_hw, dtype=dtype)
     with Scene.open(path) as scene:
         tile = scene.read(Window(0, 0, *shape_hw))
-        assert tile.rgb.shape == (3, *shape_hw) and tile.valid.all() and scene.valid_share() == 1
+        assert tile.rgb.shape == (3, *shape_hw) and tile.valid.all() and valid_share(scene) == 1
         assert scene.preview(1).rgb.shape == (3, 1, 1)
 
 
@@ -483,7 +484,7 @@ def test_a_truncated_tiff_fails_where_it_is_cut_and_is_read_elsewhere(make_scene
         assert reasons(scene.failed(bottom)) == {codes.FAILED}
         seen = scene.preview(64).reason
         assert (seen[:20] == 0).all() and (seen[-10:] == codes.FAILED).all()
-        assert 0.3 < scene.valid_share() < 0.8
+        assert 0.3 < valid_share(scene) < 0.8
 
 
 def test_a_truncated_png_fails_where_it_is_cut_and_is_read_elsewhere(make_scene: SceneFactory) -> None:
@@ -516,7 +517,7 @@ def test_reading_leaves_the_folder_as_it_was(make_scene: SceneFactory, tmp_path:
     with Scene.open(path, SceneOptions(nodata=3)) as scene:
         scene.read(Window(0, 0, 200, 300))
         scene.preview(50)
-        scene.valid_share()
+        valid_share(scene)
         assert scene.fingerprint and scene.date
     assert listing(tmp_path) == before
 
@@ -654,7 +655,7 @@ def test_polygons_mask_and_bound_a_scene(make_scene: SceneFactory, tmp_path: Pat
         far = scene.read(Window(44, 0, 4, 64))
         assert reasons(far) == {codes.OUTSIDE} and reasons(scene.preview(16)) == {0, codes.MASKED, codes.OUTSIDE}
         inside = expected != codes.OUTSIDE
-        assert scene.valid_share() == pytest.approx((expected[inside] == 0).mean(), abs=0.02)
+        assert valid_share(scene) == pytest.approx((expected[inside] == 0).mean(), abs=0.02)
 
 
 def test_rasters_mask_a_scene_in_any_crs_and_grid(make_scene: SceneFactory) -> None:

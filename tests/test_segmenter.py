@@ -17,10 +17,11 @@ from floodmap.errors import ModelError
 from floodmap.geo.window import Window
 from floodmap.imagery.tile import Tile
 from floodmap.models.backends.dispatch import TileBatch
-from floodmap.models.flood_segmenter import FloodSegmenter, cpu_batches, mask_logits
+from floodmap.models.flood_segmenter import FloodSegmenter, cpu_batches
 from floodmap.models.loading import load_segmenter, pick_device
+from floodmap.models.mask_prompts import mask_logits
 from floodmap.models.prompts import Prompts, pick_prompts
-from floodmap.models.registry import ResolvedModel
+from floodmap.models.registry import ResolvedModel, resolve
 from floodmap.models.sam.common import Encoded
 from floodmap.models.sam.efficientnet import EncoderConfig
 from floodmap.models.sam.flood_sam import FloodSam
@@ -327,3 +328,24 @@ def test_points_and_boxes_are_moved_from_corners_to_the_centres_of_pixels(
     assert heard[0] == ([[[3, 5]]], [[1]], [[0, 1, 30, 40]])
     placed, kinds = tokens([prompts], scale=2.0)
     assert placed.tolist() == [[[6.5, 10.5], [0.5, 2.5], [60.5, 80.5]]] and kinds.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pointed", [True, False])
+def test_the_last_bits_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, pointed: bool) -> None:
+    monkeypatch.setattr("floodmap.models.flood_segmenter.SHARED", 1)  # several threads for a tile of any size
+    rng, before = np.random.default_rng(0), torch.get_num_threads()
+    rgb = np.repeat(np.repeat(rng.integers(0, 256, (3, 40, 40)).astype(np.uint8), 8, axis=1), 8, axis=2)
+    tile = Tile(Window(0, 0, 320, 320), rgb, np.zeros((320, 320), np.uint8), gsd_m=0.3)
+    points = {"points_xy": np.array([[100, 100], [200, 50]]), "labels": np.array([1, 0])} if pointed else {}
+    prompts = Prompts(mask=rng.random((80, 80), np.float32), **points)
+    found = []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            segmenter = load_segmenter(resolve("finetuned"), "cpu", "bfloat16")
+            found.append(segmenter.predict([tile], [prompts])[0].copy())
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])

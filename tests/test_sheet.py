@@ -15,7 +15,6 @@ from conftest import GEOGRAPHIC, ROTATED, SOUTH_UP, UTM, SceneFactory, picture
 from fakes import ConstantSegmenter, FakeSegmenter
 from rasterio.crs import CRS
 
-import floodmap_cli.segment as command
 from floodmap.errors import OutputError
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.imagery.tile import Tile
@@ -222,7 +221,7 @@ def test_a_frame_without_place_has_neither_scale_nor_north() -> None:
 def test_a_report_in_the_folder_of_scenes_is_no_scene(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(command, "_load", lambda model, device: FakeSegmenter())
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
     scene = make_scene(folder=tmp_path / "in")
     args = ["segment", str(tmp_path / "in"), "-o", str(tmp_path / "in"), "--prompts", "none", "--report"]
     assert run_command(args) == 0

@@ -13,7 +13,6 @@ import rasterio.shutil
 from conftest import SceneFactory
 from fakes import FakeSegmenter
 
-import floodmap_cli.segment as command
 from floodmap.errors import SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
@@ -73,7 +72,7 @@ def test_every_kind_of_name_is_segmented_by_the_command(
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(scene, "b.tif")
     rasterio.shutil.copy(scene, tmp_path / "f.gpkg", driver="GPKG", RASTER_TABLE="t")
-    monkeypatch.setattr(command, "_load", lambda model, device: FakeSegmenter())
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
     monkeypatch.chdir(tmp_path)
     names = {
         f"/vsizip/{tmp_path}/s.zip/in/a.tif": "a", "/vsitar/s.tar/b.tif": "b", "GPKG:f.gpkg:T": "f_T",

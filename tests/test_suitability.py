@@ -11,7 +11,6 @@ from affine import Affine
 from conftest import NORTH_UP, SceneFactory, picture
 from fakes import FakeSegmenter
 
-import floodmap_cli.segment as command
 from floodmap import inspection
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.suitability import white_share
@@ -67,7 +66,7 @@ def test_sand_roofs_and_nothing_are_not_white() -> None:
 def test_warnings_stand_in_the_json_on_the_page_and_in_info(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "_load", lambda model, device: FakeSegmenter())
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
     scene = make_scene(pixels=snow(0.8), transform=Affine(10, 0, 500_000, 0, -10, 5_000_000), name="s.tif")
     options = ["--prompts", "none", "--report", "-o", str(tmp_path / "out")]
     assert run(["segment", str(scene), *options]) == 0
@@ -92,7 +91,7 @@ def test_near_infrared_is_said_to_be_used_only_where_it_is(
     for number, knows_floods in enumerate((True, False)):
         fake = FakeSegmenter()
         fake.knows_floods = knows_floods
-        monkeypatch.setattr(command, "_load", lambda model, device, fake=fake: fake)
+        monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device, fake=fake: fake)
         out = tmp_path / str(number)
         assert run(["segment", str(scene), "-o", str(out), "--report"]) == 0
         told = json.loads((out / "s.json").read_text())["source"]["near_infrared"]

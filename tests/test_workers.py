@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import digests, read
 
+import floodmap
 from floodmap.errors import ModelError, SceneError, WorkerError
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
@@ -35,13 +37,13 @@ from floodmap.inference.tiling import Grid
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout import worker
-from floodmap.scaleout.facts import Facts, refuse_mixture, versions
-from floodmap.scaleout.job import Chunk, cut
-from floodmap.scaleout.local import LocalPool
-from floodmap.scaleout.opening import open_workers
-from floodmap.scaleout.pool import Call, Lost, Pool, in_order
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers import worker
+from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
+from floodmap.scaleout.workers.job import Chunk, cut
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.opening import open_workers
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.strip import Strip
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -268,13 +270,14 @@ def test_an_interrupted_run_is_resumed_with_workers_and_without(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_worker_processes_end_with_the_pool_and_with_the_client(scene: Path, tmp_path: Path) -> None:
     with LocalPool(["cpu"]) as own:
         process = own.workers[0].popen
         assert process.poll() is None
     assert process.poll() is not None
     code = (
-        "import sys, time; from floodmap.scaleout.local import LocalPool\n"
+        "import sys, time; from floodmap.scaleout.workers.local import LocalPool\n"
         "pool = LocalPool(['cpu']); print(pool.workers[0].popen.pid, flush=True); time.sleep(900)"
     )
     client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -418,3 +421,104 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
 
     with pytest.raises(WorkerError, match=said), open_workers(resolve("finetuned"), **options):
         pass
+
+
+# The command line, with the shipped model.
+
+
+def cli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "floodmap_cli.main", "segment", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
+    folder = tmp_path_factory.mktemp("sample")
+    floodmap.sample(folder / "scene.tif", width=900, height=1300, seed=3)
+    done = cli("scene.tif", "-o", "one", "--tile-size", 320, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
+    done = cli("scene.tif", "-o", "two", "--tile-size", 320, "--workers", 3, cwd=sample)
+    assert done.returncode == 0, done.stderr
+    assert digests(sample / "one") == digests(sample / "two")
+    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(sample: Path) -> None:
+    command = [sys.executable, "-m", "floodmap_cli.main", "segment", "scene.tif", "-o", "broken", "--tile-size", "320"]
+    client = subprocess.Popen(
+        [*command, "--workers", "2"], cwd=sample, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with client:
+        while client.poll() is None and not list((sample / "broken").glob(".*/*.strip")):
+            time.sleep(0.02)
+        workers = [pid for pid in children(client.pid) if "floodmap.scaleout.workers.process" in line_of(pid)]
+        os.killpg(client.pid, signal.SIGINT)  # as a terminal does: every process of the group gets the signal
+        said = client.communicate(timeout=HANGS)[1]
+    assert client.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert len(workers) == 2 and not any("floodmap.scaleout.workers.process" in line_of(pid) for pid in workers)
+    done = cli("scene.tif", "-o", "broken", "--tile-size", 320, "--resume", cwd=sample)
+    assert done.returncode == 0 and digests(sample / "one") == digests(sample / "broken")
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for task in Path(f"/proc/{pid}/task").glob("*/children") for one in task.read_text().split()]
+
+
+def line_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+CLUSTER = """
+import sys
+from distributed import Client, LocalCluster
+import floodmap
+from floodmap_cli.main import run
+if __name__ == "__main__":
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        floodmap.segment("scene.tif", out="client", tile_size=320, scheduler=client)
+        assert client.run(lambda: 1), "the client stays connected"
+        code = run(["segment", "scene.tif", "-o", "address", "--tile-size", "320", "--scheduler",
+                    cluster.scheduler_address])
+    sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_bytes(sample: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    (sample / "cluster.py").write_text(CLUSTER)
+    done = subprocess.run([sys.executable, "cluster.py"], cwd=sample, capture_output=True, text=True, timeout=HANGS)
+    assert done.returncode == 0, done.stderr
+    for name in ("client", "address"):
+        assert digests(sample / "one") == digests(sample / name)
+        assert json.loads((sample / name / "scene.json").read_text())["run"]["workers"] == 2
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_and_wrong_options_are_one_line(sample: Path) -> None:
+    for options, code, said in (
+        (["--device", "cuda:0,gpu"], 2, "'gpu' is no device"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 1, "--scheduler excludes --workers"),
+        (["--workers", "2", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
+    ):
+        done = cli("scene.tif", "-o", "none", *options, cwd=sample)
+        assert done.returncode == code and said in done.stderr, done.stderr
+        assert not (sample / "none").exists()
+
+
+def test_a_loaded_model_is_refused_for_workers(make_scene: SceneFactory, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="give its name or file"):
+        floodmap.segment(make_scene(), out=tmp_path / "out", model=FakeSegmenter(), workers=2)

@@ -10,12 +10,12 @@ import click
 
 from floodmap.errors import OutputError
 
-from .options import ignore_option, json_option, not_negative, overwrite_option, positive, share
+from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, positive, share
 
 
 @click.command()
-@click.argument("prediction", type=click.Path(path_type=Path))
-@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("prediction", type=FileOrUrl())
+@click.argument("reference", type=FileOrUrl())
 @click.option(
     "--flood-value", metavar="VALUE",
     help='Flood in the prediction: raster values ("1", "1,2"), or an attribute of polygons ("class=water").  '
@@ -51,8 +51,8 @@ from .options import ignore_option, json_option, not_negative, overwrite_option,
 def evaluate(
     ctx: click.Context,
     /,
-    prediction: Path,
-    reference: Path,
+    prediction: Path | str,
+    reference: Path | str,
     csv_file: Path | None,
     as_json: bool,
     overwrite: bool,
@@ -60,9 +60,9 @@ def evaluate(
 ) -> None:
     """Score flood predictions against references.
 
-    PREDICTION and REFERENCE are each a raster of one band or a polygon file, in any CRS and on any grid, or a folder
-    of such files. Files in folders are paired by name: x_mask.tif (or x.gpkg ...) with x_reference.tif, x_mask.png,
-    x.tif or x.gpkg. Files without a partner are listed.
+    PREDICTION and REFERENCE are each a raster of one band or a polygon file, in any CRS and on any grid, the URL of
+    such a file, or a folder of such files. Files in folders are paired by name: x_mask.tif (or x.gpkg ...) with
+    x_reference.tif, x_mask.png, x.tif or x.gpkg. Files without a partner are listed.
 
     Pixels that are unobserved in the prediction or in the reference are left out: nodata, 255, values below 0,
     transparent pixels, pixels outside a raster, polygons of a layer "unobserved", and values of --ignore-value. In the

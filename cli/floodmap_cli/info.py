@@ -42,18 +42,19 @@ def as_text(scene: dict[str, Any]) -> str:
     bands = ", ".join(str(band) for band in scene["bands"]) + (
         f" (and {scene['nir_band']}, near infrared: {NIR_USE})" if scene["nir_band"] else ""
     )
-    bounds = zip(scene["stretch"]["low"], scene["stretch"]["high"], strict=True)
-    identity = scene["dtype"] == "uint8"
+    identity, missing = scene["dtype"] == "uint8", "not read, because the remote file has no overviews"
+    stretch = scene["stretch"] or {"low": [], "high": []}
+    bounds = ", ".join(f"{low:.6g} to {high:.6g}" for low, high in zip(*stretch.values(), strict=True))
     rows = {
         "CRS": scene["crs"] or "none: pixel coordinates, no areas",
         "size": f"{size['width']} x {size['height']} pixels, {size['width'] * size['height'] / 1e6:.4g} megapixels"
         + (f" (file {source['width']} x {source['height']})" if source != size else ""),
         "pixel": "unknown" if scene["gsd_m"] is None else f"{scene['gsd_m']:.4g} m on the ground",
         "bands": f"{bands} of type {scene['dtype']}",
-        "stretch": "none" if identity else ", ".join(f"{low:.6g} to {high:.6g}" for low, high in bounds),
+        "stretch": "none" if identity else bounds or missing,
         "nodata": "none" if scene["nodata"] is None else f"{scene['nodata']}",
-        "collar": " and ".join(scene["collar"]) or "none",
-        "observed": f"about {100 * scene['valid_share']:.1f} %",
+        "collar": missing if scene["collar"] is None else " and ".join(scene["collar"]) or "none",
+        "observed": missing if scene["valid_share"] is None else f"about {100 * scene['valid_share']:.1f} %",
         "windows": "{count} of {width} x {height} pixels".format(**scene["windows"]),
         "memory": f"about {estimate['memory_bytes'] / 1e9:.1f} GB (estimate)",
         "disk": f"at most {estimate['disk_bytes'] / 1e6:.3g} MB (estimate)",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from floodmap.options import SegmentOptions
     from floodmap.output.rehearsal import Helper
     from floodmap.output.results import FloodMap
-    from floodmap.scaleout.run import Workers
+    from floodmap.scaleout.workers.run import Workers
 
 Opened = AbstractContextManager["tuple[Segmenter, Workers | None]"]
 

@@ -26,6 +26,16 @@ from .log import configure_logging
 Command = Callable[..., Any]
 
 
+class FileOrUrl(click.Path):
+    """Parameter type: a local path, or a URL or another name that only GDAL opens, which is returned unchanged."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a `Path`, or a str for a URL."""
+        return value if isinstance(value, str) and has_gdal_name(value) else super().convert(value, param, ctx)
+
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Refuse zero, negative numbers, NaN and infinity (callback of click)."""

@@ -17,6 +17,7 @@ import click
 from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
+from .loading import open_model
 from .options import (
     catalogue_option,
     devices_option,
@@ -28,14 +29,12 @@ from .options import (
     workers_options,
 )  # fmt: skip
 from .progress import scene_bar
+from .result_line import print_result
 
 if TYPE_CHECKING:
     from floodmap.geo.source_name import SourceName
     from floodmap.inference.loop import Progress
-    from floodmap.models.protocol import Segmenter
-    from floodmap.models.registry import ResolvedModel
     from floodmap.output.results import FloodMap
-    from floodmap.scaleout.run import Workers
 
 log = logging.getLogger("floodmap")
 
@@ -105,11 +104,11 @@ def segment(
     in_workers = len(found) > 1 and (workers or scheduler)  # workers rehearse for themselves
     helper = None if vector_inputs or in_workers or is_loaded() else Helper()
     from floodmap.pipeline import segment_scene
-    from floodmap.scaleout.opening import needs_workers
+    from floodmap.scaleout.workers.opening import needs_workers
 
     from .many import segment_many
 
-    opened = _open(model, device, flips, workers, scheduler, allow_mixed)
+    opened = open_model(model, device, flips, workers, scheduler, allow_mixed)
 
     def options_for(best_batch_size: int | None) -> SegmentOptions:
         return SegmentOptions(scene=scene_options, batch_size=batch_size or best_batch_size or 1, **settings)
@@ -117,7 +116,7 @@ def segment(
     if catalogue is not None or (len(found) > 1 and needs_workers(workers, scheduler, device)):
         return segment_many(
             found, out, catalogue, opened, options_for, helper=helper, as_json=as_json, verbosity=verbosity,
-            print_result=lambda result: _print_result(result, as_json, verbosity),
+            print_result=lambda result: print_result(result, as_json, verbosity),
         )  # fmt: skip
     free = list(_without_busy(found, out))
     if not free:
@@ -148,7 +147,7 @@ def segment(
                     log.error("%s", error)
                     worst = REFUSED
                     continue
-            _print_result(results[-1], as_json, verbosity)
+            print_result(results[-1], as_json, verbosity)
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -178,46 +177,6 @@ def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tu
 
 
 @contextmanager
-def _open(
-    model: str, device: str, flips: bool, workers: int | None, scheduler: str | None, allow_mixed: bool
-) -> Iterator[tuple[Segmenter, Workers | None]]:
-    """Context manager: load a model in this process, or in worker processes.
-
-    Yields:
-        The model; and the worker processes, or None if this process computes the windows.
-    """
-    from floodmap.models.mirrored import Mirrored
-    from floodmap.scaleout.opening import needs_workers, open_workers
-
-    if needs_workers(workers, scheduler, device):
-        with open_workers(
-            _resolve(model), workers=workers, scheduler=scheduler, device=device, flips=flips, allow_mixed=allow_mixed
-        ) as runner:
-            yield runner.segmenter, runner
-        return
-    segmenter = _load(model, device)
-    yield (Mirrored(segmenter) if flips else segmenter), None
-
-
-def _load(model: str, device: str) -> Any:
-    """Load a model in this process."""
-    resolved = _resolve(model)
-    from floodmap.models.loading import load_segmenter
-
-    return load_segmenter(resolved, device)
-
-
-def _resolve(model: str) -> ResolvedModel:
-    """Find the file of a model. If the file is not on this machine, download the file, with a progress bar."""
-    from floodmap.models.registry import resolve
-
-    from .progress import progress_bar
-
-    with progress_bar(f"Fetching {model}", unit="bytes") as update:
-        return resolve(model, progress=update)
-
-
-@contextmanager
 def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]:
     """Context manager: show the progress of one scene, and log the time that the scene took.
 
@@ -230,6 +189,7 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[Progress], None]]
     log.info("%s took %.1f s", name, time.monotonic() - started)
 
 
+
 def _workers_text(progress: Progress) -> str:
     """Return the numbers of workers and of finished chunks of windows, such as "2 workers 3/10".
 
@@ -238,23 +198,3 @@ def _workers_text(progress: Progress) -> str:
     if not progress.workers:
         return ""
     return f"{progress.workers} workers {progress.chunks_done}/{progress.chunks_total}"
-
-
-def _print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
-    """Write one line on a scene's result to standard output; write nothing with --json or -q."""
-    if as_json or verbosity < 0:
-        return
-    summary = result.report
-    area = summary["flood_area_ha"]
-    size = (
-        f"{area:,.2f} ha of flood"
-        if area is not None
-        else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
-    )
-    files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
-    windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
-    failed = f"; {windows} FAILED, in whole or in part: unobserved there" if result.failed_windows else ""
-    click.echo(
-        f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
-        f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(map(str, files))}"
-    )

@@ -12,7 +12,7 @@ import click
 from floodmap.errors import OutputError
 from floodmap.options import FORMATS
 
-from .options import ignore_option, json_option, not_negative, overwrite_option, share
+from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, share
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -23,7 +23,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 
 
 @click.command()
-@click.argument("mask", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("mask", type=FileOrUrl(exists=True, dir_okay=False))
 @click.option(
     "-o",
     "--output",
@@ -68,7 +68,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @overwrite_option
 @json_option
 def vectorize(
-    mask: Path,
+    mask: Path | str,
     output: Path,
     threshold: float | None,
     flood_value: str | None,
@@ -80,10 +80,10 @@ def vectorize(
 ) -> None:
     """Trace a mask or probability raster as polygons.
 
-    MASK is a raster of one band, written by floodmap or another program. Pixels are unobserved if they are nodata or
-    transparent, or have a value below 0, or the value 255 in a mask of 0 and 1. A GeoPackage has the layers flood and
-    unobserved, styled for QGIS. In other formats, the unobserved polygons are in a second file, with _unobserved before
-    the suffix.
+    MASK is a raster of one band, or its URL, written by floodmap or another program. Pixels are unobserved if they
+    are nodata or transparent, or have a value below 0, or the value 255 in a mask of 0 and 1. A GeoPackage has the
+    layers flood and unobserved, styled for QGIS. In other formats, the unobserved polygons are in a second file, with
+    _unobserved before the suffix.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg
@@ -91,16 +91,18 @@ def vectorize(
         floodmap vectorize landcover.tif -o water.gpkg --flood-value 11,12
     """
     from floodmap.geo.crs import is_placed
+    from floodmap.geo.downloads import local_file
     from floodmap.output.polygons import vectorize_layers
     from floodmap.output.vector_files import write_file
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already; choose another name or add --overwrite")
-    layers = vectorize_layers(
-        mask, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
-        simplify_m=simplify_m,
-    )  # fmt: skip
-    date = datetime.fromtimestamp(mask.stat().st_mtime, UTC)
+    with local_file(mask) as file:
+        layers = vectorize_layers(
+            file, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
+            simplify_m=simplify_m,
+        )  # fmt: skip
+        date = datetime.fromtimestamp(file.stat().st_mtime, UTC)
     paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
     # Without `skipna=False`, pandas counts unknown areas as 0.
     area = float(layers.flood["area_m2"].sum(skipna=False)) if is_placed(layers.flood.crs) else None

@@ -55,6 +55,10 @@ def _line(
     """
     old, new = before.get(name), now.get(name)
     match name:
+        case ("frames", _):
+            return "the frames, or files of frames, have changed"
+        case ("source", _) if any(path[0] == "frames" for path in differing):
+            return ""
         case ("source", "fingerprint"):
             return "the scene's file, or one beside it, has changed"
         case ("model", "sha256"):

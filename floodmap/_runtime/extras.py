@@ -11,8 +11,8 @@ EXTRAS = {
     "matplotlib": "train",
     "accelerate": "multi-gpu",
     "rioxarray": "xarray",
-    "distributed": "dask",
     "pystac": "remote",
+    "distributed": "dask",
 }
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""
 

@@ -28,10 +28,11 @@ _LARGE_BYTES = 5 << 20
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def configure_low_memory() -> None:
+def configure_low_memory(*, one_heap: bool = True) -> None:
     """Configure glibc, torch and MKL for low memory use, in a process that only segments scenes.
 
-    Call this function before numpy, torch or rasterio is imported.
+    Call this function before numpy, torch or rasterio is imported. With `one_heap=False`, numpy and rasterio may be
+    imported already.
 
     - All threads share one heap (arena), so that each thread reuses memory that another thread has freed.
     - Large blocks are allocated outside the heap, because freed large blocks would leave unused gaps in the heap. Large
@@ -40,12 +41,15 @@ def configure_low_memory() -> None:
       3 MB per shape of input and save 1 % of the time.
     - MKL allocates new buffers for each matrix product. By default MKL keeps buffers of 4 MB or more for every thread
       that has multiplied matrices.
+
+    Args:
+        one_heap: False: leave out the first setting of this list, which affects all threads of the process.
     """
     if _has_huge_pages():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # makes torch allocate in huge pages
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # cache of torch's ideep; with 0, torch crashes
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
-    if libc := _glibc():
+    if one_heap and (libc := _glibc()):
         libc.mallopt(_M_ARENA_MAX, 1)
 
 

@@ -15,8 +15,8 @@ from floodmap.catalogue.run import Catalogue, ScenesProgress, reserved, run_scen
 from floodmap.geo.names import local_or_gdal
 from floodmap.models.protocol import Segmenter
 from floodmap.options import MODEL, OUTPUT_FOLDER, SceneOptions, SegmentOptions, SegmentSettings
-from floodmap.scaleout.opening import needs_workers, open_workers
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.opening import needs_workers, open_workers
+from floodmap.scaleout.workers.run import Workers
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -39,8 +39,8 @@ from floodmap.options import (
 )
 from floodmap.output.results import FloodMap, as_probability
 from floodmap.pipeline import refuse_other_run, segment_scene
-from floodmap.scaleout.opening import needs_workers, open_workers
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.opening import needs_workers, open_workers
+from floodmap.scaleout.workers.run import Workers
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -9,6 +9,7 @@ from typing import Any
 
 from floodmap._runtime.extras import require
 from floodmap.errors import SceneError
+from floodmap.geo.remote import content_of
 from floodmap.geo.source_name import SourceName
 
 _KINDS = ("Catalog", "Collection")
@@ -28,6 +29,7 @@ def item_addresses(name: SourceName) -> list[str] | None:
 
     Raises:
         SceneError: a linked catalogue cannot be read, or there is no item.
+        RemoteError: a catalogue cannot be read over the network.
         MissingPackageError: pystac is not installed.
     """
     given = name.given if name.path is None else str(name.path.absolute())
@@ -69,6 +71,7 @@ def _content(address: str) -> dict[str, Any] | None:
 
     Raises:
         SceneError: the file cannot be read.
+        RemoteError: the file cannot be read over the network.
     """
     content, text = None, _text(address)
     with suppress(ValueError):
@@ -80,17 +83,11 @@ def _content(address: str) -> dict[str, Any] | None:
     return {"description": "", "links": [], **content}
 
 
-def _text(address: str) -> str | bytes:
+def _text(address: str) -> bytes:
     name = SourceName.of(address)
     if name.path is not None:
         try:
             return name.path.read_bytes()
         except OSError as error:
             raise SceneError(f"{name} cannot be read: {error.strerror or error}") from error
-    require("pystac", "a STAC collection as scenes")
-    from pystac import StacIO
-
-    try:
-        return StacIO.default().read_text(address)
-    except Exception as error:  # pystac raises exceptions of many classes
-        raise SceneError(f"{name} cannot be read: {' '.join(str(error).split())}") from error
+    return content_of(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from floodmap.catalogue.collection import item_addresses
 from floodmap.errors import FloodmapError, SceneError
 from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.stac import scene_of
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +24,8 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
     """Find the scenes of the arguments, and choose a unique name for the results of each scene.
 
     Args:
-        arguments: files, folders, glob patterns, names that only GDAL can open, and STAC collections or catalogues. Of
-            a folder, the rasters directly in the folder are used, not those in subfolders. A pattern with `**` also
-            searches subfolders. Of a STAC collection, all linked items are used.
-        out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
-            folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
+        arguments: see `find_sources`.
+        out: see `find_sources`.
 
     Returns:
         A pair for each scene, in the order of the arguments: a unique name, with which the names of the results begin,
@@ -37,16 +35,37 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
         SceneError: an argument matches no file, or all matching files are results of floodmap.
         FloodmapError: two scenes cannot get different names.
     """
+    return _named(find_sources(arguments, out, read_items=False))
+
+
+def find_sources(arguments: Sequence[str], out: Path, *, read_items: bool = True) -> list[SourceName]:
+    """Find the rasters of the arguments.
+
+    Args:
+        arguments: files, folders, glob patterns, names that only GDAL can open, and STAC collections or catalogues. Of
+            a folder, the rasters directly in the folder are used, not those in subfolders. A pattern with `**` also
+            searches subfolders. Of a STAC collection, all linked items are used.
+        out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
+            folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
+        read_items: True: the items of a STAC collection are read, and the result has their rasters. False: the result
+            has the addresses of the items, so that an item that cannot be read is an error of one scene.
+
+    Returns:
+        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once.
+
+    Raises:
+        SceneError: an argument matches no file, or all matching files are results of floodmap.
+    """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
-        for scene in _expand(argument, out):
+        for scene in _expand(argument, out, read_items):
             scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
     if not scenes:
         raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
-    return _named(list(scenes.values()))
+    return list(scenes.values())
 
 
-def _expand(argument: str, out: Path) -> list[SourceName]:
+def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
     """Return the scenes of one argument, without results of floodmap.
 
     From folders and patterns, references are left out, too: `x_reference.tif` beside `x.tif`.
@@ -54,9 +73,10 @@ def _expand(argument: str, out: Path) -> list[SourceName]:
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if (addresses := item_addresses(name)) is not None:
-        return [SourceName.of(address) for address in addresses]
-    if path is None:
-        return [name]
+        names = [SourceName.of(address) for address in addresses]
+        return [scene_of(one) for one in names] if read_items else names
+    if path is None or path.suffix.lower() in (".json", ".geojson"):
+        return [scene_of(name)]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
         if not listed:

@@ -14,7 +14,7 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import FORMATS, SegmentOptions
 from floodmap.output.rehearsal import Helper
 from floodmap.output.results import result_paths
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.run import Workers
 
 
 @dataclass(frozen=True, slots=True)

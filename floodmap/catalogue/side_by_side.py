@@ -20,8 +20,8 @@ from floodmap.options import SegmentOptions
 from floodmap.output.rehearsal import Helper
 from floodmap.output.results import FloodMap, output_folder, refuse_existing, result_paths
 from floodmap.pipeline import segment_scene, work_folder
-from floodmap.scaleout.pool import Call, Lost, in_order
-from floodmap.scaleout.run import Workers
+from floodmap.scaleout.workers.pool import Call, Lost, in_order
+from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.journal import has_strips
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from floodmap.geo.source_name import SourceName
 from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout.model import ModelSource
-from floodmap.scaleout.worker import segmenter_of, warnings_kept
+from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.worker import segmenter_of, warnings_kept
 
 _rehearsed: set[Hashable] = set()
 """Kinds of runs that this worker has rehearsed; see `rehearsal.rehearse`."""

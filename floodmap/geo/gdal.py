@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from floodmap._runtime import forks
+from floodmap.errors import RemoteError
+from floodmap.geo import remote
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import without_queries
 
 try:  # base class of GDAL errors that rasterio does not convert; the class is not public
     from rasterio._err import CPLE_BaseError
@@ -35,7 +39,9 @@ CACHE_BYTES = 64 * 2**20
 
 
 @contextmanager
-def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1) -> Iterator[None]:
+def gdal_env(
+    *, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int = 1, siblings: bool = True
+) -> Iterator[None]:
     """Context manager: apply GDAL's settings for reading scenes in the calling thread, within the `with` block.
 
     Args:
@@ -44,13 +50,82 @@ def gdal_env(*, cache_bytes: int = CACHE_BYTES, pam: bool = False, threads: int 
             sidecar beside a raster that has none, although the raster is only read. Therefore use True only for a
             raster that has a sidecar, or beside which GDAL cannot create one; see `has_sidecar`.
         threads: number of threads that decompress a file opened in the block.
+        siblings: False: GDAL does not search for files beside a raster that is opened in the block. On a web server,
+            GDAL would request about forty names.
     """
     # The fast PNG reader of GDAL (at least in 3.10) returns uninitialised memory for a truncated PNG, without an error.
     settings = {"GDAL_PAM_ENABLED": "YES" if pam else "NO", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
     if forks.threads(threads) > 1:
         settings["GDAL_NUM_THREADS"] = str(threads)
+    if not siblings:
+        settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
+    # GDAL would print errors that rasterio does not convert, with the signatures of URLs, to standard error.
+    settings["CPL_LOG"] = os.devnull
+    settings |= {key: remote.setting(key) for key in remote.SETTINGS}
     with forks.at_work(), rasterio.Env(GDAL_CACHEMAX=cache_bytes, **settings):
         yield
+
+
+@contextmanager
+def gdal_env_of(name: SourceName, *, threads: int = 1) -> Iterator[None]:
+    """Context manager: apply `gdal_env` for opening one raster, with the files beside it that matter.
+
+    Of a file on a server, GDAL searches for files beside it only if the server has a sidecar or a mask.
+    """
+    siblings = not name.is_remote or any(remote.exists(name, ending) for ending in (".aux.xml", ".msk"))
+    with gdal_env(pam=siblings and has_sidecar(name), threads=threads, siblings=siblings):
+        yield
+
+
+def open_remote(name: SourceName) -> Any:
+    """Open a remote raster. GDAL reads parts of the header late and, if that fails, as if they did not exist.
+
+    The raster is therefore opened until two consecutive datasets agree in everything that GDAL reads late: masks,
+    overviews and metadata. Otherwise a failed request might drop the mask, and unobserved ground would become dry.
+
+    Raises:
+        RasterioError: the last attempt failed.
+        RemoteError: no two datasets agree.
+    """
+    before: object = None
+    for delay in [*remote.delays_s(), None]:
+        try:
+            with rasterio.open(name.opened) as first:
+                before = _structure(first)
+            dataset = rasterio.open(name.opened)
+            if _structure(dataset) == before:
+                return dataset
+            dataset.close()
+        except GDAL_ERRORS:
+            remote.look(name)  # raises an error if the server refuses the file
+            if delay is None:
+                raise
+        if delay is not None:
+            time.sleep(delay)
+    raise RemoteError(f"{name} cannot be read: parts of its header are missing now and then; try again later")
+
+
+def _structure(dataset: Any) -> object:
+    """Return everything of a dataset that GDAL may read late."""
+    bands = dataset.indexes
+    return repr(
+        (
+            dataset.shape, dataset.dtypes, dataset.crs, dataset.transform, dataset.gcps, dataset.nodatavals,
+            dataset.mask_flag_enums, dataset.colorinterp, dataset.descriptions, dataset.tags(), dataset.files,
+            [dataset.overviews(band) for band in bands], [dataset.tags(band, ns="IMAGE_STRUCTURE") for band in bands],
+        )
+    )  # fmt: skip
+
+
+def forget_remote(files: Iterable[SourceName]) -> None:
+    """Discard what GDAL has read of remote files: of an answer that was cut off, GDAL keeps the first part.
+
+    GDAL discards it when any dataset of the file is closed, see CPL_VSIL_CURL_NON_CACHED in `remote.SETTINGS`.
+    """
+    for file in files:
+        if file.is_remote:
+            with suppress(*GDAL_ERRORS), gdal_env(siblings=False):
+                rasterio.open(file.opened).close()
 
 
 def has_sidecar(name: SourceName) -> bool:
@@ -97,15 +172,21 @@ def closed_by(stack: ExitStack, resource: Any) -> Any:
 
 
 def forget_error(dataset: Any) -> None:
-    """Clear GDAL's last error after the error was handled.
+    """Clear GDAL's last error after a failed read of a damaged raster, if the read is not needed.
 
     If the error is not cleared, rasterio raises it again at the next GDAL call that returns a value other than 0, also
     if that call succeeds. This function provokes such an exception and suppresses it. To do so, it reads the colour
     interpretation of the bands, for which GDAL returns a value other than 0.
 
     Args:
-        dataset: any open dataset of rasterio, also one that has nothing to do with the error.
+        dataset: the open dataset.
+
+    Raises:
+        RemoteError: the dataset, or a member of a VRT mosaic, is read over a network. The raster may not be damaged.
     """
+    for file in map(SourceName.of, dataset.files):
+        if file.is_remote:
+            raise RemoteError(f"{file} cannot be read over the network; run again with --resume to go on")
     with suppress(Exception):
         _ = dataset.colorinterp
 
@@ -117,4 +198,4 @@ def gdal_reason(error: BaseException) -> str:
     """
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
-    return " ".join(str(error).split())
+    return without_queries(" ".join(str(error).split()))

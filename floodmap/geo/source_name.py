@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from floodmap.errors import SceneError
+from floodmap.geo.urls import without_queries
 
 _SCHEMES = {
     "http": "/vsicurl/http://", "https": "/vsicurl/https://", "ftp": "/vsicurl/ftp://", "s3": "/vsis3/",
@@ -20,7 +22,7 @@ _SCHEMES = {
 """Prefix in GDAL's virtual file system for each scheme of a URL."""
 _ARCHIVES = ("zip", "tar", "gzip")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_REMOTE = re.compile(r"^/vsi.*(curl|s3|gs|az|adls|oss|swift|hdfs)[/?]|^[A-Za-z0-9+]+://")
+_REMOTE = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)(_streaming)?[/?]|^(?!vrt:)[A-Za-z0-9+]+://")
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):")
 """Pattern of the scheme of a URL, or of the driver in a name such as `NETCDF:"f.nc":red`.
 
@@ -41,6 +43,10 @@ class SourceName:
     """Name as the user wrote it."""
     path: Path | None
     """Local file or folder, which may be missing; None for a name that only GDAL opens."""
+    title: str = ""
+    """Name for messages and for results, such as the id of a STAC item; empty: the name follows from `given`."""
+    acquired: datetime | None = None
+    """Time of acquisition, such as the date of a STAC item; None: the raster's own."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
@@ -96,7 +102,17 @@ class SourceName:
     @property
     def is_remote(self) -> bool:
         """True if the raster is read over a network."""
-        return self.path is None and bool(_REMOTE.search(self._vsi_name))
+        is_name = self.path is None and not self.given.startswith("<")
+        return is_name and bool(_REMOTE.search(self._vsi_name))
+
+    @property
+    def _shown(self) -> str:
+        """The given name; of a remote raster without user names and queries, which may contain a password."""
+        if not self.is_remote:
+            return self.given
+        shown = without_queries(self.given)
+        is_plain = self.given.startswith("/vsi") or _URL.match(self.given)
+        return shown.partition("?")[0] if is_plain else shown
 
     @property
     def stem(self) -> str:
@@ -106,6 +122,8 @@ class SourceName:
         without suffix. For a VRT given as XML: `vrt`. For other names: the parts after the driver, such as `f_red` for
         `NETCDF:"f.nc":red`.
         """
+        if self.title:
+            return self.title
         if self.path is not None:
             return self.path.stem
         if self.given.startswith("<"):
@@ -120,11 +138,13 @@ class SourceName:
     @property
     def label(self) -> str:
         """Name of the raster without folders, as written into the result files."""
+        if self.title:
+            return self.title
         if self.path is not None:
             return self.path.name
         if self._vsi_name.startswith("/vsi"):
             return re.split(r"[/!]", str(self))[-1]
-        return str(self) if self.given.startswith("<") else re.sub(r'[^":]*/', "", self.given)
+        return str(self) if self.given.startswith("<") else re.sub(r'[^":]*/', "", self._shown)
 
     @property
     def container(self) -> tuple[Path, str] | None:
@@ -150,16 +170,18 @@ class SourceName:
 
     def _tokens(self) -> list[str]:
         """Return the parts after the driver, split at colons outside quotes: `f.nc`, `red` for `NETCDF:"f.nc":red`."""
-        rest = _PREFIX.sub("", self.given, count=1)
+        rest = _PREFIX.sub("", self._shown, count=1)
         return [quoted or bare for quoted, bare in _TOKEN.findall(rest)]
 
     def __str__(self) -> str:
         """Return the name for messages. The query of a URL is left out, because the query may contain a password."""
+        if self.title:
+            return self.title
         if self.path is not None:
             return str(self.path)
         if self.given.startswith("<"):
             return "the VRT given as text"
-        return self.given.partition("?")[0] if self.is_remote else self.given
+        return self._shown
 
 
 def _prefixes(path: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from pyproj.exceptions import CRSError, ProjError
 from floodmap._runtime.extras import require
 from floodmap.errors import VectorError
 from floodmap.geo.crs import horizontal
+from floodmap.geo.downloads import local_file
 from floodmap.geo.names import readable
 from floodmap.geo.turns import unwrapped
 
@@ -64,10 +65,10 @@ class Vectors:
 def as_file(given: object, name: str) -> Iterator[Path]:
     """Context manager: yield the path `given`, or the path of a temporary GeoPackage with the GeoDataFrame `given`.
 
-    The temporary GeoPackage is deleted at the end.
+    A remote file is downloaded, see `local_file`. Temporary files are deleted at the end.
 
     Args:
-        given: a path or a `geopandas.GeoDataFrame`.
+        given: a path, a URL, or a `geopandas.GeoDataFrame`.
         name: name of the argument, for messages and for the name of the temporary file.
 
     Raises:
@@ -75,7 +76,8 @@ def as_file(given: object, name: str) -> Iterator[Path]:
         VectorError: the GeoDataFrame cannot be written.
     """
     if isinstance(given, str | os.PathLike):
-        yield Path(given)
+        with local_file(given) as file:
+            yield file
         return
     if not any(f"{one.__module__}.{one.__name__}".endswith("geodataframe.GeoDataFrame") for one in type(given).__mro__):
         raise TypeError(f"{name} is a {type(given).__name__}; give a path or a geopandas.GeoDataFrame")

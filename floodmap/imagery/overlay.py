@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from floodmap.errors import MissingCRSError, SceneError
-from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_env_of, gdal_reason
 from floodmap.geo.geogrid import GeoGrid, how_to_place
 from floodmap.geo.names import has_gdal_name, is_there
 from floodmap.geo.source_name import SourceName
@@ -167,7 +167,7 @@ class _Raster:
         # rasterio and GDAL parse text and relative paths as URLs; `SourceName` prevents this for files.
         name = SourceName.of(path if has_gdal_name(path) else Path(path))
         try:
-            with warnings.catch_warnings(), gdal_env(pam=has_sidecar(name)):
+            with warnings.catch_warnings(), gdal_env_of(name):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 self._source = closed_by(stack, rasterio.open(name.opened))
                 structure = anatomy(self._source, name, (1,), stack)

@@ -23,6 +23,7 @@ from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.means import AxisWeights, area_means, known_block_means
+from floodmap.imagery.network import patiently
 from floodmap.imagery.pixels import Pixels, Values, find_empty, nir_is_missing, union
 from floodmap.imagery.raster.source import Source
 from floodmap.imagery.raster.voids import may_be_colour
@@ -72,10 +73,7 @@ class Reader:
         return max(1, round(self.height / scale)), max(1, round(self.width / scale))
 
     def spread(self, *, count: int, side: int) -> list[Window]:
-        """Return at most `count` x `count` windows of `side` x `side` pixels each, evenly spaced over the scene.
-
-        The outer windows touch the edges of the scene. Windows are never higher or wider than the scene.
-        """
+        """Return at most `count` x `count` windows of `side` x `side` pixels or less, evenly spaced over the scene."""
         height, width = min(side, self.height), min(side, self.width)
         rows = np.unique(np.linspace(0, self.height - height, count).astype(int))
         cols = np.unique(np.linspace(0, self.width - width, count).astype(int))
@@ -154,17 +152,21 @@ class Reader:
             raise error
 
     def _read(self, row: float, col: float, height: float, width: float, shape_hw: tuple[int, int]) -> Pixels:
-        """Read a rectangle as `read` does. Place and size are in pixels of the working grid, and may have fractions."""
+        """Read a rectangle as `read` does. Place and size, in pixels of the working grid, may have fractions."""
         source = self.source
         down, across = source.dataset.height / self.height, source.dataset.width / self.width
         part = GdalWindow(col * across, row * down, width * across, height * down)
         native = shape_hw == (part.height, part.width)
-        try:
+
+        def read_part() -> tuple[Values, Bools | None]:
             with self.lock, gdal_env(cache_bytes=source.cache_bytes):
-                read = self._block_averaged(part, shape_hw) or self._stored(part, shape_hw, native)
-                hidden = self._hidden(part, shape_hw)
+                values = self._block_averaged(part, shape_hw) or self._stored(part, shape_hw, native)
+                return values, self._hidden(part, shape_hw)
+
+        place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
+        try:
+            read, hidden = patiently(read_part, source, f"{self.path} in {place}")
         except RasterioError as error:
-            place = f"rows {row:.0f} to {row + height:.0f}, columns {col:.0f} to {col + width:.0f}"
             raise SceneError(f"{self.path} cannot be read in {place}: {gdal_reason(error)}") from error
         empty = union(
             find_empty(read.values, read.nearest, source.nodata_values),
@@ -200,9 +202,7 @@ class Reader:
 
     def _stored(self, part: GdalWindow, shape_hw: tuple[int, int], native: bool) -> Values:
         """Read a rectangle of the raster, resampled to `shape_hw`: averaged if `shape_hw` is coarser than the raster.
-
-        `native` is True if `shape_hw` is the shape of the rectangle, so that nothing is resampled.
-        """
+        `native`: `shape_hw` is the shape of the rectangle."""
         bands, source = self.source.bands, self.source
         coarser = shape_hw[0] <= part.height and shape_hw[1] <= part.width
         if coarser and not native and (not self.overviews or self._gdal_drops_colours):

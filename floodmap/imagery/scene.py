@@ -18,22 +18,25 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.errors import SceneError
+from floodmap.geo.downloads import local_file
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
+from floodmap.geo.remote import refuse_changed
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels, nir_is_missing
+from floodmap.imagery.raster.acquisition import date_of
 from floodmap.imagery.raster.fingerprint import fingerprint
-from floodmap.imagery.raster.source import date_of, open_source
+from floodmap.imagery.raster.source import open_source
 from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons
 from floodmap.imagery.stretch import Stretch
 from floodmap.imagery.suitability import unsuited
-from floodmap.imagery.survey import SAMPLE_SIDE, SAMPLES, SURVEY_SIDE, collar_of, sample_observed, stretch_of
+from floodmap.imagery.survey import collar_of, sample_observed, stretch_of
 from floodmap.imagery.tile import Tile
 from floodmap.options import SceneOptions
 from floodmap.strips import codes
@@ -197,9 +200,9 @@ class Scene:
         return str(self._source.dtype)
 
     @property
-    def source_shape_hw(self) -> tuple[int, int]:
-        """Rows and columns of the file."""
-        return self._source.dataset.height, self._source.dataset.width
+    def source_grid(self) -> GeoGrid:
+        """Pixel grid of the file: CRS, transform, rows and columns."""
+        return self._source.grid
 
     @property
     def cache_bytes(self) -> int:
@@ -210,6 +213,10 @@ class Scene:
     def fingerprint(self) -> str | None:
         """SHA-256 of pixels, bands and georeference, see `imagery.raster.fingerprint`; None if it is not computable."""
         return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
+
+    def refuse_changed(self) -> None:
+        """Raise RemoteError if a file on a server has changed since the scene was opened, or cannot be reached."""
+        refuse_changed(self._source.remote_files)
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
@@ -266,6 +273,11 @@ class Scene:
         tile = self._tile(Window(top, left, height, width), (window.height, window.width), tolerant=True)
         return replace(tile, window=window, gsd_m=(self.gsd_m or 0.0) * factor)
 
+    @property
+    def has_overviews(self) -> bool:
+        """See `Reader.has_overviews`."""
+        return self._reader.has_overviews
+
     def samples(self, count: int, side: int) -> list[Tile]:
         """Read at most `count` x `count` windows of at most `side` x `side` pixels, evenly spaced over the scene.
 
@@ -273,22 +285,12 @@ class Scene:
         """
         return [self._tile(w, (w.height, w.width), tolerant=True) for w in self._reader.spread(count=count, side=side)]
 
-    def valid_share(self) -> float:
-        """Return the share of observed pixels, 0 to 1, among the scene's pixels inside the area of interest.
-
-        A scene with overviews, or of at most 2048 x 2048 pixels, is counted whole, downsampled to at most 2048 pixels a
-        side. Of any other scene, 16 x 16 windows of 128 x 128 pixels are counted, evenly spaced over the scene.
-        """
-        cheap = self.height * self.width <= SURVEY_SIDE**2 or self._reader.has_overviews
-        tiles = [self.preview(SURVEY_SIDE)] if cheap else self.samples(2 * SAMPLES, SAMPLE_SIDE)
-        reasons = np.concatenate([tile.reason.ravel() for tile in tiles])
-        wanted = int((reasons != codes.OUTSIDE).sum())
-        return float((reasons == 0).sum() / wanted) if wanted else 0.0
-
     def _open_overlay(self, path: Path | str | None, *, voids_cover: bool) -> Overlay | None:
         if path is None:
             return None
-        base = BaseScene(self.path, self.grid, self.source_shape_hw)
+        base = BaseScene(self.path, self.grid, self.source_grid.shape_hw)
+        if SourceName.of(path).is_remote:
+            path = self._stack.enter_context(local_file(path))
         return open_overlay(local_or_gdal(path), base, self._stack, voids_cover=voids_cover)
 
     @property

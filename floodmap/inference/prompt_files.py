@@ -10,8 +10,10 @@ import shapely
 from numpy.typing import NDArray
 
 from floodmap.errors import PromptError
+from floodmap.geo.downloads import local_file
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import readable
+from floodmap.geo.source_name import SourceName
 from floodmap.geo.turns import turned
 from floodmap.geo.vectors import PARQUET, read_vectors
 from floodmap.models.prompts import Prompts
@@ -26,7 +28,8 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     layers of the file are read. Points outside the scene are left out. Boxes are clipped to the scene.
 
     Args:
-        path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (see `read_vectors`).
+        path: GeoJSON, GeoPackage or another format that OGR reads, in any CRS (see `read_vectors`); a remote file is
+            downloaded.
         grid: grid of the scene's pixels. If the grid has no CRS, the file is not reprojected: the coordinates in the
             file must be in the coordinate system of the grid's transform.
 
@@ -38,6 +41,9 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
         PromptError: a point has no usable label, a geometry is neither a point nor a polygon, or all prompts lie
             outside the scene.
     """
+    if SourceName.of(path).is_remote:
+        with local_file(path) as file:
+            return read_prompts(file, grid)
     points: list[NDArray[np.float64]] = []
     labels: list[int] = []
     boxes: list[NDArray[np.float64]] = []

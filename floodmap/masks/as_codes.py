@@ -15,7 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
 from floodmap.errors import SceneError
-from floodmap.geo.gdal import gdal_env, has_sidecar
+from floodmap.geo.gdal import gdal_env_of
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.window import Window
@@ -76,7 +76,7 @@ def open_codes(
             `threshold`), and has values that are not probabilities.
     """
     rule = FloodRule.parse(flood_value, threshold, ignore_values)
-    with gdal_env(pam=has_sidecar(SourceName.of(path))), warnings.catch_warnings():
+    with gdal_env_of(SourceName.of(path)), warnings.catch_warnings():
         # RasterMask handles rasters without georeference.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raster = RasterMask(path)

@@ -27,11 +27,12 @@ from floodmap.models.backends.dispatch import (
 )
 from floodmap.models.backends.onednn import pack_linears
 from floodmap.models.backends.threads import compute_gelu_in_one_thread, one_thread
-from floodmap.models.calibration import UNCALIBRATED, Calibration
+from floodmap.models.calibration import Calibration
 from floodmap.models.familiarity import Familiarity
+from floodmap.models.mask_prompts import mask_logits
 from floodmap.models.prompts import PIXEL_CENTRE, Prompts
 from floodmap.models.registry import ResolvedModel
-from floodmap.models.sam.common import FRAME, SUREST, Encoded, normalized
+from floodmap.models.sam.common import FRAME, Encoded, normalized
 from floodmap.models.sam.efficientnet import fuse
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.sam.meta_sam import Sam
@@ -309,27 +310,3 @@ def _scales(prompts: Prompts, shape: Sequence[int]) -> list[float]:
     because box coordinates are encoded relative to the frame. `shape` ends with height and width of the tile in pixels.
     """
     return [scale for scale in POINTED_SCALES if not len(prompts.boxes_xyxy) or scale * max(shape[-2:]) <= FRAME]
-
-
-def mask_logits(
-    likelihood: Tensor, shape_hw: Sequence[int], mask_hw: tuple[int, int], calibration: Calibration = UNCALIBRATED
-) -> Tensor:
-    """Convert coarse flood probabilities or likelihoods of tiles to mask prompts (logits).
-
-    Args:
-        likelihood: coarse values of B tiles, (B, h, w), 0 to 1: flood probabilities from the coarse map, or, for Meta's
-            SAM, the likelihood from colours. The h x w pixels cover the whole tile; h and w may have any size.
-        shape_hw: height and width of the tiles, in pixels, without padding.
-        mask_hw: height and width of the mask prompts: a quarter of height and width of the padded tiles. The padding of
-            the mask prompts is dry.
-        calibration: calibration of the model. The calibration is inverted, because uncalibrated logits were the mask
-            prompts in training.
-
-    Returns:
-        Mask prompts: logits (B, 1, *mask_hw), at most `SUREST` in absolute value.
-    """
-    covered = (-(-shape_hw[0] // 4), -(-shape_hw[1] // 4))
-    logits = (likelihood.clamp(1e-4, 1 - 1e-4).logit()[:, None] - calibration.shift) / calibration.scale
-    logits = logits.clamp(-SUREST, SUREST)
-    logits = F.interpolate(logits, covered, mode="bilinear", align_corners=False)
-    return F.pad(logits, (0, mask_hw[1] - covered[1], 0, mask_hw[0] - covered[0]), value=-6.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -35,9 +37,9 @@ def load_on_share(model: ResolvedModel, device: str, share: int) -> tuple[FloodS
     return loaded, loaded.best_batch_size
 
 
-def batch_size_on_cpu(model: ResolvedModel) -> int:
-    """Return the batch size with which a model segments on the CPU of this machine, with all threads."""
-    return min(all_threads(), SIDE_BY_SIDE) if model.path.suffix == ".safetensors" else 1
+def batch_size_on_cpu(path: Path) -> int:
+    """Return the batch size with which the model in a file segments on the CPU of this machine, with all threads."""
+    return min(all_threads(), SIDE_BY_SIDE) if path.suffix == ".safetensors" else 1
 
 
 def device_kind(runs_on: str) -> str:
@@ -52,3 +54,7 @@ def device_kind(runs_on: str) -> str:
     if device.startswith("cuda"):
         return f"cuda {torch.cuda.get_device_name()}"
     return f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
+
+
+if __name__ == "__main__":
+    sys.stdout.write(str(batch_size_on_cpu(Path(sys.argv[1]))))

@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 from floodmap.errors import MissingCRSError
 from floodmap.geo.areas import equal_area, measure
 from floodmap.geo.crs import known_crs
+from floodmap.geo.downloads import local_file
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
@@ -136,7 +137,7 @@ def vectorize(
     """Trace the flood of a mask or probability raster, written by floodmap or another program, as polygons.
 
     Args:
-        path: a raster of one band, in a format that GDAL reads.
+        path: a raster of one band, in a format that GDAL reads; or the URL of one.
         flood_value: value of the flooded pixels in a mask, or several values ("1,2"). None: 1 in masks of 0 and 1, 255
             in masks of 0 and 255, and 1 in masks of 0, 1 and 255.
         threshold: for a probability raster: probability from which a pixel is flood, 0.01 to 1. A raster is taken as
@@ -185,8 +186,10 @@ def vectorize_layers(
     Returns:
         The tables of flood polygons and of polygons of unobserved ground, in the CRS of the raster.
     """
-    path = Path(path)
-    with open_codes(path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster:
+    with (
+        local_file(path) as file,
+        open_codes(file, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster,
+    ):
         return polygonize(
             raster.strips,
             grid=raster.grid,

@@ -1,1 +1,1 @@
-"""One scene over many workers: processes on this machine, or workers of a Dask cluster."""
+"""Work beyond one scene in one process: many frames as one product, and worker processes."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, MemoryFile
 
-from floodmap.errors import SceneError
+from floodmap.errors import RemoteError, SceneError
 from floodmap.geo import tile_index
-from floodmap.geo.gdal import closed_by, gdal_reason
+from floodmap.geo.gdal import GDAL_ERRORS, closed_by, gdal_reason, open_remote
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Member, Rect, Vrt
 from floodmap.imagery.raster import voids
@@ -156,10 +156,12 @@ class _Inspector:
         if name.path is not None and not name.path.exists():
             return "no such file"
         try:
-            with rasterio.open(name.opened) as dataset:
+            with open_remote(name) if name.is_remote else rasterio.open(name.opened) as dataset:
                 fitting = [band for band in bands if band <= dataset.count] or [*range(1, dataset.count + 1)]
                 return _ReadableMember(self.inspect(dataset, name, fitting, depth), (dataset.height, dataset.width))
-        except (RasterioError, ET.ParseError) as error:
+        except (*GDAL_ERRORS, ET.ParseError) as error:
+            if name.is_remote:
+                raise RemoteError(f"{name} cannot be read over the network: {gdal_reason(error)}") from None
             return gdal_reason(error)
 
     def _between_tiles(self, dataset: DatasetReader, name: SourceName) -> Gaps | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-import urllib.request
 import warnings
 import xml.etree.ElementTree as ET
 import zipfile
@@ -16,15 +15,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from floodmap.errors import SceneError
-from floodmap.geo.gdal import ARCHIVE_ERRORS, closed_by, gdal_env, has_sidecar
+from floodmap.errors import RemoteError, SceneError
+from floodmap.geo.gdal import ARCHIVE_ERRORS, closed_by, gdal_env_of
 from floodmap.geo.names import has_gdal_name
+from floodmap.geo.remote import RemoteFile, look
 from floodmap.geo.source_name import SourceName
+from floodmap.geo.urls import IN_ARCHIVE, without_queries
 from floodmap.geo.vectors import PARQUET, SUFFIXES, is_vector
 from floodmap.imagery.raster.anatomy import anatomy
 
@@ -38,9 +38,6 @@ If the total is larger, a file of more than 1 MiB is not hashed whole: pieces, s
 _EDGE_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
-_HEAD_BYTES = 16 * 2**10
-"""Number of bytes hashed at the start of a remote file: a GeoTIFF's header, and part of the block index of a COG."""
-_TIMEOUT_S = 30
 _IN_ARCHIVE = re.compile(r"/vsi(zip|tar)/")
 _MAX_DEPTH = 8
 """Largest depth of VRTs inside VRTs."""
@@ -80,8 +77,8 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
 
     Files inside archives and files at URLs are not always hashed whole. For a file inside a zip archive, the checksum
     (CRC-32) and the size from the archive's directory are hashed. For a URL, headers of the server's response and the
-    first `_HEAD_BYTES` of the file are hashed. Modification times of local files are hashed only for rasters of more
-    than `WHOLE_BYTES`.
+    first `remote.HEAD_BYTES` of the file are hashed. Modification times of local files are hashed only for rasters of
+    more than `WHOLE_BYTES`.
 
     Not hashed are the name of a local raster, and statistics and histograms in sidecar files (.aux.xml) and in VRTs. A
     raster that is renamed therefore keeps its fingerprint.
@@ -103,8 +100,9 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
     whole = sum(file.path.stat().st_size for file in files if file.path and file.path.is_file()) <= WHOLE_BYTES
     for file in files:
         try:
-            digest.update(_content(file, whole=whole))
-        except (_NoFingerprint, OSError, URLError, ValueError):
+            remote = source.remote_files.get(str(file.opened))
+            digest.update(_of_remote(file, remote) if file.is_remote else _content(file, whole=whole))
+        except (_NoFingerprint, OSError, ValueError):
             return None
     return digest.hexdigest()
 
@@ -126,7 +124,7 @@ def of_input(name: Path | str) -> str | None:
     try:
         for part in {str(part.opened): part for part in _parts(source)}.values():
             digest.update(_content(part, whole=True))
-    except (_NoFingerprint, SceneError, OSError, URLError, ValueError):
+    except (_NoFingerprint, SceneError, RemoteError, OSError, ValueError):
         return None
     return digest.hexdigest()
 
@@ -141,7 +139,7 @@ def _parts(name: SourceName) -> list[SourceName]:
     if not name.is_remote and is_vector(name.given if name.path is None else name.path):
         return _vector_parts(name)
     try:
-        with ExitStack() as stack, warnings.catch_warnings(), gdal_env(pam=has_sidecar(name)):
+        with ExitStack() as stack, warnings.catch_warnings(), gdal_env_of(name):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             structure = anatomy(closed_by(stack, rasterio.open(name.opened)), name, (1,), stack)
     except RasterioError:
@@ -225,9 +223,9 @@ def _content(name: SourceName, *, whole: bool) -> bytes:
     if name.path is not None:
         return _of_path(name.path, whole=whole)
     if name.given.startswith("<"):
-        return _of_vrt(name.given.encode())
+        return _of_vrt(without_queries(name.given).encode())
     if name.is_remote:
-        return _of_url(str(name.opened))
+        return _of_remote(name, look(name))
     if name.container is None:
         raise _NoFingerprint
     file, inside = name.container
@@ -301,20 +299,10 @@ def _of_member(file: Path, inside: str, *, whole: bool) -> bytes:
     return inside.encode() + _of_path(file, whole=whole)
 
 
-def _of_url(opened: str) -> bytes:
-    """Request a remote file; return some response headers and the file's first bytes, joined to one bytes object."""
-    url = re.search(r"https?://.*", opened)
-    if url is None or not re.match(r"/vsi(curl|zip/+vsicurl|tar/+vsicurl|gzip/+vsicurl)/", opened):
+def _of_remote(name: SourceName, file: RemoteFile | None) -> bytes:
+    """Return bytes that change with the content of a remote file, from the server's headers and the first bytes."""
+    if file is None or not file.has_version:
         raise _NoFingerprint
-    address, inside = url[0], ""
-    if archive := re.match(r"/vsi(?:zip|tar|gzip)/+vsicurl/(.*?\.(?:zip|tgz|tar|tar\.gz|gz))(?:/|$)(.*)", opened):
-        address, inside = archive[1], archive[2]
-    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{_HEAD_BYTES - 1}"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-        headers = [
-            response.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Range", "Content-Length")
-        ]
-        head: bytes = response.read(_HEAD_BYTES)
-    if not headers[0] and not headers[1]:
-        raise _NoFingerprint  # the first bytes alone may stay the same when the picture changes
-    return repr((headers[0], headers[1], headers[2].rpartition("/")[2] or headers[3], inside)).encode() + head
+    archive = IN_ARCHIVE.match(str(name.opened))
+    inside = archive[2] or "" if archive else ""
+    return repr((file.etag, file.modified, file.length, inside)).encode() + file.head

@@ -19,6 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as GdalWindow
 
+from floodmap.geo.gdal import forget_error
 from floodmap.geo.vrt import Rect
 from floodmap.imagery.raster.axis import Axis
 from floodmap.strips.codes import FAILED, NODATA
@@ -218,6 +219,7 @@ class HiddenGaps:
             with self.lock:
                 masks = self.coverage.read_masks(list(self.bands), window=window, out_shape=(len(self.bands), *read_hw))
         except RasterioError:
+            forget_error(self.coverage)
             return np.full(shape_hw, FAILED, np.uint8)
         masked = (masks == 0).any(axis=0) if self.in_any else (masks == 0).all(axis=0)
         if not masked.any():

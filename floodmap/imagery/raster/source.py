@@ -7,8 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +21,9 @@ from rasterio.vrt import WarpedVRT
 
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
-from floodmap.geo.gdal import CACHE_BYTES, closed_by, gdal_env, gdal_reason, has_sidecar
+from floodmap.geo.gdal import CACHE_BYTES, GDAL_ERRORS, closed_by, gdal_env, gdal_env_of, gdal_reason, open_remote
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.remote import RemoteFile, look_at_all
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.anatomy import Anatomy, anatomy, is_lossy
 from floodmap.imagery.raster.bands import BandChoice, choose_bands
@@ -48,7 +48,6 @@ _CACHE_ROWS = 1100
 """Number of pixel rows that the block cache should hold: the rows of a window, and a margin."""
 _TILES_LIMIT, _STRIPS_LIMIT = 128 * 2**20, 512 * 2**20
 _LEAST_BYTES = 16 * 2**20
-_DATE_TAGS = ("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME", "EXIF_DateTime")
 _DEFAULT_ALPHA = ("GTiff", "VRT", "HFA", "COG")
 """GDAL drivers that may mark a fourth band as alpha by default, although the file does not say so.
 With these drivers, `values.alpha_is_infrared` checks the band's values. With other drivers, the mark is trusted."""
@@ -84,6 +83,8 @@ class Source:
     that are 0 in the band marked as alpha. Averages and overviews made by GDAL may therefore be wrong in two cases: the
     band of near infrared is marked as alpha (see `values.alpha_is_infrared`), or the true alpha band contains 0 and is
     not marked as alpha (see `values.opacity_values`)."""
+    remote_files: dict[str, RemoteFile] = field(default_factory=dict)
+    """State, when the raster was opened, of its files on servers, by `SourceName.opened`; see `geo.remote.look`."""
     remarks: tuple[str, ...] = ()
     """Messages, one line each: assumptions about the raster, and members that cannot be read."""
 
@@ -102,6 +103,11 @@ class Source:
     def has_mask(self) -> bool:
         """Whether the raster has a mask of its own; masks that GDAL derives from alpha or nodata do not count."""
         return bool(self.masked)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the raster, or a member of a VRT mosaic, is read over a network."""
+        return any(file.is_remote for file in self.anatomy.files)
 
     @property
     def lossy(self) -> bool:
@@ -180,6 +186,7 @@ def open_source(
     Raises:
         SceneError: the file is missing, is no raster, has a complex dtype, or does not fit the arguments.
     """
+    remote_files = look_at_all([name])
     with warnings.catch_warnings(), gdal_env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         given = None if crs is None else parse_crs(crs)
@@ -197,6 +204,7 @@ def open_source(
             choice = choose_bands(kinds, raw.descriptions, name=name)
         choice = choice if nir else replace(choice, nir=None)
         structure = anatomy(raw, name, choice.used, stack)
+        remote_files |= look_at_all(file for file in structure.files if str(file.opened) not in remote_files)
         if structure.repaired is not None:
             raw = closed_by(stack, rasterio.open(structure.repaired))
         dtype = np.result_type(*(np.dtype(raw.dtypes[band - 1]) for band in choice.used))
@@ -219,6 +227,7 @@ def open_source(
         dataset=dataset, bands=choice, grid=grid, nodata_values=no_values, dtype=dtype, palette=palette,
         masked=masked_bands(dataset, choice), voids=voids, anatomy=structure,
         average_without_gdal=infrared or 0 in opacity, min_alpha=min_alpha, scale=scale,
+        remote_files=remote_files,
         remarks=tuple(_remarks(name, choice, opacity, voids, structure, scale)),
     )  # fmt: skip
 
@@ -260,13 +269,12 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
             raise SceneError(f"{name} is empty (0 bytes)")
     try:
         # QGIS and ArcGIS put the CRS of a PNG or JPG into a sidecar, which GDAL reads only with PAM enabled.
-        with gdal_env(pam=has_sidecar(name), threads=threads):
-            dataset = closed_by(stack, rasterio.open(name.opened))
-    except RasterioError as error:
+        with gdal_env_of(name, threads=threads):
+            dataset = closed_by(stack, open_remote(name) if name.is_remote else rasterio.open(name.opened))
+    except GDAL_ERRORS as error:
         is_folder = path is not None and path.is_dir()
         what = "is a folder, not a raster" if is_folder else f"cannot be read as a raster: {gdal_reason(error)}"
-        download = "; download the file first" if name.is_remote and "ange" in what else ""
-        raise SceneError(f"{name} {what}{download}") from error
+        raise SceneError(f"{name} {what}") from (None if name.is_remote else error)
     if dataset.count == 0:
         inside = ", ".join(dataset.subdatasets[:5])
         raise SceneError(f"{name} has no bands{f'; it is a container: give one of {inside}' if inside else ''}")
@@ -276,22 +284,6 @@ def _open(name: SourceName, stack: ExitStack, threads: int) -> DatasetReader:
     if dataset.driver == "JPEG" and path is not None:
         _refuse_truncated_jpeg(path)
     return dataset
-
-
-def date_of(dataset: DatasetReader | WarpedVRT, name: SourceName) -> datetime:
-    """Return the time of acquisition in UTC, from the first tag of `_DATE_TAGS` in the raster that can be parsed.
-
-    Tags have no time zone; UTC is assumed. Without such a tag, the result is the time of the last modification of the
-    local file that is or contains the raster. Without a local file, the result is 1970-01-01.
-    """
-    tags = dataset.tags()
-    for tag in _DATE_TAGS:
-        try:
-            return datetime.strptime(tags.get(tag, ""), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    file = name.container
-    return datetime.fromtimestamp(file[0].stat().st_mtime if file and file[0].exists() else 0, UTC)
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from floodmap.errors import WorkerError
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
-from floodmap.scaleout.facts import Facts
-from floodmap.scaleout.model import ModelSource
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.worker import ood_score
+from floodmap.scaleout.workers.facts import Facts
+from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.worker import ood_score
 
 
 class RemoteSegmenter:
@@ -38,5 +38,13 @@ class RemoteSegmenter:
         raise WorkerError("a model in worker processes predicts whole scenes only; use load_model for single pictures")
 
     def ood_score(self, tiles: Sequence[Tile]) -> float:
-        """Compute the out-of-distribution score of a scene in a worker; see `protocol.Segmenter`."""
-        return self._pool.submit(ood_score, self._model, list(tiles)).result()
+        """Compute the out-of-distribution score of a scene in a worker; see `protocol.Segmenter`.
+
+        Raises:
+            WorkerError: the call ended several workers.
+        """
+        call = Call(ood_score, (self._model, list(tiles)))
+        score: float | Lost = next(in_order(self._pool, iter([call]), ahead=1))
+        if isinstance(score, Lost):
+            raise WorkerError(f"the model cannot be used: {score.why}; free memory, or use fewer workers")
+        return score

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from floodmap._runtime.memory import freed_memory_kept, trim_heap
+from floodmap._runtime.memory import configure_low_memory, freed_memory_kept, trim_heap
 from floodmap.errors import SceneError
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
@@ -23,8 +24,8 @@ from floodmap.inference.prompting import CoarsePrompter, LikelihoodPrompter, Pro
 from floodmap.inference.selection import Selection
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
-from floodmap.scaleout.facts import Facts, place, refuse_other_kind, versions
-from floodmap.scaleout.job import (
+from floodmap.scaleout.workers.facts import Facts, place, refuse_other_kind, versions
+from floodmap.scaleout.workers.job import (
     Chunk,
     ChunkResult,
     CoarseGuide,
@@ -34,7 +35,7 @@ from floodmap.scaleout.job import (
     Job,
     LikelihoodGuide,
 )
-from floodmap.scaleout.model import ModelSource
+from floodmap.scaleout.workers.model import ModelSource
 
 
 @dataclass
@@ -68,7 +69,9 @@ def settle(device: str, share: int) -> None:
 
 
 def run_on(device: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function of this module in a worker that was started without `settle`, with a model on a device."""
+    """Run a function of this module in a worker that was not started by floodmap, with a model on a device."""
+    if "torch" not in sys.modules:  # once in each worker, before the model is loaded
+        configure_low_memory(one_heap=False)
     settle(device, 1)
     return function(*args)
 

@@ -28,7 +28,7 @@ def main(device: str, share: str) -> None:
     logger = logging.getLogger("floodmap")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False  # the parent process logs the outcome of each window
-    from floodmap.scaleout.worker import settle
+    from floodmap.scaleout.workers.worker import settle
 
     settle(device, int(share))
     calls: SimpleQueue[Any] = SimpleQueue()

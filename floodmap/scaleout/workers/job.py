@@ -16,7 +16,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import Infrared
 from floodmap.models.prompts import Prompts
 from floodmap.options import SceneOptions
-from floodmap.scaleout.model import ModelSource
+from floodmap.scaleout.workers.model import ModelSource
 from floodmap.strips.journal import Entry
 from floodmap.strips.strip import Strip
 
@@ -64,12 +64,15 @@ class Job:
     files: Mapping[str, str | None]
     """Fingerprints of the files in the options, by name of the option."""
     model: ModelSource
+    """Description of the model."""
     infrared: Infrared | None
     """Parameters of near infrared; None: near infrared is not used."""
     grid: Grid
     """Windows of the scene."""
     batch_size: int
+    """Size of a batch in whole windows; see `loop.batches`."""
     exhaustive: bool
+    """True: every window is predicted as a whole."""
     given: Prompts | None
     """Points and boxes of the user, in pixels of the scene; None: the user gave none."""
     expected: Mapping[str, str] | None
@@ -124,7 +127,9 @@ class CoarseGuide:
     """Result of the coarse pass for the windows of a chunk."""
 
     coarse: CoarsePart
+    """Rows of the coarse map."""
     observed: Observed
+    """Part of the record of observed squares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,7 @@ class LikelihoodGuide:
     """Unsupervised likelihood for the windows of a chunk."""
 
     likely: MapPart
+    """Rows of the likelihood."""
 
 
 Guide = CoarseGuide | LikelihoodGuide | None

@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,13 +24,13 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SceneOptions
-from floodmap.scaleout.facts import refuse_mixture
-from floodmap.scaleout.guides import Guides, guides_of
-from floodmap.scaleout.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
-from floodmap.scaleout.model import ModelSource
-from floodmap.scaleout.pool import Call, Lost, Pool, in_order
-from floodmap.scaleout.remote import RemoteSegmenter
-from floodmap.scaleout.worker import coarse_chunk, release, report_facts, segment_chunk
+from floodmap.scaleout.workers.facts import refuse_mixture
+from floodmap.scaleout.workers.guides import Guides, guides_of
+from floodmap.scaleout.workers.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
+from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.remote import RemoteSegmenter
+from floodmap.scaleout.workers.worker import coarse_chunk, report_facts, segment_chunk
 from floodmap.strips.journal import Entry, Journal
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,16 @@ class Workers:
         allow_mixed: bool = False,
     ) -> None:
         self._pool, self._model = pool, model
-        facts = pool.everywhere(report_facts, model)
+        with ThreadPoolExecutor(1) as executor:  # the batch size is determined while the workers load the model
+            size = executor.submit(batch_size) if batch_size else None
+            facts = pool.everywhere(report_facts, model)
         for line in dict.fromkeys(line for one in facts for line in one.remarks):
             log.warning("%s", line)
         if not allow_mixed:
             refuse_mixture(facts)
         self._expected = None if allow_mixed else facts[0].kind
-        own_size = facts[0].best_batch_size if facts[0].offloads or batch_size is None else batch_size()
-        self.segmenter = RemoteSegmenter(pool, model, facts[0], own_size)
+        best = facts[0].best_batch_size if facts[0].offloads or size is None else size.result()
+        self.segmenter = RemoteSegmenter(pool, model, facts[0], best)
 
     @property
     def size(self) -> int:
@@ -119,15 +122,12 @@ class Workers:
         chunks = cut(grid, first, chunk_length(grid, rows - first, self.size))
         results = in_order(self._pool, _calls(job, chunks, guides), ahead=self.size + 1)
         recorder = _Recorder(scene, grid, JournalWriter(scene.path, journal, begun), report, len(chunks))
-        try:
-            with closing(results):
-                for _ in guides.chunks:
-                    guides.add(next(results))
-                for chunk, result in zip(chunks, results, strict=True):
-                    recorder.add(chunk, result, self.size)
-            recorder.end()
-        finally:
-            self._pool.submit(release, job.key)  # in one worker at least; the others close the scene with the next run
+        with closing(results):
+            for _ in guides.chunks:
+                guides.add(next(results))
+            for chunk, result in zip(chunks, results, strict=True):
+                recorder.add(chunk, result, self.size)
+        recorder.end()
 
     def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter) -> Job:
         """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`."""

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from floodmap._runtime.extras import require
 from floodmap.errors import WorkerError
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.worker import release, run_on
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.worker import release, run_on
 
 Result = TypeVar("Result")
 
@@ -50,8 +50,7 @@ class DaskPool(Pool):
     @property
     def size(self) -> int:
         """Number of threads of all workers, at least 1: workers that have all left may come back."""
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+        return max(1, sum(self._threads().values()))
 
     def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Run a function in a worker that is free; see `concurrent.futures.Executor.submit`."""
@@ -60,7 +59,7 @@ class DaskPool(Pool):
 
     def everywhere(self, function: Callable[..., Result], /, *args: Any) -> list[Result]:
         """Run a function once in every worker, and return the results; see `Pool.everywhere`."""
-        addresses = list(self._client.nthreads())
+        addresses = list(self._threads())
         if not addresses:
             raise WorkerError(f"{self._client.scheduler.address}: no worker; start workers with: dask worker ADDRESS")
         begun = {address: self._on(address, function, *args) for address in addresses}
@@ -68,11 +67,23 @@ class DaskPool(Pool):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the scenes and drop the models in all workers, and disconnect."""
-        with suppress(OSError, ValueError, CancelledError):  # the scheduler may have ended
-            wait_for([self._on(address, release) for address in self._client.nthreads()], _RELEASE_S)
+        with suppress(OSError, ValueError, CancelledError, WorkerError):  # the scheduler may have ended
+            wait_for([self._on(address, release) for address in self._threads()], _RELEASE_S)
             self._executor.shutdown(wait=False)
         if self._own_client:
             self._client.close()
+
+    def _threads(self) -> dict[str, int]:
+        """Return the number of threads of each worker, by address.
+
+        Raises:
+            WorkerError: the scheduler has ended.
+        """
+        try:
+            threads: dict[str, int] = self._client.nthreads()
+            return threads
+        except (OSError, ValueError, TypeError, CancelledError) as error:  # the last two, if the client has closed
+            raise WorkerError("the connection to the scheduler was lost; continue with --resume") from error
 
     def _on(self, address: str, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run a function in the worker with this address."""
@@ -87,7 +98,7 @@ class DaskPool(Pool):
             WorkerError: the worker left the cluster, or has another version of floodmap.
         """
         while not wait_for([future], _POLL_S).done:
-            if address not in self._client.nthreads():
+            if address not in self._threads():
                 future.cancel()
                 raise WorkerError(f"worker {address} ended at the start; free memory there, or start it again")
         try:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from floodmap.errors import WorkerError
 from floodmap.output.helpers import module_command
-from floodmap.scaleout.pool import MAX_DEATHS, Call, Pool
+from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Worker:
             self.popen.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command, environment = module_command("floodmap.scaleout.process", *self._arguments)
+        command, environment = module_command("floodmap.scaleout.workers.process", *self._arguments)
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other workers
         try:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

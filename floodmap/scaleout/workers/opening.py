@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from floodmap.errors import WorkerError
 from floodmap.models.registry import ResolvedModel
-from floodmap.scaleout.local import LocalPool
-from floodmap.scaleout.model import ModelFile
-from floodmap.scaleout.pool import Pool
-from floodmap.scaleout.run import Workers
+from floodmap.output.helpers import module_command
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.model import ModelFile
+from floodmap.scaleout.workers.pool import Pool
+from floodmap.scaleout.workers.run import Workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -60,7 +62,7 @@ def _open_pool(devices: list[str], workers: int | None, scheduler: str | Client 
     if scheduler is not None:
         if workers is not None or len(devices) > 1:
             raise WorkerError("--scheduler excludes --workers and several devices; the cluster decides on both")
-        from floodmap.scaleout.cluster import DaskPool
+        from floodmap.scaleout.workers.cluster import DaskPool
 
         return DaskPool(scheduler, devices[0])
     if workers is not None and (workers < 1 or len(devices) not in (1, workers)):
@@ -70,7 +72,9 @@ def _open_pool(devices: list[str], workers: int | None, scheduler: str | Client 
 
 
 def _batch_size(model: ResolvedModel) -> int:
-    """Return the batch size of a run without workers on this machine, so that the results are equal to that run's."""
-    from floodmap.models.hardware import batch_size_on_cpu
+    """Return the batch size of a run without workers on this machine, so that the results are equal to that run's.
 
-    return batch_size_on_cpu(model)
+    The number depends on torch. Torch is imported in a short process, because this process has no other use for it.
+    """
+    command, environment = module_command("floodmap.models.hardware", str(model.path))
+    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)

@@ -16,8 +16,8 @@ from floodmap.inference.observed import Observed
 from floodmap.inference.prompting import has_coarse_pass, scene_likelihood
 from floodmap.inference.tiling import Grid
 from floodmap.models.protocol import Segmenter
-from floodmap.scaleout.job import Chunk, CoarseGuide, CoarseResult, Guide, LikelihoodGuide, cut
-from floodmap.scaleout.pool import Lost
+from floodmap.scaleout.workers.job import Chunk, CoarseGuide, CoarseResult, Guide, LikelihoodGuide, cut
+from floodmap.scaleout.workers.pool import Lost
 
 
 class Guides(Protocol):

@@ -1,0 +1,89 @@
+"""Description of a run in JSON types: source, model, settings and versions on which the results depend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from floodmap._runtime.versions import version
+from floodmap.geo.names import has_gdal_name
+from floodmap.geo.source_name import SourceName
+from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.imagery.scene import Scene
+from floodmap.models.infrared import WithInfrared
+from floodmap.models.protocol import Segmenter
+from floodmap.models.training_record import Role
+from floodmap.options import SegmentOptions
+
+
+def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
+    """Describe a run in a dictionary of JSON types: source, model, settings and versions.
+
+    The results of the run depend on these values. The options `overwrite`, `resume`, `formats` and `report` are left
+    out, because the content of the results does not depend on these options.
+    """
+    chosen = asdict(options)
+    for name in ("overwrite", "resume", "formats", "report"):
+        del chosen[name]
+    shown = {name: _shown(path) for name, path in options.files.items()}
+    chosen |= {"scene": {**chosen["scene"], **{name: shown[name] for name in ("mask", "aoi") if name in shown}}}
+    chosen["prompts"] = shown.get("prompts", chosen["prompts"])
+    about = {
+        "source": {
+            "name": scene.path.label,
+            "fingerprint": scene.fingerprint,
+            "width": scene.width,
+            "height": scene.height,
+            "crs": scene.crs.to_string() if scene.crs else None,
+            "transform": list(scene.transform)[:6],
+            "gsd_m": scene.gsd_m,
+            "bands": list(scene.bands),
+            "near_infrared": {"band": scene.nir_band, "used": isinstance(segmenter, WithInfrared)},
+            "nodata": scene.nodata,
+            "date": scene.date.isoformat(),
+        },
+        "model": {
+            "name": segmenter.name,
+            "sha256": segmenter.sha256,
+            "runs_on": segmenter.runs_on,
+            "seen_in_training": _role_in_training(scene, segmenter),
+        },
+        "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
+        "versions": versions(),
+    }
+    described: dict[str, Any] = jsonable(about)
+    return described
+
+
+def _shown(path: Path | str) -> Path | str:
+    """Return the name of an input file without the query of a URL, which may contain a signature."""
+    return str(SourceName.of(path)) if has_gdal_name(path) else path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of floodmap and of the packages on which results depend, by name of the package."""
+    return {name: version(name) for name in ("floodmap", "rasterio", "torch", "numpy", "shapely")}
+
+
+def _role_in_training(scene: Scene, segmenter: Segmenter) -> Role | None:
+    """Return the role of the scene in the training of the model: "train", or "val"; None: not used, or not known.
+
+    The scores on a scene that was used in training are not representative of other scenes."""
+    file = scene.path.path
+    return segmenter.training.role_of(file) if segmenter.training is not None and file is not None else None
+
+
+def jsonable(value: Any) -> Any:
+    """Convert a value to JSON types, so that the value can be compared with values from a JSON file.
+
+    Paths, NaN and infinity become text, and tuples become lists. Dictionaries and lists are converted with all items.
+    """
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN
+    return str(value) if isinstance(value, Path) else value

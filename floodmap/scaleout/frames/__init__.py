@@ -1,0 +1,1 @@
+"""Many overlapping frames as one product."""

@@ -1,0 +1,267 @@
+"""The product of many frames: every frame is segmented by itself, then all are blended and written like one scene."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from floodmap._runtime.extras import require
+from floodmap._runtime.forks import at_work
+from floodmap.description import versions
+from floodmap.errors import OutputError, PromptError, writing
+from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.names import refuse_unreadable
+from floodmap.geo.source_name import SourceName
+from floodmap.models.protocol import Segmenter
+from floodmap.options import SegmentOptions
+from floodmap.output.finishing import Finishing
+from floodmap.output.rehearsal import Helper, rehearse
+from floodmap.output.results import (
+    FloodMap,
+    check_disk,
+    finished_before,
+    is_newer,
+    output_folder,
+    page_path_of,
+    refuse_existing,
+    refuse_inputs,
+    refuse_long_names,
+    result_paths,
+)
+from floodmap.pipeline import refuse_other_run, with_page, work_folder
+from floodmap.scaleout.frames.assembly import append_strips, open_area, product_warnings
+from floodmap.scaleout.frames.description import describe_product, product_notes
+from floodmap.scaleout.frames.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
+from floodmap.scaleout.frames.listing import FrameList, read_frames
+from floodmap.scaleout.frames.picture import product_picture
+from floodmap.scaleout.frames.placement import Placement
+from floodmap.scaleout.frames.product_grid import product_grid
+from floodmap.scaleout.frames.resampling import PlacedFrame
+from floodmap.strips.journal import Journal
+
+log = logging.getLogger(__name__)
+
+FRAMES, BLENDED = "frames", "product"
+"""Folders in the work folder: codes of the finished frames, and journal of the blended strips."""
+
+
+def mosaic_frames(
+    sources: Sequence[SourceName],
+    out: Path,
+    segmenter: Segmenter,
+    options: SegmentOptions,
+    *,
+    name: str,
+    product_crs: str | None = None,
+    progress: Callable[[MosaicProgress], None] | None = None,
+    helper: Helper | None = None,
+) -> FloodMap:
+    """Map many overlapping frames as one product with a loaded model, as `floodmap.mosaic` does.
+
+    Args:
+        sources: paths of the frames, or other names that GDAL opens.
+        out: folder for the results; created if it is missing.
+        segmenter: the loaded model.
+        options: settings of the run. The option `prompts` must be `auto` or `none`.
+        name: first part of the names of all files.
+        product_crs: CRS of the product, such as "EPSG:32643"; None: the most frequent CRS of the frames.
+        progress: function called with a `MosaicProgress` after every window and every strip.
+        helper: helper process for the rehearsal; None: this process does the rehearsal.
+
+    Returns:
+        The results on disk. The entry `frames` of the JSON report lists the frames, with those that failed.
+
+    Raises:
+        FloodmapError: no frame can be used, a result exists already or cannot be written, or the model does not work.
+    """
+    started = time.time()
+    if options.prompts not in ("auto", "none"):
+        raise PromptError("points and boxes cannot be used with many frames; segment a VRT of the frames instead")
+    refuse_unreadable(*(source.path or "" for source in sources), out, *options.files.values())
+    refuse_other_run(out, name)
+    if "parquet" in options.formats:
+        require("pyarrow", "the format parquet")
+    with at_work(), output_folder(out):
+        listed = read_frames(sources, options.scene)
+        grid = product_grid(
+            [frame.grid for frame in listed.frames], crs=product_crs, resolution_m=options.scene.resolution_m,
+            names=[frame.source for frame in listed.frames],
+        )  # fmt: skip
+        run = _Run(out, name, segmenter, _with_defaults(options, grid), listed, grid, product_crs, started)
+        run.check()
+        if done := run.done_before():
+            return done
+        return run.whole(progress or (lambda _: None), helper)
+
+
+def _with_defaults(options: SegmentOptions, grid: GeoGrid) -> SegmentOptions:
+    """Return the options with default values for outlines: areas of 25 pixels of the product, and one pixel."""
+    side = grid.gsd_m or 0.0
+    area = 25 * side**2 if options.min_area_m2 is None else options.min_area_m2
+    return replace(options, min_area_m2=area, simplify_m=side if options.simplify_m is None else options.simplify_m)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of `mosaic_frames`."""
+
+    out: Path
+    """Folder for the results."""
+    name: str
+    """First part of the names of all files."""
+    segmenter: Segmenter
+    """The loaded model."""
+    options: SegmentOptions
+    """Settings of the run, with default values filled in."""
+    listed: FrameList
+    """All frames."""
+    grid: GeoGrid
+    """Grid of the product."""
+    product_crs: str | None
+    """CRS of the product that the user chose; None: chosen from the frames."""
+    started: float
+    """Time at which the run began, in seconds since the epoch."""
+
+    @property
+    def work(self) -> Path:
+        """Work folder."""
+        return work_folder(self.out, self.name)
+
+    @property
+    def frames_folder(self) -> Path:
+        """Folder for the codes of the frames."""
+        return self.work / FRAMES
+
+    @property
+    def results(self) -> list[Path]:
+        """Paths of the results."""
+        return result_paths(self.out, self.name, self.options.formats, sheet=self.options.report)
+
+    def is_unfinished(self) -> bool:
+        """Return whether the work folder holds frames of an earlier run."""
+        return self.frames_folder.is_dir() and any(self.frames_folder.iterdir())
+
+    def check(self) -> None:
+        """Check the output folder before the first frame is segmented.
+
+        Raises:
+            OutputError: a result exists already, would replace an input, or does not fit on the disk.
+        """
+        refuse_long_names(self.results)
+        sources = [frame.source.container for frame in self.listed.frames]
+        refuse_inputs(self.results, [*(own[0] for own in sources if own), *self.options.files.values()])
+        if not self.options.overwrite and not self.options.resume:
+            if self.is_unfinished():
+                raise OutputError(
+                    f"{self.out}: holds an unfinished run of {self.name}; go on with --resume, or start afresh with "
+                    "--overwrite"
+                )
+            refuse_existing(self.results)
+        pixels = sum(frame.grid.height * frame.grid.width for frame in self.listed.frames)
+        check_disk(self.out, self.grid.height * self.grid.width + pixels // 2)
+
+    def done_before(self) -> FloodMap | None:
+        """Return the results of an earlier, finished run of the same frames and settings; None if there are none.
+
+        Raises:
+            OutputError: there are results of other frames or settings, and no unfinished run, and `overwrite` is False.
+        """
+        options = self.options
+        if not options.resume or not any(path.exists() for path in self.results):
+            return None
+        if self.is_unfinished() and not (self.out / f"{self.name}.json").exists():
+            return None  # killed while results were written
+        settings = self.describe(described_frames(self.listed.frames, self.segmenter, options))
+        done = finished_before(self.out, self.name, options.formats, settings)
+        if done is None:
+            if not options.overwrite and not self.is_unfinished():
+                refuse_existing(self.results, settings)
+            return None
+        log.info("%s: nothing left to do", self.name)
+        if not done.report["frames"]["failed"] and self.work.exists():  # killed while the folder was deleted
+            with self.lock():
+                shutil.rmtree(self.frames_folder, ignore_errors=True)
+        sheet = page_path_of(self.out, self.name)
+        if not options.report:
+            return done
+        return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else self.with_page(done)
+
+    def describe(self, described: Sequence[tuple[Any, Mapping[str, Any] | str]]) -> dict[str, Any]:
+        """Return the description of the product, for the JSON report."""
+        return describe_product(self.grid, self.listed, described, self.options, self.product_crs)
+
+    def whole(self, report: Report, helper: Helper | None) -> FloodMap:
+        """Segment and blend the frames, and write the results."""
+        with self.lock() as lock, self.codes():
+            first = {"versions": versions(), "model": {"name": self.segmenter.name}}
+            trial = self.finishing(first, datetime.fromtimestamp(self.started), ())
+            rehearse(trial, lock.scratch, helper)
+            segmented = segment_frames(self.listed.frames, self.segmenter, self.options, self.frames_folder, report)
+            flood_map = self.finish(segmented, report)
+            failed = bool(flood_map.report["frames"]["failed"])
+            if not failed:
+                shutil.rmtree(self.frames_folder, ignore_errors=True)
+        if failed:
+            log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
+        return self.with_page(flood_map) if self.options.report else flood_map
+
+    def lock(self) -> Journal:
+        """Lock the work folder. The journal has no strips of its own, and is deleted on exit from the `with` block."""
+        return Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite)
+
+    @contextmanager
+    def codes(self) -> Iterator[None]:
+        """Context manager: create the folder for the codes of the frames. On exit it is deleted if it is empty."""
+        if self.options.overwrite and not self.options.resume:
+            shutil.rmtree(self.frames_folder, ignore_errors=True)
+        with writing(self.frames_folder):
+            self.frames_folder.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.frames_folder.rmdir()
+
+    def finish(self, segmented: Sequence[FrameResult], report: Report) -> FloodMap:
+        """Blend the frames to strips, and write the results."""
+        described = [(one.frame, one.codes.about["settings"] if one.codes else one.why) for one in segmented]
+        settings = self.describe(described)
+        placed = [(one, Placement(one.frame.grid, self.grid)) for one in segmented]
+        notes = product_notes((one.frame, place, one.codes.about["notes"]) for one, place in placed if one.codes)
+        date = datetime.fromisoformat(settings["source"]["date"])
+        finishing = self.finishing(settings, date, product_warnings(self.listed, segmented, self.name, self.segmenter))
+        with Journal(self.work / BLENDED, settings, resume=True, discard=True) as journal, ExitStack() as stack:
+            frames = [PlacedFrame(place, one.codes) for one, place in placed]
+            aoi = open_area(self.options.scene.aoi, self.name, self.grid, stack)
+            append_strips(journal, self.grid, frames, notes, aoi, report)
+            count = len(segmented)
+            report(MosaicProgress(frames_done=count, frames_total=count, share=1.0, stage="write"))
+            json_report = self.out / f"{self.name}.json"  # it marks the other files as complete
+            with writing(json_report):
+                json_report.unlink(missing_ok=True)
+            flood_map = finishing.run(journal)
+            journal.remove()
+        return flood_map
+
+    def finishing(self, settings: Mapping[str, Any], date: datetime, warnings: tuple[str, ...]) -> Finishing:
+        """Return the settings for writing the results."""
+        options, source = self.options, settings.get("source", {"name": self.name})
+        return Finishing(
+            source=source["name"], grid=self.grid, date=date, out=self.out, name=self.name,
+            threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
+            simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
+            started=self.started, warnings=warnings,
+        )  # fmt: skip
+
+    def with_page(self, flood_map: FloodMap) -> FloodMap:
+        """Write the HTML report, and return the results with its path."""
+        failed = {one["name"] for one in flood_map.report["frames"]["failed"]}
+        frames = [frame for frame in self.listed.frames if frame.source.label not in failed]
+        return with_page(flood_map, product_picture(frames, self.grid))
