@@ -45,15 +45,15 @@ class Run:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A scheduler and two workers of one thread each, as processes; yield the workers."""
+def cluster(folder: Path, workers: int = 2) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A scheduler and some workers of one thread each, as processes; yield the workers."""
     dask = [sys.executable, "-m", "dask"]
     log = (folder / "cluster.log").open("wb")
     common = {"stdout": log, "stderr": log}
     processes = [subprocess.Popen([*dask, "scheduler", "--port", str(PORT), "--no-dashboard"], **common)]
     try:
         time.sleep(3)
-        for number in (1, 2):
+        for number in range(1, workers + 1):
             local = ["--local-directory", str(folder / f"dask{number}"), "--memory-limit", "0", "--no-dashboard"]
             processes.append(subprocess.Popen([*dask, "worker", SCHEDULER, "--nthreads", "1", *local], **common))
         time.sleep(5)

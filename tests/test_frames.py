@@ -89,7 +89,7 @@ def test_any_window_of_stored_codes_comes_back(shape: tuple[int, int, int], data
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     window = Window(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(frame_codes, "_TILE_COLS", data.draw(st.integers(1, 100)))
+        patch.setattr(frame_codes, "_BLOCK_COLS", data.draw(st.integers(1, 100)))
         written = FrameCodes.write(Path(folder, "a.codes"), (height, width), blocks, {"name": "a"})
         opened = FrameCodes.open(Path(folder, "a.codes"))
         assert opened is not None and opened.about == {"name": "a"} and opened.shape_hw == (height, width)

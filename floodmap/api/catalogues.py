@@ -64,7 +64,7 @@ def segment_many(
     Raises:
         FloodmapError: there is no scene, the model cannot be loaded, or the catalogue cannot be written. The message is
             one line on what is wrong and what to do. Errors of single scenes are not raised: see `Catalogue.failed`.
-        TypeError: a setting has a name that is not listed above.
+        TypeError: a setting is no argument of `segment`.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     folder, path = Path(out), None if catalogue is None else Path(catalogue)

@@ -72,9 +72,10 @@ def mosaic(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. For a model from `load_model`, give `device` there.
         flips: True: test-time augmentation; see `segment`.
         progress: function called with a `MosaicProgress` after every window and every strip.
-        settings: the arguments of `segment` with the same names. `resolution_m` is the ground sample distance in metres
-            at which finer frames are segmented, and that of the results; None: the frames' own pixels, and the median
-            of their sizes for the results. `prompts` is `auto` or `none`.
+        settings: the arguments of `segment` with the same names. `resolution_m` is the ground sample distance of the
+            results in metres; finer frames are resampled to it before they are segmented. None: frames are segmented
+            in their own pixels, and the results have the median of the frames' pixel sizes. `prompts` is `auto` or
+            `none`.
 
     Returns:
         The results on disk. `report["frames"]` lists the frames: their number, and those that failed, with the reasons.

@@ -28,7 +28,7 @@ class Features:
     geometries: NDArray[np.object_]
     """Shapely geometries, object (n,)."""
     columns: dict[str, NDArray[Any]]
-    """Arrays (n,) by name of the column, for all columns of the layer; no arrays without polygons."""
+    """Arrays (n,) by name of the column, for all columns of the layer. Empty if the layer has no polygons."""
 
 
 def read_features(row: SceneRow, layer: Layer, crs: str) -> Features:

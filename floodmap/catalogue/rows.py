@@ -34,7 +34,7 @@ class SceneRow:
     status: Status
     """`done`; `failed windows`: done, but some windows are unobserved because they failed; `failed`: no results."""
     error: str | None = None
-    """Error message of a failed scene, one line; of failed windows, the first reason."""
+    """One line: the error message of a failed scene, or that of the first failed window; None without failures."""
     date: str | None = None
     """Date of the scene, ISO 8601; None if the scene failed, as for all fields below."""
     crs: str | None = None

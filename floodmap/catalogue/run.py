@@ -111,7 +111,7 @@ def run_scenes(
         folder: folder for unfinished files, from `reserved`.
         workers: worker processes; None: this process segments the scenes.
         helper: helper process for the first rehearsal.
-        on_scene: function that is called after every scene.
+        on_scene: function that is called after every scene, with its outcome and the number of scenes done so far.
 
     Raises:
         OutputError: the catalogue cannot be written. The results of the scenes are complete.

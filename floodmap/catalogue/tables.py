@@ -55,7 +55,7 @@ class GeoPackage:
         folder: folder of the file.
         stem: name of the catalogue without suffix.
         crs: CRS of all layers.
-        date: time of the last change that the file records.
+        date: time that is written into the file as the time of its last change.
         stack: stack of contexts that is closed after the last call, also after an error.
     """
 

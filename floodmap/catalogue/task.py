@@ -26,7 +26,10 @@ GDAL that hold for the whole process."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneTask:
-    """A scene to segment, with all settings. Relative paths are relative to the folder of this and of the worker."""
+    """A scene to segment, with all settings.
+
+    Relative paths refer to the current folder, which is the same for worker and client.
+    """
 
     name: str
     source: SourceName

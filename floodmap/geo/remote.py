@@ -121,7 +121,8 @@ def refuse_changed(before: dict[str, RemoteFile]) -> None:
 def exists(name: SourceName, ending: str) -> bool:
     """Return whether a server has a file `NAME + ending` beside a file. Failed requests are repeated.
 
-    The result is False if the server refuses the file: a signature is valid for one file.
+    The result is False if the server refuses access. The reason: the signature in a signed URL is valid for one file
+    only, so that files beside it are refused.
 
     Raises:
         RemoteError: the server cannot be reached, so that it is not known whether the file exists.

@@ -1,1 +1,1 @@
-"""Work beyond one scene in one process: many frames as one product, and worker processes."""
+"""Larger runs: many frames that become one product, and runs with worker processes."""

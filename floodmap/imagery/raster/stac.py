@@ -1,4 +1,4 @@
-"""STAC items as scenes: the assets with the colours of an item become one raster, a VRT."""
+"""STAC items as scenes: the assets of an item that hold red, green and blue become one raster, a VRT."""
 
 from __future__ import annotations
 
@@ -53,14 +53,15 @@ def scene_of(name: SourceName) -> SourceName:
     """Return the raster of a STAC item; the name itself if it is not a STAC item.
 
     Assets are chosen by the first rule that fits: one asset with bands named red, green and blue (`eo:common_name`);
-    three assets of these names, one for each band; the asset with the role `visual`; the only raster with the role
+    three assets, each with one band of these names; the asset with the role `visual`; the only raster with the role
     `data`. Near infrared is added if the asset, or another asset with a band of this name, has the same pixel grid.
 
     Args:
         name: name of a local JSON file or of a URL that ends in .json or .geojson, or any other name.
 
     Returns:
-        The file of one asset, or the text of a VRT. The title is the id of the item, and the date is its date.
+        The file of one asset, or the text of a VRT. The title of the name is the id of the item, and its date is that
+        of the item.
 
     Raises:
         SceneError: no asset fits, an asset cannot be read, or the assets differ in size or place.
@@ -170,8 +171,8 @@ def _raster(item: Item, bands: Sequence[Band], name: SourceName) -> SourceName:
     """Return the raster of the chosen bands: the file itself, or the text of a VRT.
 
     Raises:
-        SceneError: a file cannot be read, has not so many bands, or has a mask that is lost in a VRT of several files;
-            or the files have different pixel grids.
+        SceneError: a file cannot be read, has fewer bands than the item lists, or has a mask that is lost in a VRT of
+            several files; or the files have different pixel grids.
     """
     title = re.sub(r"[^\w.-]+", "_", item.id).strip("_.") or "item"
     acquired = item.datetime or item.common_metadata.start_datetime

@@ -59,7 +59,7 @@ def describe_product(
 
 
 def _source(grid: GeoGrid, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the entry `source`; values that are not those of the product are those of the first frame."""
+    """Return the entry `source`. Bands and nodata value are those of the first frame."""
     first = sources[0]
     prints = [one["fingerprint"] for one in sources]
     digest = hashlib.sha256(" ".join(map(str, prints)).encode()).hexdigest()
@@ -95,7 +95,8 @@ def product_notes(frames: Iterable[tuple[Frame, Placement, Sequence[Mapping[str,
         frames: each segmented frame, its position in the product, and the notes on its strips.
 
     Returns:
-        The sums of the numbers. The rectangles of failed windows are in pixels of the product; the key `frame` has the
+        One dictionary for all frames. Each number, such as that of the windows, is the sum over all strips of all
+        frames. The rectangles of failed windows are in pixels of the product; the key `frame` has the
         name of the frame.
     """
     total = no_notes()

@@ -1,4 +1,4 @@
-"""Finished codes of one frame in a file, for reading any window: compressed tiles, edge distances, and a checksum."""
+"""Finished codes of one frame in a file, for reading any window: compressed blocks, edge distances, and a checksum."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from floodmap.strips.strip import packed, unpacked
 _DIGEST = 16
 _KIND = b"frame codes 1"
 """Name of the format. The digest depends on it, so that files of another format are ignored."""
-_TILE_COLS = 2048
-"""Largest number of columns of a tile. Tiles have the rows of the blocks that are written."""
+_BLOCK_COLS = 2048
+"""Largest number of columns of a block in the file. A block has the rows of one block that `write` is given."""
 _READ_BYTES = 2**20
 
 
@@ -44,9 +44,9 @@ class FrameCodes:
     shape_hw: tuple[int, int]
     """Height and width of the frame, in pixels."""
     rows: NDArray[np.int64]
-    """First row of each row of tiles, and at the end the height of the frame; int64 (rows of tiles + 1,)."""
+    """First row of each row of blocks, and at the end the height of the frame; int64 (rows of blocks + 1,)."""
     offsets: NDArray[np.int64]
-    """Place of each tile in the file and, at the end, of the distances and of the end of the file; int64, in bytes."""
+    """Offsets in the file, in bytes: of each block, then of the distances, then the length of the file; int64."""
     distances_hw: tuple[int, int]
     """Height and width of the array of distances."""
 
@@ -66,18 +66,18 @@ class FrameCodes:
         Raises:
             OutputError: the disk is full, or the operating system reports another error in writing.
         """
-        complete, rows, tiles = Completeness(shape_hw), [], []
+        complete, rows, parts = Completeness(shape_hw), [], []
         for row, codes in blocks:
             complete.add(row, codes)
             rows.append(row)
-            tiles += [packed(codes[:, col : col + _TILE_COLS]) for col in range(0, shape_hw[1], _TILE_COLS)]
+            parts += [packed(codes[:, col : col + _BLOCK_COLS]) for col in range(0, shape_hw[1], _BLOCK_COLS)]
         distances = complete.distances()
-        tiles.append(lz4.block.compress(distances.tobytes(), store_size=False))
+        parts.append(lz4.block.compress(distances.tobytes(), store_size=False))
         head = {
-            "about": about, "shape_hw": shape_hw, "rows": [*rows, shape_hw[0]], "sizes": [len(tile) for tile in tiles],
+            "about": about, "shape_hw": shape_hw, "rows": [*rows, shape_hw[0]], "sizes": [len(part) for part in parts],
             "distances_hw": distances.shape,
         }  # fmt: skip
-        body = json.dumps(head, sort_keys=True).encode() + b"\n", *tiles
+        body = json.dumps(head, sort_keys=True).encode() + b"\n", *parts
         digest = hashlib.blake2b(digest_size=_DIGEST, person=_KIND)
         for part in body:
             digest.update(part)
@@ -117,13 +117,13 @@ class FrameCodes:
         """
         codes = np.empty((window.height, window.width), np.uint8)
         with self.path.open("rb") as file:
-            for index, tile in self._tiles(window):
+            for index, rectangle in self._blocks(window):
                 file.seek(int(self.offsets[index]))
                 block = file.read(int(self.offsets[index + 1] - self.offsets[index]))
-                top, left = max(tile.row_off, window.row_off), max(tile.col_off, window.col_off)
-                bottom, right = min(tile.row_end, window.row_end), min(tile.col_end, window.col_end)
+                top, left = max(rectangle.row_off, window.row_off), max(rectangle.col_off, window.col_off)
+                bottom, right = min(rectangle.row_end, window.row_end), min(rectangle.col_end, window.col_end)
                 part = Window(top, left, bottom - top, right - left)
-                inner = unpacked(block, tile.width, tile.height)[part.within(tile).slices]
+                inner = unpacked(block, rectangle.width, rectangle.height)[part.within(rectangle).slices]
                 codes[part.within(window).slices] = inner
         return codes
 
@@ -136,12 +136,12 @@ class FrameCodes:
         raw = lz4.block.decompress(block, uncompressed_size=size)
         return np.frombuffer(raw, np.float32).reshape(self.distances_hw)
 
-    def _tiles(self, window: Window) -> Iterator[tuple[int, Window]]:
-        """Yield the number and the rectangle of each tile that a window touches."""
+    def _blocks(self, window: Window) -> Iterator[tuple[int, Window]]:
+        """Yield the index of each block that a window touches, and the rectangle of the block in frame pixels."""
         first = int(np.searchsorted(self.rows, window.row_off, side="right")) - 1
-        across = -(-self.shape_hw[1] // _TILE_COLS)
+        across = -(-self.shape_hw[1] // _BLOCK_COLS)
         for row in range(first, int(np.searchsorted(self.rows, window.row_end))):
             top, bottom = int(self.rows[row]), int(self.rows[row + 1])
-            for col in range(window.col_off // _TILE_COLS, -(-window.col_end // _TILE_COLS)):
-                left = col * _TILE_COLS
-                yield row * across + col, Window(top, left, bottom - top, min(_TILE_COLS, self.shape_hw[1] - left))
+            for col in range(window.col_off // _BLOCK_COLS, -(-window.col_end // _BLOCK_COLS)):
+                left = col * _BLOCK_COLS
+                yield row * across + col, Window(top, left, bottom - top, min(_BLOCK_COLS, self.shape_hw[1] - left))

@@ -45,7 +45,7 @@ class FrameRun:
     def stored(self, folder: Path) -> FrameCodes | None:
         """Return the codes that an earlier run has computed with the same settings; None if there are none.
 
-        A frame without a fingerprint is always computed again, because a change could not be detected.
+        A frame without a fingerprint is always computed again: changes of its file cannot be detected.
         """
         if self.scene.fingerprint is None:
             return None

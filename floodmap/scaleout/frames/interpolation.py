@@ -1,4 +1,4 @@
-"""Interpolation of codes between pixels: means of squares, and bilinear interpolation of observed pixels alone."""
+"""Interpolation of codes between pixels: averages over squares of pixels, and bilinear interpolation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def averaged(codes: Codes, factor: int) -> tuple[Floats, Codes]:
 
     Args:
         codes: uint8 (height, width).
-        factor: side of a square, in pixels. Squares at the lower and right edge may be cut off.
+        factor: side of a square, in pixels. Squares at the lower and right edge may have fewer pixels.
 
     Returns:
         Percentages, float32, and reasons, uint8, 0 at observed squares; both of the shape (height, width) divided by
@@ -99,9 +99,11 @@ def interpolated_along_axes(percent: Floats, reason: Codes, x: Places, y: Places
 
 
 def _known_and_values(percent: Floats, reason: Codes) -> tuple[Floats | None, Floats]:
-    """Return the arrays to interpolate, with a margin of one pixel: 1 at observed pixels, and their percentages.
+    """Return two arrays to interpolate, float32 (height + 2, width + 2), with a margin of one pixel.
 
-    The first is None if all pixels are observed; the percentages are then repeated in the margin.
+    The first is 1 at observed pixels and 0 elsewhere. The second has the percentages of observed pixels, and 0
+    elsewhere. If all pixels are observed, the first is None, and the margin of the second repeats the outermost
+    percentages.
     """
     if not reason.any():
         return None, np.pad(percent, 1, mode="edge")
@@ -110,7 +112,7 @@ def _known_and_values(percent: Floats, reason: Codes) -> tuple[Floats | None, Fl
 
 
 def _containing(places: Places, length: int) -> NDArray[np.intp]:
-    """Return the numbers of the pixels that contain positions along an axis of `length` pixels."""
+    """Return the index of the pixel that contains each position, along an axis of `length` pixels."""
     return np.clip(np.floor(places).astype(np.intp), 0, length - 1)
 
 

@@ -163,7 +163,7 @@ class Placement:
         return Placement(part, self.product).window
 
     def _exact(self, rows: Floats, cols: Floats) -> tuple[Floats, Floats]:
-        """Return the columns and rows in the frame of the points of a lattice in the product."""
+        """Transform each point of a lattice in the product; return its column and row in the frame."""
         col, row = cols[None, :], rows[:, None]
         if self._linear is not None:
             a, b, c, d, e, f = self._linear[:6]
@@ -213,10 +213,10 @@ def _interpolated(values: Floats, nodes: tuple[Floats, Floats], points: tuple[Fl
 
 
 def _taps(nodes: Floats, points: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Return the node before each point, and the position of the point between this node and the next, 0 to 1.
+    """Return the index of the node before each point, and the position of the point between two nodes, 0 to 1.
 
     Args:
-        nodes: evenly spaced, ascending, float64 (n,), at least two, or equal values.
+        nodes: two or more, evenly spaced and ascending, or all equal; float64 (n,).
         points: between the first and the last node, float64 (m,).
     """
     step = (nodes[-1] - nodes[0]) / (len(nodes) - 1) or 1.0

@@ -102,7 +102,7 @@ def mosaic_frames(
 
 
 def _with_defaults(options: SegmentOptions, grid: GeoGrid) -> SegmentOptions:
-    """Return the options with default values for outlines: areas of 25 pixels of the product, and one pixel."""
+    """Return the options with default values: a minimum area of 25 pixels, simplification within one pixel."""
     side = grid.gsd_m or 0.0
     area = 25 * side**2 if options.min_area_m2 is None else options.min_area_m2
     return replace(options, min_area_m2=area, simplify_m=side if options.simplify_m is None else options.simplify_m)
@@ -213,7 +213,11 @@ class _Run:
         return self.with_page(flood_map) if self.options.report else flood_map
 
     def lock(self) -> Journal:
-        """Lock the work folder. The journal has no strips of its own, and is deleted on exit from the `with` block."""
+        """Lock the work folder.
+
+        No strips are kept there: they can be blended again from the codes of the frames. The journal is therefore
+        deleted on exit from the `with` block.
+        """
         return Journal(self.work, {BLENDED: FRAMES}, resume=True, discard=self.options.overwrite)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Pixel grid of a product: CRS and pixel size follow from the frames, which lie on whole pixels if possible."""
+"""Pixel grid of a product: CRS and pixel size follow from the frames, and their pixels coincide if possible."""
 
 from __future__ import annotations
 

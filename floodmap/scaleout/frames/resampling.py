@@ -119,7 +119,7 @@ class PlacedFrame:
 
         Returns:
             Percentages, float32 (height, width); reasons, uint8 (height, width), 0 at observed pixels; and column and
-            row of the part in the frame.
+            row, in the frame, of the upper left pixel that was read.
         """
         factor, (height, width) = self.placement.factor, self.placement.frame.shape_hw
         top, left = (max(int(values.min()) // factor - 1, 0) * factor for values in (y, x))

@@ -26,8 +26,8 @@ _RELEASE_S = 3.0
 class DaskPool(Pool):
     """Workers of a Dask cluster that the user has started. Each thread of a worker runs one call at a time.
 
-    If a worker ends, the scheduler runs its calls again on another worker. After how many ends a call fails, the
-    scheduler decides (`distributed.scheduler.allowed-failures`). Workers may join and leave during a run.
+    If a worker ends, the scheduler runs its calls again on another worker. The scheduler decides after how many lost
+    workers a call fails (`distributed.scheduler.allowed-failures`). Workers may join and leave during a run.
 
     Args:
         scheduler: address of the scheduler, or a `distributed.Client`, which stays connected at the end.
@@ -49,7 +49,7 @@ class DaskPool(Pool):
 
     @property
     def size(self) -> int:
-        """Number of threads of all workers, at least 1: workers that have all left may come back."""
+        """Number of threads of all workers. It is 1 if all workers have left, because workers may come back."""
         return max(1, sum(self._threads().values()))
 
     def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:

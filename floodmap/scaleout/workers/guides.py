@@ -94,7 +94,7 @@ class CoarseGuides:
         """Add the result of the next chunk of the coarse pass.
 
         Raises:
-            WorkerError: the chunk ended several workers.
+            WorkerError: several workers ended while they computed the chunk.
             OutputError: the temporary file of the coarse map cannot be written.
         """
         if isinstance(result, Lost):

@@ -66,7 +66,7 @@ class Job:
     model: ModelSource
     """Description of the model."""
     infrared: Infrared | None
-    """Parameters of near infrared; None: near infrared is not used."""
+    """Parameters of the evidence for water from near infrared; None: near infrared is not used."""
     grid: Grid
     """Windows of the scene."""
     batch_size: int
@@ -129,7 +129,7 @@ class CoarseGuide:
     coarse: CoarsePart
     """Rows of the coarse map."""
     observed: Observed
-    """Part of the record of observed squares."""
+    """Rows of the record of observed squares that belong to the windows of the chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,10 @@ class ChunkResult:
     outcomes: list[Outcome]
     """Outcome of each window, row by row."""
     top: Sums
-    """Sums of the scene rows that the chunk shares with the chunk above."""
+    """Weighted sums of the probabilities in the scene rows that the chunk shares with the chunk above. The client
+    adds the sums of both chunks to get the codes."""
     bottom: Sums
-    """Sums of the scene rows that the chunk shares with the chunk below."""
+    """The same for the scene rows that the chunk shares with the chunk below."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,10 @@ def _open_pool(devices: list[str], workers: int | None, scheduler: str | Client 
 
 
 def _batch_size(model: ResolvedModel) -> int:
-    """Return the batch size of a run without workers on this machine, so that the results are equal to that run's.
+    """Return the batch size that a run on this machine would have without workers.
 
-    The number depends on torch. Torch is imported in a short process, because this process has no other use for it.
+    With this batch size, the results are equal to those of such a run. The number depends on torch. Torch is imported
+    in another process, which ends at once, because this process has no other use for torch.
     """
     command, environment = module_command("floodmap.models.hardware", str(model.path))
     return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)

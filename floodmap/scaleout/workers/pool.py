@@ -67,7 +67,7 @@ def in_order(pool: Pool, calls: Iterator[Call | None], *, ahead: int) -> Generat
 
     Args:
         pool: the worker processes.
-        calls: the calls. None: the next call depends on a result that has not been yielded yet.
+        calls: the calls. An item that is None means that the next call depends on a result not yet yielded.
         ahead: largest number of finished results that wait for an earlier result.
 
     Yields:
