@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def test_workers_share_the_cores_of_one_machine() -> None:
 
 def test_more_workers_bring_at_most_their_number_and_the_rows_of_windows_are_the_limit() -> None:
     times = [total(count) - FIXED for count in (1, 2, 4, 8)]
-    for number, (before, after) in enumerate(zip(times, times[1:], strict=False)):
-        assert before / 2.001 <= after < before, number
+    for before, after in pairwise(times):
+        assert before / 2.001 <= after < before
     assert total(64) == pytest.approx(total(32), rel=0.01)  # twelve rows of windows
 
 
@@ -58,4 +59,4 @@ def test_results_or_the_network_become_the_limit() -> None:
 
 def test_waiting_for_a_bucket_takes_no_core() -> None:
     waited = total(2, cores=1, request_s=0.05) - total(2, cores=1)
-    assert 0 < waited < 0.05 * MEGAPIXELS / 4
+    assert 0 < waited < 0.8 * 0.05 * MEGAPIXELS / 2  # one worker computes while the other waits
