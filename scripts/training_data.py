@@ -36,6 +36,9 @@ WATER, STANDING, ROAD = 1, (2, 3, 4), 5
 """Classes in the masks of labelled pictures. STANDING: objects that stand out of the water."""
 FAR_FACTORS = (2, 3, 4, 6)
 """Factors of the pixel size of coarse painted pictures: 7 cm become 15 to 45 cm."""
+DRY_PER_KNOWN = 3
+"""One of so many dry pictures has its ground sample distance, the others an unknown one. If all had it, a network would
+learn that a known distance means dry ground, because most pictures with a known distance are dry."""
 DUBAI_GSD_M = 0.7
 """Estimated ground sample distance of dubai-water, in metres. Each picture is drawn with it and without it, because a
 network that sees little dark water with a known distance learns that a known distance means dry ground."""
@@ -76,13 +79,15 @@ def shares_of(table: Path = SHARES) -> dict[str, float]:
 
 
 def indexed(folder: Path, split: str = "train") -> dict[str, list[Sample]]:
-    """Return the samples of an index by source; pictures without a mask are dry."""
+    """Return the samples of an index by source; pictures without a mask are dry. See `DRY_PER_KNOWN`."""
     found: dict[str, list[Sample]] = {}
     for row in read_index(folder, split):
         rgb = read_rgb(folder / row["file"])
         mask = read_mask(folder / row["mask"]) if row["mask"] else np.zeros(rgb.shape[1:], np.uint8)
         sample = Sample(Path(row["file"]).stem, rgb, mask, row["place"], float(row["gsd_m"] or 0))
-        found.setdefault(row["source"], []).append(sample)
+        of_source = found.setdefault(row["source"], [])
+        is_known = bool(row["mask"]) or len(of_source) % DRY_PER_KNOWN == 0
+        of_source.append(sample if is_known else replace(sample, gsd_m=0.0))
     return found
 
 
@@ -125,7 +130,8 @@ def dry_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def ucmerced_dry(folder: Path) -> list[Sample]:
     """Return the samples of the dry tiles of ucmerced."""
-    return [_dry_sample(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
+    dry = [_dry_sample(read_rgb(path), path.stem) for path in dry_files(folder)[0]]
+    return [replace(one, gsd_m=0.0) if number % DRY_PER_KNOWN else one for number, one in enumerate(dry)]
 
 
 def ucmerced_wet(folder: Path) -> list[Sample]:
