@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,19 @@ def described_frames(
         except SceneError as error:
             described.append((frame, str(error)))
     return described
+
+
+def unverified_frames(described: Sequence[tuple[Frame, Mapping[str, Any] | str]]) -> list[str]:
+    """Return the names, for messages, of the frames without a fingerprint: changes of their files are not detected.
+
+    Args:
+        described: each frame with the description of its segmentation, or with an error message; see
+            `described_frames`.
+    """
+    return [
+        str(frame.source) for frame, about in described
+        if not isinstance(about, str) and about["source"]["fingerprint"] is None
+    ]  # fmt: skip
 
 
 def frames_ood_warnings(frames: Sequence[Frame], name: str, segmenter: Segmenter) -> tuple[str, ...]:

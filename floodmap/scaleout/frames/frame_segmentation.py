@@ -38,18 +38,26 @@ class FrameRun:
     """Everything on which the codes of the frame depend, of JSON types; see `pipeline.describe`."""
 
     @property
+    def is_verifiable(self) -> bool:
+        """Whether a change of the frame, or of a file in the options, is detected: all of them have a fingerprint."""
+        return self.scene.fingerprint is not None and None not in self.settings["settings"]["fingerprints"].values()
+
+    @property
     def key(self) -> str:
-        """Digest of `settings`, with which the names of the frame's files begin."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
+        """Digest of `settings`, with which the names of the frame's files begin.
+
+        Two frames with equal settings have equal codes, unless they have no fingerprint. The digest then depends on the
+        whole name of the frame, too.
+        """
+        about = self.settings if self.is_verifiable else {**self.settings, "given": self.scene.path.given}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
     def stored(self, folder: Path) -> FrameCodes | None:
         """Return the codes that an earlier run has computed with the same settings; None if there are none.
 
         A frame without a fingerprint is always computed again: changes of its file cannot be detected.
         """
-        if self.scene.fingerprint is None:
-            return None
-        return FrameCodes.open(folder / f"{self.key}{SUFFIX}")
+        return FrameCodes.open(folder / f"{self.key}{SUFFIX}") if self.is_verifiable else None
 
     def compute(self, folder: Path, progress: Callable[[Progress], None]) -> FrameCodes:
         """Segment the frame, and write its codes to a file in a folder.
@@ -66,8 +74,7 @@ class FrameRun:
             height=scene.height, width=scene.width, tile_size=options.tile_size, overlap=options.overlap,
             multiple=segmenter.multiple,
         )  # fmt: skip
-        known = scene.fingerprint is not None
-        with Journal(folder / self.key, self.settings, resume=known, discard=True) as journal:
+        with Journal(folder / self.key, self.settings, resume=self.is_verifiable, discard=True) as journal:
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
                     scene, grid, segmenter, journal, progress, prompts=options.prompts, batch_size=options.batch_size,
@@ -96,9 +103,10 @@ def open_frame(frame: Frame, segmenter: Segmenter, options: SegmentOptions) -> I
     Raises:
         SceneError: the frame cannot be read.
     """
+    given = frame.files.as_given(frame.options)
     own = replace(
-        options, scene=frame.options, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False
+        options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False
     )
     with Scene.open(frame.source, frame.options, threads=_THREADS if segmenter.offloads else 1) as scene:
         fitting = with_infrared(segmenter, scene)
-        yield FrameRun(scene, fitting, own, describe(scene, fitting, own))
+        yield FrameRun(scene, fitting, own, describe(scene, fitting, own, frame.files.fingerprints))

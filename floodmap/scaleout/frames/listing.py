@@ -17,6 +17,7 @@ from floodmap.geo.source_name import SourceName
 from floodmap.imagery.overlay import BaseScene, open_overlay
 from floodmap.imagery.raster.source import Source, open_source
 from floodmap.options import SceneOptions
+from floodmap.scaleout.frames.overlay_files import OverlayFiles
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class Frame:
     source: SourceName
     """Path of the raster, or another name that GDAL opens."""
     options: SceneOptions
-    """Options for reading the raster."""
+    """Options for reading the raster, with local copies of remote files."""
+    files: OverlayFiles
+    """Mask and area of interest of all frames."""
     grid: GeoGrid
     """Working grid: the pixels in which the frame is segmented."""
 
@@ -57,6 +60,8 @@ class FailedFrame:
 class FrameList:
     """All frames of a product, sorted by name, so that the order of the arguments has no effect on the result."""
 
+    files: OverlayFiles
+    """Mask and area of interest of all frames."""
     frames: tuple[Frame, ...]
     """Frames to segment."""
     failed: tuple[FailedFrame, ...]
@@ -67,12 +72,12 @@ class FrameList:
     """Warnings about the options, one line each."""
 
 
-def read_frames(sources: Iterable[SourceName], options: SceneOptions) -> FrameList:
+def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList:
     """Read the headers of all frames.
 
     Args:
         sources: paths of the rasters, or other names that GDAL opens.
-        options: options for reading every frame. With `resolution_m`, frames with finer pixels are resampled to this
+        files: options for reading every frame. With `resolution_m`, frames with finer pixels are resampled to this
             ground sample distance; frames with coarser pixels keep their own pixels.
 
     Returns:
@@ -84,17 +89,18 @@ def read_frames(sources: Iterable[SourceName], options: SceneOptions) -> FrameLi
         VectorError: polygons given as mask or area of interest cannot be read.
     """
     frames, failed, outside = [], [], []
+    options = files.given
     masked = options.mask is None
     for source in sorted(sources, key=_order):
         try:
-            frame = _read(source, options)
+            frame = _read(source, files)
         except SceneError as error:
             failed.append(FailedFrame(source=source, why=str(error)))
             continue
-        if not _meets(frame, options.aoi):
+        if not _meets(frame, files.local.aoi):
             outside.append(source)
             continue
-        covered = options.mask is not None and _meets(frame, options.mask)
+        covered = options.mask is not None and _meets(frame, files.local.mask)
         masked |= covered
         frames.append(frame if covered else replace(frame, options=replace(frame.options, mask=None)))
     _refuse_none(frames, failed, options)
@@ -103,14 +109,17 @@ def read_frames(sources: Iterable[SourceName], options: SceneOptions) -> FrameLi
     warnings = () if masked else (f"the mask {options.mask} overlaps no frame, so it hides nothing; check its CRS",)
     for line in warnings:
         log.warning("%s", line)
-    return FrameList(frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings)
+    return FrameList(
+        files=files, frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings
+    )
 
 
 def _order(source: SourceName) -> tuple[str, str]:
     return source.label, str(source.path.resolve()) if source.path else source.given
 
 
-def _read(source: SourceName, options: SceneOptions) -> Frame:
+def _read(source: SourceName, files: OverlayFiles) -> Frame:
+    options = files.local
     with ExitStack() as stack:
         raster = open_source(
             source, stack, bands=options.bands, nir=options.nir == "auto", nodata=options.nodata, crs=options.crs
@@ -121,7 +130,7 @@ def _read(source: SourceName, options: SceneOptions) -> Frame:
     gsd_m, wanted = own.gsd_m or 0.0, options.resolution_m
     if wanted is not None and gsd_m * _NO_UPSAMPLING >= wanted:
         options = replace(options, resolution_m=None)
-    return Frame(source=source, options=options, grid=own.resampled(options.resolution_m, source))
+    return Frame(source=source, options=options, files=files, grid=own.resampled(options.resolution_m, source))
 
 
 def _has_gps(raster: Source) -> bool:
