@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SceneFactory
+from affine import Affine
+from conftest import NORTH_UP, SceneFactory
 from test_mosaic import percents, product, read
 
-from floodmap.errors import OutputError
+from floodmap.errors import OutputError, RemoteFileError
 from floodmap.imagery.scene import Scene
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 
 DATED = {"TIFFTAG_DATETIME": "2024:05:01 10:00:00"}
 """Tags that keep the date of a frame when its file is written again."""
+EAST = NORTH_UP @ Affine.translation(60, 0)
+"""Place of a frame beside a frame of 60 columns at `NORTH_UP`."""
 
 
 @pytest.fixture
@@ -81,3 +84,34 @@ def test_a_run_whose_mask_has_no_fingerprint_is_not_resumed(
     interrupt_blending([frame], tmp_path / "out", monkeypatch)
     with pytest.raises(OutputError, match=r"clouds\.tif has no fingerprint"):
         product([frame], tmp_path / "out", resume=True, mask=mask)
+
+
+@pytest.mark.parametrize("change", ["moved", "smaller"])
+def test_a_frame_that_is_replaced_during_the_run_fails(make_scene: SceneFactory, tmp_path: Path, change: str) -> None:
+    frames = [frame_of(make_scene, 10, "a.tif"), frame_of(make_scene, 10, "b.tif", transform=EAST)]
+    place = {"moved": EAST @ Affine.translation(7, 0), "smaller": EAST @ Affine.scale(2)}[change]
+
+    def replace_second(one: MosaicProgress) -> None:
+        if one.frames_done == 1 and one.stage == "segment":
+            frame_of(make_scene, 90, "b.tif", transform=place)
+
+    result = product(frames, tmp_path / "out", progress=replace_second)
+    (failed,) = result.report["frames"]["failed"]
+    assert failed["name"] == "b.tif" and "has changed since the run began; run again with --resume" in failed["why"]
+    assert set(np.unique(read(result.probability_path)[:, 60:])) == {255}
+    resumed = product(frames, tmp_path / "out", resume=True)
+    assert resumed.report["frames"]["failed"] == [] and set(np.unique(read(resumed.mask_path))) <= {0, 1, 255}
+    assert (read(resumed.mask_path) == 1).any()
+
+
+def test_a_remote_frame_that_changes_while_it_is_read_fails(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(scene: Scene) -> None:
+        if scene.name == "b":
+            raise RemoteFileError("b.tif has changed")
+
+    monkeypatch.setattr(Scene, "refuse_changed", changed)
+    frames = [frame_of(make_scene, 10, "a.tif"), frame_of(make_scene, 10, "b.tif", transform=EAST)]
+    (failed,) = product(frames, tmp_path / "out").report["frames"]["failed"]
+    assert failed["name"] == "b.tif" and "has changed since the run began" in failed["why"]

@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from floodmap.errors import RemoteError
+from floodmap.errors import RemoteError, RemoteFileError
 
 if TYPE_CHECKING:
     from floodmap.geo.remote import RemoteFile
@@ -31,7 +31,7 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
         GDAL accepts more kinds of credentials.
 
     Raises:
-        RemoteError: the bucket has no such file.
+        RemoteFileError: the bucket has no such file.
     """
     found = _BUCKET.fullmatch(opened)
     if found is None:
@@ -48,7 +48,7 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
         result = obstore.get(_store(kind, bucket), key, options={"range": (0, head_bytes)})
         meta, head = result.meta, bytes(result.bytes())
     except (NotFoundError, FileNotFoundError):
-        raise RemoteError(f"{name}: the bucket {bucket} has no such file; check the address") from None
+        raise RemoteFileError(f"{name}: the bucket {bucket} has no such file; check the address") from None
     except (BaseError, OSError, ValueError):
         return None
     return RemoteFile(

@@ -12,6 +12,8 @@ from typing import Any
 
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.description import describe
+from floodmap.errors import RemoteError, SceneError
+from floodmap.geo.source_name import SourceName
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import Progress, run_windows
 from floodmap.inference.tiling import Grid
@@ -65,7 +67,7 @@ class FrameRun:
         If a run is interrupted, the finished strips of the frame stay in the folder, and the next call goes on.
 
         Raises:
-            SceneError: the frame cannot be read.
+            SceneError: the frame cannot be read, or its file on a server has changed since the frame was opened.
             ModelError: the model failed on every window of the frame.
             OutputError: a file cannot be written.
         """
@@ -80,6 +82,10 @@ class FrameRun:
                     scene, grid, segmenter, journal, progress, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
+            try:
+                scene.refuse_changed()
+            except RemoteError as error:
+                raise _changed(scene.path) from error
             about = {
                 "settings": self.settings, "notes": journal.notes(), "remarks": scene.remarks,
                 "unsuited": scene.unsuited,
@@ -101,12 +107,18 @@ def open_frame(frame: Frame, segmenter: Segmenter, options: SegmentOptions) -> I
             out of the description, so that a run with another threshold can reuse the codes.
 
     Raises:
-        SceneError: the frame cannot be read.
+        SceneError: the frame cannot be read, or its place or size has changed since its header was read.
     """
     given = frame.files.as_given(frame.options)
     own = replace(
         options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False
     )
     with Scene.open(frame.source, frame.options, threads=_THREADS if segmenter.offloads else 1) as scene:
+        if scene.grid != frame.grid:
+            raise _changed(frame.source)
         fitting = with_infrared(segmenter, scene)
         yield FrameRun(scene, fitting, own, describe(scene, fitting, own, frame.files.fingerprints))
+
+
+def _changed(source: SourceName) -> SceneError:
+    return SceneError(f"{source} has changed since the run began; run again with --resume")
