@@ -18,6 +18,7 @@ import geopandas
 import numpy as np
 import pyogrio
 import pytest
+import shapely
 from conftest import GEOGRAPHIC, HANGS, SceneFactory, picture
 from fakes import FakeSegmenter, FakeSource
 from test_pipeline import digests
@@ -189,7 +190,42 @@ def test_a_catalogue_replaces_nothing_else(scenes: Path, tmp_path: Path) -> None
     assert len(table(tmp_path / "all.gpkg", "scenes")) == 5
     (tmp_path / "b_flood.parquet").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        check_target(tmp_path / "b.parquet", replace=True, others=[])
+        check_target(tmp_path / "b.parquet", overwrite=True, resume=False, others=[])
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_a_run_that_resumes_replaces_no_foreign_file(make_scene: SceneFactory, tmp_path: Path, suffix: str) -> None:
+    folder = make_scene(shape_hw=SHAPE, folder=tmp_path / "scenes").parent
+    foreign = geopandas.GeoDataFrame({"name": ["county"]}, geometry=[shapely.box(0, 0, 1, 1)], crs="EPSG:32633")
+    mine = [(tmp_path / f"a{suffix}", None), (tmp_path / f"b{suffix}", "scenes"), (tmp_path / f"c{suffix}", "text")]
+    for path, layer in mine:
+        if layer == "text":
+            path.write_text("mine")
+        elif suffix == ".gpkg":
+            foreign.to_file(path, layer=layer)
+        else:
+            foreign.to_parquet(path)
+        before = path.read_bytes()
+        with pytest.raises(OutputError, match=rf"{path.name} exists already and is no catalogue.*--overwrite"):
+            run(folder, tmp_path / "out", path, resume=True)
+        assert path.read_bytes() == before
+    path = tmp_path / f"all{suffix}"
+    run(folder, tmp_path / "out", path)
+    run(folder, tmp_path / "out", path, resume=True)
+    assert list(table(path, "scenes").status) == ["done"]
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_run_in_which_all_scenes_fail_keeps_the_catalogue(
+    make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    scene, path = make_scene(shape_hw=SHAPE, folder=tmp_path / "scenes"), tmp_path / "all.gpkg"
+    run(scene.parent, tmp_path / "out", path)
+    before = path.read_bytes()
+    scene.write_bytes(b"damaged")
+    catalogue = run(scene.parent, tmp_path / "out", path, **{how: True})
+    assert catalogue.paths == () and len(catalogue.failed) == 1 and path.read_bytes() == before
+    assert "all.gpkg is left as it was, because all scenes failed" in caplog.text
 
 
 def test_an_error_leaves_the_old_catalogue(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,16 +30,18 @@ _ROWS = 1000
 """Number of rows of scenes that are written together."""
 
 
-def check_target(path: Path, *, replace: bool, others: Collection[Path]) -> None:
+def check_target(path: Path, *, overwrite: bool, resume: bool, others: Collection[Path]) -> None:
     """Check, before a run begins, that a catalogue can be written.
 
     Args:
         path: the catalogue, with the suffix .gpkg or .parquet.
-        replace: True: existing files of a catalogue are replaced.
+        overwrite: True: existing files are replaced.
+        resume: True: existing files are replaced if they are files of a catalogue.
         others: files that the run reads or writes.
 
     Raises:
-        OutputError: the format is unknown, the folder is missing, a file exists, or it is one of `others`.
+        OutputError: the format is unknown, the folder is missing, a file exists and is not replaced, or it is one of
+            `others`.
         MissingPackageError: the format is GeoParquet, and pyarrow is not installed.
     """
     if path.suffix not in TABLES:
@@ -54,9 +56,14 @@ def check_target(path: Path, *, replace: bool, others: Collection[Path]) -> None
             raise OutputError(f"{file} is a file of a scene or an input of this run; give the catalogue another name")
         if file.is_dir():
             raise OutputError(f"{file} is a folder; give the catalogue another name")
-        if file.exists() and not replace:
+        if not file.exists() or overwrite:
+            continue
+        if not resume:
             raise OutputError(f"{file} exists already; replace it with --overwrite, continue the run with --resume, "
                               "or give the catalogue another name")  # fmt: skip
+        if not TABLES[path.suffix].wrote(file, path.stem):
+            raise OutputError(f"{file} exists already and is no catalogue of floodmap; replace it with --overwrite, or "
+                              "give the catalogue another name")  # fmt: skip
 
 
 def files_of(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,8 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from floodmap.catalogue.schema import LAYERS, POLYGON_LAYERS, Kind, Layer
-from floodmap.geo.names import writable
+from floodmap.catalogue.schema import LAYERS, POLYGON_LAYERS, SCENES, Kind, Layer
+from floodmap.geo.names import readable, writable
 from floodmap.output.vector_files import embed_styles, quiet_gdal, style
 
 Geometries = NDArray[np.object_]
@@ -27,6 +27,16 @@ _GEOPARQUET = "1.1.0"
 
 class Tables(Protocol):
     """Layers to which rows are appended."""
+
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a file has the layers and columns of a file of this format.
+
+        Args:
+            file: an existing file with the name of a file of a catalogue.
+            stem: name of the catalogue without suffix.
+        """
+        ...
 
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a layer.
@@ -65,6 +75,16 @@ class GeoPackage:
         self._path = stack.enter_context(writable(folder)) / "0.gpkg"
         for layer in LAYERS:
             self.append(layer, np.empty(0, object), {key: [] for key in layer.columns})
+
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a GeoPackage has the layer `scenes` of a catalogue; see `Tables.wrote`."""
+        import pyogrio
+        from pyogrio.errors import DataLayerError, DataSourceError
+
+        with suppress(DataSourceError, DataLayerError), readable(file) as name:
+            return set(SCENES.columns) <= set(pyogrio.read_info(name, layer=SCENES.name)["fields"])
+        return False
 
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a layer; see `Tables.append`."""
@@ -106,6 +126,17 @@ class GeoParquet:
         for name in self._names:
             stream = stack.enter_context((folder / f"{name}.parquet").open("wb"))
             self._writers[name] = stack.enter_context(parquet.ParquetWriter(stream, self._schemas[name]))
+
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a GeoParquet file has the columns of its layer; see `Tables.wrote`."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        layer = next(one for one in LAYERS if names_of(stem, ".parquet")[one.name] == file.name)
+        with suppress(pa.ArrowException, OSError), file.open("rb") as stream:
+            return {*layer.columns, "geometry"} <= set(parquet.read_schema(stream).names)
+        return False
 
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a file, as a row group; see `Tables.append`."""
