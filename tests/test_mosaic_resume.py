@@ -115,3 +115,18 @@ def test_a_remote_frame_that_changes_while_it_is_read_fails(
     frames = [frame_of(make_scene, 10, "a.tif"), frame_of(make_scene, 10, "b.tif", transform=EAST)]
     (failed,) = product(frames, tmp_path / "out").report["frames"]["failed"]
     assert failed["name"] == "b.tif" and "has changed since the run began" in failed["why"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_map_of_other_frames_is_not_replaced(make_scene: SceneFactory, tmp_path: Path, killed: bool) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"II*\0 damaged")
+    first = product([frame_of(make_scene, 10, "a.tif"), bad], tmp_path / "out")  # leaves the codes of a.tif
+    if killed:  # as if while the results were written
+        first.report_path.unlink()
+    before = first.mask_path.read_bytes()
+    with pytest.raises(OutputError, match=r"mosaic_mask\.tif exists already and cannot be resumed"):
+        product([frame_of(make_scene, 90, "b.tif")], tmp_path / "out", resume=True)
+    assert first.mask_path.read_bytes() == before
+    result = product([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "out", resume=True)
+    assert result.report["frames"]["failed"] == [] and not (tmp_path / "out" / ".mosaic.floodmap").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,26 @@ def segment_frames(
     if not any(result.codes for result in results):
         raise SceneError(f"no frame could be segmented; the first error: {results[0].why}")
     return results
+
+
+def any_begun(frames: Sequence[Frame], segmenter: Segmenter, options: SegmentOptions, folder: Path) -> bool:
+    """Return whether an earlier run has begun at least one of the frames with the same settings.
+
+    Other frames in the folder may belong to the map of other frames. Frames are opened until one is found.
+
+    Args:
+        frames: the frames.
+        segmenter: the loaded model.
+        options: settings of the run.
+        folder: folder for the codes of the frames; it may be missing.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    for frame in frames:
+        with suppress(SceneError), open_frame(frame, segmenter, options) as run:
+            if run.is_begun(folder):
+                return True
+    return False
 
 
 def described_frames(

@@ -54,6 +54,10 @@ class FrameRun:
         about = self.settings if self.is_verifiable else {**self.settings, "given": self.scene.path.given}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
+    def is_begun(self, folder: Path) -> bool:
+        """Return whether an earlier run has begun the frame with the same settings: codes or strips are in a folder."""
+        return (folder / f"{self.key}{SUFFIX}").exists() or (folder / self.key).exists()
+
     def stored(self, folder: Path) -> FrameCodes | None:
         """Return the codes that an earlier run has computed with the same settings; None if there are none.
 

@@ -42,6 +42,7 @@ from floodmap.scaleout.frames.frame_loop import (
     FrameResult,
     MosaicProgress,
     Report,
+    any_begun,
     described_frames,
     segment_frames,
     unverified_frames,
@@ -181,18 +182,20 @@ class _Run:
         """Return the results of an earlier, finished run of the same frames and settings; None if there are none.
 
         Raises:
-            OutputError: there are results of other frames or settings, and no unfinished run, and `overwrite` is False.
+            OutputError: there are results of other frames or settings, and no unfinished run of these frames, and
+                `overwrite` is False.
         """
         options = self.options
         if not options.resume or not any(path.exists() for path in self.results):
             return None
-        if self.is_unfinished() and not (self.out / f"{self.name}.json").exists():
+        goes_on = any_begun(self.listed.frames, self.segmenter, options, self.frames_folder)
+        if goes_on and not (self.out / f"{self.name}.json").exists():
             return None  # killed while results were written
         described = described_frames(self.listed.frames, self.segmenter, options)
         settings, unverified = self.describe(described), unverified_frames(described)
         done = None if unverified else finished_before(self.out, self.name, options.formats, settings)
         if done is None:
-            if not options.overwrite and not self.is_unfinished():
+            if not options.overwrite and not goes_on:
                 resuming(options, unverified)
                 refuse_existing(self.results, settings)
             return None
