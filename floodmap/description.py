@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.versions import version
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import shown_name
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.models.infrared import WithInfrared
@@ -74,7 +74,7 @@ def described_options(
     chosen = asdict(options)
     for name in ("overwrite", "resume", "formats", "report"):
         del chosen[name]
-    shown = {name: str(SourceName.of(path)) for name, path in options.files.items()}
+    shown = {name: shown_name(path) for name, path in options.files.items()}
     chosen["scene"] |= {name: shown[name] for name in ("mask", "aoi") if name in shown}
     chosen["prompts"] = shown.get("prompts", chosen["prompts"])
     found = {key: of_input(path) if fingerprints is None else fingerprints[key] for key, path in options.files.items()}

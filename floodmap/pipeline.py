@@ -18,7 +18,7 @@ from floodmap.description import describe
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import SourceName, shown_name
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
@@ -189,7 +189,7 @@ def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """Return `resuming` of the options for one scene. Inputs are the scene and the files in the options."""
     if not options.resume:
         return options
-    unverified = [str(SourceName.of(path)) for path in options.files.values() if of_input(path) is None]
+    unverified = [shown_name(path) for path in options.files.values() if of_input(path) is None]
     if scene.fingerprint is None:
         unverified = [str(scene.path), *unverified]
     return resuming(options, unverified)

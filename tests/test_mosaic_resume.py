@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import geopandas
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import NORTH_UP, SceneFactory
-from test_mosaic import percents, product, read
+from conftest import NORTH_UP, UTM, SceneFactory
+from shapely.geometry import box
+from test_mosaic import BlueSegmenter, percents, product, read
 
-from floodmap.errors import OutputError, RemoteFileError
+from floodmap.errors import OutputError, RemoteFileError, SceneError
 from floodmap.imagery.scene import Scene
+from floodmap.options import SceneOptions
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 
 DATED = {"TIFFTAG_DATETIME": "2024:05:01 10:00:00"}
@@ -130,3 +139,81 @@ def test_the_map_of_other_frames_is_not_replaced(make_scene: SceneFactory, tmp_p
     assert first.mask_path.read_bytes() == before
     result = product([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "out", resume=True)
     assert result.report["frames"]["failed"] == [] and not (tmp_path / "out" / ".mosaic.floodmap").exists()
+
+
+class Counting(SimpleHTTPRequestHandler):
+    """Serves a folder, and counts the requests by name of the file."""
+
+    counts: Counter[str]
+
+    def do_GET(self) -> None:
+        self.counts[Path(urlsplit(self.path).path).name] += 1
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing on standard error."""
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server of the folder `web`."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(Counting, "counts", Counter(), raising=False)
+    (tmp_path / "web").mkdir()
+    handler = partial(Counting, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_signed_mask_and_area_are_fetched_once_and_no_signature_is_shown(
+    make_scene: SceneFactory, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [
+        frame_of(make_scene, 60, f"{number}.tif", transform=EAST @ Affine.translation(30 * number, 0))
+        for number in range(3)
+    ]
+    left, top = EAST @ (0, 0)
+    for name, width, write in (("district.parquet", 50, "to_parquet"), ("clouds.geojson", 10, "to_file")):
+        area = geopandas.GeoDataFrame(geometry=[box(left, top - 100, left + width, top)], crs=UTM)
+        getattr(area if write == "to_parquet" else area.to_crs("EPSG:4326"), write)(tmp_path / "web" / name)
+
+    def signed(signature: str) -> dict[str, str]:
+        query = f"?X-Amz-Signature={signature}"
+        return {"mask": f"{address}/clouds.geojson{query}", "aoi": f"{address}/district.parquet{query}"}
+
+    result = product(frames, tmp_path / "out", **signed("SECRET1"))
+    found = read(result.probability_path)
+    assert set(np.unique(found[:, 25:95])) == {60} and set(np.unique(found[:, :15])) == {255}
+    assert result.report["settings"]["scene"]["mask"] == f"{address}/clouds.geojson"
+    assert max(Counting.counts.values()) <= 2  # the file, and its time of last change
+    model = BlueSegmenter()
+    product(frames, tmp_path / "out", model, resume=True, **signed("SECRET2"))
+    assert model.tiles == []
+    with pytest.raises(SceneError, match=r"no frame overlaps the area of interest http") as caught:
+        far = frame_of(make_scene, 1, "far.tif", transform=EAST @ Affine.translation(9e4, 0))
+        product([far], tmp_path / "far", **signed("SECRET3"))
+    bare = frame_of(make_scene, 1, "bare.tif", transform=EAST @ Affine.translation(40, 0))
+    product([bare], tmp_path / "bare", **signed("SECRET4"))
+    assert "clouds.geojson overlaps no frame" in caplog.text
+    texts = [caplog.text, str(caught.value), *(file.read_bytes().decode("latin-1") for file in files_in(tmp_path))]
+    assert not [text for text in texts if "SECRET" in text]
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_signature_of_a_mask_is_in_no_remark_of_a_scene(
+    make_scene: SceneFactory, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = make_scene()
+    area = geopandas.GeoDataFrame(geometry=[box(11, 47, 11.1, 47.1)], crs="EPSG:4326")
+    area.to_file(tmp_path / "web" / "far.geojson")
+    url = f"{address}/far.geojson?X-Amz-Signature=SECRET"
+    with Scene.open(scene, SceneOptions(mask=url)) as opened:
+        assert any("far.geojson does not overlap" in line for line in opened.remarks)
+    with pytest.raises(SceneError, match=r"far\.geojson does not overlap") as caught:
+        Scene.open(scene, SceneOptions(aoi=url))
+    assert "SECRET" not in caplog.text + str(caught.value)

@@ -13,7 +13,7 @@ from floodmap.errors import MissingCRSError, SceneError
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import SourceName, shown_name
 from floodmap.imagery.overlay import BaseScene, open_overlay
 from floodmap.imagery.raster.source import Source, open_source
 from floodmap.options import SceneOptions
@@ -106,7 +106,7 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
     _refuse_none(frames, failed, options)
     for line in grouped([(str(one.source), one.why) for one in failed]):
         log.error("%s", line)
-    warnings = () if masked else (f"the mask {options.mask} overlaps no frame, so it hides nothing; check its CRS",)
+    warnings = () if masked else (f"the mask {shown_name(options.mask)} overlaps no frame, so it hides nothing; check its CRS",)
     for line in warnings:
         log.warning("%s", line)
     return FrameList(
@@ -152,7 +152,7 @@ def _refuse_none(frames: Sequence[Frame], failed: Sequence[FailedFrame], options
     if frames:
         return
     if not failed:
-        raise SceneError(f"no frame overlaps the area of interest {options.aoi}; check the CRS of both")
+        raise SceneError(f"no frame overlaps the area of interest {shown_name(options.aoi)}; check the CRS of both")
     first, *others = grouped([(str(one.source), one.why) for one in failed])
     more = f" (and {len(others)} other errors)" if others else ""
     raise (MissingCRSError if _PHOTOGRAPH in first or _UNPLACED in first else SceneError)(f"{first}{more}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from floodmap.geo.downloads import local_file
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.downloads import local_copy
+from floodmap.geo.source_name import shown_name
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.options import SceneOptions
 
@@ -39,7 +38,7 @@ class OverlayFiles:
             RemoteError: a file cannot be downloaded.
         """
         given = {"mask": options.mask, "aoi": options.aoi}
-        local = {key: _local(file, stack) for key, file in given.items() if file is not None}
+        local = {key: local_copy(file, stack) for key, file in given.items() if file is not None}
         fingerprints = {key: of_input(file) for key, file in local.items()}
         return cls(given=options, local=replace(options, **local), fingerprints=fingerprints)
 
@@ -47,7 +46,7 @@ class OverlayFiles:
     def unverified(self) -> list[str]:
         """Names, for messages, of the files without a fingerprint."""
         given = {"mask": self.given.mask, "aoi": self.given.aoi}
-        return [str(SourceName.of(given[key] or "")) for key, found in self.fingerprints.items() if found is None]
+        return [shown_name(given[key]) for key, found in self.fingerprints.items() if found is None]
 
     def as_given(self, local: SceneOptions) -> SceneOptions:
         """Return options of a frame with the names of the files as the user gave them.
@@ -56,7 +55,3 @@ class OverlayFiles:
             local: the options `local`, or a variant of it; the mask may be left out.
         """
         return replace(local, mask=None if local.mask is None else self.given.mask, aoi=self.given.aoi)
-
-
-def _local(file: Path | str, stack: ExitStack) -> Path | str:
-    return stack.enter_context(local_file(file)) if SourceName.of(file).is_remote else file
