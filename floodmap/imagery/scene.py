@@ -42,7 +42,6 @@ from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 LOG = logging.getLogger(__name__)
-
 Bools = NDArray[np.bool_]
 
 
@@ -116,7 +115,8 @@ class Scene:
                 mask = self._open_overlay(options.mask, voids_cover=True)
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
-                raise SceneError(f"the area of interest {shown_name(options.aoi)} does not overlap {path}; check the CRS")
+                area = shown_name(options.aoi)
+                raise SceneError(f"the area of interest {area} does not overlap {path}; check the CRS of both")
             if mask is not None and mask.is_far():
                 remarks.append(f"the mask {shown_name(options.mask)} does not overlap {path}; check its CRS")
             self._reader.check()

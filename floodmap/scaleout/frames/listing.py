@@ -106,7 +106,8 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
     _refuse_none(frames, failed, options)
     for line in grouped([(str(one.source), one.why) for one in failed]):
         log.error("%s", line)
-    warnings = () if masked else (f"the mask {shown_name(options.mask)} overlaps no frame, so it hides nothing; check its CRS",)
+    idle = f"the mask {shown_name(options.mask)} overlaps no frame, so it hides nothing; check its CRS"
+    warnings = () if masked else (idle,)
     for line in warnings:
         log.warning("%s", line)
     return FrameList(
