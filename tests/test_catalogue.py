@@ -34,6 +34,7 @@ from floodmap.options import SegmentOptions
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.pool import Pool
 from floodmap.scaleout.workers.run import Workers
+from floodmap_cli.many import exit_code
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
 SHAPE = (90, 100)
@@ -240,6 +241,17 @@ def test_an_error_leaves_the_old_catalogue(scenes: Path, tmp_path: Path, monkeyp
     with pytest.raises(OutputError, match=r"all\.gpkg cannot be written: .*No space left"):
         run(scenes, tmp_path / "out", path, resume=True)
     assert path.read_bytes() == before and names(tmp_path) == ["all.gpkg", "out", "scenes"]
+
+
+def test_a_scene_whose_polygons_cannot_be_read_is_failed(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path / "out", tmp_path / "all.gpkg")
+    pyogrio.write_dataframe(table(tmp_path / "all.gpkg", "flood")[["geometry"]], tmp_path / "out" / "s1.gpkg")
+    catalogue = run(scenes, tmp_path / "out", tmp_path / "all.gpkg", resume=True)
+    rows = table(tmp_path / "all.gpkg", "scenes").set_index("name")
+    assert [row.name for row in catalogue.failed] == ["s1", "s4"] and rows.loc["s1"].status == "failed"
+    assert "the polygons (flood) are not in the catalogue: " in rows.loc["s1"].error
+    assert exit_code(catalogue) == 3 and "s1 failed: the polygons" in catalogue.summary()
+    assert set(table(tmp_path / "all.gpkg", "flood").scene) == {"s0", "s2", "s3"}
 
 
 def test_two_runs_do_not_write_one_catalogue(scenes: Path, tmp_path: Path) -> None:

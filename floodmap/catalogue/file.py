@@ -98,7 +98,9 @@ def work_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_catalogue(rows: Sequence[SceneRow], path: Path, folder: Path) -> list[Path]:
+def write_catalogue(
+    rows: Sequence[SceneRow], path: Path, folder: Path
+) -> tuple[tuple[SceneRow, ...], tuple[Path, ...]]:
     """Write a catalogue. Its files appear when all of them are complete.
 
     Polygons are read scene by scene from the files of the scenes. Of all scenes, only the rows are in memory.
@@ -109,7 +111,8 @@ def write_catalogue(rows: Sequence[SceneRow], path: Path, folder: Path) -> list[
         folder: folder for unfinished files; see `work_folder`.
 
     Returns:
-        Paths of the files; the file with the rows of the scenes is the last.
+        The rows as they are in the catalogue: a scene whose polygons cannot be read is `failed`. And the paths of the
+        files; the file with the rows of the scenes is the last.
 
     Raises:
         OutputError: a file cannot be written.
@@ -118,8 +121,10 @@ def write_catalogue(rows: Sequence[SceneRow], path: Path, folder: Path) -> list[
     try:
         with ExitStack() as stack:
             tables: Tables = TABLES[path.suffix](folder, path.stem, crs, latest_date(rows), stack)
+            errors: dict[str, str] = {}
             for layer in POLYGON_LAYERS:
-                _append_polygons(tables, layer, rows, crs)
+                errors = _append_polygons(tables, layer, rows, crs) | errors
+            rows = tuple(row.without_polygons(errors[row.name]) if row.name in errors else row for row in rows)
             for first in range(0, len(rows), _ROWS):
                 _append_rows(tables, rows[first : first + _ROWS], crs, path.parent)
             names = tables.close()
@@ -129,19 +134,24 @@ def write_catalogue(rows: Sequence[SceneRow], path: Path, folder: Path) -> list[
         raise
     except Exception as error:  # pyogrio and pyarrow raise exceptions of many classes
         raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
-    return files_of(path)
+    return tuple(rows), tuple(files_of(path))
 
 
-def _append_polygons(tables: Tables, layer: Layer, rows: Iterable[SceneRow], crs: str) -> None:
-    """Append the polygons of one layer of all scenes, some scenes at a time."""
-    batch, vertices = list[Features](), 0
+def _append_polygons(tables: Tables, layer: Layer, rows: Iterable[SceneRow], crs: str) -> dict[str, str]:
+    """Append the polygons of one layer of all scenes, some scenes at a time.
+
+    Returns:
+        Error message, one line, by name of each scene whose polygons cannot be read.
+    """
+    batch, vertices, errors = list[Features](), 0, dict[str, str]()
     for row in rows:
         if not row.has_place:
             continue
         try:
             features = read_features(row, layer, crs)
         except VectorError as error:
-            log.warning("%s: the polygons (%s) are not in the catalogue: %s", row.name, layer.name, error)
+            errors[row.name] = f"the polygons ({layer.name}) are not in the catalogue: {error}"
+            log.error("%s: %s", row.name, errors[row.name])
             continue
         batch.append(features)
         vertices += int(shapely.get_num_coordinates(features.geometries).sum())
@@ -149,6 +159,7 @@ def _append_polygons(tables: Tables, layer: Layer, rows: Iterable[SceneRow], crs
             _append(tables, layer, batch)
             batch, vertices = [], 0
     _append(tables, layer, batch)
+    return errors
 
 
 def _append(tables: Tables, layer: Layer, batch: Sequence[Features]) -> None:

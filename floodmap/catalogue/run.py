@@ -43,7 +43,7 @@ class Catalogue:
 
     @property
     def failed(self) -> tuple[SceneRow, ...]:
-        """Scenes without results; `SceneRow.error` is the reason."""
+        """Scenes without results, or without polygons in the catalogue; `SceneRow.error` is the reason."""
         return tuple(row for row in self.scenes if row.status == "failed")
 
     @property
@@ -132,7 +132,7 @@ def run_scenes(
     complete = tuple(row for row in rows if row is not None)
     if path is None or (failed == len(scenes) and _is_kept(path)):
         return Catalogue(complete, ())
-    return Catalogue(complete, tuple(write_catalogue(complete, path, folder)))
+    return Catalogue(*write_catalogue(complete, path, folder))
 
 
 def _is_kept(path: Path) -> bool:
