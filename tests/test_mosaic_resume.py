@@ -17,11 +17,15 @@ import pytest
 from affine import Affine
 from conftest import NORTH_UP, UTM, SceneFactory
 from shapely.geometry import box
+from test_catalogue import collection_with_a_bad_item
 from test_mosaic import BlueSegmenter, percents, product, read
 
-from floodmap.errors import OutputError, RemoteFileError, SceneError
+from floodmap.catalogue.finding import find_sources
+from floodmap.errors import OutputError, RemoteError, RemoteFileError, SceneError
+from floodmap.geo.source_name import SourceName
 from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
+from floodmap.scaleout.frames import listing
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 
 DATED = {"TIFFTAG_DATETIME": "2024:05:01 10:00:00"}
@@ -217,3 +221,86 @@ def test_a_signature_of_a_mask_is_in_no_remark_of_a_scene(
     with pytest.raises(SceneError, match=r"far\.geojson does not overlap") as caught:
         Scene.open(scene, SceneOptions(aoi=url))
     assert "SECRET" not in caplog.text + str(caught.value)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> None:
+    """Let the frame b.tif raise an error when its header is read, or when it is opened to be segmented."""
+    if place == "header":
+        plain = listing.open_source
+
+        def open_source(name: SourceName, *args: Any, **how: Any) -> Any:
+            if name.label == "b.tif":
+                raise error
+            return plain(name, *args, **how)
+
+        monkeypatch.setattr(listing, "open_source", open_source)
+        return
+    opened = Scene.open
+
+    def open_scene(path: SourceName, *args: Any, **how: Any) -> Any:
+        if path.label == "b.tif":
+            raise error
+        return opened(path, *args, **how)
+
+    monkeypatch.setattr(Scene, "open", open_scene)
+
+
+def two_frames(make_scene: SceneFactory) -> list[Path]:
+    return [frame_of(make_scene, 10, "a.tif"), frame_of(make_scene, 10, "b.tif", transform=EAST)]
+
+
+@pytest.mark.parametrize("place", ["header", "frame"])
+@pytest.mark.parametrize("error", [RemoteFileError("b.tif: the server answered 404"), ZeroDivisionError("odd\nerror")])
+def test_an_error_of_one_frame_fails_this_frame_alone(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    frames = two_frames(make_scene)
+    fail_at(monkeypatch, place, error)
+    (failed,) = product(frames, tmp_path / "out").report["frames"]["failed"]
+    assert failed["name"] == "b.tif" and "b.tif: " in failed["why"] and "\n" not in failed["why"]
+    assert ("unexpected ZeroDivisionError: odd error" in failed["why"]) == isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("place", ["header", "frame"])
+@pytest.mark.parametrize("error", [RemoteError("b.tif: no answer"), OutputError("the disk is full")])
+def test_an_error_of_the_network_or_the_disk_stops_the_run_which_can_be_resumed(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    frames = two_frames(make_scene)
+    with monkeypatch.context() as patch:
+        fail_at(patch, place, error)
+        with pytest.raises(type(error), match=str(error)):
+            product(frames, tmp_path / "out")
+    model = BlueSegmenter()
+    result = product(frames, tmp_path / "out", model, resume=True)
+    assert result.report["frames"]["failed"] == []
+    assert len(model.tiles) == result.report["windows"]["run"] / (2 if place == "frame" else 1)
+
+
+def test_frames_that_a_server_lacks_fail_alone(make_scene: SceneFactory, tmp_path: Path, address: str) -> None:
+    result = product([frame_of(make_scene, 10), f"{address}/gone.tif?X-Amz-Signature=SECRET"], tmp_path / "out")
+    (failed,) = result.report["frames"]["failed"]
+    assert failed["name"] == "gone.tif" and "the server has no such file" in failed["why"]
+    assert "SECRET" not in result.report_path.read_text()
+
+
+def test_an_item_that_cannot_be_read_is_a_failed_frame(make_scene: SceneFactory, tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    sources = find_sources([str(collection_with_a_bad_item(make_scene, tmp_path / "stac"))], tmp_path / "out")
+    frames = product(sources, tmp_path / "out").report["frames"]
+    assert [one["name"] for one in frames["segmented"]] == ["good"] and "no such file" in frames["failed"][0]["why"]
+
+
+def test_a_frame_that_is_gone_at_the_end_is_only_left_out_of_the_picture(
+    make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = two_frames(make_scene)
+
+    def remove(one: MosaicProgress) -> None:
+        if one.frames_done == 2:
+            frames[1].unlink(missing_ok=True)
+
+    result = product(frames, tmp_path / "out", progress=remove, report=True)
+    assert result.report["frames"]["failed"] == [] and set(np.unique(read(result.probability_path))) == {10}
+    assert result.page_path is not None and result.page_path.exists()
+    assert "b.tif is left out of the check" in caplog.text and "b.tif is left out of the picture" in caplog.text

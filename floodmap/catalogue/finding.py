@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from floodmap.catalogue.collection import item_addresses
-from floodmap.errors import FloodmapError, SceneError
+from floodmap.errors import FloodmapError, RemoteFileError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 
@@ -35,10 +35,10 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
         SceneError: an argument matches no file, or all matching files are results of floodmap.
         FloodmapError: two scenes cannot get different names.
     """
-    return _named(find_sources(arguments, out, read_items=False))
+    return _named(find_sources(arguments, out))
 
 
-def find_sources(arguments: Sequence[str], out: Path, *, read_items: bool = True) -> list[SourceName]:
+def find_sources(arguments: Sequence[str], out: Path) -> list[SourceName]:
     """Find the rasters of the arguments.
 
     Args:
@@ -47,25 +47,25 @@ def find_sources(arguments: Sequence[str], out: Path, *, read_items: bool = True
             searches subfolders. Of a STAC collection, all linked items are used.
         out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
             folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
-        read_items: True: the items of a STAC collection are read, and the result has their rasters. False: the result
-            has the addresses of the items, so that an item that cannot be read is an error of one scene.
 
     Returns:
-        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once.
+        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once. Of the
+        items of a STAC collection, and of an item that cannot be read, the address is returned; `stac.scene_of` reads
+        it. An item that cannot be read is thereby an error of one scene.
 
     Raises:
         SceneError: an argument matches no file, or all matching files are results of floodmap.
     """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
-        for scene in _expand(argument, out, read_items):
+        for scene in _expand(argument, out):
             scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
     if not scenes:
         raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
     return list(scenes.values())
 
 
-def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
+def _expand(argument: str, out: Path) -> list[SourceName]:
     """Return the scenes of one argument, without results of floodmap.
 
     From folders and patterns, references are left out, too: `x_reference.tif` beside `x.tif`.
@@ -73,10 +73,9 @@ def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if (addresses := item_addresses(name)) is not None:
-        names = [SourceName.of(address) for address in addresses]
-        return [scene_of(one) for one in names] if read_items else names
+        return [SourceName.of(address) for address in addresses]
     if path is None or path.suffix.lower() in (".json", ".geojson"):
-        return [scene_of(name)]
+        return [_raster_of(name)]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
         if not listed:
@@ -95,6 +94,14 @@ def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
         if not (p.stem.endswith("_reference") and p.stem.removesuffix("_reference") in stems)
         if not _is_result(p, explicit=False)
     ]  # fmt: skip
+
+
+def _raster_of(name: SourceName) -> SourceName:
+    """Return the raster of a STAC item; the name itself if it is another name, or an item that cannot be read."""
+    try:
+        return scene_of(name)
+    except (SceneError, RemoteFileError):
+        return name
 
 
 def _root(argument: str) -> Path:

@@ -68,12 +68,13 @@ def content_of(name: SourceName, opened: str) -> bytes:
     """Download a whole file from a bucket. Arguments as for `look`.
 
     Raises:
+        RemoteFileError: the bucket has no such file, or access is refused.
         RemoteError: obstore is not installed, or the file cannot be read.
     """
     found = _BUCKET.fullmatch(opened)
     try:
         import obstore
-        from obstore.exceptions import BaseError
+        from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
     except ImportError:
         found = None
     if found is None:
@@ -83,7 +84,12 @@ def content_of(name: SourceName, opened: str) -> bytes:
         return bytes(obstore.get(_store(kind, bucket), key).bytes())
     except (BaseError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RemoteError(f"{name} cannot be downloaded: {reason}; check the address and the credentials") from None
+        refused = isinstance(
+            error, FileNotFoundError | NotFoundError | PermissionDeniedError | UnauthenticatedError
+        )
+        raise (RemoteFileError if refused else RemoteError)(
+            f"{name} cannot be downloaded: {reason}; check the address and the credentials"
+        ) from None
 
 
 def _store(kind: str, bucket: str) -> Any:

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from floodmap.errors import MissingCRSError, SceneError
+from floodmap.errors import FloodmapError, MissingCRSError, RemoteFileError, SceneError
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.source_name import SourceName, shown_name
 from floodmap.imagery.overlay import BaseScene, open_overlay
 from floodmap.imagery.raster.source import Source, open_source
+from floodmap.imagery.raster.stac import scene_of
 from floodmap.options import SceneOptions
 from floodmap.scaleout.frames.overlay_files import OverlayFiles
 
@@ -76,7 +77,7 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
     """Read the headers of all frames.
 
     Args:
-        sources: paths of the rasters, or other names that GDAL opens.
+        sources: paths of the rasters, other names that GDAL opens, and STAC items.
         files: options for reading every frame. With `resolution_m`, frames with finer pixels are resampled to this
             ground sample distance; frames with coarser pixels keep their own pixels.
 
@@ -87,15 +88,16 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
         SceneError: no frame can be used, or a raster given as mask or area of interest cannot be read.
         MissingCRSError: no frame has a place on the Earth.
         VectorError: polygons given as mask or area of interest cannot be read.
+        RemoteError: a server cannot be reached.
     """
     frames, failed, outside = [], [], []
     options = files.given
     masked = options.mask is None
     for source in sorted(sources, key=_order):
         try:
-            frame = _read(source, files)
-        except SceneError as error:
-            failed.append(FailedFrame(source=source, why=str(error)))
+            frame = _read(scene_of(source), files)
+        except Exception as error:
+            failed.append(FailedFrame(source=source, why=failure_text(source, error)))
             continue
         if not _meets(frame, files.local.aoi):
             outside.append(source)
@@ -113,6 +115,19 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
     return FrameList(
         files=files, frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings
     )
+
+
+def failure_text(source: SourceName, error: Exception) -> str:
+    """Return the message for a frame that failed, one line.
+
+    Raises:
+        FloodmapError: the error concerns the run, such as an error of the disk or of the network, and not only this
+            frame. The run stops, and can be resumed.
+    """
+    if isinstance(error, FloodmapError) and not isinstance(error, SceneError | RemoteFileError):
+        raise error
+    text = str(error) if isinstance(error, FloodmapError) else f"{source}: unexpected {type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _order(source: SourceName) -> tuple[str, str]:
