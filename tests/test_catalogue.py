@@ -412,6 +412,40 @@ def test_unexpected_errors_fail_one_scene(scenes: Path, tmp_path: Path, monkeypa
     assert "unexpected ZeroDivisionError: odd" in (catalogue.failed[0].error or "")
 
 
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("scenes", "expected"),
+    [
+        (["s3://b/A/TCI.tif", "s3://b/B/TCI.tif"], ["A_TCI", "B_TCI"]),
+        (["s3://a/TCI.tif", "/vsis3/b/x%20y/TCI.tif?k=SECRET"], ["a_TCI", "x_y_TCI"]),
+        (["2024/north/1.tif", "2025/north/1.tif", "2.tif"], ["2024_north_1", "2025_north_1", "2"]),
+        (["2024/1.tif", "2025/1.tif"], ["2024_1", "2025_1"]),
+        (["a/s.tif", "a/s.png", "b.tif"], ["s_tif", "s_png", "b"]),
+        (["a/x.tif", "b/x.tif", "a_x.tif"], [None, None, "a_x"]),
+        (["a/x.tif", "A/x.tif"], [None, None]),
+        (["https://h/x.tif?id=1", "https://h/x.tif?id=2"], [None, None]),
+    ],
+)
+def test_scenes_of_one_name_get_different_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: list[str], expected: list[str | None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [name for name, _ in find_scenes(scenes, tmp_path / "out")]
+    assert len({name.casefold() for name in found}) == len(scenes)
+    assert [name if wanted else None for name, wanted in zip(found, expected, strict=True)] == expected
+    assert not any("SECRET" in name or "/" in name for name in found)
+
+
+def test_items_of_one_name_get_the_names_of_their_folders(tmp_path: Path) -> None:
+    pytest.importorskip("pystac")
+    links = [item(f"./S2A_{number}/item.json") for number in range(3)]
+    write(tmp_path / "collection.json", kind="Collection", links=links)
+    found = find_scenes([str(tmp_path / "collection.json")], tmp_path / "out")
+    assert [name for name, _ in found] == ["S2A_0_item", "S2A_1_item", "S2A_2_item"]
+
+
 # STAC collections.
 
 

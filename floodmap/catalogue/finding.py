@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
+import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from floodmap.catalogue.collection import item_addresses
-from floodmap.errors import FloodmapError, RemoteFileError, SceneError
+from floodmap.errors import RemoteFileError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 
@@ -33,7 +36,6 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
     Raises:
         SceneError: an argument matches no file, or all matching files are results of floodmap.
-        FloodmapError: two scenes cannot get different names.
     """
     return _named(find_sources(arguments, out))
 
@@ -141,25 +143,44 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
     """Return a pair (unique name of the results, scene) for each scene, in the given order.
 
-    The name is the file name without suffix. If several scenes have this name, the name of the folder is put in front,
-    as in `folder_x` for `folder/x.tif`. If these names are not unique, the suffix is put at the end instead, as in
-    `x_tif`.
-
-    Raises:
-        FloodmapError: two scenes cannot get different names.
+    The name is the file name without suffix. Scenes that share this name with another scene get a longer name: the
+    first of `_namings` with which all names differ.
     """
-    namings: tuple[Callable[[SourceName], str], ...] = (
-        lambda scene: scene.stem,
-        lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,
-        lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem,
-    )
-    stems = [scene.stem.casefold() for scene in scenes]  # some file systems ignore case
-    for name_of in namings:
-        names = [scene.stem if stems.count(scene.stem.casefold()) == 1 else name_of(scene) for scene in scenes]
-        groups: dict[str, list[SourceName]] = defaultdict(list)
-        for name, scene in zip(names, scenes, strict=True):
-            groups[name.casefold()].append(scene)
-        if len(groups) == len(scenes):
-            return list(zip(names, scenes, strict=True))
-    doubled = next(group for group in groups.values() if len(group) > 1)
-    raise FloodmapError(f"{doubled[0]} and {doubled[1]} would write to the same files; give each its own output folder")
+    counts = Counter(scene.stem.casefold() for scene in scenes)  # some file systems ignore case
+    for name_of in _namings(scenes):
+        names = [scene.stem if counts[scene.stem.casefold()] == 1 else name_of(scene) for scene in scenes]
+        if len({name.casefold() for name in names}) == len(scenes):
+            break
+    return list(zip(names, scenes, strict=True))
+
+
+def _namings(scenes: Sequence[SourceName]) -> Iterator[Callable[[SourceName], str]]:
+    """Yield functions that name a scene, in the order in which they are tried.
+
+    - The file name without suffix.
+    - With the name of the folder in front, as in `folder_x` for `folder/x.tif`; files only.
+    - With the suffix at the end, as in `x_tif`; files only.
+    - With the names of one, two and more folders in front, also those of a URL.
+    - With a digest of the whole path or URL at the end. The digests of any two scenes differ.
+    """
+    yield lambda scene: scene.stem
+    yield lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem
+    yield lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem
+    for count in range(1, max(len(_folders(scene)) for scene in scenes) + 1):
+        yield lambda scene, count=count: "_".join([*_folders(scene)[-count:], scene.stem])  # type: ignore[misc]
+    yield lambda scene: f"{scene.stem}_{_digest(scene)}"
+
+
+def _folders(scene: SourceName) -> list[str]:
+    """Return the names of the folders that contain a scene, also in a URL; empty for other names of GDAL."""
+    if scene.path is not None:
+        return [*scene.path.resolve().parent.parts[1:]]
+    if scene.given.startswith("<") or not (scene.given.startswith("/vsi") or "://" in scene.given):
+        return []
+    parts = [unquote(part) for part in re.split(r"[/!]+", str(SourceName(scene.given, None)))[1:-1]]
+    return [name for part in parts if (name := re.sub(r"[^\w.-]+", "_", part).strip("_."))]
+
+
+def _digest(scene: SourceName) -> str:
+    name = str(scene.path.resolve()) if scene.path else scene.given
+    return hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Products of many frames that are resumed: no result of other content, settings or frames is reused or replaced."""
+"""Faults of products of many frames: frames that fail or change, runs that are resumed, signatures in addresses."""
 
 from __future__ import annotations
 
