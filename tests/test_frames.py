@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as warp_points
 from scipy.ndimage import distance_transform_edt
 
+from floodmap.errors import SceneError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.scaleout.frames import frame_codes
@@ -74,6 +75,15 @@ def test_turned_frames_give_a_product_that_is_north_up_unless_all_share_one_grid
     assert both.transform == grid(turn=20).transform and both.shape_hw == (44, 60)
     mixed = product_grid([grid(turn=20), grid(turn=50), grid(turn=80)])
     assert mixed.transform.b == mixed.transform.d == 0 and mixed.transform.a == pytest.approx(0.5)
+
+
+def test_frames_on_both_sides_of_180_degrees_need_a_projected_crs() -> None:
+    places = [Affine(1e-5, 0, west, 0, -1e-5, -18) for west in (179.999, -179.9995)]
+    sides = [GeoGrid(CRS.from_epsg(4326), place, (40, 50)) for place in places]
+    with pytest.raises(SceneError, match=r"from b\.tif to a\.tif; if they lie on both sides .*--product-crs EPSG:"):
+        product_grid(sides, names=["a.tif", "b.tif"])
+    found = product_grid(sides, crs="EPSG:32760")
+    assert found.width < 1000 and found.gsd_m == pytest.approx(1.1, rel=0.1)
 
 
 codes_arrays = st.tuples(st.integers(1, 70), st.integers(1, 90), st.integers(0, 2**32 - 1))

@@ -34,6 +34,7 @@ from floodmap.output.results import FloodMap
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 from floodmap.scaleout.frames.product import mosaic_frames
 from floodmap_cli.main import run
+from floodmap_cli.result_line import print_result
 
 OTHER_UTM = "EPSG:32634"
 
@@ -279,7 +280,9 @@ def test_ground_of_a_frame_whose_model_fails_has_the_reason_failed(make_scene: S
     assert not (tmp_path / "other").exists()
 
 
-def test_windows_that_fail_are_listed_in_pixels_of_the_product(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_windows_that_fail_are_listed_in_pixels_of_the_product(
+    make_scene: SceneFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pixels = percents((64, 200))
     pixels[0, :, 190:] = 250
     last = make_scene(pixels=pixels[:, :, 80:], name="frames/z.tif", transform=NORTH_UP @ Affine.translation(80, 0))
@@ -296,6 +299,8 @@ def test_windows_that_fail_are_listed_in_pixels_of_the_product(make_scene: Scene
     lost = read(result.mask_path)[:, window["col_off"] :] == 255
     assert lost.sum() == result.report["pixels"]["unobserved"]["failed"] > 0
     assert window["col_off"] + window["width"] == 200 and result.failed_windows == 1
+    print_result(result, as_json=False, verbosity=0)
+    assert "1 window FAILED, in whole or in part: unobserved unless another frame" in capsys.readouterr().out
 
 
 KILLED = """
@@ -415,7 +420,7 @@ def test_the_function_in_python_has_the_settings_of_segment(make_scene: SceneFac
     stages: list[MosaicProgress] = []
     frames = tiles_of(make_scene, percents((60, 90)), 60, 30)
     result = floodmap.mosaic(
-        frames, out=tmp_path / "out", name="flight", model=BlueSegmenter(), prompts="none", collar="off",
+        frames[0].parent, out=tmp_path / "out", name="flight", model=BlueSegmenter(), prompts="none", collar="off",
         progress=stages.append, report=True, threshold=0.6,
     )  # fmt: skip
     assert result.mask_path.name == "flight_mask.tif" and result.page_path.exists()
@@ -423,6 +428,11 @@ def test_the_function_in_python_has_the_settings_of_segment(make_scene: SceneFac
     order = [one.stage for one in stages]
     assert order == sorted(order, key=["segment", "blend", "write"].index)
     assert [one.share for one in stages if one.stage == "segment"][-1] == 1 and stages[-1].stage == "write"
+    given = [f"{frames[0].parent}/*.tif", *frames, result.mask_path]  # no frame twice, and no result
+    again = floodmap.mosaic(given, out=tmp_path / "again", model=BlueSegmenter(), prompts="none", collar="off")
+    assert again.report["frames"]["count"] == result.report["frames"]["count"] == len(frames)
+    with pytest.raises(SceneError, match="no scene to segment: none is given"):
+        floodmap.mosaic([], out=tmp_path / "none", model=BlueSegmenter())
 
 
 @pytest.fixture
@@ -445,7 +455,7 @@ def test_the_command_takes_folders_and_patterns_and_gives_exit_codes(
     assert run(["mosaic", pattern, "-o", str(out), "--json", "--resume", "--collar", "off"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"]["count"] == len(frames)
     frames[0].write_bytes(b"")
-    assert run(["mosaic", str(tmp_path / "frames"), "-o", str(tmp_path / "broken")]) == 1
+    assert run(["mosaic", str(tmp_path / "frames"), "-o", str(tmp_path / "broken")]) == 3
     said = capsys.readouterr()
     assert "f0000_0000.tif is empty" in said.err and (tmp_path / "broken" / "mosaic.json").exists()
     assert run(["mosaic", str(tmp_path / "missing.tif"), "-o", str(out)]) == 1

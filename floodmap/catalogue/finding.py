@@ -56,14 +56,15 @@ def find_sources(arguments: Sequence[str], out: Path) -> list[SourceName]:
         it. An item that cannot be read is thereby an error of one scene.
 
     Raises:
-        SceneError: an argument matches no file, or all matching files are results of floodmap.
+        SceneError: there is no argument, an argument matches no file, or all matching files are results of floodmap.
     """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
         for scene in _expand(argument, out):
             scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
     if not scenes:
-        raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
+        where = f" in {', '.join(arguments)}: only floodmap's own results are there"
+        raise SceneError(f"no scene to segment{where if arguments else ': none is given'}")
     return list(scenes.values())
 
 
