@@ -254,6 +254,38 @@ def test_a_scene_whose_polygons_cannot_be_read_is_failed(scenes: Path, tmp_path:
     assert set(table(tmp_path / "all.gpkg", "flood").scene) == {"s0", "s2", "s3"}
 
 
+def test_files_of_a_catalogue_that_do_not_belong_together_have_no_rows(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plain = tmp_path / "all.parquet", Path.replace
+    run(scenes, tmp_path / "out", path)
+
+    def stop(source: Path, target: Path) -> Path:
+        if target.name == "all_unobserved.parquet":
+            raise KeyboardInterrupt
+        return plain(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", stop)
+        run(scenes, tmp_path / "out", path, resume=True)
+    assert not path.exists() and (tmp_path / "all_flood.parquet").exists()
+    run(scenes, tmp_path / "out", path, resume=True)
+    assert len(table(path, "scenes")) == 5
+
+
+def test_a_style_of_the_user_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "all_flood.qml").write_text("mine")
+    with pytest.raises(OutputError, match=r"all_flood\.qml exists already"):
+        run(scenes, tmp_path / "out", tmp_path / "all.parquet")
+    assert (tmp_path / "all_flood.qml").read_text() == "mine"
+
+
+def test_an_error_of_the_run_is_not_blamed_on_the_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), work_folder(tmp_path / "all.gpkg"):
+        raise BrokenPipeError
+    assert names(tmp_path) == []
+
+
 def test_two_runs_do_not_write_one_catalogue(scenes: Path, tmp_path: Path) -> None:
     with work_folder(tmp_path / "all.gpkg"), pytest.raises(OutputError, match="another floodmap run"):
         run(scenes, tmp_path / "out", tmp_path / "all.gpkg")

@@ -16,7 +16,7 @@ from floodmap._runtime.extras import require
 from floodmap.catalogue.features import Features, read_features
 from floodmap.catalogue.rows import SceneRow, common_crs, latest_date
 from floodmap.catalogue.schema import POLYGON_LAYERS, SCENES, Layer
-from floodmap.catalogue.tables import TABLES, Tables, names_of
+from floodmap.catalogue.tables import TABLES, Tables, names_of, style_names_of
 from floodmap.errors import FloodmapError, OutputError, VectorError, writing
 from floodmap.geo.crs import known_crs
 from floodmap.geo.vectors import reprojected
@@ -51,7 +51,7 @@ def check_target(path: Path, *, overwrite: bool, resume: bool, others: Collectio
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path} cannot be written: its folder does not exist; create it first")
     taken = {other.absolute() for other in others}
-    for file in files_of(path):
+    for file in [*files_of(path), *_styles_of(path)]:
         if file.absolute() in taken:
             raise OutputError(f"{file} is a file of a scene or an input of this run; give the catalogue another name")
         if file.is_dir():
@@ -67,8 +67,13 @@ def check_target(path: Path, *, overwrite: bool, resume: bool, others: Collectio
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files of a catalogue; the file with the rows of the scenes is the last."""
+    """Return the files of a catalogue with layers; the file with the rows of the scenes is the last."""
     return list(dict.fromkeys(path.with_name(name) for name in names_of(path.stem, path.suffix).values()))
+
+
+def _styles_of(path: Path) -> list[Path]:
+    """Return the style files beside the files of a catalogue."""
+    return [path.with_name(name) for name in style_names_of(path.stem, path.suffix).values()]
 
 
 @contextmanager
@@ -81,27 +86,29 @@ def work_folder(path: Path) -> Iterator[Path]:
         OutputError: another run writes this catalogue, or the folder cannot be created.
     """
     folder = path.with_name(f".{path.name}.catalogue")
+    lock = filelock.FileLock(folder / "lock", timeout=0)
     with writing(path):
         folder.mkdir(exist_ok=True)
-        lock = filelock.FileLock(folder / "lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise OutputError(f"{path}: another floodmap run writes this catalogue; wait for it") from None
-        try:
+    try:
+        with writing(path):
             for file in folder.iterdir():
                 if file.name != "lock":
                     file.unlink()
-            yield folder
-        finally:
-            lock.release()
-            shutil.rmtree(folder, ignore_errors=True)
+        yield folder
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_catalogue(
     rows: Sequence[SceneRow], path: Path, folder: Path
 ) -> tuple[tuple[SceneRow, ...], tuple[Path, ...]]:
-    """Write a catalogue. Its files appear when all of them are complete.
+    """Write a catalogue. Its files appear when all of them are complete; the file with the rows of the scenes is the
+    last. If a run is killed while several files are replaced, this file is missing.
 
     Polygons are read scene by scene from the files of the scenes. Of all scenes, only the rows are in memory.
 
@@ -128,6 +135,8 @@ def write_catalogue(
             for first in range(0, len(rows), _ROWS):
                 _append_rows(tables, rows[first : first + _ROWS], crs, path.parent)
             names = tables.close()
+        if len(names) > 1:  # the file with the rows marks the others as complete, and they are about to change
+            path.unlink(missing_ok=True)
         for temporary, name in names.items():
             (folder / temporary).replace(path.with_name(name))
     except FloodmapError:

@@ -120,7 +120,7 @@ class GeoParquet:
     def __init__(self, folder: Path, stem: str, crs: str, date: datetime, stack: ExitStack) -> None:
         from pyarrow import parquet
 
-        self._folder, self._names = folder, names_of(stem, ".parquet")
+        self._folder, self._stem, self._names = folder, stem, names_of(stem, ".parquet")
         self._schemas = {layer.name: _arrow_schema(layer, crs) for layer in LAYERS}
         self._writers: dict[str, Any] = {}
         for name in self._names:
@@ -133,6 +133,8 @@ class GeoParquet:
         import pyarrow as pa
         from pyarrow import parquet
 
+        if file.suffix == ".qml":  # a style, which is replaced with its layer
+            return True
         layer = next(one for one in LAYERS if names_of(stem, ".parquet")[one.name] == file.name)
         with suppress(pa.ArrowException, OSError), file.open("rb") as stream:
             return {*layer.columns, "geometry"} <= set(parquet.read_schema(stream).names)
@@ -150,9 +152,9 @@ class GeoParquet:
     def close(self) -> dict[str, str]:
         """Write the styles beside the files; see `Tables.close`. The stack completes the files."""
         files = {}
-        for layer in POLYGON_LAYERS:
-            (self._folder / f"{layer.name}.qml").write_text(style(layer.name), "utf-8")
-            files[f"{layer.name}.qml"] = f"{Path(self._names[layer.name]).stem}.qml"
+        for layer, name in style_names_of(self._stem, ".parquet").items():
+            (self._folder / f"{layer}.qml").write_text(style(layer), "utf-8")
+            files[f"{layer}.qml"] = name
         return {**files, **{f"{layer}.parquet": name for layer, name in self._names.items()}}
 
 
@@ -165,6 +167,12 @@ def names_of(stem: str, suffix: str) -> dict[str, str]:
     if suffix == ".gpkg":
         return {layer.name: f"{stem}.gpkg" for layer in LAYERS}
     return {**{layer.name: f"{stem}_{layer.name}{suffix}" for layer in POLYGON_LAYERS}, "scenes": f"{stem}{suffix}"}
+
+
+def style_names_of(stem: str, suffix: str) -> dict[str, str]:
+    """Return the name of the style file of each layer with one, by name of the layer; a GeoPackage contains styles."""
+    names = names_of(stem, suffix)
+    return {} if suffix == ".gpkg" else {one.name: f"{Path(names[one.name]).stem}.qml" for one in POLYGON_LAYERS}
 
 
 def _arrow_schema(layer: Layer, crs: str) -> Any:
