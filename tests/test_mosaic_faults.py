@@ -21,7 +21,7 @@ from test_catalogue import collection_with_a_bad_item
 from test_mosaic import BlueSegmenter, percents, product, read
 
 from floodmap.catalogue.finding import find_sources
-from floodmap.errors import OutputError, RemoteError, RemoteFileError, SceneError
+from floodmap.errors import MissingCRSError, OutputError, RemoteError, RemoteFileError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.scene import Scene
 from floodmap.options import SceneOptions
@@ -304,3 +304,37 @@ def test_a_frame_that_is_gone_at_the_end_is_only_left_out_of_the_picture(
     assert result.report["frames"]["failed"] == [] and set(np.unique(read(result.probability_path))) == {10}
     assert result.page_path is not None and result.page_path.exists()
     assert "b.tif is left out of the check" in caplog.text and "b.tif is left out of the picture" in caplog.text
+
+
+def test_an_area_without_crs_is_refused_before_the_first_frame(make_scene: SceneFactory, tmp_path: Path) -> None:
+    aoi = make_scene(pixels=np.ones((1, 90, 60), np.uint8), crs=None, transform=None, name="aoi.tif")
+    model = BlueSegmenter()
+    with pytest.raises(MissingCRSError, match=r"aoi\.tif has no CRS and another size than mosaic"):
+        product(two_frames(make_scene), tmp_path / "out", model, aoi=aoi)
+    assert model.tiles == [] and not (tmp_path / "out").exists()
+
+
+def test_a_mask_without_crs_fits_a_frame_that_is_resampled(make_scene: SceneFactory, tmp_path: Path) -> None:
+    hidden = np.zeros((1, 90, 60), np.uint8)
+    hidden[:, :45] = 1
+    mask = make_scene(pixels=hidden, crs=None, transform=None, name="mask.tif")
+    result = product([frame_of(make_scene, 60)], tmp_path / "out", mask=mask, resolution_m=1.0)
+    found = read(result.mask_path)
+    assert found.shape == (45, 30) and (found[:22] == 255).all() and (found[23:] == 1).all()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_strips_that_a_killed_run_left_beside_complete_results_are_deleted(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    frames = two_frames(make_scene)
+    if damaged:
+        frames[1].write_bytes(b"II*\0 damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr("floodmap.scaleout.frames.product.Journal.remove", lambda _: None)
+        patch.setattr("floodmap.scaleout.frames.product.shutil.rmtree", lambda *_, **__: None)
+        product(frames, tmp_path / "out")
+    work = tmp_path / "out" / ".mosaic.floodmap"
+    assert (work / "product").is_dir()
+    product(frames, tmp_path / "out", resume=True)
+    assert [path.name for path in work.iterdir() if path.is_dir()] == ["frames"] if damaged else not work.exists()

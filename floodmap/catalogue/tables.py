@@ -133,9 +133,9 @@ class GeoParquet:
         import pyarrow as pa
         from pyarrow import parquet
 
-        if file.suffix == ".qml":  # a style, which is replaced with its layer
-            return True
-        layer = next(one for one in LAYERS if names_of(stem, ".parquet")[one.name] == file.name)
+        layer = next(one for one in LAYERS if Path(names_of(stem, ".parquet")[one.name]).stem == file.stem)
+        if file.suffix == ".qml":  # a style is replaced with its layer
+            return file.with_suffix(".parquet").exists() or file.read_bytes() == style(layer.name).encode()
         with suppress(pa.ArrowException, OSError), file.open("rb") as stream:
             return {*layer.columns, "geometry"} <= set(parquet.read_schema(stream).names)
         return False

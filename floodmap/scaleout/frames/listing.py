@@ -43,6 +43,8 @@ class Frame:
     """Mask and area of interest of all frames."""
     grid: GeoGrid
     """Working grid: the pixels in which the frame is segmented."""
+    file_shape_hw: tuple[int, int]
+    """Height and width of the file, in its own pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,8 @@ def _read(source: SourceName, files: OverlayFiles) -> Frame:
     gsd_m, wanted = own.gsd_m or 0.0, options.resolution_m
     if wanted is not None and gsd_m * _NO_UPSAMPLING >= wanted:
         options = replace(options, resolution_m=None)
-    return Frame(source=source, options=options, files=files, grid=own.resampled(options.resolution_m, source))
+    grid = own.resampled(options.resolution_m, source)
+    return Frame(source=source, options=options, files=files, grid=grid, file_shape_hw=own.shape_hw)
 
 
 def _has_gps(raster: Source) -> bool:
@@ -159,7 +162,7 @@ def _meets(frame: Frame, overlay: Path | str | None) -> bool:
     if overlay is None:
         return True
     with ExitStack() as stack, gdal_env():
-        base = BaseScene(frame.source, frame.grid, frame.grid.shape_hw)
+        base = BaseScene(frame.source, frame.grid, frame.file_shape_hw)
         return open_overlay(local_or_gdal(overlay), base, stack).meets_scene()
 
 

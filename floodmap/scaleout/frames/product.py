@@ -164,7 +164,10 @@ class _Run:
 
         Raises:
             OutputError: a result exists already, would replace an input, or does not fit on the disk.
+            MissingCRSError: the area of interest is a raster without a CRS, and has another size than the product.
         """
+        with ExitStack() as stack:
+            open_area(self.listed.files.local.aoi, self.name, self.grid, stack)
         refuse_long_names(self.results)
         sources = [frame.source.container for frame in self.listed.frames]
         refuse_inputs(self.results, [*(own[0] for own in sources if own), *self.options.files.values()])
@@ -200,13 +203,18 @@ class _Run:
                 refuse_existing(self.results, settings)
             return None
         log.info("%s: nothing left to do", self.name)
-        if not done.report["frames"]["failed"] and self.work.exists():  # killed while the folder was deleted
+        if self.work.exists():  # the earlier run was killed while it deleted the folder, or a frame failed
             with self.lock():
-                shutil.rmtree(self.frames_folder, ignore_errors=True)
+                self.clear(() if done.report["frames"]["failed"] else (FRAMES,))
         sheet = page_path_of(self.out, self.name)
         if not options.report:
             return done
         return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else self.with_page(done)
+
+    def clear(self, names: Sequence[str] = (FRAMES,)) -> None:
+        """Delete the blended strips, and other folders of the work folder by name: by default all codes of frames."""
+        for name in (BLENDED, *names):
+            shutil.rmtree(self.work / name, ignore_errors=True)
 
     def describe(self, described: Sequence[tuple[Any, Mapping[str, Any] | str]]) -> dict[str, Any]:
         """Return the description of the product, for the JSON report."""
@@ -222,7 +230,7 @@ class _Run:
             flood_map = self.finish(segmented, report)
             failed = bool(flood_map.report["frames"]["failed"])
             if not failed:
-                shutil.rmtree(self.frames_folder, ignore_errors=True)
+                self.clear()
         if failed:
             log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
         return self.with_page(flood_map) if self.options.report else flood_map
@@ -239,8 +247,7 @@ class _Run:
     def codes(self) -> Iterator[None]:
         """Context manager: create the folder for the codes of the frames. On exit it is deleted if it is empty."""
         if self.options.overwrite and not self.options.resume:
-            for folder in (self.frames_folder, self.work / BLENDED):
-                shutil.rmtree(folder, ignore_errors=True)
+            self.clear()
         with writing(self.frames_folder):
             self.frames_folder.mkdir(exist_ok=True)
         try:
