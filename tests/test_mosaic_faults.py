@@ -332,7 +332,7 @@ def test_strips_that_a_killed_run_left_beside_complete_results_are_deleted(
         frames[1].write_bytes(b"II*\0 damaged")
     with monkeypatch.context() as patch:
         patch.setattr("floodmap.scaleout.frames.product.Journal.remove", lambda _: None)
-        patch.setattr("floodmap.scaleout.frames.product.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("floodmap.scaleout.frames.product._Run.clear", lambda *_: None)
         product(frames, tmp_path / "out")
     work = tmp_path / "out" / ".mosaic.floodmap"
     assert (work / "product").is_dir()
