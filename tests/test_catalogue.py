@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import geopandas
@@ -23,7 +24,7 @@ from conftest import GEOGRAPHIC, HANGS, SceneFactory, picture
 from fakes import FakeSegmenter, FakeSource
 from test_pipeline import digests
 
-from floodmap.catalogue import file, side_by_side
+from floodmap.catalogue import file, side_by_side, size
 from floodmap.catalogue.file import check_target, work_folder
 from floodmap.catalogue.finding import find_scenes
 from floodmap.catalogue.run import Catalogue, reserved, run_scenes
@@ -324,12 +325,41 @@ def test_workers_of_another_folder_compute_windows_only(
     assert {json.loads(path.read_text())["run"]["workers"] for path in Path("out").glob("*.json")} == {2}
 
 
+def test_scenes_that_workers_do_not_find_are_not_side_by_side(scenes: Path, tmp_path: Path) -> None:
+    tested: list[list[Path]] = []
+
+    def shares(files: list[Path], cwd: str) -> bool:
+        tested.append(files)
+        return not any(scenes in file.parents for file in files)
+
+    class Elsewhere:
+        """Pool of workers that find the output folder, but not the scenes."""
+
+        def everywhere(self, call: Any, *arguments: Any) -> list[bool]:
+            return [shares(*arguments), True]
+
+    workers = SimpleNamespace(pool=Elsewhere())
+    found = [SourceName.of(path) for path in sorted(scenes.iterdir())]
+    assert not side_by_side._share_folders(workers, tmp_path / "out", found)  # type: ignore[arg-type]
+    assert side_by_side._share_folders(workers, tmp_path / "out", found[:0])  # type: ignore[arg-type]
+    assert [len(files) for files in tested] == [2, 1] and not (tmp_path / "out").exists()
+
+
+def test_a_scene_is_large_by_the_pixels_of_its_file(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size, "LARGE_PIXELS", 40 * 50)
+    paths = [make_scene(shape_hw=shape, name=f"{shape[0]}.tif") for shape in ((40, 49), (41, 49))]
+    sources = [SourceName.of(path) for path in (*paths, tmp_path / "missing.tif", *paths)]
+    assert size.are_large(sources) == [False, True, False, False, True]
+
+
 @pytest.mark.slow
 def test_windows_of_large_scenes_are_spread(
     pool: LocalPool, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = scenes / "s0.tif"
-    monkeypatch.setattr(side_by_side, "is_large", lambda source: source.path == large)
+    monkeypatch.setattr(size, "is_large", lambda source: source.path == large)
     catalogue = run(scenes, tmp_path / "two", None, pool=pool)
     spread = [json.loads((tmp_path / "two" / f"s{n}.json").read_text())["run"]["workers"] for n in range(4)]
     assert spread == [2, 0, 0, 0] and len(catalogue.failed) == 1 and catalogue.paths == ()
