@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,15 +55,20 @@ def percents(shape_hw: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
     return pixels
 
 
-def product(frames: Sequence[Path], out: Path, model: FakeSegmenter | None = None, **options: Any) -> FloodMap:
+def product(
+    frames: Sequence[Path | str | SourceName], out: Path, model: FakeSegmenter | None = None, **options: Any
+) -> FloodMap:
+    """Map frames without a rehearsal, which takes longer than small frames; `run` and `floodmap.mosaic` rehearse."""
     scene = {one.name: options.pop(one.name) for one in fields(SceneOptions) if one.name in options}
     how = {"product_crs": options.pop("product_crs", None), "name": options.pop("name", "mosaic")}
     how["progress"] = options.pop("progress", None)
     settings = {"prompts": "none", "tile_size": 64, "overlap": 8, "min_area_m2": 0.0, "simplify_m": 0.0, **options}
-    return mosaic_frames(
-        [SourceName.of(frame) for frame in frames], out, model or BlueSegmenter(),
-        SegmentOptions(scene=SceneOptions(**{"collar": "off", **scene}), **settings), **how,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("floodmap.scaleout.frames.product.rehearse", lambda *_: None)
+        return mosaic_frames(
+            [SourceName.of(frame) for frame in frames], out, model or BlueSegmenter(),
+            SegmentOptions(scene=SceneOptions(**{"collar": "off", **scene}), **settings), **how,
+        )  # fmt: skip
 
 
 def tiles_of(make_scene: SceneFactory, pixels: NDArray[np.uint8], side: int, step: int, **how: Any) -> list[Path]:
@@ -307,42 +312,52 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import floodmap.scaleout.frames.assembly as assembly
 import test_mosaic
-left = int(sys.argv[4])
-def count(*_):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-test_mosaic.product(
-    sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), test_mosaic.BlueSegmenter(count),
-    progress=lambda one: count() if one.stage == "blend" else None,
-)
+
+def run(out, left):
+    def count(*_):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    test_mosaic.product(
+        sorted(Path(sys.argv[2]).iterdir()), out, test_mosaic.BlueSegmenter(count),
+        progress=lambda one: count() if one.stage == "blend" else None,
+    )
+
+assembly.strip_rows = lambda width: 16
+for steps in sys.argv[4:]:
+    child = os.fork()
+    if not child:
+        run(Path(sys.argv[3], steps), int(steps))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
+"""Script that runs a product once for each number of steps, in a process that ends after this number of steps."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [0, 7, 23, 49])
 def test_killed_and_resumed_gives_the_same_bytes(
-    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = tiles_of(make_scene, percents((150, 150)), 90, 30)  # 9 frames with 4 windows each, and strips
     shifted = NORTH_UP @ Affine.translation(60.4, 90.3)
     frames.append(make_scene(pixels=percents((70, 90), 1), name="frames/z.tif", transform=shifted))
-    code = "import floodmap.scaleout.frames.assembly as a\na.strip_rows = lambda width: 16\n" + KILLED
-    arguments = [str(Path(__file__).parent), str(tmp_path / "frames")]
+    kills = (0, 7, 23, 49)
+    arguments = [str(Path(__file__).parent), str(tmp_path / "frames"), str(tmp_path), *map(str, kills)]
+    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
     monkeypatch.setattr("floodmap.scaleout.frames.assembly.strip_rows", lambda width: 16)
     whole = product(frames, tmp_path / "whole")
-    done = subprocess.run([sys.executable, "-c", code, *arguments, str(tmp_path / "out"), str(steps)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not list((tmp_path / "out").glob("*.tif"))
-    model = BlueSegmenter()
-    result = product(frames, tmp_path / "out", model, resume=True)
-    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    reports = [{key: value for key, value in one.report.items() if key != "run"} for one in (result, whole)]
-    assert json.loads(json.dumps(reports[0])) == json.loads(json.dumps(reports[1]))
-    assert len(model.tiles) <= whole.report["windows"]["run"] - max(0, min(steps, 38) - 8)
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    for steps in kills:
+        out, model = tmp_path / str(steps), BlueSegmenter()
+        assert not list(out.glob("*.tif"))
+        result = product(frames, out, model, resume=True)
+        assert digests(out) == digests(tmp_path / "whole"), steps
+        reports = [{key: value for key, value in one.report.items() if key != "run"} for one in (result, whole)]
+        assert json.loads(json.dumps(reports[0])) == json.loads(json.dumps(reports[1])), steps
+        assert len(model.tiles) <= whole.report["windows"]["run"] - max(0, min(steps, 38) - 8)
+        assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -478,15 +493,16 @@ def test_frames_of_one_name_in_several_folders_are_all_used(
 
 @pytest.mark.slow
 def test_many_frames_need_few_open_files(make_scene: SceneFactory, tmp_path: Path) -> None:
-    frames = tiles_of(make_scene, percents((64, 400)), 64, 2)
-    code = (
-        "import resource, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\nimport test_mosaic\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "print(test_mosaic.product(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3])).report['frames']['count'])"
-    )
-    arguments = [str(Path(__file__).parent), str(tmp_path / "frames"), str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    assert int(done.stdout) == len(frames) > 160
+    resource = pytest.importorskip("resource")
+    frames, spare = tiles_of(make_scene, percents((64, 204)), 64, 2), 32
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/dev/fd")))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, limits[1]))
+        result = product(frames, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert result.report["frames"]["count"] == len(frames) > 2 * spare and result.report["frames"]["failed"] == []
 
 
 @pytest.mark.slow
