@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -168,8 +169,13 @@ def _namings(scenes: Sequence[SourceName]) -> Iterator[Callable[[SourceName], st
     yield lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem
     yield lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem
     for count in range(1, max(len(_folders(scene)) for scene in scenes) + 1):
-        yield lambda scene, count=count: "_".join([*_folders(scene)[-count:], scene.stem])  # type: ignore[misc]
+        yield partial(_with_folders, count=count)
     yield lambda scene: f"{scene.stem}_{_digest(scene)}"
+
+
+def _with_folders(scene: SourceName, count: int) -> str:
+    """Return the name of a scene with the names of at most `count` folders in front."""
+    return "_".join([*_folders(scene)[-count:], scene.stem])
 
 
 def _folders(scene: SourceName) -> list[str]:

@@ -39,8 +39,8 @@ class OverlayFiles:
         """
         given = {"mask": options.mask, "aoi": options.aoi}
         local = {key: local_copy(file, stack) for key, file in given.items() if file is not None}
-        fingerprints = {key: of_input(file) for key, file in local.items()}
-        return cls(given=options, local=replace(options, **local), fingerprints=fingerprints)
+        read = replace(options, mask=local.get("mask"), aoi=local.get("aoi"))
+        return cls(given=options, local=read, fingerprints={key: of_input(file) for key, file in local.items()})
 
     @property
     def unverified(self) -> list[str]:
