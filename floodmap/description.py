@@ -58,9 +58,7 @@ def describe(
     return described
 
 
-def described_options(
-    options: SegmentOptions, fingerprints: Mapping[str, str | None] | None = None
-) -> dict[str, Any]:
+def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Return the options on which results depend, by name, and the fingerprints of the files in the options.
 
     The options `overwrite`, `resume`, `formats` and `report` are left out, because the content of the results does not

@@ -108,9 +108,7 @@ def names(out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
-def test_a_catalogue_has_the_polygons_of_all_scenes_and_a_row_for_each(
-    scenes: Path, done: Path, suffix: str
-) -> None:
+def test_a_catalogue_has_the_polygons_of_all_scenes_and_a_row_for_each(scenes: Path, done: Path, suffix: str) -> None:
     out, path = done / "out", done / f"all{suffix}"
     catalogue = run(scenes, out, path, resume=True)
     rows = table(path, "scenes").set_index("name")
@@ -419,9 +417,7 @@ def test_results_of_another_run_are_kept_unless_they_are_resumed_or_replaced(
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(
-    scenes: Path, one_by_one: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(scenes: Path, one_by_one: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:2]; import test_catalogue as t\n"
         "from floodmap.catalogue import run as r; seen = []\n"

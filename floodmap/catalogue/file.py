@@ -107,8 +107,10 @@ def work_folder(path: Path) -> Iterator[Path]:
 def write_catalogue(
     rows: Sequence[SceneRow], path: Path, folder: Path
 ) -> tuple[tuple[SceneRow, ...], tuple[Path, ...]]:
-    """Write a catalogue. Its files appear when all of them are complete; the file with the rows of the scenes is the
-    last. If a run is killed while several files are replaced, this file is missing.
+    """Write a catalogue. Its files appear when all of them are complete.
+
+    The file with the rows of the scenes is the last. If a run is killed while it replaces several files, this file is
+    missing, and `--resume` writes all files again.
 
     Polygons are read scene by scene from the files of the scenes. Of all scenes, only the rows are in memory.
 

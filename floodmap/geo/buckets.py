@@ -84,9 +84,7 @@ def content_of(name: SourceName, opened: str) -> bytes:
         return bytes(obstore.get(_store(kind, bucket), key).bytes())
     except (BaseError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        refused = isinstance(
-            error, FileNotFoundError | NotFoundError | PermissionDeniedError | UnauthenticatedError
-        )
+        refused = isinstance(error, FileNotFoundError | NotFoundError | PermissionDeniedError | UnauthenticatedError)
         raise (RemoteFileError if refused else RemoteError)(
             f"{name} cannot be downloaded: {reason}; check the address and the credentials"
         ) from None

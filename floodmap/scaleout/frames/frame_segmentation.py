@@ -114,9 +114,7 @@ def open_frame(frame: Frame, segmenter: Segmenter, options: SegmentOptions) -> I
         SceneError: the frame cannot be read, or its place or size has changed since its header was read.
     """
     given = frame.files.as_given(frame.options)
-    own = replace(
-        options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False
-    )
+    own = replace(options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False)
     with Scene.open(frame.source, frame.options, threads=_THREADS if segmenter.offloads else 1) as scene:
         if scene.grid != frame.grid:
             raise _changed(frame.source)

@@ -114,9 +114,7 @@ def read_frames(sources: Iterable[SourceName], files: OverlayFiles) -> FrameList
     warnings = () if masked else (idle,)
     for line in warnings:
         log.warning("%s", line)
-    return FrameList(
-        files=files, frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings
-    )
+    return FrameList(files=files, frames=tuple(frames), failed=tuple(failed), outside=tuple(outside), warnings=warnings)
 
 
 def failure_text(source: SourceName, error: Exception) -> str:
