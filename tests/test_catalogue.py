@@ -565,7 +565,7 @@ def test_the_items_of_a_stac_catalogue_on_a_server_are_urls(tmp_path: Path) -> N
     stac_collection(tmp_path)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         found = find_scenes([f"{address}/catalog.json"], tmp_path / "out")
         gone = [f"{address}/gone.json", f"{address}/also-gone.json"]  # each is a scene that fails when it is opened
