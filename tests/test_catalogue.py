@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,14 +20,15 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
-from conftest import GEOGRAPHIC, HANGS, SceneFactory, picture, scene_factory
+from conftest import GEOGRAPHIC, HANGS, SceneFactory, kill, killed, picture, scene_factory
 from fakes import FakeSegmenter, FakeSource
 from test_pipeline import digests
 
 from floodmap.catalogue import file, side_by_side, size
 from floodmap.catalogue.file import check_target, work_folder
 from floodmap.catalogue.finding import find_scenes
-from floodmap.catalogue.run import Catalogue, reserved, run_scenes
+from floodmap.catalogue.run import Catalogue, ScenesProgress, reserved, run_scenes
+from floodmap.catalogue.side_by_side import SceneOutcome
 from floodmap.errors import OutputError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.inference.tiling import Grid
@@ -84,14 +84,16 @@ def dated(number: int) -> dict[str, str]:
 
 def run(
     folder: Path, out: Path, path: Path | None, *, pool: Pool | None = None, model: FakeSource | None = None,
-    **settings: Any,
+    on_scene: Callable[..., None] = lambda *_: None, **settings: Any,
 ) -> Catalogue:  # fmt: skip
     found = find_scenes([str(folder)], out)
     options = SegmentOptions(**{**SETTINGS, **settings})
     workers = Workers(pool, model or FakeSource()) if pool else None
     with reserved(path, found, out, options) as unfinished:
         segmenter = workers.segmenter if workers else FakeSegmenter()
-        return run_scenes(found, out, segmenter, options, path=path, folder=unfinished, workers=workers)
+        return run_scenes(
+            found, out, segmenter, options, path=path, folder=unfinished, workers=workers, on_scene=on_scene
+        )
 
 
 def table(path: Path, layer: str) -> geopandas.GeoDataFrame:
@@ -416,19 +418,14 @@ def test_results_of_another_run_are_kept_unless_they_are_resumed_or_replaced(
     assert not {*before.values()} & {path.stat().st_mtime_ns for path in (done / "out").glob("*.tif")}
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(scenes: Path, one_by_one: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:2]; import test_catalogue as t\n"
-        "from floodmap.catalogue import run as r; seen = []\n"
-        "def kill(outcome, progress):\n"
-        "    if progress.done == 2: __import__('os').kill(__import__('os').getpid(), 9)\n"
-        "r.run_scenes.__kwdefaults__['on_scene'] = kill\n"
-        "t.run(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
-    )
-    arguments = [str(Path(__file__).parent), str(scenes), str(tmp_path / "out"), str(tmp_path / "all.gpkg")]
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], timeout=HANGS, check=False)
-    assert ended.returncode == -signal.SIGKILL and not (tmp_path / "all.gpkg").exists()
+    def kill_at_second(_: SceneOutcome, progress: ScenesProgress) -> None:
+        if progress.done == 2:
+            kill()
+
+    assert killed(lambda: run(scenes, tmp_path / "out", tmp_path / "all.gpkg", on_scene=kill_at_second))
+    assert not (tmp_path / "all.gpkg").exists()
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s0*")}
     run(scenes, tmp_path / "out", tmp_path / "all.gpkg", resume=True)
     assert first and first == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s0*")}
@@ -445,11 +442,13 @@ from distributed import Client, LocalCluster
 from floodmap.scaleout.workers.cluster import DaskPool
 import test_catalogue
 if __name__ == "__main__":
-    options = dict(n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0)
+    options = dict(n_workers=1, threads_per_worker=4, dashboard_address=None, memory_limit=0)
     with LocalCluster(**options) as cluster, Client(cluster) as client, DaskPool(client, "cpu") as pool:
         test_catalogue.run(Path(sys.argv[2]), Path(sys.argv[3]), None, pool=pool)
 """
-"""Script with a cluster of two processes of two threads: as many calls at a time as there are scenes."""
+"""Script with a cluster of one process of four threads: as many calls at a time as there are scenes.
+
+Several processes are tested with the pool of this machine, and on a cluster with the windows of one scene."""
 
 
 @pytest.mark.slow

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import NORTH_UP, UTM, SceneFactory, picture
+from conftest import NORTH_UP, UTM, SceneFactory, kill, killed, picture
 from fakes import ConstantSegmenter, FakeSegmenter
 from numpy.typing import NDArray
 from rasterio.warp import transform as warp_points
@@ -308,49 +307,29 @@ def test_windows_that_fail_are_listed_in_pixels_of_the_product(
     assert "1 window FAILED, in whole or in part: unobserved unless another frame" in capsys.readouterr().out
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import floodmap.scaleout.frames.assembly as assembly
-import test_mosaic
-
-def run(out, left):
-    def count(*_):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    test_mosaic.product(
-        sorted(Path(sys.argv[2]).iterdir()), out, test_mosaic.BlueSegmenter(count),
-        progress=lambda one: count() if one.stage == "blend" else None,
-    )
-
-assembly.strip_rows = lambda width: 16
-for steps in sys.argv[4:]:
-    child = os.fork()
-    if not child:
-        run(Path(sys.argv[3], steps), int(steps))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-"""
-"""Script that runs a product once for each number of steps, in a process that ends after this number of steps."""
-
-
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_killed_and_resumed_gives_the_same_bytes(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = tiles_of(make_scene, percents((150, 150)), 90, 30)  # 9 frames with 4 windows each, and strips
     shifted = NORTH_UP @ Affine.translation(60.4, 90.3)
     frames.append(make_scene(pixels=percents((70, 90), 1), name="frames/z.tif", transform=shifted))
-    kills = (0, 7, 23, 49)
-    arguments = [str(Path(__file__).parent), str(tmp_path / "frames"), str(tmp_path), *map(str, kills)]
-    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
     monkeypatch.setattr("floodmap.scaleout.frames.assembly.strip_rows", lambda width: 16)
+
+    def run_until_killed(out: Path, steps: int) -> None:
+        left = iter(range(steps))
+
+        def count(*_: object) -> None:
+            if next(left, None) is None:
+                kill()
+
+        product(frames, out, BlueSegmenter(count), progress=lambda one: count() if one.stage == "blend" else None)
+
     whole = product(frames, tmp_path / "whole")
-    for steps in kills:
+    for steps in (0, 7, 23, 49):
         out, model = tmp_path / str(steps), BlueSegmenter()
+        assert killed(partial(run_until_killed, out, steps))
         assert not list(out.glob("*.tif"))
         result = product(frames, out, model, resume=True)
         assert digests(out) == digests(tmp_path / "whole"), steps
