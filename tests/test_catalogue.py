@@ -211,6 +211,7 @@ def test_a_catalogue_replaces_nothing_else(scenes: Path, tmp_path: Path) -> None
         check_target(tmp_path / "b.parquet", overwrite=True, resume=False, others=[])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
 def test_a_run_that_resumes_replaces_no_foreign_file(make_scene: SceneFactory, tmp_path: Path, suffix: str) -> None:
     folder = make_scene(shape_hw=SHAPE, folder=tmp_path / "scenes").parent
@@ -269,6 +270,7 @@ def test_a_scene_whose_polygons_cannot_be_read_is_failed(scenes: Path, done: Pat
     assert set(table(done / "all.gpkg", "flood").scene) == {"s0", "s2", "s3"}
 
 
+@pytest.mark.slow
 def test_files_of_a_catalogue_that_do_not_belong_together_have_no_rows(
     scenes: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +420,7 @@ def test_results_of_another_run_are_kept_unless_they_are_resumed_or_replaced(
     assert not {*before.values()} & {path.stat().st_mtime_ns for path in (done / "out").glob("*.tif")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_killed_run_is_resumed_with_the_same_rasters_and_rows(scenes: Path, one_by_one: Path, tmp_path: Path) -> None:
     def kill_at_second(_: SceneOutcome, progress: ScenesProgress) -> None:

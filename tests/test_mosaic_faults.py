@@ -130,6 +130,7 @@ def test_a_remote_frame_that_changes_while_it_is_read_fails(
     assert failed["name"] == "b.tif" and "has changed since the run began" in failed["why"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_map_of_other_frames_is_not_replaced(make_scene: SceneFactory, tmp_path: Path, killed: bool) -> None:
     bad = tmp_path / "bad.tif"
@@ -171,6 +172,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_signed_mask_and_area_are_fetched_once_and_no_signature_is_shown(
     make_scene: SceneFactory, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -291,6 +293,7 @@ def test_an_item_that_cannot_be_read_is_a_failed_frame(make_scene: SceneFactory,
     assert [one["name"] for one in frames["segmented"]] == ["good"] and "no such file" in frames["failed"][0]["why"]
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_gone_at_the_end_is_only_left_out_of_the_picture(
     make_scene: SceneFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
