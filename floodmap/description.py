@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from floodmap._runtime.versions import version
-from floodmap.geo.names import has_gdal_name
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import shown_name
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.models.infrared import WithInfrared
@@ -18,18 +18,19 @@ from floodmap.models.training_record import Role
 from floodmap.options import SegmentOptions
 
 
-def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dict[str, Any]:
+def describe(
+    scene: Scene, segmenter: Segmenter, options: SegmentOptions, fingerprints: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
     """Describe a run in a dictionary of JSON types: source, model, settings and versions.
 
-    The results of the run depend on these values. The options `overwrite`, `resume`, `formats` and `report` are left
-    out, because the content of the results does not depend on these options.
+    The results of the run depend on these values.
+
+    Args:
+        scene: the open scene.
+        segmenter: the loaded model.
+        options: settings of the run.
+        fingerprints: see `described_options`.
     """
-    chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats", "report"):
-        del chosen[name]
-    shown = {name: _shown(path) for name, path in options.files.items()}
-    chosen |= {"scene": {**chosen["scene"], **{name: shown[name] for name in ("mask", "aoi") if name in shown}}}
-    chosen["prompts"] = shown.get("prompts", chosen["prompts"])
     about = {
         "source": {
             "name": scene.path.label,
@@ -50,16 +51,32 @@ def describe(scene: Scene, segmenter: Segmenter, options: SegmentOptions) -> dic
             "runs_on": segmenter.runs_on,
             "seen_in_training": _role_in_training(scene, segmenter),
         },
-        "settings": {**chosen, "fingerprints": {key: of_input(path) for key, path in options.files.items()}},
+        "settings": described_options(options, fingerprints),
         "versions": versions(),
     }
     described: dict[str, Any] = jsonable(about)
     return described
 
 
-def _shown(path: Path | str) -> Path | str:
-    """Return the name of an input file without the query of a URL, which may contain a signature."""
-    return str(SourceName.of(path)) if has_gdal_name(path) else path
+def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """Return the options on which results depend, by name, and the fingerprints of the files in the options.
+
+    The options `overwrite`, `resume`, `formats` and `report` are left out, because the content of the results does not
+    depend on these options. Of a URL the query is left out, because it may contain a signature.
+
+    Args:
+        options: settings of a run.
+        fingerprints: fingerprint of each file by name of the option; None: the fingerprints are computed here. See
+            `imagery.raster.fingerprint.of_input`.
+    """
+    chosen = asdict(options)
+    for name in ("overwrite", "resume", "formats", "report"):
+        del chosen[name]
+    shown = {name: shown_name(path) for name, path in options.files.items()}
+    chosen["scene"] |= {name: shown[name] for name in ("mask", "aoi") if name in shown}
+    chosen["prompts"] = shown.get("prompts", chosen["prompts"])
+    found = {key: of_input(path) if fingerprints is None else fingerprints[key] for key, path in options.files.items()}
+    return {**chosen, "fingerprints": found}
 
 
 def versions() -> dict[str, str]:

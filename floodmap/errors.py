@@ -23,6 +23,13 @@ class RemoteError(FloodmapError):
     """
 
 
+class RemoteFileError(RemoteError):
+    """Exception raised if a server has no such file, refuses access to it, or has another file under its name now.
+
+    Other files of the same server may be readable: of many scenes or frames, only one fails.
+    """
+
+
 class MissingCRSError(SceneError):
     """Exception raised if an operation needs a CRS, and a file has no CRS."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from floodmap.description import describe
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
 from floodmap.geo.names import refuse_unreadable
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import SourceName, shown_name
 from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
@@ -186,20 +186,29 @@ def refuse_other_run(out: Path, name: str) -> None:
 
 
 def _resuming(options: SegmentOptions, scene: Scene) -> SegmentOptions:
+    """Return `resuming` of the options for one scene. Inputs are the scene and the files in the options."""
+    if not options.resume:
+        return options
+    unverified = [shown_name(path) for path in options.files.values() if of_input(path) is None]
+    if scene.fingerprint is None:
+        unverified = [str(scene.path), *unverified]
+    return resuming(options, unverified)
+
+
+def resuming(options: SegmentOptions, unverified: Sequence[str]) -> SegmentOptions:
     """Return the options of the run; `resume` is set to False if the run cannot be resumed but may start anew.
 
     A run cannot be resumed if an input has no fingerprint, because a change of the input since an earlier run would not
-    be detected. Inputs are the scene and the files in the options. If `overwrite` is True, such a run starts anew.
+    be detected. If `overwrite` is True, such a run starts anew.
+
+    Args:
+        options: settings of the run.
+        unverified: names, for messages, of the inputs without a fingerprint.
 
     Raises:
         OutputError: `resume` is True, `overwrite` is False, and an input has no fingerprint.
     """
-    if not options.resume:
-        return options
-    unverified = [str(path) for path in options.files.values() if of_input(path) is None]
-    if scene.fingerprint is None:
-        unverified = [str(scene.path), *unverified]
-    if not unverified:
+    if not options.resume or not unverified:
         return options
     if not options.overwrite:
         raise OutputError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +30,31 @@ HANGS = 900
 """Seconds after which a process is taken to hang, however busy the machine is."""
 
 
+def kill(*_: object) -> None:
+    """End this process like a power cut."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(work: Callable[[], object]) -> bool:
+    """Run a function that calls `kill`, in a copy of this process; return whether the copy was killed.
+
+    A copy needs no time to start, and imports nothing.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    for _ in range(20 * HANGS):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the copy of this process hangs")
+
+
 def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
     """A smooth, colourful picture (bands, height, width): values 40 to 200, times 100 for types beyond 8 bits."""
     rng = np.random.default_rng(seed)
@@ -39,7 +67,12 @@ def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: i
 
 @pytest.fixture
 def make_scene(tmp_path: Path) -> SceneFactory:
-    """Write a raster and return its path.
+    """Write a raster into the folder of the test, and return its path; see `scene_factory`."""
+    return scene_factory(tmp_path)
+
+
+def scene_factory(base: Path) -> SceneFactory:
+    """Return a function that writes a raster into a folder, and returns its path.
 
     Keywords: `shape_hw`, `bands`, `dtype`; `pixels` (bands, height, width) in place of the fabricated picture; `crs`
     and `transform` (None for none); `nodata`; `alpha`: an array (height, width) put after the bands; `mask`: an
@@ -79,7 +112,7 @@ def make_scene(tmp_path: Path) -> SceneFactory:
         place: dict[str, Any] = {"crs": crs} if gcps is None else {}
         if gcps is None and transform is not None:
             place["transform"] = transform
-        path = (folder or tmp_path) / name
+        path = (folder or base) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_PAM_ENABLED="NO"), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -15,16 +15,17 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as warp_points
 from scipy.ndimage import distance_transform_edt
 
+from floodmap.errors import SceneError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
 from floodmap.scaleout.frames import frame_codes
-from floodmap.scaleout.frames.blending import Blend
+from floodmap.scaleout.frames.blending import Blend, blend_rows
 from floodmap.scaleout.frames.edge_distance import CELL, Completeness, cell_edges
 from floodmap.scaleout.frames.frame_codes import FrameCodes
 from floodmap.scaleout.frames.interpolation import averaged, interpolated, interpolated_along_axes
 from floodmap.scaleout.frames.placement import Placement
 from floodmap.scaleout.frames.product_grid import product_grid
-from floodmap.scaleout.frames.resampling import Contribution, edge_weight
+from floodmap.scaleout.frames.resampling import Contribution, PlacedFrame, edge_weight
 
 UTM, OTHER = CRS.from_epsg(32633), CRS.from_epsg(32634)
 
@@ -74,6 +75,15 @@ def test_turned_frames_give_a_product_that_is_north_up_unless_all_share_one_grid
     assert both.transform == grid(turn=20).transform and both.shape_hw == (44, 60)
     mixed = product_grid([grid(turn=20), grid(turn=50), grid(turn=80)])
     assert mixed.transform.b == mixed.transform.d == 0 and mixed.transform.a == pytest.approx(0.5)
+
+
+def test_frames_on_both_sides_of_180_degrees_need_a_projected_crs() -> None:
+    places = [Affine(1e-5, 0, west, 0, -1e-5, -18) for west in (179.999, -179.9995)]
+    sides = [GeoGrid(CRS.from_epsg(4326), place, (40, 50)) for place in places]
+    with pytest.raises(SceneError, match=r"from b\.tif to a\.tif; if they lie on both sides .*--product-crs EPSG:"):
+        product_grid(sides, names=["a.tif", "b.tif"])
+    found = product_grid(sides, crs="EPSG:32760")
+    assert found.width < 1000 and found.gsd_m == pytest.approx(1.1, rel=0.1)
 
 
 codes_arrays = st.tuples(st.integers(1, 70), st.integers(1, 90), st.integers(0, 2**32 - 1))
@@ -168,6 +178,37 @@ def test_interpolation_along_axes_is_that_at_free_positions() -> None:
         found, reasons = interpolated_along_axes(percent, reason, x, y)
         np.testing.assert_array_equal(reasons.ravel(), why)
         np.testing.assert_allclose(found.ravel()[why == 0], free[why == 0], rtol=1e-4)
+
+
+class CountedCodes:
+    """Codes of a frame, 50 per cent everywhere, that count the pixels that are read."""
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+
+    def read(self, window: Window) -> np.ndarray:
+        self.windows.append(window)
+        return np.full((window.height, window.width), 50, np.uint8)
+
+    def distances(self) -> np.ndarray:
+        return np.full((12, 12), 100, np.float32)
+
+
+@pytest.mark.parametrize(("side", "turn"), [(1, 45), (1, 3), (0.25, 45), (0.25, 0), (8, 20)])
+def test_a_strip_across_a_frame_reads_little_of_the_frame(side: float, turn: float) -> None:
+    length = round(2000 / side)
+    place = NORTH_UP @ Affine.translation(0.3, 0.3) @ Affine.rotation(turn) @ Affine.scale(side)
+    frame = GeoGrid(UTM, place, (length, length))
+    corners = np.array([place @ (x, y) for x in (0, length) for y in (0, length)])
+    cols, rows = GeoGrid(UTM, NORTH_UP, (1, 1)).to_pixels(corners).T
+    place = NORTH_UP @ Affine.translation(np.floor(cols.min()), np.floor(rows.min()))
+    whole = GeoGrid(UTM, place, (int(np.ptp(rows)) + 3, int(np.ptp(cols)) + 3))
+    counted, top = CountedCodes(), whole.height // 2
+    codes = blend_rows((top, top + 64), whole.width, [PlacedFrame(Placement(frame, whole), counted)])  # type: ignore[arg-type]
+    inside = (codes == 50).sum() / side**2
+    assert inside > 0 and set(np.unique(codes)) <= {50, 255}
+    read = [window.height * window.width for window in counted.windows]
+    assert max(read) <= 2**18 * 1.1 and sum(read) <= max(5 * inside, 2**14)
 
 
 def test_the_weighted_mean_and_the_lowest_reason_are_kept() -> None:

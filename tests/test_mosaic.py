@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import subprocess
-import sys
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import NORTH_UP, UTM, SceneFactory, picture
+from conftest import NORTH_UP, UTM, SceneFactory, kill, killed, picture
 from fakes import ConstantSegmenter, FakeSegmenter
 from numpy.typing import NDArray
 from rasterio.warp import transform as warp_points
@@ -34,6 +33,7 @@ from floodmap.output.results import FloodMap
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 from floodmap.scaleout.frames.product import mosaic_frames
 from floodmap_cli.main import run
+from floodmap_cli.result_line import print_result
 
 OTHER_UTM = "EPSG:32634"
 
@@ -54,15 +54,20 @@ def percents(shape_hw: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
     return pixels
 
 
-def product(frames: Sequence[Path], out: Path, model: FakeSegmenter | None = None, **options: Any) -> FloodMap:
+def product(
+    frames: Sequence[Path | str | SourceName], out: Path, model: FakeSegmenter | None = None, **options: Any
+) -> FloodMap:
+    """Map frames without a rehearsal, which takes longer than small frames; `run` and `floodmap.mosaic` rehearse."""
     scene = {one.name: options.pop(one.name) for one in fields(SceneOptions) if one.name in options}
     how = {"product_crs": options.pop("product_crs", None), "name": options.pop("name", "mosaic")}
     how["progress"] = options.pop("progress", None)
     settings = {"prompts": "none", "tile_size": 64, "overlap": 8, "min_area_m2": 0.0, "simplify_m": 0.0, **options}
-    return mosaic_frames(
-        [SourceName.of(frame) for frame in frames], out, model or BlueSegmenter(),
-        SegmentOptions(scene=SceneOptions(**{"collar": "off", **scene}), **settings), **how,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("floodmap.scaleout.frames.product.rehearse", lambda *_: None)
+        return mosaic_frames(
+            [SourceName.of(frame) for frame in frames], out, model or BlueSegmenter(),
+            SegmentOptions(scene=SceneOptions(**{"collar": "off", **scene}), **settings), **how,
+        )  # fmt: skip
 
 
 def tiles_of(make_scene: SceneFactory, pixels: NDArray[np.uint8], side: int, step: int, **how: Any) -> list[Path]:
@@ -279,7 +284,9 @@ def test_ground_of_a_frame_whose_model_fails_has_the_reason_failed(make_scene: S
     assert not (tmp_path / "other").exists()
 
 
-def test_windows_that_fail_are_listed_in_pixels_of_the_product(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_windows_that_fail_are_listed_in_pixels_of_the_product(
+    make_scene: SceneFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pixels = percents((64, 200))
     pixels[0, :, 190:] = 250
     last = make_scene(pixels=pixels[:, :, 80:], name="frames/z.tif", transform=NORTH_UP @ Affine.translation(80, 0))
@@ -296,48 +303,40 @@ def test_windows_that_fail_are_listed_in_pixels_of_the_product(make_scene: Scene
     lost = read(result.mask_path)[:, window["col_off"] :] == 255
     assert lost.sum() == result.report["pixels"]["unobserved"]["failed"] > 0
     assert window["col_off"] + window["width"] == 200 and result.failed_windows == 1
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_mosaic
-left = int(sys.argv[4])
-def count(*_):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-test_mosaic.product(
-    sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), test_mosaic.BlueSegmenter(count),
-    progress=lambda one: count() if one.stage == "blend" else None,
-)
-"""
+    print_result(result, as_json=False, verbosity=0)
+    assert "1 window FAILED, in whole or in part: unobserved unless another frame" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [0, 7, 23, 49])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_killed_and_resumed_gives_the_same_bytes(
-    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = tiles_of(make_scene, percents((150, 150)), 90, 30)  # 9 frames with 4 windows each, and strips
+    frames = tiles_of(make_scene, percents((120, 120)), 90, 30)  # 4 frames with 4 windows each, and strips
     shifted = NORTH_UP @ Affine.translation(60.4, 90.3)
     frames.append(make_scene(pixels=percents((70, 90), 1), name="frames/z.tif", transform=shifted))
-    code = "import floodmap.scaleout.frames.assembly as a\na.strip_rows = lambda width: 16\n" + KILLED
-    arguments = [str(Path(__file__).parent), str(tmp_path / "frames")]
     monkeypatch.setattr("floodmap.scaleout.frames.assembly.strip_rows", lambda width: 16)
+
+    def run_until_killed(out: Path, steps: int) -> None:
+        left = iter(range(steps))
+
+        def count(*_: object) -> None:
+            if next(left, None) is None:
+                kill()
+
+        product(frames, out, BlueSegmenter(count), progress=lambda one: count() if one.stage == "blend" else None)
+
     whole = product(frames, tmp_path / "whole")
-    done = subprocess.run([sys.executable, "-c", code, *arguments, str(tmp_path / "out"), str(steps)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not list((tmp_path / "out").glob("*.tif"))
-    model = BlueSegmenter()
-    result = product(frames, tmp_path / "out", model, resume=True)
-    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    reports = [{key: value for key, value in one.report.items() if key != "run"} for one in (result, whole)]
-    assert json.loads(json.dumps(reports[0])) == json.loads(json.dumps(reports[1]))
-    assert len(model.tiles) <= whole.report["windows"]["run"] - max(0, min(steps, 38) - 8)
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    for steps in (0, 5, 13, 24):
+        out, model = tmp_path / str(steps), BlueSegmenter()
+        assert killed(partial(run_until_killed, out, steps))
+        assert not list(out.glob("*.tif"))
+        result = product(frames, out, model, resume=True)
+        assert digests(out) == digests(tmp_path / "whole"), steps
+        reports = [{key: value for key, value in one.report.items() if key != "run"} for one in (result, whole)]
+        assert json.loads(json.dumps(reports[0])) == json.loads(json.dumps(reports[1])), steps
+        assert len(model.tiles) <= whole.report["windows"]["run"] - max(0, min(steps, 20) - 8)
+        assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -415,7 +414,7 @@ def test_the_function_in_python_has_the_settings_of_segment(make_scene: SceneFac
     stages: list[MosaicProgress] = []
     frames = tiles_of(make_scene, percents((60, 90)), 60, 30)
     result = floodmap.mosaic(
-        frames, out=tmp_path / "out", name="flight", model=BlueSegmenter(), prompts="none", collar="off",
+        frames[0].parent, out=tmp_path / "out", name="flight", model=BlueSegmenter(), prompts="none", collar="off",
         progress=stages.append, report=True, threshold=0.6,
     )  # fmt: skip
     assert result.mask_path.name == "flight_mask.tif" and result.page_path.exists()
@@ -423,6 +422,11 @@ def test_the_function_in_python_has_the_settings_of_segment(make_scene: SceneFac
     order = [one.stage for one in stages]
     assert order == sorted(order, key=["segment", "blend", "write"].index)
     assert [one.share for one in stages if one.stage == "segment"][-1] == 1 and stages[-1].stage == "write"
+    given = [f"{frames[0].parent}/*.tif", *frames, result.mask_path]  # no frame twice, and no result
+    again = floodmap.mosaic(given, out=tmp_path / "again", model=BlueSegmenter(), prompts="none", collar="off")
+    assert again.report["frames"]["count"] == result.report["frames"]["count"] == len(frames)
+    with pytest.raises(SceneError, match="no scene to segment: none is given"):
+        floodmap.mosaic([], out=tmp_path / "none", model=BlueSegmenter())
 
 
 @pytest.fixture
@@ -445,7 +449,7 @@ def test_the_command_takes_folders_and_patterns_and_gives_exit_codes(
     assert run(["mosaic", pattern, "-o", str(out), "--json", "--resume", "--collar", "off"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"]["count"] == len(frames)
     frames[0].write_bytes(b"")
-    assert run(["mosaic", str(tmp_path / "frames"), "-o", str(tmp_path / "broken")]) == 1
+    assert run(["mosaic", str(tmp_path / "frames"), "-o", str(tmp_path / "broken")]) == 3
     said = capsys.readouterr()
     assert "f0000_0000.tif is empty" in said.err and (tmp_path / "broken" / "mosaic.json").exists()
     assert run(["mosaic", str(tmp_path / "missing.tif"), "-o", str(out)]) == 1
@@ -468,15 +472,16 @@ def test_frames_of_one_name_in_several_folders_are_all_used(
 
 @pytest.mark.slow
 def test_many_frames_need_few_open_files(make_scene: SceneFactory, tmp_path: Path) -> None:
-    frames = tiles_of(make_scene, percents((64, 400)), 64, 2)
-    code = (
-        "import resource, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\nimport test_mosaic\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "print(test_mosaic.product(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3])).report['frames']['count'])"
-    )
-    arguments = [str(Path(__file__).parent), str(tmp_path / "frames"), str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    assert int(done.stdout) == len(frames) > 160
+    resource = pytest.importorskip("resource")
+    frames, spare = tiles_of(make_scene, percents((64, 166)), 64, 2), 24
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/dev/fd")))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, limits[1]))
+        result = product(frames, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert result.report["frames"]["count"] == len(frames) > 2 * spare and result.report["frames"]["failed"] == []
 
 
 @pytest.mark.slow

@@ -136,7 +136,10 @@ def test_a_mosaic_that_lacks_a_member_is_no_area_of_interest(make_scene: SceneFa
         covered(scene, aoi=tmp_path / "aoi.vrt")
 
 
-def test_masks_and_areas_of_interest_have_fingerprints_too(make_scene: SceneFactory, tmp_path: Path) -> None:
+def test_masks_and_areas_of_interest_have_fingerprints_too(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     mask = make_scene(bands=1, name="mask.tif")
     before = of_input(mask)
     assert before == of_input(mask.rename(tmp_path / "renamed.tif"))

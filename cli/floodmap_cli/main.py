@@ -101,8 +101,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code. 0: done. 1: the command failed, or refused an input, or `models` found a damaged or missing file.
-        2: wrong usage. 3: done in part: some windows failed (`segment`), or some models could not be downloaded
-        (`compare`). 130: interrupted.
+        2: wrong usage. 3: done in part: some windows, frames or scenes failed (`segment`, `mosaic`), or some models
+        could not be downloaded (`compare`). 130: interrupted.
     """
     configure_logging(0)
     try:

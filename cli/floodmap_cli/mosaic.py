@@ -22,8 +22,8 @@ from .result_line import print_result
 if TYPE_CHECKING:
     from floodmap.scaleout.frames.frame_loop import MosaicProgress
 
-FAILED_FRAMES, FAILED_WINDOWS = 1, 3
-"""Exit codes: a frame failed (1); all frames are done, but some windows failed (3)."""
+INCOMPLETE = 3
+"""Exit code: the product is written, but some frames or some windows failed."""
 
 
 @click.command("mosaic", short_help="Map many overlapping frames as one product.")
@@ -63,8 +63,8 @@ def mosaic(
 
     With --resume, an interrupted run goes on with the frames that are missing.
 
-    Exit codes: 0 done; 1 a frame failed (the product is made of the others), or the run was refused; 2 wrong usage; 3
-    done, but some windows failed; 130 interrupted.
+    Exit codes: 0 done; 1 the run was refused or failed; 2 wrong usage; 3 done, but some frames failed (the product is
+    made of the others), or some windows failed; 130 interrupted.
     """
     from floodmap._runtime.memory import configure_low_memory
 
@@ -100,9 +100,7 @@ def mosaic(
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
         click.echo(json.dumps(result.report, indent=2, ensure_ascii=False, default=str))
-    if result.report["frames"]["failed"]:
-        return FAILED_FRAMES
-    return FAILED_WINDOWS if result.failed_windows else 0
+    return INCOMPLETE if result.report["frames"]["failed"] or result.failed_windows else 0
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
     )
     files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
     windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
-    failed = f"; {windows} FAILED, in whole or in part: unobserved there" if result.failed_windows else ""
+    lost = "unobserved unless another frame observes the ground" if "frames" in summary else "unobserved there"
+    failed = f"; {windows} FAILED, in whole or in part: {lost}" if result.failed_windows else ""
     click.echo(
         f"{result.name}: {size} in {summary['polygons']['flood']:,} polygons, "
         f"{summary['observed_share']:.1%} observed{failed} -> {', '.join(map(str, files))}"

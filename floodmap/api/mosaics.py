@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from floodmap.api.scenes import load_model
+from floodmap.catalogue.finding import find_sources
 from floodmap.geo.names import local_or_gdal
-from floodmap.geo.source_name import SourceName
 from floodmap.models.protocol import Segmenter
 from floodmap.options import MODEL, OUTPUT_FOLDER, Format, MosaicOptions, SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
@@ -45,7 +45,7 @@ class MosaicSettings(TypedDict, total=False):
 
 
 def mosaic(
-    frames: Iterable[str | os.PathLike[str]],
+    frames: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     out: str | Path = OUTPUT_FOLDER,
     name: str = "mosaic",
@@ -62,8 +62,9 @@ def mosaic(
     weights that grow with the distance from the edge of each frame. A pixel is unobserved only if no frame observes it.
 
     Args:
-        frames: files, or other names that GDAL opens. All need a CRS and a geotransform; they may differ in CRS, pixel
-            size and light. The order has no effect on the result.
+        frames: files, folders, glob patterns, other names that GDAL opens, STAC items and collections; one or several.
+            All frames need a CRS and a geotransform; they may differ in CRS, pixel size and light. The order has no
+            effect on the result. Results of floodmap are left out.
         out: folder for the results; created if it is missing.
         name: first part of the names of all result files.
         product_crs: CRS of the results, such as "EPSG:32643"; None: the most frequent CRS of the frames. The argument
@@ -85,6 +86,8 @@ def mosaic(
             fails is no error, if another frame can be used.
     """
     chosen = MosaicOptions(name=name, product_crs=product_crs)
+    given_frames = [frames] if isinstance(frames, str | os.PathLike) else frames
+    sources = find_sources([os.fspath(frame) for frame in given_frames], Path(out))
     refuse_other_run(Path(out), chosen.name)  # before a model is loaded in vain
     segmenter = load_model(model, device=device, flips=flips)
     given: dict[str, Any] = {"batch_size": segmenter.best_batch_size, **settings}
@@ -92,6 +95,5 @@ def mosaic(
     scene |= {key: local_or_gdal(scene[key]) for key in ("mask", "aoi") if scene.get(key) is not None}
     options = SegmentOptions(scene=SceneOptions(**scene), **given)
     return mosaic_frames(
-        [SourceName.of(frame) for frame in frames], Path(out), segmenter, options, name=chosen.name,
-        product_crs=chosen.product_crs, progress=progress,
-    )  # fmt: skip
+        sources, Path(out), segmenter, options, name=chosen.name, product_crs=chosen.product_crs, progress=progress
+    )

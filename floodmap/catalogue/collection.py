@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from floodmap._runtime.extras import require
-from floodmap.errors import SceneError
+from floodmap.errors import RemoteFileError, SceneError
 from floodmap.geo.remote import content_of
 from floodmap.geo.source_name import SourceName
 
@@ -25,7 +25,7 @@ def item_addresses(name: SourceName) -> list[str] | None:
 
     Returns:
         Absolute paths or URLs of the items, in the order of the links. None if the name is not that of a STAC catalogue
-        or collection.
+        or collection, or if the server has no such file.
 
     Raises:
         SceneError: a linked catalogue cannot be read, or there is no item.
@@ -33,7 +33,9 @@ def item_addresses(name: SourceName) -> list[str] | None:
         MissingPackageError: pystac is not installed.
     """
     given = name.given if name.path is None else str(name.path.absolute())
-    content = _content(given) if _may_be_stac(name) else None
+    content = None
+    with suppress(RemoteFileError):  # of several scenes, this one alone fails when it is opened
+        content = _content(given) if _may_be_stac(name) else None
     if content is None:
         return None
     require("pystac", "a STAC collection as scenes")

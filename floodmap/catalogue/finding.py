@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
+import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from floodmap.catalogue.collection import item_addresses
-from floodmap.errors import FloodmapError, SceneError
+from floodmap.errors import RemoteFileError, SceneError
 from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 
@@ -33,12 +37,11 @@ def find_scenes(arguments: Sequence[str], out: Path) -> list[tuple[str, SourceNa
 
     Raises:
         SceneError: an argument matches no file, or all matching files are results of floodmap.
-        FloodmapError: two scenes cannot get different names.
     """
-    return _named(find_sources(arguments, out, read_items=False))
+    return _named(find_sources(arguments, out))
 
 
-def find_sources(arguments: Sequence[str], out: Path, *, read_items: bool = True) -> list[SourceName]:
+def find_sources(arguments: Sequence[str], out: Path) -> list[SourceName]:
     """Find the rasters of the arguments.
 
     Args:
@@ -47,25 +50,26 @@ def find_sources(arguments: Sequence[str], out: Path, *, read_items: bool = True
             searches subfolders. Of a STAC collection, all linked items are used.
         out: the output folder. If a pattern searches a folder in which the output folder lies, files in the output
             folder are left out. Example: files in `a/out`, if the pattern is `a/**/*.tif`.
-        read_items: True: the items of a STAC collection are read, and the result has their rasters. False: the result
-            has the addresses of the items, so that an item that cannot be read is an error of one scene.
 
     Returns:
-        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once.
+        The paths or GDAL names, in the order of the arguments. A raster that is given twice is returned once. Of the
+        items of a STAC collection, and of an item that cannot be read, the address is returned; `stac.scene_of` reads
+        it. An item that cannot be read is thereby an error of one scene.
 
     Raises:
-        SceneError: an argument matches no file, or all matching files are results of floodmap.
+        SceneError: there is no argument, an argument matches no file, or all matching files are results of floodmap.
     """
     scenes: dict[Path | str, SourceName] = {}
     for argument in arguments:
-        for scene in _expand(argument, out, read_items):
+        for scene in _expand(argument, out):
             scenes.setdefault(scene.path.resolve() if scene.path else scene.given, scene)
     if not scenes:
-        raise SceneError(f"no scene to segment in {', '.join(arguments)}: only floodmap's own results are there")
+        where = f" in {', '.join(arguments)}: only floodmap's own results are there"
+        raise SceneError(f"no scene to segment{where if arguments else ': none is given'}")
     return list(scenes.values())
 
 
-def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
+def _expand(argument: str, out: Path) -> list[SourceName]:
     """Return the scenes of one argument, without results of floodmap.
 
     From folders and patterns, references are left out, too: `x_reference.tif` beside `x.tif`.
@@ -73,10 +77,9 @@ def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
     name = SourceName.of(argument)  # refuses empty text (an unset variable), which is the current folder for Path
     path = name.path
     if (addresses := item_addresses(name)) is not None:
-        names = [SourceName.of(address) for address in addresses]
-        return [scene_of(one) for one in names] if read_items else names
+        return [SourceName.of(address) for address in addresses]
     if path is None or path.suffix.lower() in (".json", ".geojson"):
-        return [scene_of(name)]
+        return [_raster_of(name)]
     if path.is_dir():
         listed = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in RASTER_SUFFIXES)
         if not listed:
@@ -95,6 +98,14 @@ def _expand(argument: str, out: Path, read_items: bool) -> list[SourceName]:
         if not (p.stem.endswith("_reference") and p.stem.removesuffix("_reference") in stems)
         if not _is_result(p, explicit=False)
     ]  # fmt: skip
+
+
+def _raster_of(name: SourceName) -> SourceName:
+    """Return the raster of a STAC item; the name itself if it is another name, or an item that cannot be read."""
+    try:
+        return scene_of(name)
+    except (SceneError, RemoteFileError):
+        return name
 
 
 def _root(argument: str) -> Path:
@@ -134,25 +145,49 @@ def _is_result(path: Path, *, explicit: bool) -> bool:
 def _named(scenes: Sequence[SourceName]) -> list[tuple[str, SourceName]]:
     """Return a pair (unique name of the results, scene) for each scene, in the given order.
 
-    The name is the file name without suffix. If several scenes have this name, the name of the folder is put in front,
-    as in `folder_x` for `folder/x.tif`. If these names are not unique, the suffix is put at the end instead, as in
-    `x_tif`.
-
-    Raises:
-        FloodmapError: two scenes cannot get different names.
+    The name is the file name without suffix. Scenes that share this name with another scene get a longer name: the
+    first of `_namings` with which all names differ.
     """
-    namings: tuple[Callable[[SourceName], str], ...] = (
-        lambda scene: scene.stem,
-        lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem,
-        lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem,
-    )
-    stems = [scene.stem.casefold() for scene in scenes]  # some file systems ignore case
-    for name_of in namings:
-        names = [scene.stem if stems.count(scene.stem.casefold()) == 1 else name_of(scene) for scene in scenes]
-        groups: dict[str, list[SourceName]] = defaultdict(list)
-        for name, scene in zip(names, scenes, strict=True):
-            groups[name.casefold()].append(scene)
-        if len(groups) == len(scenes):
-            return list(zip(names, scenes, strict=True))
-    doubled = next(group for group in groups.values() if len(group) > 1)
-    raise FloodmapError(f"{doubled[0]} and {doubled[1]} would write to the same files; give each its own output folder")
+    counts = Counter(scene.stem.casefold() for scene in scenes)  # some file systems ignore case
+    for name_of in _namings(scenes):
+        names = [scene.stem if counts[scene.stem.casefold()] == 1 else name_of(scene) for scene in scenes]
+        if len({name.casefold() for name in names}) == len(scenes):
+            break
+    return list(zip(names, scenes, strict=True))
+
+
+def _namings(scenes: Sequence[SourceName]) -> Iterator[Callable[[SourceName], str]]:
+    """Yield functions that name a scene, in the order in which they are tried.
+
+    - The file name without suffix.
+    - With the name of the folder in front, as in `folder_x` for `folder/x.tif`; files only.
+    - With the suffix at the end, as in `x_tif`; files only.
+    - With the names of one, two and more folders in front, also those of a URL.
+    - With a digest of the whole path or URL at the end. The digests of any two scenes differ.
+    """
+    yield lambda scene: scene.stem
+    yield lambda scene: f"{scene.path.resolve().parent.name}_{scene.stem}" if scene.path else scene.stem
+    yield lambda scene: scene.label.replace(".", "_") if scene.path else scene.stem
+    for count in range(1, max(len(_folders(scene)) for scene in scenes) + 1):
+        yield partial(_with_folders, count=count)
+    yield lambda scene: f"{scene.stem}_{_digest(scene)}"
+
+
+def _with_folders(scene: SourceName, count: int) -> str:
+    """Return the name of a scene with the names of at most `count` folders in front."""
+    return "_".join([*_folders(scene)[-count:], scene.stem])
+
+
+def _folders(scene: SourceName) -> list[str]:
+    """Return the names of the folders that contain a scene, also in a URL; empty for other names of GDAL."""
+    if scene.path is not None:
+        return [*scene.path.resolve().parent.parts[1:]]
+    if scene.given.startswith("<") or not (scene.given.startswith("/vsi") or "://" in scene.given):
+        return []
+    parts = [unquote(part) for part in re.split(r"[/!]+", str(SourceName(scene.given, None)))[1:-1]]
+    return [name for part in parts if (name := re.sub(r"[^\w.-]+", "_", part).strip("_."))]
+
+
+def _digest(scene: SourceName) -> str:
+    name = str(scene.path.resolve()) if scene.path else scene.given
+    return hashlib.sha256(name.encode()).hexdigest()[:16]

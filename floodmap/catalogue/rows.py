@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,8 @@ class SceneRow:
     source: str
     """File or URL of the scene as given; the query of a URL is left out."""
     status: Status
-    """`done`; `failed windows`: done, but some windows are unobserved because they failed; `failed`: no results."""
+    """`done`; `failed windows`: done, but some windows are unobserved because they failed; `failed`: no results, or no
+    polygons in the catalogue."""
     error: str | None = None
     """One line: the error message of a failed scene, or that of the first failed window; None without failures."""
     date: str | None = None
@@ -76,6 +77,10 @@ class SceneRow:
     def has_place(self) -> bool:
         """True if the scene is done and has a geographic or projected CRS."""
         return self.outline is not None
+
+    def without_polygons(self, error: str) -> SceneRow:
+        """Return the row of the same scene, `failed` because its polygons cannot be read from its files."""
+        return replace(self, status="failed", error=_one_line(error))
 
     def columns(self, folder: Path) -> dict[str, Any]:
         """Return the values of the columns of `schema.SCENES`; paths are relative to the folder of the catalogue."""

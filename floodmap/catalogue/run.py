@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from floodmap.options import FORMATS, SegmentOptions
 from floodmap.output.rehearsal import Helper
 from floodmap.output.results import result_paths
 from floodmap.scaleout.workers.run import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Catalogue:
 
     @property
     def failed(self) -> tuple[SceneRow, ...]:
-        """Scenes without results; `SceneRow.error` is the reason."""
+        """Scenes without results, or without polygons in the catalogue; `SceneRow.error` is the reason."""
         return tuple(row for row in self.scenes if row.status == "failed")
 
     @property
@@ -83,7 +86,7 @@ def reserved(path: Path | None, scenes: Sequence[NamedScene], out: Path, options
         results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True)]
         inputs = [Path(file) for file in options.files.values()]
         inputs += [container[0] for _, source in scenes if (container := source.container)]
-        check_target(path, replace=options.overwrite or options.resume, others=[*results, *inputs])
+        check_target(path, overwrite=options.overwrite, resume=options.resume, others=[*results, *inputs])
     with nullcontext(out) if path is None else work_folder(path) as folder:
         yield folder
 
@@ -113,6 +116,8 @@ def run_scenes(
         helper: helper process for the first rehearsal.
         on_scene: function that is called after every scene, with its outcome and the number of scenes done so far.
 
+    If all scenes failed, a catalogue that exists is not replaced.
+
     Raises:
         OutputError: the catalogue cannot be written. The results of the scenes are complete.
         WorkerError: the workers differ, or the connection to them was lost.
@@ -125,5 +130,14 @@ def run_scenes(
         failed += outcome.flood_map is None
         on_scene(outcome, ScenesProgress(done, failed, len(scenes)))
     complete = tuple(row for row in rows if row is not None)
-    paths = write_catalogue(complete, path, folder) if path is not None else []
-    return Catalogue(complete, tuple(paths))
+    if path is None or (failed == len(scenes) and _is_kept(path)):
+        return Catalogue(complete, ())
+    return Catalogue(*write_catalogue(complete, path, folder))
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether a catalogue exists, and log that it is kept: a catalogue without any scene is worth less."""
+    if not path.exists():
+        return False
+    log.error("%s is left as it was, because all scenes failed", path)
+    return True

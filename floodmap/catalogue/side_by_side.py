@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from floodmap.catalogue.rows import SceneRow
-from floodmap.catalogue.size import is_large
-from floodmap.catalogue.task import SceneAnswer, SceneTask, error_text, segment_whole, shares_folder
+from floodmap.catalogue.size import are_large
+from floodmap.catalogue.task import SceneAnswer, SceneTask, error_text, segment_whole, shares_files
 from floodmap.errors import OutputError, writing
 from floodmap.geo.source_name import SourceName
 from floodmap.models.protocol import Segmenter
@@ -67,8 +67,9 @@ def segment_scenes(
         WorkerError: the workers differ, or the connection to them was lost.
     """
     numbered = list(enumerate(scenes))
-    small = [] if workers is None else [one for one in numbered if not is_large(one[1][1])]
-    if workers is not None and (len(small) < workers.size or not _share_folders(workers, out)):
+    small = [] if workers is None else _small(numbered)
+    sources = [source for _, (_, source) in small]
+    if workers is not None and (len(small) < workers.size or not _share_folders(workers, out, sources)):
         small = []
     if workers is not None and small:
         yield from _apart(small, out, options, workers)
@@ -138,7 +139,17 @@ def _refuse_results(out: Path, name: str, options: SegmentOptions) -> None:
         raise OutputError(f"{folder}: holds an unfinished run; go on with --resume, or start afresh with --overwrite")
 
 
-def _share_folders(workers: Workers, out: Path) -> bool:
-    """Return whether all workers find the files of this process under the same names, also in the output folder."""
+def _small(numbered: Sequence[tuple[int, NamedScene]]) -> list[tuple[int, NamedScene]]:
+    large = are_large([source for _, (_, source) in numbered])
+    return [one for one, is_large in zip(numbered, large, strict=True) if not is_large]
+
+
+def _share_folders(workers: Workers, out: Path, sources: Sequence[SourceName]) -> bool:
+    """Return whether all workers find the files of this process under the same names.
+
+    A new file in the output folder is tested, and one scene of each local folder with scenes.
+    """
+    local = [container[0].absolute() for source in sources if (container := source.container)]
+    scenes = {path.parent: path for path in local if path.exists()}.values()
     with output_folder(out), writing(out), tempfile.NamedTemporaryFile(dir=out, prefix=".floodmap-") as file:
-        return all(workers.pool.everywhere(shares_folder, Path(file.name).absolute(), os.getcwd()))
+        return all(workers.pool.everywhere(shares_files, [Path(file.name).absolute(), *scenes], os.getcwd()))

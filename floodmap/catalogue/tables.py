@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,8 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from floodmap.catalogue.schema import LAYERS, POLYGON_LAYERS, Kind, Layer
-from floodmap.geo.names import writable
+from floodmap.catalogue.schema import LAYERS, POLYGON_LAYERS, SCENES, Kind, Layer
+from floodmap.geo.names import readable, writable
 from floodmap.output.vector_files import embed_styles, quiet_gdal, style
 
 Geometries = NDArray[np.object_]
@@ -27,6 +27,16 @@ _GEOPARQUET = "1.1.0"
 
 class Tables(Protocol):
     """Layers to which rows are appended."""
+
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a file has the layers and columns of a file of this format.
+
+        Args:
+            file: an existing file with the name of a file of a catalogue.
+            stem: name of the catalogue without suffix.
+        """
+        ...
 
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a layer.
@@ -66,6 +76,16 @@ class GeoPackage:
         for layer in LAYERS:
             self.append(layer, np.empty(0, object), {key: [] for key in layer.columns})
 
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a GeoPackage has the layer `scenes` of a catalogue; see `Tables.wrote`."""
+        import pyogrio
+        from pyogrio.errors import DataLayerError, DataSourceError
+
+        with suppress(DataSourceError, DataLayerError), readable(file) as name:
+            return set(SCENES.columns) <= set(pyogrio.read_info(name, layer=SCENES.name)["fields"])
+        return False
+
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a layer; see `Tables.append`."""
         import geopandas
@@ -100,12 +120,25 @@ class GeoParquet:
     def __init__(self, folder: Path, stem: str, crs: str, date: datetime, stack: ExitStack) -> None:
         from pyarrow import parquet
 
-        self._folder, self._names = folder, names_of(stem, ".parquet")
+        self._folder, self._stem, self._names = folder, stem, names_of(stem, ".parquet")
         self._schemas = {layer.name: _arrow_schema(layer, crs) for layer in LAYERS}
         self._writers: dict[str, Any] = {}
         for name in self._names:
             stream = stack.enter_context((folder / f"{name}.parquet").open("wb"))
             self._writers[name] = stack.enter_context(parquet.ParquetWriter(stream, self._schemas[name]))
+
+    @staticmethod
+    def wrote(file: Path, stem: str) -> bool:
+        """Return whether a GeoParquet file has the columns of its layer; see `Tables.wrote`."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        layer = next(one for one in LAYERS if Path(names_of(stem, ".parquet")[one.name]).stem == file.stem)
+        if file.suffix == ".qml":  # a style is replaced with its layer
+            return file.with_suffix(".parquet").exists() or file.read_bytes() == style(layer.name).encode()
+        with suppress(pa.ArrowException, OSError), file.open("rb") as stream:
+            return {*layer.columns, "geometry"} <= set(parquet.read_schema(stream).names)
+        return False
 
     def append(self, layer: Layer, geometries: Geometries, columns: Columns) -> None:
         """Append rows to a file, as a row group; see `Tables.append`."""
@@ -119,9 +152,9 @@ class GeoParquet:
     def close(self) -> dict[str, str]:
         """Write the styles beside the files; see `Tables.close`. The stack completes the files."""
         files = {}
-        for layer in POLYGON_LAYERS:
-            (self._folder / f"{layer.name}.qml").write_text(style(layer.name), "utf-8")
-            files[f"{layer.name}.qml"] = f"{Path(self._names[layer.name]).stem}.qml"
+        for layer, name in style_names_of(self._stem, ".parquet").items():
+            (self._folder / f"{layer}.qml").write_text(style(layer), "utf-8")
+            files[f"{layer}.qml"] = name
         return {**files, **{f"{layer}.parquet": name for layer, name in self._names.items()}}
 
 
@@ -134,6 +167,12 @@ def names_of(stem: str, suffix: str) -> dict[str, str]:
     if suffix == ".gpkg":
         return {layer.name: f"{stem}.gpkg" for layer in LAYERS}
     return {**{layer.name: f"{stem}_{layer.name}{suffix}" for layer in POLYGON_LAYERS}, "scenes": f"{stem}{suffix}"}
+
+
+def style_names_of(stem: str, suffix: str) -> dict[str, str]:
+    """Return the name of the style file of each layer with one, by name of the layer; a GeoPackage contains styles."""
+    names = names_of(stem, suffix)
+    return {} if suffix == ".gpkg" else {one.name: f"{Path(names[one.name]).stem}.qml" for one in POLYGON_LAYERS}
 
 
 def _arrow_schema(layer: Layer, crs: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,6 @@ def error_text(source: SourceName, error: Exception) -> str:
     return str(error) if isinstance(error, FloodmapError) else f"{source}: unexpected {type(error).__name__}: {error}"
 
 
-def shares_folder(file: Path, cwd: str) -> bool:
-    """Return whether a worker has the current folder `cwd`, and finds a file of the client."""
-    return os.getcwd() == cwd and file.exists()
+def shares_files(files: Sequence[Path], cwd: str) -> bool:
+    """Return whether a worker has the current folder `cwd`, and finds all of some files of the client."""
+    return os.getcwd() == cwd and all(file.exists() for file in files)

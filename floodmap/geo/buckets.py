@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from floodmap.errors import RemoteError
+from floodmap.errors import RemoteError, RemoteFileError
 
 if TYPE_CHECKING:
     from floodmap.geo.remote import RemoteFile
@@ -31,7 +31,7 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
         GDAL accepts more kinds of credentials.
 
     Raises:
-        RemoteError: the bucket has no such file.
+        RemoteFileError: the bucket has no such file.
     """
     found = _BUCKET.fullmatch(opened)
     if found is None:
@@ -48,7 +48,7 @@ def look(name: SourceName, opened: str, head_bytes: int) -> RemoteFile | None:
         result = obstore.get(_store(kind, bucket), key, options={"range": (0, head_bytes)})
         meta, head = result.meta, bytes(result.bytes())
     except (NotFoundError, FileNotFoundError):
-        raise RemoteError(f"{name}: the bucket {bucket} has no such file; check the address") from None
+        raise RemoteFileError(f"{name}: the bucket {bucket} has no such file; check the address") from None
     except (BaseError, OSError, ValueError):
         return None
     return RemoteFile(
@@ -68,12 +68,13 @@ def content_of(name: SourceName, opened: str) -> bytes:
     """Download a whole file from a bucket. Arguments as for `look`.
 
     Raises:
+        RemoteFileError: the bucket has no such file, or access is refused.
         RemoteError: obstore is not installed, or the file cannot be read.
     """
     found = _BUCKET.fullmatch(opened)
     try:
         import obstore
-        from obstore.exceptions import BaseError
+        from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
     except ImportError:
         found = None
     if found is None:
@@ -83,7 +84,10 @@ def content_of(name: SourceName, opened: str) -> bytes:
         return bytes(obstore.get(_store(kind, bucket), key).bytes())
     except (BaseError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RemoteError(f"{name} cannot be downloaded: {reason}; check the address and the credentials") from None
+        refused = isinstance(error, FileNotFoundError | NotFoundError | PermissionDeniedError | UnauthenticatedError)
+        raise (RemoteFileError if refused else RemoteError)(
+            f"{name} cannot be downloaded: {reason}; check the address and the credentials"
+        ) from None
 
 
 def _store(kind: str, bucket: str) -> Any:

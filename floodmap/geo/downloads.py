@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -44,6 +44,15 @@ def local_file(file: str | os.PathLike[str]) -> Iterator[Path]:
             changed = _seconds(found.modified)
             os.utime(copy, (changed, changed))
         yield copy
+
+
+def local_copy(file: Path | str, stack: ExitStack) -> Path | str:
+    """Return a path or GDAL's name of a file; in place of a remote file, that of a copy which `stack` deletes.
+
+    Raises:
+        RemoteError: the server or the file cannot be reached.
+    """
+    return stack.enter_context(local_file(file)) if SourceName.of(file).is_remote else file
 
 
 def _seconds(modified: str) -> float:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from floodmap.errors import RemoteError
+from floodmap.errors import RemoteError, RemoteFileError
 from floodmap.geo import buckets
 from floodmap.geo.source_name import SourceName
 from floodmap.geo.urls import IN_ARCHIVE, beside, request, web_address, without_queries
@@ -63,7 +63,8 @@ def look(name: SourceName) -> RemoteFile | None:
         The state; None for a file that only GDAL can read: another protocol, or a bucket without the package obstore.
 
     Raises:
-        RemoteError: the server or the file cannot be reached, or the server does not support range requests.
+        RemoteFileError: the server has no such file, refuses access, or does not support range requests.
+        RemoteError: the server cannot be reached.
     """
     opened = str(name.opened)
     if address := web_address(opened):
@@ -110,12 +111,13 @@ def refuse_changed(before: dict[str, RemoteFile]) -> None:
     """Check that files are as they were. `before` is a result of `look_at_all`.
 
     Raises:
-        RemoteError: a file has changed, or cannot be reached.
+        RemoteFileError: a file has changed, or is no longer there.
+        RemoteError: the server cannot be reached.
     """
     now = look_at_all(file.name for file in before.values())
     for opened, file in before.items():
         if now.get(opened) != file:
-            raise RemoteError(f"{file.name} has changed while it was read; run again with --overwrite")
+            raise RemoteFileError(f"{file.name} has changed while it was read; run again with --overwrite")
 
 
 def exists(name: SourceName, ending: str) -> bool:
@@ -183,7 +185,7 @@ def _ask(name: SourceName, address: str) -> RemoteFile:
         headers = response.headers
         length = (headers.get("Content-Range") or "").rpartition("/")[2] or headers.get("Content-Length", "")
         if response.status == 200 and not (length.isdigit() and int(length) <= HEAD_BYTES):
-            raise RemoteError(
+            raise RemoteFileError(
                 f"{name}: the server sends whole files only (no range requests); download the file first: "
                 f"curl -O {without_queries(address)}"
             )
@@ -224,7 +226,8 @@ def _repeated(call: Callable[[], _Result], name: SourceName, address: str) -> _R
     """Return the result of a call that makes a request; repeat it after a pause if it fails and that may help.
 
     Raises:
-        RemoteError: the last request failed, or a request failed in a way that repetition cannot help.
+        RemoteFileError: the server refuses the request, and repetition cannot help.
+        RemoteError: the last request failed, or the host does not exist.
     """
     message = partial(_message, name, urlsplit(address).hostname)
     for delay in [*delays_s(), None]:
@@ -232,7 +235,9 @@ def _repeated(call: Callable[[], _Result], name: SourceName, address: str) -> _R
             return call()
         except HTTPError as error:
             with error:
-                if delay is None or error.code not in _PASSING:
+                if error.code not in _PASSING:
+                    raise RemoteFileError(message(error)) from None
+                if delay is None:
                     raise RemoteError(message(error)) from None
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             is_final = isinstance(getattr(error, "reason", None), socket.gaierror)

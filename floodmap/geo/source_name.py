@@ -184,6 +184,11 @@ class SourceName:
         return self._shown
 
 
+def shown_name(name: str | os.PathLike[str] | None) -> str:
+    """Return the name of an input file for messages, see `SourceName.__str__`; an empty text for None."""
+    return "" if name is None else str(SourceName.of(name))
+
+
 def _prefixes(path: str) -> Iterator[str]:
     """Yield every beginning of a path that ends before a `/` or a `}`, and at last the whole path.
 

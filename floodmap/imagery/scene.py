@@ -18,12 +18,12 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from floodmap.errors import SceneError
-from floodmap.geo.downloads import local_file
+from floodmap.geo.downloads import local_copy
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import local_or_gdal
 from floodmap.geo.remote import refuse_changed
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import SourceName, shown_name
 from floodmap.geo.window import Window
 from floodmap.imagery.borders import Collar
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
@@ -42,7 +42,6 @@ from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 LOG = logging.getLogger(__name__)
-
 Bools = NDArray[np.bool_]
 
 
@@ -116,9 +115,10 @@ class Scene:
                 mask = self._open_overlay(options.mask, voids_cover=True)
                 aoi = self._open_overlay(options.aoi, voids_cover=False)
             if aoi is not None and not aoi.meets_scene():
-                raise SceneError(f"the area of interest {options.aoi} does not overlap {path}; check the CRS of both")
+                area = shown_name(options.aoi)
+                raise SceneError(f"the area of interest {area} does not overlap {path}; check the CRS of both")
             if mask is not None and mask.is_far():
-                remarks.append(f"the mask {options.mask} does not overlap {path}, so it hides nothing; check its CRS")
+                remarks.append(f"the mask {shown_name(options.mask)} does not overlap {path}; check its CRS")
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
             # frame of a photograph is part of the picture. Below 8 bits a value, black and white are ordinary.
@@ -289,9 +289,7 @@ class Scene:
         if path is None:
             return None
         base = BaseScene(self.path, self.grid, self.source_grid.shape_hw)
-        if SourceName.of(path).is_remote:
-            path = self._stack.enter_context(local_file(path))
-        return open_overlay(local_or_gdal(path), base, self._stack, voids_cover=voids_cover)
+        return open_overlay(local_or_gdal(local_copy(path, self._stack)), base, self._stack, voids_cover=voids_cover)
 
     @property
     def _n_colours(self) -> int:

@@ -15,7 +15,7 @@ _STRIP_PIXELS = 2**20
 """Largest number of pixels in a strip of the product, unless `_LEAST_ROWS` rows have more.
 
 A strip needs 9 bytes a pixel, whatever the number of frames."""
-_LEAST_ROWS, _MOST_ROWS = 16, 1024
+_LEAST_ROWS, _MOST_ROWS = 64, 1024
 
 
 def strip_rows(width: int) -> int:

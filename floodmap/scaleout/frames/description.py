@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from floodmap.description import jsonable, versions
+from floodmap.description import described_options, jsonable, versions
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
-from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.inference.prediction import no_notes
 from floodmap.options import SegmentOptions
 from floodmap.scaleout.frames.listing import Frame, FrameList
@@ -36,9 +35,6 @@ def describe_product(
     own = [settings for _, settings in described if not isinstance(settings, str)]
     failed = [(one.source, one.why) for one in listed.failed]
     failed += [(frame.source, why) for frame, why in described if isinstance(why, str)]
-    chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats", "report"):
-        del chosen[name]
     about = {
         "source": _source(grid, [one["source"] for one in own]),
         "model": _model([one["model"] for one in own]),
@@ -48,10 +44,7 @@ def describe_product(
             "failed": [{"name": source.label, "why": why} for source, why in failed],
             "outside_aoi": [source.label for source in listed.outside],
         },
-        "settings": {
-            **chosen, "product_crs": product_crs,
-            "fingerprints": {key: of_input(path) for key, path in options.files.items()},
-        },
+        "settings": {**described_options(options, listed.files.fingerprints), "product_crs": product_crs},
         "versions": versions(),
     }  # fmt: skip
     described_product: dict[str, Any] = jsonable(about)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.scaleout.frames.frame_codes import FrameCodes
 from floodmap.scaleout.frames.frame_segmentation import open_frame
-from floodmap.scaleout.frames.listing import Frame
+from floodmap.scaleout.frames.listing import Frame, failure_text
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def segment_frames(
     Raises:
         ModelError: the model failed before any frame was finished, so that the model is likely to be the cause.
         SceneError: every frame failed.
+        RemoteError: a server cannot be reached.
         OutputError: a file cannot be written.
     """
     results: list[FrameResult] = []
@@ -76,16 +78,36 @@ def segment_frames(
             with open_frame(frame, segmenter, options) as run:
                 codes = run.stored(folder) or run.compute(folder, _within(report, len(results), len(frames)))
             results.append(FrameResult(frame, codes))
-        except (SceneError, ModelError) as error:
-            if isinstance(error, ModelError) and not any(result.codes for result in results):
-                raise
-            log.error("%s", error)
-            results.append(FrameResult(frame, None, str(error)))
+        except Exception as error:
+            is_known = isinstance(error, ModelError) and any(result.codes for result in results)
+            why = str(error) if is_known else failure_text(frame.source, error)
+            log.error("%s", why)
+            results.append(FrameResult(frame, None, why))
         trim_heap()
         report(_progress(len(results), len(frames)))
     if not any(result.codes for result in results):
         raise SceneError(f"no frame could be segmented; the first error: {results[0].why}")
     return results
+
+
+def any_begun(frames: Sequence[Frame], segmenter: Segmenter, options: SegmentOptions, folder: Path) -> bool:
+    """Return whether an earlier run has begun at least one of the frames with the same settings.
+
+    Other frames in the folder may belong to the map of other frames. Frames are opened until one is found.
+
+    Args:
+        frames: the frames.
+        segmenter: the loaded model.
+        options: settings of the run.
+        folder: folder for the codes of the frames; it may be missing.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    for frame in frames:
+        with suppress(Exception), open_frame(frame, segmenter, options) as run:
+            if run.is_begun(folder):
+                return True
+    return False
 
 
 def described_frames(
@@ -94,28 +116,51 @@ def described_frames(
     """Return each frame with the description of its segmentation, or with the error message if it cannot be opened.
 
     Nothing is segmented. The descriptions are compared with those of an earlier run.
+
+    Raises:
+        SceneError: no frame can be opened.
+        RemoteError: a server cannot be reached.
     """
     described: list[tuple[Frame, dict[str, Any] | str]] = []
     for frame in frames:
         try:
             with open_frame(frame, segmenter, options) as run:
                 described.append((frame, dict(run.settings)))
-        except SceneError as error:
-            described.append((frame, str(error)))
+        except Exception as error:
+            described.append((frame, failure_text(frame.source, error)))
+    if all(isinstance(about, str) for _, about in described):
+        raise SceneError(f"no frame can be opened; the first error: {described[0][1]}")
     return described
+
+
+def unverified_frames(described: Sequence[tuple[Frame, Mapping[str, Any] | str]]) -> list[str]:
+    """Return the names, for messages, of the frames without a fingerprint: changes of their files are not detected.
+
+    Args:
+        described: each frame with the description of its segmentation, or with an error message; see
+            `described_frames`.
+    """
+    return [
+        str(frame.source) for frame, about in described
+        if not isinstance(about, str) and about["source"]["fingerprint"] is None
+    ]  # fmt: skip
 
 
 def frames_ood_warnings(frames: Sequence[Frame], name: str, segmenter: Segmenter) -> tuple[str, ...]:
     """Return a tuple: empty, or with one warning if the colours and textures of the frames are out of distribution.
 
-    One test window is read from each of at most 16 frames, evenly chosen; see `strangeness.ood_warnings`.
+    One test window is read from each of at most 16 frames, evenly chosen; see `strangeness.ood_warnings`. A frame that
+    cannot be opened any more is left out: its codes are complete.
     """
     count = min(len(frames), PLACES**2)
     tiles = []
     for number in range(count):
         frame = frames[number * len(frames) // count]
-        with Scene.open(frame.source, frame.options) as scene:
-            tiles += scene.samples(1, SIDE)
+        try:
+            with Scene.open(frame.source, frame.options) as scene:
+                tiles += scene.samples(1, SIDE)
+        except Exception as error:
+            log.warning("%s is left out of the check of colours and textures: %s", frame.source, error)
     return ood_warnings_of(tiles, name, segmenter)
 
 

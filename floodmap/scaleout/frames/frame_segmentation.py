@@ -12,6 +12,8 @@ from typing import Any
 
 from floodmap._runtime.memory import freed_memory_kept
 from floodmap.description import describe
+from floodmap.errors import RemoteError, SceneError
+from floodmap.geo.source_name import SourceName
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import Progress, run_windows
 from floodmap.inference.tiling import Grid
@@ -38,18 +40,30 @@ class FrameRun:
     """Everything on which the codes of the frame depend, of JSON types; see `pipeline.describe`."""
 
     @property
+    def is_verifiable(self) -> bool:
+        """Whether a change of the frame, or of a file in the options, is detected: all of them have a fingerprint."""
+        return self.scene.fingerprint is not None and None not in self.settings["settings"]["fingerprints"].values()
+
+    @property
     def key(self) -> str:
-        """Digest of `settings`, with which the names of the frame's files begin."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
+        """Digest of `settings`, with which the names of the frame's files begin.
+
+        Two frames with equal settings have equal codes, unless they have no fingerprint. The digest then depends on the
+        whole name of the frame, too.
+        """
+        about = self.settings if self.is_verifiable else {**self.settings, "given": self.scene.path.given}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+    def is_begun(self, folder: Path) -> bool:
+        """Return whether an earlier run has begun the frame with the same settings: codes or strips are in a folder."""
+        return (folder / f"{self.key}{SUFFIX}").exists() or (folder / self.key).exists()
 
     def stored(self, folder: Path) -> FrameCodes | None:
         """Return the codes that an earlier run has computed with the same settings; None if there are none.
 
         A frame without a fingerprint is always computed again: changes of its file cannot be detected.
         """
-        if self.scene.fingerprint is None:
-            return None
-        return FrameCodes.open(folder / f"{self.key}{SUFFIX}")
+        return FrameCodes.open(folder / f"{self.key}{SUFFIX}") if self.is_verifiable else None
 
     def compute(self, folder: Path, progress: Callable[[Progress], None]) -> FrameCodes:
         """Segment the frame, and write its codes to a file in a folder.
@@ -57,7 +71,7 @@ class FrameRun:
         If a run is interrupted, the finished strips of the frame stay in the folder, and the next call goes on.
 
         Raises:
-            SceneError: the frame cannot be read.
+            SceneError: the frame cannot be read, or its file on a server has changed since the frame was opened.
             ModelError: the model failed on every window of the frame.
             OutputError: a file cannot be written.
         """
@@ -66,13 +80,16 @@ class FrameRun:
             height=scene.height, width=scene.width, tile_size=options.tile_size, overlap=options.overlap,
             multiple=segmenter.multiple,
         )  # fmt: skip
-        known = scene.fingerprint is not None
-        with Journal(folder / self.key, self.settings, resume=known, discard=True) as journal:
+        with Journal(folder / self.key, self.settings, resume=self.is_verifiable, discard=True) as journal:
             with freed_memory_kept(large_apart=segmenter.any_size):
                 run_windows(
                     scene, grid, segmenter, journal, progress, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
+            try:
+                scene.refuse_changed()
+            except RemoteError as error:
+                raise _changed(scene.path) from error
             about = {
                 "settings": self.settings, "notes": journal.notes(), "remarks": scene.remarks,
                 "unsuited": scene.unsuited,
@@ -94,11 +111,16 @@ def open_frame(frame: Frame, segmenter: Segmenter, options: SegmentOptions) -> I
             out of the description, so that a run with another threshold can reuse the codes.
 
     Raises:
-        SceneError: the frame cannot be read.
+        SceneError: the frame cannot be read, or its place or size has changed since its header was read.
     """
-    own = replace(
-        options, scene=frame.options, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False
-    )
+    given = frame.files.as_given(frame.options)
+    own = replace(options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False)
     with Scene.open(frame.source, frame.options, threads=_THREADS if segmenter.offloads else 1) as scene:
+        if scene.grid != frame.grid:
+            raise _changed(frame.source)
         fitting = with_infrared(segmenter, scene)
-        yield FrameRun(scene, fitting, own, describe(scene, fitting, own))
+        yield FrameRun(scene, fitting, own, describe(scene, fitting, own, frame.files.fingerprints))
+
+
+def _changed(source: SourceName) -> SceneError:
+    return SceneError(f"{source} has changed since the run began; run again with --resume")

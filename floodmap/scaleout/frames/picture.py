@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,12 +17,14 @@ from floodmap.scaleout.frames.listing import Frame
 from floodmap.scaleout.frames.placement import Placement
 from floodmap.strips.codes import NODATA, OUTSIDE
 
+log = logging.getLogger(__name__)
+
 
 def product_picture(frames: Sequence[Frame], grid: GeoGrid) -> Tile:
     """Return a reduced picture of the product, of at most `maps.SIDE` pixels a side.
 
     Each pixel is that of the frame in whose picture it lies farthest from the edge. The light of the frames is not
-    adjusted.
+    adjusted. A frame that cannot be opened any more is left out: its results are complete.
 
     Args:
         frames: the frames; they are opened one after the other.
@@ -33,8 +36,13 @@ def product_picture(frames: Sequence[Frame], grid: GeoGrid) -> Tile:
     for frame in frames:
         share = (grid.gsd_m or 1.0) * grid.width / small.width / (frame.grid.gsd_m or 1.0)
         side = max(1, min(SIDE, round(max(frame.grid.shape_hw) / max(share, 1.0))))
-        with Scene.open(frame.source, frame.options) as scene:
-            _lay(scene.preview(side), scene.grid, small, rgb, reason, nearest)
+        try:
+            with Scene.open(frame.source, frame.options) as scene:
+                tile, own = scene.preview(side), scene.grid
+        except Exception as error:
+            log.warning("%s is left out of the picture of the HTML report: %s", frame.source, error)
+            continue
+        _lay(tile, own, small, rgb, reason, nearest)
     return Tile(small.whole, rgb, reason)
 
 

@@ -92,12 +92,23 @@ class Placement:
         return Window(top, left, max(bottom - top, 0), max(right - left, 0))
 
     @cached_property
-    def scale(self) -> float:
-        """Number of frame pixels along the side of a product pixel, at the centre of the frame."""
+    def _steps(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Steps in the frame, as (columns, rows), to the next product column and row, at the centre of the frame."""
         row, col = self.window.row_off + self.window.height // 2, self.window.col_off + self.window.width // 2
         x, y = self._exact(np.array([row, row + 1.0]), np.array([col, col + 1.0]))
-        across, down = (x[0, 1] - x[0, 0], y[0, 1] - y[0, 0]), (x[1, 0] - x[0, 0], y[1, 0] - y[0, 0])
+        return (x[0, 1] - x[0, 0], y[0, 1] - y[0, 0]), (x[1, 0] - x[0, 0], y[1, 0] - y[0, 0])
+
+    @cached_property
+    def scale(self) -> float:
+        """Number of frame pixels along the side of a product pixel, at the centre of the frame."""
+        across, down = self._steps
         return math.sqrt(abs(across[0] * down[1] - across[1] * down[0]))
+
+    def pixels_around(self, window: Window) -> float:
+        """Return about how many frame pixels the rectangle of rows and columns around a product window has."""
+        across, down = self._steps
+        width, height = (abs(across[axis]) * window.width + abs(down[axis]) * window.height for axis in (0, 1))
+        return width * height
 
     @property
     def factor(self) -> int:

@@ -35,11 +35,20 @@ from floodmap.output.results import (
     refuse_long_names,
     result_paths,
 )
-from floodmap.pipeline import refuse_other_run, with_page, work_folder
+from floodmap.pipeline import refuse_other_run, resuming, with_page, work_folder
 from floodmap.scaleout.frames.assembly import append_strips, open_area, product_warnings
 from floodmap.scaleout.frames.description import describe_product, product_notes
-from floodmap.scaleout.frames.frame_loop import FrameResult, MosaicProgress, Report, described_frames, segment_frames
+from floodmap.scaleout.frames.frame_loop import (
+    FrameResult,
+    MosaicProgress,
+    Report,
+    any_begun,
+    described_frames,
+    segment_frames,
+    unverified_frames,
+)
 from floodmap.scaleout.frames.listing import FrameList, read_frames
+from floodmap.scaleout.frames.overlay_files import OverlayFiles
 from floodmap.scaleout.frames.picture import product_picture
 from floodmap.scaleout.frames.placement import Placement
 from floodmap.scaleout.frames.product_grid import product_grid
@@ -88,8 +97,10 @@ def mosaic_frames(
     refuse_other_run(out, name)
     if "parquet" in options.formats:
         require("pyarrow", "the format parquet")
-    with at_work(), output_folder(out):
-        listed = read_frames(sources, options.scene)
+    with at_work(), output_folder(out), ExitStack() as stack:
+        files = OverlayFiles.open(options.scene, stack)
+        options = resuming(options, files.unverified)
+        listed = read_frames(sources, files)
         grid = product_grid(
             [frame.grid for frame in listed.frames], crs=product_crs, resolution_m=options.scene.resolution_m,
             names=[frame.source for frame in listed.frames],
@@ -153,7 +164,10 @@ class _Run:
 
         Raises:
             OutputError: a result exists already, would replace an input, or does not fit on the disk.
+            MissingCRSError: the area of interest is a raster without a CRS, and has another size than the product.
         """
+        with ExitStack() as stack:
+            open_area(self.listed.files.local.aoi, self.name, self.grid, stack)
         refuse_long_names(self.results)
         sources = [frame.source.container for frame in self.listed.frames]
         refuse_inputs(self.results, [*(own[0] for own in sources if own), *self.options.files.values()])
@@ -171,27 +185,36 @@ class _Run:
         """Return the results of an earlier, finished run of the same frames and settings; None if there are none.
 
         Raises:
-            OutputError: there are results of other frames or settings, and no unfinished run, and `overwrite` is False.
+            OutputError: there are results of other frames or settings, and no unfinished run of these frames, and
+                `overwrite` is False.
         """
         options = self.options
         if not options.resume or not any(path.exists() for path in self.results):
             return None
-        if self.is_unfinished() and not (self.out / f"{self.name}.json").exists():
+        goes_on = any_begun(self.listed.frames, self.segmenter, options, self.frames_folder)
+        if goes_on and not (self.out / f"{self.name}.json").exists():
             return None  # killed while results were written
-        settings = self.describe(described_frames(self.listed.frames, self.segmenter, options))
-        done = finished_before(self.out, self.name, options.formats, settings)
+        described = described_frames(self.listed.frames, self.segmenter, options)
+        settings, unverified = self.describe(described), unverified_frames(described)
+        done = None if unverified else finished_before(self.out, self.name, options.formats, settings)
         if done is None:
-            if not options.overwrite and not self.is_unfinished():
+            if not options.overwrite and not goes_on:
+                resuming(options, unverified)
                 refuse_existing(self.results, settings)
             return None
         log.info("%s: nothing left to do", self.name)
-        if not done.report["frames"]["failed"] and self.work.exists():  # killed while the folder was deleted
+        if self.work.exists():  # the earlier run was killed while it deleted the folder, or a frame failed
             with self.lock():
-                shutil.rmtree(self.frames_folder, ignore_errors=True)
+                self.clear(() if done.report["frames"]["failed"] else (FRAMES,))
         sheet = page_path_of(self.out, self.name)
         if not options.report:
             return done
         return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else self.with_page(done)
+
+    def clear(self, names: Sequence[str] = (FRAMES,)) -> None:
+        """Delete the blended strips, and other folders of the work folder by name: by default all codes of frames."""
+        for name in (BLENDED, *names):
+            shutil.rmtree(self.work / name, ignore_errors=True)
 
     def describe(self, described: Sequence[tuple[Any, Mapping[str, Any] | str]]) -> dict[str, Any]:
         """Return the description of the product, for the JSON report."""
@@ -207,7 +230,7 @@ class _Run:
             flood_map = self.finish(segmented, report)
             failed = bool(flood_map.report["frames"]["failed"])
             if not failed:
-                shutil.rmtree(self.frames_folder, ignore_errors=True)
+                self.clear()
         if failed:
             log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
         return self.with_page(flood_map) if self.options.report else flood_map
@@ -224,7 +247,7 @@ class _Run:
     def codes(self) -> Iterator[None]:
         """Context manager: create the folder for the codes of the frames. On exit it is deleted if it is empty."""
         if self.options.overwrite and not self.options.resume:
-            shutil.rmtree(self.frames_folder, ignore_errors=True)
+            self.clear()
         with writing(self.frames_folder):
             self.frames_folder.mkdir(exist_ok=True)
         try:
@@ -237,13 +260,14 @@ class _Run:
         """Blend the frames to strips, and write the results."""
         described = [(one.frame, one.codes.about["settings"] if one.codes else one.why) for one in segmented]
         settings = self.describe(described)
+        goes_on = not self.listed.files.unverified and not unverified_frames(described)
         placed = [(one, Placement(one.frame.grid, self.grid)) for one in segmented]
         notes = product_notes((one.frame, place, one.codes.about["notes"]) for one, place in placed if one.codes)
         date = datetime.fromisoformat(settings["source"]["date"])
         finishing = self.finishing(settings, date, product_warnings(self.listed, segmented, self.name, self.segmenter))
-        with Journal(self.work / BLENDED, settings, resume=True, discard=True) as journal, ExitStack() as stack:
+        with Journal(self.work / BLENDED, settings, resume=goes_on, discard=True) as journal, ExitStack() as stack:
             frames = [PlacedFrame(place, one.codes) for one, place in placed]
-            aoi = open_area(self.options.scene.aoi, self.name, self.grid, stack)
+            aoi = open_area(self.listed.files.local.aoi, self.name, self.grid, stack)
             append_strips(journal, self.grid, frames, notes, aoi, report)
             count = len(segmented)
             report(MosaicProgress(frames_done=count, frames_total=count, share=1.0, stage="write"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from floodmap.errors import SceneError
 from floodmap.geo.crs import parse_crs
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.turns import x_period
 from floodmap.scaleout.frames.placement import outline
 
 _WHOLE = 0.01
@@ -144,6 +145,13 @@ def _refuse_sparse(
         return
     centres = np.stack([xy.mean(axis=0) for xy in outlines])
     far = int(np.argmax(np.abs(centres - np.median(centres, axis=0)).sum(axis=1)))
+    turn = x_period(grid.crs)
+    if turn is not None and np.ptp(centres[:, 0]) > turn / 2:  # 180 degrees
+        raise SceneError(
+            f"the frames reach around half of the Earth, from {names[int(np.argmin(centres[:, 0]))]} to "
+            f"{names[int(np.argmax(centres[:, 0]))]}; if they lie on both sides of 180 degrees, give a projected CRS, "
+            "such as --product-crs EPSG:32760"
+        )
     raise SceneError(
         f"the frames lie so far apart that the product would have {pixels / 1e6:,.0f} megapixels, most of them without "
         f"a frame; leave out the farthest frame, {names[far]}, or make several products"

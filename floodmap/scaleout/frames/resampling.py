@@ -24,7 +24,11 @@ A limit also keeps a very large frame from outweighing all smaller frames."""
 _LEAST_PX = 0.5
 """Distance of the centre of an outermost pixel from the edge. No observed pixel has a smaller weight."""
 _CHUNK_PIXELS = 2**18
-"""Largest number of frame pixels that are resampled at a time, to limit memory."""
+"""Largest number of pixels that are resampled at a time, to limit memory: of the product, and of the frame around."""
+_MOST_AROUND = 4
+"""Largest quotient of the frame pixels that are read for a part of a product strip, and the frame pixels in this part.
+
+Around a narrow strip that crosses a rotated frame, a rectangle of rows and columns is nearly the whole frame."""
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -60,10 +64,27 @@ class PlacedFrame:
             yield window, self._copied(window, self.placement.shift)
             return
         resampled = self._resampled_along_axes if self.placement.is_parallel else self._resampled
-        width = max(1, _CHUNK_PIXELS // (window.height * self.placement.factor**2))
-        for col in range(window.col_off, window.col_end, width):
-            chunk = Window(window.row_off, col, window.height, min(width, window.col_end - col))
+        for chunk in self._chunks(window):
             yield from resampled(chunk)
+
+    def _chunks(self, window: Window) -> Iterator[Window]:
+        """Halve a window of the product until each part needs little memory, and little is read around it."""
+        height, width = window.height, window.width
+        around, inside = self.placement.pixels_around(window), height * width * self.placement.scale**2
+        is_long = max(height, width) >= 2 * min(height, width)
+        is_small = max(around, height * width) <= _CHUNK_PIXELS or height == width == 1
+        if is_small and not (is_long and around > _MOST_AROUND * inside):
+            yield window
+            return
+        top, left = window.row_off, window.col_off
+        if height > width:
+            half = height // 2
+            parts = Window(top, left, half, width), Window(top + half, left, height - half, width)
+        else:
+            half = width // 2
+            parts = Window(top, left, height, half), Window(top, left + half, height, width - half)
+        for part in parts:
+            yield from self._chunks(part)
 
     def _copied(self, window: Window, shift: tuple[int, int]) -> Contribution:
         part = Window(window.row_off - shift[0], window.col_off - shift[1], window.height, window.width)
