@@ -30,7 +30,7 @@ from floodmap_cli import main as frame
 from floodmap_cli import options
 from floodmap_cli.log import StderrHandler, configure_logging
 from floodmap_cli.main import COMMANDS, cli, run
-from floodmap_cli.progress import progress_bar
+from floodmap_cli.terminal import progress_bar
 
 HEAVY = {"torch", "torchvision", "segment_anything", "geopandas", "pandas", "numpy", "rasterio", "scipy", "rich"}
 

@@ -33,7 +33,7 @@ from floodmap.output.results import FloodMap
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
 from floodmap.scaleout.frames.product import mosaic_frames
 from floodmap_cli.main import run
-from floodmap_cli.result_line import print_result
+from floodmap_cli.terminal import print_result
 
 OTHER_UTM = "EPSG:32634"
 

@@ -46,7 +46,7 @@ def _resolve(model: str) -> ResolvedModel:
     """Find the file of a model. If the file is not on this machine, download the file, with a progress bar."""
     from floodmap.models.registry import resolve
 
-    from .progress import progress_bar
+    from .terminal import progress_bar
 
     with progress_bar(f"Fetching {model}", unit="bytes") as update:
         return resolve(model, progress=update)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .progress import progress_bar
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from floodmap.catalogue.run import Catalogue, ScenesProgress

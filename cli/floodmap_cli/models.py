@@ -11,7 +11,7 @@ import click
 from floodmap.models import registry as library
 
 from .options import json_option, verbosity_options
-from .progress import progress_bar
+from .terminal import progress_bar
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

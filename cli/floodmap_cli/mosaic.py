@@ -16,8 +16,7 @@ from floodmap.options import OUTPUT_FOLDER, MosaicOptions, SceneOptions, Segment
 
 from .loading import load as _load
 from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
-from .progress import progress_bar
-from .result_line import print_result
+from .terminal import print_result, progress_bar
 
 if TYPE_CHECKING:
     from floodmap.scaleout.frames.frame_loop import MosaicProgress

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .options import overwrite_option, positive, verbosity_options
-from .progress import progress_bar
+from .terminal import progress_bar
 
 PIXELS = click.IntRange(min=1)
 

@@ -28,8 +28,7 @@ from .options import (
     verbosity_options,
     workers_options,
 )  # fmt: skip
-from .progress import scene_bar
-from .result_line import print_result
+from .terminal import print_result, scene_bar
 
 if TYPE_CHECKING:
     from floodmap.geo.source_name import SourceName

@@ -10,7 +10,7 @@ import click
 from floodmap.options import FineTuneOptions
 
 from .options import device_option, ignore_option, options_of, overwrite_option, verbosity_options
-from .progress import progress_bar
+from .terminal import progress_bar
 
 
 @click.command("train", short_help="Train a model on labelled imagery.")

@@ -23,8 +23,8 @@ from floodmap.geo.source_name import SourceName
 from floodmap.geo.vrt import Rect
 from floodmap.geo.window import Window
 from floodmap.imagery.means import AxisWeights, area_means, known_block_means
-from floodmap.imagery.network import patiently
 from floodmap.imagery.pixels import Pixels, Values, find_empty, nir_is_missing, union
+from floodmap.imagery.raster.network import patiently
 from floodmap.imagery.raster.source import Source
 from floodmap.imagery.raster.voids import may_be_colour
 from floodmap.imagery.rectangles import outer_of, pieces, pieces_of
