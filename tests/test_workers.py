@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from hypothesis import strategies as st
 from test_pipeline import digests, read
 
 import floodmap
-from floodmap.errors import ModelError, SceneError, WorkerError
+from floodmap.errors import ModelError, WorkerError
 from floodmap.geo.window import Window
-from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_map import CoarseMap, CoarsePart, MapPart, coarse_rows, crop_coarse
 from floodmap.inference.loop import Progress
@@ -37,9 +35,8 @@ from floodmap.inference.tiling import Grid
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout.workers import worker
 from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
-from floodmap.scaleout.workers.job import Chunk, cut
+from floodmap.scaleout.workers.job import cut
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.opening import open_workers
 from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
@@ -389,23 +386,6 @@ def test_workers_that_differ_are_refused(changed: dict[str, Any], said: str) -> 
 def test_workers_that_differ_from_the_client_are_refused() -> None:
     with pytest.raises(WorkerError, match=r"numpy 1\.0"):
         refuse_mixture([facts(versions={**versions(), "numpy": "1.0"})])
-
-
-def test_a_worker_refuses_a_scene_with_another_content(
-    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_state", worker._State())
-    with Scene.open(make_scene(shape_hw=(80, 80))) as scene:
-        runner = object.__new__(Workers)
-        runner._model, runner._expected = FakeSource(), None
-        job = runner._job(scene, Grid(height=80, width=80, tile_size=64, overlap=8), FakeSegmenter())
-    assert len(worker.segment_chunk(job, Chunk(0, 1), None).entries) == 1
-    worker.release()
-    with pytest.raises(SceneError, match="another file"):
-        worker.segment_chunk(replace(job, key="2", fingerprint="0", identity=None), Chunk(0, 1), None)
-    assert not worker._state.sessions
-    worker.segment_chunk(replace(job, key="3", identity=None), Chunk(0, 1), None)
-    worker.release()
 
 
 @pytest.mark.parametrize(

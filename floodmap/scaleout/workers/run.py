@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from floodmap.geo.source_name import SourceName
-from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import JournalWriter, Progress, pixels_done
 from floodmap.inference.mosaic import Mosaic, Sums, joined
@@ -23,10 +21,10 @@ from floodmap.inference.proof import Failure
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
-from floodmap.options import SceneOptions
 from floodmap.scaleout.workers.facts import refuse_mixture
 from floodmap.scaleout.workers.guides import Guides, guides_of
-from floodmap.scaleout.workers.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
+from floodmap.scaleout.workers.inputs import Inputs, absolute
+from floodmap.scaleout.workers.job import Chunk, ChunkResult, Job, chunk_length, cut
 from floodmap.scaleout.workers.model import ModelSource
 from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
 from floodmap.scaleout.workers.remote import RemoteSegmenter
@@ -117,7 +115,7 @@ class Workers:
             return
         given = None if prompts in ("auto", "none") else read_prompts(prompts, scene.grid)
         guides, first = guides_of(scene, segmenter, prompts), Mosaic.first_row_for(grid, begun)
-        job = self._job(scene, grid, segmenter)
+        job = self._job(scene, grid, segmenter, journal.settings["settings"]["fingerprints"])
         job = replace(job, given=given, batch_size=batch_size, exhaustive=exhaustive)
         chunks = cut(grid, first, chunk_length(grid, rows - first, self.size))
         results = in_order(self._pool, _calls(job, chunks, guides), ahead=self.size + 1)
@@ -129,31 +127,18 @@ class Workers:
                 recorder.add(chunk, result, self.size)
         recorder.end()
 
-    def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter) -> Job:
-        """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`."""
+    def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter, files: Mapping[str, str | None]) -> Job:
+        """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`.
+
+        `files` are the fingerprints of the files in the options.
+        """
         path = scene.path.path
-        options = _absolute(scene.options)
         return Job(
             key=uuid.uuid4().hex, source=scene.path if path is None else SourceName.of(path.absolute()),
-            options=options, fingerprint=scene.fingerprint, identity=FileIdentity.of(path),
-            files={name: of_input(file) for name, file in _files(options).items()}, model=self._model,
+            options=absolute(scene.options), inputs=Inputs.of(scene, files), model=self._model,
             infrared=segmenter.infrared if isinstance(segmenter, WithInfrared) else None, grid=grid, batch_size=1,
             exhaustive=False, given=None, expected=self._expected,
         )  # fmt: skip
-
-
-def _absolute(options: SceneOptions) -> SceneOptions:
-    """Return the options for reading a scene with absolute local paths, because a worker may run in another folder."""
-    return replace(options, mask=_absolute_path(options.mask), aoi=_absolute_path(options.aoi))
-
-
-def _absolute_path(file: Path | str | None) -> Path | str | None:
-    return Path(file).absolute() if file is not None and os.path.exists(file) else file
-
-
-def _files(options: SceneOptions) -> dict[str, Path | str]:
-    given = {"mask": options.mask, "aoi": options.aoi}
-    return {name: file for name, file in given.items() if file is not None}
 
 
 def _calls(job: Job, chunks: list[Chunk], guides: Guides) -> Iterator[Call | None]:

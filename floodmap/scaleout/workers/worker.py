@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from floodmap._runtime.memory import configure_low_memory, freed_memory_kept, trim_heap
-from floodmap.errors import SceneError
-from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import coarse_grid, coarse_strips
@@ -30,7 +28,6 @@ from floodmap.scaleout.workers.job import (
     ChunkResult,
     CoarseGuide,
     CoarseResult,
-    FileIdentity,
     Guide,
     Job,
     LikelihoodGuide,
@@ -183,19 +180,8 @@ def _open(job: Job) -> _Session:
     with ExitStack() as stack:
         stack.enter_context(freed_memory_kept(large_apart=segmenter.any_size))
         scene = stack.enter_context(Scene.open(job.source, job.options))
-        _refuse_other_files(job, scene)
+        job.inputs.refuse_other(scene, job.options)
         return _Session(scene, segmenter, stack.pop_all())
-
-
-def _refuse_other_files(job: Job, scene: Scene) -> None:
-    if job.identity is not None and FileIdentity.of(job.source.path) == job.identity:
-        return  # the client's machine: hashing the files again would take seconds
-    if scene.fingerprint != job.fingerprint:
-        raise SceneError(f"{scene.path} on worker {place()} is another file than on this machine; copy it again")
-    for option, expected in job.files.items():
-        path: Any = getattr(job.options, option)
-        if of_input(path) != expected:
-            raise SceneError(f"{path} on worker {place()} is another file than on this machine; copy it again")
 
 
 def _loaded(model: ModelSource) -> tuple[Segmenter, Facts]:
