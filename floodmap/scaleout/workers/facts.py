@@ -6,8 +6,8 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
+from floodmap._runtime.versions import code_digest, version_in_use
 from floodmap.errors import WorkerError
 from floodmap.models.training_record import TrainingRecord
 
@@ -21,7 +21,7 @@ class Facts:
     versions: Mapping[str, str]
     """Versions of packages, by name; see `versions`."""
     device: str
-    """Kind of the device: name of the GPU, or instruction set of the CPU."""
+    """Kind of the device; see `hardware.device_kind`."""
     name: str
     """Name of the model. This field and the following fields are those of `models.protocol.Segmenter`."""
     sha256: str
@@ -49,8 +49,9 @@ def versions() -> dict[str, str]:
     """
     import rasterio
 
-    found = {name: version(name).partition("+")[0] for name in ("floodmap", "torch", "numpy", "rasterio")}
-    return {**found, "GDAL": rasterio.__gdal_version__}
+    found = {name: version_in_use(name) for name in ("floodmap", "torch", "numpy", "rasterio")}
+    libraries = {"GDAL": rasterio.__gdal_version__, "PROJ": rasterio.__proj_version__}
+    return {**found, "code of floodmap": code_digest(), **libraries}
 
 
 def place() -> str:
