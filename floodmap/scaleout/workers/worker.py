@@ -199,7 +199,7 @@ def _facts(segmenter: Segmenter, batch_size: int, remarks: tuple[str, ...]) -> F
     from floodmap.models.hardware import device_kind
 
     return Facts(
-        place=place(), versions=versions(), device=device_kind(segmenter.runs_on), name=segmenter.name,
+        place=place(), versions=versions(), device=device_kind(_state.device), name=segmenter.name,
         sha256=segmenter.sha256, knows_floods=segmenter.knows_floods, multiple=segmenter.multiple,
         any_size=segmenter.any_size, best_batch_size=batch_size, offloads=segmenter.offloads,
         runs_on=segmenter.runs_on, training=segmenter.training, remarks=remarks,
