@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import SceneFactory
+from fakes import FakeSegmenter, FakeSource
 
 from floodmap._runtime import versions as runtime
-from floodmap.scaleout.workers.facts import versions
+from floodmap.errors import OutputError, WorkerError
+from floodmap.inference.loop import run_windows
+from floodmap.options import SegmentOptions
+from floodmap.pipeline import segment_scene
+from floodmap.scaleout.workers import run
+from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx2 avx512bw {}\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\nCPU implementer\t: 0x41\n"
@@ -94,3 +102,69 @@ def test_bfloat16_is_a_property_of_the_chosen_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
     assert loading.pick_dtype(torch.device("cuda:1"), "auto") == torch.bfloat16
     assert loading.pick_dtype(torch.device("cuda:0"), "auto") == torch.float32
+
+
+# Workers that may differ.
+
+
+def facts(**changed: Any) -> Facts:
+    return Facts(**{
+        "place": "host:1", "versions": versions(), "device": "cpu AVX512", "name": "fake", "sha256": "0" * 64,
+        "knows_floods": True, "multiple": 32, "any_size": True, "best_batch_size": 1, "offloads": False,
+        "runs_on": "cpu float32", "training": None, **changed,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"device": "cpu AVX2"}, "device cpu AVX2, not cpu AVX512"),
+        ({"runs_on": "cpu bfloat16"}, "precision cpu bfloat16"),
+        ({"sha256": "1" * 64}, "weights 1111"),
+        ({"versions": {**versions(), "GDAL": "3.1.0"}}, "GDAL 3.1.0"),
+    ],
+)
+def test_workers_that_differ_are_refused(changed: dict[str, Any], said: str) -> None:
+    refuse_mixture([facts(), facts(place="other:2")])
+    with pytest.raises(WorkerError, match=said) as raised:
+        refuse_mixture([facts(), facts(place="other:2", **changed)])
+    assert "other:2" in str(raised.value) and "--allow-mixed" in str(raised.value)
+
+
+def test_workers_that_differ_from_the_client_are_refused() -> None:
+    with pytest.raises(WorkerError, match=r"numpy 1\.0"):
+        refuse_mixture([facts(versions={**versions(), "numpy": "1.0"})])
+
+
+def workers_of(*found: Facts, same_machine: bool = True, allow_mixed: bool = True) -> run.Workers:
+    pool = SimpleNamespace(everywhere=lambda *_: list(found), same_machine=same_machine, size=len(found))
+    return run.Workers(pool, FakeSource(), allow_mixed=allow_mixed)
+
+
+def test_workers_that_may_differ_leave_a_trace() -> None:
+    one, other = facts(), facts(device="cpu AVX2")
+    assert not workers_of(one, one).mixed and not workers_of(one, one, allow_mixed=False).mixed
+    mixed = workers_of(other, one, one).mixed
+    assert [kind["device"] for kind in mixed] == ["cpu AVX2", "cpu AVX512"]
+    assert mixed == workers_of(one, other).mixed  # the order of the workers does not matter when a run is resumed
+    assert len(workers_of(facts(versions={**versions(), "numpy": "1.0"})).mixed) == 1  # other than the client
+    assert len(workers_of(one, same_machine=False).mixed) == 1  # a worker of another kind may join later
+
+
+def test_a_run_of_mixed_workers_is_resumed_by_such_workers_alone(make_scene: SceneFactory, tmp_path: Path) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        run_windows(*_, **__)
+        raise KeyboardInterrupt
+
+    kinds = [{"device": "cpu AVX2"}, {"device": "cpu AVX512"}]
+    workers = SimpleNamespace(mixed=kinds, size=2, run_windows=broken)
+    scene, out = make_scene(shape_hw=(100, 100)), tmp_path / "out"
+    options = SegmentOptions(tile_size=64, overlap=8, prompts="none")
+    with pytest.raises(KeyboardInterrupt):
+        segment_scene(scene, out, FakeSegmenter(), options, workers=workers)
+    resume = replace(options, resume=True)
+    with pytest.raises(OutputError, match="mixed"):
+        segment_scene(scene, out, FakeSegmenter(), resume)
+    workers.run_windows = run_windows
+    result = segment_scene(scene, out, FakeSegmenter(), resume, workers=workers)
+    assert result.report["model"]["mixed"] == kinds

@@ -35,7 +35,6 @@ from floodmap.inference.tiling import Grid
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
 from floodmap.scaleout.workers.job import cut
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.opening import open_workers
@@ -357,35 +356,6 @@ def test_a_lost_call_is_a_result_and_an_error_is_raised() -> None:
 
 
 # Refusals.
-
-
-def facts(**changed: Any) -> Facts:
-    return Facts(**{
-        "place": "host:1", "versions": versions(), "device": "cpu AVX512", "name": "fake", "sha256": "0" * 64,
-        "knows_floods": True, "multiple": 32, "any_size": True, "best_batch_size": 1, "offloads": False,
-        "runs_on": "cpu float32", "training": None, **changed,
-    })  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"device": "cpu AVX2"}, "device cpu AVX2, not cpu AVX512"),
-        ({"runs_on": "cpu bfloat16"}, "precision cpu bfloat16"),
-        ({"sha256": "1" * 64}, "weights 1111"),
-        ({"versions": {**versions(), "GDAL": "3.1.0"}}, "GDAL 3.1.0"),
-    ],
-)
-def test_workers_that_differ_are_refused(changed: dict[str, Any], said: str) -> None:
-    refuse_mixture([facts(), facts(place="other:2")])
-    with pytest.raises(WorkerError, match=said) as raised:
-        refuse_mixture([facts(), facts(place="other:2", **changed)])
-    assert "other:2" in str(raised.value) and "--allow-mixed" in str(raised.value)
-
-
-def test_workers_that_differ_from_the_client_are_refused() -> None:
-    with pytest.raises(WorkerError, match=r"numpy 1\.0"):
-        refuse_mixture([facts(versions={**versions(), "numpy": "1.0"})])
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,12 @@ def place() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def kinds_of(workers: Sequence[Facts]) -> list[dict[str, str]]:
+    """Return the different kinds of some workers (`Facts.kind`), in an order that does not depend on the workers."""
+    found = {tuple(sorted(worker.kind.items())) for worker in workers}
+    return [dict(kind) for kind in sorted(found)]
+
+
 def refuse_mixture(workers: Sequence[Facts]) -> None:
     """Check that all workers have the versions of this process, and the same device, precision and weights.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ from floodmap.inference.proof import Failure
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
-from floodmap.scaleout.workers.facts import refuse_mixture
+from floodmap.scaleout.workers.facts import Facts, kinds_of, refuse_mixture, versions
 from floodmap.scaleout.workers.guides import Guides, guides_of
 from floodmap.scaleout.workers.inputs import Inputs, absolute
 from floodmap.scaleout.workers.job import Chunk, ChunkResult, Job, chunk_length, cut
@@ -67,6 +67,7 @@ class Workers:
         if not allow_mixed:
             refuse_mixture(facts)
         self._expected = None if allow_mixed else facts[0].kind
+        self._mixed = tuple(kinds_of(facts)) if allow_mixed and not _are_alike(pool, facts) else ()
         best = facts[0].best_batch_size if facts[0].offloads or size is None else size.result()
         self.segmenter = RemoteSegmenter(pool, model, facts[0], best)
 
@@ -89,6 +90,11 @@ class Workers:
     def expected(self) -> Mapping[str, str] | None:
         """Properties of all workers (`Facts.kind`); None: workers may differ."""
         return self._expected
+
+    @property
+    def mixed(self) -> Sequence[Mapping[str, str]]:
+        """Kinds of the workers (`Facts.kind`) if results may depend on which worker computes what; else empty."""
+        return self._mixed
 
     def run_windows(
         self,
@@ -139,6 +145,12 @@ class Workers:
             infrared=segmenter.infrared if isinstance(segmenter, WithInfrared) else None, grid=grid, batch_size=1,
             exhaustive=False, given=None, expected=self._expected,
         )  # fmt: skip
+
+
+def _are_alike(pool: Pool, facts: Sequence[Facts]) -> bool:
+    """Return True if the workers are of the kind of this process, and no worker of another kind can join later."""
+    expected = {**facts[0].kind, **versions()}
+    return pool.same_machine and all(one.kind == expected for one in facts)
 
 
 def _calls(job: Job, chunks: list[Chunk], guides: Guides) -> Iterator[Call | None]:
