@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
+
+
+class ThreadPool(ThreadPoolExecutor):
+    """Threads of this process with the interface of a pool of workers. A call that raises ArithmeticError is lost."""
+
+    lost, same_machine, size = (ArithmeticError,), True, 2
+
+    def everywhere(self, function: Any, /, *args: Any) -> list[Any]:
+        return [function(*args)]
 
 
 class FakeSegmenter:

@@ -163,7 +163,7 @@ def test_a_run_of_mixed_workers_is_resumed_by_such_workers_alone(make_scene: Sce
     with pytest.raises(KeyboardInterrupt):
         segment_scene(scene, out, FakeSegmenter(), options, workers=workers)
     resume = replace(options, resume=True)
-    with pytest.raises(OutputError, match="mixed"):
+    with pytest.raises(OutputError, match="kinds of the workers differ"):
         segment_scene(scene, out, FakeSegmenter(), resume)
     workers.run_windows = run_windows
     result = segment_scene(scene, out, FakeSegmenter(), resume, workers=workers)

@@ -10,14 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import HANGS, SceneFactory, picture
-from fakes import FakeSegmenter, FakeSource
+from fakes import FakeSegmenter, FakeSource, ThreadPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import digests, read
@@ -287,15 +286,6 @@ def test_worker_processes_end_with_the_pool_and_with_the_client(scene: Path, tmp
 
 
 # The order of results, and what is in memory at a time.
-
-
-class ThreadPool(ThreadPoolExecutor):
-    """Threads with the interface of a pool."""
-
-    lost, same_machine, size = (ArithmeticError,), True, 2
-
-    def everywhere(self, function: Any, /, *args: Any) -> list[Any]:
-        return [function(*args)]
 
 
 def test_results_come_in_order_and_few_wait() -> None:

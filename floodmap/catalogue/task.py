@@ -8,7 +8,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from floodmap.errors import FloodmapError, WorkerError
+from floodmap.catalogue.probe import Probe
+from floodmap.errors import FloodmapError, PoolError
 from floodmap.geo.source_name import SourceName
 from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
@@ -38,6 +39,8 @@ class SceneTask:
     model: ModelSource
     expected: Mapping[str, str] | None
     """Properties of all workers; see `Workers.expected`."""
+    probe: Probe
+    """Folders of the client. A worker that joined later may have others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,19 @@ class SceneAnswer:
     error: str = ""
     warnings: tuple[str, ...] = ()
     """Lines that were logged, for the log of the client."""
+    elsewhere: bool = False
+    """True: the worker has other folders than the client, and computed nothing."""
 
 
 def segment_whole(task: SceneTask) -> SceneAnswer:
     """Segment a scene in this worker, and write its results.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others.
         ModelError: the model cannot be loaded.
     """
+    if not task.probe.is_here():
+        return SceneAnswer(None, elsewhere=True)
     segmenter = segmenter_of(task.model, task.expected)
     with _one_at_a_time, warnings_kept() as lines:
         try:
@@ -72,9 +79,9 @@ def error_text(source: SourceName, error: Exception) -> str:
     """Return the message for a scene that failed, one line.
 
     Raises:
-        WorkerError: the error concerns the workers, and not the scene.
+        PoolError: the error concerns all workers, and not the scene.
     """
-    if isinstance(error, WorkerError):
+    if isinstance(error, PoolError):
         raise error
     return str(error) if isinstance(error, FloodmapError) else f"{source}: unexpected {type(error).__name__}: {error}"
 
