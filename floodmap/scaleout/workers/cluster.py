@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from floodmap._runtime.extras import require
-from floodmap.errors import WorkerError
+from floodmap.errors import PoolError
 from floodmap.scaleout.workers.pool import Pool
 from floodmap.scaleout.workers.worker import release, run_on
 
@@ -61,13 +61,13 @@ class DaskPool(Pool):
         """Run a function once in every worker, and return the results; see `Pool.everywhere`."""
         addresses = list(self._threads())
         if not addresses:
-            raise WorkerError(f"{self._client.scheduler.address}: no worker; start workers with: dask worker ADDRESS")
+            raise PoolError(f"{self._client.scheduler.address}: no worker; start workers with: dask worker ADDRESS")
         begun = {address: self._on(address, function, *args) for address in addresses}
         return [self._awaited(address, future) for address, future in begun.items()]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Close the scenes and drop the models in all workers, and disconnect."""
-        with suppress(OSError, ValueError, CancelledError, WorkerError):  # the scheduler may have ended
+        with suppress(OSError, ValueError, CancelledError, PoolError):  # the scheduler may have ended
             wait_for([self._on(address, release) for address in self._threads()], _RELEASE_S)
             self._executor.shutdown(wait=False)
         if self._own_client:
@@ -77,13 +77,13 @@ class DaskPool(Pool):
         """Return the number of threads of each worker, by address.
 
         Raises:
-            WorkerError: the scheduler has ended.
+            PoolError: the scheduler has ended.
         """
         try:
             threads: dict[str, int] = self._client.nthreads()
             return threads
         except (OSError, ValueError, TypeError, CancelledError) as error:  # the last two, if the client has closed
-            raise WorkerError("the connection to the scheduler was lost; continue with --resume") from error
+            raise PoolError("the connection to the scheduler was lost; continue with --resume") from error
 
     def _on(self, address: str, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run a function in the worker with this address."""
@@ -95,16 +95,16 @@ class DaskPool(Pool):
         """Wait for the result of a call that runs in one worker.
 
         Raises:
-            WorkerError: the worker left the cluster, or has another version of floodmap.
+            PoolError: the worker left the cluster, or has another version of floodmap.
         """
         while not wait_for([future], _POLL_S).done:
             if address not in self._threads():
                 future.cancel()
-                raise WorkerError(f"worker {address} ended at the start; free memory there, or start it again")
+                raise PoolError(f"worker {address} ended at the start; free memory there, or start it again")
         try:
             return future.result()
         except (ImportError, AttributeError) as error:
-            raise WorkerError(
+            raise PoolError(
                 f"worker {address} has no such floodmap ({error}); install the same version there"
             ) from error
 
@@ -113,13 +113,13 @@ def _connected(address: str) -> Any:
     """Connect to a scheduler and return the client.
 
     Raises:
-        WorkerError: there is no scheduler at this address.
+        PoolError: there is no scheduler at this address.
     """
     from distributed import Client
 
     try:
         return Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise WorkerError(
+        raise PoolError(
             f"{address}: no Dask scheduler answers ({type(error).__name__}); start one with: dask scheduler"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from floodmap._runtime.versions import code_digest, version_in_use
-from floodmap.errors import WorkerError
+from floodmap.errors import PoolError
 from floodmap.models.training_record import TrainingRecord
 
 
@@ -69,7 +69,7 @@ def refuse_mixture(workers: Sequence[Facts]) -> None:
     """Check that all workers have the versions of this process, and the same device, precision and weights.
 
     Raises:
-        WorkerError: a worker differs.
+        PoolError: a worker differs.
     """
     expected = {**workers[0].kind, **versions()}
     for worker in workers:
@@ -80,13 +80,13 @@ def refuse_other_kind(worker: Facts, expected: Mapping[str, str]) -> None:
     """Check that a worker has the expected properties (`Facts.kind`).
 
     Raises:
-        WorkerError: the worker differs.
+        PoolError: the worker differs.
     """
     differing = [
         f"{name} {value}, not {expected[name]}" for name, value in worker.kind.items() if value != expected[name]
     ]
     if differing:
-        raise WorkerError(
+        raise PoolError(
             f"worker {worker.place} has {'; '.join(differing)}: results would depend on which worker computes what; "
             "make the workers alike, or allow it with --allow-mixed"
         )

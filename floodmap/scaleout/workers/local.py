@@ -12,7 +12,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from floodmap.errors import WorkerError
+from floodmap.errors import PoolError
 from floodmap.output.helpers import module_command
 from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool
 
@@ -72,7 +72,7 @@ class Worker:
         try:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         except OSError as error:
-            raise WorkerError(
+            raise PoolError(
                 f"no worker process can be started: {error.strerror or error}; run without --workers"
             ) from error
 
@@ -128,7 +128,7 @@ class LocalPool(Pool):
             try:
                 return list(executor.map(lambda worker: worker.call(Call(function, args)), self.workers))
             except WorkerDied as error:
-                raise WorkerError(f"{error} at the start; free memory, or use fewer --workers") from None
+                raise PoolError(f"{error} at the start; free memory, or use fewer --workers") from None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Kill the worker processes, also while they run a call."""

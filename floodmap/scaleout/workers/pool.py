@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from floodmap.errors import WorkerError
+from floodmap.errors import PoolError
 
 Result = TypeVar("Result")
 
@@ -39,7 +39,7 @@ class Pool(Executor):
         """Run a function once in every worker, and return the results.
 
         Raises:
-            WorkerError: there is no worker, or a worker ended.
+            PoolError: there is no worker, or a worker ended.
         """
 
 
@@ -74,7 +74,7 @@ def in_order(pool: Pool, calls: Iterator[Call | None], *, ahead: int) -> Generat
         The result of each call; or `Lost`, if the call ended several workers.
 
     Raises:
-        WorkerError: the connection to the workers was lost.
+        PoolError: the connection to the workers was lost.
         Exception: a call raised this exception.
     """
     begun: deque[Future[Any]] = deque()
@@ -104,4 +104,4 @@ def _result(pool: Pool, future: Future[Any]) -> Any | Lost:
     except pool.lost as error:
         return Lost(" ".join(str(error).split()))
     except CancelledError:
-        raise WorkerError("the connection to the workers was lost; continue with --resume") from None
+        raise PoolError("the connection to the workers was lost; continue with --resume") from None

@@ -46,7 +46,7 @@ class Workers:
             computes which windows.
 
     Raises:
-        WorkerError: there is no worker, or the workers differ.
+        PoolError: there is no worker, or the workers differ.
         ModelError: a worker cannot load the model.
     """
 
@@ -114,7 +114,7 @@ class Workers:
 
         Raises:
             ModelError: the model fails in the coarse pass, or always with the same error; see `Proof`.
-            WorkerError: a chunk of the coarse pass ended several workers, or the connection to the workers was lost.
+            PoolError: the connection to the workers was lost.
         """
         begun, rows = journal.finished(), len(grid.row_offsets)
         if begun == rows:

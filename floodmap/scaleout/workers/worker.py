@@ -86,7 +86,7 @@ def segmenter_of(model: ModelSource, expected: Mapping[str, str] | None) -> Segm
         expected: properties of all workers (`Facts.kind`); None: workers may differ.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others.
         ModelError: the model cannot be loaded.
     """
     segmenter, facts = _loaded(model)
@@ -171,7 +171,7 @@ def _open(job: Job) -> _Session:
     """Open the scene of a job and load the model.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others.
         SceneError: the scene, or a file in the options, is not the same as on the client's machine.
     """
     segmenter = segmenter_of(job.model, job.expected)
