@@ -22,6 +22,7 @@ from floodmap.geo.source_name import SourceName
 from floodmap.options import SegmentOptions
 from floodmap.pipeline import segment_scene
 from floodmap.scaleout.workers import worker
+from floodmap.scaleout.workers.pool import WorkerDied
 from floodmap.scaleout.workers.run import Workers
 
 OPTIONS: dict[str, Any] = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
@@ -39,7 +40,7 @@ class LosingPool(ThreadPool):
             return super().submit(function, *args, **kwargs)
         self.number += 1
         lost: Future[Any] = Future()
-        lost.set_exception(ArithmeticError("its worker ended"))
+        lost.set_exception(WorkerDied("its worker ended"))
         return lost
 
 

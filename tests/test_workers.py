@@ -37,7 +37,7 @@ from floodmap.pipeline import segment_scene
 from floodmap.scaleout.workers.job import cut
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.opening import open_workers
-from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, WorkerDied, in_order
 from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.strip import Strip
 
@@ -337,7 +337,7 @@ def test_a_call_that_depends_on_a_result_waits_for_it() -> None:
 
 def test_a_lost_call_is_a_result_and_an_error_is_raised() -> None:
     def lose() -> None:
-        raise ArithmeticError("three workers\nended")
+        raise WorkerDied("three workers\nended")
 
     with ThreadPool(2) as threads:
         assert list(in_order(threads, iter([Call(lose, ())]), ahead=1)) == [Lost("three workers ended")]

@@ -14,15 +14,11 @@ from typing import Any, TypeVar
 
 from floodmap.errors import PoolError
 from floodmap.output.helpers import module_command
-from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool
+from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool, WorkerDied
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-
-class WorkerDied(Exception):
-    """A worker process ended while it ran a call."""
 
 
 class Worker:
@@ -99,7 +95,6 @@ class LocalPool(Pool):
         devices: torch device of each worker process.
     """
 
-    lost = (WorkerDied,)
     same_machine = True
 
     def __init__(self, devices: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from floodmap.geo.source_name import SourceName
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import JournalWriter, Progress, pixels_done
 from floodmap.inference.mosaic import Mosaic, Sums, joined
@@ -138,9 +137,8 @@ class Workers:
 
         `files` are the fingerprints of the files in the options.
         """
-        path = scene.path.path
         return Job(
-            key=uuid.uuid4().hex, source=scene.path if path is None else SourceName.of(path.absolute()),
+            key=uuid.uuid4().hex, source=scene.path.absolute(),
             options=absolute(scene.options), inputs=Inputs.of(scene, files), model=self._model,
             infrared=segmenter.infrared if isinstance(segmenter, WithInfrared) else None, grid=grid, batch_size=1,
             exhaustive=False, given=None, expected=self._expected,

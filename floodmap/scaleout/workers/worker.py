@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from floodmap._runtime.memory import configure_low_memory, freed_memory_kept, trim_heap
+from floodmap.errors import FloodmapError
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import coarse_grid, coarse_strips
@@ -66,11 +67,19 @@ def settle(device: str, share: int) -> None:
 
 
 def run_on(device: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function of this module in a worker that was not started by floodmap, with a model on a device."""
+    """Run a function of this module in a worker that was not started by floodmap, with a model on a device.
+
+    The message of a `FloodmapError` gets the place of the worker: its files are perhaps not those of the client.
+    """
     if "torch" not in sys.modules:  # once in each worker, before the model is loaded
         configure_low_memory(one_heap=False)
     settle(device, 1)
-    return function(*args)
+    try:
+        return function(*args)
+    except FloodmapError as error:
+        if place() not in str(error):
+            error.args = (f"{error} (on worker {place()})",)
+        raise
 
 
 def report_facts(model: ModelSource) -> Facts:
