@@ -156,9 +156,8 @@ def _connected(address: str) -> Any:
             f"{address}: no certificates for TLS; set distributed.comm.tls in the configuration of Dask"
         ) from error
     except ImportError as error:
-        raise PoolError(
-            f"{address}: {' '.join(str(error).split())}; install the same version of distributed"
-        ) from error
+        why = " ".join(str(error).split())
+        raise PoolError(f"{address}: {why}; install the same version of distributed") from error
     except (OSError, ValueError, TimeoutError) as error:
         raise PoolError(
             f"{address}: no Dask scheduler answers ({type(error).__name__}); start one with: dask scheduler"
