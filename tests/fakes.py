@@ -6,8 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -86,3 +88,18 @@ class FakeSource:
         if tile.window.row_off == self.kill_row and len(os.listdir(self.folder)) < self.kills:
             Path(self.folder, str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold_folder(parent: str) -> str:
+    """Keep a temporary folder open in this worker process, as an area of interest at a URL does; return its path."""
+    from floodmap.scaleout.workers import worker
+
+    stack = ExitStack()
+    folder = stack.enter_context(TemporaryDirectory(dir=parent))
+    worker._state.sessions["fake"] = worker._Session(None, FakeSegmenter(), stack)  # type: ignore[arg-type]
+    return folder
+
+
+def stop() -> None:
+    """Stop this process, as if it hung."""
+    os.kill(os.getpid(), signal.SIGSTOP)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import HANGS
-from fakes import ThreadPool
+from fakes import FakeSegmenter, ThreadPool, hold_folder, stop
 
 from floodmap.errors import OutputError, PoolError, SceneError
-from floodmap.scaleout.workers import cluster, pool, worker
+from floodmap.geo.window import Window
+from floodmap.inference.prediction import Outcome
+from floodmap.inference.proof import Failure
+from floodmap.scaleout.workers import cluster, local, pool, process, worker
+from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.pool import Call, WorkerDied, in_order
 
 
@@ -124,3 +131,75 @@ def test_an_error_in_a_worker_of_a_cluster_says_where_it_is(
         with pytest.raises(kind) as raised:
             worker.run_on("cpu", raising(kind(text)))
         assert str(raised.value).count(worker.place()) == 1 and str(raised.value).startswith("a.tif")
+
+
+# Worker processes.
+
+
+def test_worker_processes_delete_their_temporary_files_and_ctrl_c_does_not_reach_them(tmp_path: Path) -> None:
+    with LocalPool(["cpu"]) as own:
+        popen = own.workers[0].popen
+        folder = Path(own.submit(hold_folder, str(tmp_path)).result(HANGS))
+        assert folder.is_dir()
+        if sys.platform != "win32":
+            assert os.getpgid(popen.pid) != os.getpgrp()  # a terminal sends Ctrl-C to a group of processes
+    assert popen.returncode == 0 and not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped by a signal")
+def test_a_worker_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    with LocalPool(["cpu"]) as own:
+        popen = own.workers[0].popen
+        own.submit(hold_folder, str(tmp_path)).result(HANGS)
+        own.submit(stop)
+    assert popen.returncode == -9
+
+
+# A GPU that fails.
+
+
+def failed(why: str = "CUDA error: an illegal memory access was encountered") -> Outcome:
+    return Outcome(Window(0, 0, 64, 64), why, reached=True, failure=Failure(why))
+
+
+@pytest.mark.parametrize(
+    ("works", "runs_on"), [(True, "cuda bfloat16"), (False, "cuda bfloat16"), (False, "cpu float32")]
+)
+def test_a_chunk_of_a_broken_gpu_is_no_result(works: bool, runs_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from floodmap.models import hardware
+
+    calls = list[torch.device]()
+
+    def synchronize(device: torch.device) -> None:
+        calls.append(device)
+        if not works:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(hardware, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(worker, "_state", worker._State())
+    worker.settle("cuda:1", 1)
+    segmenter = FakeSegmenter()
+    segmenter.runs_on = runs_on
+    whole = Outcome(Window(0, 0, 64, 64), "", reached=True, failure=None)
+    worker._refuse_broken_gpu(segmenter, [whole])
+    assert not calls
+    if works or runs_on.startswith("cpu"):
+        worker._refuse_broken_gpu(segmenter, [whole, failed()])
+        assert calls == ([torch.device("cuda:1")] if works else [])
+    else:
+        with pytest.raises(worker.BrokenGpuError, match="restart this worker"):
+            worker._refuse_broken_gpu(segmenter, [whole, failed()])
+
+
+def test_a_process_with_a_broken_gpu_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as raised:
+        process._answer(raising(worker.BrokenGpuError("the GPU failed")), ())
+    assert raised.value.code == process.BROKEN_GPU

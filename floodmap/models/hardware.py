@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from floodmap.errors import ModelError
 from floodmap.models.flood_segmenter import SIDE_BY_SIDE, FloodSegmenter
 from floodmap.models.loading import load_segmenter, pick_device
 from floodmap.models.registry import ResolvedModel
@@ -71,6 +72,19 @@ def device_kind(device: str) -> str:
     if picked.type != "cpu":
         return picked.type
     return f"cpu {torch.backends.cpu.get_cpu_capability()} {_cpu_features()}".rstrip()
+
+
+def gpu_works(device: str) -> bool:
+    """Return whether a GPU can still compute. After some errors, such as an illegal address, no call succeeds any more.
+
+    Args:
+        device: torch device of the GPU.
+    """
+    try:
+        torch.cuda.synchronize(pick_device(device))
+    except (RuntimeError, ModelError):
+        return False
+    return True
 
 
 def _cpu_features() -> str:

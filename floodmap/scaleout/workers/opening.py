@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from floodmap.errors import PoolError
 from floodmap.models.registry import ResolvedModel
-from floodmap.output.helpers import module_command
+from floodmap.output.helpers import module_command, own_group
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.model import ModelFile
 from floodmap.scaleout.workers.pool import Pool
@@ -78,4 +78,4 @@ def _batch_size(model: ResolvedModel) -> int:
     in another process, which ends at once, because this process has no other use for torch.
     """
     command, environment = module_command("floodmap.models.hardware", str(model.path))
-    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, **own_group()).stdout)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from floodmap._runtime.memory import configure_low_memory, freed_memory_kept, trim_heap
-from floodmap.errors import FloodmapError
+from floodmap.errors import FloodmapError, PoolError
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import coarse_grid, coarse_strips
@@ -34,6 +35,11 @@ from floodmap.scaleout.workers.job import (
     LikelihoodGuide,
 )
 from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.process import BROKEN_GPU
+
+
+class BrokenGpuError(PoolError):
+    """Exception raised if the GPU of a worker cannot compute any more, until the process is started anew."""
 
 
 @dataclass
@@ -76,10 +82,22 @@ def run_on(device: str, function: Callable[..., Any], *args: Any) -> Any:
     settle(device, 1)
     try:
         return function(*args)
+    except BrokenGpuError:
+        _end_under_nanny()
+        raise
     except FloodmapError as error:
         if place() not in str(error):
             error.args = (f"{error} (on worker {place()})",)
         raise
+
+
+def _end_under_nanny() -> None:
+    """End this Dask worker if a nanny starts it anew. The scheduler then runs its calls on other workers."""
+    with suppress(ImportError, ValueError):  # the last: this process is no Dask worker
+        from distributed import get_worker
+
+        if get_worker().nanny:
+            os._exit(BROKEN_GPU)
 
 
 def report_facts(model: ModelSource) -> Facts:
@@ -131,7 +149,9 @@ def segment_chunk(job: Job, chunk: Chunk, guide: Guide) -> ChunkResult:
         entries = compute_rows(
             session.segmenter, selection, mosaic, chunk.rows, batch_size=job.batch_size, add=outcomes.append
         )
-        return ChunkResult(list(entries), outcomes, mosaic.top, mosaic.bottom)
+        result = ChunkResult(list(entries), outcomes, mosaic.top, mosaic.bottom)
+        _refuse_broken_gpu(session.segmenter, outcomes)
+        return result
 
 
 def release(key: str | None = None) -> None:
@@ -145,6 +165,20 @@ def release(key: str | None = None) -> None:
         if key is None and not _state.sessions:
             _state.model = None
     trim_heap()
+
+
+def _refuse_broken_gpu(segmenter: Segmenter, outcomes: Iterable[Outcome]) -> None:
+    """Check that the GPU works, if a window failed on it. A broken GPU fails fast, and would take most chunks.
+
+    Raises:
+        BrokenGpuError: the GPU cannot compute any more.
+    """
+    if not segmenter.runs_on.startswith("cuda") or not any(outcome.failure for outcome in outcomes):
+        return
+    from floodmap.models.hardware import gpu_works
+
+    if not gpu_works(_state.device):
+        raise BrokenGpuError(f"the GPU of worker {place()} failed; restart this worker, and continue with --resume")
 
 
 def _prompter(scene: Scene, job: Job, guide: Guide) -> Prompter:
