@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
+from floodmap.scaleout.workers.model import Loaded
 
 
 class ThreadPool(ThreadPoolExecutor):
@@ -78,13 +80,17 @@ class FakeSource:
     """Folder in which each process that ends leaves a file."""
     fails: bool = False
     """True: every prediction raises an error."""
+    hang_row: int = -1
+    """Scene row in which windows begin whose prediction never ends."""
 
-    def load(self, device: str, share: int) -> tuple[FakeSegmenter, int]:
-        return FakeSegmenter(self._before), 1
+    def load(self, device: str, share: int) -> Loaded:
+        return Loaded(FakeSegmenter(self._before), 1, f"fake {device}")
 
     def _before(self, tile: Tile) -> None:
         if self.fails:
             raise RuntimeError("no luck")
+        if tile.window.row_off == self.hang_row:
+            threading.Event().wait()
         if tile.window.row_off == self.kill_row and len(os.listdir(self.folder)) < self.kills:
             Path(self.folder, str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -40,6 +40,7 @@ from floodmap.scaleout.workers.opening import open_workers
 from floodmap.scaleout.workers.pool import Call, Lost, Pool, WorkerDied, in_order
 from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.strip import Strip
+from floodmap_cli.main import run
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
 SHAPE = (700, 600)
@@ -363,49 +364,61 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
         pass
 
 
-# The command line, with the shipped model.
+# Ctrl-C, and the shipped model.
 
+PROGRAM = """
+import sys
+from contextlib import contextmanager
+sys.path[:0] = [sys.argv[1]]
+import floodmap_cli.segment as segment
+from fakes import FakeSource
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.run import Workers
+from floodmap_cli.main import run
 
-def cli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "floodmap_cli.main", "segment", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
+@contextmanager
+def opened(*_):
+    with LocalPool(["cpu", "cpu"]) as pool:
+        workers = Workers(pool, FakeSource(hang_row=int(sys.argv[2])))
+        yield workers.segmenter, workers
 
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
-    folder = tmp_path_factory.mktemp("sample")
-    floodmap.sample(folder / "scene.tif", width=900, height=1300, seed=3)
-    done = cli("scene.tif", "-o", "one", "--tile-size", 320, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.mark.slow
-def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
-    done = cli("scene.tif", "-o", "two", "--tile-size", 320, "--workers", 3, cwd=sample)
-    assert done.returncode == 0, done.stderr
-    assert digests(sample / "one") == digests(sample / "two")
-    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
+segment.open_model = opened
+sys.exit(run(sys.argv[3:]))
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(sample: Path) -> None:
-    command = [sys.executable, "-m", "floodmap_cli.main", "segment", "scene.tif", "-o", "broken", "--tile-size", "320"]
+def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(scene: Path, tmp_path: Path) -> None:
+    out, row = tmp_path / "out", Grid(height=700, width=600, tile_size=128, overlap=16).row_offsets[3]
+    settings = ("--tile-size", "128", "--overlap", "16", "--min-area", "0", "--simplify", "0", "--prompts", "none")
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parent),
+        str(row),
+        "segment",
+        str(scene),
+        "-o",
+        str(out),
+    ]
     client = subprocess.Popen(
-        [*command, "--workers", "2"], cwd=sample, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *settings, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with client:
-        while client.poll() is None and not list((sample / "broken").glob(".*/*.strip")):
+        while client.poll() is None and len(list(out.glob(".*/*.strip"))) < 2:  # the worker of the fourth row hangs
             time.sleep(0.02)
         workers = [pid for pid in children(client.pid) if "floodmap.scaleout.workers.process" in line_of(pid)]
-        os.killpg(client.pid, signal.SIGINT)  # as a terminal does: every process of the group gets the signal
+        os.killpg(client.pid, signal.SIGINT)
         said = client.communicate(timeout=HANGS)[1]
     assert client.returncode == 130 and "--resume" in said and "Traceback" not in said
     assert len(workers) == 2 and not any("floodmap.scaleout.workers.process" in line_of(pid) for pid in workers)
-    done = cli("scene.tif", "-o", "broken", "--tile-size", 320, "--resume", cwd=sample)
-    assert done.returncode == 0 and digests(sample / "one") == digests(sample / "broken")
+    rest = FakeSegmenter()
+    plain(scene, out, rest, resume=True, prompts="none")
+    whole = FakeSegmenter()
+    plain(scene, tmp_path / "one", whole, prompts="none")
+    assert digests(out) == digests(tmp_path / "one") and 0 < len(rest.tiles) < len(whole.tiles)
 
 
 def children(pid: int) -> list[int]:
@@ -417,6 +430,29 @@ def line_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
+    folder = tmp_path_factory.mktemp("sample")
+    floodmap.sample(folder / "scene.tif", width=500, height=900, seed=3)
+    assert segment(folder, "one") == 0
+    return folder
+
+
+def segment(folder: Path, out: str, *options: object) -> int:
+    """Run `floodmap segment`; return the exit code."""
+    return run(
+        ["segment", f"{folder / 'scene.tif'}", "-o", f"{folder / out}", "--tile-size", "320", *map(str, options)]
+    )
+
+
+@pytest.mark.slow
+def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
+    assert segment(sample, "two", "--workers", 3) == 0
+    assert digests(sample / "one") == digests(sample / "two")
+    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
 
 
 CLUSTER = """
@@ -446,17 +482,28 @@ def test_a_dask_cluster_gives_the_same_bytes(sample: Path) -> None:
         assert json.loads((sample / name / "scene.json").read_text())["run"]["workers"] == 2
 
 
-@pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_and_wrong_options_are_one_line(sample: Path) -> None:
-    for options, code, said in (
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
         (["--device", "cuda:0,gpu"], 2, "'gpu' is no device"),
         (["--workers", "0"], 2, "--workers"),
         (["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 1, "--scheduler excludes --workers"),
-        (["--workers", "2", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
-    ):
-        done = cli("scene.tif", "-o", "none", *options, cwd=sample)
-        assert done.returncode == code and said in done.stderr, done.stderr
-        assert not (sample / "none").exists()
+        pytest.param(
+            ["--workers", "2", "--device", "cuda:99"], 1, "device 'cuda:99' is not available", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_wrong_options_are_one_line(
+    make_scene: SceneFactory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    make_scene()
+    assert segment(tmp_path, "none", *options) == code
+    assert said in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_a_loaded_model_is_refused_for_workers(make_scene: SceneFactory, tmp_path: Path) -> None:

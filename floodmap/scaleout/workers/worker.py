@@ -34,7 +34,7 @@ from floodmap.scaleout.workers.job import (
     Job,
     LikelihoodGuide,
 )
-from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.model import Loaded, ModelSource
 from floodmap.scaleout.workers.process import BROKEN_GPU
 
 
@@ -233,18 +233,17 @@ def _loaded(model: ModelSource) -> tuple[Segmenter, Facts]:
         if _state.model is None or _state.model[0] != wanted:
             _state.model = None  # frees the memory of the other model first
             with warnings_kept() as lines:
-                segmenter, batch_size = model.load(_state.device, _state.share)
-            _state.model = wanted, segmenter, _facts(segmenter, batch_size, tuple(lines))
+                loaded = model.load(_state.device, _state.share)
+            _state.model = wanted, loaded.segmenter, _facts(loaded, tuple(lines))
         return _state.model[1:]
 
 
-def _facts(segmenter: Segmenter, batch_size: int, remarks: tuple[str, ...]) -> Facts:
-    from floodmap.models.hardware import device_kind
-
+def _facts(loaded: Loaded, remarks: tuple[str, ...]) -> Facts:
+    segmenter = loaded.segmenter
     return Facts(
-        place=place(), versions=versions(), device=device_kind(_state.device), name=segmenter.name,
+        place=place(), versions=versions(), device=loaded.device, name=segmenter.name,
         sha256=segmenter.sha256, knows_floods=segmenter.knows_floods, multiple=segmenter.multiple,
-        any_size=segmenter.any_size, best_batch_size=batch_size, offloads=segmenter.offloads,
+        any_size=segmenter.any_size, best_batch_size=loaded.batch_size, offloads=segmenter.offloads,
         runs_on=segmenter.runs_on, training=segmenter.training, remarks=remarks,
     )  # fmt: skip
 
