@@ -17,9 +17,6 @@ from conftest import HANGS
 from fakes import FakeSegmenter, ThreadPool, hold_folder, stop
 
 from floodmap.errors import OutputError, PoolError, SceneError
-from floodmap.geo.window import Window
-from floodmap.inference.prediction import Outcome
-from floodmap.inference.proof import Failure
 from floodmap.scaleout.workers import cluster, local, pool, process, worker
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.pool import Call, WorkerDied, in_order
@@ -159,10 +156,6 @@ def test_a_worker_process_that_does_not_end_is_killed(monkeypatch: pytest.Monkey
 # A GPU that fails.
 
 
-def failed(why: str = "CUDA error: an illegal memory access was encountered") -> Outcome:
-    return Outcome(Window(0, 0, 64, 64), why, reached=True, failure=Failure(why))
-
-
 @pytest.mark.parametrize(
     ("works", "runs_on"), [(True, "cuda bfloat16"), (False, "cuda bfloat16"), (False, "cpu float32")]
 )
@@ -184,15 +177,12 @@ def test_a_chunk_of_a_broken_gpu_is_no_result(works: bool, runs_on: str, monkeyp
     worker.settle("cuda:1", 1)
     segmenter = FakeSegmenter()
     segmenter.runs_on = runs_on
-    whole = Outcome(Window(0, 0, 64, 64), "", reached=True, failure=None)
-    worker._refuse_broken_gpu(segmenter, [whole])
-    assert not calls
     if works or runs_on.startswith("cpu"):
-        worker._refuse_broken_gpu(segmenter, [whole, failed()])
-        assert calls == ([torch.device("cuda:1")] if works else [])
+        worker.refuse_broken_gpu(segmenter)
     else:
         with pytest.raises(worker.BrokenGpuError, match="restart this worker"):
-            worker._refuse_broken_gpu(segmenter, [whole, failed()])
+            worker.refuse_broken_gpu(segmenter)
+    assert calls == ([] if runs_on.startswith("cpu") else [torch.device("cuda:1")])
 
 
 def test_a_process_with_a_broken_gpu_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap.scaleout.workers.model import ModelSource
-from floodmap.scaleout.workers.worker import segmenter_of, warnings_kept
+from floodmap.scaleout.workers.worker import refuse_broken_gpu, segmenter_of, warnings_kept
 
 _rehearsed: set[Hashable] = set()
 """Kinds of runs that this worker has rehearsed; see `rehearsal.rehearse`."""
@@ -59,7 +59,7 @@ def segment_whole(task: SceneTask) -> SceneAnswer:
     """Segment a scene in this worker, and write its results.
 
     Raises:
-        PoolError: this worker differs from the others.
+        PoolError: this worker differs from the others, or its GPU failed.
         ModelError: the model cannot be loaded.
     """
     if not task.probe.is_here():
@@ -71,6 +71,7 @@ def segment_whole(task: SceneTask) -> SceneAnswer:
                 task.source, task.out, segmenter, task.options, name=task.name, rehearsed=_rehearsed
             )  # fmt: skip
         except Exception as error:
+            refuse_broken_gpu(segmenter)
             return SceneAnswer(None, error_text(task.source, error), tuple(lines))
     return SceneAnswer(result, warnings=tuple(lines))
 

@@ -22,7 +22,8 @@ _POLL_S = 1.0
 _LOOK_S = 60.0
 """Time in seconds without a result after which `Pool.trouble` is called, and again after each such time."""
 _QUIET_S = 600.0
-"""Time in seconds without a result after which a warning is logged. A chunk takes minutes on one core."""
+"""Time in seconds without a result after which a warning is logged; the next one follows after twice the time.
+A chunk takes minutes on one core."""
 MAX_DEATHS = 3
 """Number of workers that may end while they run one call, before the call fails."""
 
@@ -124,6 +125,7 @@ class _Patience:
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._arrived, self._looked = pool, time.monotonic(), time.monotonic()
+        self._quiet_s = _QUIET_S
 
     def wait(self, running: Collection[Future[Any]]) -> None:
         """Wait until one of the calls is done."""
@@ -137,7 +139,8 @@ class _Patience:
     def _warn(self, quiet_s: float) -> None:
         if trouble := self._pool.trouble():
             log.warning("%s", trouble)
-        elif quiet_s >= _QUIET_S:
+        elif quiet_s >= self._quiet_s:
+            self._quiet_s *= 2  # a slow model is not worth a warning each minute
             log.warning("no worker has finished a chunk for %d minutes; one may hang", quiet_s // 60)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -150,7 +150,8 @@ def segment_chunk(job: Job, chunk: Chunk, guide: Guide) -> ChunkResult:
             session.segmenter, selection, mosaic, chunk.rows, batch_size=job.batch_size, add=outcomes.append
         )
         result = ChunkResult(list(entries), outcomes, mosaic.top, mosaic.bottom)
-        _refuse_broken_gpu(session.segmenter, outcomes)
+        if any(outcome.failure for outcome in outcomes):
+            refuse_broken_gpu(session.segmenter)
         return result
 
 
@@ -167,13 +168,13 @@ def release(key: str | None = None) -> None:
     trim_heap()
 
 
-def _refuse_broken_gpu(segmenter: Segmenter, outcomes: Iterable[Outcome]) -> None:
-    """Check that the GPU works, if a window failed on it. A broken GPU fails fast, and would take most chunks.
+def refuse_broken_gpu(segmenter: Segmenter) -> None:
+    """Check after a failure that the GPU of this worker works. A broken GPU fails fast, and would take most chunks.
 
     Raises:
         BrokenGpuError: the GPU cannot compute any more.
     """
-    if not segmenter.runs_on.startswith("cuda") or not any(outcome.failure for outcome in outcomes):
+    if not segmenter.runs_on.startswith("cuda"):
         return
     from floodmap.models.hardware import gpu_works
 
