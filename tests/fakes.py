@@ -104,8 +104,3 @@ def hold_folder(parent: str) -> str:
     folder = stack.enter_context(TemporaryDirectory(dir=parent))
     worker._state.sessions["fake"] = worker._Session(None, FakeSegmenter(), stack)  # type: ignore[arg-type]
     return folder
-
-
-def stop() -> None:
-    """Stop this process, as if it hung."""
-    os.kill(os.getpid(), signal.SIGSTOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import HANGS
-from fakes import FakeSegmenter, ThreadPool, hold_folder, stop
+from fakes import FakeSegmenter, ThreadPool, hold_folder
 
 from floodmap.errors import OutputError, PoolError, SceneError
 from floodmap.scaleout.workers import cluster, local, pool, process, worker
@@ -133,7 +134,10 @@ def test_an_error_in_a_worker_of_a_cluster_says_where_it_is(
 # Worker processes.
 
 
-def test_worker_processes_delete_their_temporary_files_and_ctrl_c_does_not_reach_them(tmp_path: Path) -> None:
+def test_worker_processes_delete_their_temporary_files_and_ctrl_c_does_not_reach_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "GRACE_S", HANGS)
     with LocalPool(["cpu"]) as own:
         popen = own.workers[0].popen
         folder = Path(own.submit(hold_folder, str(tmp_path)).result(HANGS))
@@ -149,7 +153,7 @@ def test_a_worker_process_that_does_not_end_is_killed(monkeypatch: pytest.Monkey
     with LocalPool(["cpu"]) as own:
         popen = own.workers[0].popen
         own.submit(hold_folder, str(tmp_path)).result(HANGS)
-        own.submit(stop)
+        os.kill(popen.pid, signal.SIGSTOP)
     assert popen.returncode == -9
 
 

@@ -63,7 +63,7 @@ def _listen(calls: SimpleQueue[Any], busy: threading.Lock) -> None:
             if busy.locked():
                 os._exit(1)
             calls.put(None)
-            time.sleep(GRACE_S)
+            time.sleep(10 * GRACE_S)  # the pool, if it still exists, kills this process earlier
             os._exit(1)
         except Exception as error:  # for example a function that this installation of floodmap does not have
             calls.put((_fail, (f"{type(error).__name__}: {error}",)))
