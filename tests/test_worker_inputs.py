@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SceneFactory
+import rasterio.shutil
+from conftest import SceneFactory, picture
 from fakes import FakeSegmenter, FakeSource
 
 from floodmap.errors import SceneError
@@ -79,14 +80,14 @@ def test_a_file_that_changed_reaches_no_chunk_although_the_scene_is_the_same(
 
 
 def test_a_scene_of_several_files_is_hashed_also_on_the_same_machine(make_scene: SceneFactory) -> None:
-    alone = make_scene(shape_hw=SHAPE)
-    assert job_of(alone).inputs.identity is not None
-    with_overviews = make_scene(shape_hw=SHAPE, name="b.tif")
-    beside = Path(f"{with_overviews}.ovr")
-    shutil.copy(make_scene(shape_hw=(40, 40), name="c.tif"), beside)
-    begun = job_of(with_overviews)
-    assert begun.inputs.identity is None
-    shutil.copy(make_scene(shape_hw=(40, 40), name="c.tif", tags={"A": "B"}), beside)
+    member = make_scene(shape_hw=SHAPE)
+    assert job_of(member).inputs.identity is not None
+    vrt = member.with_name("scene.vrt")
+    rasterio.shutil.copy(member, vrt, driver="VRT")
+    begun = job_of(vrt)
+    assert begun.inputs.identity is None and compute(begun) == 1
+    worker.release()
+    make_scene(pixels=picture(3, SHAPE, seed=1))
     with pytest.raises(SceneError, match="another file"):
         compute(begun)
 
@@ -146,3 +147,14 @@ def test_a_source_without_a_fingerprint_is_compared_by_some_pixels(
 def test_a_worker_that_cannot_compute_a_fingerprint_names_the_package() -> None:
     with pytest.raises(SceneError, match=r"floodmap\[remote\]"):
         inputs._refuse_other_file("https://host/a.tif", None, "0" * 64)
+
+
+def test_the_fingerprint_does_not_depend_on_the_folder_of_the_process(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_scene(shape_hw=SHAPE)
+    monkeypatch.chdir(tmp_path)
+    with Scene.open(path.name) as relative, Scene.open(path) as absolute:
+        assert relative.fingerprint == absolute.fingerprint is not None
+    begun = job_of(path.name)
+    assert compute(replace(begun, inputs=replace(begun.inputs, identity=None))) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,7 +47,7 @@ class SourceName:
     """Name for messages and for results, such as the id of a STAC item; empty: the name follows from `given`."""
     acquired: datetime | None = None
     """Time of acquisition, such as the date of a STAC item; None: the raster's own."""
-    display: str = ""
+    display: str = field(default="", compare=False)
     """Text for messages in place of `path`; empty: `path`."""
 
     @classmethod
