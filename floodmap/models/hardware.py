@@ -67,7 +67,8 @@ def device_kind(device: str) -> str:
     picked = pick_device(device)
     if picked.type == "cuda":
         gpu = torch.cuda.get_device_properties(picked)
-        software = f"CUDA {torch.version.cuda or torch.version.hip}, cuDNN {torch.backends.cudnn.version()}"
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        software = f"CUDA {torch.version.cuda or torch.version.hip}, cuDNN {cudnn}"
         return f"cuda {gpu.name}, {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} processors, {software}"
     if picked.type != "cpu":
         return picked.type

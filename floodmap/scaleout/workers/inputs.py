@@ -46,9 +46,9 @@ class Inputs:
             if FileIdentity.of(path) != identity:
                 raise SceneError(f"{path} changed while it was read; start again when it is complete")
         is_one_file = {file.opened for file in scene.source.anatomy.files} <= {scene.path.opened}
-        identity = scene.identities.get(scene.path.path) if is_one_file and scene.path.path else None
+        own = scene.identities.get(scene.path.path) if is_one_file and scene.path.path else None
         wanted = {name: files.get(name) for name in ("mask", "aoi") if getattr(scene.options, name) is not None}
-        return cls(fingerprint=fingerprint, identity=identity, files=wanted, reading=reading)
+        return cls(fingerprint=fingerprint, identity=own, files=wanted, reading=reading)
 
     def refuse_other(self, scene: Scene, options: SceneOptions) -> None:
         """Check that this process reads a scene as the client does. `options` are those of the scene.
