@@ -39,7 +39,12 @@ def picture(bands: int, shape_hw: tuple[int, int], dtype: str = "uint8", seed: i
 
 @pytest.fixture
 def make_scene(tmp_path: Path) -> SceneFactory:
-    """Write a raster and return its path.
+    """Write a raster into the folder of the test, and return its path; see `scene_factory`."""
+    return scene_factory(tmp_path)
+
+
+def scene_factory(base: Path) -> SceneFactory:
+    """Return a function that writes a raster into a folder, and returns its path.
 
     Keywords: `shape_hw`, `bands`, `dtype`; `pixels` (bands, height, width) in place of the fabricated picture; `crs`
     and `transform` (None for none); `nodata`; `alpha`: an array (height, width) put after the bands; `mask`: an
@@ -79,7 +84,7 @@ def make_scene(tmp_path: Path) -> SceneFactory:
         place: dict[str, Any] = {"crs": crs} if gcps is None else {}
         if gcps is None and transform is not None:
             place["transform"] = transform
-        path = (folder or tmp_path) / name
+        path = (folder or base) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_PAM_ENABLED="NO"), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

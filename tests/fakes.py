@@ -80,6 +80,8 @@ class FakeSource:
     """Folder in which each process that ends leaves a file."""
     fails: bool = False
     """True: every prediction raises an error."""
+    deadly_row: int = -1
+    """Scene row in which windows begin that end every process."""
     hang_row: int = -1
     """Scene row in which windows begin whose prediction never ends."""
 
@@ -91,6 +93,8 @@ class FakeSource:
             raise RuntimeError("no luck")
         if tile.window.row_off == self.hang_row:
             threading.Event().wait()
+        if tile.window.row_off == self.deadly_row:
+            os.kill(os.getpid(), signal.SIGKILL)
         if tile.window.row_off == self.kill_row and len(os.listdir(self.folder)) < self.kills:
             Path(self.folder, str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
