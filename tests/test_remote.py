@@ -164,7 +164,10 @@ def test_names_of_local_files_are_not_taken_for_remote_ones(tmp_path: Path) -> N
     assert "SECRET" not in f"{name}{name.label}{name.stem}" and name.is_remote
 
 
-def test_info_shows_a_file_that_has_changed_since(server: RangeServer, scene: Path, make_scene: SceneFactory) -> None:
+def test_info_shows_a_file_that_has_changed_since(
+    server: RangeServer, scene: Path, make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("floodmap.inspection.shipped_model", FakeSegmenter)
     url = server.url("scene.tif")
     options = SceneOptions(collar="off")
     assert inspect_scene(url, options)["size"]["width"] == 700
