@@ -76,7 +76,14 @@ class OutputError(FloodmapError, OSError):
 
 
 class WorkerError(FloodmapError):
-    """Exception raised if worker processes cannot be used, or are not alike."""
+    """Exception raised if worker processes cannot be used."""
+
+
+class PoolError(WorkerError):
+    """Exception raised if no worker can be used any more: the connection was lost, or workers are not alike.
+
+    The exception stops a run over many scenes. Any other `WorkerError` concerns one scene.
+    """
 
 
 class MissingPackageError(FloodmapError, ImportError):

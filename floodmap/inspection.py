@@ -99,7 +99,7 @@ def inspect_scene(
             "fingerprint": scene.fingerprint if with_fingerprint and copy is None else None,
             "windows": {"count": len(grid), "height": grid.shape_hw[0], "width": grid.shape_hw[1]},
             "estimate": {
-                "memory_bytes": int(PROCESS_BYTES + scene.cache_bytes + PIXEL_BYTES * pixels),
+                "memory_bytes": int(PROCESS_BYTES + scene.source.cache_bytes + PIXEL_BYTES * pixels),
                 "disk_bytes": int(BYTES_PER_PIXEL * pixels),
                 "seconds": round(STARTUP_SECONDS + windows / PIXELS_PER_SECOND, 1),
             },
@@ -121,7 +121,7 @@ class Properties:
     def of(cls, scene: Scene, copy: Thumbnail | None, options: SceneOptions) -> Properties:
         """Return the properties of a scene. `copy` is the small copy that is open; None: the scene itself is open."""
         if copy is None:
-            return cls(scene.grid, scene.source_grid, True)
+            return cls(scene.grid, scene.source.grid, True)
         return cls(copy.grid.resampled(options.resolution_m, scene.path), copy.grid, copy.is_whole)
 
 

@@ -104,6 +104,8 @@ def segment_scene(
         own = scene.path.container
         refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
         settings = describe(scene, segmenter, options)
+        if workers and workers.mixed:
+            settings["model"]["mixed"] = [dict(kind) for kind in workers.mixed]
         if done := _done_before(scene, out, name, options, settings):
             return done
         work = work_folder(out, name)

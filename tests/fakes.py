@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
+from floodmap.scaleout.workers.model import Loaded
+
+
+class ThreadPool(ThreadPoolExecutor):
+    """Threads of this process with the interface of a pool of workers."""
+
+    same_machine, size = True, 2
+
+    def everywhere(self, function: Any, /, *args: Any) -> list[Any]:
+        return [function(*args)]
+
+    def trouble(self) -> str:
+        return ""
 
 
 class FakeSegmenter:
@@ -62,13 +80,31 @@ class FakeSource:
     """Folder in which each process that ends leaves a file."""
     fails: bool = False
     """True: every prediction raises an error."""
+    deadly_row: int = -1
+    """Scene row in which windows begin that end every process."""
+    hang_row: int = -1
+    """Scene row in which windows begin whose prediction never ends."""
 
-    def load(self, device: str, share: int) -> tuple[FakeSegmenter, int]:
-        return FakeSegmenter(self._before), 1
+    def load(self, device: str, share: int) -> Loaded:
+        return Loaded(FakeSegmenter(self._before), 1, f"fake {device}")
 
     def _before(self, tile: Tile) -> None:
         if self.fails:
             raise RuntimeError("no luck")
+        if tile.window.row_off == self.hang_row:
+            threading.Event().wait()
+        if tile.window.row_off == self.deadly_row:
+            os.kill(os.getpid(), signal.SIGKILL)
         if tile.window.row_off == self.kill_row and len(os.listdir(self.folder)) < self.kills:
             Path(self.folder, str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold_folder(parent: str) -> str:
+    """Keep a temporary folder open in this worker process, as an area of interest at a URL does; return its path."""
+    from floodmap.scaleout.workers import worker
+
+    stack = ExitStack()
+    folder = stack.enter_context(TemporaryDirectory(dir=parent))
+    worker._state.sessions["fake"] = worker._Session(None, FakeSegmenter(), stack)  # type: ignore[arg-type]
+    return folder

@@ -1,6 +1,7 @@
 """HTTP server of a folder with range requests, delays and faults, in a process of its own: GDAL holds the GIL.
 
-The first part of a URL's path is the behaviour of the server, one of `BEHAVIOURS`; the rest is a file of the folder.
+The first part of a URL's path is the behaviour of the server, one of `BEHAVIOURS`, and perhaps a hyphen and a text;
+requests are counted for each first part apart. The rest is a file of the folder.
 `python range_server.py FOLDER LATENCY_SECONDS` prints its port, and then one line of JSON for each request.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,12 +40,14 @@ BEHAVIOURS = {
     "stalling": "never sends the body after the first five requests",
 }
 _FEW = 5
+_NUMBERS = count()
 
 
 class Handler(BaseHTTPRequestHandler):
     """Answers requests for the files of a folder."""
 
     protocol_version = "HTTP/1.1"  # connections stay open, as with real servers
+    disable_nagle_algorithm = True  # otherwise a short answer after a refused HEAD takes 40 ms
     folder: Path
     latency_s: float
     counts: Counter[str]
@@ -58,23 +62,24 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         time.sleep(self.latency_s)
         path = urlsplit(self.path).path
-        behaviour, _, name = path.lstrip("/").partition("/")
+        first, _, name = path.lstrip("/").partition("/")
+        behaviour = first.partition("-")[0]
         with self.lock:
-            self.counts[behaviour] += 1
-            count = self.counts[behaviour]
+            self.counts[first] += 1
+            number = self.counts[first]
             line = {"method": self.command, "path": path, "range": self.headers.get("Range")}
             print(json.dumps(line), flush=True)
         file = self.folder / name
-        if behaviour == "forbidden" or (behaviour == "expiring" and count > _FEW):
+        if behaviour == "forbidden" or (behaviour == "expiring" and number > _FEW):
             self._error(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
         elif behaviour == "nohead" and self.command == "HEAD":
             self._error(405, "no")
-        elif not file.is_file() or behaviour == f"miss{count}":
+        elif not file.is_file() or behaviour == f"miss{number}":
             self._error(404, "not found")
-        elif (behaviour == "flaky" and count % 3 == 0) or (behaviour == "failing" and count > _FEW):
+        elif (behaviour == "flaky" and number % 3 == 0) or (behaviour == "failing" and number > _FEW):
             self._error(500 if behaviour == "flaky" else 503, "later")
         else:
-            self._send(file, behaviour, count, body=body)
+            self._send(file, behaviour, number, body=body)
 
     def _error(self, code: int, text: str) -> None:
         self.send_response(code)
@@ -128,10 +133,18 @@ class RangeServer:
     port: int
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Requests so far: method, path and range."""
+    mark: str = ""
+    """Text after the behaviour, with which requests are counted apart."""
+    below: str = ""
+    """Path of the folder, below the folder that is served."""
 
     def url(self, name: str, behaviour: str = "plain") -> str:
         """URL of a file of the folder."""
-        return f"http://127.0.0.1:{self.port}/{behaviour}/{name}"
+        return f"http://127.0.0.1:{self.port}/{behaviour}{self.mark}/{self.below}{name}"
+
+    def of(self, folder: str) -> RangeServer:
+        """The same server for a folder below, with counts of requests that begin at 0."""
+        return RangeServer(self.port, self.lines, f"-{next(_NUMBERS)}", f"{folder}/")
 
 
 @contextmanager

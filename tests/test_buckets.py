@@ -34,12 +34,13 @@ threading.Event().wait()
 OPTIONS = SegmentOptions(tile_size=256, overlap=32, exhaustive=True)
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
     """Address of a running server with an empty bucket `floods`; the environment has its credentials."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
         assert process.stdout is not None
         host = f"127.0.0.1:{process.stdout.readline().decode().strip()}"
         variables = {

@@ -82,3 +82,13 @@ def test_every_kind_of_name_is_segmented_by_the_command(
         assert run(["segment", name, "-o", f"out{number}", "--prompts", "none"]) == 0, name
         with rasterio.open(tmp_path / f"out{number}" / f"{stem}_mask.tif") as mask:
             assert mask.shape == (64, 64) and (mask.read(1) == 1).any()
+
+
+def test_an_absolute_name_has_the_texts_of_the_given_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = SourceName.of("a/scene.tif"), SourceName("a.tif", Path("a.tif"), title="S2A_1"), SourceName.of("s3://b/c")
+    for name in names:
+        absolute = name.absolute()
+        assert (str(absolute), absolute.label, absolute.stem) == (str(name), name.label, name.stem)
+        assert absolute.opened == name.opened and absolute.acquired == name.acquired
+        assert absolute.path is None or absolute.path.is_absolute()

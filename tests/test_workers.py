@@ -9,24 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HANGS, SceneFactory, picture
-from fakes import FakeSegmenter, FakeSource
+from conftest import HANGS, SceneFactory, picture, scene_factory
+from fakes import FakeSegmenter, FakeSource, ThreadPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pipeline import digests, read
 
 import floodmap
-from floodmap.errors import ModelError, SceneError, WorkerError
+from floodmap.errors import ModelError, WorkerError
 from floodmap.geo.window import Window
-from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_map import CoarseMap, CoarsePart, MapPart, coarse_rows, crop_coarse
 from floodmap.inference.loop import Progress
@@ -37,18 +34,21 @@ from floodmap.inference.tiling import Grid
 from floodmap.options import SceneOptions, SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
-from floodmap.scaleout.workers import worker
-from floodmap.scaleout.workers.facts import Facts, refuse_mixture, versions
-from floodmap.scaleout.workers.job import Chunk, cut
+from floodmap.scaleout.workers import local
+from floodmap.scaleout.workers.job import cut
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.opening import open_workers
-from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
+from floodmap.scaleout.workers.pool import Call, Lost, Pool, WorkerDied, in_order
 from floodmap.scaleout.workers.run import Workers
 from floodmap.strips.strip import Strip
+from floodmap_cli.main import run
 
 SETTINGS = {"tile_size": 128, "overlap": 16, "min_area_m2": 0.0, "simplify_m": 0.0}
 SHAPE = (700, 600)
 """Height and width of the scenes: 6 rows of windows, and a coarse pass."""
+REHEARSED: set[Hashable] = set()
+"""Kinds of runs that were rehearsed; see `rehearsal.rehearse`."""
+PlainRuns = Callable[..., FloodMap]
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,30 @@ def pool() -> Iterator[LocalPool]:
         yield found
 
 
-@pytest.fixture
-def scene(make_scene: SceneFactory) -> Path:
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alpha = np.full(SHAPE, 255)
     alpha[200:330, 100:300] = 0
-    return make_scene(shape_hw=SHAPE, alpha=alpha)
+    return scene_factory(tmp_path_factory.mktemp("scene"))(shape_hw=SHAPE, alpha=alpha)
+
+
+@pytest.fixture(scope="module")
+def one(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> PlainRuns:
+    """Function that returns the results of a run on `scene` without workers, with the given settings."""
+    done: dict[str, FloodMap] = {}
+
+    def run_of(**settings: Any) -> FloodMap:
+        key = repr(settings)
+        if key not in done:
+            done[key] = plain(scene, tmp_path_factory.mktemp("one"), **settings)
+        return done[key]
+
+    return run_of
 
 
 def plain(source: Path, out: Path, segmenter: FakeSegmenter | None = None, **settings: Any) -> FloodMap:
-    return segment_scene(source, out, segmenter or FakeSegmenter(), SegmentOptions(**{**SETTINGS, **settings}))
+    options = SegmentOptions(**{**SETTINGS, **settings})
+    return segment_scene(source, out, segmenter or FakeSegmenter(), options, rehearsed=REHEARSED)
 
 
 def spread(
@@ -74,7 +89,9 @@ def spread(
 ) -> FloodMap:
     workers = Workers(pool, model or FakeSource())
     options = SegmentOptions(**{**SETTINGS, **settings})
-    return segment_scene(source, out, workers.segmenter, options, workers=workers, progress=progress)
+    return segment_scene(
+        source, out, workers.segmenter, options, workers=workers, progress=progress, rehearsed=REHEARSED
+    )
 
 
 def without_run(result: FloodMap) -> dict[str, Any]:
@@ -170,12 +187,18 @@ def test_parts_of_the_record_of_observed_squares_are_merged() -> None:
     ids=["auto", "none", "exhaustive", "overlap", "resolution"],
 )  # fmt: skip
 def test_workers_give_the_bytes_and_the_report_of_one_process(
-    pool: LocalPool, scene: Path, tmp_path: Path, options: dict[str, Any]
+    pool: LocalPool, scene: Path, one: PlainRuns, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    one, two = plain(scene, tmp_path / "one", **options), spread(pool, scene, tmp_path / "two", **options)
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert without_run(one) == without_run(two)
-    assert one.report["run"]["workers"] == 0 and two.report["run"]["workers"] == 2
+    seen: list[Progress] = []
+    alone, two = one(**options), spread(pool, scene, tmp_path / "two", progress=seen.append, **options)
+    assert digests(alone.mask_path.parent) == digests(tmp_path / "two")
+    assert without_run(alone) == without_run(two)
+    assert alone.report["run"]["workers"] == 0 and two.report["run"]["workers"] == 2
+    segment = [progress for progress in seen if progress.stage == "segment"]
+    assert {progress.workers for progress in segment} == {2}
+    assert segment[-1].chunks_done == segment[-1].chunks_total > 1
+    assert segment[-1].windows_done == segment[-1].windows_total
+    assert segment[-1].pixels_done == two.report["source"]["height"] * two.report["source"]["width"]
     assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
 
 
@@ -199,38 +222,23 @@ def test_near_infrared_an_area_of_interest_and_points_reach_the_workers(
 
 
 @pytest.mark.slow
-def test_the_progress_names_workers_and_chunks(pool: LocalPool, scene: Path, tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    spread(pool, scene, tmp_path / "out", progress=seen.append)
-    segment = [one for one in seen if one.stage == "segment"]
-    assert {one.workers for one in segment} == {2} and segment[-1].chunks_done == segment[-1].chunks_total > 1
-    assert segment[-1].windows_done == segment[-1].windows_total and segment[-1].pixels_done == 700 * 600
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_twice_changes_no_byte(pool: LocalPool, scene: Path, tmp_path: Path) -> None:
-    plain(scene, tmp_path / "one", prompts="none")
-    (kills := tmp_path / "kills").mkdir()
-    row = Grid(height=700, width=600, tile_size=128, overlap=16).row_offsets[3]
-    result = spread(pool, scene, tmp_path / "two", FakeSource(row, 2, str(kills)), prompts="none")
-    assert len(list(kills.iterdir())) == 2 and result.failed_windows == 0
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
-
-
-@pytest.mark.slow
-def test_windows_that_kill_three_workers_are_unobserved_and_the_rest_is_kept(
-    pool: LocalPool, scene: Path, tmp_path: Path
+def test_windows_that_end_workers_are_computed_again_or_unobserved_and_the_rest_is_kept(
+    pool: LocalPool, scene: Path, one: PlainRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert local.MAX_DEATHS == 3
+    monkeypatch.setattr(local, "MAX_DEATHS", 2)  # each start of a process takes a second
     grid = Grid(height=700, width=600, tile_size=128, overlap=16)
     (kills := tmp_path / "kills").mkdir()
-    result = spread(pool, scene, tmp_path / "two", FakeSource(grid.row_offsets[3], 9, str(kills)), prompts="none")
+    model = FakeSource(grid.row_offsets[1], 1, str(kills), deadly_row=grid.row_offsets[3])
+    result = spread(pool, scene, tmp_path / "two", model, prompts="none")
     failed = result.report["windows"]["failed"]
-    assert len(list(kills.iterdir())) == 3
+    assert len(list(kills.iterdir())) == 1
     assert {one["window"]["row_off"] for one in failed} == {grid.row_offsets[3]}
-    assert len(failed) == len(grid.col_offsets) and "signal 9" in failed[0]["why"]
-    mask = read(result.mask_path)
-    assert (mask[slice(*grid.strip(3))] == 255).all() and (mask[: grid.row_offsets[3]] != 255).any()
-    assert (mask[grid.row_offsets[3] + grid.shape_hw[0] :] != 255).all()
+    assert len(failed) == len(grid.col_offsets) and "signal 9) 2 times" in failed[0]["why"]
+    found, expected = read(result.probability_path), read(one(prompts="none").probability_path)
+    first, end = grid.row_offsets[3], grid.row_offsets[3] + grid.shape_hw[0]
+    assert (found[slice(*grid.strip(3))] == 255).all()
+    assert (found[:first] == expected[:first]).all() and (found[end:] == expected[end:]).all()
 
 
 @pytest.mark.slow
@@ -245,7 +253,7 @@ def test_a_model_that_fails_on_every_window_stops_the_run(pool: LocalPool, scene
 @pytest.mark.slow
 @pytest.mark.parametrize("begun_by_workers", [True, False])
 def test_an_interrupted_run_is_resumed_with_workers_and_without(
-    pool: LocalPool, scene: Path, tmp_path: Path, begun_by_workers: bool
+    pool: LocalPool, scene: Path, one: PlainRuns, tmp_path: Path, begun_by_workers: bool
 ) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.windows_done > 12:
@@ -265,8 +273,8 @@ def test_an_interrupted_run_is_resumed_with_workers_and_without(
     assert begun > 0
     resume = {"resume": True, "exhaustive": True}
     result = plain(scene, out, **resume) if begun_by_workers else spread(pool, scene, out, **resume)
-    whole = plain(scene, tmp_path / "whole", exhaustive=True)
-    assert digests(out) == digests(tmp_path / "whole") and without_run(result) == without_run(whole)
+    whole = one(exhaustive=True)
+    assert digests(out) == digests(whole.mask_path.parent) and without_run(result) == without_run(whole)
 
 
 @pytest.mark.slow
@@ -291,15 +299,6 @@ def test_worker_processes_end_with_the_pool_and_with_the_client(scene: Path, tmp
 
 
 # The order of results, and what is in memory at a time.
-
-
-class ThreadPool(ThreadPoolExecutor):
-    """Threads with the interface of a pool."""
-
-    lost, same_machine, size = (ArithmeticError,), True, 2
-
-    def everywhere(self, function: Any, /, *args: Any) -> list[Any]:
-        return [function(*args)]
 
 
 def test_results_come_in_order_and_few_wait() -> None:
@@ -351,7 +350,7 @@ def test_a_call_that_depends_on_a_result_waits_for_it() -> None:
 
 def test_a_lost_call_is_a_result_and_an_error_is_raised() -> None:
     def lose() -> None:
-        raise ArithmeticError("three workers\nended")
+        raise WorkerDied("three workers\nended")
 
     with ThreadPool(2) as threads:
         assert list(in_order(threads, iter([Call(lose, ())]), ahead=1)) == [Lost("three workers ended")]
@@ -360,52 +359,6 @@ def test_a_lost_call_is_a_result_and_an_error_is_raised() -> None:
 
 
 # Refusals.
-
-
-def facts(**changed: Any) -> Facts:
-    return Facts(**{
-        "place": "host:1", "versions": versions(), "device": "cpu AVX512", "name": "fake", "sha256": "0" * 64,
-        "knows_floods": True, "multiple": 32, "any_size": True, "best_batch_size": 1, "offloads": False,
-        "runs_on": "cpu float32", "training": None, **changed,
-    })  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"device": "cpu AVX2"}, "device cpu AVX2, not cpu AVX512"),
-        ({"runs_on": "cpu bfloat16"}, "precision cpu bfloat16"),
-        ({"sha256": "1" * 64}, "weights 1111"),
-        ({"versions": {**versions(), "GDAL": "3.1.0"}}, "GDAL 3.1.0"),
-    ],
-)
-def test_workers_that_differ_are_refused(changed: dict[str, Any], said: str) -> None:
-    refuse_mixture([facts(), facts(place="other:2")])
-    with pytest.raises(WorkerError, match=said) as raised:
-        refuse_mixture([facts(), facts(place="other:2", **changed)])
-    assert "other:2" in str(raised.value) and "--allow-mixed" in str(raised.value)
-
-
-def test_workers_that_differ_from_the_client_are_refused() -> None:
-    with pytest.raises(WorkerError, match=r"numpy 1\.0"):
-        refuse_mixture([facts(versions={**versions(), "numpy": "1.0"})])
-
-
-def test_a_worker_refuses_a_scene_with_another_content(
-    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_state", worker._State())
-    with Scene.open(make_scene(shape_hw=(80, 80))) as scene:
-        runner = object.__new__(Workers)
-        runner._model, runner._expected = FakeSource(), None
-        job = runner._job(scene, Grid(height=80, width=80, tile_size=64, overlap=8), FakeSegmenter())
-    assert len(worker.segment_chunk(job, Chunk(0, 1), None).entries) == 1
-    worker.release()
-    with pytest.raises(SceneError, match="another file"):
-        worker.segment_chunk(replace(job, key="2", fingerprint="0", identity=None), Chunk(0, 1), None)
-    assert not worker._state.sessions
-    worker.segment_chunk(replace(job, key="3", identity=None), Chunk(0, 1), None)
-    worker.release()
 
 
 @pytest.mark.parametrize(
@@ -423,49 +376,60 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], sa
         pass
 
 
-# The command line, with the shipped model.
+# Ctrl-C, and the shipped model.
 
+PROGRAM = """
+import sys
+from contextlib import contextmanager
+sys.path[:0] = [sys.argv[1]]
+import floodmap_cli.segment as segment
+from fakes import FakeSource
+from floodmap.scaleout.workers.local import LocalPool
+from floodmap.scaleout.workers.run import Workers
+from floodmap_cli.main import run
 
-def cli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "floodmap_cli.main", "segment", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
+@contextmanager
+def opened(*_):
+    with LocalPool(["cpu", "cpu"]) as pool:
+        workers = Workers(pool, FakeSource(hang_row=int(sys.argv[2])))
+        yield workers.segmenter, workers
 
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
-    folder = tmp_path_factory.mktemp("sample")
-    floodmap.sample(folder / "scene.tif", width=900, height=1300, seed=3)
-    done = cli("scene.tif", "-o", "one", "--tile-size", 320, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.mark.slow
-def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
-    done = cli("scene.tif", "-o", "two", "--tile-size", 320, "--workers", 3, cwd=sample)
-    assert done.returncode == 0, done.stderr
-    assert digests(sample / "one") == digests(sample / "two")
-    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 3
+segment.open_model = opened
+sys.exit(run(sys.argv[3:]))
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(sample: Path) -> None:
-    command = [sys.executable, "-m", "floodmap_cli.main", "segment", "scene.tif", "-o", "broken", "--tile-size", "320"]
+def test_ctrl_c_ends_the_workers_and_the_run_is_resumed(scene: Path, one: PlainRuns, tmp_path: Path) -> None:
+    whole_grid = Grid(height=700, width=600, tile_size=128, overlap=16)
+    out, row = tmp_path / "out", whole_grid.row_offsets[3]
+    settings = ("--tile-size", "128", "--overlap", "16", "--min-area", "0", "--simplify", "0", "--prompts", "none")
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parent),
+        str(row),
+        "segment",
+        str(scene),
+        "-o",
+        str(out),
+    ]
     client = subprocess.Popen(
-        [*command, "--workers", "2"], cwd=sample, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *settings, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with client:
-        while client.poll() is None and not list((sample / "broken").glob(".*/*.strip")):
+        while client.poll() is None and len(list(out.glob(".*/*.strip"))) < 2:  # the worker of the fourth row hangs
             time.sleep(0.02)
         workers = [pid for pid in children(client.pid) if "floodmap.scaleout.workers.process" in line_of(pid)]
-        os.killpg(client.pid, signal.SIGINT)  # as a terminal does: every process of the group gets the signal
+        os.killpg(client.pid, signal.SIGINT)
         said = client.communicate(timeout=HANGS)[1]
     assert client.returncode == 130 and "--resume" in said and "Traceback" not in said
     assert len(workers) == 2 and not any("floodmap.scaleout.workers.process" in line_of(pid) for pid in workers)
-    done = cli("scene.tif", "-o", "broken", "--tile-size", 320, "--resume", cwd=sample)
-    assert done.returncode == 0 and digests(sample / "one") == digests(sample / "broken")
+    rest = FakeSegmenter()
+    plain(scene, out, rest, resume=True, prompts="none")
+    assert digests(out) == digests(one(prompts="none").mask_path.parent) and 0 < len(rest.tiles) < len(whole_grid)
 
 
 def children(pid: int) -> list[int]:
@@ -477,6 +441,29 @@ def line_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sample scene, and the results of a run without workers in the folder `one`."""
+    folder = tmp_path_factory.mktemp("sample")
+    floodmap.sample(folder / "scene.tif", width=500, height=900, seed=3)
+    assert segment(folder, "one") == 0
+    return folder
+
+
+def segment(folder: Path, out: str, *options: object) -> int:
+    """Run `floodmap segment`; return the exit code."""
+    return run(
+        ["segment", f"{folder / 'scene.tif'}", "-o", f"{folder / out}", "--tile-size", "320", *map(str, options)]
+    )
+
+
+@pytest.mark.slow
+def test_the_shipped_model_gives_the_same_bytes_in_workers(sample: Path) -> None:
+    assert segment(sample, "two", "--workers", 2) == 0
+    assert digests(sample / "one") == digests(sample / "two")
+    assert json.loads((sample / "two" / "scene.json").read_text())["run"]["workers"] == 2
 
 
 CLUSTER = """
@@ -506,17 +493,28 @@ def test_a_dask_cluster_gives_the_same_bytes(sample: Path) -> None:
         assert json.loads((sample / name / "scene.json").read_text())["run"]["workers"] == 2
 
 
-@pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_and_wrong_options_are_one_line(sample: Path) -> None:
-    for options, code, said in (
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
         (["--device", "cuda:0,gpu"], 2, "'gpu' is no device"),
         (["--workers", "0"], 2, "--workers"),
         (["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 1, "--scheduler excludes --workers"),
-        (["--workers", "2", "--device", "cuda:99"], 1, "device 'cuda:99' is not available"),
-    ):
-        done = cli("scene.tif", "-o", "none", *options, cwd=sample)
-        assert done.returncode == code and said in done.stderr, done.stderr
-        assert not (sample / "none").exists()
+        pytest.param(
+            ["--workers", "1", "--device", "cuda:99"], 1, "device 'cuda:99' is not available", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_wrong_options_are_one_line(
+    make_scene: SceneFactory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    make_scene()
+    assert segment(tmp_path, "none", *options) == code
+    assert said in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_a_loaded_model_is_refused_for_workers(make_scene: SceneFactory, tmp_path: Path) -> None:

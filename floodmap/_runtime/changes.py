@@ -65,6 +65,8 @@ def _line(
             return "the model's weights differ"
         case ("model", "runs_on"):
             return f"the model ran on {old}, now on {new}"
+        case ("model", "mixed"):
+            return "the kinds of the workers differ (--allow-mixed)"
         case ("model", "name"):
             return _change_text("--model", old, new)
         case ("versions", library):

@@ -120,7 +120,7 @@ def run_scenes(
 
     Raises:
         OutputError: the catalogue cannot be written. The results of the scenes are complete.
-        WorkerError: the workers differ, or the connection to them was lost.
+        PoolError: the workers differ, or the connection to them was lost.
     """
     rows: list[SceneRow | None] = [None] * len(scenes)
     failed = 0

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from floodmap.catalogue.probe import probe_in
 from floodmap.catalogue.rows import SceneRow
 from floodmap.catalogue.size import are_large
 from floodmap.catalogue.task import SceneAnswer, SceneTask, error_text, segment_whole, shares_files
@@ -64,16 +65,18 @@ def segment_scenes(
         helper: helper process for the first rehearsal; see `pipeline.segment_scene`.
 
     Raises:
-        WorkerError: the workers differ, or the connection to them was lost.
+        PoolError: the workers differ, or the connection to them was lost.
     """
     numbered = list(enumerate(scenes))
     small = [] if workers is None else _small(numbered)
     sources = [source for _, (_, source) in small]
     if workers is not None and (len(small) < workers.size or not _share_folders(workers, out, sources)):
         small = []
+    done, rehearsed = set[int](), set[Hashable]()
     if workers is not None and small:
-        yield from _apart(small, out, options, workers)
-    done, rehearsed = {index for index, _ in small}, set[Hashable]()
+        for outcome in _apart(small, out, options, workers):
+            done.add(outcome.index)
+            yield outcome
     for index, (name, source) in numbered:
         if index not in done:
             try:
@@ -89,7 +92,10 @@ def segment_scenes(
 def _apart(
     numbered: Sequence[tuple[int, NamedScene]], out: Path, options: SegmentOptions, workers: Workers
 ) -> Iterator[SceneOutcome]:
-    """Segment each scene in one worker, several scenes at the same time; see `segment_scenes`."""
+    """Segment each scene in one worker, several scenes at the same time; see `segment_scenes`.
+
+    There is no outcome for a scene whose worker has other folders than this process.
+    """
     free = list[tuple[int, NamedScene]]()
     for index, (name, source) in numbered:
         try:
@@ -99,15 +105,18 @@ def _apart(
             yield _failure(index, name, source, str(error))
     # Nothing of these scenes exists. If a worker ends, its scene begins again with what the worker left.
     options = options if options.resume else replace(options, overwrite=True)
-    calls = (
-        Call(segment_whole, (SceneTask(
-            name=name, source=source, out=out, options=options, model=workers.model, expected=workers.expected,
-        ),))
-        for _, (name, source) in free
-    )  # fmt: skip
-    with output_folder(out), closing(in_order(workers.pool, calls, ahead=4 * workers.size)) as answers:
-        for (index, (name, source)), answer in zip(free, answers, strict=True):
-            yield _outcome(index, name, source, answer)
+    with probe_in(out) as probe:
+        calls = (
+            Call(segment_whole, (SceneTask(
+                name=name, source=source, out=out, options=options, model=workers.model, expected=workers.expected,
+                probe=probe,
+            ),))
+            for _, (name, source) in free
+        )  # fmt: skip
+        with closing(in_order(workers.pool, calls, ahead=4 * workers.size)) as answers:
+            for (index, (name, source)), answer in zip(free, answers, strict=True):
+                if isinstance(answer, Lost) or not answer.elsewhere:
+                    yield _outcome(index, name, source, answer)
 
 
 def _outcome(index: int, name: str, source: SourceName, answer: SceneAnswer | Lost) -> SceneOutcome:
@@ -117,6 +126,9 @@ def _outcome(index: int, name: str, source: SourceName, answer: SceneAnswer | Lo
         log.warning("%s", line if source.label in line else f"{name}: {line}")
     if answer.flood_map is None:
         return _failure(index, name, source, answer.error)
+    if not answer.flood_map.mask_path.exists():
+        error = f"{source}: its results are not in the output folder; give a folder that all workers share"
+        return _failure(index, name, source, error)
     return SceneOutcome(index, SceneRow.of(answer.flood_map, source), answer.flood_map)
 
 

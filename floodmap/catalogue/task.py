@@ -8,13 +8,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from floodmap.errors import FloodmapError, WorkerError
+from floodmap.catalogue.probe import Probe
+from floodmap.errors import FloodmapError, PoolError
 from floodmap.geo.source_name import SourceName
 from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap.scaleout.workers.model import ModelSource
-from floodmap.scaleout.workers.worker import segmenter_of, warnings_kept
+from floodmap.scaleout.workers.worker import refuse_broken_gpu, segmenter_of, warnings_kept
 
 _rehearsed: set[Hashable] = set()
 """Kinds of runs that this worker has rehearsed; see `rehearsal.rehearse`."""
@@ -38,6 +39,8 @@ class SceneTask:
     model: ModelSource
     expected: Mapping[str, str] | None
     """Properties of all workers; see `Workers.expected`."""
+    probe: Probe
+    """Folders of the client. A worker that joined later may have others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,19 @@ class SceneAnswer:
     error: str = ""
     warnings: tuple[str, ...] = ()
     """Lines that were logged, for the log of the client."""
+    elsewhere: bool = False
+    """True: the worker has other folders than the client, and computed nothing."""
 
 
 def segment_whole(task: SceneTask) -> SceneAnswer:
     """Segment a scene in this worker, and write its results.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others, or its GPU failed.
         ModelError: the model cannot be loaded.
     """
+    if not task.probe.is_here():
+        return SceneAnswer(None, elsewhere=True)
     segmenter = segmenter_of(task.model, task.expected)
     with _one_at_a_time, warnings_kept() as lines:
         try:
@@ -64,6 +71,7 @@ def segment_whole(task: SceneTask) -> SceneAnswer:
                 task.source, task.out, segmenter, task.options, name=task.name, rehearsed=_rehearsed
             )  # fmt: skip
         except Exception as error:
+            refuse_broken_gpu(segmenter)
             return SceneAnswer(None, error_text(task.source, error), tuple(lines))
     return SceneAnswer(result, warnings=tuple(lines))
 
@@ -72,9 +80,9 @@ def error_text(source: SourceName, error: Exception) -> str:
     """Return the message for a scene that failed, one line.
 
     Raises:
-        WorkerError: the error concerns the workers, and not the scene.
+        PoolError: the error concerns all workers, and not the scene.
     """
-    if isinstance(error, WorkerError):
+    if isinstance(error, PoolError):
         raise error
     return str(error) if isinstance(error, FloodmapError) else f"{source}: unexpected {type(error).__name__}: {error}"
 

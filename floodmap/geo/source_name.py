@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,6 +47,8 @@ class SourceName:
     """Name for messages and for results, such as the id of a STAC item; empty: the name follows from `given`."""
     acquired: datetime | None = None
     """Time of acquisition, such as the date of a STAC item; None: the raster's own."""
+    display: str = field(default="", compare=False)
+    """Text for messages in place of `path`; empty: `path`."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | SourceName) -> SourceName:
@@ -98,6 +100,10 @@ class SourceName:
             return self.given
         rest = self.given[url.end() :]
         return _SCHEMES[scheme] + (re.sub("!/*", "/", rest, count=1) if scheme in _ARCHIVES else rest)
+
+    def absolute(self) -> SourceName:
+        """Return the name for a process in another folder: with an absolute path, and the same text in messages."""
+        return self if self.path is None else replace(self, path=self.path.absolute(), display=str(self.path))
 
     @property
     def is_remote(self) -> bool:
@@ -178,7 +184,7 @@ class SourceName:
         if self.title:
             return self.title
         if self.path is not None:
-            return str(self.path)
+            return self.display or str(self.path)
         if self.given.startswith("<"):
             return "the VRT given as text"
         return self._shown

@@ -53,6 +53,10 @@ class BaseScene:
 class Overlay(Protocol):
     """Mask or area of interest of a scene: polygons or a raster from another file, which cover pixels of the scene."""
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """West, south, east and north end in the CRS of the scene; empty if they cannot be transformed."""
+
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a window the mask or the area of interest covers.
 
@@ -130,6 +134,11 @@ class _Polygons:
         self._tree = shapely.STRtree(self._parts)
         self._scene = shapely.box(0, 0, scene.grid.width, scene.grid.height)
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Ends of the polygons; see `Overlay.bounds`."""
+        return tuple(self._bounds.tolist())
+
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a window lie in a polygon; arguments and result are as in `Overlay.covers`."""
         bounds = (window.col_off, window.row_off, window.col_end, window.row_end)
@@ -197,6 +206,17 @@ class _Raster:
                 f"{path} has no CRS and another size than {scene.path}, so its position is unknown; assign a CRS with: "
                 f"rio edit-info --crs EPSG:CODE {path}"
             )
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Ends of the raster; see `Overlay.bounds`."""
+        own = GeoGrid.of(self._source)
+        if own.crs is None or self._grid.crs is None:
+            return own.bounds
+        try:
+            return tuple(transform_bounds(own.crs, self._grid.crs, *own.bounds))
+        except GDAL_ERRORS:
+            return ()
 
     def covers(self, window: Window, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a window the raster covers, resampled by nearest neighbour.

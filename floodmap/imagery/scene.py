@@ -10,13 +10,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 
+from floodmap._runtime.identity import FileIdentity, identities_of
 from floodmap.errors import SceneError
 from floodmap.geo.downloads import local_copy
 from floodmap.geo.gdal import gdal_env
@@ -31,7 +30,7 @@ from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels, nir_is_missing
 from floodmap.imagery.raster.acquisition import date_of
 from floodmap.imagery.raster.fingerprint import fingerprint
-from floodmap.imagery.raster.source import open_source
+from floodmap.imagery.raster.source import Source, open_source
 from floodmap.imagery.reader import Reader
 from floodmap.imagery.reasons import Reasons
 from floodmap.imagery.stretch import Stretch
@@ -42,7 +41,6 @@ from floodmap.options import SceneOptions
 from floodmap.strips import codes
 
 LOG = logging.getLogger(__name__)
-Bools = NDArray[np.bool_]
 
 
 class Scene:
@@ -68,6 +66,12 @@ class Scene:
     """Messages, one line each: assumptions about the raster, and parts of the raster that are left out."""
     stretch: Stretch
     """Stretch of stored values to 0 to 255, for each band: first the colour bands, then near infrared."""
+    source: Source
+    """The open raster: files, bands, grid of the file's own pixels, nodata values."""
+    reasons: Reasons
+    """Mask, area of interest and borders."""
+    identities: dict[Path, FileIdentity]
+    """Identities of the local files in the arguments of `open`, before the files were read."""
 
     @classmethod
     def open(
@@ -92,18 +96,19 @@ class Scene:
     def __init__(self, path: SourceName, options: SceneOptions, threads: int = 1) -> None:
         self.path, self.options = path, options
         self._lock, self._stack = Lock(), ExitStack()
+        self.identities = identities_of(path.path, options.mask, options.aoi)
         try:
-            self._source = open_source(
+            self.source = open_source(
                 path, self._stack, bands=options.bands, nir=options.nir == "auto", nodata=options.nodata,
                 crs=options.crs, threads=threads,
             )  # fmt: skip
-            own = self._source.grid
+            own = self.source.grid
             self.grid, self.source_gsd_m = own.resampled(options.resolution_m, path), own.gsd_m
             self._reader = Reader(
-                path=path, source=self._source, height=self.height, width=self.width, lock=self._lock,
-                overviews=not self._source.average_without_gdal,
+                path=path, source=self.source, height=self.height, width=self.width, lock=self._lock,
+                overviews=not self.source.average_without_gdal,
             )  # fmt: skip
-            remarks = [*self._source.remarks]
+            remarks = [*self.source.remarks]
             if self._reader.overviews and not overviews_agree(self._reader):
                 self._reader = replace(self._reader, overviews=False)
                 remarks.append(
@@ -122,13 +127,13 @@ class Scene:
             self._reader.check()
             # Borders come from warping and mosaicking, so only rasters with a CRS are searched: the white sky or black
             # frame of a photograph is part of the picture. Below 8 bits a value, black and white are ordinary.
-            has_collar = options.collar == "auto" and self.crs and self._source.scale is None
+            has_collar = options.collar == "auto" and self.crs and self.source.scale is None
             self.collar = collar_of(self._reader, n_colours=self._n_colours) if has_collar else None
-            self._reasons = Reasons(
-                mask=mask, aoi=aoi, collar=self.collar, lossy=self._source.lossy, n_colours=self._n_colours,
+            self.reasons = Reasons(
+                mask=mask, aoi=aoi, collar=self.collar, lossy=self.source.lossy, n_colours=self._n_colours,
                 lock=self._lock,
             )  # fmt: skip
-            self.stretch = stretch_of(self._reader, self._reasons)
+            self.stretch = stretch_of(self._reader, self.reasons)
             self.remarks = tuple(remarks)
             for line in self.remarks:
                 LOG.warning("%s", line)
@@ -139,9 +144,7 @@ class Scene:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -177,58 +180,48 @@ class Scene:
     @property
     def crs(self) -> Any:
         """CRS of the scene, a `rasterio.crs.CRS`; None if the place on the Earth is not known."""
-        return self._source.grid.crs
+        return self.source.grid.crs
 
     @property
     def bands(self) -> tuple[int, ...]:
         """Numbers, from 1, of the bands for red, green and blue; or of one band with grey values or palette indices."""
-        return self._source.bands.rgb
+        return self.source.bands.rgb
 
     @property
     def nir_band(self) -> int | None:
         """Number, from 1, of the band of near infrared; None: near infrared is not used."""
-        return self._source.bands.nir
+        return self.source.bands.nir
 
     @property
     def nodata(self) -> float | None:
         """Nodata value; None: there is no nodata value."""
-        return self._source.nodata
+        return self.source.nodata
 
     @property
     def dtype(self) -> str:
         """Name of the dtype of the stored values."""
-        return str(self._source.dtype)
-
-    @property
-    def source_grid(self) -> GeoGrid:
-        """Pixel grid of the file: CRS, transform, rows and columns."""
-        return self._source.grid
-
-    @property
-    def cache_bytes(self) -> int:
-        """Size of GDAL's block cache for the file, in bytes."""
-        return self._source.cache_bytes
+        return str(self.source.dtype)
 
     @cached_property
     def fingerprint(self) -> str | None:
         """SHA-256 of pixels, bands and georeference, see `imagery.raster.fingerprint`; None if it is not computable."""
-        return fingerprint(self.path, self._source, with_overviews=self._reader.overviews)
+        return fingerprint(self.path, self.source, with_overviews=self._reader.overviews)
 
     def refuse_changed(self) -> None:
         """Raise RemoteError if a file on a server has changed since the scene was opened, or cannot be reached."""
-        refuse_changed(self._source.remote_files)
+        refuse_changed(self.source.remote_files)
 
     @cached_property
     def unsuited(self) -> tuple[str, ...]:
         """Warnings that results may be poor: pixels are coarser than in training, or half or more of them are white."""
-        sample = sample_observed(self._reader, self._reasons)[: self._n_colours]
+        sample = sample_observed(self._reader, self.reasons)[: self._n_colours]
         return tuple(unsuited(self.path, self.source_gsd_m, self.gsd_m, sample))
 
     @cached_property
     def date(self) -> datetime:
         """Time in UTC: acquisition from the file's tags, else last modification of the file, else 1970-01-01."""
         with self._lock, gdal_env():
-            return date_of(self._source.dataset, self.path)
+            return date_of(self.source.dataset, self.path)
 
     def read(self, window: Window) -> Tile:
         """Read one window, which is given in pixels of the working grid, at the resolution of the working grid.
@@ -288,33 +281,33 @@ class Scene:
     def _open_overlay(self, path: Path | str | None, *, voids_cover: bool) -> Overlay | None:
         if path is None:
             return None
-        base = BaseScene(self.path, self.grid, self.source_grid.shape_hw)
+        base = BaseScene(self.path, self.grid, self.source.grid.shape_hw)
         return open_overlay(local_or_gdal(local_copy(path, self._stack)), base, self._stack, voids_cover=voids_cover)
 
     @property
     def _n_colours(self) -> int:
         """Number of colour bands in the values read; near infrared follows the colour bands."""
-        return 3 if self._source.palette is not None else len(self.bands)
+        return 3 if self.source.palette is not None else len(self.bands)
 
     def _tile(self, window: Window, shape_hw: tuple[int, int], *, tolerant: bool = False) -> Tile:
-        inside = self._reasons.inside(window, shape_hw)
+        inside = self.reasons.inside(window, shape_hw)
         if inside is not None and not inside.any():
             return self._unread(window, shape_hw, codes.OUTSIDE)
         pixels = (self._reader.read_tolerant if tolerant else self._reader.read)(window, shape_hw)
         shown = self.stretch.apply(pixels.values)
         rgb, nir = shown[: self._n_colours], shown[-1] if self.nir_band is not None else None
-        reason = self._reasons.of(window, pixels, inside)
-        complete = self._reasons.complete(window, pixels, reason)
+        reason = self.reasons.of(window, pixels, inside)
+        complete = self.reasons.complete(window, pixels, reason)
         rgb = rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0)
-        missing = nir_is_missing(pixels.values, self._source.nir_nodata)
+        missing = nir_is_missing(pixels.values, self.source.nir_nodata)
         return Tile(window, rgb, reason, nir, complete, self._failure(pixels), nir_missing=missing)
 
     def _failure(self, pixels: Pixels) -> str:
         """Return the message about members of a VRT mosaic that cannot be read in a window; empty if all were read."""
-        if pixels.failed is None or not self._source.anatomy.lost or not pixels.failed.any():
+        if pixels.failed is None or not self.source.anatomy.lost or not pixels.failed.any():
             return ""
-        return f"{self.path}: a part of it cannot be read: {self._source.anatomy.lost_names}"
+        return f"{self.path}: a part of it cannot be read: {self.source.anatomy.lost_names}"
 
     def _unread(self, window: Window, shape_hw: tuple[int, int], code: int) -> Tile:
         nir = None if self.nir_band is None else np.zeros(shape_hw, np.uint8)
-        return Tile(window, np.zeros((3, *shape_hw), np.uint8), self._reasons.unread(window, shape_hw, code), nir)
+        return Tile(window, np.zeros((3, *shape_hw), np.uint8), self.reasons.unread(window, shape_hw, code), nir)

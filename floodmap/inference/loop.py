@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +66,11 @@ class WindowRunner(Protocol):
     @property
     def size(self) -> int:
         """Number of workers."""
+        ...
+
+    @property
+    def mixed(self) -> Sequence[Mapping[str, str]]:
+        """Kinds of the workers if results may depend on which worker computes what; else empty."""
         ...
 
     @property

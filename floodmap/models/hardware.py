@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from floodmap.errors import ModelError
 from floodmap.models.flood_segmenter import SIDE_BY_SIDE, FloodSegmenter
-from floodmap.models.loading import load_segmenter
+from floodmap.models.loading import load_segmenter, pick_device
 from floodmap.models.registry import ResolvedModel
 from floodmap.models.sam_segmenter import SamSegmenter
+
+_CPUINFO = Path("/proc/cpuinfo")
+_FEATURES = frozenset((
+    "avx2", "avx_vnni", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "avx10",
+    "asimd", "bf16", "i8mm", "sve", "sve2", "svebf16", "sme", "sme2",
+))  # fmt: skip
+"""Instruction sets by which oneDNN chooses its kernels, with the names of Linux. Torch has no public function for them
+in all supported versions."""
 
 
 @cache
@@ -42,18 +52,55 @@ def batch_size_on_cpu(path: Path) -> int:
     return min(all_threads(), SIDE_BY_SIDE) if path.suffix == ".safetensors" else 1
 
 
-def device_kind(runs_on: str) -> str:
-    """Return the kind of a device: name of the GPU, or instruction set of the CPU, such as "cpu AVX512".
+def device_kind(device: str) -> str:
+    """Return the kind of a device: what decides which kernels compute a model.
 
-    Two CPUs of different kinds may give different last bits.
+    Two devices of different kinds may give different last bits.
 
     Args:
-        runs_on: device and precision of a model, as in `protocol.Segmenter.runs_on`.
+        device: torch device, or `auto`; see `loading.pick_device`.
+
+    Returns:
+        Name, size and software of a GPU; or instruction sets and vendor of the CPU, such as "cpu AVX512 amx_bf16
+        avx512_bf16 GenuineIntel".
     """
-    device = runs_on.split()[0]
-    if device.startswith("cuda"):
-        return f"cuda {torch.cuda.get_device_name()}"
-    return f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
+    picked = pick_device(device)
+    if picked.type == "cuda":
+        gpu = torch.cuda.get_device_properties(picked)
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        software = f"CUDA {torch.version.cuda or torch.version.hip}, cuDNN {cudnn}"
+        return f"cuda {gpu.name}, {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} processors, {software}"
+    if picked.type != "cpu":
+        return picked.type
+    return f"cpu {torch.backends.cpu.get_cpu_capability()} {_cpu_features()}".rstrip()
+
+
+def gpu_works(device: str) -> bool:
+    """Return whether a GPU can still compute. After some errors, such as an illegal address, no call succeeds any more.
+
+    Args:
+        device: torch device of the GPU.
+    """
+    try:
+        torch.cuda.synchronize(pick_device(device))
+    except (RuntimeError, ModelError):
+        return False
+    return True
+
+
+def _cpu_features() -> str:
+    """Return the instruction sets of `_FEATURES` that the CPU has, and its vendor, as Linux reports them.
+
+    On other systems, the result is the name of the CPU.
+    """
+    if not _CPUINFO.exists():
+        return platform.processor()
+    first = _CPUINFO.read_text().partition("\n\n")[0]
+    lines = (line.partition(":") for line in first.splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    flags = set(f"{found.get('flags', '')} {found.get('Features', '')}".split())
+    vendor = found.get("vendor_id") or found.get("CPU implementer") or ""
+    return " ".join([*sorted(flags & _FEATURES), *([vendor] if vendor else [])])
 
 
 if __name__ == "__main__":

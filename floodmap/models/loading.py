@@ -88,7 +88,8 @@ def pick_dtype(device: torch.device, wanted: str) -> torch.dtype:
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # the call has no argument for the device
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and multiplies_bfloat16()
     return torch.bfloat16 if native else torch.float32

@@ -23,6 +23,16 @@ def module_command(module: str, *arguments: str) -> tuple[list[str], dict[str, s
     return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, "PYTHONPATH": path}
 
 
+def own_group() -> dict[str, Any]:
+    """Return the arguments of `subprocess.Popen` for a process that Ctrl-C in a terminal does not reach.
+
+    Such a process can be started before it ignores the signal itself.
+    """
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"process_group": 0}
+
+
 class Process:
     """A helper process that runs a module of floodmap.
 

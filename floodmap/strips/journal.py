@@ -144,6 +144,7 @@ class Journal(Strips):
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, discard: bool = False) -> None:
         super().__init__(folder)
+        self.settings = settings
         self.told: Callable[[int], None] = lambda _: None
         """Function that is called with the number of finished strips after each change of this number."""
         self._lock = filelock.FileLock(folder / "lock", timeout=0)

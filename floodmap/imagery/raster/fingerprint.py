@@ -95,7 +95,7 @@ def fingerprint(name: SourceName, source: Source, *, with_overviews: bool) -> st
         return None
     files = [file for file in source.anatomy.files if not _SIDECARS.search(str(file))]
     files = [file for file in files if with_overviews or not _OVERVIEWS.search(str(file))]
-    files = list(dict.fromkeys([name, *files]))
+    files = [*{str(file.opened): file for file in [name, *files]}.values()]  # a path may be relative
     digest = hashlib.sha256(_metadata(source).encode())
     whole = sum(file.path.stat().st_size for file in files if file.path and file.path.is_file()) <= WHOLE_BYTES
     for file in files:

@@ -6,9 +6,9 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
-from floodmap.errors import WorkerError
+from floodmap._runtime.versions import code_digest, version_in_use
+from floodmap.errors import PoolError
 from floodmap.models.training_record import TrainingRecord
 
 
@@ -21,7 +21,7 @@ class Facts:
     versions: Mapping[str, str]
     """Versions of packages, by name; see `versions`."""
     device: str
-    """Kind of the device: name of the GPU, or instruction set of the CPU."""
+    """Kind of the device; see `hardware.device_kind`."""
     name: str
     """Name of the model. This field and the following fields are those of `models.protocol.Segmenter`."""
     sha256: str
@@ -49,8 +49,9 @@ def versions() -> dict[str, str]:
     """
     import rasterio
 
-    found = {name: version(name).partition("+")[0] for name in ("floodmap", "torch", "numpy", "rasterio")}
-    return {**found, "GDAL": rasterio.__gdal_version__}
+    found = {name: version_in_use(name) for name in ("floodmap", "torch", "numpy", "rasterio")}
+    libraries = {"GDAL": rasterio.__gdal_version__, "PROJ": rasterio.__proj_version__}
+    return {**found, "code of floodmap": code_digest(), **libraries}
 
 
 def place() -> str:
@@ -58,11 +59,17 @@ def place() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def kinds_of(workers: Sequence[Facts]) -> list[dict[str, str]]:
+    """Return the different kinds of some workers (`Facts.kind`), in an order that does not depend on the workers."""
+    found = {tuple(sorted(worker.kind.items())) for worker in workers}
+    return [dict(kind) for kind in sorted(found)]
+
+
 def refuse_mixture(workers: Sequence[Facts]) -> None:
     """Check that all workers have the versions of this process, and the same device, precision and weights.
 
     Raises:
-        WorkerError: a worker differs.
+        PoolError: a worker differs.
     """
     expected = {**workers[0].kind, **versions()}
     for worker in workers:
@@ -73,13 +80,13 @@ def refuse_other_kind(worker: Facts, expected: Mapping[str, str]) -> None:
     """Check that a worker has the expected properties (`Facts.kind`).
 
     Raises:
-        WorkerError: the worker differs.
+        PoolError: the worker differs.
     """
     differing = [
         f"{name} {value}, not {expected[name]}" for name, value in worker.kind.items() if value != expected[name]
     ]
     if differing:
-        raise WorkerError(
+        raise PoolError(
             f"worker {worker.place} has {'; '.join(differing)}: results would depend on which worker computes what; "
             "make the workers alike, or allow it with --allow-mixed"
         )

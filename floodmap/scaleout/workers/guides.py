@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.errors import WorkerError
 from floodmap.imagery.scene import Scene
 from floodmap.inference.coarse_map import CoarseMap, MapPart, coarse_rows
 from floodmap.inference.coarse_pass import append_strip, coarse_grid
-from floodmap.inference.mosaic import Sums, joined
+from floodmap.inference.mosaic import Mosaic, Sums, joined
 from floodmap.inference.observed import Observed
 from floodmap.inference.prompting import has_coarse_pass, scene_likelihood
 from floodmap.inference.tiling import Grid
 from floodmap.models.protocol import Segmenter
 from floodmap.scaleout.workers.job import Chunk, CoarseGuide, CoarseResult, Guide, LikelihoodGuide, cut
 from floodmap.scaleout.workers.pool import Lost
+from floodmap.strips.strip import Strip
+
+log = logging.getLogger(__name__)
 
 
 class Guides(Protocol):
@@ -89,18 +92,21 @@ class CoarseGuides:
         self.chunks = cut(self._grid, 0, 1)
         self._coarse, self._observed = CoarseMap(self._grid.width), Observed(self._grid.height, self._grid.width)
         self._above: Sums | None = None
+        self._added = 0
 
     def add(self, result: CoarseResult | Lost) -> None:
-        """Add the result of the next chunk of the coarse pass.
+        """Add the result of the next chunk of the coarse pass. The result of a lost chunk is unknown.
 
         Raises:
-            WorkerError: several workers ended while they computed the chunk.
             OutputError: the temporary file of the coarse map cannot be written.
         """
         if isinstance(result, Lost):
-            raise WorkerError(
-                f"{self._path}: the coarse pass failed, because {result.why}; free memory, or use fewer workers"
-            )
+            log.warning(
+                "%s: a part of the coarse pass failed, because %s; it is computed at full resolution", self._path,
+                result.why,
+            )  # fmt: skip
+            result = _unknown(self._grid, self.chunks[self._added])
+        self._added += 1
         strips = result.strips
         if self._above is not None:
             strips = [joined(strips[0], result.top, self._above), *strips[1:]]
@@ -120,3 +126,16 @@ class CoarseGuides:
 
     def _rows(self, first: int, end: int) -> slice:
         return coarse_rows(first, end, self._scene_height, self._grid.height)
+
+
+def _unknown(grid: Grid, chunk: Chunk) -> CoarseResult:
+    """Return the result of a chunk of the coarse pass that no worker could compute.
+
+    The coarse map is unknown there, as where pixels cannot be read. Windows are then predicted at full resolution.
+    """
+    mosaic, observed, strips = Mosaic(grid, chunk.first), Observed(grid.height, grid.width), list[Strip]()
+    for window in (window for row in chunk.rows for window in grid.row(row)):
+        observed.add(window, None)
+        if strip := mosaic.add(window, None, np.zeros((window.height, window.width), np.uint8)):
+            strips.append(strip)
+    return CoarseResult(strips, observed, mosaic.top, mosaic.bottom)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from floodmap.geo.source_name import SourceName
 from floodmap.inference.coarse_map import CoarsePart, MapPart
@@ -16,6 +14,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import Infrared
 from floodmap.models.prompts import Prompts
 from floodmap.options import SceneOptions
+from floodmap.scaleout.workers.inputs import Inputs
 from floodmap.scaleout.workers.model import ModelSource
 from floodmap.strips.journal import Entry
 from floodmap.strips.strip import Strip
@@ -28,25 +27,6 @@ CHUNKS_PER_WORKER = 4
 would wait longer for the last chunk."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """Identity of a file on one machine. Equal identities mean that the file is the same, and unchanged."""
-
-    host: str
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, path: Path | None) -> FileIdentity | None:
-        """Return the identity of a local file; None for any other source."""
-        if path is None or not path.is_file():
-            return None
-        stat = path.stat()
-        return cls(socket.gethostname(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """All that workers need for the windows of one scene, besides the scene itself. A few kB."""
@@ -57,12 +37,8 @@ class Job:
     """Name of the scene. A local path is absolute."""
     options: SceneOptions
     """Options for reading the scene. Local paths are absolute."""
-    fingerprint: str | None
-    """Fingerprint of the scene on the client's machine; None if it has none."""
-    identity: FileIdentity | None
-    """Identity of the scene's file on the client's machine."""
-    files: Mapping[str, str | None]
-    """Fingerprints of the files in the options, by name of the option."""
+    inputs: Inputs
+    """State of the scene and of the files in the options, on the client's machine."""
     model: ModelSource
     """Description of the model."""
     infrared: Infrared | None

@@ -12,17 +12,14 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from floodmap.errors import WorkerError
-from floodmap.output.helpers import module_command
-from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool
+from floodmap.errors import PoolError
+from floodmap.output.helpers import module_command, own_group
+from floodmap.scaleout.workers.pool import MAX_DEATHS, Call, Pool, WorkerDied
+from floodmap.scaleout.workers.process import BROKEN_GPU, GRACE_S
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-
-class WorkerDied(Exception):
-    """A worker process ended while it ran a call."""
 
 
 class Worker:
@@ -35,6 +32,7 @@ class Worker:
 
     def __init__(self, device: str, share: int) -> None:
         self._arguments, self._lock, self._ended = (device, str(share)), threading.Lock(), False
+        self._used = False
         self.popen = self._start()
 
     def call(self, call: Call) -> Any:
@@ -51,28 +49,41 @@ class Worker:
                 succeeded, result = pickle.load(self._pipe(self.popen.stdout))
             except (OSError, EOFError, ValueError, pickle.UnpicklingError):
                 raise WorkerDied(self._restart()) from None
+        self._used = True
         if succeeded:
             return result
         raise result
 
-    def end(self) -> None:
-        """Kill the process. A call that runs raises `WorkerDied`."""
+    def close(self) -> None:
+        """Let the process end, so that it deletes its temporary files; kill it if it runs a call, or ran none yet.
+
+        A call that runs raises `WorkerDied`.
+        """
         self._ended = True
+        if self._used and self._lock.acquire(blocking=False):
+            with suppress(OSError):
+                self._pipe(self.popen.stdin).close()
+            self._lock.release()
+        else:
+            self.popen.kill()
+
+    def end(self) -> None:
+        """Wait until the process has ended after `close`, and kill it if it does not end."""
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(GRACE_S)
         self.popen.kill()
-        with (
-            self._lock,
-            suppress(OSError),
-            self.popen,
-        ):  # the lock is free once the call of the killed process has failed
+        with self._lock, suppress(OSError), self.popen:  # the lock is free once the call of a killed process has failed
             self.popen.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
         command, environment = module_command("floodmap.scaleout.workers.process", *self._arguments)
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other workers
         try:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **own_group()
+            )
         except OSError as error:
-            raise WorkerError(
+            raise PoolError(
                 f"no worker process can be started: {error.strerror or error}; run without --workers"
             ) from error
 
@@ -82,7 +93,9 @@ class Worker:
             self.popen.kill()
         code = self.popen.returncode
         if not self._ended:
-            self.popen = self._start()
+            self.popen, self._used = self._start(), False
+        if code == BROKEN_GPU:
+            return "its worker process ended (its GPU failed)"
         return f"its worker process ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
     @staticmethod
@@ -99,7 +112,6 @@ class LocalPool(Pool):
         devices: torch device of each worker process.
     """
 
-    lost = (WorkerDied,)
     same_machine = True
 
     def __init__(self, devices: Sequence[str]) -> None:
@@ -128,13 +140,15 @@ class LocalPool(Pool):
             try:
                 return list(executor.map(lambda worker: worker.call(Call(function, args)), self.workers))
             except WorkerDied as error:
-                raise WorkerError(f"{error} at the start; free memory, or use fewer --workers") from None
+                raise PoolError(f"{error} at the start; free memory, or use fewer --workers") from None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Kill the worker processes, also while they run a call."""
+        """End the worker processes, also while they run a call."""
         self._ended = True
         for worker in self.workers:
             self._calls.put(None)
+            worker.close()
+        for worker in self.workers:
             worker.end()
 
     def _serve(self, worker: Worker) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from floodmap.errors import WorkerError
+from floodmap.errors import PoolError
 from floodmap.models.registry import ResolvedModel
-from floodmap.output.helpers import module_command
+from floodmap.output.helpers import module_command, own_group
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.model import ModelFile
 from floodmap.scaleout.workers.pool import Pool
@@ -48,7 +48,7 @@ def open_workers(
         allow_mixed: True: workers may differ in versions, device or precision.
 
     Raises:
-        WorkerError: the options exclude each other, there is no worker, or the workers differ.
+        PoolError: the options exclude each other, there is no worker, or the workers differ.
         MissingPackageError: `scheduler` is given, and the package distributed is not installed.
         ModelError: a worker cannot load the model.
     """
@@ -61,13 +61,13 @@ def open_workers(
 def _open_pool(devices: list[str], workers: int | None, scheduler: str | Client | None) -> Pool:
     if scheduler is not None:
         if workers is not None or len(devices) > 1:
-            raise WorkerError("--scheduler excludes --workers and several devices; the cluster decides on both")
+            raise PoolError("--scheduler excludes --workers and several devices; the cluster decides on both")
         from floodmap.scaleout.workers.cluster import DaskPool
 
         return DaskPool(scheduler, devices[0])
     if workers is not None and (workers < 1 or len(devices) not in (1, workers)):
         wrong = f"{workers} workers" if workers < 1 else f"{workers} workers and {len(devices)} devices"
-        raise WorkerError(f"{wrong}: give at least one worker, and one device or as many devices as workers")
+        raise PoolError(f"{wrong}: give at least one worker, and one device or as many devices as workers")
     return LocalPool(devices * (workers or 1) if len(devices) == 1 else devices)
 
 
@@ -78,4 +78,4 @@ def _batch_size(model: ResolvedModel) -> int:
     in another process, which ends at once, because this process has no other use for torch.
     """
     command, environment = module_command("floodmap.models.hardware", str(model.path))
-    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, **own_group()).stdout)

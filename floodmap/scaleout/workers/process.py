@@ -8,10 +8,17 @@ import pickle
 import signal
 import sys
 import threading
+import time
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 from floodmap._runtime.memory import configure_low_memory
+
+BROKEN_GPU = 71
+"""Exit code of a process that ended because its GPU failed."""
+GRACE_S = 3.0
+"""Time in seconds that an idle process has to delete its temporary files, after standard input has ended."""
 
 
 def main(device: str, share: str) -> None:
@@ -28,32 +35,51 @@ def main(device: str, share: str) -> None:
     logger = logging.getLogger("floodmap")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False  # the parent process logs the outcome of each window
-    from floodmap.scaleout.workers.worker import settle
+    from floodmap.scaleout.workers.worker import release, settle
 
     settle(device, int(share))
     calls: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_listen, args=(calls,), daemon=True).start()
-    while True:
-        function, args = calls.get()
-        channel.write(_answer(function, args))
-        channel.flush()
+    busy = threading.Lock()
+    threading.Thread(target=_listen, args=(calls, busy), daemon=True).start()
+    while (call := calls.get()) is not None:
+        with busy:
+            answer = _answer(*call)
+        with suppress(OSError):  # the parent process has ended
+            channel.write(answer)
+            channel.flush()
+    release()
+    os._exit(0)
 
 
-def _listen(calls: SimpleQueue[Any]) -> None:
-    """Read calls from standard input. If the parent process has ended, end this process at once."""
+def _listen(calls: SimpleQueue[Any], busy: threading.Lock) -> None:
+    """Read calls from standard input, until it ends: the pool, or the parent process, has ended.
+
+    A process that runs a call (`busy`) then ends at once, because the call may write files or take hours.
+    """
     while True:
         try:
             calls.put(pickle.load(sys.stdin.buffer))
         except EOFError:
+            if busy.locked():
+                os._exit(1)
+            calls.put(None)
+            time.sleep(10 * GRACE_S)  # the pool, if it still exists, kills this process earlier
             os._exit(1)
         except Exception as error:  # for example a function that this installation of floodmap does not have
             calls.put((_fail, (f"{type(error).__name__}: {error}",)))
 
 
 def _answer(function: Any, args: tuple[Any, ...]) -> bytes:
-    """Run a call; return a pickled pair: True and the result, or False and the exception."""
+    """Run a call; return a pickled pair: True and the result, or False and the exception.
+
+    If the GPU of this process failed, the process ends: no later call in it would succeed.
+    """
+    from floodmap.scaleout.workers.worker import BrokenGpuError
+
     try:
         return pickle.dumps((True, function(*args)), 5)
+    except BrokenGpuError:
+        os._exit(BROKEN_GPU)
     except BaseException as error:
         try:
             pickled = pickle.dumps((False, error), 5)

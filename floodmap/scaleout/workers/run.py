@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from floodmap.geo.source_name import SourceName
-from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.imagery.scene import Scene
 from floodmap.inference.loop import JournalWriter, Progress, pixels_done
 from floodmap.inference.mosaic import Mosaic, Sums, joined
@@ -23,10 +20,10 @@ from floodmap.inference.proof import Failure
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
 from floodmap.models.protocol import Segmenter
-from floodmap.options import SceneOptions
-from floodmap.scaleout.workers.facts import refuse_mixture
+from floodmap.scaleout.workers.facts import Facts, kinds_of, refuse_mixture, versions
 from floodmap.scaleout.workers.guides import Guides, guides_of
-from floodmap.scaleout.workers.job import Chunk, ChunkResult, FileIdentity, Job, chunk_length, cut
+from floodmap.scaleout.workers.inputs import Inputs, absolute
+from floodmap.scaleout.workers.job import Chunk, ChunkResult, Job, chunk_length, cut
 from floodmap.scaleout.workers.model import ModelSource
 from floodmap.scaleout.workers.pool import Call, Lost, Pool, in_order
 from floodmap.scaleout.workers.remote import RemoteSegmenter
@@ -48,7 +45,7 @@ class Workers:
             computes which windows.
 
     Raises:
-        WorkerError: there is no worker, or the workers differ.
+        PoolError: there is no worker, or the workers differ.
         ModelError: a worker cannot load the model.
     """
 
@@ -69,6 +66,7 @@ class Workers:
         if not allow_mixed:
             refuse_mixture(facts)
         self._expected = None if allow_mixed else facts[0].kind
+        self._mixed = tuple(kinds_of(facts)) if allow_mixed and not _are_alike(pool, facts) else ()
         best = facts[0].best_batch_size if facts[0].offloads or size is None else size.result()
         self.segmenter = RemoteSegmenter(pool, model, facts[0], best)
 
@@ -92,6 +90,11 @@ class Workers:
         """Properties of all workers (`Facts.kind`); None: workers may differ."""
         return self._expected
 
+    @property
+    def mixed(self) -> Sequence[Mapping[str, str]]:
+        """Kinds of the workers (`Facts.kind`) if results may depend on which worker computes what; else empty."""
+        return self._mixed
+
     def run_windows(
         self,
         scene: Scene,
@@ -110,14 +113,14 @@ class Workers:
 
         Raises:
             ModelError: the model fails in the coarse pass, or always with the same error; see `Proof`.
-            WorkerError: a chunk of the coarse pass ended several workers, or the connection to the workers was lost.
+            PoolError: the connection to the workers was lost.
         """
         begun, rows = journal.finished(), len(grid.row_offsets)
         if begun == rows:
             return
         given = None if prompts in ("auto", "none") else read_prompts(prompts, scene.grid)
         guides, first = guides_of(scene, segmenter, prompts), Mosaic.first_row_for(grid, begun)
-        job = self._job(scene, grid, segmenter)
+        job = self._job(scene, grid, segmenter, journal.settings["settings"]["fingerprints"])
         job = replace(job, given=given, batch_size=batch_size, exhaustive=exhaustive)
         chunks = cut(grid, first, chunk_length(grid, rows - first, self.size))
         results = in_order(self._pool, _calls(job, chunks, guides), ahead=self.size + 1)
@@ -129,31 +132,23 @@ class Workers:
                 recorder.add(chunk, result, self.size)
         recorder.end()
 
-    def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter) -> Job:
-        """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`."""
-        path = scene.path.path
-        options = _absolute(scene.options)
+    def _job(self, scene: Scene, grid: Grid, segmenter: Segmenter, files: Mapping[str, str | None]) -> Job:
+        """Describe a run for the workers, with default values for the prompts, the batch size and `exhaustive`.
+
+        `files` are the fingerprints of the files in the options.
+        """
         return Job(
-            key=uuid.uuid4().hex, source=scene.path if path is None else SourceName.of(path.absolute()),
-            options=options, fingerprint=scene.fingerprint, identity=FileIdentity.of(path),
-            files={name: of_input(file) for name, file in _files(options).items()}, model=self._model,
+            key=uuid.uuid4().hex, source=scene.path.absolute(),
+            options=absolute(scene.options), inputs=Inputs.of(scene, files), model=self._model,
             infrared=segmenter.infrared if isinstance(segmenter, WithInfrared) else None, grid=grid, batch_size=1,
             exhaustive=False, given=None, expected=self._expected,
         )  # fmt: skip
 
 
-def _absolute(options: SceneOptions) -> SceneOptions:
-    """Return the options for reading a scene with absolute local paths, because a worker may run in another folder."""
-    return replace(options, mask=_absolute_path(options.mask), aoi=_absolute_path(options.aoi))
-
-
-def _absolute_path(file: Path | str | None) -> Path | str | None:
-    return Path(file).absolute() if file is not None and os.path.exists(file) else file
-
-
-def _files(options: SceneOptions) -> dict[str, Path | str]:
-    given = {"mask": options.mask, "aoi": options.aoi}
-    return {name: file for name, file in given.items() if file is not None}
+def _are_alike(pool: Pool, facts: Sequence[Facts]) -> bool:
+    """Return True if the workers are of the kind of this process, and no worker of another kind can join later."""
+    expected = {**facts[0].kind, **versions()}
+    return pool.same_machine and all(one.kind == expected for one in facts)
 
 
 def _calls(job: Job, chunks: list[Chunk], guides: Guides) -> Iterator[Call | None]:

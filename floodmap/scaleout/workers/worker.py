@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from floodmap._runtime.memory import configure_low_memory, freed_memory_kept, trim_heap
-from floodmap.errors import SceneError
-from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.errors import FloodmapError, PoolError
 from floodmap.imagery.scene import Scene
 from floodmap.imagery.tile import Tile
 from floodmap.inference.coarse_pass import coarse_grid, coarse_strips
@@ -30,12 +30,16 @@ from floodmap.scaleout.workers.job import (
     ChunkResult,
     CoarseGuide,
     CoarseResult,
-    FileIdentity,
     Guide,
     Job,
     LikelihoodGuide,
 )
-from floodmap.scaleout.workers.model import ModelSource
+from floodmap.scaleout.workers.model import Loaded, ModelSource
+from floodmap.scaleout.workers.process import BROKEN_GPU
+
+
+class BrokenGpuError(PoolError):
+    """Exception raised if the GPU of a worker cannot compute any more, until the process is started anew."""
 
 
 @dataclass
@@ -69,11 +73,31 @@ def settle(device: str, share: int) -> None:
 
 
 def run_on(device: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function of this module in a worker that was not started by floodmap, with a model on a device."""
+    """Run a function of this module in a worker that was not started by floodmap, with a model on a device.
+
+    The message of a `FloodmapError` gets the place of the worker: its files are perhaps not those of the client.
+    """
     if "torch" not in sys.modules:  # once in each worker, before the model is loaded
         configure_low_memory(one_heap=False)
     settle(device, 1)
-    return function(*args)
+    try:
+        return function(*args)
+    except BrokenGpuError:
+        _end_under_nanny()
+        raise
+    except FloodmapError as error:
+        if place() not in str(error):
+            error.args = (f"{error} (on worker {place()})",)
+        raise
+
+
+def _end_under_nanny() -> None:
+    """End this Dask worker if a nanny starts it anew. The scheduler then runs its calls on other workers."""
+    with suppress(ImportError, ValueError):  # the last: this process is no Dask worker
+        from distributed import get_worker
+
+        if get_worker().nanny:
+            os._exit(BROKEN_GPU)
 
 
 def report_facts(model: ModelSource) -> Facts:
@@ -89,7 +113,7 @@ def segmenter_of(model: ModelSource, expected: Mapping[str, str] | None) -> Segm
         expected: properties of all workers (`Facts.kind`); None: workers may differ.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others.
         ModelError: the model cannot be loaded.
     """
     segmenter, facts = _loaded(model)
@@ -125,7 +149,10 @@ def segment_chunk(job: Job, chunk: Chunk, guide: Guide) -> ChunkResult:
         entries = compute_rows(
             session.segmenter, selection, mosaic, chunk.rows, batch_size=job.batch_size, add=outcomes.append
         )
-        return ChunkResult(list(entries), outcomes, mosaic.top, mosaic.bottom)
+        result = ChunkResult(list(entries), outcomes, mosaic.top, mosaic.bottom)
+        if any(outcome.failure for outcome in outcomes):
+            refuse_broken_gpu(session.segmenter)
+        return result
 
 
 def release(key: str | None = None) -> None:
@@ -139,6 +166,20 @@ def release(key: str | None = None) -> None:
         if key is None and not _state.sessions:
             _state.model = None
     trim_heap()
+
+
+def refuse_broken_gpu(segmenter: Segmenter) -> None:
+    """Check after a failure that the GPU of this worker works. A broken GPU fails fast, and would take most chunks.
+
+    Raises:
+        BrokenGpuError: the GPU cannot compute any more.
+    """
+    if not segmenter.runs_on.startswith("cuda"):
+        return
+    from floodmap.models.hardware import gpu_works
+
+    if not gpu_works(_state.device):
+        raise BrokenGpuError(f"the GPU of worker {place()} failed; restart this worker, and continue with --resume")
 
 
 def _prompter(scene: Scene, job: Job, guide: Guide) -> Prompter:
@@ -174,7 +215,7 @@ def _open(job: Job) -> _Session:
     """Open the scene of a job and load the model.
 
     Raises:
-        WorkerError: this worker differs from the others.
+        PoolError: this worker differs from the others.
         SceneError: the scene, or a file in the options, is not the same as on the client's machine.
     """
     segmenter = segmenter_of(job.model, job.expected)
@@ -183,19 +224,8 @@ def _open(job: Job) -> _Session:
     with ExitStack() as stack:
         stack.enter_context(freed_memory_kept(large_apart=segmenter.any_size))
         scene = stack.enter_context(Scene.open(job.source, job.options))
-        _refuse_other_files(job, scene)
+        job.inputs.refuse_other(scene, job.options)
         return _Session(scene, segmenter, stack.pop_all())
-
-
-def _refuse_other_files(job: Job, scene: Scene) -> None:
-    if job.identity is not None and FileIdentity.of(job.source.path) == job.identity:
-        return  # the client's machine: hashing the files again would take seconds
-    if scene.fingerprint != job.fingerprint:
-        raise SceneError(f"{scene.path} on worker {place()} is another file than on this machine; copy it again")
-    for option, expected in job.files.items():
-        path: Any = getattr(job.options, option)
-        if of_input(path) != expected:
-            raise SceneError(f"{path} on worker {place()} is another file than on this machine; copy it again")
 
 
 def _loaded(model: ModelSource) -> tuple[Segmenter, Facts]:
@@ -204,18 +234,17 @@ def _loaded(model: ModelSource) -> tuple[Segmenter, Facts]:
         if _state.model is None or _state.model[0] != wanted:
             _state.model = None  # frees the memory of the other model first
             with warnings_kept() as lines:
-                segmenter, batch_size = model.load(_state.device, _state.share)
-            _state.model = wanted, segmenter, _facts(segmenter, batch_size, tuple(lines))
+                loaded = model.load(_state.device, _state.share)
+            _state.model = wanted, loaded.segmenter, _facts(loaded, tuple(lines))
         return _state.model[1:]
 
 
-def _facts(segmenter: Segmenter, batch_size: int, remarks: tuple[str, ...]) -> Facts:
-    from floodmap.models.hardware import device_kind
-
+def _facts(loaded: Loaded, remarks: tuple[str, ...]) -> Facts:
+    segmenter = loaded.segmenter
     return Facts(
-        place=place(), versions=versions(), device=device_kind(segmenter.runs_on), name=segmenter.name,
+        place=place(), versions=versions(), device=loaded.device, name=segmenter.name,
         sha256=segmenter.sha256, knows_floods=segmenter.knows_floods, multiple=segmenter.multiple,
-        any_size=segmenter.any_size, best_batch_size=batch_size, offloads=segmenter.offloads,
+        any_size=segmenter.any_size, best_batch_size=loaded.batch_size, offloads=segmenter.offloads,
         runs_on=segmenter.runs_on, training=segmenter.training, remarks=remarks,
     )  # fmt: skip
 
