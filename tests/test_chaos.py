@@ -6,6 +6,7 @@ Moments and limits are of processor time, which does not depend on what else the
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -36,6 +37,13 @@ pytestmark = [
 KILLS = 20
 DAMAGED = int(os.environ.get("FLOODMAP_DAMAGED", "150"))
 """Number of damaged rasters; CI tries 300."""
+PRELOADED = [
+    "torch", "segment_anything.modeling", "geopandas", "pyogrio", "pyarrow.pandas_compat", "floodmap.inspection",
+    "floodmap.pipeline", "floodmap.catalogue.finding", "floodmap.models.registry", "floodmap.output.polygons",
+    "floodmap.output.vector_files", "floodmap_cli.info", "floodmap_cli.loading", "floodmap_cli.many",
+    "floodmap_cli.segment", "fakes", "test_chaos",
+]  # fmt: skip
+"""Modules that the processes of these tests share. Without them, each process takes three seconds to import them."""
 SECONDS = 20
 """Most processor time a damaged raster may take."""
 MEMORY = 2 * 10**9
@@ -44,11 +52,10 @@ MEMORY = 2 * 10**9
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
+    for name in PRELOADED:  # the server ignores names that do not exist
+        assert importlib.util.find_spec(name) is not None, name
     context = multiprocessing.get_context("forkserver")
-    modules = ("pipeline", "formats", "polygons", "sheet")
-    commands = ("main", "info", "segment")
-    names = [*(f"floodmap.{name}" for name in modules), *(f"floodmap_cli.{name}" for name in commands)]
-    context.set_forkserver_preload([*names, "geopandas", "pyogrio", "fakes", "test_chaos"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
@@ -135,12 +142,13 @@ def try_commands(scene: Path, out: Path, answer: Connection) -> None:
     """Exit codes and output of both commands, and their peak of additional memory."""
     import resource
 
-    import floodmap_cli.segment as command
+    import floodmap_cli.loading as models
     from floodmap import inspection, pipeline
     from floodmap_cli.main import run as main
 
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))
-    command._load, inspection.shipped_model = lambda model, device: FakeSegmenter(), FakeSegmenter
+    assert callable(models.load) and callable(inspection.shipped_model)
+    models.load, inspection.shipped_model = lambda model, device: FakeSegmenter(), FakeSegmenter
     pipeline.rehearse = lambda *_: None  # of what is written, which no damage to a scene changes
     said, before = io.StringIO(), peak_bytes()
     with redirect_stderr(said), redirect_stdout(said):

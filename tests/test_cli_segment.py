@@ -105,6 +105,7 @@ def test_patterns_are_expanded(make_scene: SceneFactory, tmp_path: Path) -> None
         (("a/s.tif", "b/s.tif"), {"a_s", "b_s"}),
         (("a/s.tif", "a/s.png"), {"s_tif", "s_png"}),
         (("a/s.tif", "b/S.tif", "a/other.tif"), {"a_s", "b_S", "other"}),
+        (("a/same/s.tif", "b/same/s.tif"), {"a_same_s", "b_same_s"}),
     ],
 )
 def test_scenes_of_one_name_are_told_apart(
@@ -113,13 +114,6 @@ def test_scenes_of_one_name_are_told_apart(
     paths = [make_scene(folder=tmp_path / Path(file).parent, name=Path(file).name) for file in files]
     assert segment(*paths, "-o", tmp_path / "out") == 0
     assert {path.stem for path in (tmp_path / "out").glob("*.json")} == names
-
-
-def test_scenes_that_would_overwrite_each_other_are_refused(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
-    paths = [make_scene(folder=tmp_path / top / "same", name="s.tif") for top in ("a", "b")]
-    assert segment(*paths, "-o", tmp_path / "out") == 1
-    assert "same files" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_scene_that_is_refused_does_not_stop_the_others(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
