@@ -36,7 +36,7 @@ pytestmark = [
 
 KILLS = 20
 DAMAGED = int(os.environ.get("FLOODMAP_DAMAGED", "150"))
-"""Number of damaged rasters; CI tries 300."""
+"""Number of damaged rasters."""
 PRELOADED = [
     "torch", "segment_anything.modeling", "geopandas", "pyogrio", "pyarrow.pandas_compat", "floodmap.inspection",
     "floodmap.pipeline", "floodmap.catalogue.finding", "floodmap.models.registry", "floodmap.output.polygons",

@@ -157,7 +157,7 @@ def test_a_scene_without_gaps_is_read_as_before(make_scene: SceneFactory) -> Non
     path = make_scene(pixels=picture(3, (100, 100)), transform=NORTH_UP @ Affine.translation(3, 4), tiled=True,
                       blockxsize=32, blockysize=32)  # fmt: skip
     with Scene.open(path) as scene:
-        assert scene._source.gaps is None and not scene.remarks
+        assert scene.source.gaps is None and not scene.remarks
 
 
 def test_a_mask_is_unobserved_where_it_was_never_written(sparse: Path, make_scene: SceneFactory) -> None:

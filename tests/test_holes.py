@@ -181,7 +181,7 @@ def test_a_mosaic_with_alpha_is_read_as_before(make_vrt: Callable[..., Path], ma
     name = make_scene(pixels=picture(3, (SIDE, SIDE)), name="rgba.tif", alpha=np.where(hole(), 0, 255)).name
     path = make_vrt(lambda band: complex_source(name, MASK_BAND, band), bands=4)
     with Scene.open(path, SceneOptions(collar="off")) as scene:
-        assert scene._source.gaps is None
+        assert scene.source.gaps is None
         assert np.array_equal(~scene.read(Window(0, 0, SIDE, SIDE)).valid, hole())
 
 
@@ -239,13 +239,13 @@ def test_ground_without_a_tile_in_a_tile_index_is_unobserved(relative: bool, mak
 
 def test_a_tile_index_with_nodata_is_read_as_before(make_index: Callable[..., Path]) -> None:
     with Scene.open(make_index(nodata=0), SceneOptions(collar="off")) as scene:
-        assert scene._source.gaps is None
+        assert scene.source.gaps is None
         assert np.array_equal(~scene.read(Window(0, 0, SIDE, SIDE)).valid, middle())
 
 
 def test_a_tile_index_with_alpha_is_read_as_before(make_index: Callable[..., Path]) -> None:
     with Scene.open(make_index(alpha=np.full((32, 32), 255, np.uint8)), SceneOptions(collar="off")) as scene:
-        assert scene._source.gaps is None
+        assert scene.source.gaps is None
         assert np.array_equal(~scene.read(Window(0, 0, SIDE, SIDE)).valid, middle())
 
 
