@@ -64,6 +64,8 @@ class Sample:
     """Processor time so far."""
     read: int
     """Bytes that the workers have read so far."""
+    strips: int
+    """Bytes of the strips in the journal. Workers send them as they are."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def measure(path: Path, count: int, folder: Path) -> Measured:
         begun = time.time()
         run, samples = subprocess.Popen(command), list[Sample]()
         while run.poll() is None:
-            samples.append(sample(run.pid, nannies))
+            samples.append(sample(run.pid, nannies, out))
             time.sleep(0.05)
         ended = time.time()
         tasks = sorted(client.get_task_stream(), key=lambda task: task["startstops"][0]["start"])
@@ -174,6 +176,8 @@ def measure(path: Path, count: int, folder: Path) -> Measured:
 
 
 OPTIONS = ["--scheduler", SCHEDULER]
+SEAM_BYTES = 5
+"""Bytes of a pixel in the rows that two chunks share."""
 NO_RATES = Rates(**dict.fromkeys((one.name for one in fields(Rates)), 1.0))
 WRITING = """
 import sys, time, floodmap
@@ -200,14 +204,22 @@ def at(samples: list[Sample], moment: float) -> Sample:
     return samples[min(bisect_left([one.at for one in samples], moment), len(samples) - 1)]
 
 
-def sample(client: int, nannies: list[subprocess.Popen[bytes]]) -> Sample:
+def sample(client: int, nannies: list[subprocess.Popen[bytes]], out: Path) -> Sample:
     """Return the state of the processes now."""
     workers = workers_of(DASK, client, nannies)
     results = [pid for pid in tree(client) if b"floodmap.output.worker" in line_of(pid)]
     return Sample(
         time.time(), sum(map(processor_seconds, workers)), processor_seconds(client),
-        sum(map(processor_seconds, results)), sum(map(read_bytes, workers)),
+        sum(map(processor_seconds, results)), sum(map(read_bytes, workers)), strip_bytes(out),
     )  # fmt: skip
+
+
+def strip_bytes(out: Path) -> int:
+    """Bytes of all strips in the work folder of a run."""
+    try:
+        return sum(strip.stat().st_size for strip in out.glob(".*/*.strip"))
+    except OSError:  # the folder is being deleted
+        return 0
 
 
 def read_bytes(pid: int) -> int:
@@ -228,6 +240,7 @@ def told(
     n_coarse, n_windows = len(run.coarse_chunks), len(run.chunks)
     opening = count + 1  # facts of each worker, and the score of the scene; at the end, each worker closes the scene
     assert len(spans) == opening + n_coarse + n_windows + count, "the scheduler ran other calls"
+    seam = 2 * run.scene.overlap * run.scene.width * SEAM_BYTES
     coarse, windows = spans[opening : opening + n_coarse], spans[opening + n_coarse : len(spans) - count]
     facts, first, last = spans[:count], coarse[0][0], max(stop for _, stop in windows)
     before, after = at(samples, first), at(samples, last)
@@ -238,7 +251,7 @@ def told(
         windows=[stop - start for start, stop in windows], tail=ended - last,
         workers_s=after.workers_s - before.workers_s, client_s=after.client_s - before.client_s,
         results_s=max(one.results_s for one in samples), read=after.read - before.read,
-        sent=sum(one["nbytes"] for one in tasks[opening : len(spans) - count]), written=written,
+        sent=max(one.strips for one in samples) + n_windows * seam, written=written,
     )  # fmt: skip
 
 
