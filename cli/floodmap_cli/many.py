@@ -37,6 +37,7 @@ def segment_many(
     opened: Opened,
     options_of: Callable[[int | None], SegmentOptions],
     *,
+    items: Path | None = None,
     helper: Helper | None,
     print_result: Callable[[FloodMap], None],
     as_json: bool,
@@ -50,6 +51,7 @@ def segment_many(
         path: the catalogue; None: no catalogue.
         opened: context of the model and of the workers; entered after the catalogue has been checked.
         options_of: function from the best batch size of the model, or None if it is not known yet, to the settings.
+        items: file for a STAC item of each scene; None: no STAC items.
         helper: helper process for the first rehearsal.
         print_result: function that reports the results of a scene.
         as_json: True: write the reports of all scenes to standard output.
@@ -62,7 +64,7 @@ def segment_many(
 
     reports: list[dict[str, Any]] = []
     with (
-        reserved(path, scenes, out, options_of(None)) as folder,
+        reserved(path, scenes, out, options_of(None), items) as folder,
         opened as (segmenter, workers),
         _shown(len(scenes), verbosity) as show,
     ):
@@ -76,7 +78,7 @@ def segment_many(
         try:
             catalogue = run_scenes(
                 scenes, out, segmenter, options_of(segmenter.best_batch_size), path=path, folder=folder,
-                workers=workers, helper=helper, on_scene=on_scene,
+                items=items, workers=workers, helper=helper, on_scene=on_scene,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt("run the same command with --resume to continue") from None
@@ -117,3 +119,5 @@ def _report(catalogue: Catalogue, out: Path, as_json: bool, verbosity: int) -> N
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if catalogue.paths:
         click.echo(f"The catalogue is {', '.join(map(str, reversed(catalogue.paths)))}", err=as_json)
+    if catalogue.items_path:
+        click.echo(f"The STAC items are in {catalogue.items_path}", err=as_json)

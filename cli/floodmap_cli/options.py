@@ -228,6 +228,12 @@ catalogue_option = click.option(
 )  # fmt: skip
 """Decorator that adds the parameter `catalogue`."""
 
+stac_items_option = click.option(
+    "--stac-items", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Write a STAC item of each scene to FILE.parquet (stac-geoparquet).",
+)  # fmt: skip
+"""Decorator that adds the parameter `stac_items`."""
+
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 """Decorator that adds the parameter `overwrite`."""
 

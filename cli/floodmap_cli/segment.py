@@ -25,6 +25,7 @@ from .options import (
     json_option,
     model_option,
     options_of,
+    stac_items_option,
     verbosity_options,
     workers_options,
 )  # fmt: skip
@@ -60,6 +61,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
     SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
 )
 @catalogue_option
+@stac_items_option
 @devices_option
 @workers_options
 @flips_option
@@ -69,7 +71,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
     batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, catalogue: Path | None,
-    **settings: Any,
+    stac_items: Path | None, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders, patterns or STAC collections; anything GDAL reads).
 
@@ -112,10 +114,11 @@ def segment(
     def options_for(best_batch_size: int | None) -> SegmentOptions:
         return SegmentOptions(scene=scene_options, batch_size=batch_size or best_batch_size or 1, **settings)
 
-    if catalogue is not None or (len(found) > 1 and needs_workers(workers, scheduler, device)):
+    in_one_file = catalogue is not None or stac_items is not None
+    if in_one_file or (len(found) > 1 and needs_workers(workers, scheduler, device)):
         return segment_many(
-            found, out, catalogue, opened, options_for, helper=helper, as_json=as_json, verbosity=verbosity,
-            print_result=lambda result: print_result(result, as_json, verbosity),
+            found, out, catalogue, opened, options_for, items=stac_items, helper=helper, as_json=as_json,
+            verbosity=verbosity, print_result=lambda result: print_result(result, as_json, verbosity),
         )  # fmt: skip
     free = list(_without_busy(found, out))
     if not free:

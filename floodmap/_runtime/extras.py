@@ -12,6 +12,7 @@ EXTRAS = {
     "accelerate": "multi-gpu",
     "rioxarray": "xarray",
     "pystac": "remote",
+    "stac_geoparquet": "stac",
     "distributed": "dask",
 }
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""

@@ -27,6 +27,7 @@ def segment_many(
     *,
     out: str | Path = OUTPUT_FOLDER,
     catalogue: str | Path | None = None,
+    stac_items: str | Path | None = None,
     model: str | Path | Segmenter = MODEL,
     device: str = "auto",
     flips: bool = False,
@@ -47,6 +48,7 @@ def segment_many(
         out: folder for the results; created if it is missing.
         catalogue: file with the polygons of all scenes, and a row for each scene: GeoPackage (.gpkg) or GeoParquet
             (.parquet). None: no catalogue.
+        stac_items: file for a STAC item of each scene, in the format stac-geoparquet (.parquet). None: no STAC items.
         model: a name (`floodmap models list`), a file, or, without workers, a model from `load_model`.
         device: as for `segment`.
         flips: as for `segment`.
@@ -68,10 +70,11 @@ def segment_many(
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     folder, path = Path(out), None if catalogue is None else Path(catalogue)
+    items = None if stac_items is None else Path(stac_items)
     scenes = find_scenes([os.fspath(one) for one in given], folder)
     chosen = _options(settings)
     with ExitStack() as stack:
-        unfinished = stack.enter_context(reserved(path, scenes, folder, chosen(1)))
+        unfinished = stack.enter_context(reserved(path, scenes, folder, chosen(1), items))
         runner: Workers | None = None
         if needs_workers(workers, scheduler, device):
             runner = stack.enter_context(open_workers(
@@ -81,7 +84,7 @@ def segment_many(
         segmenter = runner.segmenter if runner else load_model(model, device=device, flips=flips)
         return run_scenes(
             scenes, folder, segmenter, chosen(batch_size or segmenter.best_batch_size), path=path, folder=unfinished,
-            workers=runner, on_scene=lambda _, state: progress(state) if progress else None,
+            items=items, workers=runner, on_scene=lambda _, state: progress(state) if progress else None,
         )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from floodmap.catalogue.file import check_target, work_folder, write_catalogue
+from floodmap.catalogue.file import check_target, files_of, work_folder, write_catalogue
 from floodmap.catalogue.rows import SceneRow
 from floodmap.catalogue.side_by_side import NamedScene, SceneOutcome, segment_scenes
+from floodmap.catalogue.stac_items import check_items_file, write_items
 from floodmap.models.protocol import Segmenter
 from floodmap.options import FORMATS, SegmentOptions
 from floodmap.output.rehearsal import Helper
@@ -40,6 +41,8 @@ class Catalogue:
     """The row of each scene, in the order of the scenes."""
     paths: tuple[Path, ...]
     """Files of the catalogue; the file with the rows of the scenes is the last. Empty if no catalogue was written."""
+    items_path: Path | None = None
+    """File with a STAC item of each scene; None if it was not written."""
 
     @property
     def failed(self) -> tuple[SceneRow, ...]:
@@ -64,7 +67,9 @@ class Catalogue:
 
 
 @contextmanager
-def reserved(path: Path | None, scenes: Sequence[NamedScene], out: Path, options: SegmentOptions) -> Iterator[Path]:
+def reserved(
+    path: Path | None, scenes: Sequence[NamedScene], out: Path, options: SegmentOptions, items: Path | None = None
+) -> Iterator[Path]:
     """Context manager: check that a catalogue can be written, and lock it until the end.
 
     Call it before the model is loaded, so that errors appear early.
@@ -74,19 +79,24 @@ def reserved(path: Path | None, scenes: Sequence[NamedScene], out: Path, options
         scenes: scenes of the run.
         out: folder of their results.
         options: settings of the run.
+        items: file for STAC items; None: no STAC items are written.
 
     Yields:
         Folder for unfinished files of the catalogue; `out` without a catalogue.
 
     Raises:
-        OutputError: the catalogue cannot be written, would replace another file, or is written by another run.
-        MissingPackageError: the catalogue is GeoParquet, and pyarrow is not installed.
+        OutputError: a file cannot be written or would replace another file, or another run writes the catalogue.
+        MissingPackageError: a package for the format is not installed.
     """
+    results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True)]
+    inputs = [Path(file) for file in options.files.values()]
+    inputs += [container[0] for _, source in scenes if (container := source.container)]
+    others = [*results, *inputs]
     if path is not None:
-        results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True)]
-        inputs = [Path(file) for file in options.files.values()]
-        inputs += [container[0] for _, source in scenes if (container := source.container)]
-        check_target(path, overwrite=options.overwrite, resume=options.resume, others=[*results, *inputs])
+        check_target(path, overwrite=options.overwrite, resume=options.resume, others=others)
+        others += files_of(path)
+    if items is not None:
+        check_items_file(items, overwrite=options.overwrite, resume=options.resume, others=others)
     with nullcontext(out) if path is None else work_folder(path) as folder:
         yield folder
 
@@ -99,6 +109,7 @@ def run_scenes(
     *,
     path: Path | None,
     folder: Path,
+    items: Path | None = None,
     workers: Workers | None = None,
     helper: Helper | None = None,
     on_scene: Callable[[SceneOutcome, ScenesProgress], None] = lambda *_: None,
@@ -112,6 +123,7 @@ def run_scenes(
         options: settings of all scenes.
         path: the catalogue; None: no catalogue is written.
         folder: folder for unfinished files, from `reserved`.
+        items: file for a STAC item of each scene; None: no STAC items are written.
         workers: worker processes; None: this process segments the scenes.
         helper: helper process for the first rehearsal.
         on_scene: function that is called after every scene, with its outcome and the number of scenes done so far.
@@ -130,9 +142,11 @@ def run_scenes(
         failed += outcome.flood_map is None
         on_scene(outcome, ScenesProgress(done, failed, len(scenes)))
     complete = tuple(row for row in rows if row is not None)
-    if path is None or (failed == len(scenes) and _is_kept(path)):
-        return Catalogue(complete, ())
-    return Catalogue(*write_catalogue(complete, path, folder))
+    paths: tuple[Path, ...] = ()
+    if path is not None and not (failed == len(scenes) and _is_kept(path)):
+        complete, paths = write_catalogue(complete, path, folder)
+    written = items is not None and write_items(complete, items) > 0
+    return Catalogue(complete, paths, items if written else None)
 
 
 def _is_kept(path: Path) -> bool:
