@@ -74,7 +74,7 @@ def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | 
         del chosen[name]
     shown = {name: shown_name(path) for name, path in options.files.items()}
     chosen["scene"] |= {name: shown[name] for name in ("mask", "aoi") if name in shown}
-    chosen["prompts"] = shown.get("prompts", chosen["prompts"])
+    chosen |= {name: shown[name] for name in ("prompts", "permanent_water") if name in shown}
     found = {key: of_input(path) if fingerprints is None else fingerprints[key] for key, path in options.files.items()}
     return {**chosen, "fingerprints": found}
 

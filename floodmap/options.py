@@ -107,6 +107,18 @@ class SegmentOptions:
     tile_size: int = option(TILE_SIZE, "Longest side of a window; a multiple of 32.", metavar="PIXELS", least=32)
     overlap: int = option(OVERLAP, "Smallest overlap of neighbouring windows.", metavar="PIXELS", least=0)
     threshold: float = option(THRESHOLD, "Flood where the probability is at least this, from 0.01 to 1.")
+    permanent_water: Path | str | None = option(
+        None, "Raster or polygons of water that is always there: a class and a layer of its own, and no flood.",
+        metavar="FILE",
+    )  # fmt: skip
+    permanent_least: float | None = option(
+        None, "Least value of permanent water in the raster.", flag="--permanent-least", metavar="VALUE",
+        shown="50; 1 in a raster of 0 and 1",
+    )  # fmt: skip
+    permanent_rim_m: float | None = option(
+        None, "Width of the rim around permanent water that counts as its bank, in metres.", flag="--permanent-rim",
+        metavar="METRES", shown="one pixel of the raster; 0 for polygons",
+    )  # fmt: skip
     min_area_m2: float | None = option(
         None, "Drop smaller polygons, in square metres.", metavar="M2", shown="25 pixels"
     )
@@ -131,9 +143,12 @@ class SegmentOptions:
             raise FloodmapError(f"batch size {self.batch_size} must be at least 1")
         if not self.formats or not set(self.formats) <= set(FORMATS):
             raise FloodmapError(f"formats {self.formats} must be some of {', '.join(FORMATS)}")
-        for name, value in (("min_area_m2", self.min_area_m2), ("simplify_m", self.simplify_m)):
+        for name in ("min_area_m2", "simplify_m", "permanent_rim_m"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise FloodmapError(f"{name} {value} must be 0 or more")
+        if self.permanent_water is None and (self.permanent_least is not None or self.permanent_rim_m is not None):
+            raise FloodmapError("--permanent-least and --permanent-rim need --permanent-water FILE")
 
     @property
     def threshold_percent(self) -> int:
@@ -142,11 +157,14 @@ class SegmentOptions:
 
     @property
     def files(self) -> dict[str, Path | str]:
-        """Input files of a run besides the scene, by name of the option (`mask`, `aoi`, `prompts`).
+        """Input files of a run besides the scene, by name of the option (`mask`, `aoi`, `prompts`, `permanent_water`).
 
         Each value is a file, a .gdb folder, or a name that only GDAL opens, such as `/vsizip/...`.
         """
-        given = {"mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts}
+        given = {
+            "mask": self.scene.mask, "aoi": self.scene.aoi, "prompts": self.prompts,
+            "permanent_water": self.permanent_water,
+        }  # fmt: skip
         return {name: path for name, path in given.items() if path not in (None, "auto", "none")}
 
 
@@ -165,6 +183,9 @@ class SegmentSettings(TypedDict, total=False):
     tile_size: int
     overlap: int
     threshold: float
+    permanent_water: str | Path | None
+    permanent_least: float | None
+    permanent_rim_m: float | None
     min_area_m2: float | None
     simplify_m: float | None
     formats: tuple[Format, ...]

@@ -26,6 +26,7 @@ from floodmap.imagery.tile import Tile
 from floodmap.inference.loop import Progress, WindowRunner, run_windows
 from floodmap.inference.strangeness import ood_warnings
 from floodmap.inference.tiling import Grid
+from floodmap.masks.permanent_water import check_reference, permanent_of
 from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
@@ -99,7 +100,9 @@ def segment_scene(
             height=scene.height, width=scene.width, tile_size=options.tile_size, overlap=options.overlap,
             multiple=segmenter.multiple,
         )  # fmt: skip
-        results = result_paths(out, name, options.formats, sheet=options.report)
+        results = result_paths(
+            out, name, options.formats, sheet=options.report, permanent=options.permanent_water is not None
+        )
         refuse_long_names(results)
         own = scene.path.container
         refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
@@ -112,6 +115,7 @@ def segment_scene(
         if not options.overwrite and not has_strips(work):
             refuse_existing(results, settings if options.resume else None)
         check_disk(out, scene.width * scene.height)
+        check_reference(options, scene.grid, str(scene.path))
         report = progress or (lambda _: None)
         with Journal(work, settings, resume=options.resume, discard=options.overwrite) as journal, ExitStack() as stack:
             for line in (ood_lines := ood_warnings(scene, segmenter)):
@@ -152,7 +156,7 @@ def _finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
         simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
-        started=started, warnings=(*scene.remarks, *scene.unsuited, *ood_lines),
+        started=started, warnings=(*scene.remarks, *scene.unsuited, *ood_lines), permanent=permanent_of(options),
     )  # fmt: skip
 
 

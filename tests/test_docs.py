@@ -100,6 +100,8 @@ def _vectors(folder: Path) -> None:
     geopandas.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs=crs).to_file(folder / "districts.gpkg")
     houses = [point.buffer(8) for point in points]
     geopandas.GeoDataFrame(geometry=houses, crs=crs).to_file(folder / "buildings.gpkg")
+    lakes = [point.buffer(40) for point in points]
+    geopandas.GeoDataFrame(geometry=lakes, crs=crs).to_file(folder / "water.gpkg")
 
 
 @pytest.fixture

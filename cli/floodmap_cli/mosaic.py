@@ -40,7 +40,10 @@ INCOMPLETE = 3
 @options_of(MosaicOptions)
 @model_option
 @options_of(SceneOptions)
-@options_of(SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report")
+@options_of(
+    SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
+    "min_area_m2", "simplify_m", "formats", "report",
+)
 @device_option
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")

@@ -58,7 +58,8 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(SegmentOptions, "prompts")
 @options_of(SceneOptions)
 @options_of(
-    SegmentOptions, "tile_size", "overlap", "threshold", "min_area_m2", "simplify_m", "formats", "report"
+    SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
+    "min_area_m2", "simplify_m", "formats", "report",
 )
 @catalogue_option
 @stac_items_option
@@ -82,6 +83,9 @@ def segment(
     NAME.gpkg with the layers `flood` and `unobserved`, and NAME.json with areas and settings. The rasters and the
     layers have styles for QGIS. With --report, NAME_report.html shows the results on one page. With --report and
     --resume, this page is added to results that exist already.
+
+    With --permanent-water, lakes and rivers that are always there are the class 2 of the mask and the layer
+    `permanent_water`, and no flood.
 
     With --catalogue, the polygons of all scenes and a row for each scene are in one file. With --workers, small scenes
     are computed side by side.

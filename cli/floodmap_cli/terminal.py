@@ -97,6 +97,8 @@ def print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
         if area is not None
         else f"{summary['pixels']['flood']:,} pixels of flood (no CRS, so no area)"
     )
+    if (permanent := summary.get("permanent_water_area_ha")) is not None:
+        size += f" beside {permanent:,.2f} ha of permanent water"
     files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
     windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
     lost = "unobserved unless another frame observes the ground" if "frames" in summary else "unobserved there"

@@ -95,7 +95,7 @@ def _options(settings: SegmentSettings) -> Callable[[int], SegmentOptions]:
         TypeError: a setting has an unknown name.
     """
     given: dict[str, Any] = dict(settings)
-    for name in ("mask", "aoi", "prompts"):
+    for name in ("mask", "aoi", "prompts", "permanent_water"):
         if given.get(name) not in (None, "auto", "none"):
             given[name] = local_or_gdal(given[name])
     of_scene = {one.name: given.pop(one.name) for one in fields(SceneOptions) if one.name in given}

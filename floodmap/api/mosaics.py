@@ -34,6 +34,9 @@ class MosaicSettings(TypedDict, total=False):
     tile_size: int
     overlap: int
     threshold: float
+    permanent_water: str | Path | None
+    permanent_least: float | None
+    permanent_rim_m: float | None
     min_area_m2: float | None
     simplify_m: float | None
     formats: tuple[Format, ...]
@@ -93,6 +96,8 @@ def mosaic(
     given: dict[str, Any] = {"batch_size": segmenter.best_batch_size, **settings}
     scene = {one.name: given.pop(one.name) for one in fields(SceneOptions) if one.name in given}
     scene |= {key: local_or_gdal(scene[key]) for key in ("mask", "aoi") if scene.get(key) is not None}
+    if given.get("permanent_water") is not None:
+        given["permanent_water"] = local_or_gdal(given["permanent_water"])
     options = SegmentOptions(scene=SceneOptions(**scene), **given)
     return mosaic_frames(
         sources, Path(out), segmenter, options, name=chosen.name, product_crs=chosen.product_crs, progress=progress

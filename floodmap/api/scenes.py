@@ -64,6 +64,9 @@ def segment(
     tile_size: int = TILE_SIZE,
     overlap: int = OVERLAP,
     threshold: float = THRESHOLD,
+    permanent_water: str | Path | None = None,
+    permanent_least: float | None = None,
+    permanent_rim_m: float | None = None,
     min_area_m2: float | None = None,
     simplify_m: float | None = None,
     formats: tuple[Format, ...] = (FORMAT,),
@@ -120,6 +123,10 @@ def segment(
         tile_size: longest side of a window, in pixels.
         overlap: least number of pixels that neighbouring windows share.
         threshold: probability, 0.01 to 1, from which a pixel is flood in the mask.
+        permanent_water: file of water that is always there, polygons or a raster: a class and a layer of its own, and
+            no flood; see `masks.permanent_water.PermanentWater`, also for the next two. None: all water is flood.
+        permanent_least: least value of permanent water in the raster; None: 50, or 1 in a raster of 0 and 1.
+        permanent_rim_m: width in metres of the rim that counts as the bank; None: a pixel of the raster; polygons: 0.
         min_area_m2: smallest area of a polygon, in square metres; None: the area of 25 pixels.
         simplify_m: tolerance of the simplified outlines, in metres; 0 follows every pixel; None: one pixel.
         formats: vector formats: gpkg, shp, geojson, fgb, parquet.
@@ -153,6 +160,8 @@ def segment(
         segmenter = runner.segmenter if runner else load_model(model, device=device, flips=flips)
         options = SegmentOptions(
             scene=scene, prompts=prompts if prompts in ("auto", "none") else local_or_gdal(prompts),
+            permanent_water=None if permanent_water is None else local_or_gdal(permanent_water),
+            permanent_least=permanent_least, permanent_rim_m=permanent_rim_m,
             tile_size=tile_size, overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
             formats=tuple(formats), batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive,
             overwrite=overwrite, resume=resume, report=report,

@@ -88,7 +88,7 @@ def reserved(
         OutputError: a file cannot be written or would replace another file, or another run writes the catalogue.
         MissingPackageError: a package for the format is not installed.
     """
-    results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True)]
+    results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True, permanent=True)]
     inputs = [Path(file) for file in options.files.values()]
     inputs += [container[0] for _, source in scenes if (container := source.container)]
     others = [*results, *inputs]

@@ -146,7 +146,8 @@ def _refuse_results(out: Path, name: str, options: SegmentOptions) -> None:
     """
     if options.overwrite or options.resume:
         return
-    refuse_existing(result_paths(out, name, options.formats, sheet=options.report))
+    permanent = options.permanent_water is not None
+    refuse_existing(result_paths(out, name, options.formats, sheet=options.report, permanent=permanent))
     if has_strips(folder := work_folder(out, name)):
         raise OutputError(f"{folder}: holds an unfinished run; go on with --resume, or start afresh with --overwrite")
 

@@ -79,7 +79,14 @@ class Overlay(Protocol):
         """
 
 
-def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool = False) -> Overlay:
+def open_overlay(
+    path: Path | str,
+    scene: BaseScene,
+    stack: ExitStack,
+    *,
+    voids_cover: bool = False,
+    between: tuple[float, float] | None = None,
+) -> Overlay:
     """Open the polygons or the raster of a mask or an area of interest, to find the pixels of a scene that are covered.
 
     A raster must have one band, besides alpha. A pixel that the raster's mask or alpha band hides never covers the
@@ -102,6 +109,7 @@ def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_
         stack: exit stack that closes the file.
         voids_cover: whether pixels of unknown content (nodata and voids) cover the scene, as listed above: True for a
             mask, False for an area of interest.
+        between: least and greatest value of a raster that cover the scene, in place of every value except 0.
 
     Raises:
         MissingCRSError: the scene or the file has no CRS. A raster of the size of the scene's file needs no CRS.
@@ -115,7 +123,7 @@ def open_overlay(path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_
         return _Polygons(path, scene)
     if not is_there(path):
         raise SceneError(f"{path}: no such file")
-    return _Raster(path, scene, stack, voids_cover=voids_cover)
+    return _Raster(path, scene, stack, voids_cover=voids_cover, between=between)
 
 
 class _Polygons:
@@ -171,8 +179,11 @@ class _Polygons:
 class _Raster:
     """Mask or area of interest from a raster of one band. `open_overlay` describes which values of the raster count."""
 
-    def __init__(self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool) -> None:
-        self._path, self._grid, self._voids_cover = path, scene.grid, voids_cover
+    def __init__(
+        self, path: Path | str, scene: BaseScene, stack: ExitStack, *, voids_cover: bool,
+        between: tuple[float, float] | None,
+    ) -> None:  # fmt: skip
+        self._path, self._grid, self._voids_cover, self._between = path, scene.grid, voids_cover, between
         # rasterio and GDAL parse text and relative paths as URLs; `SourceName` prevents this for files.
         name = SourceName.of(path if has_gdal_name(path) else Path(path))
         try:
@@ -237,8 +248,14 @@ class _Raster:
             known = np.full(shape_hw, True) if self._nodata_covers else ~self._is_nodata(values)
             if not self._voids_cover:
                 known &= (values >= 0) & (values < HUGE)
-            covered |= (values != 0) & known & seen
+            covered |= self._counts(values) & known & seen
         return covered
+
+    def _counts(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        if self._between is None:
+            return np.asarray(values != 0)
+        least, most = self._between
+        return np.asarray((values >= least) & (values <= most))
 
     def _is_nodata(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         nodata = self._source.nodata

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from floodmap.errors import EvaluationError, FloodmapError
-from floodmap.masks.raster import RasterMask
+from floodmap.masks.raster import MASK, RasterMask
 from floodmap.masks.rules import FloodRule
-from floodmap.strips.codes import UNOBSERVED
+from floodmap.strips.codes import PERMANENT, UNOBSERVED
 
 
 def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
@@ -30,6 +30,7 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
       - If the metadata of all rasters declare per cent, as in probability rasters of floodmap, the threshold is 0.5.
       - If the values of the masks are 0 and 1, 1 is flood. If the values are 0 and 255, 255 is flood.
       - If the values are 0, 1 and 255, 1 is flood and 255 is unobserved, as in the masks that floodmap writes.
+      - In masks that floodmap wrote, 2 is permanent water and no flood.
 
     The values of all masks of one side are combined, because a mask that is all dry or all flood does not show the
     flood value. Values of unobserved pixels (see `FloodRule.hides`) are left out.
@@ -53,12 +54,13 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
         return replace(rule, threshold=0.5)
     found: set[float] = set()
     nodata: set[float] = set()
-    names = []
+    names, by_floodmap = [], True
     for path in paths:
         try:
             with closing(RasterMask(path)) as mask:
                 found |= visible_classes(mask, rule)
                 nodata |= {mask.nodata} if mask.nodata is not None else set()
+                by_floodmap &= mask.described == MASK
         except EvaluationError:
             continue
         names.append(path)
@@ -68,9 +70,9 @@ def settle(rule: FloodRule, paths: Sequence[Path], option: str) -> FloodRule:
             f"{where} declares 0 as nodata, so no pixel is dry; if 0 means dry, run gdal_edit.py -unsetnodata FILE, "
             f"otherwise confirm with {option} {found.pop():g}"
         )
-    if found <= {0.0, 1.0}:
+    if found <= {0.0, 1.0} or (by_floodmap and found <= {0.0, 1.0, float(PERMANENT)}):
         return replace(rule, values=(1.0,))
-    if found == {0.0, 1.0, 255.0}:
+    if found == {0.0, 1.0, 255.0} or (by_floodmap and found <= {0.0, 1.0, float(PERMANENT), 255.0}):
         return replace(rule, values=(1.0,), ignored=(*rule.ignored, *([float(UNOBSERVED)] if rule.careful else [])))
     if found == {0.0, 255.0} and 255.0 not in nodata:
         return replace(rule, values=(255.0,))

@@ -33,10 +33,8 @@ __all__ = ["ImageryError", "RasterMask", "is_imagery"]
 
 _MAX_CLASSES = 16
 """Largest number of distinct values in a mask. A raster with more values is no mask, and counting stops."""
-
-
-PROBABILITY = "flood probability"
-"""Band description of the probability rasters that floodmap writes."""
+MASK, PROBABILITY = "flood mask", "flood probability"
+"""Band descriptions of the masks and of the probability rasters that floodmap writes."""
 LOG = logging.getLogger(__name__)
 
 _PERCENT = ("%", "percent", "per cent", "pct")
@@ -166,8 +164,12 @@ class RasterMask:
     @property
     def declares_percent(self) -> bool:
         """True if the metadata of the raster declares per cent, as in the probability rasters that floodmap writes."""
-        described = f"{self._dataset.descriptions[0] or ''}".strip().lower()
-        return described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
+        return self.described == PROBABILITY or f"{self._dataset.units[0] or ''}".strip().lower() in _PERCENT
+
+    @property
+    def described(self) -> str:
+        """Description of the band, in lower case."""
+        return f"{self._dataset.descriptions[0] or ''}".strip().lower()
 
     def scale(self, rule: FloodRule) -> int:
         """Return the stored value of probability 1: 100 if the raster is in per cent, else 1.

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.strips.codes import FIRST_REASON, OUTSIDE, REASONS
+from floodmap.strips.codes import FIRST_REASON, OUTSIDE, PERMANENT_CODE, REASONS
 
 _CELL = 256
 """Side of a cell in pixels of the scene. A cell is a square in which all pixels count with the same geodesic area."""
+
+_PERMANENT = slice(PERMANENT_CODE + 1, 2 * PERMANENT_CODE + 1)
+"""Codes of permanent water."""
 
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 """Strips of a scene, each as a pair: index of the strip's first row in the scene, and codes, uint8 (rows, width)."""
@@ -34,11 +37,16 @@ class Census:
     @property
     def flood_pixels(self) -> int:
         """Number of flood pixels."""
-        return int(self.pixels[self.threshold : FIRST_REASON].sum())
+        return int(self.pixels[self._flood].sum())
+
+    @property
+    def permanent_pixels(self) -> int:
+        """Number of pixels of permanent water."""
+        return int(self.pixels[_PERMANENT].sum())
 
     @property
     def observed_pixels(self) -> int:
-        """Number of flood and dry pixels."""
+        """Number of pixels of flood, permanent water and dry ground."""
         return int(self.pixels[:FIRST_REASON].sum())
 
     @property
@@ -52,7 +60,12 @@ class Census:
     @property
     def flood_m2(self) -> float | None:
         """Flooded area in square metres; None without a geographic or projected CRS."""
-        return None if self.ground_m2 is None else float(self.ground_m2[self.threshold : FIRST_REASON].sum())
+        return None if self.ground_m2 is None else float(self.ground_m2[self._flood].sum())
+
+    @property
+    def permanent_m2(self) -> float | None:
+        """Area of permanent water in square metres; None without a geographic or projected CRS."""
+        return None if self.ground_m2 is None else float(self.ground_m2[_PERMANENT].sum())
 
     @property
     def observed_m2(self) -> float | None:
@@ -65,18 +78,30 @@ class Census:
         inside = self.observed_pixels + sum(self.unobserved_pixels.values())
         return self.observed_pixels / inside if inside else 1.0
 
-    def as_json(self) -> dict[str, Any]:
-        """Return areas, shares and pixel counts as a dict, which becomes a part of the JSON report."""
-        hectares = None if self.flood_m2 is None else self.flood_m2 / 1e4
+    @property
+    def _flood(self) -> slice:
+        return slice(self.threshold, PERMANENT_CODE + 1)
+
+    def as_json(self, *, permanent: bool = False) -> dict[str, Any]:
+        """Return areas, shares and pixel counts as a dict, which becomes a part of the JSON report.
+
+        Args:
+            permanent: True: include the figures of permanent water.
+        """
+        m2 = {"flood": self.flood_m2, **({"permanent_water": self.permanent_m2} if permanent else {})}
+        areas: dict[str, float | None] = {}
+        for name, area in m2.items():
+            areas[f"{name}_area_m2"] = _rounded(area)
+            areas[f"{name}_area_ha"] = _rounded(None if area is None else area / 1e4, 4)
         return {
-            "flood_area_m2": _rounded(self.flood_m2),
-            "flood_area_ha": _rounded(hectares, 4),
+            **areas,
             "observed_area_m2": _rounded(self.observed_m2),
             "observed_share": round(self.observed_share, 6),
             "flood_share_of_observed": round(self.flood_pixels / max(self.observed_pixels, 1), 6),
             "pixels": {
                 "flood": self.flood_pixels,
-                "dry": self.observed_pixels - self.flood_pixels,
+                **({"permanent_water": self.permanent_pixels} if permanent else {}),
+                "dry": self.observed_pixels - self.flood_pixels - self.permanent_pixels,
                 "unobserved": self.unobserved_pixels,
                 "outside": int(self.pixels[OUTSIDE]),
             },

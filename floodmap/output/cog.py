@@ -22,6 +22,7 @@ from floodmap.errors import OutputError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 from floodmap.geo.window import Window
+from floodmap.output.pyramid import pyramid, shrunk
 from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
@@ -51,14 +52,16 @@ def write_rasters(
     tags: Mapping[str, str],
     overwrite: bool = False,
     scratch: Path | None = None,
+    permanent: bool = False,
 ) -> tuple[Path, Path]:
     """Write the COGs `NAME_mask.tif` and `NAME_probability.tif` to a folder, each with a `.qml` style for QGIS.
 
     Both rasters are uint8 with nodata 255 (unobserved). The mask is 1 if the probability is at least the threshold, and
-    otherwise 0. The probability is in per cent, 0 to 100.
+    otherwise 0. Permanent water is 2. The probability is in per cent, 0 to 100, also for permanent water.
 
     Overview pixels are computed from the full-resolution pixels that they cover. In the mask, an overview pixel has the
-    most frequent of the three values; on a tie, unobserved precedes flood, and flood precedes dry. In the probability
+    most frequent value; on a tie, unobserved precedes flood, flood permanent water, and permanent water dry. Flood and
+    permanent water together are compared with dry first, so that both options agree on what is dry. In the probability
     raster, an overview pixel is the mean of the observed pixels; the same overview pixels as in the mask are
     unobserved. The bytes of the files depend only on the arguments.
 
@@ -72,6 +75,7 @@ def write_rasters(
         tags: GDAL metadata of both files.
         overwrite: True: replace files that exist.
         scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
+        permanent: True: the style of the mask has permanent water.
 
     Returns:
         Paths of the mask and of the probability raster.
@@ -99,7 +103,8 @@ def write_rasters(
                 _write_levels(strips, plain, threshold, profile)
                 for kind in KINDS:
                     _assemble(plain, kind, tags)
-                    style = files("floodmap.output").joinpath("styles", f"{kind}.qml").read_bytes()
+                    style_name = "mask_with_permanent_water" if permanent and kind == "mask" else kind
+                    style = files("floodmap.output").joinpath("styles", f"{style_name}.qml").read_bytes()
                     (plain / f"{kind}.qml").write_bytes(style)
             for target in targets:
                 (work_dir / (target.name.removeprefix(f"{name}_"))).replace(target)
@@ -140,13 +145,13 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
     with ExitStack() as stack:
         outputs = []
         for level in range(levels + 1):
-            grid = {**(profile if level == 0 else {}), "width": _shrunk(width, level), "height": _shrunk(height, level)}
+            grid = {**(profile if level == 0 else {}), "width": shrunk(width, level), "height": shrunk(height, level)}
             outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in KINDS])
         step = max(BLOCK_SIZE, 1 << levels)
         for row_off, band in _bands(strips, step, width, height):
             for col_off in range(0, width, max(step, STEP_COLUMNS)):
                 codes = band[:, col_off : col_off + max(step, STEP_COLUMNS)]
-                for level, pair in enumerate(_pyramid(codes, threshold, levels)):
+                for level, pair in enumerate(pyramid(codes, threshold, levels)):
                     rows, cols = pair[0].shape
                     window = Window(row_off >> level, col_off >> level, rows, cols).to_rasterio()
                     for output, values in zip(outputs[level], pair, strict=True):
@@ -159,11 +164,6 @@ def _create(path: Path, grid: Mapping[str, Any]) -> Any:
         path, "w", driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=BLOCK_SIZE, blockysize=BLOCK_SIZE,
         compress="PACKBITS", bigtiff="IF_SAFER", **grid,
     )  # fmt: skip
-
-
-def _shrunk(length: int, level: int) -> int:
-    """Return the length in pixels of a side at an overview level; `length` is the length at full resolution."""
-    return -(-length // (1 << level))
 
 
 def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple[int, Codes]]:
@@ -192,95 +192,6 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
         raise OutputError(f"strips cover {expected} rows of a scene of {height}")
     if filled:
         yield height - filled, band[:filled]
-
-
-def _pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, Codes]]:
-    """Yield mask and probability of a block of codes at every level: full resolution first, then the overviews.
-
-    Args:
-        codes: uint8 (rows, columns). The block begins at a row and a column that are multiples of 2**levels.
-        threshold: in per cent; codes from the threshold to 100 are flood.
-        levels: number of overviews.
-
-    Yields:
-        For each level, mask (0 dry, 1 flood, 255 unobserved) and probability (per cent, 255 unobserved). Both are uint8
-        and have the shape of the block at this level.
-    """
-    hidden = codes > 100
-    flood = codes >= threshold
-    height, width = codes.shape
-    if not hidden.any():
-        yield flood.view(np.uint8), codes
-        sums: list[NDArray[Any]] = [flood.view(np.uint8), codes]
-    else:
-        flood &= ~hidden
-        yield _covered(flood.view(np.uint8), hidden), _covered(codes, hidden)
-        sums = [flood.view(np.uint8), codes * ~hidden, hidden.view(np.uint8)]
-    for level in range(1, levels + 1):
-        # Counts are at most 4 at level 1. Sums of percentages are at most 100 * 4**4 < 2**16 at level 4, and at most
-        # 100 * 4**12 < 2**32 at level 12.
-        wide: Any = np.uint16 if level <= 4 else np.uint32
-        narrow: Any = np.uint8 if level == 1 else wide
-        sums = [_halved(values, dtype) for values, dtype in zip(sums, (narrow, wide, narrow), strict=False)]
-        n_flood, total, *others = sums
-        if not (others or height % (1 << level) or width % (1 << level)):  # all pixels cover equally many pixels
-            half = 1 << 2 * level - 1
-            yield (n_flood >= half).view(np.uint8), ((total + wide(half)) >> 2 * level).astype(np.uint8)
-            continue
-        n_observed = np.multiply.outer(_footprint(height, level), _footprint(width, level))
-        if others:
-            n_observed = n_observed - others[0]
-        n_dry = n_observed - n_flood
-        mask = (n_flood >= n_dry).view(np.uint8)
-        mean = ((total + n_observed // 2) // np.maximum(n_observed, 1)).astype(np.uint8)
-        if others:
-            n_hidden = others[0]
-            hidden = (n_hidden > 0) & (n_hidden >= n_flood) & (n_hidden >= n_dry)
-            mask, mean = _covered(mask, hidden), _covered(mean, hidden)
-        yield mask, mean
-
-
-def _covered(values: Codes, hidden: NDArray[np.bool_]) -> Codes:
-    """Return a copy of `values`, uint8, with 255 at the unobserved pixels.
-
-    `hidden`, bool in the shape of `values`, is True at pixels that are unobserved for any reason, not only at
-    transparent pixels. The result is computed by a bitwise OR with 255, which is several times faster than `np.where`.
-    """
-    return values | -hidden.view(np.uint8)
-
-
-def _halved(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """Return the sums over blocks of 2 x 2 pixels. At the end of an odd number of rows or columns, blocks are smaller.
-
-    Args:
-        values: (rows, columns), unsigned. In uint8 they are at most 127, because sums of two are computed in uint8.
-        dtype: type of the sums.
-
-    Returns:
-        Sums, ((rows + 1) // 2, (columns + 1) // 2).
-    """
-    if values.dtype != np.uint8:
-        rows = values[0::2].astype(dtype)
-        rows[: len(values) // 2] += values[1::2]
-        sums = rows[:, 0::2].copy()
-        sums[:, : values.shape[1] // 2] += rows[:, 1::2]
-        return sums
-    rows = np.zeros((-(-len(values) // 2), values.shape[1] + values.shape[1] % 2), np.uint8)
-    rows[:, : values.shape[1]] = values[0::2]
-    rows[: len(values) // 2, : values.shape[1]] += values[1::2]
-    pairs = rows.view(np.uint16)  # several times faster than strided access to bytes
-    return np.asarray(((pairs & 255) + (pairs >> 8)).astype(dtype))
-
-
-def _footprint(length: int, level: int) -> NDArray[Any]:
-    """Return, along one axis, the number of full-resolution pixels that each overview pixel covers.
-
-    Args:
-        length: number of full-resolution pixels.
-        level: overview level, from 0 (full resolution).
-    """
-    edges = np.minimum(np.arange(_shrunk(length, level) + 1) << level, length)
-    return np.asarray(np.diff(edges), np.uint16 if level < 8 else np.uint32)
 
 
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:

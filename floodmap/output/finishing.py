@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from rasterio.crs import CRS
 from floodmap._runtime.memory import trim_heap
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.masks.pairing import unobserved_files
+from floodmap.masks.permanent_water import PermanentWater, StripSource, open_reference, separated
 from floodmap.options import FORMATS, Format
 from floodmap.output.census import Tally
 from floodmap.output.cog import write_rasters
 from floodmap.output.results import FloodMap, result_paths, write_report
-from floodmap.strips.journal import Strips
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class Finishing:
     """Time at which the run began, in seconds since the epoch."""
     warnings: tuple[str, ...] = ()
     """Warnings about the results for the user, one line for each warning."""
+    permanent: PermanentWater | None = None
+    """Reference of permanent water; None: all water is flood."""
     workers: int = 0
     """Number of workers that compute the windows; 0: the process of the run computes them."""
 
@@ -65,6 +67,7 @@ class Finishing:
         grid = {"crs": self.grid.crs and self.grid.crs.to_wkt(), "transform": [*self.grid.transform][:6]}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         grid["shape_hw"] = self.grid.shape_hw
+        values["permanent"] = self.permanent and asdict(self.permanent)
         return json.dumps({**values, "grid": grid, "date": self.date.isoformat(), "out": str(self.out)})
 
     @classmethod
@@ -77,10 +80,11 @@ class Finishing:
             "grid": GeoGrid(crs, Affine(*grid["transform"]), tuple(grid["shape_hw"])), "out": Path(values["out"]),
             "date": datetime.fromisoformat(values["date"]), "formats": tuple(values["formats"]),
             "warnings": tuple(values["warnings"]),
+            "permanent": values["permanent"] and PermanentWater(**values["permanent"]),
         }  # fmt: skip
         return cls(**{**values, **typed})
 
-    def run(self, strips: Strips, *, at_once: bool = False) -> FloodMap:
+    def run(self, strips: StripSource, *, at_once: bool = False) -> FloodMap:
         """Write rasters, vector files and, at the end, the JSON report.
 
         Args:
@@ -94,7 +98,18 @@ class Finishing:
 
         Raises:
             OutputError: a file cannot be written.
+            SceneError, VectorError: the reference of permanent water cannot be read.
         """
+        if self.permanent is None:
+            return self._write(strips, at_once=at_once)
+        with (
+            open_reference(self.permanent, self.grid, self.source) as reference,
+            separated(strips, reference, self.threshold, self.grid) as all_strips,
+        ):
+            return self._write(all_strips, at_once=at_once)
+
+    def _write(self, strips: StripSource, *, at_once: bool) -> FloodMap:
+        """Write the results of strips with the codes of permanent water; see `run`."""
         versions, model = self.settings["versions"], self.settings["model"]["name"]
         tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
@@ -110,6 +125,7 @@ class Finishing:
             rasters = executor.submit(
                 write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
                 threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
+                permanent=self.permanent is not None,
             )  # fmt: skip
             # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
@@ -120,17 +136,21 @@ class Finishing:
                 simplify_m=self.simplify_m, model=model, source=self.source,
             )  # fmt: skip
             mask, probability = rasters.result()
+        tables = {"flood": layers.flood, "unobserved": layers.unobserved}
+        if self.permanent is not None:
+            tables["permanent_water"] = layers.permanent
         paths = write_layers(
-            layers.flood, layers.unobserved, self.out, self.name, self.formats, date=self.date, overwrite=True,
-            scratch=strips.scratch,
+            tables, self.out, self.name, self.formats, date=self.date, overwrite=True, scratch=strips.scratch
         )  # fmt: skip
-        n_flood, n_unobserved = len(layers.flood), len(layers.unobserved)
-        del layers
+        counts = {name: len(table) for name, table in tables.items()}
+        del layers, tables
         trim_heap()
-        written = result_paths(self.out, self.name, self.formats, sheet=self.report)
+        written = result_paths(
+            self.out, self.name, self.formats, sheet=self.report, permanent=self.permanent is not None
+        )  # fmt: skip
         flood = [path for path in paths if path.suffix != ".gpkg"]
         others = {
-            *result_paths(self.out, self.name, FORMATS, sheet=True),
+            *result_paths(self.out, self.name, FORMATS, sheet=True, permanent=True),
             *(unobserved_files(path)[0] for path in flood),
         }
         for stale in others - set(written):
@@ -138,8 +158,8 @@ class Finishing:
                 log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
         summary = {
             "name": self.name,
-            **tally.census().as_json(),
-            "polygons": {"flood": n_flood, "unobserved": n_unobserved},
+            **tally.census().as_json(permanent=self.permanent is not None),
+            "polygons": counts,
             **count_windows(strips.notes()),
             "warnings": list(self.warnings),
             **self.settings,

@@ -22,7 +22,7 @@ from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
 from floodmap.output.simplify import simplified
 from floodmap.output.tracing import Components, trace
-from floodmap.strips.codes import FLOOD, REASONS
+from floodmap.strips.codes import FLOOD, PERMANENT, PERMANENT_CODE, REASONS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polygons:
-    """The two vector layers of one scene, in the CRS of the scene."""
+    """The vector layers of one scene, in the CRS of the scene."""
 
     flood: GeoDataFrame
     """Table with one flood polygon per row, from the top of the scene down. Columns: id, area_m2, perimeter_m,
@@ -42,6 +42,9 @@ class Polygons:
     holes, as in QGIS and shapely."""
     unobserved: GeoDataFrame
     """Table with one polygon of unobserved ground per row. Columns: id, reason, area_m2, perimeter_m."""
+    permanent: GeoDataFrame
+    """Table with one polygon of permanent water per row. Columns as in `flood`, for the probability of water. Without a
+    reference of permanent water, the table has no rows."""
 
 
 def polygonize(
@@ -55,11 +58,11 @@ def polygonize(
     source: str | None,
     confidence: bool = True,
 ) -> Polygons:
-    """Trace flooded and unobserved ground as polygons. Polygons are not cut at the borders of strips.
+    """Trace flood, permanent water and unobserved ground as polygons. Polygons are not cut at the borders of strips.
 
-    Each polygon is a 4-connected component of pixels that are all flooded, or all unobserved for the same reason.
-    Pixels outside the area of interest belong to no polygon. If no polygon is dropped or simplified, rasterizing both
-    tables gives the same flooded pixels again, and the same unobserved pixels. Flood polygons below the minimum area
+    Each polygon is a 4-connected component of pixels that are all flooded, all permanent water, or all unobserved for
+    the same reason. Pixels outside the area of interest belong to no polygon. If no polygon is dropped or simplified,
+    rasterizing the tables gives the same pixels again. Polygons of flood and of permanent water below the minimum area
     are dropped before the other polygons are simplified. Polygons of unobserved ground are never dropped, because the
     ground would then look dry.
 
@@ -68,7 +71,7 @@ def polygonize(
             uint8 (rows, width). Or a function that returns the pairs.
         grid: grid of the scene's pixels. Without a geographic or projected CRS, areas and perimeters are null.
         threshold: in per cent; codes from the threshold to 100 are flood.
-        min_area_m2: geodesic area in square metres; smaller flood polygons are dropped. 0: no polygon is dropped.
+        min_area_m2: geodesic area in square metres; smaller polygons of water are dropped. 0: no polygon is dropped.
         simplify_m: approximate size in metres of the details that are removed from outlines. 0: outlines are not
             simplified. The square of this size is the largest effective area (Visvalingam and Whyatt) of a removed
             corner. Flood polygons and polygons of unobserved ground keep their common border.
@@ -78,7 +81,7 @@ def polygonize(
             null.
 
     Returns:
-        The tables of flood polygons and of polygons of unobserved ground.
+        The tables of polygons.
 
     Raises:
         MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS. Or
@@ -94,7 +97,7 @@ def polygonize(
         collected.add(components)
     components, area, perimeter = collected.joined()
     del collected
-    flood = components.kind == FLOOD
+    flood, permanent = components.kind == FLOOD, components.kind == PERMANENT
     if simplify_m and len(components.outline):
         pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
@@ -106,15 +109,18 @@ def polygonize(
     if min_area_m2 and flood.any() and np.isnan(area[flood]).all():
         raise _elsewhere(source, "--min-area")
     columns = {"area_m2": area, "perimeter_m": perimeter}
-    mean = components.code_sum / np.maximum(components.n_pixels, 1) / 100
-    confidences = {"confidence_mean": mean.round(4), "confidence_min": components.code_min / 100}
+    base = PERMANENT_CODE * permanent
+    mean = (components.code_sum / np.maximum(components.n_pixels, 1) - base) / 100
+    confidences = {"confidence_mean": mean.round(4), "confidence_min": (components.code_min - base) / 100}
     if not confidence:
         confidences = {key: np.full(len(mean), np.nan) for key in confidences}
     reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
     placed = np.asarray(shapely.transform(components.outline, grid.to_crs), object)
+    of_water, texts = {**columns, **confidences}, {"model": model, "source": source}
     return Polygons(
-        flood=_frame({**columns, **confidences}, placed, flood, grid.crs, {"model": model, "source": source}),
-        unobserved=_frame({"reason": reasons, **columns}, placed, ~flood, grid.crs, {}),
+        flood=_frame(of_water, placed, flood, grid.crs, texts),
+        unobserved=_frame({"reason": reasons, **columns}, placed, ~(flood | permanent), grid.crs, {}),
+        permanent=_frame(of_water, placed, permanent, grid.crs, texts),
     )
 
 
@@ -203,11 +209,11 @@ def vectorize_layers(
 
 
 class _Collected:
-    """Collection of components (see `tracing.Components`) with areas and perimeters, without small flood components.
+    """Collection of components (see `tracing.Components`) with areas and perimeters, without small components of water.
 
     Args:
         grid: grid of the scene's pixels.
-        min_area_m2: geodesic area in square metres; smaller flood components are dropped.
+        min_area_m2: geodesic area in square metres; smaller components of water are dropped.
         measured: True: compute area and perimeter of all components. False: compute area and perimeter only of
             components that may lie below the minimum area; the values of other components are NaN.
     """
@@ -226,7 +232,7 @@ class _Collected:
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
         area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
         # The comparison keeps components whose area is unknown (NaN).
-        kept = ~((components.kind == FLOOD) & (area < self._min_area_m2))
+        kept = ~(np.isin(components.kind, (FLOOD, PERMANENT)) & (area < self._min_area_m2))
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:

@@ -99,10 +99,10 @@ def perform(finishing: Finishing, scratch: Path) -> None:
         warnings.simplefilter("ignore")  # these warnings are issued during the run itself
         small = replace(
             finishing, grid=GeoGrid(grid.crs, grid.transform @ Affine.scale(across, down), (2, 1)),
-            out=Path(folder), min_area_m2=0.0, simplify_m=0.0,
+            out=Path(folder), min_area_m2=0.0, simplify_m=0.0, permanent=None,
         )  # fmt: skip
         try:
-            written = small.run(_TwoPixels(Path(folder)), at_once=True)  # type: ignore[arg-type]
+            written = small.run(_TwoPixels(Path(folder)), at_once=True)
             centre = grid.transform @ (across / 2, down), grid.transform @ (across / 2 + 1, down + 1)
             for path in (written.mask_path, *written.layer_paths):
                 refuse_misplaced(path, grid.crs, *centre)
@@ -121,7 +121,12 @@ class _TwoPixels:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.scratch = folder
+        self._folder = folder
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for temporary files."""
+        return self._folder
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield one pair: the index of the first row, which is 0, and the codes of the two pixels, uint8 (2, 1)."""

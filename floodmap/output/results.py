@@ -40,14 +40,15 @@ class FloodMap:
     name: str
     """Name of the scene, with which the names of all files begin."""
     mask_path: Path
-    """Mask, a uint8 GeoTIFF: 0 dry, 1 flood, 255 unobserved."""
+    """Mask, a uint8 GeoTIFF: 0 dry, 1 flood, 2 permanent water (with the option `permanent_water`), 255 unobserved."""
     probability_path: Path
     """Flood probability, a uint8 GeoTIFF: 0 to 100 per cent, 255 unobserved."""
     layer_paths: tuple[Path, ...]
     """Paths of the vector files, in the order of the run's vector formats.
 
-    A GeoPackage holds both layers. In any other format there are two files: first the file with the flood polygons,
-    then the file with the unobserved areas."""
+    A GeoPackage holds all layers. In any other format there is a file for each layer: first the file with the flood
+    polygons, then the file with the unobserved areas, then, with the option `permanent_water`, that with the permanent
+    water."""
     report_path: Path
     """JSON report."""
     report: dict[str, Any]
@@ -81,7 +82,7 @@ class FloodMap:
             return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
 
     def mask(self) -> NDArray[np.uint8]:
-        """Read the mask, uint8 (height, width): 1 flood, 0 dry, 255 unobserved."""
+        """Read the mask, uint8 (height, width): 1 flood, 2 permanent water, 0 dry, 255 unobserved."""
         return _read(self.mask_path)
 
     def probability(self) -> NDArray[np.float32]:
@@ -126,7 +127,9 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
             yield dataset
 
 
-def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = False) -> list[Path]:
+def result_paths(
+    out: Path, name: str, formats: Iterable[str], *, sheet: bool = False, permanent: bool = False
+) -> list[Path]:
     """Return the paths of the files that a run writes, without files that belong to another file (`.qml`, `.dbf`).
 
     Args:
@@ -134,6 +137,7 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
         name: beginning of the file names.
         formats: vector formats (`options.FORMATS`).
         sheet: True: include the HTML report, as the last path.
+        permanent: True: include the files of permanent water.
 
     Returns:
         Paths of mask, probability raster, JSON report, vector files and HTML report, in this order.
@@ -141,7 +145,8 @@ def result_paths(out: Path, name: str, formats: Iterable[str], *, sheet: bool = 
     rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
     vectors = []
     for one in formats:
-        layers = [""] if one == "gpkg" else ["_flood", "_unobserved"]
+        each = ["_flood", "_unobserved", *(["_permanent_water"] if permanent else [])]
+        layers = [""] if one == "gpkg" else each
         vectors += [out / f"{name}{layer}.{one}" for layer in layers]
     return [*rasters, *vectors, *([page_path_of(out, name)] if sheet else [])]
 
@@ -263,7 +268,8 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
         formats: vector formats; the files of all formats must exist and must have been written by that run.
         settings: settings that must be equal to those in the JSON report.
     """
-    paths = result_paths(out, name, formats)
+    permanent = settings.get("settings", {}).get("permanent_water") is not None
+    paths = result_paths(out, name, formats, permanent=permanent)
     mask, probability, report, *layers = paths
     if not all(path.exists() for path in paths):
         return None

@@ -28,6 +28,7 @@ _MEDIA_TYPES = {
     ".gpkg": "application/geopackage+sqlite3", ".parquet": "application/vnd.apache.parquet",
     ".geojson": "application/geo+json", ".fgb": "application/vnd.flatgeobuf", ".shp": "application/vnd.shp",
 }  # fmt: skip
+_CLASSES = "0 dry, 1 flood, 2 permanent water, 255 unobserved"
 _SHA2_256 = "1220"
 """First two bytes of a multihash (https://multiformats.io/multihash): SHA2-256, 32 bytes long."""
 
@@ -63,11 +64,14 @@ def stac_item(
     """
     parts = _within_the_world(outline)
     assets = {
-        "mask": {"href": mask, "type": _COG, "title": "0 dry, 1 flood, 255 unobserved", "roles": ["data"]},
+        "mask": {"href": mask, "type": _COG, "title": _CLASSES, "roles": ["data"]},
         "probability": {
             "href": probability, "type": _COG, "title": "Flood in per cent, 255 unobserved", "roles": ["data"],
         },
-        **{key: {"href": path, "type": _MEDIA_TYPES[path.suffix], "roles": ["data"]} for key, path in _named(layers)},
+        **{
+            key: {"href": path, "type": _MEDIA_TYPES[path.suffix], "roles": ["data"]}
+            for key, path in _named(layers, report["name"])
+        },
         "report": {"href": report_path, "type": "application/json", "roles": ["metadata"]},
     }  # fmt: skip
     return {
@@ -122,10 +126,10 @@ def _projection(source: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named(layers: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def _named(layers: Sequence[Path], name: str) -> Iterator[tuple[str, Path]]:
     """Yield key and path of each vector file: `gpkg`, or layer and format such as `flood_geojson`."""
     for path in layers:
-        suffix, layer = path.suffix[1:], path.stem.rpartition("_")[2]
+        suffix, layer = path.suffix[1:], path.stem.removeprefix(f"{name}_")
         yield suffix if suffix == "gpkg" else f"{layer}_{suffix}", path
 
 

@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from floodmap.output.rings import LINE, Ints, Lines, assembled, grouped, rings_of_edges
-from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE
+from floodmap.strips.codes import FAILED, FIRST_REASON, OUTSIDE, PERMANENT, PERMANENT_CODE
 
 BAND_PIXELS = 2**20
 """Largest number of pixels in a band of rows. If one row has more pixels, a band is one row.
@@ -37,9 +37,9 @@ class Components:
     """Table of n 4-connected components. All pixels of a component have the same kind. All arrays are (n,)."""
 
     kind: Codes
-    """Kind of the pixels: `FLOOD`, or the code of the reason why the pixels are unobserved. Never 0: in arrays with the
-    kind of every pixel (see `_Tracer._block`), 0 stands for dry pixels and for pixels outside the area of interest.
-    These pixels are not traced."""
+    """Kind of the pixels: `FLOOD`, `PERMANENT`, or the code of the reason why the pixels are unobserved. Never 0: in
+    arrays with the kind of every pixel (see `_Tracer._block`), 0 stands for dry pixels and for pixels outside the area
+    of interest. These pixels are not traced."""
     first: Ints
     """Smallest index of a pixel of the component in the whole raster. The order of these indices does not depend on the
     heights of the strips."""
@@ -174,11 +174,14 @@ class _Tracer:
         body = padded[1:].reshape(-1, self._stride)
         body[0, :-1], body[1:, :-1] = self._above, codes
         kinds = (padded >= self._threshold).view(np.uint8)
-        if max(self._above.max(), codes.max()) < FIRST_REASON:
+        largest = max(self._above.max(), codes.max())
+        if largest < FIRST_REASON:
             kinds[0] = 0
             kinds[1:].reshape(-1, self._stride)[:, -1] = 0  # the padding column, the only unobserved pixels here
         else:
             kinds = kinds * (padded < FIRST_REASON) | padded * (padded >= FAILED)
+        if largest > PERMANENT_CODE:
+            kinds[(padded > PERMANENT_CODE) & (padded < FIRST_REASON)] = PERMANENT
         return padded, kinds
 
     def _connect(self, kinds: Codes, starts: Ints, carried: int) -> Ints:

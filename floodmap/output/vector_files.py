@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib import resources
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 LAYERS = ("flood", "unobserved")
+"""Layers of every run."""
 SHAPEFILE_FIELDS = {"perimeter_m": "perim_m", "confidence_mean": "conf_mean", "confidence_min": "conf_min"}
 """Short field names for Shapefiles, by long field name. A field name in a Shapefile has at most 10 characters."""
 PARTS = {"shp": (".shx", ".dbf", ".prj", ".cpg", ".qml"), "geojson": (".qml",), "fgb": (".qml",), "parquet": (".qml",)}
@@ -33,8 +34,7 @@ DRIVERS = {"shp": "ESRI Shapefile", "geojson": "GeoJSON", "fgb": "FlatGeobuf"}
 
 
 def write_layers(
-    flood: GeoDataFrame,
-    unobserved: GeoDataFrame,
+    layers: Mapping[str, GeoDataFrame],
     out_dir: Path,
     name: str,
     formats: Sequence[str],
@@ -43,15 +43,14 @@ def write_layers(
     overwrite: bool = False,
     scratch: Path | None = None,
 ) -> list[Path]:
-    """Write the layers `flood` and `unobserved` in each of the given formats.
+    """Write layers of polygons in each of the given formats.
 
-    A GeoPackage `NAME.gpkg` holds both layers and their styles for QGIS. Other formats have one file for each layer,
+    A GeoPackage `NAME.gpkg` holds all layers and their styles for QGIS. Other formats have one file for each layer,
     such as `NAME_flood.shp` and `NAME_unobserved.shp`, and a `.qml` style beside each file. The geometry type is
     MultiPolygon, even if a layer is empty. The bytes of the files depend only on the arguments.
 
     Args:
-        flood: flood polygons (`polygons.Polygons.flood`).
-        unobserved: polygons of unobserved ground (`polygons.Polygons.unobserved`).
+        layers: tables of polygons by name of the layer, in order; see `polygons.Polygons`.
         out_dir: folder of the files, created if it is missing.
         name: beginning of the file names.
         formats: vector formats, from `options.FORMATS`.
@@ -60,15 +59,15 @@ def write_layers(
         scratch: folder for temporary files, on the same disk as `out_dir`; None: `out_dir`.
 
     Returns:
-        Paths of the vector files, format by format; of the two files of a format, the file of the flood polygons is
-        first. Sidecar files (`.shx`, `.dbf`, `.prj`, `.cpg`, `.qml`) are written, but are not in the list.
+        Paths of the vector files, format by format; the files of a format are in the order of the layers. Sidecar files
+        (`.shx`, `.dbf`, `.prj`, `.cpg`, `.qml`) are written, but are not in the list.
 
     Raises:
         OutputError: a file exists already, a format is unknown, or a file cannot be written.
         MissingCRSError: a format is GeoJSON, and the layers have no CRS.
     """
-    files = [file for suffix in formats for file in _files(name, suffix)]
-    return _write_all({"flood": flood, "unobserved": unobserved}, files, out_dir, date, overwrite, scratch)
+    files = [file for suffix in formats for file in _files(name, suffix, tuple(layers))]
+    return _write_all(layers, files, out_dir, date, overwrite, scratch)
 
 
 def write_file(
@@ -111,19 +110,19 @@ class _File(NamedTuple):
     layers: tuple[str, ...]
 
 
-def _files(name: str, suffix: str) -> list[_File]:
+def _files(name: str, suffix: str, layers: tuple[str, ...]) -> list[_File]:
     if suffix == "gpkg":
-        return [_File(f"{name}.gpkg", suffix, LAYERS)]
-    return [_File(f"{name}_{layer}.{suffix}", suffix, (layer,)) for layer in LAYERS]
+        return [_File(f"{name}.gpkg", suffix, layers)]
+    return [_File(f"{name}_{layer}.{suffix}", suffix, (layer,)) for layer in layers]
 
 
 def _write_all(
-    frames: dict[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
+    frames: Mapping[str, GeoDataFrame], files: Sequence[_File], out_dir: Path, date: datetime, overwrite: bool,
     scratch: Path | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write files to a temporary folder, then move the files to `out_dir`. If a file cannot be written, none is moved.
 
-    `frames` contains the tables of both layers, by name of the layer. `scratch` is the parent of the temporary folder;
+    `frames` contains the tables of the layers, by name of the layer. `scratch` is the parent of the temporary folder;
     None: `out_dir`. The result is the paths of the vector files, without the sidecar files (see `PARTS`).
     """
     for file in files:
@@ -166,7 +165,7 @@ def _final_name(part: Path, file: _File) -> str:
     return file.name if part.suffix == f".{file.suffix}" else f"{Path(file.name).stem}{part.suffix}"
 
 
-def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
+def _write_file(frames: Mapping[str, GeoDataFrame], file: _File, path: Path, date: datetime) -> None:
     """Write one vector file, with the QGIS style inside a GeoPackage, or in a `.qml` file beside any other format.
 
     The name of `path` is temporary and has only digits, because pyogrio interprets some characters of names (`!`, `;`).
@@ -202,7 +201,7 @@ def _write_file(frames: dict[str, GeoDataFrame], file: _File, path: Path, date: 
 
 
 def style(name: str) -> str:
-    """Return the QGIS style (QML) for the layer or raster `name`: flood, unobserved, mask or probability."""
+    """Return the QGIS style (QML) of a layer or raster, by the name of its file in `styles`, such as flood or mask."""
     return resources.files("floodmap.output").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 
@@ -211,7 +210,7 @@ def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
 
     Args:
         path: the GeoPackage.
-        layers: layers for which a style is added: flood, unobserved.
+        layers: names of the layers for which a style is added.
         date: timestamp of the styles, in UTC.
     """
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"

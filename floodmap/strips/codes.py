@@ -1,7 +1,7 @@
 """Codes: one uint8 per pixel.
 
-A code from 0 to 100 is the probability of flood in per cent. A code from `FIRST_REASON` (250) upwards is the reason why
-the pixel is unobserved.
+A code from 0 to 100 is the probability of flood in per cent. A code from 101 to 200 is permanent water, see
+`PERMANENT_CODE`. A code from `FIRST_REASON` (250) upwards is the reason why the pixel is unobserved.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ DRY: Final = 0
 FLOOD: Final = 1
 UNOBSERVED: Final = 255
 """Class of an unobserved pixel. DRY, FLOOD and UNOBSERVED are the values of pixels in masks, not codes."""
+PERMANENT: Final = 2
+"""Class of a pixel of permanent water: water that a reference (`--permanent-water`) marks as always there."""
+PERMANENT_CODE: Final = 100
+"""The code of permanent water is this value plus the probability of water in per cent. Only pixels of at least the
+threshold are permanent water."""
 OUTSIDE: Final = 251
 """Reason: the pixel is outside the area of interest. Pixels outside are in no vector layer."""
 FAILED: Final = 252

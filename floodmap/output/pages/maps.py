@@ -21,7 +21,7 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.tile import Tile
 from floodmap.output.pages.html import Image8, jpeg, png
 from floodmap.output.results import FloodMap, open_result
-from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, UNOBSERVED
+from floodmap.strips.codes import FAILED, NODATA, OUTSIDE, PERMANENT, UNOBSERVED
 
 SIDE = 1200
 """Longest side of the photograph and of the map of flood and unobserved ground, in pixels. With this side, all
@@ -36,17 +36,17 @@ NUMBER_SPACING = 36.0
 """Least distance between two numbers that mark places on the map, in drawing units. The least distance between a number
 and the edge of the map is half of this value."""
 
-FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE = range(1, 8)
+FILL, SHORE, GREY, GREY_STRIPE, WARM, WARM_STRIPE, PALE, TEAL = range(1, 9)
 """Indices of colours in `OVERLAY`: flood; shore, the flood pixels next to dry pixels; background and stripes of
-unobserved ground; background and stripes of failed windows; ground outside the area of interest. Index 0 is
-transparent, for dry ground."""
+unobserved ground; background and stripes of failed windows; ground outside the area of interest; permanent water.
+Index 0 is transparent, for dry ground."""
 OVERLAY = (
     (0, 0, 0, 0), (30, 110, 235, 105), (8, 48, 140, 255), (222, 226, 230, 200), (128, 138, 148, 255),
-    (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190),
+    (250, 224, 208, 200), (180, 84, 31, 255), (255, 255, 255, 190), (64, 176, 166, 150),
 )  # fmt: skip
 """Colours of the map of flood and unobserved ground: red, green, blue and opacity, 0 to 255. Flood and shore have the
 colours of the QGIS styles."""
-KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside")
+KINDS = ("", "flood", "flood", "unobserved", "unobserved", "failed", "failed", "outside", "permanent")
 """Kind of ground that each colour in `OVERLAY` shows, in the same order. Shore is flood. Stripes and their background
 show the same kind. The kind of dry ground is the text "", because the legend of the map has no entry for it."""
 RAMP = ((0, "#f6f6ee"), (10, "#ffffcc"), (30, "#a1dab4"), (50, "#41b6c4"), (75, "#2c7fb8"), (100, "#253494"))
@@ -252,7 +252,7 @@ def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
     """Return the colour of each pixel of the map of flood and unobserved ground.
 
     Args:
-        mask: uint8 (height, width): 0 dry, 1 flood, 255 unobserved.
+        mask: uint8 (height, width): 0 dry, 1 flood, 2 permanent water, 255 unobserved.
         reason: uint8 (height, width): code of the reason why a pixel is unobserved. 0 for observed pixels, and for
             pixels of unknown reason.
         failed: bool (height, width), True for unobserved pixels in failed windows.
@@ -266,6 +266,7 @@ def _overlay(mask: Image8, reason: NDArray[np.uint8], failed: Bools) -> Image8:
     stripe = _stripes(mask.shape)
     overlay = np.where(flood, FILL, 0).astype(np.uint8)
     overlay[flood & _next_to(~flood & ~unobserved)] = SHORE
+    overlay[mask == PERMANENT] = TEAL
     overlay[unobserved] = np.where(stripe, GREY_STRIPE, GREY)[unobserved]
     overlay[failed] = np.where(stripe, WARM_STRIPE, WARM)[failed]
     overlay[outside] = PALE

@@ -16,6 +16,7 @@ from floodmap.output.census import Census, take_census
 from floodmap.output.pages.certainty import LAND, THRESHOLDS, WATER, curve, histogram
 from floodmap.output.pages.html import write_page
 from floodmap.output.pages.maps import RAMP, SIDE, draw_maps
+from floodmap.output.pages.settings import area_text, origin_table, settings_table
 from floodmap.output.results import FloodMap, open_result
 
 __all__ = ["SIDE", "write_scene_report"]
@@ -80,8 +81,8 @@ def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
         placed=summary["source"]["crs"] is not None,
         left_out=_left_out(summary),
         unobserved=_unobserved(summary),
-        settings=_settings(summary),
-        origin=_origin(summary),
+        settings=settings_table(summary),
+        origin=origin_table(summary),
         footer=_footer(flood_map),
     )
     return path
@@ -122,19 +123,12 @@ def _largest(flood_map: FloodMap) -> Largest:
     else:
         pixels = (~transform @ (point.x, point.y) for point in inside)
         positions = [(f"{col:,.0f}", f"{row:,.0f}") for col, row in pixels]
-    sizes = [_area(size) if crs else _pixels(size) for size in flood["size"]]
+    sizes = [area_text(size) if crs else _pixels(size) for size in flood["size"]]
     rows = [
         {"area": area, "confidence": _share(mean), "x": x, "y": y}
         for area, mean, (x, y) in zip(sizes, flood["confidence_mean"], positions, strict=True)
     ]
     return Largest(rows, [(point.x, point.y) for point in inside], sizes[0] if sizes else "")
-
-
-def _area(m2: float) -> str:
-    """Format an area, given in square metres, as text: in m² below 1000 m², in ha below 10 km², else in km²."""
-    if m2 < 1000:
-        return f"{m2:,.1f} m²"
-    return f"{m2 / 1e4:,.2f} ha" if m2 < 1e7 else f"{m2 / 1e6:,.2f} km²"
 
 
 def _pixels(count: float) -> str:
@@ -150,11 +144,12 @@ def _share(value: float) -> str:
 
 def _flooded(summary: dict[str, Any]) -> str:
     m2 = summary["flood_area_m2"]
-    return _pixels(summary["pixels"]["flood"]) if m2 is None else _area(m2)
+    return _pixels(summary["pixels"]["flood"]) if m2 is None else area_text(m2)
 
 
 def _observed(summary: dict[str, Any]) -> int:
-    return int(summary["pixels"]["flood"] + summary["pixels"]["dry"])
+    pixels = summary["pixels"]
+    return int(pixels["flood"] + pixels.get("permanent_water", 0) + pixels["dry"])
 
 
 def _subtitle(summary: dict[str, Any]) -> str:
@@ -190,17 +185,24 @@ def _headline(summary: dict[str, Any]) -> dict[str, str]:
 def _cards(summary: dict[str, Any], largest: Largest) -> list[dict[str, str]]:
     m2, count = summary["flood_area_m2"], summary["polygons"]["flood"]
     observed_m2, observed = summary["observed_area_m2"], _observed(summary)
-    observed_area = _pixels(observed) if observed_m2 is None else _area(observed_m2)
+    observed_area = _pixels(observed) if observed_m2 is None else area_text(observed_m2)
     share = _share(summary["flood_share_of_observed"]) if observed else "n/a"
     first = "number 1 on the map" if count else "there is no polygon"
-    rows = (
+    rows = [
         ("Flooded area", _flooded(summary), "no CRS, so no area" if m2 is None else f"{m2:,.0f} m²", WATER),
         ("Share flooded", share, "of the observed ground", WATER),
         ("Observed", _share(summary["observed_share"]), f"of the scene: {observed_area}", LAND),
         ("Flooded places", f"{count:,}", "polygons", LAND),
         ("The largest", largest.largest or "n/a", first, LAND),
-    )
+    ]
+    if "permanent_water" in summary["pixels"]:
+        rows.insert(1, ("Permanent water", _permanent(summary), "not counted as flood", LAND))
     return [dict(zip(("name", "figure", "note", "colour"), row, strict=True)) for row in rows]
+
+
+def _permanent(summary: dict[str, Any]) -> str:
+    m2 = summary["permanent_water_area_m2"]
+    return _pixels(summary["pixels"]["permanent_water"]) if m2 is None else area_text(m2)
 
 
 def _failed(summary: dict[str, Any]) -> dict[str, Any] | None:
@@ -240,7 +242,7 @@ def _at(summary: dict[str, Any], census: Census, percent: int) -> dict[str, str]
     change = f"{pixels / census.flood_pixels - 1:+.1%}".replace("%", " %") if census.flood_pixels else "n/a"
     if percent == census.threshold:
         return {"area": _flooded(summary), "share": _share(summary["flood_share_of_observed"]), "change": ""}
-    area = _pixels(pixels) if census.ground_m2 is None else _area(float(census.ground_m2[percent:101].sum()))
+    area = _pixels(pixels) if census.ground_m2 is None else area_text(float(census.ground_m2[percent:101].sum()))
     return {"area": area, "share": _share(pixels / census.observed_pixels), "change": change}
 
 
@@ -248,7 +250,7 @@ def _left_out(summary: dict[str, Any]) -> str:
     min_area = summary["settings"]["min_area_m2"]
     if not min_area:
         return ""
-    return f"Polygons of less than {_area(min_area)} are left out; their ground counts in the flooded area."
+    return f"Polygons of less than {area_text(min_area)} are left out; their ground counts in the flooded area."
 
 
 def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -264,52 +266,9 @@ def _unobserved(summary: dict[str, Any]) -> list[dict[str, str]]:
         rows.append(("outside the area of interest", pixels["outside"], "not counted"))
     return [
         {"reason": reason, "pixels": f"{count:,}", "share": share,
-         "area": "" if gsd_m is None else f"about {_area(count * gsd_m**2)}"}
+         "area": "" if gsd_m is None else f"about {area_text(count * gsd_m**2)}"}
         for reason, count, share in rows
     ]  # fmt: skip
-
-
-def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    chosen, windows = summary["settings"], summary["windows"]
-    scene = chosen["scene"]
-    min_area, tolerance, resolution = chosen["min_area_m2"], chosen["simplify_m"], scene["resolution_m"]
-    optional = {"Nodata": "nodata", "Mask": "mask", "Area of interest": "aoi", "CRS given": "crs"}
-    ran = (
-        f"{windows['run']:,} run, {windows['skipped_by_coarse']:,} decided by the coarse pass, "
-        f"{windows['skipped']:,} fully unobserved, "
-        f"{len(windows['failed']):,} failed"
-    )
-    return [
-        ("Model", f"{summary['model']['name']}, {summary['model']['runs_on']}"),
-        ("Prompts", str(chosen["prompts"])),
-        ("Flood from a probability of", f"{chosen['threshold']:g}"),
-        ("Smallest polygon", _area(min_area) if min_area else "every one"),
-        ("Outlines simplified by", f"{tolerance:.3g} m" if tolerance else "nothing"),
-        ("Resolution", f"{resolution:g} m" if resolution else "the scene's own"),
-        ("Bands", _bands(summary["source"])),
-        ("Black and white borders", "looked for" if scene["collar"] == "auto" else "not looked for"),
-        *((label, str(scene[key])) for label, key in optional.items() if scene[key] is not None),
-        ("Windows", f"up to {chosen['tile_size']:,} pixels, overlapping by {chosen['overlap']:,}; {ran}"),
-    ]
-
-
-def _bands(source: dict[str, Any]) -> str:
-    infrared = source.get("near_infrared", {"band": None})
-    used = "used" if infrared.get("used") else "not used"
-    more = "" if infrared["band"] is None else f"; near infrared, {infrared['band']}, is {used}"
-    return ", ".join(map(str, source["bands"])) + more
-
-
-def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    source, run = summary["source"], summary["run"]
-    return [
-        ("Scene", source["name"]),
-        ("Its date", f"{source['date'][:10]} (of the picture if the file says so, else of the file)"),
-        ("Its fingerprint (SHA-256)", source["fingerprint"]),
-        ("Weights (SHA-256)", summary["model"]["sha256"]),
-        ("Versions", ", ".join(f"{name} {number}" for name, number in summary["versions"].items())),
-        ("Finished", f"{run['finished'].replace('T', ' ')}, after {run['seconds']:,.0f} s"),
-    ]
 
 
 def _footer(flood_map: FloodMap) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from floodmap.description import described_options, jsonable, versions
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.window import Window
+from floodmap.imagery.raster.fingerprint import of_input
 from floodmap.inference.prediction import no_notes
 from floodmap.options import SegmentOptions
 from floodmap.scaleout.frames.listing import Frame, FrameList
@@ -33,6 +34,9 @@ def describe_product(
         product_crs: CRS of the product that the user chose; None: chosen from the frames.
     """
     own = [settings for _, settings in described if not isinstance(settings, str)]
+    fingerprints = dict(listed.files.fingerprints)
+    if options.permanent_water is not None:
+        fingerprints["permanent_water"] = of_input(options.permanent_water)
     failed = [(one.source, one.why) for one in listed.failed]
     failed += [(frame.source, why) for frame, why in described if isinstance(why, str)]
     about = {
@@ -44,7 +48,7 @@ def describe_product(
             "failed": [{"name": source.label, "why": why} for source, why in failed],
             "outside_aoi": [source.label for source in listed.outside],
         },
-        "settings": {**described_options(options, listed.files.fingerprints), "product_crs": product_crs},
+        "settings": {**described_options(options, fingerprints), "product_crs": product_crs},
         "versions": versions(),
     }  # fmt: skip
     described_product: dict[str, Any] = jsonable(about)

@@ -107,14 +107,17 @@ def open_frame(frame: Frame, segmenter: Segmenter, options: SegmentOptions) -> I
     Args:
         frame: the frame.
         segmenter: the loaded model.
-        options: settings of the run. Settings without an effect on the codes (threshold, outlines, formats) are left
-            out of the description, so that a run with another threshold can reuse the codes.
+        options: settings of the run. Settings without an effect on the codes (threshold, outlines, formats,
+            permanent water) are left out of the description, so that a run with another threshold can reuse the codes.
 
     Raises:
         SceneError: the frame cannot be read, or its place or size has changed since its header was read.
     """
     given = frame.files.as_given(frame.options)
-    own = replace(options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False)
+    own = replace(
+        options, scene=given, threshold=0.5, min_area_m2=0.0, simplify_m=0.0, overwrite=False, resume=False,
+        permanent_water=None, permanent_least=None, permanent_rim_m=None,
+    )  # fmt: skip
     with Scene.open(frame.source, frame.options, threads=_THREADS if segmenter.offloads else 1) as scene:
         if scene.grid != frame.grid:
             raise _changed(frame.source)

@@ -18,7 +18,9 @@ from floodmap.description import versions
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import refuse_unreadable
-from floodmap.geo.source_name import SourceName
+from floodmap.geo.source_name import SourceName, shown_name
+from floodmap.imagery.raster.fingerprint import of_input
+from floodmap.masks.permanent_water import check_reference, permanent_of
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
@@ -99,7 +101,9 @@ def mosaic_frames(
         require("pyarrow", "the format parquet")
     with at_work(), output_folder(out), ExitStack() as stack:
         files = OverlayFiles.open(options.scene, stack)
-        options = resuming(options, files.unverified)
+        water = options.permanent_water
+        unverified = [] if water is None or of_input(water) else [shown_name(water)]
+        options = resuming(options, [*files.unverified, *unverified])
         listed = read_frames(sources, files)
         grid = product_grid(
             [frame.grid for frame in listed.frames], crs=product_crs, resolution_m=options.scene.resolution_m,
@@ -153,7 +157,10 @@ class _Run:
     @property
     def results(self) -> list[Path]:
         """Paths of the results."""
-        return result_paths(self.out, self.name, self.options.formats, sheet=self.options.report)
+        return result_paths(
+            self.out, self.name, self.options.formats, sheet=self.options.report,
+            permanent=self.options.permanent_water is not None,
+        )  # fmt: skip
 
     def is_unfinished(self) -> bool:
         """Return whether the work folder holds frames of an earlier run."""
@@ -165,9 +172,11 @@ class _Run:
         Raises:
             OutputError: a result exists already, would replace an input, or does not fit on the disk.
             MissingCRSError: the area of interest is a raster without a CRS, and has another size than the product.
+            SceneError, VectorError: the reference of permanent water cannot be used.
         """
         with ExitStack() as stack:
             open_area(self.listed.files.local.aoi, self.name, self.grid, stack)
+        check_reference(self.options, self.grid, self.name)
         refuse_long_names(self.results)
         sources = [frame.source.container for frame in self.listed.frames]
         refuse_inputs(self.results, [*(own[0] for own in sources if own), *self.options.files.values()])
@@ -285,7 +294,7 @@ class _Run:
             source=source["name"], grid=self.grid, date=date, out=self.out, name=self.name,
             threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
             simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
-            started=self.started, warnings=warnings,
+            started=self.started, warnings=warnings, permanent=permanent_of(options),
         )  # fmt: skip
 
     def with_page(self, flood_map: FloodMap) -> FloodMap:
