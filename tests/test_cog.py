@@ -20,6 +20,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 import floodmap.output.cog
+import floodmap.output.pyramid
 from floodmap.errors import OutputError
 from floodmap.geo.geogrid import UNPLACED, GeoGrid
 from floodmap.output.cog import overview_levels, write_rasters
@@ -87,7 +88,7 @@ def test_every_level_sums_up_the_pixels_beneath(tmp_path: Path, shape_hw: tuple[
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 60, 255])))
 @settings(deadline=None, max_examples=60)
 def test_ground_half_unobserved_or_more_is_unobserved_at_every_level(codes: Codes) -> None:
-    pyramid = list(floodmap.output.cog._pyramid(codes, 50, 3))
+    pyramid = list(floodmap.output.pyramid.pyramid(codes, 50, 3))
     for level, (mask, probability) in enumerate(pyramid):
         np.testing.assert_array_equal(mask == 255, probability == 255)
         for (row, col), value in np.ndenumerate(mask):
@@ -158,14 +159,14 @@ def test_bytes_depend_neither_on_strips_nor_on_the_number_of_threads(
 def test_levels_deeper_than_a_band_are_right() -> None:
     assert [overview_levels(side, 1) for side in (1, 512, 513, 1024, 1025, 20_000)] == [0, 0, 1, 1, 2, 6]
     codes = scene((300, 1), seed=4)
-    for level, pair in enumerate(floodmap.output.cog._pyramid(codes, 50, 9)):
+    for level, pair in enumerate(floodmap.output.pyramid.pyramid(codes, 50, 9)):
         for got, want in zip(pair, expected(codes, level), strict=True):
             np.testing.assert_array_equal(got, want)
 
 
 def test_large_footprints_do_not_overflow() -> None:
     for code, values in ((100, (1, 100)), (255, (255, 255)), (0, (0, 0))):
-        *_, (mask, probability) = floodmap.output.cog._pyramid(np.full((1024, 1024), code, np.uint8), 50, 10)
+        *_, (mask, probability) = floodmap.output.pyramid.pyramid(np.full((1024, 1024), code, np.uint8), 50, 10)
         assert (int(mask[0, 0]), int(probability[0, 0])) == values
 
 
