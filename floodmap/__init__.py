@@ -6,6 +6,7 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.analysis.review.run import Review, apply_review, review, undo_review
     from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
@@ -40,6 +41,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "Prompts",
+    "Review",
     "Scene",
     "SceneOptions",
     "SceneRow",
@@ -49,16 +51,19 @@ __all__ = [
     "TrainedModel",
     "Window",
     "__version__",
+    "apply_review",
     "compare",
     "evaluate",
     "info",
     "load_model",
     "mosaic",
     "predict",
+    "review",
     "sample",
     "segment",
     "segment_many",
     "train",
+    "undo_review",
     "vectorize",
 ]
 
@@ -75,6 +80,7 @@ _HOMES = {
     "Prediction": "api.scenes",
     "Progress": "inference.loop",
     "Prompts": "models.prompts",
+    "Review": "analysis.review.run",
     "Scene": "imagery.scene",
     "SceneOptions": "options",
     "SceneRow": "catalogue.rows",
@@ -83,16 +89,19 @@ _HOMES = {
     "SegmentOptions": "options",
     "TrainedModel": "models.training_record",
     "Window": "geo.window",
+    "apply_review": "analysis.review.run",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
     "info": "api.scenes",
     "load_model": "api.scenes",
     "mosaic": "api.mosaics",
     "predict": "api.scenes",
+    "review": "analysis.review.run",
     "sample": "api.scenes",
     "segment": "api.scenes",
     "segment_many": "api.catalogues",
     "train": "api.labelled",
+    "undo_review": "analysis.review.run",
     "vectorize": "output.polygons",
 }
 

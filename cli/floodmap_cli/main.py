@@ -22,6 +22,7 @@ COMMANDS = {
     "mosaic": "Map many overlapping frames as one product.",
     "info": "Print how floodmap reads a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
+    "review": "Find places worth a look, and take edits into a result.",
     "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
     "vectorize": "Trace a mask or probability raster as polygons.",

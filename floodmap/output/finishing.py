@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ class Finishing:
     warnings: tuple[str, ...] = ()
     """Warnings about the results for the user, one line for each warning."""
     permanent: PermanentWater | None = None
-    """Reference of permanent water; None: all water is flood."""
+    """Reference of permanent water; None: all water in the strips is flood, unless its codes say otherwise."""
+    with_permanent: bool = False
+    """True: the results have a layer of permanent water, also without a reference."""
     workers: int = 0
     """Number of workers that compute the windows; 0: the process of the run computes them."""
 
@@ -102,11 +104,12 @@ class Finishing:
         """
         if self.permanent is None:
             return self._write(strips, at_once=at_once)
+        whole = replace(self, with_permanent=True)
         with (
             open_reference(self.permanent, self.grid, self.source) as reference,
             separated(strips, reference, self.threshold, self.grid) as all_strips,
         ):
-            return self._write(all_strips, at_once=at_once)
+            return whole._write(all_strips, at_once=at_once)
 
     def _write(self, strips: StripSource, *, at_once: bool) -> FloodMap:
         """Write the results of strips with the codes of permanent water; see `run`."""
@@ -125,7 +128,7 @@ class Finishing:
             rasters = executor.submit(
                 write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
                 threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
-                permanent=self.permanent is not None,
+                permanent=self.with_permanent,
             )  # fmt: skip
             # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
@@ -137,7 +140,7 @@ class Finishing:
             )  # fmt: skip
             mask, probability = rasters.result()
         tables = {"flood": layers.flood, "unobserved": layers.unobserved}
-        if self.permanent is not None:
+        if self.with_permanent:
             tables["permanent_water"] = layers.permanent
         paths = write_layers(
             tables, self.out, self.name, self.formats, date=self.date, overwrite=True, scratch=strips.scratch
@@ -146,7 +149,7 @@ class Finishing:
         del layers, tables
         trim_heap()
         written = result_paths(
-            self.out, self.name, self.formats, sheet=self.report, permanent=self.permanent is not None
+            self.out, self.name, self.formats, sheet=self.report, permanent=self.with_permanent
         )  # fmt: skip
         flood = [path for path in paths if path.suffix != ".gpkg"]
         others = {
@@ -158,7 +161,7 @@ class Finishing:
                 log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
         summary = {
             "name": self.name,
-            **tally.census().as_json(permanent=self.permanent is not None),
+            **tally.census().as_json(permanent=self.with_permanent),
             "polygons": counts,
             **count_windows(strips.notes()),
             "warnings": list(self.warnings),

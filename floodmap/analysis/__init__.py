@@ -1,0 +1,1 @@
+"""Analyses of results. Nothing here needs torch."""
