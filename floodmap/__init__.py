@@ -6,6 +6,7 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.analysis.exposure.run import Exposure, exposure
     from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
@@ -33,6 +34,7 @@ __all__ = [
     "Catalogue",
     "Comparison",
     "Evaluation",
+    "Exposure",
     "FineTuneOptions",
     "FloodMap",
     "FloodmapError",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "exposure",
     "info",
     "load_model",
     "mosaic",
@@ -68,6 +71,7 @@ _HOMES = {
     "Catalogue": "catalogue.run",
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
+    "Exposure": "analysis.exposure.run",
     "FineTuneOptions": "options",
     "FloodMap": "output.results",
     "FloodmapError": "errors",
@@ -85,6 +89,7 @@ _HOMES = {
     "Window": "geo.window",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
+    "exposure": "analysis.exposure.run",
     "info": "api.scenes",
     "load_model": "api.scenes",
     "mosaic": "api.mosaics",

@@ -22,6 +22,7 @@ COMMANDS = {
     "mosaic": "Map many overlapping frames as one product.",
     "info": "Print how floodmap reads a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
+    "exposure": "Count buildings, roads and people under water by district.",
     "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
     "vectorize": "Trace a mask or probability raster as polygons.",
