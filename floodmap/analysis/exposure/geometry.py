@@ -73,7 +73,7 @@ class Place:
         except ProjError as error:
             raise VectorError(f"{file} cannot be converted from {crs.name} to {scene.name}") from error
         self._is_same = crs.equals(scene, ignore_axis_order=True)
-        self._period = x_period(grid.crs)
+        self._period, self._own_period = x_period(grid.crs), x_period(crs)
         unit = crs.axis_info[0].unit_conversion_factor * (EARTH_RADIUS_M if crs.is_geographic else 1.0)
         self._longest = EDGE_M / unit
         self.bounds = self._bounds()
@@ -87,6 +87,8 @@ class Place:
         west, south, east, north = bounds
         if not np.isfinite(bounds).all() or east <= west or north <= south:  # across the antimeridian, west is larger
             return None
+        if self._own_period is not None and max(-west, east) > self._own_period / 2:
+            return None  # the file may have the same ground at another x
         x, y = _MARGIN * (east - west), _MARGIN * (north - south)
         return west - x, south - y, east + x, north + y
 
@@ -131,22 +133,32 @@ class Place:
         """Remove jumps of x by one period within parts, and move parts by periods to the scene."""
         if not len(xy):
             return xy
+        xy = _continuous(xy, part, period)
         is_first = np.diff(part, prepend=-1) != 0
-        leaps = np.where(is_first, 0.0, np.round(np.diff(xy[:, 0], prepend=xy[0, 0]) / period))
-        turns = np.cumsum(leaps)
         starts = np.flatnonzero(is_first)
-        of_start = np.cumsum(is_first) - 1
-        x = xy[:, 0] - (turns - turns[starts][of_start]) * period
-        middle = np.add.reduceat(x, starts) / np.diff(np.append(starts, len(x)))
+        middle = np.add.reduceat(xy[:, 0], starts) / np.diff(np.append(starts, len(xy)))
         west, east = self._grid.span_x
-        x += (np.round(((west + east) / 2 - middle) / period) * period)[of_start]
-        return np.stack([x, xy[:, 1]], axis=1)
+        turns = np.round(((west + east) / 2 - middle) / period)[np.cumsum(is_first) - 1]
+        moved: Floats = xy + np.stack([turns * period, np.zeros(len(xy))], axis=1)
+        return moved
 
     def dense_pixels(self, xy: Floats, part: Ints) -> tuple[Floats, Ints]:
         """Add vertices to edges of more than 1 km, and convert; arguments and results as for `pixels`, with `part`."""
         if len(xy):
+            xy = xy if self._own_period is None else _continuous(xy, part, self._own_period)
             xy, part = densified_vertices(xy, part, self._longest)
         return self.pixels(xy, part), part
+
+
+def _continuous(xy: Floats, part: Ints, period: float) -> Floats:
+    """Remove jumps of x by one period within parts, as between 179 and -179 degrees; `part` as in `Place.pixels`."""
+    is_first = np.diff(part, prepend=-1) != 0
+    leaps = np.where(is_first, 0.0, np.round(np.diff(xy[:, 0], prepend=xy[0, 0]) / period))
+    if not leaps.any():
+        return xy
+    turns = np.cumsum(leaps)
+    turns -= turns[is_first][np.cumsum(is_first) - 1]
+    return np.stack([xy[:, 0] - turns * period, xy[:, 1]], axis=1)
 
 
 def points_in_pixels(points: Geometries, place: Place) -> Floats:

@@ -182,9 +182,8 @@ class PolygonAreas:
     def add(self, strip: Strip) -> None:
         """Add what the polygons overlap in a strip."""
         for edges in self._binned.batches(strip):
-            pieces = in_pixels(edges, self._width)
-            row = np.clip(pieces.row, 0, len(strip.classes) - 1)  # rounding at the borders of strips
-            left = row * (self._width + 3) + pieces.col + 1
+            pieces = in_pixels(edges, len(strip.classes), self._width)
+            left = pieces.row * (self._width + 3) + pieces.col + 1
             height = pieces.share * (edges.y1 - edges.y0)[pieces.edge]
             near, far = (1 - pieces.along) * height, pieces.along * height
             sums = np.empty((len(left), DRY + 2))
@@ -239,10 +238,9 @@ class LineLengths:
     def add(self, strip: Strip) -> None:
         """Add what the lines cross in a strip."""
         for edges in self._binned.batches(strip):
-            pieces = in_pixels(edges, self._width)
+            pieces = in_pixels(edges, len(strip.classes), self._width)
             inside = (pieces.col >= 0) & (pieces.col < self._width)
-            row = np.clip(pieces.row[inside], 0, len(strip.classes) - 1)
-            found = strip.classes[row, pieces.col[inside]].astype(np.int64)
+            found = strip.classes[pieces.row[inside], pieces.col[inside]].astype(np.int64)
             edge = pieces.edge[inside]
             length_m = np.zeros(len(edges)) if edges.length_m is None else edges.length_m
             lengths = np.zeros((len(edge), CLASSES))

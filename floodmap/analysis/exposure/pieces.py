@@ -89,14 +89,17 @@ def by_strips(edges: Edges, rows: int, height: int) -> tuple[Edges, Ints]:
     return part, np.searchsorted(strip, np.arange(strips + 1))
 
 
-def in_pixels(edges: Edges, width: int) -> Pieces:
-    """Cut edges at the lines between pixels.
+def in_pixels(edges: Edges, height: int, width: int) -> Pieces:
+    """Cut edges at the lines between pixels. Pieces above or below the rows are left out.
 
     Args:
-        edges: the edges.
+        edges: the edges; rows are counted from the first row of a strip.
+        height: number of rows of the strip; the last strip of a raster may have fewer than the others.
         width: number of columns of the raster.
     """
     edge, row, start, end = _cut(edges.y0, edges.y1)
+    inside = (row >= 0) & (row < height)
+    edge, row, start, end = edge[inside], row[inside], start[inside], end[inside]
     step_x = (edges.x1 - edges.x0)[edge]
     xa, xb = edges.x0[edge] + start * step_x, edges.x0[edge] + end * step_x
     left, right = np.minimum(xa, xb), np.maximum(xa, xb)
