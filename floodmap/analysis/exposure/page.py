@@ -40,10 +40,7 @@ def write_exposure_page(path: Path, report: dict[str, Any], districts: Districts
         path, "exposure_report.html", title=f"Exposure: {report['name']}", subtitle=_subtitle(report),
         headline=_headline(total), cards=_cards(total), warnings=report["warnings"], map=_map(rows, districts, grid),
         ramp=list(zip((colour for _, colour in RAMP), RAMP_TEXTS, strict=True)), unknown=UNKNOWN,
-        rows=[_shown(row, number) for number, row in enumerate(rows, 1)], total=total,
-        roads=[row for row in report["roads_by_class"] if row["kind"] == TOTAL],
-        buildings=[row for row in report["buildings_by_share"] if row["kind"] == TOTAL], notes=notes(report),
-        range=spread, footer=f"Made by floodmap {report['versions']['floodmap']}.",
+        tables=_tables(report), notes=notes(report), footer=f"Made by floodmap {report['versions']['floodmap']}.",
     )  # fmt: skip
 
 
@@ -82,8 +79,58 @@ def _cards(total: Row) -> list[dict[str, str]]:
     return [dict(zip(("name", "figure", "note"), row, strict=True)) for row in rows]
 
 
-def _shown(row: Row, number: int) -> Row:
-    return {**row, "number": number if row["kind"] == DISTRICT else ""}
+def _tables(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables of the page: title, note, head, and rows of cells."""
+    rows = report["districts"]
+    tables = [_table("Ground by district", rows, _GROUND, "Best figure (lower to upper), in hectares.")]
+    if "buildings" in rows[0]:
+        tables.append(_table("Buildings by district", rows, _BUILDINGS, "By share of the footprint under water."))
+    if "road_km" in rows[0]:
+        tables.append(_table("Roads by district", rows, _ROADS, "In kilometres."))
+        classes = [{**row, "district": row["road_class"]} for row in report["roads_by_class"] if row["kind"] == TOTAL]
+        tables.append(_table("Roads by class", classes, _ROADS, "In kilometres, in the whole scene."))
+    if "people" in rows[0]:
+        tables.append(_table("People by district", rows, _PEOPLE, "Spread evenly over the pixels of the raster."))
+    return tables
+
+
+_Columns = tuple[tuple[str, str, int], ...]
+"""Heading, name of the column (with `{}` for a range) and number of decimals of each column of a table."""
+_GROUND: _Columns = (
+    ("in the scene", "scene_ha", 2), ("flood", "flood_{}_ha", 2), ("observed", "observed_ha", 2),
+    ("unobserved", "unobserved_ha", 2), ("share of the district in the scene", "scene_share", -1),
+)  # fmt: skip
+_BUILDINGS: _Columns = (
+    ("in the scene", "buildings", 0), ("touched", "buildings_touched_{}", 0),
+    ("10 % or more", "buildings_10_percent_{}", 0), ("half or more", "buildings_50_percent_{}", 0),
+    ("with unobserved ground", "buildings_with_unobserved_ground", 0),
+)  # fmt: skip
+_ROADS: _Columns = (
+    ("in the scene", "road_km", 2), ("under water", "road_flood_{}_km", 2), ("unobserved", "road_unobserved_km", 2),
+)  # fmt: skip
+_PEOPLE: _Columns = (
+    ("in the scene", "people", 0), ("on flooded ground", "people_exposed_{}", 0),
+    ("on unobserved ground", "people_on_unobserved_ground", 0),
+)  # fmt: skip
+
+
+def _table(title: str, rows: list[Row], columns: _Columns, note: str) -> dict[str, Any]:
+    lines = []
+    for number, row in enumerate(rows, 1):
+        name = f"{number} {row['district']}" if row["kind"] == DISTRICT else row["district"]
+        cells = [name, *(_cell(row, column, digits) for _, column, digits in columns)]
+        lines.append({"cells": cells, "total": row["kind"] == TOTAL})
+    return {"title": title, "note": note, "head": ["", *(heading for heading, _, _ in columns)], "rows": lines}
+
+
+def _cell(row: Row, column: str, digits: int) -> str:
+    """Return a figure as text; -1 decimals: a share as per cent."""
+    if "{}" in column:
+        return spread(row, column, digits)
+    value = row[column]
+    if value is None:
+        return ""
+    return f"{value * 100:.1f} %" if digits < 0 else f"{value:,.{digits}f}"
 
 
 def _map(rows: list[Row], districts: Districts, grid: GeoGrid) -> dict[str, Any] | None:
