@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from floodmap.analysis.exposure import roads as roads_module
 from floodmap.analysis.exposure.geometry import ring_edges
 from floodmap.analysis.exposure.overlap import PolygonAreas, overlay
 from floodmap.analysis.exposure.result import find_result
-from floodmap.errors import FloodmapError, MissingCRSError, OutputError, SceneError, VectorError
+from floodmap.errors import FloodmapError, MissingCRSError, MissingPackageError, OutputError, SceneError, VectorError
 from floodmap.output.results import FloodMap
 from floodmap_cli.main import run
 
@@ -680,6 +681,7 @@ def test_what_cannot_be_used_is_named(make_result: MakeResult, tmp_path: Path) -
         (VectorError, "has no field 'road'; it has", result, {"roads": lines, "road_class": "road"}),
         (VectorError, "has no field 'town'; it has kind", result, {"admin": houses, "district_name": "town"}),
         (VectorError, "has no layer 'x'", result, {"buildings": houses, "buildings_layer": "x"}),
+        (VectorError, "GeoParquet has no layers", result, {"buildings": "b.parquet", "buildings_layer": "x"}),
         (SceneError, "has no CRS", result, {"population": plain}),
         (SceneError, "cannot be read as a population raster", result, {"population": houses}),
         (OutputError, "must be one of .xlsx", result, {"buildings": houses, "out": tmp_path / "t.txt"}),
@@ -692,6 +694,22 @@ def test_what_cannot_be_used_is_named(make_result: MakeResult, tmp_path: Path) -
             floodmap.exposure(given, **inputs)
         assert text in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("package", "inputs"),
+    [
+        ("pyarrow", {"buildings": "b.gpkg"}),
+        ("exactextract", {"population": "p.tif"}),
+        ("xlsxwriter", {"buildings": "b.gpkg", "out": "t.xlsx"}),
+    ],
+)
+def test_a_missing_package_is_named(
+    make_result: MakeResult, monkeypatch: pytest.MonkeyPatch, package: str, inputs: dict[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=rf"needs {package}, .* pip install 'floodmap\["):
+        floodmap.exposure(make_result(half_flooded()), **inputs)
 
 
 def test_a_missing_mask_with_permanent_water_is_refused(make_result: MakeResult, tmp_path: Path) -> None:

@@ -97,8 +97,10 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions = {"segment_anything": "segment-anything", "affine": "rasterio", "PIL": "pillow"}
     distributions |= {"triton": "torch"}  # which brings it where it can use it; elsewhere floodmap does without
     distributions |= {"pandas": "geopandas", "tensorboardX": "tensorboardx", "xarray": "rioxarray"}
+    distributions |= {"stac_geoparquet": "stac-geoparquet"}
     optional = PYPROJECT["project"]["optional-dependencies"]
-    extras = [line for name in ("train", "parquet", "multi-gpu", "xarray", "remote", "dask") for line in optional[name]]
+    names = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac", "exposure")
+    extras = [line for name in names for line in optional[name]]
     declared = {line.split(">")[0].strip() for line in (*PYPROJECT["project"]["dependencies"], *extras)}
     for path in [*(ROOT / "floodmap").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         tops = {name.split(".")[0] for name in imported_modules(path)} - {"floodmap", "floodmap_cli", "__future__"}

@@ -104,6 +104,8 @@ def open_features(path: Path | str, layer: str | None, what: str) -> Features:
     """
     require("pyarrow", f"reading {what}")
     if Path(path).suffix.lower() in PARQUET:
+        if layer is not None:
+            raise VectorError(f"{path} has no layer {layer!r}: GeoParquet has no layers")
         return _open_parquet(Path(path))
     import pyogrio
 

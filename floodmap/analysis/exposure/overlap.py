@@ -28,12 +28,13 @@ Ints = NDArray[np.int64]
 
 STRIP_PIXELS = 3 * 2**20
 """Largest number of pixels of a strip; a strip takes about 50 bytes a pixel."""
-STRIP_ROWS = 512
-"""Largest number of rows of a strip: the height of an internal block of the GeoTIFF."""
+STRIP_ROWS = 128
+"""Largest number of rows of a strip. In a column of a strip all pixels count with one area: with pixels of 30 m in
+degrees, at 45 degrees of latitude, the area of a row differs by up to 0.03 %."""
 PIECES = 2**18
 """Number of pieces of edges that are computed together, unless one edge has more; a piece takes about 300 bytes."""
 CELL = 256
-"""Width in pixels of the columns in which all pixels of a strip count with the same geodesic area."""
+"""Width in pixels of the part of a strip in which all pixels count with the same geodesic area."""
 LEAST_PX = 1e-6
 """Areas below this part of a pixel are zero: coordinates are rounded."""
 

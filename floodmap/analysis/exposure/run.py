@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 File = str | os.PathLike[str]
 
+VERSIONS = ("floodmap", "rasterio", "numpy", "shapely", "pyogrio", "exactextract")
+"""Packages on which figures depend; the last one with people alone."""
 _ROUNDING = 1e-9
 """Part of the scene below which an area in no district is rounding."""
 
@@ -265,7 +267,7 @@ def _report(
         },
         "warnings": warnings,
         "licences": LICENCES,
-        "versions": {name: version(name) for name in ("floodmap", "rasterio", "numpy", "shapely", "pyogrio")},
+        "versions": {name: version(name) for name in VERSIONS[: None if "population" in inputs.files else -1]},
     }
 
 
