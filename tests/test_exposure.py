@@ -624,6 +624,13 @@ def test_points_and_the_outline_of_the_scene_are_layers(make_result: MakeResult,
     assert scene.geometry[0].equals(MultiPolygon([rectangle(0, 0, 60, 40)]))
 
 
+def test_a_building_of_the_upper_figure_alone_is_in_the_layer(make_result: MakeResult, tmp_path: Path) -> None:
+    houses = write(tmp_path / "b.gpkg", frame([rectangle(25, 2, 30, 8), rectangle(50, 2, 55, 8)]))
+    floodmap.exposure(make_result(half_flooded(), threshold=0.8), buildings=houses, out=tmp_path / "t.gpkg")
+    layer = pyogrio.read_dataframe(tmp_path / "t.gpkg", layer="buildings")
+    assert layer[["share_best", "share_upper"]].values.tolist() == [[0, 1]]
+
+
 def test_the_page_shows_ranges_and_escapes_names(exposed: tuple[floodmap.Exposure, Path]) -> None:
     page = (exposed[1] / "scene_exposure.html").read_text("utf-8")
     assert "2 (1 to 2)" in page and "east &lt;b&gt;" in page and "<b>" not in page.replace("<b>2", "").split("east")[1]
