@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from floodmap.analysis.review.run import Review, apply_review, review, undo_review
+    from floodmap.analysis.exposure.run import Exposure, exposure
     from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
@@ -34,6 +35,7 @@ __all__ = [
     "Catalogue",
     "Comparison",
     "Evaluation",
+    "Exposure",
     "FineTuneOptions",
     "FloodMap",
     "FloodmapError",
@@ -54,6 +56,7 @@ __all__ = [
     "apply_review",
     "compare",
     "evaluate",
+    "exposure",
     "info",
     "load_model",
     "mosaic",
@@ -73,6 +76,7 @@ _HOMES = {
     "Catalogue": "catalogue.run",
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
+    "Exposure": "analysis.exposure.run",
     "FineTuneOptions": "options",
     "FloodMap": "output.results",
     "FloodmapError": "errors",
@@ -92,6 +96,7 @@ _HOMES = {
     "apply_review": "analysis.review.run",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
+    "exposure": "analysis.exposure.run",
     "info": "api.scenes",
     "load_model": "api.scenes",
     "mosaic": "api.mosaics",

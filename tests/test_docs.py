@@ -16,7 +16,7 @@ import rasterio
 from conftest import HANGS
 from PIL import Image
 from rasterio.enums import ColorInterp
-from shapely.geometry import Point, box
+from shapely.geometry import LineString, Point, box
 
 import floodmap
 
@@ -100,6 +100,13 @@ def _vectors(folder: Path) -> None:
     geopandas.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs=crs).to_file(folder / "districts.gpkg")
     houses = [point.buffer(8) for point in points]
     geopandas.GeoDataFrame(geometry=houses, crs=crs).to_file(folder / "buildings.gpkg")
+    streets = [LineString([(left, bottom + 0.4 * height), (right, bottom + 0.5 * height)])]
+    streets = geopandas.GeoDataFrame({"highway": ["track"]}, geometry=streets, crs=crs)
+    streets.to_file(folder / "roads.gpkg", layer="roads")
+    people = rasterio.transform.from_bounds(left, bottom, right, top, 4, 4)
+    profile = {"driver": "GTiff", "width": 4, "height": 4, "count": 1, "dtype": "float32", "crs": crs}
+    with rasterio.open(folder / "people.tif", "w", transform=people, **profile) as file:
+        file.write(np.full((1, 4, 4), 25.0, np.float32))
     lakes = [point.buffer(40) for point in points]
     geopandas.GeoDataFrame(geometry=lakes, crs=crs).to_file(folder / "water.gpkg")
 

@@ -99,7 +99,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions |= {"pandas": "geopandas", "tensorboardX": "tensorboardx", "xarray": "rioxarray"}
     distributions |= {"stac_geoparquet": "stac-geoparquet"}
     optional = PYPROJECT["project"]["optional-dependencies"]
-    names = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac")
+    names = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac", "exposure")
     extras = [line for name in names for line in optional[name]]
     declared = {line.split(">")[0].strip() for line in (*PYPROJECT["project"]["dependencies"], *extras)}
     for path in [*(ROOT / "floodmap").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": "Print how floodmap reads a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
     "review": "Find places worth a look, and take edits into a result.",
+    "exposure": "Count buildings, roads and people under water by district.",
     "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
     "vectorize": "Trace a mask or probability raster as polygons.",

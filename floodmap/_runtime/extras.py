@@ -14,6 +14,8 @@ EXTRAS = {
     "pystac": "remote",
     "stac_geoparquet": "stac",
     "distributed": "dask",
+    "exactextract": "exposure",
+    "xlsxwriter": "exposure",
 }
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""
 

@@ -131,7 +131,7 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
         geometries, attributes, source_crs = read_parquet(Path(path))
     else:
         with readable(path) as name:
-            geometries, attributes, source_crs = read_layer(path, name, _pick_layer(path, name, layer))
+            geometries, attributes, source_crs = read_layer(path, name, pick_layer(path, name, layer))
     present = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     geometries, attributes = geometries[present], {name: column[present] for name, column in attributes.items()}
     if polygons and not np.isin(shapely.get_type_id(geometries), [int(kind) for kind in _AREAL]).all():
@@ -145,7 +145,7 @@ def read_vectors(path: Path | str, *, crs: Any = None, layer: str | None = None,
     return Vectors(geometries=geometries, attributes=attributes, crs=source_crs if crs is None else _as_crs(crs))
 
 
-def _pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
+def pick_layer(path: Path | str, name: str, wanted: str | None) -> str:
     """Return the name of the layer to read: `wanted`, or else the first layer with geometries.
 
     Args:
@@ -235,11 +235,12 @@ def _repair(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     if not broken.any():
         return geometries
     repaired = geometries.copy()
-    repaired[broken] = [_areal_part(geometry) for geometry in shapely.make_valid(geometries[broken])]
+    repaired[broken] = [areal_part(geometry) for geometry in shapely.make_valid(geometries[broken])]
     return repaired
 
 
-def _areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
+def areal_part(geometry: shapely.Geometry) -> shapely.Geometry:
+    """Return the polygons of a geometry of any type, as one geometry; empty if there are none."""
     parts = shapely.get_parts(geometry)
     while (shapely.get_type_id(parts) > int(shapely.GeometryType.POLYGON)).any():
         parts = shapely.get_parts(parts)

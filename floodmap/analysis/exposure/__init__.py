@@ -1,0 +1,1 @@
+"""Exposure: buildings, roads and people under water, by district, with a lower, a best and an upper figure."""
