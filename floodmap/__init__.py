@@ -6,8 +6,8 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from floodmap.analysis.review.run import Review, apply_review, review, undo_review
     from floodmap.analysis.exposure.run import Exposure, exposure
+    from floodmap.analysis.review.run import Review, apply_review, review, undo_review
     from floodmap.api.catalogues import segment_many
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
