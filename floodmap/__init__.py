@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from floodmap.api.catalogues import segment_many
+    from floodmap.api.descriptions import info, sample
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
-    from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
+    from floodmap.api.scenes import Prediction, load_model, predict, segment
     from floodmap.catalogue.rows import SceneRow
     from floodmap.catalogue.run import Catalogue, ScenesProgress
     from floodmap.comparison.run import Comparison
@@ -85,11 +86,11 @@ _HOMES = {
     "Window": "geo.window",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
-    "info": "api.scenes",
+    "info": "api.descriptions",
     "load_model": "api.scenes",
     "mosaic": "api.mosaics",
     "predict": "api.scenes",
-    "sample": "api.scenes",
+    "sample": "api.descriptions",
     "segment": "api.scenes",
     "segment_many": "api.catalogues",
     "train": "api.labelled",

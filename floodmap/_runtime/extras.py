@@ -13,6 +13,7 @@ EXTRAS = {
     "rioxarray": "xarray",
     "pystac": "remote",
     "stac_geoparquet": "stac",
+    "fpdf": "pdf",
     "distributed": "dask",
 }
 """Mapping from the name of an optional package to the extra of floodmap that installs the package."""
