@@ -21,7 +21,7 @@ GAP = 6.0
 """Distance between two columns."""
 INK, QUIET, LINE, WARM = (34, 48, 60), (92, 104, 115), (213, 219, 225), (180, 84, 31)
 """Colours, red, green and blue, as in the HTML report."""
-LARGEST_MAP = 128.0
+LARGEST_MAP = 165.0
 """Largest height of the map on the first page."""
 
 UNSEEN = "There is no result for this ground: it may be wet or dry."
@@ -38,7 +38,12 @@ class Sheets(FPDF):
     def footer(self) -> None:
         """Write the footer of a page: origin of the report, and number of the page."""
         self.set_y(-MARGIN + 3)
-        self.write_line(self.foot, 6.5, colour=QUIET, width=WIDTH - 20)
+        self.set_font(self.lettering.family, size=6.5)
+        self.set_text_color(*QUIET)
+        shown = self.lettering.shown(self.foot)
+        while self.get_string_width(shown) > WIDTH - 25:  # a long name is cut here; the title has it in full
+            shown = "..." + shown[4:]
+        self.cell(WIDTH - 20, 3, shown)
         self.set_xy(210 - MARGIN - 20, -MARGIN + 3)
         self.set_font(self.lettering.family, size=6.5)
         self.cell(20, 3, f"page {self.page_no()} of {{nb}}", align="R")
@@ -131,7 +136,7 @@ def write_pdf_report(contents: Mapping[str, Any], path: Path) -> Path:
     pdf.set_title(f"Flood map of {contents['title']}")
     pdf.set_creator("floodmap")
     pdf.set_lang("en")
-    pdf.foot = contents["footer"]
+    pdf.foot = f"{contents['title']}, finished {contents['finished'][:10]}, made by floodmap {contents['version']}"
     pdf.add_page()
     _first_page(pdf, contents)
     pdf.add_page()

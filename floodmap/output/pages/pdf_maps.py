@@ -108,6 +108,7 @@ def draw_legend(pdf: Sheets, maps: SceneMaps, *, probability: bool = False) -> N
     for kind, (fill, edge, text) in entries.items():
         if kind not in maps.shown or (probability and kind != "unobserved"):
             continue
+        x, y = _next_entry(pdf, text, x, y)
         pdf.set_fill_color(*_over_paper(fill))
         pdf.set_draw_color(*edge[:3])
         pdf.set_line_width(0.3)
@@ -116,10 +117,17 @@ def draw_legend(pdf: Sheets, maps: SceneMaps, *, probability: bool = False) -> N
             _hatch(pdf, x, y)
         x = _write(pdf, text, x + 7, y, 0, 7) + 5
     if maps.numbers and not probability:
+        x, y = _next_entry(pdf, "the largest places", x, y)
         pdf.set_draw_color(*INK)
         _draw_number(pdf, 1, x + _NUMBER_MM, y + 1.5)
         _write(pdf, "the largest places", x + 2 * _NUMBER_MM + 1, y, 0, 7)
     pdf.set_xy(pdf.l_margin, y + 5)
+
+
+def _next_entry(pdf: Sheets, text: str, x: float, y: float) -> tuple[float, float]:
+    """Return the place of an entry of the legend: (x, y), or the next line if it does not fit there."""
+    pdf.set_font(pdf.lettering.family, size=7)
+    return (x, y) if x + 9 + pdf.get_string_width(text) < pdf.w - pdf.r_margin else (pdf.l_margin, y + 5)
 
 
 def _hatch(pdf: FPDF, x: float, y: float) -> None:

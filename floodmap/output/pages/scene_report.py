@@ -78,6 +78,7 @@ def report_contents(flood_map: FloodMap, picture: Tile) -> dict[str, Any]:
         "origin": origin_table(summary),
         "footer": _footer(flood_map),
         "finished": summary["run"]["finished"],
+        "version": summary["versions"]["floodmap"],
     }
 
 

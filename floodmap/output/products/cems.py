@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 import shapely
@@ -43,7 +43,8 @@ FLOOD_TYPES = {
 """Values of `obj_desc`, by the value of the option `flood_type`."""
 NOT_ANALYSED = {"nodata": "Not Analysed - No data", "collar": "Not Analysed - No data"}
 """Values of `obj_type` in the layer `notAnalysedA`, by reason. Any other reason is `Not Analysed`."""
-AUTOMATIC, SEMI_AUTOMATIC = "Automatic extraction", "Semi-automatic extraction"
+AUTOMATIC: Final = "Automatic extraction"
+SEMI_AUTOMATIC: Final = "Semi-automatic extraction"
 """Values of `det_method`: the model alone, or with points and boxes that a person set."""
 
 Method = Literal["Photo-interpretation", "Semi-automatic extraction", "Automatic extraction", "Modelling"]
@@ -80,13 +81,14 @@ class Imagery:
     """Name of the reference of permanent water; None: there is none."""
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], name: str, date: datetime) -> Imagery:
+    def of(cls, settings: Mapping[str, Any], name: str, date: datetime, *, permanent: bool = True) -> Imagery:
         """Return the imagery of a run.
 
         Args:
             settings: settings of the run, as in the JSON report.
             name: name of the scene.
             date: date of the scene.
+            permanent: False: the layers have no permanent water, even if the run had a reference.
         """
         source, chosen = settings.get("source", {}), settings.get("settings", {})
         dated = source.get("date_of", "picture") == "picture"
@@ -95,7 +97,8 @@ class Imagery:
         return cls(
             name=name, date=date if dated else None, gsd_m=source.get("gsd_m"),
             method=AUTOMATIC if chosen.get("prompts", "auto") in ("auto", "none") else SEMI_AUTOMATIC,
-            frames=settings.get("frames", {}).get("segmented", ()), permanent_water=chosen.get("permanent_water"),
+            frames=settings.get("frames", {}).get("segmented", ()),
+            permanent_water=_file_name(chosen.get("permanent_water")) if permanent else None,
         )  # fmt: skip
 
 
@@ -188,6 +191,11 @@ def _corners(grid: GeoGrid) -> list[tuple[float, float]]:
     return [grid.transform @ corner for corner in corners]
 
 
+def _file_name(path: str | None) -> str | None:
+    """Return the last part of a path or URL, so that no folder of the machine is handed over."""
+    return None if path is None else re.split(r"[/\\]", path)[-1] or path
+
+
 def _activation(name: str) -> dict[str, Any]:
     """Return the fields of the area of interest that follow from the name of a product, such as EMSR773_AOI01_DEL."""
     found = _PRODUCT_NAME.match(name)
@@ -210,7 +218,7 @@ def _image(name: str, date: datetime | None, gsd_m: float | None) -> dict[str, A
     date = None if date is None else (date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC))
     return {
         "source_nam": name, "src_date": date and f"{date:%d/%m/%Y}", "source_tm": date and f"{date:T%H:%M:%SZ}",
-        "sensor_gsd": None if gsd_m is None else f"{gsd_m:.4f}".rstrip("0").rstrip(".") + " m",
+        "sensor_gsd": None if gsd_m is None else f"{gsd_m:.3g} m",
         "eventphase": "Post-event",
     }  # fmt: skip
 
