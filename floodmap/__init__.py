@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from floodmap.models.training_record import TrainedModel
     from floodmap.options import FineTuneOptions, SceneOptions, SegmentOptions
     from floodmap.output.polygons import vectorize
+    from floodmap.output.products.cems_of_mask import vectorize_cems
+    from floodmap.output.products.model_item import model_item
     from floodmap.output.results import FloodMap
 
     __version__: str
@@ -54,6 +56,7 @@ __all__ = [
     "evaluate",
     "info",
     "load_model",
+    "model_item",
     "mosaic",
     "predict",
     "sample",
@@ -61,6 +64,7 @@ __all__ = [
     "segment_many",
     "train",
     "vectorize",
+    "vectorize_cems",
 ]
 
 # Module of each public name. No module directly in this package may have the name of a function below: the import of
@@ -88,6 +92,7 @@ _HOMES = {
     "evaluate": "evaluation.run",
     "info": "api.descriptions",
     "load_model": "api.scenes",
+    "model_item": "output.products.model_item",
     "mosaic": "api.mosaics",
     "predict": "api.scenes",
     "sample": "api.descriptions",
@@ -95,6 +100,7 @@ _HOMES = {
     "segment_many": "api.catalogues",
     "train": "api.labelled",
     "vectorize": "output.polygons",
+    "vectorize_cems": "output.products.cems_of_mask",
 }
 
 

@@ -254,10 +254,7 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
 
 
 def _flood_layer(path: Path) -> str | None:
-    """Return the name of the layer with flood polygons: `flood`, or that of Copernicus EMS, or the only layer.
-
-    The result is None for GeoParquet, because GeoParquet has no layers.
-    """
+    """Return the layer of flood: `flood`, that of Copernicus EMS, or the only one. None: GeoParquet has no layers."""
     if path.suffix.lower() in PARQUET:
         return None
     names = _layers(path)

@@ -110,11 +110,12 @@ class Sheets(FPDF):
 
     def _row_height(self, row: Sequence[str], widths: Sequence[float], size: float, *, bold: bool) -> float:
         self.set_font(self.lettering.family, "B" if bold else "", size)
-        heights = [
-            float(self.multi_cell(width, size * 0.48, self.lettering.shown(text), dry_run=True, output="HEIGHT"))
-            for text, width in zip(row, widths, strict=True)
-        ]
+        heights = [self._text_height(text, width, size) for text, width in zip(row, widths, strict=True)]
         return max(heights) + 1.2
+
+    def _text_height(self, text: str, width: float, size: float) -> float:
+        lines = self.multi_cell(width, size * 0.48, self.lettering.shown(text), dry_run=True, output="LINES")
+        return size * 0.48 * max(1, len(lines) if isinstance(lines, list) else 1)
 
 
 def write_pdf_report(contents: Mapping[str, Any], path: Path) -> Path:
@@ -250,8 +251,8 @@ def _results(contents: Mapping[str, Any]) -> list[Part]:
     if certainty := contents["certainty"]:
         rows = [(one["threshold"], one["area"], one["share"], one["change"]) for one in certainty["rows"]]
         own = next((number for number, one in enumerate(certainty["rows"]) if one["own"]), -1)
-        head = ("flood from", "area", "of the observed", "change")
-        parts.append(_part("How certain is the area?", [certainty["text"]], rows, (0.25,) * 4, head=head, bold=own))
+        titles = ("flood from", "area", "of the observed", "change")
+        parts.append(_part("How certain is the area?", [certainty["text"]], rows, (0.25,) * 4, head=titles, bold=own))
     return parts
 
 

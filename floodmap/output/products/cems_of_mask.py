@@ -35,8 +35,8 @@ def vectorize_cems(
 ) -> list[Path]:
     """Trace a mask or probability raster, and write its layers in the schema of Copernicus EMS Rapid Mapping.
 
-    Ground that is not observed is in the layer `notAnalysedA`. Date and method come from the JSON report of floodmap, if
-    it is beside the raster, else they are unknown.
+    Ground that is not observed is in the layer `notAnalysedA`. Date and method come from the JSON report of floodmap.
+    If it is not beside the raster, they are unknown.
 
     Args:
         path: a raster of one band, in a format that GDAL reads; or the URL of one.
@@ -82,8 +82,7 @@ def write_cems_of_mask(
     name = tags.get("source") or mask.name
     report = _report_beside(mask)
     if report is None:
-        method = AUTOMATIC if tags.get("model") else None
-        imagery = Imagery(name=name, date=None, gsd_m=grid.gsd_m, method=method)
+        imagery = Imagery(name=name, date=None, gsd_m=grid.gsd_m, method=AUTOMATIC if tags.get("model") else None)
     else:
         imagery = Imagery.of(report, name, datetime.fromisoformat(report["source"]["date"]), permanent=False)
     tables = {"flood": layers.flood, "unobserved": layers.unobserved}
@@ -94,13 +93,12 @@ def write_cems_of_mask(
 
 def _report_beside(mask: Path) -> dict[str, Any] | None:
     """Return the content of the JSON report of the run that wrote a raster; None if there is none beside it."""
-    for end in _ENDS:
-        if mask.stem.endswith(end):
-            try:
-                report: dict[str, Any] = json.loads(
-                    mask.with_name(f"{mask.stem.removesuffix(end)}.json").read_text("utf-8")
-                )
-                return report if {"source", "settings"} <= report.keys() and "date" in report["source"] else None
-            except (OSError, ValueError, AttributeError, TypeError):
-                return None
-    return None
+    ends = [end for end in _ENDS if mask.stem.endswith(end)]
+    if not ends:
+        return None
+    try:
+        text = mask.with_name(f"{mask.stem.removesuffix(ends[0])}.json").read_text("utf-8")
+        report: dict[str, Any] = json.loads(text)
+        return report if {"source", "settings"} <= report.keys() and "date" in report["source"] else None
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
