@@ -1,6 +1,7 @@
 """STAC item of a model: what goes in, what comes out, its weights with size and checksum.
 
-Specification: STAC 1.1.0, with the extensions machine learning model (MLM) 1.4.0 and file 2.1.0.
+Specification: STAC 1.1.0, with the extensions machine learning model (MLM) 1.4.0, file 2.1.0 and eo 1.1.0. MLM wants a
+description of the bands. STAC 1.1.0 forbids `bands` in the properties of an item, so they are `eo:bands` of the asset.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from floodmap.models import registry
 from floodmap.output.products.stac_item import CLASSES, SHA2_256, VERSION
 
 EXTENSIONS = tuple(
-    f"https://stac-extensions.github.io/{name}/schema.json" for name in ("mlm/v1.4.0", "file/v2.1.0")
+    f"https://stac-extensions.github.io/{name}/schema.json" for name in ("mlm/v1.4.0", "file/v2.1.0", "eo/v1.1.0")
 )  # fmt: skip
 """Addresses of the JSON schemas of the extensions. The addresses are names; nothing is fetched."""
 
@@ -61,7 +62,6 @@ def model_item(model: str | Path) -> dict[str, Any]:
         "end_datetime": "9999-12-31T23:59:59Z",
         "description": known.description if known else f"Flood segmentation, weights {path.name}",
         "license": known.licence if known else None,
-        "bands": [{"name": band} for band in _BANDS],
         "mlm:name": _plain(known.name if known else path.stem),
         "mlm:architecture": _ARCHITECTURES.get(architecture, architecture),
         "mlm:tasks": ["semantic-segmentation"],
@@ -82,6 +82,7 @@ def model_item(model: str | Path) -> dict[str, Any]:
         "type": "application/octet-stream",
         "title": "Weights",
         "roles": ["mlm:model", "mlm:weights", "data"],
+        "eo:bands": [{"name": band, "common_name": band} for band in _BANDS],
         "mlm:artifact_type": _ARTIFACTS.get(path.suffix, "torch.save"),
         "file:size": path.stat().st_size if path.is_file() else None,
         "file:checksum": SHA2_256 + (known.sha256 if known else resolved.sha256 if resolved else ""),
