@@ -90,8 +90,8 @@ def test_nothing_is_left_of_a_rehearsal(tmp_path: Path) -> None:
 def test_the_rehearsal_writes_what_the_run_will_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = {}
 
-    def keep(flood, unobserved, out_dir, name, kinds, **_) -> list[Path]:
-        written.update(flood=flood, unobserved=unobserved, name=name, kinds=kinds)
+    def keep(layers, out_dir, name, kinds, **_) -> list[Path]:
+        written.update(**layers, name=name, kinds=kinds)
         return []
 
     monkeypatch.setattr(vector_files, "write_layers", keep)

@@ -48,7 +48,7 @@ def _bands(source: Mapping[str, Any]) -> str:
 
 
 def _date(source: Mapping[str, Any]) -> str:
-    known = {"picture": "of the picture", "file": "of the file: it has no date of acquisition"}
+    known = {"picture": "of the picture", "file": "of the file; no date of acquisition is known"}
     return f"{source['date'][:10]} ({known.get(source.get('date_of', ''), 'of the picture if the file says so')})"
 
 
