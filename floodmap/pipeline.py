@@ -32,7 +32,7 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.paths import result_paths, stac_path_of, wanted_files
-from floodmap.output.products.completing import completed
+from floodmap.output.products.completing import NO_DATE, completed
 from floodmap.output.rehearsal import Helper, rehearse
 from floodmap.output.results import (
     FloodMap,
@@ -248,6 +248,8 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
         raise MissingCRSError(
             f"{scene.path} has no CRS, so --schema cems cannot be used; {how_to_place(scene.transform)}"
         )
+    if options.schema == "cems" and not scene.is_dated:
+        log.warning(NO_DATE, scene.path.label)
     if scene.crs is None and "geojson" in options.formats:
         raise MissingCRSError(
             f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or {how_to_place(scene.transform)}"

@@ -153,6 +153,7 @@ def test_resume_adds_an_item_and_renews_one_that_is_out_of_date(make_scene: Scen
     assert run(scene, out, resume=True).stac_path == path and path.stat().st_mtime_ns == before
     with_page = item_of(run(scene, out, resume=True, report=True))  # the page is new, so the item is, too
     assert "page" in with_page["assets"] and path.stat().st_mtime_ns > before
+    assert "page" in item_of(run(scene, out, resume=True))["assets"]  # also if the option is not given again
     old = out / "scene.json"
     os.utime(path, ns=(0, old.stat().st_mtime_ns - 1))
     run(scene, out, resume=True)

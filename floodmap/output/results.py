@@ -265,11 +265,13 @@ def finished_before(
     summary = _summary(report)
     if summary is None or changes({key: summary.get(key) for key in settings}, settings) or _left(summary, layers):
         return None
-    if cems is not None and summary.get("run", {}).get("flood_type") != cems:
+    run = summary.get("run", {})
+    if cems is not None and run.get("flood_type") != cems:
         return None
+    of_cems = result_paths(out, name, formats, permanent=permanent, cems=run.get("schema") == "cems")[len(own) :]
     return FloodMap(
         name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(own[3:]), report_path=report,
-        report=summary, cems_paths=tuple(paths[len(own) :]),
+        report=summary, cems_paths=tuple(path for path in of_cems if path.exists()),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ The file `cems_model.json` has the fields, types and domains, with the source of
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from floodmap.geo.crs import known_crs
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.vectors import reprojected
 from floodmap.output.paths import cems_layers
-from floodmap.output.polygons import polygonize
 from floodmap.strips.codes import OUTSIDE
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
     from pandas import DataFrame
-
-log = logging.getLogger(__name__)
 
 WORLD = "EPSG:4326"
 """CRS of the layers."""
@@ -92,8 +88,6 @@ class Imagery:
         """
         source, chosen = settings.get("source", {}), settings.get("settings", {})
         dated = source.get("date_of", "picture") == "picture"
-        if not dated:
-            log.warning("%s has no date of acquisition: the table source of Copernicus EMS has none", name)
         return cls(
             name=name, date=date if dated else None, gsd_m=source.get("gsd_m"),
             method=AUTOMATIC if chosen.get("prompts", "auto") in ("auto", "none") else SEMI_AUTOMATIC,
@@ -173,6 +167,8 @@ def area_polygons(strips: Strips, grid: GeoGrid, simplify_m: float) -> NDArray[n
     Returns:
         shapely MultiPolygons and Polygons in the CRS of the scene, object (n,).
     """
+    from floodmap.output.polygons import polygonize  # the import takes long
+
     inside = ((row, np.where(codes == OUTSIDE, codes, np.uint8(100))) for row, codes in strips.strips())
     traced = polygonize(inside, grid=grid, threshold=100, simplify_m=simplify_m, model=None, source=None)
     return np.asarray(traced.flood.geometry.to_numpy(), object)

@@ -9,8 +9,10 @@ from pathlib import Path
 from floodmap.imagery.tile import Tile
 from floodmap.options import SegmentOptions
 from floodmap.output.paths import page_path_of, pdf_path_of, stac_path_of
-from floodmap.output.products.stac_item import write_stac_item
 from floodmap.output.results import FloodMap, is_newer
+
+NO_DATE = "%s has no date of acquisition: in the table source of Copernicus EMS the date is empty"
+"""Warning, before a run, about a scene whose date is not known."""
 
 
 def completed(
@@ -46,8 +48,12 @@ def completed(
     if not options.stac:
         return flood_map
     item = stac_path_of(folder, name)
-    if again or missing or not is_newer_than_all(item, (flood_map.report_path, *wanted)):
-        write_stac_item(flood_map, item)
+    # A page that an earlier run wrote from the same results belongs to them, too.
+    there = {key: path for key, path in (("page", page), ("pdf", pdf)) if is_newer(path, flood_map.report_path)}
+    if again or missing or not is_newer_than_all(item, (flood_map.report_path, *there.values())):
+        from floodmap.output.products.stac_item import write_stac_item
+
+        write_stac_item(flood_map, item, pages=there)
     return replace(flood_map, stac_path=item)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ import shapely.affinity
 from affine import Affine
 
 from floodmap._runtime.files import write_whole
-from floodmap.errors import writing
+from floodmap.errors import VectorError, writing
 from floodmap.geo.crs import is_placed, known_crs
 from floodmap.geo.vectors import reprojected
 from floodmap.output.results import FloodMap
 from floodmap.output.vector_files import PARTS
+
+log = logging.getLogger(__name__)
 
 VERSION = "1.1.0"
 EXTENSIONS = tuple(
@@ -54,24 +57,27 @@ _TOLERANCE = 1e-6
 """Tolerance of outlines in degrees, 0.1 m: `reprojected` adds many vertices to straight edges."""
 
 
-def write_stac_item(flood_map: FloodMap, path: Path) -> None:
+def write_stac_item(flood_map: FloodMap, path: Path, *, pages: Mapping[str, Path]) -> None:
     """Write the STAC item of the results of a scene. It is written completely or not at all.
 
     Args:
-        flood_map: finished results. Files whose paths are None are not in the item.
+        flood_map: finished results.
         path: the JSON file. Paths in the item are relative to its folder.
+        pages: reports, as in `stac_item`.
 
     Raises:
         OutputError: a file cannot be read or written.
-        VectorError: the corners of the scene do not exist in WGS 84.
     """
-    pages = {"page": flood_map.page_path, "pdf": flood_map.pdf_path}
+    try:
+        outline = outline_of(flood_map.report)
+    except VectorError as error:
+        log.warning("%s has no geometry: %s", path, error)
+        outline = None
     with writing(path):
         item = stac_item(
-            flood_map.report, outline_of(flood_map.report), mask=flood_map.mask_path,
-            probability=flood_map.probability_path, layers=(*flood_map.layer_paths, *flood_map.cems_paths),
-            report_path=flood_map.report_path, folder=path.parent,
-            pages={key: page for key, page in pages.items() if page is not None},
+            flood_map.report, outline, mask=flood_map.mask_path, probability=flood_map.probability_path,
+            layers=(*flood_map.layer_paths, *flood_map.cems_paths), report_path=flood_map.report_path,
+            folder=path.parent, pages=pages,
         )  # fmt: skip
     write_whole(path, json.dumps(item, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

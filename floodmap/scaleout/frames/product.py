@@ -25,7 +25,7 @@ from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
 from floodmap.output.paths import result_paths, stac_path_of, wanted_files
-from floodmap.output.products.completing import completed
+from floodmap.output.products.completing import NO_DATE, completed
 from floodmap.output.rehearsal import Helper, rehearse
 from floodmap.output.results import (
     FloodMap,
@@ -265,6 +265,8 @@ class _Run:
         """Blend the frames to strips, and write the results."""
         described = [(one.frame, one.codes.about["settings"] if one.codes else one.why) for one in segmented]
         settings = self.describe(described)
+        if self.options.schema == "cems" and settings["source"]["date_of"] == "file":
+            log.warning(NO_DATE, "a frame")
         goes_on = not self.listed.files.unverified and not unverified_frames(described)
         placed = [(one, Placement(one.frame.grid, self.grid)) for one in segmented]
         notes = product_notes((one.frame, place, one.codes.about["notes"]) for one, place in placed if one.codes)
