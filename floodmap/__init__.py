@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from floodmap.analysis.exposure.run import Exposure, exposure
     from floodmap.analysis.review.run import Review, apply_review, review, undo_review
     from floodmap.api.catalogues import segment_many
+    from floodmap.api.descriptions import info, sample
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
-    from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
+    from floodmap.api.scenes import Prediction, load_model, predict, segment
     from floodmap.catalogue.rows import SceneRow
     from floodmap.catalogue.run import Catalogue, ScenesProgress
     from floodmap.comparison.run import Comparison
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from floodmap.models.training_record import TrainedModel
     from floodmap.options import FineTuneOptions, SceneOptions, SegmentOptions
     from floodmap.output.polygons import vectorize
+    from floodmap.output.products.cems_of_mask import vectorize_cems
+    from floodmap.output.products.model_item import model_item
     from floodmap.output.results import FloodMap
 
     __version__: str
@@ -59,6 +62,7 @@ __all__ = [
     "exposure",
     "info",
     "load_model",
+    "model_item",
     "mosaic",
     "predict",
     "review",
@@ -68,6 +72,7 @@ __all__ = [
     "train",
     "undo_review",
     "vectorize",
+    "vectorize_cems",
 ]
 
 # Module of each public name. No module directly in this package may have the name of a function below: the import of
@@ -97,17 +102,19 @@ _HOMES = {
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
     "exposure": "analysis.exposure.run",
-    "info": "api.scenes",
+    "info": "api.descriptions",
     "load_model": "api.scenes",
+    "model_item": "output.products.model_item",
     "mosaic": "api.mosaics",
     "predict": "api.scenes",
     "review": "analysis.review.run",
-    "sample": "api.scenes",
+    "sample": "api.descriptions",
     "segment": "api.scenes",
     "segment_many": "api.catalogues",
     "train": "api.labelled",
     "undo_review": "analysis.review.run",
     "vectorize": "output.polygons",
+    "vectorize_cems": "output.products.cems_of_mask",
 }
 
 

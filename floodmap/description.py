@@ -44,6 +44,7 @@ def describe(
             "near_infrared": {"band": scene.nir_band, "used": isinstance(segmenter, WithInfrared)},
             "nodata": scene.nodata,
             "date": scene.date.isoformat(),
+            "date_of": "picture" if scene.is_dated else "file",
         },
         "model": {
             "name": segmenter.name,
@@ -61,8 +62,8 @@ def describe(
 def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Return the options on which results depend, by name, and the fingerprints of the files in the options.
 
-    The options `overwrite`, `resume`, `formats` and `report` are left out, because the content of the results does not
-    depend on these options. Of a URL the query is left out, because it may contain a signature.
+    Options that decide which files are written, and `overwrite` and `resume`, are left out, because the content of the
+    results does not depend on them. Of a URL the query is left out, because it may contain a signature.
 
     Args:
         options: settings of a run.
@@ -70,7 +71,7 @@ def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | 
             `imagery.raster.fingerprint.of_input`.
     """
     chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats", "report"):
+    for name in ("overwrite", "resume", "formats", "report", "pdf", "stac", "schema", "flood_type"):
         del chosen[name]
     shown = {name: shown_name(path) for name, path in options.files.items()}
     chosen["scene"] |= {name: shown[name] for name in ("mask", "aoi") if name in shown}

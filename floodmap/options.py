@@ -20,6 +20,11 @@ A GeoPackage contains both layers (`flood` and `unobserved`). In all other forma
 """
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+Schema = Literal["floodmap", "cems"]
+"""Schemas of the vector files: floodmap's own, or also that of Copernicus EMS Rapid Mapping."""
+FloodType = Literal["unknown", "riverine", "flash", "coastal", "ice-jam"]
+"""Kinds of flood in the schema of Copernicus EMS."""
+
 Augment = Literal["full", "light", "flips", "off"]
 """Choices of random augmentation of the views in training; `FineTuneOptions.augment` describes each choice."""
 
@@ -130,6 +135,12 @@ class SegmentOptions:
         metavar="LIST",
     )  # fmt: skip
     report: bool = option(False, "Write NAME_report.html too: the results on one page that opens offline.")
+    pdf: bool = option(False, "Write NAME_report.pdf too: the results on A4 pages, to print or to send.")
+    stac: bool = option(False, "Write NAME_stac.json too: a STAC item of the results.")
+    schema: Schema = option(
+        "floodmap", "Schema of the vector files; cems: also layers in the schema of Copernicus EMS Rapid Mapping."
+    )
+    flood_type: FloodType = option("unknown", "Kind of flood in the layers of --schema cems.")
     batch_size: int = option(1, "Windows that are computed at a time.", shown="up to 4 on a CPU, 8 on a GPU", least=1)
     exhaustive: bool = option(
         False, "Compute all windows, also where the coarse pass has already decided between dry and flood."
@@ -149,6 +160,8 @@ class SegmentOptions:
                 raise FloodmapError(f"{name} {value} must be 0 or more")
         if self.permanent_water is None and (self.permanent_least is not None or self.permanent_rim_m is not None):
             raise FloodmapError("--permanent-least and --permanent-rim need --permanent-water FILE")
+        if self.flood_type != "unknown" and self.schema != "cems":
+            raise FloodmapError("--flood-type needs --schema cems")
 
     @property
     def threshold_percent(self) -> int:
@@ -193,6 +206,10 @@ class SegmentSettings(TypedDict, total=False):
     overwrite: bool
     resume: bool
     report: bool
+    pdf: bool
+    stac: bool
+    schema: Schema
+    flood_type: FloodType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,18 +31,17 @@ from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
+from floodmap.output.paths import result_paths, stac_path_of, wanted_files
+from floodmap.output.products.completing import NO_DATE, completed
 from floodmap.output.rehearsal import Helper, rehearse
 from floodmap.output.results import (
     FloodMap,
     check_disk,
     finished_before,
-    is_newer,
     output_folder,
-    page_path_of,
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
-    result_paths,
 )
 from floodmap.output.worker import FinishingProcess
 from floodmap.strips.journal import Journal, has_strips, refuse_busy
@@ -100,9 +99,7 @@ def segment_scene(
             height=scene.height, width=scene.width, tile_size=options.tile_size, overlap=options.overlap,
             multiple=segmenter.multiple,
         )  # fmt: skip
-        results = result_paths(
-            out, name, options.formats, sheet=options.report, permanent=options.permanent_water is not None
-        )
+        results = result_paths(out, name, options.formats, **wanted_files(options))
         refuse_long_names(results)
         own = scene.path.container
         refuse_inputs(results, (*([own[0]] if own else []), *options.files.values()))
@@ -131,15 +128,17 @@ def segment_scene(
                     exhaustive=options.exhaustive,
                 )  # fmt: skip
                 scene.refuse_changed()
-                picture = preview(scene) if options.report else None
+                picture = preview(scene) if options.report or options.pdf else None
                 scene.close()  # frees GDAL's block cache
             report(Progress(len(grid), len(grid), scene.width * scene.height, "write"))
             json_report = out / f"{name}.json"  # it marks the other files as complete, and they are about to change
             with writing(json_report):
                 json_report.unlink(missing_ok=True)
+                if options.stac:
+                    stac_path_of(out, name).unlink(missing_ok=True)
             flood_map = worker.result() if worker else finishing.run(journal)
             journal.remove()
-        return flood_map if picture is None else with_page(flood_map, picture)
+        return completed(flood_map, options, lambda: picture)
 
 
 def _finishing(
@@ -155,8 +154,9 @@ def _finishing(
     return Finishing(
         source=scene.path.label, grid=scene.grid, date=scene.date, out=out, name=name,
         threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
-        simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
+        simplify_m=options.simplify_m or 0.0, formats=options.formats, files=wanted_files(options), settings=settings,
         started=started, warnings=(*scene.remarks, *scene.unsuited, *ood_lines), permanent=permanent_of(options),
+        flood_type=options.flood_type,
     )  # fmt: skip
 
 
@@ -165,20 +165,20 @@ def _done_before(
 ) -> FloodMap | None:
     """Return the results of an earlier, finished run with the same settings, if the option `resume` is set; else None.
 
-    None is also returned if there is no such run. If the option `report` is set, and the HTML report is missing or
-    older than the results, the HTML report is written now.
+    None is also returned if there is no such run. If the HTML report, the PDF report or the STAC item is wanted, and is
+    missing or older than the results, it is written now.
     """
-    done = finished_before(out, name, options.formats, settings) if options.resume else None
+    if not options.resume:
+        return None
+    cems = options.flood_type if options.schema == "cems" else None
+    done = finished_before(out, name, options.formats, settings, cems=cems)
     if done is None:
         return None
     log.info("%s: nothing left to do", name)
     work = work_folder(out, name)
     if work.exists():  # the earlier run was killed while it deleted the folder
         Journal(work, settings, resume=False, discard=True).remove()
-    if not options.report:
-        return done
-    sheet = page_path_of(out, name)
-    return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else with_page(done, preview(scene))
+    return completed(done, options, lambda: preview(scene), again=False)
 
 
 def work_folder(out: Path, name: str) -> Path:
@@ -225,26 +225,10 @@ def resuming(options: SegmentOptions, unverified: Sequence[str]) -> SegmentOptio
 
 
 def preview(scene: Scene) -> Tile:
-    """Read a picture of the whole scene for the HTML report, downsampled to at most `maps.SIDE` pixels a side."""
+    """Read a picture of the whole scene for the reports, downsampled to at most `maps.SIDE` pixels a side."""
     from floodmap.output.pages.maps import SIDE
 
     return scene.preview(SIDE)
-
-
-def with_page(flood_map: FloodMap, picture: Tile) -> FloodMap:
-    """Write the HTML report of a scene, and return the results with the path of the HTML report.
-
-    The HTML report is written after all other results. If the run is interrupted while the HTML report is written, the
-    other results are complete, and a later run with the option `resume` adds the HTML report.
-
-    Args:
-        flood_map: the results of the scene.
-        picture: downsampled picture of the whole scene, from `preview`.
-    """
-    from floodmap.output.pages.scene_report import write_scene_report
-
-    path = page_path_of(flood_map.report_path.parent, flood_map.name)
-    return replace(flood_map, page_path=write_scene_report(flood_map, picture, path))
 
 
 def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
@@ -258,6 +242,14 @@ def with_defaults(options: SegmentOptions, scene: Scene) -> SegmentOptions:
     """
     if "parquet" in options.formats:
         require("pyarrow", "the format parquet")
+    if options.pdf:
+        require("fpdf", "the PDF report")
+    if scene.gsd_m is None and options.schema == "cems":
+        raise MissingCRSError(
+            f"{scene.path} has no CRS, so --schema cems cannot be used; {how_to_place(scene.transform)}"
+        )
+    if options.schema == "cems" and not scene.is_dated:
+        log.warning(NO_DATE, scene.path.label)
     if scene.crs is None and "geojson" in options.formats:
         raise MissingCRSError(
             f"{scene.path} has no CRS and GeoJSON is always in WGS 84; choose gpkg, or {how_to_place(scene.transform)}"

@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed_is_reported_and_the_run_goes_on(
 def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
     finishing = Finishing(
         source="scene.tif", grid=GeoGrid(None, UNPLACED, (8, 8)), date=datetime.now(UTC),
-        out=tmp_path, name="scene", threshold=50, min_area_m2=0.0, simplify_m=0.0, formats=("gpkg",), report=False,
+        out=tmp_path, name="scene", threshold=50, min_area_m2=0.0, simplify_m=0.0, formats=("gpkg",), files={},
         settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}}, started=0.0,
     )  # fmt: skip
     with Journal(tmp_path / "work", {}, resume=False) as journal:

@@ -92,15 +92,18 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
+EXTRAS = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac", "exposure", "pdf")
+
+
 @pytest.mark.slow
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions = {"segment_anything": "segment-anything", "affine": "rasterio", "PIL": "pillow"}
     distributions |= {"triton": "torch"}  # which brings it where it can use it; elsewhere floodmap does without
+    distributions |= {"fpdf": "fpdf2", "fontTools": "fpdf2"}  # which needs fontTools itself
     distributions |= {"pandas": "geopandas", "tensorboardX": "tensorboardx", "xarray": "rioxarray"}
     distributions |= {"stac_geoparquet": "stac-geoparquet"}
     optional = PYPROJECT["project"]["optional-dependencies"]
-    names = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac", "exposure")
-    extras = [line for name in names for line in optional[name]]
+    extras = [line for name in EXTRAS for line in optional[name]]
     declared = {line.split(">")[0].strip() for line in (*PYPROJECT["project"]["dependencies"], *extras)}
     for path in [*(ROOT / "floodmap").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         tops = {name.split(".")[0] for name in imported_modules(path)} - {"floodmap", "floodmap_cli", "__future__"}

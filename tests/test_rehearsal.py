@@ -44,7 +44,7 @@ def finishing(out: Path, **changed: object) -> Finishing:
     made = Finishing(
         source="scene.tif", grid=GeoGrid(rasterio.CRS.from_string(UTM), NORTH_UP, (300, 500)),
         date=datetime(2024, 5, 6), out=out, name="scene", threshold=50, min_area_m2=6.0, simplify_m=0.5,
-        formats=("gpkg",), report=False, started=0.0,
+        formats=("gpkg",), files={}, started=0.0,
         settings={"versions": {"floodmap": "1"}, "model": {"name": "fake"}},
     )  # fmt: skip
     return replace(made, **changed)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from stac_geoparquet.arrow import stac_table_to_items
 
 from floodmap.catalogue.stac_items import check_items_file, write_items
 from floodmap.errors import OutputError
-from floodmap.output.stac_item import EXTENSIONS, stac_item
+from floodmap.output.products.stac_item import EXTENSIONS, stac_item
 from floodmap_cli.main import run
 
 DATE = {"TIFFTAG_DATETIME": "2024:05:01 10:00:00"}

@@ -10,7 +10,7 @@ import click
 
 from floodmap.models import registry as library
 
-from .options import json_option, verbosity_options
+from .options import json_option, overwrite_option, verbosity_options
 from .terminal import progress_bar
 
 
@@ -53,6 +53,31 @@ def info(model: str, as_json: bool, verbosity: int) -> None:
     for key, value in card.items():
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
         click.echo(f"{key:<{width}}  {'-' if value is None else text}")
+
+
+@models.command()
+@click.argument("model", metavar="NAME|FILE")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="File to write.  [default: standard output]",
+)  # fmt: skip
+@overwrite_option
+def stac(model: str, output: Path | None, overwrite: bool) -> None:
+    """Describe a model as a STAC item with the extension MLM.
+
+    MODEL is a name (see: floodmap models list), or a .safetensors or .pth file. The item names the weights by their
+    file name: keep both in one folder.
+
+    \b
+        floodmap models stac finetuned -o finetuned_stac.json
+    """
+    from floodmap.output.products.model_item import model_item, write_model_item
+
+    if output is None:
+        click.echo(json.dumps(model_item(model), indent=2, ensure_ascii=False))
+    else:
+        write_model_item(model, output, overwrite=overwrite)
+        click.echo(f"{output}: STAC item of {model}")
 
 
 @models.command()

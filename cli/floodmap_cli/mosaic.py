@@ -42,7 +42,7 @@ INCOMPLETE = 3
 @options_of(SceneOptions)
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
-    "min_area_m2", "simplify_m", "formats", "report",
+    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type",
 )
 @device_option
 @flips_option

@@ -59,7 +59,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(SceneOptions)
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
-    "min_area_m2", "simplify_m", "formats", "report",
+    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type",
 )
 @catalogue_option
 @stac_items_option
@@ -86,6 +86,9 @@ def segment(
 
     With --permanent-water, lakes and rivers that are always there are the class 2 of the mask and the layer
     `permanent_water`, and no flood.
+
+    With --stac, NAME_stac.json is a STAC item of the results, with --pdf, NAME_report.pdf is the report on A4 pages.
+    With --schema cems, the layers are also written in the schema of Copernicus EMS Rapid Mapping.
 
     With --catalogue, the polygons of all scenes and a row for each scene are in one file. With --workers, small scenes
     are computed side by side.

@@ -99,7 +99,8 @@ def print_result(result: FloodMap, as_json: bool, verbosity: int) -> None:
     )
     if (permanent := summary.get("permanent_water_area_ha")) is not None:
         size += f" beside {permanent:,.2f} ha of permanent water"
-    files = (*result.layer_paths[:1], *([result.page_path] if result.page_path else []))
+    more = (*result.cems_paths[:1], result.page_path, result.pdf_path, result.stac_path)
+    files = (*result.layer_paths[:1], *(path for path in more if path is not None))
     windows = "1 window" if result.failed_windows == 1 else f"{result.failed_windows} windows"
     lost = "unobserved unless another frame observes the ground" if "frames" in summary else "unobserved there"
     failed = f"; {windows} FAILED, in whole or in part: {lost}" if result.failed_windows else ""

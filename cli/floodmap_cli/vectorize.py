@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from floodmap.errors import OutputError
-from floodmap.options import FORMATS
+from floodmap.options import FORMATS, FloodType, Schema, SegmentOptions
 
-from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, share
+from .options import FileOrUrl, ignore_option, json_option, not_negative, options_of, overwrite_option, share
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -65,6 +65,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     callback=not_negative,
     help="Remove details of outlines below about this size; flood and unobserved ground keep their common border.",
 )
+@options_of(SegmentOptions, "schema", "flood_type")
 @overwrite_option
 @json_option
 def vectorize(
@@ -75,6 +76,8 @@ def vectorize(
     ignore_values: tuple[str, ...],
     min_area_m2: float,
     simplify_m: float,
+    schema: Schema,
+    flood_type: FloodType,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -83,7 +86,7 @@ def vectorize(
     MASK is a raster of one band, or its URL, written by floodmap or another program. Pixels are unobserved if they
     are nodata or transparent, or have a value below 0, or the value 255 in a mask of 0 and 1. A GeoPackage has the
     layers flood and unobserved, styled for QGIS. In other formats, the unobserved polygons are in a second file, with
-    _unobserved before the suffix.
+    _unobserved before the suffix. With --schema cems, the file has the layers of Copernicus EMS Rapid Mapping instead.
 
     \b
         floodmap vectorize results/scene_mask.tif -o flood.gpkg
@@ -93,8 +96,10 @@ def vectorize(
     from floodmap.geo.crs import is_placed
     from floodmap.geo.downloads import local_file
     from floodmap.output.polygons import vectorize_layers
+    from floodmap.output.products.cems_of_mask import write_cems_of_mask
     from floodmap.output.vector_files import write_file
 
+    SegmentOptions(schema=schema, flood_type=flood_type)  # refuses a kind of flood without the schema
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already; choose another name or add --overwrite")
     with local_file(mask) as file:
@@ -102,8 +107,11 @@ def vectorize(
             file, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
             simplify_m=simplify_m,
         )  # fmt: skip
-        date = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
+        if schema == "cems":
+            paths = write_cems_of_mask(file, layers, output, flood_type=flood_type, overwrite=overwrite)
+        else:
+            date = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+            paths = write_file(layers.flood, layers.unobserved, output, date=date, overwrite=overwrite)
     # Without `skipna=False`, pandas counts unknown areas as 0.
     area = float(layers.flood["area_m2"].sum(skipna=False)) if is_placed(layers.flood.crs) else None
     area = None if area is None or math.isnan(area) else area

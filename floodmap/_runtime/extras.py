@@ -13,6 +13,7 @@ EXTRAS = {
     "rioxarray": "xarray",
     "pystac": "remote",
     "stac_geoparquet": "stac",
+    "fpdf": "pdf",
     "distributed": "dask",
     "exactextract": "exposure",
     "xlsxwriter": "exposure",

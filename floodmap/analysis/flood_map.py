@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from floodmap.errors import SceneError
-from floodmap.output.results import FloodMap, page_path_of, result_paths
+from floodmap.output.paths import page_path_of, result_paths
+from floodmap.output.results import FloodMap
 
 _ENDINGS = ("_probability.tif", "_mask.tif", "_report.html", ".json", ".gpkg")
 """Ends of the names of files by which a result can be named."""
@@ -47,10 +48,12 @@ def _read(folder: Path, name: str) -> FloodMap:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SceneError(f"{report_path} is not the JSON of a result of floodmap segment") from None
     mask, probability, _, *layers = paths = result_paths(folder, name, formats, permanent=permanent)
+    of_cems = result_paths(folder, name, formats, permanent=permanent, cems=report["run"].get("schema") == "cems")
     if missing := [path for path in paths if not path.exists()]:
         raise SceneError(f"{missing[0]} is missing; segment the scene again, or bring the file back")
     page = page_path_of(folder, name)
     return FloodMap(
         name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(layers), report_path=report_path,
         report=report, page_path=page if page.exists() else None,
+        cems_paths=tuple(path for path in of_cems if path not in paths and path.exists()),
     )  # fmt: skip

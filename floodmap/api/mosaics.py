@@ -12,7 +12,16 @@ from floodmap.api.scenes import load_model
 from floodmap.catalogue.finding import find_sources
 from floodmap.geo.names import local_or_gdal
 from floodmap.models.protocol import Segmenter
-from floodmap.options import MODEL, OUTPUT_FOLDER, Format, MosaicOptions, SceneOptions, SegmentOptions
+from floodmap.options import (
+    MODEL,
+    OUTPUT_FOLDER,
+    FloodType,
+    Format,
+    MosaicOptions,
+    SceneOptions,
+    Schema,
+    SegmentOptions,
+)
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import refuse_other_run
 from floodmap.scaleout.frames.frame_loop import MosaicProgress
@@ -41,6 +50,10 @@ class MosaicSettings(TypedDict, total=False):
     simplify_m: float | None
     formats: tuple[Format, ...]
     report: bool
+    pdf: bool
+    stac: bool
+    schema: Schema
+    flood_type: FloodType
     batch_size: int
     exhaustive: bool
     overwrite: bool

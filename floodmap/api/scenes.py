@@ -1,4 +1,4 @@
-"""Public functions for scenes (segment, predict, info, sample), and load_model, which loads a model."""
+"""Public functions for scenes (segment, predict), and load_model, which loads a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,10 @@ from floodmap.options import (
     OVERLAP,
     THRESHOLD,
     TILE_SIZE,
+    FloodType,
     Format,
     SceneOptions,
+    Schema,
     SegmentOptions,
     check_threshold,
     in_percent,
@@ -77,6 +79,10 @@ def segment(
     overwrite: bool = False,
     resume: bool = False,
     report: bool = False,
+    pdf: bool = False,
+    stac: bool = False,
+    schema: Schema = "floodmap",
+    flood_type: FloodType = "unknown",
     workers: int | None = None,
     scheduler: str | Client | None = None,
     allow_mixed: bool = False,
@@ -133,6 +139,10 @@ def segment(
         overwrite: True: replace existing results.
         resume: True: continue an interrupted run.
         report: True: also write an HTML page of the results.
+        pdf: True: also write the results on A4 pages, as PDF.
+        stac: True: also write a STAC item of the results.
+        schema: `cems`: also write the layers in the schema of Copernicus EMS Rapid Mapping; `floodmap`: only the own.
+        flood_type: kind of flood in the layers of Copernicus EMS: riverine, flash, coastal or ice-jam.
 
     Returns:
         The results on disk: paths of mask, probability, vector files and reports, and the content of the JSON report.
@@ -164,7 +174,7 @@ def segment(
             permanent_least=permanent_least, permanent_rim_m=permanent_rim_m,
             tile_size=tile_size, overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
             formats=tuple(formats), batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive,
-            overwrite=overwrite, resume=resume, report=report,
+            overwrite=overwrite, resume=resume, report=report, pdf=pdf, stac=stac, schema=schema, flood_type=flood_type,
         )  # fmt: skip
         return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress, workers=runner)
 
@@ -269,56 +279,3 @@ def load_model(model: str | Path | Segmenter = MODEL, *, device: str = "auto", f
         return model
     loaded = load_segmenter(resolve(model), device)
     return Mirrored(loaded) if flips else loaded
-
-
-def info(source: Source, *, tile_size: int = TILE_SIZE, overlap: int = OVERLAP, **options: Any) -> dict[str, Any]:
-    """Return properties of a scene and the estimated cost of segmenting it, as `floodmap info --json` prints them.
-
-    Args:
-        source: the scene: a file, another name that GDAL opens, an open dataset of rasterio, or an xarray.DataArray.
-        tile_size: longest side of a window, in pixels.
-        overlap: least number of pixels that neighbouring windows share.
-        options: fields of `SceneOptions`, for instance `bands=(4, 3, 2)`.
-
-    Returns:
-        Dictionary of JSON types with size, CRS, ground sample distance, bands, stretch, nodata, estimates and other
-        properties of the scene.
-
-    Raises:
-        FloodmapError: the source is no raster that can be segmented.
-    """
-    from floodmap.inspection import inspect_scene
-
-    with named(source) as given:
-        return inspect_scene(given, SceneOptions(**options), tile_size=tile_size, overlap=overlap)
-
-
-def sample(
-    path: str | os.PathLike[str],
-    *,
-    width: int = 2048,
-    height: int = 2048,
-    seed: int = 0,
-    gsd_m: float = 0.3,
-    overwrite: bool = False,
-) -> tuple[Path, Path]:
-    """Write a synthetic flooded scene and its reference, as `floodmap sample` does.
-
-    Args:
-        path: the scene, a GeoTIFF; the reference is written beside it, with `_reference` before the suffix.
-        width: columns of the scene, in pixels.
-        height: rows of the scene, in pixels.
-        seed: seed of the landscape. The same seed, size and ground sample distance give the same pixels on every
-            machine.
-        gsd_m: ground sample distance, in metres.
-        overwrite: True: replace existing files.
-
-    Returns:
-        Paths of the scene and of its reference.
-
-    Raises:
-        FloodmapError: a file exists already, or cannot be written.
-    """
-    from floodmap.synthetic.sample import write_sample
-
-    return write_sample(Path(path), width=width, height=height, seed=seed, gsd_m=gsd_m, overwrite=overwrite)

@@ -14,8 +14,8 @@ from floodmap.catalogue.side_by_side import NamedScene, SceneOutcome, segment_sc
 from floodmap.catalogue.stac_items import check_items_file, write_items
 from floodmap.models.protocol import Segmenter
 from floodmap.options import FORMATS, SegmentOptions
+from floodmap.output.paths import EVERY_FILE, result_paths
 from floodmap.output.rehearsal import Helper
-from floodmap.output.results import result_paths
 from floodmap.scaleout.workers.run import Workers
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def reserved(
         OutputError: a file cannot be written or would replace another file, or another run writes the catalogue.
         MissingPackageError: a package for the format is not installed.
     """
-    results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, sheet=True, permanent=True)]
+    results = [file for name, _ in scenes for file in result_paths(out, name, FORMATS, **EVERY_FILE)]
     inputs = [Path(file) for file in options.files.values()]
     inputs += [container[0] for _, source in scenes if (container := source.container)]
     others = [*results, *inputs]

@@ -18,8 +18,9 @@ from floodmap.errors import OutputError, writing
 from floodmap.geo.source_name import SourceName
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
+from floodmap.output.paths import result_paths, wanted_files
 from floodmap.output.rehearsal import Helper
-from floodmap.output.results import FloodMap, output_folder, refuse_existing, result_paths
+from floodmap.output.results import FloodMap, output_folder, refuse_existing
 from floodmap.pipeline import segment_scene, work_folder
 from floodmap.scaleout.workers.pool import Call, Lost, in_order
 from floodmap.scaleout.workers.run import Workers
@@ -146,8 +147,7 @@ def _refuse_results(out: Path, name: str, options: SegmentOptions) -> None:
     """
     if options.overwrite or options.resume:
         return
-    permanent = options.permanent_water is not None
-    refuse_existing(result_paths(out, name, options.formats, sheet=options.report, permanent=permanent))
+    refuse_existing(result_paths(out, name, options.formats, **wanted_files(options)))
     if has_strips(folder := work_folder(out, name)):
         raise OutputError(f"{folder}: holds an unfinished run; go on with --resume, or start afresh with --overwrite")
 

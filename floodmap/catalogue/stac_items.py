@@ -9,23 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import shapely
-
 from floodmap._runtime.extras import require
 from floodmap._runtime.files import atomic_path
-from floodmap.catalogue.rows import WORLD, SceneRow
+from floodmap.catalogue.rows import SceneRow
 from floodmap.errors import OutputError, VectorError, writing
-from floodmap.geo.crs import known_crs
-from floodmap.geo.vectors import reprojected
-from floodmap.output.stac_item import stac_item
+from floodmap.output.products.stac_item import outline_of, stac_item
 
 log = logging.getLogger(__name__)
 
 _METADATA = b"stac-geoparquet"
 """Key in the metadata of a Parquet file that marks the file as stac-geoparquet."""
-_TOLERANCE = 1e-6
-"""Tolerance of outlines in degrees, 0.1 m: `reprojected` adds many vertices to straight edges."""
 
 
 def check_items_file(path: Path, *, overwrite: bool, resume: bool, others: Collection[Path]) -> None:
@@ -94,11 +87,10 @@ def _items(rows: Sequence[SceneRow], folder: Path) -> Iterator[dict[str, Any]]:
             log.info("%s has no STAC item: it failed or has no CRS", row.name)
             continue
         try:
-            outlines = reprojected(np.array([row.outline], object), known_crs(row.crs), WORLD, row.name)
             report = json.loads(row.report_path.read_text("utf-8"))
             yield stac_item(
-                report, shapely.simplify(outlines[0], _TOLERANCE), mask=row.mask_path,
-                probability=row.probability_path, layers=row.layer_paths, report_path=row.report_path, folder=folder,
+                report, outline_of(report), mask=row.mask_path, probability=row.probability_path,
+                layers=row.layer_paths, report_path=row.report_path, folder=folder,
             )  # fmt: skip
         except (VectorError, OSError, ValueError) as error:
             log.error("%s has no STAC item: %s", row.name, " ".join(str(error).split()))

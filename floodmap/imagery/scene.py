@@ -28,7 +28,7 @@ from floodmap.imagery.borders import Collar
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.imagery.overviews import overviews_agree
 from floodmap.imagery.pixels import Pixels, nir_is_missing
-from floodmap.imagery.raster.acquisition import date_of
+from floodmap.imagery.raster.acquisition import acquired_at, date_of
 from floodmap.imagery.raster.fingerprint import fingerprint
 from floodmap.imagery.raster.source import Source, open_source
 from floodmap.imagery.reader import Reader
@@ -222,6 +222,12 @@ class Scene:
         """Time in UTC: acquisition from the file's tags, else last modification of the file, else 1970-01-01."""
         with self._lock, gdal_env():
             return date_of(self.source.dataset, self.path)
+
+    @property
+    def is_dated(self) -> bool:
+        """True if `date` is the time of acquisition, and not only that of the file."""
+        with self._lock, gdal_env():
+            return acquired_at(self.source.dataset, self.path) is not None
 
     def read(self, window: Window) -> Tile:
         """Read one window, which is given in pixels of the working grid, at the resolution of the working grid.

@@ -11,6 +11,9 @@ from floodmap.errors import EvaluationError
 
 Side = Literal["prediction", "reference"]
 
+CEMS_FLOOD, CEMS_UNOBSERVED = "observedEventA", "notAnalysedA"
+"""Parts of the names of layers of Copernicus EMS Rapid Mapping: flood, and ground that was not analysed."""
+
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
 """Suffixes of raster masks, in order of preference.
 
@@ -29,8 +32,13 @@ Example: `x_mask.tif` may be the prediction or the reference of the scene `x`. T
 name of a scene may have one of these endings, too. An example is a scene with the name `river_mask`.
 """
 
+_CEMS = ("_cems_v1", *(f"_{layer}_v1" for layer in (
+    "observedeventa", "notanalyseda", "hydrographya", "imagefootprinta", "areaofinteresta", "source",
+)))  # fmt: skip
+"""Endings of the files of a result in the schema of Copernicus EMS, in lower case: further files of the same result."""
+
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
-    "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
+    "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved", *_CEMS),
     "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
 }
 """For each side, endings of the names of files that do not belong to it: files of the other side, or other results."""
@@ -64,8 +72,11 @@ def unobserved_files(path: Path) -> list[Path]:
     """Return paths where the unobserved areas of a file of flood polygons may be, in order of preference.
 
     Example: for `x_flood.shp`, `x_flood_unobserved.shp` (`floodmap vectorize -o x_flood.shp`), then `x_unobserved.shp`
-    (`floodmap segment`). For `x.shp`, only `x_unobserved.shp`.
+    (`floodmap segment`). For `x.shp`, `x_unobserved.shp`. For `x_observedEventA_v1.shp` of Copernicus EMS,
+    `x_notAnalysedA_v1.shp`.
     """
+    if CEMS_FLOOD in path.stem:
+        return [path.with_name(path.name.replace(CEMS_FLOOD, CEMS_UNOBSERVED))]
     stems = dict.fromkeys((path.stem, path.stem.removesuffix("_flood")))
     return [path.with_name(f"{stem}_unobserved{path.suffix}") for stem in stems]
 

@@ -21,7 +21,7 @@ from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors
 from floodmap.geo.window import Window
 from floodmap.masks.alignment import polygons_without_crs
-from floodmap.masks.pairing import is_one_file, unobserved_files
+from floodmap.masks.pairing import CEMS_FLOOD, CEMS_UNOBSERVED, is_one_file, unobserved_files
 from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
@@ -254,15 +254,13 @@ def _cut(polygon: shapely.Geometry, vertices: int) -> Sequence[shapely.Geometry]
 
 
 def _flood_layer(path: Path) -> str | None:
-    """Return the name of the layer with flood polygons: `flood`, or else the only layer of the file.
-
-    The result is None for GeoParquet, because GeoParquet has no layers.
-    """
+    """Return the layer of flood: `flood`, that of Copernicus EMS, or the only one. None: GeoParquet has no layers."""
     if path.suffix.lower() in PARQUET:
         return None
     names = _layers(path)
-    if "flood" in names or len(names) == 1:
-        return "flood" if "flood" in names else names[0]
+    chosen = [name for name in names if name == "flood"] or [name for name in names if CEMS_FLOOD in name]
+    if chosen or len(names) == 1:
+        return [*chosen, *names][0]
     shown = ", ".join(names) or "none with geometries"
     raise VectorError(f"{path} has several layers ({shown}) and none is called flood; keep one of them")
 
@@ -273,8 +271,11 @@ def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
     `PolygonMask` describes the names of file and layer. The result is None if there is no such file or layer. The layer
     name is None for GeoParquet.
     """
-    if path.suffix.lower() not in PARQUET and {"flood", "unobserved"} <= set(_layers(path)):
+    names = [] if path.suffix.lower() in PARQUET else _layers(path)
+    if {"flood", "unobserved"} <= set(names):
         return path, "unobserved"
+    if len(names) > 1 and (cems := [name for name in names if CEMS_UNOBSERVED in name]):
+        return path, cems[0]
     for sibling in unobserved_files(path):
         if not is_one_file(sibling):
             continue

@@ -20,9 +20,11 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.masks.pairing import unobserved_files
 from floodmap.masks.permanent_water import PermanentWater, StripSource, open_reference, separated
 from floodmap.options import FORMATS, Format
-from floodmap.output.census import Tally
+from floodmap.output.census import Census, Tally
 from floodmap.output.cog import write_rasters
-from floodmap.output.results import FloodMap, result_paths, write_report
+from floodmap.output.paths import EVERY_FILE, result_paths
+from floodmap.output.results import FloodMap, write_report
+from floodmap.strips.codes import OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,10 @@ class Finishing:
     """Tolerance in metres of the simplification of outlines, see `polygonize`; 0: outlines are not simplified."""
     formats: tuple[Format, ...]
     """Vector formats to write."""
-    report: bool
-    """True if an HTML report will be written after the results."""
+    files: Mapping[str, bool]
+    """Files of the run besides rasters, JSON report and vector files: arguments of `paths.result_paths`.
+
+    The reports and the STAC item are written after the results, and not here."""
     settings: Mapping[str, Any]
     """All settings on which the results depend, for the JSON report."""
     started: float
@@ -61,8 +65,15 @@ class Finishing:
     """Reference of permanent water; None: all water in the strips is flood, unless its codes say otherwise."""
     with_permanent: bool = False
     """True: the results have a layer of permanent water, also without a reference."""
+    flood_type: str = "unknown"
+    """Kind of flood in the layers of Copernicus EMS."""
     workers: int = 0
     """Number of workers that compute the windows; 0: the process of the run computes them."""
+
+    @property
+    def cems(self) -> str | None:
+        """Kind of flood in the layers of Copernicus EMS; None: such layers are not written."""
+        return self.flood_type if self.files.get("cems") else None
 
     def to_json(self) -> str:
         """Serialize the settings as JSON, for `from_json` in another process."""
@@ -145,23 +156,15 @@ class Finishing:
         paths = write_layers(
             tables, self.out, self.name, self.formats, date=self.date, overwrite=True, scratch=strips.scratch
         )  # fmt: skip
+        census = tally.census()
+        handed_over = self._write_cems(tables, strips, census) if self.files.get("cems") else []
         counts = {name: len(table) for name, table in tables.items()}
         del layers, tables
         trim_heap()
-        written = result_paths(
-            self.out, self.name, self.formats, sheet=self.report, permanent=self.with_permanent
-        )  # fmt: skip
-        flood = [path for path in paths if path.suffix != ".gpkg"]
-        others = {
-            *result_paths(self.out, self.name, FORMATS, sheet=True, permanent=True),
-            *(unobserved_files(path)[0] for path in flood),
-        }
-        for stale in others - set(written):
-            if stale.exists():
-                log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
+        self._warn_of_stale(paths)
         summary = {
             "name": self.name,
-            **tally.census().as_json(permanent=self.with_permanent),
+            **census.as_json(permanent=self.with_permanent),
             "polygons": counts,
             **count_windows(strips.notes()),
             "warnings": list(self.warnings),
@@ -170,6 +173,8 @@ class Finishing:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.time() - self.started, 2),
                 "formats": list(self.formats),
+                "schema": "cems" if self.files.get("cems") else "floodmap",
+                "flood_type": self.flood_type,
                 "workers": self.workers,
             },
         }
@@ -182,7 +187,30 @@ class Finishing:
             layer_paths=tuple(paths),
             report_path=report,
             report=summary,
+            cems_paths=tuple(handed_over),
         )
+
+    def _write_cems(self, tables: Mapping[str, Any], strips: StripSource, census: Census) -> list[Path]:
+        """Write the layers in the schema of Copernicus EMS, and return the paths of their files."""
+        from floodmap.output.products.cems import Imagery, area_polygons, cems_tables
+        from floodmap.output.products.cems_files import write_cems
+
+        outside = bool(census.pixels[OUTSIDE])
+        area = area_polygons(strips, self.grid, self.simplify_m) if outside else None
+        imagery = Imagery.of(self.settings, self.source, self.date)
+        layers = cems_tables(tables, self.grid, imagery, area=area, flood_type=self.flood_type, name=self.name)
+        return write_cems(layers, self.out, self.name, self.formats, date=self.date, scratch=strips.scratch)
+
+    def _warn_of_stale(self, vector_files: Iterable[Path]) -> None:
+        """Log a warning for each file that an earlier run left and this run does not replace."""
+        written = result_paths(self.out, self.name, self.formats, **self.files)
+        others = {
+            *result_paths(self.out, self.name, FORMATS, **EVERY_FILE),
+            *(unobserved_files(path)[0] for path in vector_files if path.suffix != ".gpkg"),
+        }
+        for stale in sorted(others - set(written)):
+            if stale.exists():
+                log.warning("%s is left from an earlier run and does not match the new results; delete it", stale)
 
 
 def count_windows(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from floodmap.errors import OutputError, writing
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.names import readable
 from floodmap.options import FORMATS
+from floodmap.output.paths import CEMS_VERSION, result_paths
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -55,6 +56,12 @@ class FloodMap:
     """Content of the JSON report: areas, counts, warnings, settings, versions."""
     page_path: Path | None = None
     """HTML report; None if the run did not have the option `report`."""
+    pdf_path: Path | None = None
+    """PDF report; None if the run did not have the option `pdf`."""
+    stac_path: Path | None = None
+    """STAC item; None if the run did not have the option `stac`."""
+    cems_paths: tuple[Path, ...] = ()
+    """Vector files in the schema of Copernicus EMS; empty if the run did not have the option `schema="cems"`."""
 
     @property
     def failed_windows(self) -> int:
@@ -127,40 +134,11 @@ def open_result(path: Path) -> Iterator[DatasetReader]:
             yield dataset
 
 
-def result_paths(
-    out: Path, name: str, formats: Iterable[str], *, sheet: bool = False, permanent: bool = False
-) -> list[Path]:
-    """Return the paths of the files that a run writes, without files that belong to another file (`.qml`, `.dbf`).
-
-    Args:
-        out: folder of the results.
-        name: beginning of the file names.
-        formats: vector formats (`options.FORMATS`).
-        sheet: True: include the HTML report, as the last path.
-        permanent: True: include the files of permanent water.
-
-    Returns:
-        Paths of mask, probability raster, JSON report, vector files and HTML report, in this order.
-    """
-    rasters = [out / f"{name}_mask.tif", out / f"{name}_probability.tif", out / f"{name}.json"]
-    vectors = []
-    for one in formats:
-        each = ["_flood", "_unobserved", *(["_permanent_water"] if permanent else [])]
-        layers = [""] if one == "gpkg" else each
-        vectors += [out / f"{name}{layer}.{one}" for layer in layers]
-    return [*rasters, *vectors, *([page_path_of(out, name)] if sheet else [])]
-
-
-def page_path_of(out: Path, name: str) -> Path:
-    """Return the path of a scene's HTML report in the folder `out`; `name` is the beginning of the file name."""
-    return out / f"{name}_report.html"
-
-
 def refuse_existing(results: Sequence[Path], resumed: Mapping[str, Any] | None = None) -> None:
     """Check that no result of a run exists already.
 
     Args:
-        results: paths of the results, in the order of `result_paths`.
+        results: paths of the results, in the order of `paths.result_paths`.
         resumed: settings of the run, if the run may resume an earlier run (`--resume`); else None. With settings, the
             error message lists the differences from the settings of the existing results.
 
@@ -187,7 +165,8 @@ def _difference(results: Sequence[Path], settings: Mapping[str, Any]) -> str:
         return "; ".join(differing)
     if missing := [path for path in results if not path.exists()]:
         return f"missing: {', '.join(path.name for path in missing)}"
-    return f"left from another run: {', '.join(path.name for path in _left(summary, results))}"
+    left = ", ".join(path.name for path in _left(summary, results))
+    return f"left from another run: {left}" if left else "--flood-type was another one"
 
 
 def _left(summary: Mapping[str, Any], results: Iterable[Path]) -> list[Path]:
@@ -195,8 +174,14 @@ def _left(summary: Mapping[str, Any], results: Iterable[Path]) -> list[Path]:
 
     Example: a run with `--format shp`, then a run with `--overwrite` and without Shapefiles, leaves old Shapefiles.
     """
-    formats = summary.get("run", {}).get("formats", FORMATS)
-    return [path for path in results if (suffix := path.suffix[1:]) in FORMATS and suffix not in formats]
+    run = summary.get("run", {})
+    formats, has_cems = run.get("formats", FORMATS), run.get("schema") == "cems"
+    return [
+        path
+        for path in results
+        if (suffix := path.suffix[1:]) in FORMATS
+        and (suffix not in formats or (path.stem.endswith(f"_{CEMS_VERSION}") and not has_cems))
+    ]
 
 
 def _summary(report: Path) -> dict[str, Any] | None:
@@ -259,7 +244,9 @@ def refuse_inputs(results: Iterable[Path], inputs: Collection[Path | str]) -> No
                 raise OutputError(f"{path} is read by this run and would be replaced; choose another output folder")
 
 
-def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any]) -> FloodMap | None:
+def finished_before(
+    out: Path, name: str, formats: Iterable[str], settings: Mapping[str, Any], *, cems: str | None = None
+) -> FloodMap | None:
     """Return the results of an earlier, finished run with the same settings; None if there is no such run.
 
     Args:
@@ -267,18 +254,24 @@ def finished_before(out: Path, name: str, formats: Iterable[str], settings: Mapp
         name: beginning of the file names.
         formats: vector formats; the files of all formats must exist and must have been written by that run.
         settings: settings that must be equal to those in the JSON report.
+        cems: kind of flood in the layers of Copernicus EMS; None: that run need not have written such layers.
     """
     permanent = settings.get("settings", {}).get("permanent_water") is not None
-    paths = result_paths(out, name, formats, permanent=permanent)
+    own = result_paths(out, name, formats, permanent=permanent)
+    paths = own if cems is None else result_paths(out, name, formats, permanent=permanent, cems=True)
     mask, probability, report, *layers = paths
     if not all(path.exists() for path in paths):
         return None
     summary = _summary(report)
     if summary is None or changes({key: summary.get(key) for key in settings}, settings) or _left(summary, layers):
         return None
+    run = summary.get("run", {})
+    if cems is not None and run.get("flood_type") != cems:
+        return None
+    of_cems = result_paths(out, name, formats, permanent=permanent, cems=run.get("schema") == "cems")[len(own) :]
     return FloodMap(
-        name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(layers), report_path=report,
-        report=summary,
+        name=name, mask_path=mask, probability_path=probability, layer_paths=tuple(own[3:]), report_path=report,
+        report=summary, cems_paths=tuple(path for path in of_cems if path.exists()),
     )  # fmt: skip
 
 

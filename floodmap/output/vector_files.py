@@ -205,13 +205,14 @@ def style(name: str) -> str:
     return resources.files("floodmap.output").joinpath("styles", f"{name}.qml").read_text("utf-8")
 
 
-def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
+def embed_styles(path: Path, layers: Sequence[str], date: datetime, styles: Mapping[str, str] | None = None) -> None:
     """Add the table `layer_styles`, from which QGIS reads styles, to a GeoPackage.
 
     Args:
         path: the GeoPackage.
         layers: names of the layers for which a style is added.
         date: timestamp of the styles, in UTC.
+        styles: name of the style by layer; None: the name of the layer.
     """
     stamp = f"{date:%Y-%m-%dT%H:%M:%S}.000Z"
     with closing(sqlite3.connect(path)) as database, database:
@@ -231,7 +232,7 @@ def embed_styles(path: Path, layers: Sequence[str], date: datetime) -> None:
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
             "styleQML, styleSLD, useAsDefault, description, owner, ui, update_time) "
             "VALUES ('', '', ?, ?, ?, ?, '', 1, 'floodmap', '', NULL, ?)",
-            [(layer, geometry[layer], layer, style(layer), stamp) for layer in layers],
+            [(layer, geometry[layer], layer, style((styles or {}).get(layer, layer)), stamp) for layer in layers],
         )
 
 

@@ -73,7 +73,9 @@ class FinishingProcess:
             elif kind == "error":
                 raise error_from_json(content)
             elif kind == "done" and (
-                done := finished_before(finishing.out, finishing.name, finishing.formats, finishing.settings)
+                done := finished_before(
+                    finishing.out, finishing.name, finishing.formats, finishing.settings, cems=finishing.cems
+                )
             ):
                 return done
         if started:

@@ -25,6 +25,7 @@ from floodmap.analysis.review.ranking import PLACES, Place, cell_side, expected_
 from floodmap.errors import OutputError, SceneError, writing
 from floodmap.geo.window import Window
 from floodmap.output.finishing import Finishing
+from floodmap.output.paths import page_path_of, pdf_path_of, stac_path_of
 from floodmap.output.results import FloodMap
 from floodmap.output.vector_files import PARTS
 from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE
@@ -123,9 +124,10 @@ def apply_review(result: str | Path | FloodMap, edits: str | Path | None = None)
             done = finishing.run(edited, at_once=True)
         finally:
             edited.close()
-    if flood_map.page_path is not None:
-        log.warning("%s is from before the review; write it again with: floodmap segment --report --resume",
-                    flood_map.page_path)  # fmt: skip
+    folder, name = flood_map.report_path.parent, flood_map.name
+    for path in (page_path_of(folder, name), pdf_path_of(folder, name), stac_path_of(folder, name)):
+        if path.exists():
+            log.warning("%s is from before the review; delete it, or write it again", path)
     return done
 
 
@@ -174,9 +176,10 @@ def _kept_of(result: str | Path | FloodMap) -> Path:
 
 def _files_of(flood_map: FloodMap) -> list[Path]:
     """Return all files of a result, with styles and the parts of Shapefiles, without the HTML report."""
-    files = [flood_map.mask_path, flood_map.probability_path, *flood_map.layer_paths, flood_map.report_path]
+    vectors = [*flood_map.layer_paths, *flood_map.cems_paths]
+    files = [flood_map.mask_path, flood_map.probability_path, *vectors, flood_map.report_path]
     beside = [path.with_suffix(".qml") for path in files[:2]]
-    beside += [path.with_suffix(part) for path in flood_map.layer_paths for part in PARTS.get(path.suffix[1:], ())]
+    beside += [path.with_suffix(part) for path in vectors for part in PARTS.get(path.suffix[1:], ())]
     return [path for path in dict.fromkeys([*files, *beside]) if path.exists()]
 
 
@@ -247,12 +250,13 @@ def _finishing(model_map: FloodMap, flood_map: FloodMap, edited: _Edited, path: 
         "model_run_finished": report["run"]["finished"],
         "floodmap": version("floodmap"),
     }  # fmt: skip
-    settings = report["settings"]
+    settings, run = report["settings"], report["run"]
     return Finishing(
         source=report["source"]["name"], grid=edited.grid, date=datetime.fromisoformat(report["source"]["date"]),
         out=flood_map.report_path.parent, name=flood_map.name, threshold=edited.threshold,
         min_area_m2=settings["min_area_m2"] or 0.0, simplify_m=settings["simplify_m"] or 0.0,
-        formats=tuple(report["run"]["formats"]), report=flood_map.page_path is not None,
-        settings={**kept, "review": about}, started=started, warnings=tuple(report["warnings"]),
-        with_permanent=edited.has_permanent,
+        formats=tuple(run["formats"]), settings={**kept, "review": about}, started=started,
+        files={"permanent": edited.has_permanent, "cems": run.get("schema") == "cems"},
+        warnings=tuple(report["warnings"]), with_permanent=edited.has_permanent,
+        flood_type=run.get("flood_type", "unknown"),
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""HTML report of one scene: flooded area, maps, certainty and unobserved ground, on one page that opens offline."""
+"""Report of one scene: flooded area, maps, certainty and unobserved ground, on one page that opens offline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from floodmap.output.pages.maps import RAMP, SIDE, draw_maps
 from floodmap.output.pages.settings import area_text, origin_table, settings_table
 from floodmap.output.results import FloodMap, open_result
 
-__all__ = ["SIDE", "write_scene_report"]
+__all__ = ["SIDE", "report_contents", "write_scene_report"]
 
 LARGEST = 10
 """Largest number of polygons in the table and on the map."""
@@ -45,45 +45,55 @@ class Largest(NamedTuple):
     """Area of the largest polygon as text; empty if there is no polygon."""
 
 
-def write_scene_report(flood_map: FloodMap, picture: Tile, path: Path) -> Path:
-    """Write the HTML report of a scene.
+def report_contents(flood_map: FloodMap, picture: Tile) -> dict[str, Any]:
+    """Collect the contents of the reports of a scene, HTML and PDF: texts, rows of tables and maps.
 
     Rasters are read by groups of rows, or from overviews. Memory therefore grows only with the number of polygons.
 
     Args:
         flood_map: finished results of the scene.
         picture: the whole scene from `Scene.preview`, reduced to at most 1200 pixels a side (`maps.SIDE`).
-        path: the HTML file to write.
 
     Returns:
-        `path`.
-
-    Raises:
-        OutputError: the file cannot be written.
+        Variables of the template `scene_report.html` by name.
     """
     summary = flood_map.report
     census = _census(flood_map)
     largest = _largest(flood_map)
-    maps = draw_maps(flood_map, picture, largest.places_xy)
+    return {
+        "title": flood_map.name,
+        "subtitle": _subtitle(summary),
+        "headline": _headline(summary),
+        "warnings": summary.get("warnings", []),
+        "cards": _cards(summary, largest),
+        "failed": _failed(summary),
+        "maps": draw_maps(flood_map, picture, largest.places_xy),
+        "certainty": _certainty(summary, census) if census.observed_pixels else None,
+        "largest": largest.rows,
+        "placed": summary["source"]["crs"] is not None,
+        "permanent": summary["settings"].get("permanent_water") is not None,
+        "left_out": _left_out(summary),
+        "unobserved": _unobserved(summary),
+        "settings": settings_table(summary),
+        "origin": origin_table(summary),
+        "footer": _footer(flood_map),
+        "finished": summary["run"]["finished"],
+        "version": summary["versions"]["floodmap"],
+    }
+
+
+def write_scene_report(contents: Mapping[str, Any], path: Path) -> Path:
+    """Write the HTML report of a scene, and return its path.
+
+    Args:
+        contents: result of `report_contents`.
+        path: the HTML file to write.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     write_page(
-        path,
-        "scene_report.html",
-        title=flood_map.name,
-        subtitle=_subtitle(summary),
-        headline=_headline(summary),
-        warnings=summary.get("warnings", []),
-        cards=_cards(summary, largest),
-        failed=_failed(summary),
-        maps=maps,
-        ramp=", ".join(f"{colour} {percent}%" for percent, colour in RAMP),
-        certainty=_certainty(summary, census) if census.observed_pixels else None,
-        largest=largest.rows,
-        placed=summary["source"]["crs"] is not None,
-        left_out=_left_out(summary),
-        unobserved=_unobserved(summary),
-        settings=settings_table(summary),
-        origin=origin_table(summary),
-        footer=_footer(flood_map),
+        path, "scene_report.html", ramp=", ".join(f"{colour} {percent}%" for percent, colour in RAMP), **contents
     )
     return path
 

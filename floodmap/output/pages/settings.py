@@ -47,12 +47,17 @@ def _bands(source: Mapping[str, Any]) -> str:
     return ", ".join(map(str, source["bands"])) + more
 
 
+def _date(source: Mapping[str, Any]) -> str:
+    known = {"picture": "of the picture", "file": "of the file; no date of acquisition is known"}
+    return f"{source['date'][:10]} ({known.get(source.get('date_of', ''), 'of the picture if the file says so')})"
+
+
 def origin_table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return names and values of what the results were made from; `summary`: content of the JSON report."""
     source, run = summary["source"], summary["run"]
     return [
         ("Scene", source["name"]),
-        ("Its date", f"{source['date'][:10]} (of the picture if the file says so, else of the file)"),
+        ("Its date", _date(source)),
         ("Its fingerprint (SHA-256)", source["fingerprint"]),
         ("Weights (SHA-256)", summary["model"]["sha256"]),
         ("Versions", ", ".join(f"{name} {number}" for name, number in summary["versions"].items())),

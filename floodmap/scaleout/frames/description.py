@@ -73,6 +73,7 @@ def _source(grid: GeoGrid, sources: Sequence[Mapping[str, Any]]) -> dict[str, An
         "near_infrared": {**first["near_infrared"], "used": used},
         "nodata": first["nodata"],
         "date": max(one["date"] for one in sources),
+        "date_of": "picture" if all(one["date_of"] == "picture" for one in sources) else "file",
     }
 
 
@@ -82,7 +83,8 @@ def _model(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _frame(source: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: source[key] for key in ("name", "fingerprint", "width", "height", "crs", "gsd_m", "bands", "date")}
+    keys = ("name", "fingerprint", "width", "height", "crs", "gsd_m", "bands", "date", "date_of")
+    return {key: source[key] for key in keys}
 
 
 def product_notes(frames: Iterable[tuple[Frame, Placement, Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:

@@ -24,20 +24,19 @@ from floodmap.masks.permanent_water import check_reference, permanent_of
 from floodmap.models.protocol import Segmenter
 from floodmap.options import SegmentOptions
 from floodmap.output.finishing import Finishing
+from floodmap.output.paths import result_paths, stac_path_of, wanted_files
+from floodmap.output.products.completing import NO_DATE, completed
 from floodmap.output.rehearsal import Helper, rehearse
 from floodmap.output.results import (
     FloodMap,
     check_disk,
     finished_before,
-    is_newer,
     output_folder,
-    page_path_of,
     refuse_existing,
     refuse_inputs,
     refuse_long_names,
-    result_paths,
 )
-from floodmap.pipeline import refuse_other_run, resuming, with_page, work_folder
+from floodmap.pipeline import refuse_other_run, resuming, work_folder
 from floodmap.scaleout.frames.assembly import append_strips, open_area, product_warnings
 from floodmap.scaleout.frames.description import describe_product, product_notes
 from floodmap.scaleout.frames.frame_loop import (
@@ -99,6 +98,8 @@ def mosaic_frames(
     refuse_other_run(out, name)
     if "parquet" in options.formats:
         require("pyarrow", "the format parquet")
+    if options.pdf:
+        require("fpdf", "the PDF report")
     with at_work(), output_folder(out), ExitStack() as stack:
         files = OverlayFiles.open(options.scene, stack)
         water = options.permanent_water
@@ -157,10 +158,7 @@ class _Run:
     @property
     def results(self) -> list[Path]:
         """Paths of the results."""
-        return result_paths(
-            self.out, self.name, self.options.formats, sheet=self.options.report,
-            permanent=self.options.permanent_water is not None,
-        )  # fmt: skip
+        return result_paths(self.out, self.name, self.options.formats, **wanted_files(self.options))
 
     def is_unfinished(self) -> bool:
         """Return whether the work folder holds frames of an earlier run."""
@@ -205,7 +203,8 @@ class _Run:
             return None  # killed while results were written
         described = described_frames(self.listed.frames, self.segmenter, options)
         settings, unverified = self.describe(described), unverified_frames(described)
-        done = None if unverified else finished_before(self.out, self.name, options.formats, settings)
+        cems = options.flood_type if options.schema == "cems" else None
+        done = None if unverified else finished_before(self.out, self.name, options.formats, settings, cems=cems)
         if done is None:
             if not options.overwrite and not goes_on:
                 resuming(options, unverified)
@@ -215,10 +214,7 @@ class _Run:
         if self.work.exists():  # the earlier run was killed while it deleted the folder, or a frame failed
             with self.lock():
                 self.clear(() if done.report["frames"]["failed"] else (FRAMES,))
-        sheet = page_path_of(self.out, self.name)
-        if not options.report:
-            return done
-        return replace(done, page_path=sheet) if is_newer(sheet, done.report_path) else self.with_page(done)
+        return self.completed(done, again=False)
 
     def clear(self, names: Sequence[str] = (FRAMES,)) -> None:
         """Delete the blended strips, and other folders of the work folder by name: by default all codes of frames."""
@@ -242,7 +238,7 @@ class _Run:
                 self.clear()
         if failed:
             log.error("the codes of the other frames are kept in %s; after repairs go on with --resume", self.work)
-        return self.with_page(flood_map) if self.options.report else flood_map
+        return self.completed(flood_map)
 
     def lock(self) -> Journal:
         """Lock the work folder.
@@ -269,6 +265,8 @@ class _Run:
         """Blend the frames to strips, and write the results."""
         described = [(one.frame, one.codes.about["settings"] if one.codes else one.why) for one in segmented]
         settings = self.describe(described)
+        if self.options.schema == "cems" and settings["source"]["date_of"] == "file":
+            log.warning(NO_DATE, "a frame")
         goes_on = not self.listed.files.unverified and not unverified_frames(described)
         placed = [(one, Placement(one.frame.grid, self.grid)) for one in segmented]
         notes = product_notes((one.frame, place, one.codes.about["notes"]) for one, place in placed if one.codes)
@@ -283,6 +281,8 @@ class _Run:
             json_report = self.out / f"{self.name}.json"  # it marks the other files as complete
             with writing(json_report):
                 json_report.unlink(missing_ok=True)
+                if self.options.stac:
+                    stac_path_of(self.out, self.name).unlink(missing_ok=True)
             flood_map = finishing.run(journal)
             journal.remove()
         return flood_map
@@ -293,12 +293,13 @@ class _Run:
         return Finishing(
             source=source["name"], grid=self.grid, date=date, out=self.out, name=self.name,
             threshold=options.threshold_percent, min_area_m2=options.min_area_m2 or 0.0,
-            simplify_m=options.simplify_m or 0.0, formats=options.formats, report=options.report, settings=settings,
-            started=self.started, warnings=warnings, permanent=permanent_of(options),
+            simplify_m=options.simplify_m or 0.0, formats=options.formats, files=wanted_files(options),
+            settings=settings, started=self.started, warnings=warnings, permanent=permanent_of(options),
+            flood_type=options.flood_type,
         )  # fmt: skip
 
-    def with_page(self, flood_map: FloodMap) -> FloodMap:
-        """Write the HTML report, and return the results with its path."""
+    def completed(self, flood_map: FloodMap, *, again: bool = True) -> FloodMap:
+        """Write the HTML report, the PDF report and the STAC item, as far as wanted; see `completing.completed`."""
         failed = {one["name"] for one in flood_map.report["frames"]["failed"]}
         frames = [frame for frame in self.listed.frames if frame.source.label not in failed]
-        return with_page(flood_map, product_picture(frames, self.grid))
+        return completed(flood_map, self.options, lambda: product_picture(frames, self.grid), again=again)
