@@ -6,7 +6,9 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.analysis.change_files import Change
     from floodmap.api.catalogues import segment_many
+    from floodmap.api.changes import change
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
     from floodmap.api.scenes import Prediction, info, load_model, predict, sample, segment
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalogue",
+    "Change",
     "Comparison",
     "Evaluation",
     "FineTuneOptions",
@@ -49,6 +52,7 @@ __all__ = [
     "TrainedModel",
     "Window",
     "__version__",
+    "change",
     "compare",
     "evaluate",
     "info",
@@ -66,6 +70,7 @@ __all__ = [
 # such a module would replace the function `floodmap.NAME` by the module.
 _HOMES = {
     "Catalogue": "catalogue.run",
+    "Change": "analysis.change_files",
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
     "FineTuneOptions": "options",
@@ -83,6 +88,7 @@ _HOMES = {
     "SegmentOptions": "options",
     "TrainedModel": "models.training_record",
     "Window": "geo.window",
+    "change": "api.changes",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
     "info": "api.scenes",

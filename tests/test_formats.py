@@ -41,7 +41,8 @@ def layers_of(codes: np.ndarray = CODES, crs: CRS | None = UTM, **options: Any) 
 
 
 def write(layers: Polygons, out_dir: Path, formats: tuple[str, ...] = FORMATS, **options: Any) -> list[Path]:
-    return write_layers(layers.flood, layers.unobserved, out_dir, "scène.v2", formats, **{"date": DATE, **options})
+    tables = {"flood": layers.flood, "unobserved": layers.unobserved}
+    return write_layers(tables, out_dir, "scène.v2", formats, **{"date": DATE, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -85,7 +85,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     grid = GeoGrid(CRS.from_epsg(32643), Affine(0.5, 0, 5e5, 0, -0.5, 3e6), (600, 900))
     layers = polygonize([(0, codes)], threshold=50, model="m", source="s.tif", grid=grid)
     date = datetime(2024, 1, 1, tzinfo=UTC)
-    write_layers(layers.flood, layers.unobserved, folder, "s", ("gpkg", "shp"), date=date)
+    tables = {"flood": layers.flood, "unobserved": layers.unobserved}
+    write_layers(tables, folder, "s", ("gpkg", "shp"), date=date)
     write_rasters([(0, codes)], folder, "s", threshold=50, tags={}, grid=grid)
     names = {
         "flood": "s.gpkg|layername=flood", "unobserved": "s.gpkg|layername=unobserved", "shp": "s_flood.shp",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from floodmap.errors import EvaluationError
 
@@ -30,8 +31,8 @@ name of a scene may have one of these endings, too. An example is a scene with t
 """
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
-    "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved"),
-    "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
+    "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved", "_change"),
+    "reference": ("_probability", "_unobserved", "_prediction", "_pred", "_change"),
 }
 """For each side, endings of the names of files that do not belong to it: files of the other side, or other results."""
 
@@ -60,14 +61,45 @@ class Pairs:
     """References without a prediction."""
 
 
-def unobserved_files(path: Path) -> list[Path]:
-    """Return paths where the unobserved areas of a file of flood polygons may be, in order of preference.
+_RESULT_ENDS = ("_mask", "_probability", "_flood", "")
+"""Endings of the names of results of `floodmap segment`, without suffix, in front of which is the name of the scene."""
 
-    Example: for `x_flood.shp`, `x_flood_unobserved.shp` (`floodmap vectorize -o x_flood.shp`), then `x_unobserved.shp`
-    (`floodmap segment`). For `x.shp`, only `x_unobserved.shp`.
+
+def unobserved_files(path: Path) -> list[Path]:
+    """Return paths where the unobserved areas of a file of flood polygons may be; see `layer_files`."""
+    return layer_files(path, "unobserved")
+
+
+def layer_files(path: Path, layer: str) -> list[Path]:
+    """Return paths where another layer of a file of flood polygons may be, in order of preference.
+
+    Example: for `x_flood.shp` and the layer `unobserved`, `x_flood_unobserved.shp` (`floodmap vectorize -o
+    x_flood.shp`), then `x_unobserved.shp` (`floodmap segment`). For `x.shp`, only `x_unobserved.shp`.
     """
     stems = dict.fromkeys((path.stem, path.stem.removesuffix("_flood")))
-    return [path.with_name(f"{stem}_unobserved{path.suffix}") for stem in stems]
+    return [path.with_name(f"{stem}_{layer}{path.suffix}") for stem in stems]
+
+
+def report_beside(mask: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the path and the content of the JSON report of floodmap beside one of its results.
+
+    The report of `x_mask.tif`, `x_probability.tif`, `x_flood.shp` and `x.gpkg` is `x.json`. The result is None if there
+    is no report, or if it cannot be read.
+    """
+    for end in _RESULT_ENDS:
+        path = mask.with_name(f"{mask.stem.removesuffix(end)}.json")
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("pixels"), dict):
+            return path, content
+    return None
+
+
+def scene_name(file: Path) -> str:
+    """Return the name of the scene of a mask or of polygons: `x` for `x_mask.tif`, `x_reference.png` or `x.gpkg`."""
+    return _scene(file, "prediction", True) or _scene(file, "reference", False) or file.stem
 
 
 def is_one_file(path: Path) -> bool:

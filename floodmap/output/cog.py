@@ -101,6 +101,7 @@ def write_classes(
     kind: str,
     *,
     classes: Sequence[int],
+    style: str,
     grid: GeoGrid,
     tags: Mapping[str, str],
     overwrite: bool = False,
@@ -113,15 +114,16 @@ def write_classes(
 
     Args:
         strips: pairs of first row and classes, uint8 (rows, width). Values from `codes.FIRST_REASON` on are unobserved.
-        kind: end of the file name, and name of the style.
+        kind: end of the file name.
         classes: all classes; on a tie in an overview, earlier classes precede later ones.
+        style: name of the style in `styles`.
 
     Returns:
         Path of the raster.
     """
     levels_of = partial(class_pyramid, classes=classes)
     [path] = _write(
-        strips, out_dir, name, {kind: kind}, levels_of, grid=grid, tags=tags, overwrite=overwrite, scratch=scratch
+        strips, out_dir, name, {kind: style}, levels_of, grid=grid, tags=tags, overwrite=overwrite, scratch=scratch
     )
     return path
 
