@@ -186,10 +186,15 @@ class ChangeFiles:
                         write_classes, stored.strips(), done, self.name, _END, classes=CLASSES, style="change_raster",
                         grid=grid, tags=tags,
                     )  # fmt: skip
+
+                    def strips_and_raster() -> Strips:
+                        """Yield the strips. Simplification takes the most memory, and waits for the raster."""
+                        yield from stored.strips()
+                        raster.result()
+
                     layers = change_layers(
-                        stored.strips, grid, min_area_m2=min_area_m2, simplify_m=simplify_m, source=self.name
+                        strips_and_raster, grid, min_area_m2=min_area_m2, simplify_m=simplify_m, source=self.name
                     )
-                    raster.result()
                 write_layers(layers, done, f"{self.name}_{_END}", self.formats, date=date)
                 summary = report(_row_counts(layers))
                 write_report(done / self.report.name, summary)
