@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import geopandas
 import numpy as np
@@ -301,17 +302,21 @@ def test_each_format_has_both_layers_with_styles(tmp_path: Path, suffix: str) ->
     names = [path.name for path in result.layer_paths]
     if suffix == "gpkg":
         styles = pyogrio.read_dataframe(result.layer_paths[0], layer="layer_styles")
+        categories = ElementTree.fromstring(styles.styleQML[0]).findall(".//category")
+        assert [one.get("value") for one in categories] == ["newly flooded", "receded", "unchanged water"]
         assert list(styles.f_table_name) == ["change", "unobserved"] and "categorizedSymbol" in styles.styleQML[0]
     else:
         assert names == [f"after_change_change.{suffix}", f"after_change_unobserved.{suffix}"]
         assert "categorizedSymbol" in (tmp_path / "out" / "after_change_change.qml").read_text()
     style = (tmp_path / "out" / "after_change.qml").read_text()
+    assert ElementTree.fromstring(style).find(".//rasterrenderer").get("type") == "paletted"
     for value, label in ((1, "newly flooded"), (2, "receded"), (3, "unchanged water")):
         assert f'value="{value}"' in style and f'label="{label}"' in style
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = compared(tmp_path), compared(tmp_path, out=tmp_path / "again")
+    after = write(tmp_path / "after.tif", AFTER)  # its time of last change is the date of the vector files
+    first, second = compared(tmp_path, after=after), compared(tmp_path, after=after, out=tmp_path / "again")
     assert first.raster_path.read_bytes() == second.raster_path.read_bytes()
     assert first.layer_paths[0].read_bytes() == second.layer_paths[0].read_bytes()
 

@@ -121,7 +121,8 @@ def change(
     files.refuse()  # before a model is loaded in vain
     report = progress or (lambda *_: None)
     if scenes:
-        _refuse_apart(given, rasters)
+        if scene.get("crs") is None:  # else the place of the scenes is another than their files say
+            _refuse_apart(given, rasters)
         segmenter = load_model(model, device=device, flips=flips)
     for role in scenes:
         given[role] = segment(
