@@ -89,9 +89,8 @@ class PolygonMask:
                 "rio edit-info --crs EPSG:CODE FILE"
             )
         flood = self._read(self._flood, grid.crs)[0]
-        unobserved, permanent = (
-            self._read(part, grid.crs)[0] if part else _EMPTY for part in (self._unobserved, self._permanent)
-        )
+        others = self._unobserved, self._permanent
+        unobserved, permanent = (self._read(part, grid.crs)[0] if part else _EMPTY for part in others)
         chosen = np.concatenate([flood.geometries[_is_flood(flood, rule, self.path)], permanent.geometries])
         span = grid.span_x
         every = np.concatenate([flood.geometries, permanent.geometries, unobserved.geometries])
@@ -120,8 +119,7 @@ class PolygonMask:
         """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
-            part: the layer to read, as a pair (path of the file, name of the layer). The name is None for GeoParquet,
-                which has no layers.
+            part: the layer to read: path of the file, and name of the layer (None for GeoParquet).
             crs: CRS of the returned geometries. None: the CRS of the layer.
         """
         path, layer = part
@@ -275,8 +273,7 @@ def _flood_layer(path: Path) -> str | None:
 def _beside(path: Path, layer: str) -> tuple[Path, str | None] | None:
     """Return path and layer name of another layer, such as `unobserved`, that belongs to a file of flood polygons.
 
-    `PolygonMask` describes the names of file and layer. The result is None if there is no such file or layer. The layer
-    name is None for GeoParquet.
+    `PolygonMask` describes the names. The result is None if there is none; the layer name is None for GeoParquet.
     """
     if path.suffix.lower() not in PARQUET and {"flood", layer} <= set(_layers(path)):
         return path, layer
