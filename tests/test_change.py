@@ -182,7 +182,7 @@ def test_permanent_water_is_water(tmp_path: Path) -> None:
     assert chosen.report["settings"]["after_value"] == "1,2"
 
 
-def test_unobserved_ground_is_told_by_date(tmp_path: Path) -> None:
+def test_unobserved_ground_is_counted_by_date(tmp_path: Path) -> None:
     before, after = pictured(disc(90, 80, 50), disc(60, 60, 40)), pictured(disc(90, 80, 50), disc(90, 90, 40))
     result = compared(tmp_path, before, after, **EXACT)
     counts = {
@@ -351,6 +351,7 @@ def segmented(scene: Path, out: Path, **options: Any) -> FloodMap:
     return segment_scene(scene, out, FakeSegmenter(), SegmentOptions(scene=SceneOptions(collar="off"), **chosen))
 
 
+@pytest.mark.slow
 def test_a_report_stands_for_its_mask_or_its_probability(make_scene: SceneFactory, tmp_path: Path) -> None:
     tags = {"TIFFTAG_DATETIME": "2024:05:06 07:08:09"}
     earlier = segmented(scene_of(make_scene, BEFORE, "b/x.tif", tags=tags), tmp_path / "earlier")
@@ -369,6 +370,7 @@ def test_a_report_stands_for_its_mask_or_its_probability(make_scene: SceneFactor
         compared(tmp_path, earlier.report_path, later.report_path, name="missing")
 
 
+@pytest.mark.slow
 def test_polygons_of_a_result_take_observed_ground_and_permanent_water_from_the_run(
     make_scene: SceneFactory, tmp_path: Path
 ) -> None:
@@ -446,6 +448,7 @@ def dated(path: Path, date: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_to_check_is_one_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     early = dated(write(tmp_path / "early_mask.tif", BEFORE), "2026-05-01T10:00:00")
     late = dated(write(tmp_path / "late_mask.tif", AFTER), "2026-05-03T10:00:00+00:00")
@@ -524,7 +527,7 @@ def test_a_failure_leaves_the_old_results_as_they_were(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_files_of_other_formats_left_from_an_earlier_run_are_told(
+def test_files_of_other_formats_left_from_an_earlier_run_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     compared(tmp_path, formats=("fgb",))
@@ -557,6 +560,7 @@ def test_scenes_are_segmented_first(make_scene: SceneFactory, tmp_path: Path) ->
     assert len(model.tiles) == seen and again.report["pixels"] == result.report["pixels"]
 
 
+@pytest.mark.slow
 def test_a_scene_and_a_mask_are_compared_and_the_threshold_is_that_of_the_scene(
     make_scene: SceneFactory, tmp_path: Path
 ) -> None:
@@ -637,7 +641,8 @@ def test_options_of_the_command_reach_the_library(tmp_path: Path, capsys: pytest
     assert command(["change", str(foreign)]) == 2
 
 
-def test_the_command_segments_scenes_and_tells_failed_windows(
+@pytest.mark.slow
+def test_the_command_segments_scenes_and_exits_with_3_if_windows_failed(
     make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(tile: Any) -> None:
@@ -666,6 +671,7 @@ def test_help_does_not_load_torch_or_geopandas() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_masks_are_compared_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys
