@@ -384,6 +384,9 @@ def test_polygons_of_a_result_take_observed_ground_and_permanent_water_from_the_
         result = compared(tmp_path, earlier.layer_paths[0], AFTER, out=out / "change")
         np.testing.assert_array_equal(result.classes(), expected(BEFORE, AFTER))
         assert result.report["before"]["kind"] == "polygons" and result.report["warnings"] == []
+    east = write(tmp_path / "east.tif", AFTER[:40, 150:], METRE * Affine.translation(150, 0))  # no polygon reaches it
+    far = compared(tmp_path, earlier.layer_paths[0], east, out=tmp_path / "far")
+    np.testing.assert_array_equal(far.classes(), expected(BEFORE, AFTER)[:40, 150:])
     swapped = compared(tmp_path, AFTER, earlier.layer_paths[0], out=tmp_path / "swapped")
     assert swapped.report["grid"]["of"] == "after" and swapped.name == "x"
     np.testing.assert_array_equal(swapped.classes(), expected(AFTER, BEFORE))
@@ -426,6 +429,9 @@ def test_values_to_ignore_are_those_of_foreign_rasters(tmp_path: Path) -> None:
     hidden = np.where(BEFORE == 1, 1, 255).astype(np.uint8)
     np.testing.assert_array_equal(result.classes(), expected(hidden, AFTER))
     assert result.report["settings"]["ignore_values"] == "9,0"
+    path = write(tmp_path / "x_probability.tif", PER_CENT, description="flood probability")
+    per_cent = compared(tmp_path, foreign, path, ignore_values="9,5", name="p")
+    np.testing.assert_array_equal(per_cent.classes(), expected(BEFORE, (PER_CENT >= 50).astype(np.uint8)))
 
 
 def test_without_crs_equal_pixels_are_compared_and_areas_are_null(make_scene: SceneFactory, tmp_path: Path) -> None:

@@ -136,6 +136,17 @@ def test_ground_outside_the_area_of_interest_is_in_no_layer() -> None:
     assert layers.flood.crs.to_epsg() == 32643 and list(layers.flood.columns[:2]) == ["id", "area_m2"]
 
 
+def test_pixels_of_any_kind_can_be_traced() -> None:
+    kinds = np.zeros(256, np.uint8)
+    kinds[[5, 6]] = 7, 1
+    [one] = [
+        table for table in trace([(0, np.array([[0, 5, 5], [0, 0, 3]], np.uint8))], kinds=kinds) if len(table.kind)
+    ]
+    assert one.kind.tolist() == [7] and one.outline[0].bounds == (1, 0, 3, 1)
+    both = [table.kind.tolist() for table in trace([(0, np.array([[5, 6, 0, 200]], np.uint8))], kinds=kinds)]
+    assert both == [[], [7, 1]]
+
+
 def test_each_reason_has_its_own_polygons() -> None:
     codes = np.array([[255, 254, 253, 252, 251, 0, 50]], np.uint8)
     assert list(polygons_of(codes).unobserved["reason"]) == ["nodata", "collar", "mask", "failed"]

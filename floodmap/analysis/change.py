@@ -106,13 +106,15 @@ def find_changes(
     started = time.time()
     with gdal_env(cache_bytes=_CACHE_BYTES), ExitStack() as stack:
 
-        def opened(given: Given, role: Role, value: Value) -> Side:
-            threshold = None if role in segmented else settings.threshold
+        def opened(given: Given, role: Role) -> Side:
             return stack.enter_context(
-                open_side(given, role, value=value, threshold=threshold, ignore_values=settings.ignore_values)
-            )
+                open_side(
+                    given, role, value=settings.values[role], threshold=settings.threshold,
+                    ignore_values=settings.ignore_values,
+                )
+            )  # fmt: skip
 
-        sides = opened(before, "before", settings.before_value), opened(after, "after", settings.after_value)
+        sides = opened(before, "before"), opened(after, "after")
         _refuse_unused(settings, sides, segmented)
         grid, of = target_grid(*sides, settings)
         settings = with_sizes(settings, grid, files.name)
