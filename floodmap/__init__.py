@@ -6,9 +6,11 @@ Each public name is imported at the first use of the name (PEP 562). `import flo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from floodmap.analysis.change_files import Change
     from floodmap.analysis.exposure.run import Exposure, exposure
     from floodmap.analysis.review.run import Review, apply_review, review, undo_review
     from floodmap.api.catalogues import segment_many
+    from floodmap.api.changes import change
     from floodmap.api.descriptions import info, sample
     from floodmap.api.labelled import compare, train
     from floodmap.api.mosaics import mosaic
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalogue",
+    "Change",
     "Comparison",
     "Evaluation",
     "Exposure",
@@ -57,6 +60,7 @@ __all__ = [
     "Window",
     "__version__",
     "apply_review",
+    "change",
     "compare",
     "evaluate",
     "exposure",
@@ -79,6 +83,7 @@ __all__ = [
 # such a module would replace the function `floodmap.NAME` by the module.
 _HOMES = {
     "Catalogue": "catalogue.run",
+    "Change": "analysis.change_files",
     "Comparison": "comparison.run",
     "Evaluation": "evaluation.summary",
     "Exposure": "analysis.exposure.run",
@@ -99,6 +104,7 @@ _HOMES = {
     "TrainedModel": "models.training_record",
     "Window": "geo.window",
     "apply_review": "analysis.review.run",
+    "change": "api.changes",
     "compare": "api.labelled",
     "evaluate": "evaluation.run",
     "exposure": "analysis.exposure.run",

@@ -56,6 +56,7 @@ def reader_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for leftover in ("t.tif", "t_reference.tif"):
         (folder / leftover).unlink()
     _orthophotos(folder)
+    _two_dates(folder)
     _satellite(folder)
     _vectors(folder)
     return folder
@@ -70,6 +71,15 @@ def _orthophotos(folder: Path) -> None:
             profile = source.profile | {"width": 400, "height": 400, "transform": source.window_transform(window)}
             with rasterio.open(folder / "orthophotos" / f"{number}.tif", "w", **profile) as frame:
                 frame.write(source.read(window=window))
+
+
+def _two_dates(folder: Path) -> None:
+    """Two scenes that overlap: the earlier one shows other water, and begins 40 pixels farther east."""
+    for name, source, shift in (("monday", "scene2", 40), ("thursday", "scene", 0)):
+        with rasterio.open(folder / "scene.tif") as place, rasterio.open(folder / f"{source}.tif") as pixels:
+            profile = place.profile | {"transform": place.transform * rasterio.Affine.translation(shift, 0)}
+            with rasterio.open(folder / f"{name}.tif", "w", **profile) as scene:
+                scene.write(pixels.read())
 
 
 def _satellite(folder: Path) -> None:

@@ -27,6 +27,7 @@ from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.polygons import Polygons, polygonize, vectorize, vectorize_layers
 from floodmap.output.simplify import simplified
 from floodmap.output.tracing import trace
+from floodmap.strips.codes import flood_kinds
 from floodmap_cli.main import run as run_command
 
 UTM = CRS.from_epsg(32643)
@@ -135,6 +136,17 @@ def test_ground_outside_the_area_of_interest_is_in_no_layer() -> None:
     assert layers.flood.crs.to_epsg() == 32643 and list(layers.flood.columns[:2]) == ["id", "area_m2"]
 
 
+def test_pixels_of_any_kind_can_be_traced() -> None:
+    kinds = np.zeros(256, np.uint8)
+    kinds[[5, 6]] = 7, 1
+    [one] = [
+        table for table in trace([(0, np.array([[0, 5, 5], [0, 0, 3]], np.uint8))], kinds=kinds) if len(table.kind)
+    ]
+    assert one.kind.tolist() == [7] and one.outline[0].bounds == (1, 0, 3, 1)
+    both = [table.kind.tolist() for table in trace([(0, np.array([[5, 6, 0, 200]], np.uint8))], kinds=kinds)]
+    assert both == [[], [7, 1]]
+
+
 def test_each_reason_has_its_own_polygons() -> None:
     codes = np.array([[255, 254, 253, 252, 251, 0, 50]], np.uint8)
     assert list(polygons_of(codes).unobserved["reason"]) == ["nodata", "collar", "mask", "failed"]
@@ -241,7 +253,7 @@ def test_simplified_layers_stay_valid_and_share_their_borders(
 @given(st.one_of(scattered, patches), st.sampled_from([0.8, 1.0, 1.3]))
 @settings(deadline=None, max_examples=300)
 def test_simplifying_leaves_a_valid_coverage(codes: NDArray[np.uint8], tolerance: float) -> None:
-    components = list(trace([(0, codes)], threshold=50, noded=True))
+    components = list(trace([(0, codes)], kinds=flood_kinds(50), noded=True))
     whole = np.concatenate([one.outline for one in components])
     cut = simplified(whole, tolerance)
     assert shapely.is_valid(cut).all() and shapely.coverage_is_valid(cut)
@@ -261,7 +273,7 @@ def test_simplifying_leaves_a_valid_coverage(codes: NDArray[np.uint8], tolerance
 @given(st.one_of(scattered, patches))
 @settings(deadline=None, max_examples=50)
 def test_no_small_triangle_is_left_but_where_something_is_in_its_way(codes: NDArray[np.uint8]) -> None:
-    whole = np.concatenate([one.outline for one in trace([(0, np.pad(codes, 1))], threshold=50, noded=True)])
+    whole = np.concatenate([one.outline for one in trace([(0, np.pad(codes, 1))], kinds=flood_kinds(50), noded=True)])
     once = simplified(whole, 1.0)
     twice = simplified(once, 1.0)
     assert shapely.get_num_coordinates(twice).sum() >= 0.97 * shapely.get_num_coordinates(once).sum()
@@ -269,7 +281,7 @@ def test_no_small_triangle_is_left_but_where_something_is_in_its_way(codes: NDAr
 
 def test_every_second_corner_of_a_staircase_is_cut() -> None:
     codes = np.tri(6, dtype=np.uint8) * 90
-    [one] = [one.outline[0] for one in trace([(0, codes)], threshold=50) if len(one.outline)]
+    [one] = [one.outline[0] for one in trace([(0, codes)], kinds=flood_kinds(50)) if len(one.outline)]
     assert shapely.get_num_coordinates(one) == 15
     [cut] = simplified(np.array([one], object), 0.8)
     assert set(cut.exterior.coords) == {(0, 0), (0, 6), (6, 6), (6, 5), (1, 0)}

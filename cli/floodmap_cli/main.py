@@ -20,6 +20,7 @@ from .log import configure_logging, debugging
 COMMANDS = {
     "segment": "Find flood water in scenes; write rasters and polygons.",
     "mosaic": "Map many overlapping frames as one product.",
+    "change": "Compare two dates: newly flooded, receded, unchanged water.",
     "info": "Print how floodmap reads a scene, without segmenting it.",
     "evaluate": "Score predictions against references.",
     "review": "Find places worth a look, and take edits into a result.",

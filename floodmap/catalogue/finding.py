@@ -120,12 +120,13 @@ def _root(argument: str) -> Path:
 
 
 def _is_result(path: Path, *, explicit: bool) -> bool:
-    """Return whether a file is a mask or a probability raster that floodmap wrote.
+    """Return whether a file is a mask, a probability raster or a raster of changes that floodmap wrote.
 
     If the user gave this file by its name (`explicit` is True), and it is such a raster, a warning is logged: the file
     is left out. No warning is logged for files that were found in a folder or by a glob pattern (`explicit` is False).
     """
-    if not path.stem.endswith(("_mask", "_probability")) or path.suffix.lower() != ".tif" or not path.is_file():
+    ends = ("_mask", "_probability", "_change")
+    if not path.stem.endswith(ends) or path.suffix.lower() != ".tif" or not path.is_file():
         return False
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from floodmap.masks.pairing import report_beside
 from floodmap.models.training_record import seen_before
 
-_ENDS = ("_mask", "_probability", "_flood", "")
-"""Endings of the names of prediction files, in front of the suffix. To get the name of the JSON report of a prediction,
-the ending and the suffix are replaced by `.json`: the reports of `x_mask.tif` and of `x.gpkg` are both `x.json`."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,12 +48,6 @@ def _entry(prediction: Path, key: str) -> dict[str, Any]:
 
     The dict is empty if there is no readable report, or if the report has no object with this key.
     """
-    for end in _ENDS:
-        report = prediction.with_name(f"{prediction.stem.removesuffix(end)}.json")
-        try:
-            entry = json.loads(report.read_text("utf-8"))[key]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if isinstance(entry, dict):
-            return entry
-    return {}
+    found = report_beside(prediction)
+    entry = None if found is None else found[1].get(key)
+    return entry if isinstance(entry, dict) else {}

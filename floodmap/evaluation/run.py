@@ -22,9 +22,10 @@ from floodmap.evaluation.scores import COUNTS, Scores
 from floodmap.evaluation.summary import Evaluation
 from floodmap.geo.gdal import gdal_env
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.geo.vectors import PARQUET, as_file, is_vector
+from floodmap.geo.vectors import as_file
 from floodmap.masks.meanings import settle
-from floodmap.masks.pairing import RASTERS, Pair, Pairs, pair_files
+from floodmap.masks.opening import holds_polygons, open_mask
+from floodmap.masks.pairing import Pair, Pairs, pair_files
 from floodmap.masks.raster import RasterMask, is_imagery
 from floodmap.masks.rules import FloodRule, Ignore, Reader
 from floodmap.masks.vector import PolygonMask, polygon_grid
@@ -141,9 +142,9 @@ def _evaluate_files(
     with gdal_env(cache_bytes=_CACHE_BYTES):
         pairs = pair_files(prediction, reference, is_imagery=is_imagery, probabilities=threshold is not None)
         files = [path for pair in pairs.pairs for path in (pair.prediction, pair.reference)]
-        if rules[1].ignored and all(map(_holds_polygons, files)):
+        if rules[1].ignored and all(map(holds_polygons, files)):
             raise EvaluationError("both sides hold polygons: --ignore-value applies to rasters only")
-        for path in filter(_holds_polygons, files):
+        for path in filter(holds_polygons, files):
             warn_of_outside(path)
         settled = (
             _settle(rules[0], [pair.prediction for pair in pairs.pairs], "--flood-value"),
@@ -206,17 +207,8 @@ def _prediction_rule(rule: FloodRule, ignoring: FloodRule) -> FloodRule:
 
 def _settle(rule: FloodRule, paths: list[Path], option: str) -> _Rules:
     """Return the rules of all predictions, or of all references. Missing flood values are inferred from the rasters."""
-    rasters = [path for path in paths if not _holds_polygons(path)]
+    rasters = [path for path in paths if not holds_polygons(path)]
     return _Rules(raster=settle(rule, rasters, option) if rasters else rule, polygons=rule)
-
-
-def _holds_polygons(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in PARQUET or (suffix not in RASTERS and is_vector(path))
-
-
-def _open(path: Path) -> RasterMask | PolygonMask:
-    return PolygonMask(path) if _holds_polygons(path) else RasterMask(path)
 
 
 def _score_all(pairs: Pairs, score: Callable[[Pair], Scores]) -> tuple[list[Scores], list[str]]:
@@ -247,7 +239,7 @@ def _score(
     keep_errors: Callable[[GeoDataFrame], None] | None,
 ) -> Scores:
     """Score one pair on the grid of the prediction, the grid of the reference, or a new grid (see `evaluate`)."""
-    with closing(_open(pair.prediction)) as predicted, closing(_open(pair.reference)) as referenced:
+    with closing(open_mask(pair.prediction)) as predicted, closing(open_mask(pair.reference)) as referenced:
         if isinstance(predicted, RasterMask):
             grid = predicted.grid
         elif isinstance(referenced, RasterMask):

@@ -96,7 +96,7 @@ def warped(dataset: DatasetReader, own: GeoGrid, grid: GeoGrid, path: Path, stac
     # Two rasters with transforms but without CRS are taken to lie in the same plane. GDAL requires a CRS, and does not
     # reproject if both sides have the same CRS.
     plane = CRS.from_epsg(3857)
-    _require_overlap(own, grid, grid.crs or plane, path)
+    require_overlap(own, grid, grid.crs or plane, path)
     shifts = raster_shifts(own.crs, own.span_x, grid.crs, grid.span_x)
     try:
         return [
@@ -185,7 +185,18 @@ def polygons_without_crs(path: Path, other: object) -> MissingCRSError:
     )
 
 
-def _require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: Path) -> None:
+def require_overlap(own: GeoGrid, grid: GeoGrid, crs: CRS, path: object) -> None:
+    """Check that a raster overlaps a target grid.
+
+    Args:
+        own: grid of the raster.
+        grid: the target grid.
+        crs: CRS of the target grid, and of the raster if the raster has none.
+        path: name of the raster, for messages.
+
+    Raises:
+        EvaluationError: they do not overlap, or the raster cannot be brought to the CRS.
+    """
     try:
         bounds = transform_bounds(own.crs or crs, crs, *own.bounds)
     except GDAL_ERRORS as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from floodmap.errors import EvaluationError
 
 Side = Literal["prediction", "reference"]
 
-CEMS_FLOOD, CEMS_UNOBSERVED = "observedEventA", "notAnalysedA"
-"""Parts of the names of layers of Copernicus EMS Rapid Mapping: flood, and ground that was not analysed."""
+CEMS_FLOOD, CEMS_UNOBSERVED, CEMS_PERMANENT = "observedEventA", "notAnalysedA", "hydrographyA"
+"""Parts of the names of layers of Copernicus EMS Rapid Mapping: flood, ground that was not analysed, permanent water."""
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
 """Suffixes of raster masks, in order of preference.
@@ -38,8 +39,18 @@ _CEMS = ("_cems_v1", *(f"_{layer}_v1" for layer in (
 """Endings of the files of a result in the schema of Copernicus EMS, in lower case: further files of the same result."""
 
 _EXCLUDED: dict[Side, tuple[str, ...]] = {
-    "prediction": ("_reference", "_truth", "_gt", "_labels", "_label", "_probability", "_unobserved", *_CEMS),
-    "reference": ("_probability", "_unobserved", "_prediction", "_pred"),
+    "prediction": (
+        "_reference",
+        "_truth",
+        "_gt",
+        "_labels",
+        "_label",
+        "_probability",
+        "_unobserved",
+        "_change",
+        *_CEMS,
+    ),
+    "reference": ("_probability", "_unobserved", "_prediction", "_pred", "_change"),
 }
 """For each side, endings of the names of files that do not belong to it: files of the other side, or other results."""
 
@@ -68,17 +79,49 @@ class Pairs:
     """References without a prediction."""
 
 
-def unobserved_files(path: Path) -> list[Path]:
-    """Return paths where the unobserved areas of a file of flood polygons may be, in order of preference.
+_RESULT_ENDS = ("_mask", "_probability", "_flood", "")
+"""Endings of the names of results of `floodmap segment`, without suffix, in front of which is the name of the scene."""
 
-    Example: for `x_flood.shp`, `x_flood_unobserved.shp` (`floodmap vectorize -o x_flood.shp`), then `x_unobserved.shp`
-    (`floodmap segment`). For `x.shp`, `x_unobserved.shp`. For `x_observedEventA_v1.shp` of Copernicus EMS,
-    `x_notAnalysedA_v1.shp`.
+
+def unobserved_files(path: Path) -> list[Path]:
+    """Return paths where the unobserved areas of a file of flood polygons may be; see `layer_files`."""
+    return layer_files(path, "unobserved")
+
+
+def layer_files(path: Path, layer: str) -> list[Path]:
+    """Return paths where another layer of a file of flood polygons may be, in order of preference.
+
+    Example: for `x_flood.shp` and the layer `unobserved`, `x_flood_unobserved.shp` (`floodmap vectorize -o
+    x_flood.shp`), then `x_unobserved.shp` (`floodmap segment`). For `x.shp`, only `x_unobserved.shp`. For
+    `x_observedEventA_v1.shp` of Copernicus EMS, `x_notAnalysedA_v1.shp`.
     """
     if CEMS_FLOOD in path.stem:
-        return [path.with_name(path.name.replace(CEMS_FLOOD, CEMS_UNOBSERVED))]
+        other = {"unobserved": CEMS_UNOBSERVED, "permanent_water": CEMS_PERMANENT}.get(layer)
+        return [path.with_name(path.name.replace(CEMS_FLOOD, other))] if other else []
     stems = dict.fromkeys((path.stem, path.stem.removesuffix("_flood")))
-    return [path.with_name(f"{stem}_unobserved{path.suffix}") for stem in stems]
+    return [path.with_name(f"{stem}_{layer}{path.suffix}") for stem in stems]
+
+
+def report_beside(mask: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the path and the content of the JSON report of floodmap beside one of its results.
+
+    The report of `x_mask.tif`, `x_probability.tif`, `x_flood.shp` and `x.gpkg` is `x.json`. The result is None if there
+    is no report, or if it cannot be read.
+    """
+    for end in _RESULT_ENDS:
+        path = mask.with_name(f"{mask.stem.removesuffix(end)}.json")
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("pixels"), dict):
+            return path, content
+    return None
+
+
+def scene_name(file: Path) -> str:
+    """Return the name of the scene of a mask or of polygons: `x` for `x_mask.tif`, `x_reference.png` or `x.gpkg`."""
+    return _scene(file, "prediction", True) or _scene(file, "reference", False) or file.stem
 
 
 def is_one_file(path: Path) -> bool:

@@ -39,7 +39,7 @@ from floodmap.geo.window import Window
 from floodmap.imagery.overlay import BaseScene, Overlay, open_overlay
 from floodmap.options import SegmentOptions
 from floodmap.strips.codes import PERMANENT_CODE
-from floodmap.strips.strip import packed, unpacked
+from floodmap.strips.stored import StoredStrips
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,8 @@ def separated(strips: StripSource, reference: Reference, threshold: int, grid: G
     """
     flood = _flood_cells(strips.strips(), reference, threshold, grid) if reference.rim_px else None
     with writing(strips.scratch), tempfile.TemporaryDirectory(prefix=".permanent-", dir=strips.scratch) as folder:
-        yield _Stored.of(_marked(strips.strips(), reference, threshold, flood), Path(folder) / "strips", strips)
+        marked = _marked(strips.strips(), reference, threshold, flood)
+        yield _Separated(StoredStrips.of(marked, Path(folder) / "strips"), strips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,22 +264,12 @@ def _within(region: Bools, reach: float) -> Bools:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """Strips in a temporary file."""
+class _Separated:
+    """Strips with the codes of permanent water, in a temporary file."""
 
-    path: Path
-    index: list[tuple[int, tuple[int, int], int]]
-    """First row, shape (rows, width), and size in bytes of each strip in the file."""
+    stored: StoredStrips
     origin: StripSource
-
-    @classmethod
-    def of(cls, strips: Iterable[tuple[int, Codes]], path: Path, origin: StripSource) -> _Stored:
-        """Write strips to a file; `origin`: the strips from which they were made."""
-        index = []
-        with path.open("wb") as stream:
-            for row, codes in strips:
-                index.append((row, (codes.shape[0], codes.shape[1]), stream.write(packed(codes))))
-        return cls(path, index, origin)
+    """The strips from which they were made."""
 
     @property
     def scratch(self) -> Path:
@@ -291,6 +282,4 @@ class _Stored:
 
     def strips(self) -> Iterator[tuple[int, Codes]]:
         """Yield first row and codes, uint8 (rows, width), of each strip."""
-        with self.path.open("rb") as stream:
-            for row, (height, width), size in self.index:
-                yield row, unpacked(stream.read(size), width, height)
+        return self.stored.strips()

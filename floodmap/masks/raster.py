@@ -209,7 +209,7 @@ class RasterMask:
             if self.declares_percent:
                 return True
             found = self.values() - set(rule.ignored)
-            if found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}:
+            if self.described == MASK or (found & {1.0, 255.0} and found <= {0.0, 1.0, 255.0}):
                 shown = ", ".join(f"{value:g}" for value in sorted(found))
                 raise SceneError(f"{self.path} holds {shown}: a mask, not probabilities; leave out --threshold")
             return True

@@ -21,7 +21,7 @@ from floodmap.geo.turns import bounds_of, turned
 from floodmap.geo.vectors import PARQUET, Vectors, read_parquet, read_vectors
 from floodmap.geo.window import Window
 from floodmap.masks.alignment import polygons_without_crs
-from floodmap.masks.pairing import CEMS_FLOOD, CEMS_UNOBSERVED, is_one_file, unobserved_files
+from floodmap.masks.pairing import CEMS_FLOOD, CEMS_UNOBSERVED, is_one_file, layer_files
 from floodmap.masks.rules import Codes, FloodRule, Reader
 from floodmap.strips.codes import DRY, FLOOD, UNOBSERVED
 
@@ -42,12 +42,14 @@ class PolygonMask:
 
     Args:
         path: the file with the flood polygons.
+        permanent: True: polygons of a layer or file `permanent_water` beside the flood polygons are flood, too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, permanent: bool = False) -> None:
         self.path = path
         self._flood = (path, _flood_layer(path))
-        self._unobserved = _unobserved_beside(path)
+        self._unobserved = _beside(path, "unobserved")
+        self._permanent = _beside(path, "permanent_water") if permanent else None
         own = self._read(self._flood, None)[1]
         self.crs = own if is_placed(own) else None
 
@@ -62,7 +64,7 @@ class PolygonMask:
         """
         return np.concatenate([self._read(part, crs)[0].geometries for part in self._parts()])
 
-    def on(self, grid: GeoGrid, rule: FloodRule) -> Reader:
+    def on(self, grid: GeoGrid, rule: FloodRule, *, must_overlap: bool = True) -> Reader:
         """Return a function that reads the classes of a window of a target grid (see `rules.Reader`).
 
         A pixel belongs to a polygon if the polygon contains the centre of the pixel.
@@ -71,6 +73,7 @@ class PolygonMask:
             grid: the target grid.
             rule: definition of flood by an attribute of the flood polygons. Without an attribute in the rule, every
                 polygon is flood, except the polygons of unobserved areas.
+            must_overlap: False: polygons that do not touch the grid are no error.
 
         Raises:
             MissingCRSError: the file has a CRS and the grid has none, or the grid has a CRS and the file has none.
@@ -86,11 +89,12 @@ class PolygonMask:
                 "rio edit-info --crs EPSG:CODE FILE"
             )
         flood = self._read(self._flood, grid.crs)[0]
-        unobserved = self._read(self._unobserved, grid.crs)[0] if self._unobserved else _EMPTY
-        chosen = flood.geometries[_is_flood(flood, rule, self.path)]
+        others = self._unobserved, self._permanent
+        unobserved, permanent = (self._read(part, grid.crs)[0] if part else _EMPTY for part in others)
+        chosen = np.concatenate([flood.geometries[_is_flood(flood, rule, self.path)], permanent.geometries])
         span = grid.span_x
-        every = np.concatenate([flood.geometries, unobserved.geometries])
-        if len(every) and not len(_pieces(turned(every, grid.crs, span), grid, _VERTICES, cut=False)):
+        every = np.concatenate([flood.geometries, permanent.geometries, unobserved.geometries])
+        if must_overlap and len(every) and not len(_pieces(turned(every, grid.crs, span), grid, _VERTICES, cut=False)):
             raise EvaluationError(f"{self.path} does not overlap the file it is compared with; check the CRS of both")
         layers = [
             (_Rasterizer(_pieces(turned(geometries, grid.crs, span), grid, _VERTICES)), code)
@@ -109,14 +113,13 @@ class PolygonMask:
         """Do nothing, because no file is kept open."""
 
     def _parts(self) -> list[tuple[Path, str | None]]:
-        return [self._flood, *([self._unobserved] if self._unobserved else [])]
+        return [part for part in (self._flood, self._unobserved, self._permanent) if part]
 
     def _read(self, part: tuple[Path, str | None], crs: CRS | None) -> tuple[Vectors, Any]:
         """Read one layer. Return the features (possibly none), and the CRS in the file (None if the layer has no CRS).
 
         Args:
-            part: the layer to read, as a pair (path of the file, name of the layer). The name is None for GeoParquet,
-                which has no layers.
+            part: the layer to read: path of the file, and name of the layer (None for GeoParquet).
             crs: CRS of the returned geometries. None: the CRS of the layer.
         """
         path, layer = part
@@ -265,23 +268,22 @@ def _flood_layer(path: Path) -> str | None:
     raise VectorError(f"{path} has several layers ({shown}) and none is called flood; keep one of them")
 
 
-def _unobserved_beside(path: Path) -> tuple[Path, str | None] | None:
-    """Return the path and the layer name of the unobserved areas that belong to a file of flood polygons.
+def _beside(path: Path, layer: str) -> tuple[Path, str | None] | None:
+    """Return path and layer name of another layer, such as `unobserved`, that belongs to a file of flood polygons.
 
-    `PolygonMask` describes the names of file and layer. The result is None if there is no such file or layer. The layer
-    name is None for GeoParquet.
+    `PolygonMask` describes the names. The result is None if there is none; the layer name is None for GeoParquet.
     """
     names = [] if path.suffix.lower() in PARQUET else _layers(path)
-    if {"flood", "unobserved"} <= set(names):
-        return path, "unobserved"
-    if len(names) > 1 and (cems := [name for name in names if CEMS_UNOBSERVED in name]):
+    if {"flood", layer} <= set(names):
+        return path, layer
+    if layer == "unobserved" and len(names) > 1 and (cems := [name for name in names if CEMS_UNOBSERVED in name]):
         return path, cems[0]
-    for sibling in unobserved_files(path):
+    for sibling in layer_files(path, layer):
         if not is_one_file(sibling):
             continue
         if path.suffix.lower() in PARQUET:
             return sibling, None
-        if layers := _layers(sibling):  # a file without geometries holds no unobserved ground
+        if layers := _layers(sibling):  # a file without geometries holds no ground
             return sibling, layers[0]
     return None
 

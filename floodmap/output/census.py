@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.geo.geogrid import GeoGrid
-from floodmap.strips.codes import FIRST_REASON, OUTSIDE, PERMANENT_CODE, REASONS
+from floodmap.strips.codes import FIRST_REASON, OUTSIDE, PERMANENT_CODE, REASONS, THRESHOLD
 
 _CELL = 256
 """Side of a cell in pixels of the scene. A cell is a square in which all pixels count with the same geodesic area."""
@@ -131,10 +131,11 @@ class Tally:
 
     Args:
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
-        threshold: in per cent; codes from the threshold to 100 are flood.
+        threshold: in per cent; codes from the threshold to 100 are flood. Pixels and areas of each code do not depend
+            on it.
     """
 
-    def __init__(self, grid: GeoGrid, *, threshold: int) -> None:
+    def __init__(self, grid: GeoGrid, *, threshold: int = THRESHOLD) -> None:
         self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 

@@ -1,12 +1,13 @@
-"""Cloud-optimized GeoTIFFs (COG) of mask and probability, written from strips of codes, with consistent overviews."""
+"""Cloud-optimized GeoTIFFs (COG) of mask, probability or classes, written from strips, with consistent overviews."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from floodmap.errors import OutputError
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.geo.names import writable
 from floodmap.geo.window import Window
-from floodmap.output.pyramid import pyramid, shrunk
+from floodmap.output.pyramid import class_pyramid, pyramid, shrunk
 from floodmap.strips.codes import UNOBSERVED
 
 BLOCK_SIZE = 512
@@ -40,6 +41,8 @@ KINDS = ("mask", "probability")
 
 Codes = NDArray[np.uint8]
 Strips = Iterable[tuple[int, Codes]]
+Levels = Callable[..., Iterator[tuple[Codes, ...]]]
+"""Function from a block of codes, and the argument `levels`, to the pixels of the rasters at each level."""
 
 
 def write_rasters(
@@ -83,7 +86,59 @@ def write_rasters(
     Raises:
         OutputError: a file exists already, the strips do not cover the scene, or a file cannot be written.
     """
-    targets = [out_dir / f"{name}_{kind}{suffix}" for kind in KINDS for suffix in (".tif", ".qml")]
+    styles = {kind: "mask_with_permanent_water" if permanent and kind == "mask" else kind for kind in KINDS}
+    mask, probability = _write(
+        strips, out_dir, name, styles, partial(pyramid, threshold=threshold), grid=grid, tags=tags,
+        overwrite=overwrite, scratch=scratch,
+    )  # fmt: skip
+    return mask, probability
+
+
+def write_classes(
+    strips: Strips,
+    out_dir: Path,
+    name: str,
+    kind: str,
+    *,
+    classes: Sequence[int],
+    style: str,
+    grid: GeoGrid,
+    tags: Mapping[str, str],
+    overwrite: bool = False,
+    scratch: Path | None = None,
+) -> Path:
+    """Write the COG `NAME_KIND.tif` of classes to a folder, with a `.qml` style for QGIS.
+
+    The raster is uint8 with nodata 255 (unobserved). For overviews see `pyramid.class_pyramid`; for the other arguments
+    and errors see `write_rasters`.
+
+    Args:
+        strips: pairs of first row and classes, uint8 (rows, width). Values from `codes.FIRST_REASON` on are unobserved.
+        kind: end of the file name.
+        classes: all classes; on a tie in an overview, earlier classes precede later ones.
+        style: name of the style in `styles`.
+
+    Returns:
+        Path of the raster.
+    """
+    levels_of = partial(class_pyramid, classes=classes)
+    [path] = _write(
+        strips, out_dir, name, {kind: style}, levels_of, grid=grid, tags=tags, overwrite=overwrite, scratch=scratch
+    )
+    return path
+
+
+def _write(
+    strips: Strips, out_dir: Path, name: str, styles: Mapping[str, str], levels_of: Levels, *, grid: GeoGrid,
+    tags: Mapping[str, str], overwrite: bool, scratch: Path | None,
+) -> list[Path]:  # fmt: skip
+    """Write the COGs `NAME_KIND.tif` of one or more kinds, and return their paths; see `write_rasters`.
+
+    Args:
+        styles: name of the style of each kind.
+        levels_of: function that computes the pixels of all kinds.
+    """
+    targets = [out_dir / f"{name}_{kind}{suffix}" for kind in styles for suffix in (".tif", ".qml")]
     for target in targets:
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists already; choose another folder or overwrite it")
@@ -100,12 +155,11 @@ def write_rasters(
             ):
                 # A scene without georeference is a supported input; a warning was given when it was opened.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                _write_levels(strips, plain, threshold, profile)
-                for kind in KINDS:
+                _write_levels(strips, plain, tuple(styles), levels_of, profile)
+                for kind, style in styles.items():
                     _assemble(plain, kind, tags)
-                    style_name = "mask_with_permanent_water" if permanent and kind == "mask" else kind
-                    style = files("floodmap.output").joinpath("styles", f"{style_name}.qml").read_bytes()
-                    (plain / f"{kind}.qml").write_bytes(style)
+                    qml = files("floodmap.output").joinpath("styles", f"{style}.qml").read_bytes()
+                    (plain / f"{kind}.qml").write_bytes(qml)
             for target in targets:
                 (work_dir / (target.name.removeprefix(f"{name}_"))).replace(target)
         finally:
@@ -114,7 +168,7 @@ def write_rasters(
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"cannot write {out_dir / name}_*.tif: {error}") from error
-    return targets[0], targets[2]
+    return targets[::2]
 
 
 def overview_levels(width: int, height: int) -> int:
@@ -129,15 +183,18 @@ def overview_levels(width: int, height: int) -> int:
     return max(0, (max(width, height) - 1).bit_length() - (BLOCK_SIZE - 1).bit_length())
 
 
-def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mapping[str, Any]) -> None:
-    """Write the full resolution (level 0) and each overview (level 1 and above) of both rasters as separate GeoTIFFs.
+def _write_levels(
+    strips: Strips, work_dir: Path, kinds: Sequence[str], levels_of: Levels, profile: Mapping[str, Any]
+) -> None:
+    """Write the full resolution (level 0) and each overview (level 1 and above) of all rasters as separate GeoTIFFs.
 
-    The files are `mask_LEVEL.tif` and `probability_LEVEL.tif`. Only level 0 has a CRS and a transform.
+    The files are `KIND_LEVEL.tif`. Only level 0 has a CRS and a transform.
 
     Args:
         strips: see `write_rasters`.
         work_dir: folder of the files.
-        threshold: in per cent.
+        kinds: kinds of the rasters, in the order of the arrays of `levels_of`.
+        levels_of: function that computes the pixels of all kinds.
         profile: width, height, CRS and transform of level 0, as arguments of `rasterio.open`.
     """
     width, height = profile["width"], profile["height"]
@@ -146,15 +203,15 @@ def _write_levels(strips: Strips, work_dir: Path, threshold: int, profile: Mappi
         outputs = []
         for level in range(levels + 1):
             grid = {**(profile if level == 0 else {}), "width": shrunk(width, level), "height": shrunk(height, level)}
-            outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in KINDS])
+            outputs.append([stack.enter_context(_create(work_dir / f"{kind}_{level}.tif", grid)) for kind in kinds])
         step = max(BLOCK_SIZE, 1 << levels)
         for row_off, band in _bands(strips, step, width, height):
             for col_off in range(0, width, max(step, STEP_COLUMNS)):
                 codes = band[:, col_off : col_off + max(step, STEP_COLUMNS)]
-                for level, pair in enumerate(pyramid(codes, threshold, levels)):
-                    rows, cols = pair[0].shape
+                for level, arrays in enumerate(levels_of(codes, levels=levels)):
+                    rows, cols = arrays[0].shape
                     window = Window(row_off >> level, col_off >> level, rows, cols).to_rasterio()
-                    for output, values in zip(outputs[level], pair, strict=True):
+                    for output, values in zip(outputs[level], arrays, strict=True):
                         output.write(values, 1, window=window)
 
 
@@ -195,7 +252,7 @@ def _bands(strips: Strips, rows: int, width: int, height: int) -> Iterator[tuple
 
 
 def _assemble(work_dir: Path, kind: str, tags: Mapping[str, str]) -> None:
-    """Combine the files `KIND_LEVEL.tif` of one raster, mask or probability, into the COG `KIND.tif`.
+    """Combine the files `KIND_LEVEL.tif` of one raster into the COG `KIND.tif`.
 
     Overviews computed by GDAL cannot be used, because mask and probability would disagree. GDAL's resampling MODE
     chooses arbitrarily on ties. With AVERAGE, an overview pixel is nodata only if all its pixels are nodata, and GDAL

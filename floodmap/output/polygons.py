@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
 from floodmap.output.simplify import simplified
 from floodmap.output.tracing import Components, trace
-from floodmap.strips.codes import FLOOD, PERMANENT, PERMANENT_CODE, REASONS
+from floodmap.strips.codes import FLOOD, PERMANENT, PERMANENT_CODE, REASONS, flood_kinds
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -43,8 +43,7 @@ class Polygons:
     unobserved: GeoDataFrame
     """Table with one polygon of unobserved ground per row. Columns: id, reason, area_m2, perimeter_m."""
     permanent: GeoDataFrame
-    """Table with one polygon of permanent water per row. Columns as in `flood`, for the probability of water. Without a
-    reference of permanent water, the table has no rows."""
+    """Table with one polygon of permanent water per row, as in `flood`; no rows without a reference."""
 
 
 def polygonize(
@@ -80,24 +79,63 @@ def polygonize(
         confidence: True if the codes are probabilities. False: the columns `confidence_mean` and `confidence_min` are
             null.
 
-    Returns:
-        The tables of polygons.
-
     Raises:
-        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS. Or
-            `min_area_m2` or `simplify_m` is above 0, and the coordinates of the grid do not exist in its CRS.
+        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS, or
+            coordinates that do not exist in its CRS.
+    """
+    components, measures = outlined(
+        strips, kinds=flood_kinds(threshold), of_water=(FLOOD, PERMANENT), grid=grid, min_area_m2=min_area_m2,
+        simplify_m=simplify_m, source=source,
+    )  # fmt: skip
+    flood, permanent = components.kind == FLOOD, components.kind == PERMANENT
+    base = PERMANENT_CODE * permanent
+    mean = (components.code_sum / np.maximum(components.n_pixels, 1) - base) / 100
+    confidences = {"confidence_mean": mean.round(4), "confidence_min": (components.code_min - base) / 100}
+    if not confidence:
+        confidences = {key: np.full(len(mean), np.nan) for key in confidences}
+    reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
+    columns, texts = {**measures, **confidences}, {"model": model, "source": source}
+    return Polygons(
+        flood=table(columns, components, flood, grid.crs, texts),
+        unobserved=table({"reason": reasons, **measures}, components, ~(flood | permanent), grid.crs),
+        permanent=table(columns, components, permanent, grid.crs, texts),
+    )
+
+
+def outlined(
+    strips: Strips | Callable[[], Strips],
+    *,
+    kinds: NDArray[np.uint8],
+    of_water: Sequence[int],
+    grid: GeoGrid,
+    min_area_m2: float,
+    simplify_m: float,
+    source: str | None,
+) -> tuple[Components, dict[str, Floats]]:
+    """Trace pixels of several kinds at once, drop small polygons, simplify the others, and measure them.
+
+    Polygons of all kinds keep their common borders. For `strips`, `grid`, `min_area_m2`, `simplify_m` and errors see
+    `polygonize`.
+
+    Args:
+        kinds: kind of each code, uint8 (256,); see `tracing.trace`.
+        of_water: kinds of which polygons below the minimum area are dropped.
+        source: name of the raster, for messages.
+
+    Returns:
+        The components from the top of the raster down, with outlines in the CRS of the grid; and the columns `area_m2`
+        and `perimeter_m`, float64 (n,).
     """
     if not grid.is_on_earth and (min_area_m2 or simplify_m):
         raise MissingCRSError(
             f"{source or 'the raster'} has no CRS, so --min-area and --simplify cannot be used; assign a CRS "
             "(rio edit-info --crs EPSG:CODE FILE) or leave both out"
         )
-    collected = _Collected(grid, min_area_m2, measured=not simplify_m)
-    for components in trace(strips() if callable(strips) else strips, threshold=threshold, noded=simplify_m > 0):
+    collected = _Collected(grid, of_water, min_area_m2, measured=not simplify_m)
+    for components in trace(strips() if callable(strips) else strips, kinds=kinds, noded=simplify_m > 0):
         collected.add(components)
     components, area, perimeter = collected.joined()
     del collected
-    flood, permanent = components.kind == FLOOD, components.kind == PERMANENT
     if simplify_m and len(components.outline):
         pixel_m2 = _pixel_m2(components.outline, grid)
         if math.isnan(pixel_m2):
@@ -106,22 +144,11 @@ def polygonize(
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
         components = replace(components, outline=simplified(outlines.pop(), tolerance))  # `pop` keeps no reference
         area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
-    if min_area_m2 and flood.any() and np.isnan(area[flood]).all():
+    water = np.isin(components.kind, of_water)
+    if min_area_m2 and water.any() and np.isnan(area[water]).all():
         raise _elsewhere(source, "--min-area")
-    columns = {"area_m2": area, "perimeter_m": perimeter}
-    base = PERMANENT_CODE * permanent
-    mean = (components.code_sum / np.maximum(components.n_pixels, 1) - base) / 100
-    confidences = {"confidence_mean": mean.round(4), "confidence_min": (components.code_min - base) / 100}
-    if not confidence:
-        confidences = {key: np.full(len(mean), np.nan) for key in confidences}
-    reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
     placed = np.asarray(shapely.transform(components.outline, grid.to_crs), object)
-    of_water, texts = {**columns, **confidences}, {"model": model, "source": source}
-    return Polygons(
-        flood=_frame(of_water, placed, flood, grid.crs, texts),
-        unobserved=_frame({"reason": reasons, **columns}, placed, ~(flood | permanent), grid.crs, {}),
-        permanent=_frame(of_water, placed, permanent, grid.crs, texts),
-    )
+    return replace(components, outline=placed), {"area_m2": area, "perimeter_m": perimeter}
 
 
 def _elsewhere(source: str | None, flag: str) -> MissingCRSError:
@@ -155,8 +182,7 @@ def vectorize(
             0, 255 in uint8, 1e20 and others) are unobserved, too, unless they are flood values. "none": only nodata is
             unobserved.
         min_area_m2: geodesic area in square metres; smaller polygons are dropped. 0: no polygon is dropped.
-        simplify_m: approximate size in metres of the details that are removed from outlines. 0: outlines are not
-            simplified.
+        simplify_m: approximate size in metres of the details that are removed from outlines; 0: none are removed.
 
     Returns:
         Table with one polygon per row, in the CRS of the raster; for the columns see `Polygons.flood`. Without flood,
@@ -166,8 +192,8 @@ def vectorize(
         SceneError: the raster holds no probabilities, or has control points in place of a transform.
         EvaluationError: the raster cannot be read, the value of flood is unknown, or the threshold is not within 0.01
             to 1.
-        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the raster has no geographic or projected CRS. Or
-            `min_area_m2` or `simplify_m` is above 0, and the coordinates of the raster do not exist in its CRS.
+        MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the raster has no geographic or projected CRS, or
+            coordinates that do not exist in its CRS.
     """
     return vectorize_layers(
         path, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values, min_area_m2=min_area_m2,
@@ -186,26 +212,17 @@ def vectorize_layers(
 ) -> Polygons:
     """Trace flood and unobserved ground of a mask or probability raster as polygons.
 
-    A pixel is unobserved if it is nodata or transparent, or if its value is unobserved by `ignore_values`. For
-    arguments and errors see `vectorize`.
-
-    Returns:
-        The tables of flood polygons and of polygons of unobserved ground, in the CRS of the raster.
+    A pixel is unobserved if it is nodata or transparent, or if its value is unobserved by `ignore_values`. The tables
+    are in the CRS of the raster. For arguments and errors see `vectorize`.
     """
     with (
         local_file(path) as file,
         open_codes(file, flood_value=flood_value, threshold=threshold, ignore_values=ignore_values) as raster,
     ):
         return polygonize(
-            raster.strips,
-            grid=raster.grid,
-            threshold=raster.threshold,
-            min_area_m2=min_area_m2,
-            simplify_m=simplify_m,
-            model=raster.model,
-            source=raster.source,
-            confidence=raster.is_probability,
-        )
+            raster.strips, grid=raster.grid, threshold=raster.threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
+            model=raster.model, source=raster.source, confidence=raster.is_probability,
+        )  # fmt: skip
 
 
 class _Collected:
@@ -213,13 +230,14 @@ class _Collected:
 
     Args:
         grid: grid of the scene's pixels.
+        of_water: kinds of water.
         min_area_m2: geodesic area in square metres; smaller components of water are dropped.
         measured: True: compute area and perimeter of all components. False: compute area and perimeter only of
             components that may lie below the minimum area; the values of other components are NaN.
     """
 
-    def __init__(self, grid: GeoGrid, min_area_m2: float, *, measured: bool) -> None:
-        self._grid, self._min_area_m2, self._measured = grid, min_area_m2, measured
+    def __init__(self, grid: GeoGrid, of_water: Sequence[int], min_area_m2: float, *, measured: bool) -> None:
+        self._grid, self._of_water, self._min_area_m2, self._measured = grid, of_water, min_area_m2, measured
         self._parts: list[tuple[Components, Floats, Floats]] = []
 
     def add(self, components: Components) -> None:
@@ -232,7 +250,7 @@ class _Collected:
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
         area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
         # The comparison keeps components whose area is unknown (NaN).
-        kept = ~(np.isin(components.kind, (FLOOD, PERMANENT)) & (area < self._min_area_m2))
+        kept = ~(np.isin(components.kind, self._of_water) & (area < self._min_area_m2))
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
 
     def joined(self) -> tuple[Components, Floats, Floats]:
@@ -256,20 +274,30 @@ def _subset(components: Components, index: NDArray[Any]) -> Components:
     return Components(**{name: getattr(components, name)[index] for name in Components.__slots__})
 
 
-def _frame(
-    columns: dict[str, NDArray[Any]],
-    placed: Geometries,
+def table(
+    columns: Mapping[str, NDArray[Any]],
+    components: Components,
     chosen: NDArray[np.bool_],
     crs: CRS | None,
-    constants: dict[str, str | None],
+    constants: Mapping[str, str | None] | None = None,
 ) -> GeoDataFrame:
+    """Return the table of some of the components that `outlined` returned, with the column `id`: 1, 2, ...
+
+    Args:
+        columns: further columns, by name, each with a value for every component.
+        components: the n components.
+        chosen: bool (n,), True for the components that become rows.
+        crs: CRS of the outlines.
+        constants: columns with the same text in all rows, by name.
+    """
     import geopandas
     import pandas as pd
 
     n_rows = int(chosen.sum())
-    texts = {key: pd.array([value] * n_rows, dtype=object) for key, value in constants.items()}
+    texts = {key: pd.array([value] * n_rows, dtype=object) for key, value in (constants or {}).items()}
     data = {"id": np.arange(1, n_rows + 1), **{key: values[chosen] for key, values in columns.items()}, **texts}
-    return geopandas.GeoDataFrame(data, geometry=placed[chosen], crs=None if crs is None else known_crs(crs))
+    known = None if crs is None else known_crs(crs)
+    return geopandas.GeoDataFrame(data, geometry=components.outline[chosen], crs=known)
 
 
 def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:

@@ -1,14 +1,14 @@
-"""Overview pixels of masks and probability rasters, computed from full-resolution codes."""
+"""Overview pixels of masks, probability rasters and rasters of classes, computed from full-resolution codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from floodmap.strips.codes import FIRST_REASON, FLOOD, PERMANENT, PERMANENT_CODE
+from floodmap.strips.codes import FIRST_REASON, FLOOD, PERMANENT, PERMANENT_CODE, UNOBSERVED
 
 Codes = NDArray[np.uint8]
 
@@ -66,6 +66,37 @@ def pyramid(codes: Codes, threshold: int, levels: int) -> Iterator[tuple[Codes, 
             hidden = (n_hidden > 0) & (n_hidden >= n_flood) & (n_hidden >= n_dry)
             mask, mean = _covered(mask, hidden), _covered(mean, hidden)
         yield mask, mean
+
+
+def class_pyramid(codes: Codes, classes: Sequence[int], levels: int) -> Iterator[tuple[Codes]]:
+    """Yield the classes of a block at every level: full resolution first, then the overviews.
+
+    An overview pixel has the most frequent class of the pixels beneath. On a tie, unobserved precedes all classes, and
+    the classes precede each other in the order of `classes`.
+
+    Args:
+        codes: uint8 (rows, columns): a class, or a code from `FIRST_REASON` on, which is unobserved. The block begins
+            at a row and a column that are multiples of 2**levels.
+        classes: all classes, below `FIRST_REASON`.
+        levels: number of overviews.
+
+    Yields:
+        For each level, a tuple with one array: classes and `UNOBSERVED`, uint8 in the shape of the block at this level.
+    """
+    hidden = codes >= FIRST_REASON
+    yield (_covered(codes, hidden),)
+    if not levels:
+        return
+    parts = [(UNOBSERVED, hidden), *((value, codes == value) for value in classes)]
+    counts: dict[int, NDArray[Any]] = {value: part.view(np.uint8) for value, part in parts if part.any()}
+    for level in range(1, levels + 1):
+        dtype: Any = np.uint8 if level == 1 else np.uint16 if level <= 7 else np.uint32  # counts are at most 4**level
+        counts = {value: _halved(count, dtype) for value, count in counts.items()}
+        best, most = np.zeros((2, shrunk(codes.shape[0], level), shrunk(codes.shape[1], level)), dtype)
+        for value, count in counts.items():
+            more = count > most
+            best[more], most[more] = value, count[more]
+        yield (best.astype(np.uint8),)
 
 
 def _with_permanent(

@@ -79,27 +79,31 @@ class FloodMap:
             Shapefile, some column names are shorter (`vector_files.SHAPEFILE_FIELDS`). The CRS is the CRS of the scene,
             or WGS 84 if the file is GeoJSON.
         """
-        import geopandas
-
-        path = self.layer_paths[0]
-        if path.suffix == ".parquet":
-            with path.open("rb") as stream:
-                return geopandas.read_parquet(stream)
-        with readable(path) as name:
-            return geopandas.read_file(name, **({"layer": "flood"} if path.suffix == ".gpkg" else {}))
+        return read_layer(self.layer_paths[0], "flood")
 
     def mask(self) -> NDArray[np.uint8]:
         """Read the mask, uint8 (height, width): 1 flood, 2 permanent water, 0 dry, 255 unobserved."""
-        return _read(self.mask_path)
+        return read_raster(self.mask_path)
 
     def probability(self) -> NDArray[np.float32]:
         """Read the flood probability, float32 (height, width): 0 to 1 in steps of 0.01; NaN if unobserved."""
-        return as_probability(_read(self.probability_path))
+        return as_probability(read_raster(self.probability_path))
 
     def _repr_html_(self) -> str:
         from floodmap.output.pages.notebook import notebook_html
 
         return notebook_html(self)
+
+
+def read_layer(path: Path, layer: str) -> GeoDataFrame:
+    """Read a layer from a vector file that floodmap wrote; `layer` is its name in a GeoPackage."""
+    import geopandas
+
+    if path.suffix == ".parquet":
+        with path.open("rb") as stream:
+            return geopandas.read_parquet(stream)
+    with readable(path) as name:
+        return geopandas.read_file(name, **({"layer": layer} if path.suffix == ".gpkg" else {}))
 
 
 def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -116,8 +120,8 @@ def as_probability(percent: NDArray[np.uint8]) -> NDArray[np.float32]:
     return share
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    """Read all pixels of a mask or probability raster, uint8 (height, width)."""
+def read_raster(path: Path) -> NDArray[np.uint8]:
+    """Read all pixels of a raster that floodmap wrote, uint8 (height, width)."""
     with open_result(path) as dataset:
         return np.asarray(dataset.read(1))
 

@@ -131,7 +131,7 @@ def _write_all(
             raise OutputError(f"{path}: the format must be one of {', '.join(FORMATS)}")
         if file.suffix == "parquet":
             require("pyarrow", "the format parquet")
-        if file.suffix == "geojson" and frames["flood"].crs is None:
+        if file.suffix == "geojson" and frames[file.layers[0]].crs is None:
             raise MissingCRSError(f"{path}: GeoJSON is in WGS 84, and the raster has no CRS; write .gpkg instead")
         for part in (path.with_name(f"{path.stem}{suffix}") for suffix in (path.suffix, *PARTS.get(file.suffix, ()))):
             if part.exists() and not overwrite:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 THRESHOLD: Final = 50
 """Default threshold in per cent: a pixel with this probability or a higher probability is flood."""
 FIRST_REASON: Final = 250
@@ -37,3 +40,18 @@ REASONS: Final = MappingProxyType(
     {NODATA: "nodata", COLLAR: "collar", MASKED: "mask", FAILED: "failed", OUTSIDE: "outside"}
 )
 """Name of each reason, by code. The field `reason` of the layer `unobserved` contains these names."""
+
+
+def flood_kinds(threshold: int) -> NDArray[np.uint8]:
+    """Return the kind of each code, uint8 (256,), by which pixels are traced as polygons.
+
+    The kinds are `FLOOD`, `PERMANENT`, and each reason why a pixel is unobserved. Dry pixels, and pixels outside the
+    area of interest, have the kind 0 and are not traced.
+
+    Args:
+        threshold: in per cent; codes from the threshold to 100 are flood.
+    """
+    kinds = np.arange(256, dtype=np.uint8)
+    kinds[:threshold], kinds[threshold : PERMANENT_CODE + 1] = DRY, FLOOD
+    kinds[PERMANENT_CODE + 1 : FIRST_REASON], kinds[FIRST_REASON:FAILED] = PERMANENT, DRY
+    return kinds
