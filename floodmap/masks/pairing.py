@@ -13,7 +13,7 @@ from floodmap.errors import EvaluationError
 Side = Literal["prediction", "reference"]
 
 CEMS_FLOOD, CEMS_UNOBSERVED, CEMS_PERMANENT = "observedEventA", "notAnalysedA", "hydrographyA"
-"""Parts of the names of layers of Copernicus EMS Rapid Mapping: flood, ground that was not analysed, permanent water."""
+"""Parts of the names of layers of Copernicus EMS: flood, ground that was not analysed, and permanent water."""
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".bmp", ".gif")
 """Suffixes of raster masks, in order of preference.
