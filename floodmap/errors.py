@@ -18,8 +18,8 @@ class SceneError(FloodmapError, ValueError):
 class RemoteError(FloodmapError):
     """Exception raised if a file cannot be read over the network, or has changed while it was read.
 
-    The run stops, and can be resumed. The class is not a `SceneError`, because a part of a scene that cannot be read
-    for such a reason is not damaged, and must not become unobserved.
+    The run stops, and can be resumed. The class is not a `SceneError`: after a `SceneError`, the part of the scene that
+    cannot be read becomes unobserved. After an error of the network the data is probably intact.
     """
 
 

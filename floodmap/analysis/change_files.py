@@ -188,7 +188,7 @@ class ChangeFiles:
                     )  # fmt: skip
 
                     def strips_and_raster() -> Strips:
-                        """Yield the strips. Simplification takes the most memory, and waits for the raster."""
+                        """Yield the strips, then wait for the raster: polygons are simplified next, in much memory."""
                         yield from stored.strips()
                         raster.result()
 

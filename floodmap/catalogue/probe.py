@@ -1,4 +1,4 @@
-"""A file in the output folder, by which a worker finds out whether it has the folders of the client."""
+"""A test file in the output folder: a worker that finds it sees the same folders as the client, as on a shared disk."""
 
 from __future__ import annotations
 

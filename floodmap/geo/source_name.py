@@ -85,9 +85,9 @@ class SourceName:
     def opened(self) -> Path | str:
         """Argument for `rasterio.open`: an absolute `Path` for a local file, or a str for a name that only GDAL opens.
 
-        The str is the name as the user wrote it. The exception is a URL such as `s3://b/a.tif`, which is replaced by
-        GDAL's name `/vsis3/b/a.tif`. A `Path`, and a str that begins with `/vsi`, are passed to GDAL unchanged by
-        `rasterio.open`. Any other str is parsed by `rasterio.open`, which may change it.
+        A URL such as `s3://b/a.tif` becomes GDAL's name `/vsis3/b/a.tif`, because `rasterio.open` passes names that
+        begin with `/vsi`, and each `Path`, to GDAL unchanged. Any other str is the name as the user wrote it.
+        `rasterio.open` parses it.
         """
         return self.path.absolute() if self.path is not None else self._vsi_name
 

@@ -123,10 +123,13 @@ class WithInfrared:
         return self.segmenter.ood_score(tiles)
 
     def _combine(self, probability: Floats, tile: Tile, prompts: Prompts) -> Floats:
-        """Return the flood probabilities of a tile, float32 (height, width), after adding the evidence to the logits.
+        """Add the evidence for water of near infrared, see `Infrared.evidence`, to the logits of `probability`.
 
-        The evidence is reduced around point prompts. If `prompts.bounded` is True, probabilities of 0 stay 0. If a
-        probability is NaN or infinite, all probabilities are returned unchanged.
+        Near point prompts the evidence has less weight, so that the points decide there. If `prompts.bounded` is True,
+        probabilities of 0 stay 0. If a probability is NaN or infinite, all probabilities are returned unchanged.
+
+        Returns:
+            Flood probabilities of the tile, float32 (height, width).
         """
         if not np.isfinite(probability).all():
             return probability

@@ -138,10 +138,10 @@ class _TwoPixels:
 
 
 class Helper:
-    """A helper process that loads the libraries for writing, and writes the results of one run for two pixels.
+    """A helper process for the rehearsal: it loads the libraries for writing, and writes all results of two pixels.
 
-    If the process cannot be started, is killed, or has an unexpected error, `ask` returns False. The caller then has to
-    call `perform`.
+    `ask` waits for it. If the process cannot be started, is killed, or has an unexpected error, `ask` returns False.
+    The caller then has to call `perform`, which does the same in the process of the caller.
     """
 
     def __init__(self) -> None:

@@ -67,7 +67,10 @@ def _append(path: Path, frame: GeoDataFrame, layer: str, kind: str) -> None:
 
 
 def _district_table(rows: list[Row], districts: Districts, grid: GeoGrid) -> GeoDataFrame:
-    """Return the districts in their own CRS; without districts, the outline of the scene in its CRS."""
+    """Return a table of the figures in `rows`, with the polygons of the districts as geometry, in their own CRS.
+
+    Without districts, the only polygon is the outline of the scene, in the CRS of `grid`.
+    """
     import geopandas
 
     if not len(districts) or districts.features is None:

@@ -122,8 +122,8 @@ def exposure(
 ) -> Exposure:
     """Compute buildings, roads and people under water, by district, as `floodmap exposure` does.
 
-    Each figure of flood is a lower, a best and an upper one, from the thresholds 0.7, that of the result, and 0.3.
-    Permanent water in the mask of the result is no flood. Unobserved ground stands beside each figure.
+    Each figure of flood has three values: lower (threshold 0.7), best (threshold of the result) and upper (0.3).
+    Permanent water in the mask of the result is no flood. Each figure has the unobserved amount beside it.
 
     Args:
         result: a result of floodmap: `NAME.json`, `NAME_probability.tif`, the folder with NAME, or a `FloodMap`.
@@ -135,9 +135,9 @@ def exposure(
         road_class: field with the class of a road; None: `highway`, `fclass` or `class`, else all roads are one class.
         district_name: field with the name of a district; None: `name` or a common other one, else they are numbered.
         population_per: unit of the raster: people per `pixel`, or per `km2`.
-        buildings_layer: layer of the file; None: the first with geometries. The next two likewise.
-        roads_layer: see `buildings_layer`.
-        admin_layer: see `buildings_layer`.
+        buildings_layer: layer of the file of buildings; None: the first one with geometries.
+        roads_layer: layer of the file of roads; None: the first one with geometries.
+        admin_layer: layer of the file of districts; None: the first one with geometries.
         report: True: also write an HTML page, `NAME_exposure.html`, beside the first table, else beside the result.
         overwrite: True: replace files that exist.
         progress: function that is called with the share of a pass over the raster that is done, 0 to 1.

@@ -129,7 +129,7 @@ def _box_sums(values: Floats, high: int, wide: int) -> Floats:
 
 
 def _pixel_areas(grid: GeoGrid, side: int) -> Floats:
-    """Return the area in square metres of a pixel in each cell, float64 (rows, columns)."""
+    """Return the area of one pixel in m², for each cell of `side` x `side` pixels, float64 (rows, columns)."""
     rows = np.append(np.arange(0, grid.height, side), grid.height).astype(float)
     cols = np.append(np.arange(0, grid.width, side), grid.width).astype(float)
     return np.asarray(grid.cell_areas_m2(rows, cols) / np.multiply.outer(np.diff(rows), np.diff(cols)))

@@ -256,7 +256,10 @@ def _finishing(model_map: FloodMap, flood_map: FloodMap, edited: _Edited, path: 
         out=flood_map.report_path.parent, name=flood_map.name, threshold=edited.threshold,
         min_area_m2=settings["min_area_m2"] or 0.0, simplify_m=settings["simplify_m"] or 0.0,
         formats=tuple(run["formats"]), settings={**kept, "review": about}, started=started,
-        files={"permanent": edited.has_permanent, "cems": run.get("schema") == "cems"},
+        files={
+            "permanent": edited.has_permanent, "cems": run.get("schema") == "cems", "sheet": True, "pdf": True,
+            "stac": True,  # `apply_review` warns of these
+        },
         warnings=tuple(report["warnings"]), with_permanent=edited.has_permanent,
         flood_type=run.get("flood_type", "unknown"),
     )  # fmt: skip

@@ -165,9 +165,9 @@ def opacity_values(
 
 
 def opacity_text(name: SourceName, choice: BandChoice, values: Sequence[float]) -> str:
-    """Return the message that a band is used as alpha, and not as near infrared, because of its values.
+    """Return a message: the values of a band look like opacity, so the band is used as alpha, not as near infrared.
 
-    The message also says with which values of the option `--bands` the user chooses otherwise. `name` is the name of
+    The message also has the value of the option `--bands` with which the band is near infrared. `name` is the name of
     the raster. `choice.alpha` is the number of the band. `values` is the result of `opacity_values` for the band.
     """
     held = " and ".join(f"{value:.9g}" for value in values)

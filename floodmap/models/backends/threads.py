@@ -1,9 +1,9 @@
 """Operators of torch whose last bits depend on the number of threads, computed in one thread.
 
-On a CPU, torch divides elementwise operators among threads at places that depend on the number of threads. At these
-places GELU and the sigmoid use another approximation than elsewhere. MKL uses other kernels for small products in one
-thread than in several. The results of a run would then depend on the number of cores, and on the number of worker
-processes among which the cores are divided. The operators here take a hundredth of the time of a window.
+On a CPU, torch cuts an array into one part for each thread. At the ends of the parts, GELU and the sigmoid use another
+approximation than elsewhere. For small products of matrices, MKL uses other kernels in one thread than in several. The
+results of a run would then depend on the number of cores, and on the number of worker processes among which the cores
+are divided. One thread costs little: these operators take one per cent of the time of a window.
 """
 
 from __future__ import annotations

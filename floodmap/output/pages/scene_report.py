@@ -18,6 +18,7 @@ from floodmap.output.pages.html import write_page
 from floodmap.output.pages.maps import RAMP, SIDE, draw_maps
 from floodmap.output.pages.settings import area_text, origin_table, settings_table
 from floodmap.output.results import FloodMap, open_result
+from floodmap.strips.codes import PERMANENT, PERMANENT_CODE
 
 __all__ = ["SIDE", "report_contents", "write_scene_report"]
 
@@ -99,12 +100,15 @@ def write_scene_report(contents: Mapping[str, Any], path: Path) -> Path:
 
 
 def _census(flood_map: FloodMap) -> Census:
-    with open_result(flood_map.probability_path) as dataset:
+    with open_result(flood_map.probability_path) as dataset, open_result(flood_map.mask_path) as mask:
 
         def strips() -> Iterator[tuple[int, NDArray[np.uint8]]]:
             for row in range(0, dataset.height, STRIP_ROWS):
                 window = Window(row, 0, min(STRIP_ROWS, dataset.height - row), dataset.width).to_rasterio()
-                yield row, dataset.read(1, window=window)
+                codes = dataset.read(1, window=window)
+                if "permanent_water" in flood_map.report["pixels"]:
+                    codes[mask.read(1, window=window) == PERMANENT] += PERMANENT_CODE
+                yield row, codes
 
         threshold = _percent(flood_map.report)
         return take_census(strips(), GeoGrid.of(dataset), threshold=threshold)

@@ -174,7 +174,11 @@ class Placement:
         return Placement(part, self.product).window
 
     def _exact(self, rows: Floats, cols: Floats) -> tuple[Floats, Floats]:
-        """Transform each point of a lattice in the product; return its column and row in the frame."""
+        """Transform all combinations of `rows` and `cols`, pixels of the product, to pixels of the frame.
+
+        Returns:
+            Columns, then rows, float64 (number of rows, number of columns) each.
+        """
         col, row = cols[None, :], rows[:, None]
         if self._linear is not None:
             a, b, c, d, e, f = self._linear[:6]

@@ -116,7 +116,7 @@ class DaskPool(Pool):
 
 
 def _hand_over(future: Future[Any], remote: Any) -> None:
-    """Pass the outcome of a call from a future of distributed, which is done, to a future of this process."""
+    """Copy the result or the exception of `remote`, a finished future of the package `distributed`, to `future`."""
     try:
         result = remote.result()
     except BaseException as error:  # also errors of the transfer, after which the future would never be done

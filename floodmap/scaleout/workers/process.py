@@ -52,9 +52,10 @@ def main(device: str, share: str) -> None:
 
 
 def _listen(calls: SimpleQueue[Any], busy: threading.Lock) -> None:
-    """Read calls from standard input, until it ends: the pool, or the parent process, has ended.
+    """Read calls from standard input and put them into `calls`.
 
-    A process that runs a call (`busy`) then ends at once, because the call may write files or take hours.
+    Standard input ends when the pool is closed or the parent process has ended. If a call runs then (`busy` is locked),
+    this process exits at once, because the call may write files or take hours.
     """
     while True:
         try:
