@@ -99,6 +99,7 @@ EXTRAS = ("train", "parquet", "multi-gpu", "xarray", "remote", "dask", "stac", "
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     distributions = {"segment_anything": "segment-anything", "affine": "rasterio", "PIL": "pillow"}
     distributions |= {"triton": "torch"}  # which brings it where it can use it; elsewhere floodmap does without
+    distributions |= {"dask": "distributed", "psutil": "distributed"}  # which needs both
     distributions |= {"fpdf": "fpdf2", "fontTools": "fpdf2"}  # which needs fontTools itself
     distributions |= {"pandas": "geopandas", "tensorboardX": "tensorboardx", "xarray": "rioxarray"}
     distributions |= {"stac_geoparquet": "stac-geoparquet"}

@@ -170,7 +170,7 @@ def test_resume_adds_the_pdf_and_leaves_one_that_is_new(make_scene: SceneFactory
 
 
 def test_many_frames_have_all_products(make_scene: SceneFactory, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("floodmap_cli.mosaic._load", lambda model, device: FakeSegmenter())
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
     frames = tmp_path / "frames"
     for number in range(2):
         transform = ROTATED.translation(500_000 + 30 * number, 5_000_000) @ ROTATED.scale(0.5, -0.5)

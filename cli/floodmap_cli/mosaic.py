@@ -14,7 +14,7 @@ import click
 
 from floodmap.options import OUTPUT_FOLDER, MosaicOptions, SceneOptions, SegmentOptions
 
-from .loading import load as _load
+from . import loading
 from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
 from .terminal import print_result, progress_bar
 
@@ -84,7 +84,7 @@ def mosaic(
 
     sources = find_sources(frames, out)
     refuse_other_run(out, chosen.name)  # before a model is loaded in vain
-    segmenter = _load(model, device)
+    segmenter = loading.load(model, device)
     segmenter = Mirrored(segmenter) if flips else segmenter
     options = SegmentOptions(scene=scene_options, batch_size=batch_size or segmenter.best_batch_size, **settings)
     with _progress(chosen.name, verbosity) as progress:

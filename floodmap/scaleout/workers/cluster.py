@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
@@ -162,3 +163,17 @@ def _connected(address: str) -> Any:
         raise PoolError(
             f"{address}: no Dask scheduler answers ({type(error).__name__}); start one with: dask scheduler"
         ) from error
+
+
+def variables_of_nannies() -> list[str]:
+    """Return the environment variables that a cluster in this process has set for its workers.
+
+    A `LocalCluster` sets variables such as OMP_NUM_THREADS=1 in the process that starts it. They are in
+    `os.environ` then, but not among the variables with which the process began.
+    """
+    import dask
+    import psutil
+
+    names: dict[str, object] = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    began = psutil.Process().environ()
+    return [name for name in names if name in os.environ and name not in began]

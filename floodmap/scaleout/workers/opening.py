@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -78,4 +79,9 @@ def _batch_size(model: ResolvedModel) -> int:
     in another process, which ends at once, because this process has no other use for torch.
     """
     command, environment = module_command("floodmap.models.hardware", str(model.path))
+    if "distributed" in sys.modules:
+        from floodmap.scaleout.workers.cluster import variables_of_nannies
+
+        for name in variables_of_nannies():
+            environment.pop(name, None)
     return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, **own_group()).stdout)
