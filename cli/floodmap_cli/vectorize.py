@@ -12,7 +12,7 @@ import click
 from floodmap.errors import OutputError
 from floodmap.options import FORMATS
 
-from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, share
+from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, progress_option, share
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -67,6 +67,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 )
 @overwrite_option
 @json_option
+@progress_option
 def vectorize(
     mask: Path | str,
     output: Path,
