@@ -23,7 +23,16 @@ FOLDER, RANK = "floodmap/result", "floodmap/rank"
 """Properties of a group and of a layer: which result it shows, and its place from the top."""
 
 
-class ArrangeLayer(QgsProcessingLayerPostProcessorInterface):
+class StyleLayer(QgsProcessingLayerPostProcessorInterface):
+    """Gives a layer that Processing has loaded the style of its file."""
+
+    def postProcessLayer(self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback):
+        """Set the style. Processing calls this in the main thread."""
+        layer.loadDefaultStyle()
+        layer.triggerRepaint()
+
+
+class ArrangeLayer(StyleLayer):
     """Gives a layer that Processing has loaded its style, name and place in the legend."""
 
     def __init__(self, layer: ResultLayer, rank: int, group: str, folder: str):
@@ -112,3 +121,12 @@ def remove_result(project: QgsProject, folder: str) -> None:
         if os.path.normcase(os.path.abspath(group.customProperty(FOLDER) or os.sep)) == place:
             project.removeMapLayers([node.layerId() for node in group.findLayers()])
             group.parent().removeChildNode(group)
+
+
+def reload(project: Optional[QgsProject], folder: str) -> None:
+    """Read the files of a result again in all layers of a project that show them."""
+    place = os.path.normcase(os.path.abspath(folder))
+    for layer in project.mapLayers().values() if project is not None else []:
+        if os.path.normcase(os.path.dirname(os.path.abspath(layer.source().split("|")[0]))) == place:
+            layer.dataProvider().reloadData()
+            layer.triggerRepaint()

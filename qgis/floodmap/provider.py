@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import List
+
 from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
@@ -23,6 +25,14 @@ class FloodmapProvider(QgsProcessingProvider):
     def icon(self) -> QIcon:
         """Return the icon."""
         return QIcon(ICON)
+
+    def supportedOutputVectorLayerExtensions(self) -> List[str]:
+        """Return the suffixes of vector files that the program writes."""
+        return ["gpkg", "shp", "geojson", "fgb", "parquet"]
+
+    def defaultVectorFileExtension(self, hasGeometry: bool = True) -> str:
+        """Return the suffix of temporary vector files."""
+        return "gpkg"
 
     def loadAlgorithms(self) -> None:
         """Add all algorithms."""

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from .change import Change
+from .evaluate import Evaluate
+from .exposure import Exposure
+from .install import InstallProgram
+from .review import ApplyReview, ReviewPlaces
 from .segment import SegmentFlood
+from .vectorize import Vectorize
 
-ALGORITHMS = (SegmentFlood,)
+ALGORITHMS = (SegmentFlood, Change, Exposure, Evaluate, Vectorize, ReviewPlaces, ApplyReview, InstallProgram)
+"""All algorithms, in the order of the work."""

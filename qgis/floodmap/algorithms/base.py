@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
@@ -21,7 +22,7 @@ from qgis.PyQt.QtGui import QIcon
 
 from ..core.results import ResultLayer, in_use
 from ..layers import any_source
-from ..loading import ArrangeLayer, load_on_completion
+from ..loading import StyleLayer, load_on_completion
 from ..running import run_floodmap
 
 ICON = os.path.join(os.path.dirname(os.path.dirname(__file__)), "icon.svg")
@@ -41,7 +42,7 @@ class ProgramAlgorithm(QgsProcessingAlgorithm):
     GROUP = ("flood", "Flood")
     FILES: Tuple[str, ...] = ()
     """Names of parameters with a layer that becomes the file of an option, such as "AOI"."""
-    post_processors: Deque[ArrangeLayer] = deque(maxlen=KEPT)
+    post_processors: Deque[StyleLayer] = deque(maxlen=KEPT)
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +149,19 @@ class ProgramAlgorithm(QgsProcessingAlgorithm):
         """Load layers at the end, unless the user does not want it."""
         if self.parameterAsBoolean(parameters, LOAD, context):
             ProgramAlgorithm.post_processors.extend(load_on_completion(layers, group, folder, context))
+
+    def style_on_load(self, path: str, context: QgsProcessingContext) -> None:
+        """Give a layer that Processing loads by itself, for its output parameter, the style of its file."""
+        if path and context.willLoadLayerOnCompletion(path):
+            ProgramAlgorithm.post_processors.append(StyleLayer())
+            context.layerToLoadOnCompletionDetails(path).setPostProcessor(ProgramAlgorithm.post_processors[-1])
+
+    @staticmethod
+    def json_of(path: str) -> Dict[str, Any]:
+        """Return the content of a JSON file of a result."""
+        with open(path, encoding="utf-8") as file:
+            found: Dict[str, Any] = json.load(file)
+        return found
 
     @staticmethod
     def refuse_open(files: Sequence[str], context: QgsProcessingContext, windows: bool = os.name == "nt") -> None:

@@ -116,7 +116,8 @@ class SegmentFlood(ProgramAlgorithm):
         scene = raster_source(self.parameterAsRasterLayer(parameters, INPUT, context))
         folder = self.parameterAsString(parameters, OUTPUT_FOLDER, context)
         crs = self.parameterAsCrs(parameters, "CRS", context)
-        texts = {key: self.parameterAsString(parameters, key, context) for key in ("MODEL", "BANDS", "NODATA", "DEVICE")}
+        texts = {key: self.parameterAsString(parameters, key, context)
+                 for key in ("MODEL", "BANDS", "NODATA", "DEVICE")}  # fmt: skip
         switches = {key: self.parameterAsBoolean(parameters, key, context)
                     for key in ("REPORT", "FLIPS", OVERWRITE, "RESUME")}  # fmt: skip
         options: List[Tuple[str, Any]] = [

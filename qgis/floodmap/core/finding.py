@@ -72,7 +72,8 @@ def pythons(environment: Mapping[str, str]) -> Iterator[str]:
     names = [f"python3.{minor}" for minor in range(NEWEST_PYTHON, LEAST_PYTHON[1] - 1, -1)] + ["python3", "python"]
     found = [shutil.which(name, path=environment.get("PATH")) for name in names]
     # QGIS is no Python itself: on Windows and macOS sys.executable is QGIS.
-    inside = [os.path.join(sys.base_prefix, *parts) for parts in (("python.exe",), ("python3.exe",), ("bin", "python3"))]
+    places = ("python.exe",), ("python3.exe",), ("bin", "python3")
+    inside = [os.path.join(sys.base_prefix, *parts) for parts in places]
     seen = set()
     for path in (*found, *inside):
         if path and path not in seen and os.path.isfile(path):

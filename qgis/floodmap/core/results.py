@@ -78,6 +78,14 @@ def change_layers(folder: str, name: str) -> List[ResultLayer]:
     ]
 
 
+def review_layers(path: str) -> List[ResultLayer]:
+    """Return the layers of the GeoPackage of a review."""
+    return [
+        ResultLayer("REVIEW", "Places to review", f"{path}|layername=review", False, True),
+        ResultLayer("EDITS", "Edits", f"{path}|layername=edits", False, True),
+    ]
+
+
 def result_of(path: str) -> Optional[str]:
     """Return the path of the JSON of the result that a file belongs to; None if it belongs to none.
 
@@ -99,6 +107,15 @@ def in_use(files: Sequence[str], sources: Sequence[str]) -> List[str]:
     """Return those files that sources of open layers use."""
     used = {os.path.normcase(os.path.abspath(source.split("|")[0])) for source in sources}
     return [file for file in files if os.path.normcase(os.path.abspath(file)) in used]
+
+
+def change_summary(report: Dict[str, Any]) -> str:
+    """Return one line on a comparison of two dates."""
+    areas = report.get("area_ha")
+    kinds = ("newly_flooded", "receded", "unchanged_water")
+    sizes = [f"{areas[kind]:,.2f} ha" if areas else f"{report['pixels'][kind]:,} pixels" for kind in kinds]
+    parts = ", ".join(f"{size} {kind.replace('_', ' ')}" for size, kind in zip(sizes, kinds))
+    return f"{parts}; {report.get('observed_share', 0):.1%} observed on both dates"
 
 
 def summary(report: Dict[str, Any]) -> str:
