@@ -49,10 +49,11 @@ def make(folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"floodmap-qgis-{metadata()['version']}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    # Stored, not compressed: zlib's bytes differ between its versions.
+    with zipfile.ZipFile(path, "w") as archive:
         for file in files():
             entry = zipfile.ZipInfo(f"floodmap/{file.relative_to(PLUGIN).as_posix()}", DATE)
-            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
             entry.create_system = 3  # Unix, also on Windows
             archive.writestr(entry, file.read_bytes())
     size = path.stat().st_size

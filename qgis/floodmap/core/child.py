@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import subprocess  # nosec B404 - a list of arguments, never a shell
+import subprocess  # nosec B404
 import threading
 import time
 from typing import IO, Callable, List, Mapping, NamedTuple, Optional, Sequence
@@ -54,7 +54,8 @@ def run(
     Raises:
         OSError: the program cannot be started.
     """
-    child = subprocess.Popen(  # nosec B603 - no shell; the program is the one that the user installed or chose
+    # A list of arguments and no shell. The program is the one that the user has installed or chosen.
+    child = subprocess.Popen(  # nosec B603
         list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
         env=dict(environment), start_new_session=not WINDOWS, creationflags=jobs.FLAGS if WINDOWS else 0,
     )  # fmt: skip

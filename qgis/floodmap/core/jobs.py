@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Optional
-
-if TYPE_CHECKING:
-    import subprocess  # nosec B404 - for a type only
+from typing import Any, Optional
 
 FLAGS = 0x00000200 | 0x08000000
 """CREATE_NEW_PROCESS_GROUP, for Ctrl-Break, and CREATE_NO_WINDOW."""
@@ -43,8 +40,8 @@ def _kernel() -> Any:
     return kernel
 
 
-def assign(child: "subprocess.Popen[bytes]") -> Optional[int]:
-    """Put a process into a new job; return the handle of the job, or None if Windows refuses."""
+def assign(child: Any) -> Optional[int]:
+    """Put a process (`subprocess.Popen`) into a new job; return its handle, or None if Windows refuses."""
     kernel = _kernel()
     job: Optional[int] = kernel.CreateJobObjectW(None, None)
     if not job:
@@ -52,11 +49,11 @@ def assign(child: "subprocess.Popen[bytes]") -> Optional[int]:
     limits = _ExtendedLimits()
     limits.BasicLimitInformation.LimitFlags = KILL_ON_JOB_CLOSE
     kernel.SetInformationJobObject(job, EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), ctypes.sizeof(limits))
-    kernel.AssignProcessToJobObject(job, int(child._handle))  # type: ignore[attr-defined]
+    kernel.AssignProcessToJobObject(job, int(child._handle))
     return job
 
 
-def close(job: Optional[int], child: "subprocess.Popen[bytes]") -> None:
+def close(job: Optional[int], child: Any) -> None:
     """End all processes of a job; without a job, the process alone."""
     if job is not None:
         _kernel().CloseHandle(job)
