@@ -203,8 +203,14 @@ def test_qgis_process_writes_valid_results_from_a_fresh_home(home: Path, tmp_pat
 
 
 def processes_with(text: str) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if text in line and line.split()[1][0] != "Z"]
+    """Command lines of living processes with a text; a process that has ended and waits for its parent has none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue  # it has ended in this moment
+    return [line for line in found if text in line]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["int", "term", "kill"])
@@ -213,7 +219,7 @@ def test_no_process_is_left_after_qgis_process_has_ended(home: Path, tmp_path: P
     code = (
         "import json, subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', 'import sys, time; time.sleep(600)', '{mark}'])\n"
-        "try:\n"
+        "try:\n"  # floodmap ends when nobody reads its progress any more, and so does this stand-in
         "    for done in range(6000):\n"
         "        print(json.dumps({'event': 'progress', 'done': done, 'total': 6000}), file=sys.stderr, flush=True)\n"
         "        time.sleep(0.1)\n"
@@ -224,17 +230,18 @@ def test_no_process_is_left_after_qgis_process_has_ended(home: Path, tmp_path: P
     settings = home / PROFILE / "QGIS" / "QGIS3.ini"
     before = settings.read_text()
     settings.write_text(before.replace("program=", f"program={fake}\nold="))
+    qgis = subprocess.Popen(
+        [PROCESS, "run", "floodmap:segment", f"--INPUT={SCENE}", f"--OUTPUT_FOLDER={tmp_path / 'out'}"],
+        env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home,
+    )  # fmt: skip
     try:
-        with subprocess.Popen(
-            [PROCESS, "run", "floodmap:segment", f"--INPUT={SCENE}", f"--OUTPUT_FOLDER={tmp_path / 'out'}"],
-            env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home,
-        ) as qgis:  # fmt: skip
-            wait_for(lambda: bool(processes_with(mark)))
-            qgis.send_signal(number)
-            qgis.wait(HANGS)
+        wait_for(lambda: bool(processes_with(mark)))
+        qgis.send_signal(number)
+        qgis.wait(HANGS)
         wait_for(lambda: not processes_with(mark) and not processes_with(str(fake)))
     finally:
         settings.write_text(before)
+        qgis.kill()
 
 
 def wait_for(condition: Any) -> None:

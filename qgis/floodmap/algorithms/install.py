@@ -50,8 +50,11 @@ class InstallProgram(ProgramAlgorithm):
             QgsProcessingParameterFile("WHEELS", self.tr("Folder of wheels [default: index]"), folder, optional=True)
         )
         self.addParameter(
-            QgsProcessingParameterFile("PYTHON", self.tr("Python [default: the newest on PATH]"), file, optional=True)
-        )
+            QgsProcessingParameterFile(
+                "PYTHON", self.tr("Python [default: the newest on PATH]"), file, optional=True,
+                fileFilter="All files (*)",  # the default, *.*, refuses names without a suffix
+            )
+        )  # fmt: skip
         self.addOutput(QgsProcessingOutputFile("PROGRAM", self.tr("Program")))
         self.addOutput(QgsProcessingOutputString("VERSION", self.tr("Version")))
 
