@@ -45,13 +45,13 @@ class ArrangeLayer(StyleLayer):
         arrange(layer, self.result_layer, self.rank, group_of(project, self.group, self.folder), project)
 
 
-def group_of(project: QgsProject, name: str, folder: str) -> QgsLayerTreeGroup:
-    """Return the group of a result; it is made on top of the legend if there is none."""
+def group_of(project: QgsProject, name: str, folder: str, at: int = 0) -> QgsLayerTreeGroup:
+    """Return the group of a result; it is made at a place of the legend, 0 is the top, if there is none."""
     root = project.layerTreeRoot()
     for group in root.findGroups():
         if group.customProperty(FOLDER) == folder and group.name() == name:
             return group
-    group = root.insertGroup(0, name)
+    group = root.insertGroup(at, name)
     group.setCustomProperty(FOLDER, folder)
     return group
 
@@ -92,10 +92,12 @@ def load_on_completion(
     return kept
 
 
-def load(layers: Sequence[ResultLayer], group: str, folder: str, project: QgsProject) -> List[QgsMapLayer]:
+def load(
+    layers: Sequence[ResultLayer], group: str, folder: str, project: QgsProject, at: int = 0
+) -> List[QgsMapLayer]:
     """Load layers into a project, the first on top; layers that QGIS cannot read are left out."""
     loaded = []
-    tree = group_of(project, group, folder)
+    tree = group_of(project, group, folder, at)
     for rank, one in enumerate(layers):
         layer = open_layer(one)
         if layer is not None:
@@ -114,13 +116,20 @@ def open_layer(one: ResultLayer) -> Optional[QgsMapLayer]:
     return layer if layer.isValid() else None
 
 
-def remove_result(project: QgsProject, folder: str) -> None:
-    """Remove the layers and the groups of a result from a project. Files stay."""
-    place = os.path.normcase(os.path.abspath(folder))
+def remove_result(project: QgsProject, folder: str) -> int:
+    """Remove the layers and the group of a result from a project. Files stay.
+
+    Returns:
+        The place of the group in the legend; 0 if there was none.
+    """
+    at, place = 0, os.path.normcase(os.path.abspath(folder))
     for group in project.layerTreeRoot().findGroups():
         if os.path.normcase(os.path.abspath(group.customProperty(FOLDER) or os.sep)) == place:
+            if group.parent() == project.layerTreeRoot():
+                at = group.parent().children().index(group)
             project.removeMapLayers([node.layerId() for node in group.findLayers()])
             group.parent().removeChildNode(group)
+    return at
 
 
 def reload(project: Optional[QgsProject], folder: str) -> None:

@@ -9,7 +9,7 @@ from qgis.core import QgsPointXY, QgsProject, QgsVectorLayer
 from qgis.PyQt.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from .click_tool import ClickTool
-from .points import NOT_WATER, WATER, add_point, count, open_points, remove_last
+from .points import NOT_WATER, WATER, add_point, count, open_points, raise_layer, remove_last
 from .session import Session
 
 
@@ -36,7 +36,7 @@ class CorrectPart(QGroupBox):
         self.state = QLabel()
         self.again = QPushButton("Segment again with the points")
         self.again.clicked.connect(lambda: self.run(self.layer()))
-        session.changed.connect(self.update_state)
+        session.changed.connect(self.show_on_top)
         session.job.started.connect(self.update_state)
         session.job.ended.connect(self.update_state)
         self._lay_out()
@@ -84,6 +84,13 @@ class CorrectPart(QGroupBox):
         layer = self.layer()
         if layer is not None:
             remove_last(layer)
+        self.update_state()
+
+    def show_on_top(self) -> None:
+        """Put the layer of points over a new result."""
+        layer = self.layer()
+        if layer is not None:
+            raise_layer(layer, QgsProject.instance())
         self.update_state()
 
     def _tool_left(self) -> None:

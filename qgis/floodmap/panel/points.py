@@ -46,8 +46,17 @@ def open_points(path: str, crs: QgsCoordinateReferenceSystem, project: QgsProjec
     layer = QgsVectorLayer(path, "Corrections", "ogr")
     layer.setRenderer(_renderer())
     project.addMapLayer(layer, False)
-    project.layerTreeRoot().insertLayer(0, layer)
+    project.layerTreeRoot().insertLayer(0, layer).setExpanded(True)
     return layer
+
+
+def raise_layer(layer: QgsVectorLayer, project: QgsProject) -> None:
+    """Move a layer to the top of the legend, unless the user has put it into a group."""
+    root = project.layerTreeRoot()
+    node = root.findLayer(layer.id())
+    if node is not None and node.parent() == root and root.children()[0] != node:
+        root.insertChildNode(0, node.clone())
+        root.removeChildNode(node)
 
 
 def _renderer() -> QgsCategorizedSymbolRenderer:

@@ -6,6 +6,7 @@ import os
 from typing import Any, Dict, List, Optional
 
 from qgis.core import QgsCoordinateTransform, QgsFeature, QgsProject, QgsVectorLayer
+from qgis.PyQt.QtGui import QColor
 from qgis.PyQt.QtWidgets import QComboBox, QGroupBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from ..core.results import read_report, result_layers, review_layers, summary
@@ -27,6 +28,8 @@ class ReviewPart(QGroupBox):
         self.before, self.after = QPushButton("◀"), QPushButton("▶")
         self.label, self.status = QLabel("No places yet"), QComboBox()
         self.status.addItems(STATUSES)
+        for button in (self.before, self.after):
+            button.setMaximumWidth(36)
         self.status.setToolTip("accepted: right; rejected: no flood here; redrawn: the polygons of 'Edits' are right")
         self.find.clicked.connect(self.find_places)
         self.before.clicked.connect(lambda: self.go(self.at - 1))
@@ -103,7 +106,7 @@ class ReviewPart(QGroupBox):
         extent.scale(1.6)
         canvas.setExtent(extent)
         canvas.refresh()
-        canvas.flashFeatureIds(layer, [place.id()])
+        canvas.flashFeatureIds(layer, [place.id()], QColor(255, 140, 0, 160), QColor(255, 140, 0, 0), 2, 400)
         self.update_state()
 
     def decide(self, status: str) -> None:
@@ -128,21 +131,23 @@ class ReviewPart(QGroupBox):
             self.session.say(f"Save the layer {unsaved[0]} first (Toggle Editing).", True)
             return
         mask = self.session.outputs["MASK_RASTER"]
-        remove_result(project, self.session.outputs["OUTPUT_FOLDER"])  # Windows cannot replace files that are open
+        # Windows cannot replace files that are open.
+        at = remove_result(project, self.session.outputs["OUTPUT_FOLDER"])
         self.session.job.start(
-            "floodmap:applyreview", {"INPUT": mask, "UNDO": undo}, lambda outputs: self._applied(), self._failed
-        )
+            "floodmap:applyreview", {"INPUT": mask, "UNDO": undo}, lambda outputs: self._applied(at),
+            lambda text: self._failed(text, at),
+        )  # fmt: skip
 
-    def _applied(self) -> None:
+    def _applied(self, at: int) -> None:
         """Show the result again."""
         outputs = self.session.outputs
         folder, name = outputs["OUTPUT_FOLDER"], outputs["NAME"]
         report = read_report(folder, name)
-        load(result_layers(folder, name, report), f"{name} - floodmap", folder, QgsProject.instance())
+        load(result_layers(folder, name, report), f"{name} - floodmap", folder, QgsProject.instance(), at)
         self.session.say(summary(report))
 
-    def _failed(self, text: str) -> None:
-        self._applied()
+    def _failed(self, text: str, at: int) -> None:
+        self._applied(at)
         self.session.show_failure(text)
 
     def update_state(self) -> None:

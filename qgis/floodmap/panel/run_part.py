@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 
 from qgis.core import QgsMapLayerProxyModel, QgsProject
 from qgis.gui import QgsFileWidget, QgsMapLayerComboBox
-from qgis.PyQt.QtWidgets import QFormLayout, QGroupBox, QHBoxLayout, QProgressBar, QPushButton, QWidget
+from qgis.PyQt.QtWidgets import QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QProgressBar, QPushButton, QWidget
 
 from ..layers import write_vector
 from .session import Session
@@ -34,7 +34,7 @@ class RunPart(QGroupBox):
         self.base.fileChanged.connect(session.set_base)
         self.run = QPushButton("Segment")
         self.run.clicked.connect(lambda: self.start(None))
-        self.more = QPushButton("More options…")
+        self.more = QPushButton("More…")
         self.more.clicked.connect(self.open_dialog)
         self.cancel = QPushButton("Cancel")
         self.cancel.clicked.connect(session.job.cancel)
@@ -47,7 +47,10 @@ class RunPart(QGroupBox):
         form = QFormLayout(self)
         form.addRow("Scene", self.scene)
         form.addRow("Permanent water", self.water)
-        form.addRow("Folder for results", self.base)
+        form.addRow("Results in", self.base)
+        for box in (self.scene, self.water):  # a long name of a layer must not widen the panel
+            box.setMinimumContentsLength(8)
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         buttons = QHBoxLayout()
         for button in (self.run, self.more, self.cancel):
             buttons.addWidget(button)

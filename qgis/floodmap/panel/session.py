@@ -79,10 +79,11 @@ class Session(QObject):
         self.outputs = outputs
         folder, name = outputs["OUTPUT_FOLDER"], outputs["NAME"]
         report = read_report(folder, name)
+        at = 0
         if old:
-            remove_result(project, old["OUTPUT_FOLDER"])
             remove_result(project, os.path.join(old["OUTPUT_FOLDER"], "review"))
-        load(result_layers(folder, name, report), f"{name} - floodmap", folder, project)
+            at = remove_result(project, old["OUTPUT_FOLDER"])
+        load(result_layers(folder, name, report), f"{name} - floodmap", folder, project, at)
         self.say(summary(report))
         self.changed.emit()
 
