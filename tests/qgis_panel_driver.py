@@ -1,7 +1,7 @@
 """Runs inside of QGIS Desktop (`qgis.bin --code`): the panel of the plugin as a user works with it.
 
-Environment: PANEL_JOB, a JSON file with `scene`, `water`, `out`, `clicks` (lists of x, y, label, in the CRS of the scene)
-and `answers`, a file for what happened; `pictures`, a folder for pictures of the window, or null.
+Environment: PANEL_JOB, a JSON file with `scene`, `water`, `out`, `clicks` (lists of x, y, label), and
+`answers`, a file for what happened; `pictures`, a folder for pictures of the window, or null.
 """
 
 import json
