@@ -68,7 +68,9 @@ def work():
     canvas.setExtent(scene.extent())
     canvas.refresh()
     for x, y, label in job["clicks"]:
-        (panel.correct_part.water if label else panel.correct_part.not_water).click()
+        button = panel.correct_part.water if label else panel.correct_part.not_water
+        if not button.isChecked():
+            button.click()
         click(canvas, x, y)
     told["points"] = panel.correct_part.state.text()
     note(panel, "clicked")
@@ -95,6 +97,8 @@ def work():
     panel.run_part.scene.setLayer(web)
     panel.run_part.run.click()
     note(panel, "web")
+    panel.run_part.scene.setLayer(scene)
+    note(panel, "back")
     plugins["floodmap"].unload()
     told["left"] = [dock.objectName() for dock in window.findChildren(QDockWidget) if dock.isVisible()]
 

@@ -341,4 +341,5 @@ def test_a_review_in_the_panel_is_taken_in_and_out(panel: dict[str, Any]) -> Non
 def test_the_panel_says_what_was_cancelled_and_what_is_no_file_and_leaves_nothing(panel: dict[str, Any]) -> None:
     assert panel["messages"]["cancelled"].startswith("Cancelled")
     assert "Export it to a GeoTIFF first" in panel["messages"]["web"]
+    assert panel["messages"]["back"].startswith("A result is there from before: run_2 in ")
     assert "floodmap" not in panel["left"]

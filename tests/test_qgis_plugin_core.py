@@ -111,6 +111,19 @@ def test_lines_that_are_no_events_are_messages(line: str, kind: str, level: str,
     assert (event.kind, event.level, event.text, event.share) == (kind, level, text, None)
 
 
+def test_the_last_run_that_was_finished_is_found_again(tmp_path: Path) -> None:
+    assert results.latest_run(str(tmp_path / "none")) is results.latest_run(str(tmp_path)) is None
+    for run_name, files in {"run_2": ["a.json", "a_mask.tif"], "run_9": ["a.json"], "run_10": [], "other": []}.items():
+        (tmp_path / run_name).mkdir()
+        for file in files:
+            (tmp_path / run_name / file).touch()
+    found = results.latest_run(str(tmp_path))
+    assert (found["OUTPUT_FOLDER"], found["NAME"]) == (str(tmp_path / "run_2"), "a")
+    (tmp_path / "run_10" / "b.json").touch()
+    (tmp_path / "run_10" / "b_mask.tif").touch()
+    assert results.latest_run(str(tmp_path))["NAME"] == "b"
+
+
 def python_run(code: str, **given: Any) -> Any:
     """Run Python code as a child."""
     lines: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 
@@ -100,6 +101,23 @@ def result_of(path: str) -> Optional[str]:
         report = os.path.join(folder, f"{name}.json")
         if os.path.isfile(report):
             return report
+    return None
+
+
+def latest_run(folder: str) -> Optional[Dict[str, str]]:
+    """Return the result of the last run of the panel in the folder of a scene; None if there is none.
+
+    Returns:
+        Folder, name and mask, by the names of the outputs of `floodmap:segment`.
+    """
+    runs = [name for name in (os.listdir(folder) if os.path.isdir(folder) else []) if re.fullmatch(r"run_\d+", name)]
+    for run in sorted(runs, key=lambda name: int(name[4:]), reverse=True):
+        place = os.path.join(folder, run)
+        for file in sorted(os.listdir(place)):
+            name, end = os.path.splitext(file)
+            mask = os.path.join(place, f"{name}_mask.tif")
+            if end == ".json" and os.path.isfile(mask):
+                return {"OUTPUT_FOLDER": place, "NAME": name, "MASK_RASTER": mask}
     return None
 
 

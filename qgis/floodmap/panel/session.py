@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional
 from qgis.core import QgsProject, QgsRasterLayer, QgsSettings
 from qgis.PyQt.QtCore import QObject, pyqtSignal
 
-from ..core.results import read_report, result_layers, summary
+from ..core.results import latest_run, read_report, result_layers, summary
 from ..loading import load, remove_result
 from ..settings import FOLDER
 from .job import Job
@@ -42,9 +42,13 @@ class Session(QObject):
         QgsSettings().setValue(FOLDER, folder)
 
     def set_scene(self, layer: Optional[QgsRasterLayer]) -> None:
-        """Choose the scene; the result of another scene is no longer the current one."""
+        """Choose the scene. Its last result, if there is one, is the current one."""
         if layer is not self.scene:
-            self.scene, self.outputs = layer, {}
+            self.scene = layer
+            self.outputs = (latest_run(self.folder) or {}) if layer is not None else {}
+            if self.outputs:
+                run = os.path.basename(self.outputs["OUTPUT_FOLDER"])
+                self.say(f"A result is there from before: {run} in {self.folder}. It can be reviewed and corrected.")
             self.changed.emit()
 
     @property
