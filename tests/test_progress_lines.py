@@ -26,9 +26,7 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_run_counts_its_windows_and_ends_with_its_exit_code(
-    make_scene: SceneFactory, tmp_path: Path, capsys
-) -> None:
+def test_a_run_counts_its_windows_and_ends_with_its_exit_code(make_scene: SceneFactory, tmp_path: Path, capsys) -> None:
     scene = make_scene(shape_hw=(96, 160))
     arguments = ["--tile-size", "64", "--overlap", "0", "--prompts", "none", "--progress", "json"]
     assert run(["segment", str(scene), "-o", str(tmp_path / "out"), *arguments]) == 0

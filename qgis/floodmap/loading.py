@@ -92,9 +92,7 @@ def load_on_completion(
     return kept
 
 
-def load(
-    layers: Sequence[ResultLayer], group: str, folder: str, project: QgsProject, at: int = 0
-) -> List[QgsMapLayer]:
+def load(layers: Sequence[ResultLayer], group: str, folder: str, project: QgsProject, at: int = 0) -> List[QgsMapLayer]:
     """Load layers into a project, the first on top; layers that QGIS cannot read are left out."""
     loaded = []
     tree = group_of(project, group, folder, at)

@@ -6,8 +6,14 @@ import json
 from typing import Any, Dict, NamedTuple, Optional
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-STAGES = {"segment": "Computing windows", "blend": "Blending frames", "write": "Writing results",
-          "compare": "Comparing", "before": "Segmenting the first date", "after": "Segmenting the second date"}
+STAGES = {
+    "segment": "Computing windows",
+    "blend": "Blending frames",
+    "write": "Writing results",
+    "compare": "Comparing",
+    "before": "Segmenting the first date",
+    "after": "Segmenting the second date",
+}
 """Text of each stage."""
 
 
