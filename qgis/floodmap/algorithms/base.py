@@ -20,6 +20,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
+from ..compat import ADVANCED, REAL
 from ..core.results import ResultLayer, in_use
 from ..layers import any_source
 from ..loading import StyleLayer, load_on_completion
@@ -85,7 +86,7 @@ class ProgramAlgorithm(QgsProcessingAlgorithm):
     def optional(self, parameter: QgsProcessingParameterDefinition, advanced: bool = True) -> None:
         """Add a parameter; in the advanced part of the dialog if `advanced` is True."""
         if advanced:
-            parameter.setFlags(parameter.flags() | QgsProcessingParameterDefinition.Flag.FlagAdvanced)
+            parameter.setFlags(parameter.flags() | ADVANCED)
         self.addParameter(parameter)
 
     def number(
@@ -93,11 +94,10 @@ class ProgramAlgorithm(QgsProcessingAlgorithm):
         advanced: bool = True,
     ) -> None:  # fmt: skip
         """Add an optional number."""
-        kind = QgsProcessingParameterNumber.Type.Double
         largest = {} if most is None else {"maxValue": most}
         self.optional(
             QgsProcessingParameterNumber(
-                name, self.tr(title), kind, defaultValue=default, optional=True, minValue=least, **largest
+                name, self.tr(title), REAL, defaultValue=default, optional=True, minValue=least, **largest
             ),
             advanced,
         )

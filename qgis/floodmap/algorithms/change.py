@@ -6,7 +6,6 @@ import os
 from typing import Any, Dict, List, Tuple
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingOutputFile,
@@ -18,10 +17,11 @@ from qgis.core import (
     QgsProcessingParameterMapLayer,
 )
 
+from ..compat import POLYGONS, RASTERS
 from ..core.results import change_layers, change_summary, scene_name
 from .base import LOAD, OVERWRITE, ProgramAlgorithm
 
-SIDES = [QgsProcessing.SourceType.TypeRaster, QgsProcessing.SourceType.TypeVectorPolygon]
+SIDES = [RASTERS, POLYGONS]
 AREAS = {"NEWLY_FLOODED_HA": "newly_flooded", "RECEDED_HA": "receded", "UNCHANGED_WATER_HA": "unchanged_water"}
 
 

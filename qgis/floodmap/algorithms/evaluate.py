@@ -6,7 +6,6 @@ import json
 from typing import Any, Dict, List, Tuple
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingOutputNumber,
@@ -15,9 +14,10 @@ from qgis.core import (
     QgsProcessingParameterVectorDestination,
 )
 
+from ..compat import POLYGONS, RASTERS
 from .base import ProgramAlgorithm
 
-SIDES = [QgsProcessing.SourceType.TypeRaster, QgsProcessing.SourceType.TypeVectorPolygon]
+SIDES = [RASTERS, POLYGONS]
 SCORES = ("iou", "dice", "precision", "recall", "accuracy", "boundary_f1", "area_error_ha", "observed_share")
 
 
@@ -42,11 +42,7 @@ class Evaluate(ProgramAlgorithm):
         self.text("IGNORE_VALUE", "Values of rasters that are neither flood nor dry")
         self.number("TOLERANCE", "Distance at which boundaries agree, in metres [default: 3 pixels]")
         self.number("RESOLUTION", "Pixels for two sides of polygons, in metres [default: 1]")
-        self.addParameter(
-            QgsProcessingParameterVectorDestination(
-                "ERRORS", self.tr("Errors"), QgsProcessing.SourceType.TypeVectorPolygon, optional=True
-            )
-        )
+        self.addParameter(QgsProcessingParameterVectorDestination("ERRORS", self.tr("Errors"), POLYGONS, optional=True))
         self.addParameter(
             QgsProcessingParameterFileDestination(
                 "CSV", self.tr("Table of scores"), "CSV (*.csv)", optional=True, createByDefault=False

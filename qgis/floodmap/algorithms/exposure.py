@@ -6,7 +6,6 @@ import json
 from typing import Any, Dict, List, Tuple
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
@@ -19,9 +18,9 @@ from qgis.core import (
     QgsProcessingParameterVectorLayer,
 )
 
+from ..compat import LINES, POINTS, POLYGONS
 from .results_input import ResultAlgorithm
 
-KINDS = QgsProcessing.SourceType
 PER = ("pixel", "km2")
 FIGURES = {"BUILDINGS": "buildings_touched_best", "ROADS_KM": "road_flood_best_km", "PEOPLE": "people_exposed_best"}
 
@@ -41,9 +40,9 @@ class Exposure(ResultAlgorithm):
         """Declare parameters and outputs."""
         self.result_parameter()
         for name, title, kinds in (
-            ("BUILDINGS", "Buildings", [KINDS.TypeVectorPolygon, KINDS.TypeVectorPoint]),
-            ("ROADS", "Roads", [KINDS.TypeVectorLine]),
-            ("ADMIN", "Districts", [KINDS.TypeVectorPolygon]),
+            ("BUILDINGS", "Buildings", [POLYGONS, POINTS]),
+            ("ROADS", "Roads", [LINES]),
+            ("ADMIN", "Districts", [POLYGONS]),
         ):
             self.addParameter(QgsProcessingParameterVectorLayer(name, self.tr(title), kinds, optional=True))
         self.addParameter(QgsProcessingParameterRasterLayer("POPULATION", self.tr("People, a raster"), optional=True))
@@ -55,7 +54,7 @@ class Exposure(ResultAlgorithm):
             self.optional(QgsProcessingParameterField(name, self.tr(title), None, parent, optional=True))
         self.addParameter(
             QgsProcessingParameterVectorDestination(
-                "OUTPUT", self.tr("Districts and buildings"), KINDS.TypeVectorPolygon, optional=True
+                "OUTPUT", self.tr("Districts and buildings"), POLYGONS, optional=True
             )
         )
         self.addParameter(

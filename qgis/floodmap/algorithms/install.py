@@ -14,6 +14,7 @@ from qgis.core import (
     QgsProcessingParameterFile,
 )
 
+from ..compat import FILE, FOLDER
 from ..core.child import run
 from ..core.events import Event
 from ..core.finding import (
@@ -45,13 +46,12 @@ class InstallProgram(ProgramAlgorithm):
 
     def initAlgorithm(self, configuration: Any = None) -> None:
         """Declare parameters and outputs."""
-        folder, file = QgsProcessingParameterFile.Behavior.Folder, QgsProcessingParameterFile.Behavior.File
         self.addParameter(
-            QgsProcessingParameterFile("WHEELS", self.tr("Folder of wheels [default: index]"), folder, optional=True)
+            QgsProcessingParameterFile("WHEELS", self.tr("Folder of wheels [default: index]"), FOLDER, optional=True)
         )
         self.addParameter(
             QgsProcessingParameterFile(
-                "PYTHON", self.tr("Python [default: the newest on PATH]"), file, optional=True,
+                "PYTHON", self.tr("Python [default: the newest on PATH]"), FILE, optional=True,
                 fileFilter="All files (*)",  # the default, *.*, refuses names without a suffix
             )
         )  # fmt: skip

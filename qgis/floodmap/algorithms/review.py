@@ -16,6 +16,7 @@ from qgis.core import (
     QgsProcessingParameterNumber,
 )
 
+from ..compat import INTEGER
 from ..core.results import read_report, result_layers, review_layers, summary
 from ..loading import reload
 from .base import LOAD, OVERWRITE
@@ -36,9 +37,8 @@ class ReviewPlaces(ResultAlgorithm):
     def initAlgorithm(self, configuration: Any = None) -> None:
         """Declare parameters and outputs."""
         self.result_parameter()
-        kind = QgsProcessingParameterNumber.Type.Integer
         self.addParameter(
-            QgsProcessingParameterNumber("COUNT", self.tr("Largest number of places"), kind, 100, minValue=1)
+            QgsProcessingParameterNumber("COUNT", self.tr("Largest number of places"), INTEGER, 100, minValue=1)
         )
         self.switch(OVERWRITE, "Replace an existing review, and what was entered there", advanced=False)
         self.switch(LOAD, "Load the places into the project", True)

@@ -6,7 +6,6 @@ import os
 from typing import Any, Dict, List, Tuple
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
@@ -23,12 +22,13 @@ from qgis.core import (
     QgsProcessingParameterVectorLayer,
 )
 
+from ..compat import POINTS, POLYGONS, RASTERS
 from ..core.results import read_report, result_layers, scene_name, summary
 from ..layers import raster_source
 from .base import LOAD, OVERWRITE, ProgramAlgorithm
 
 INPUT, OUTPUT_FOLDER = "INPUT", "OUTPUT_FOLDER"
-AREAS = [QgsProcessing.SourceType.TypeVectorPolygon, QgsProcessing.SourceType.TypeRaster]
+AREAS = [POLYGONS, RASTERS]
 """Kinds of layers that can stand for an area."""
 
 
@@ -53,7 +53,7 @@ class SegmentFlood(ProgramAlgorithm):
         self.addParameter(
             QgsProcessingParameterVectorLayer(
                 "PROMPTS", self.tr("Corrections: points, boxes"),
-                [QgsProcessing.SourceType.TypeVectorPoint, QgsProcessing.SourceType.TypeVectorPolygon], optional=True,
+                [POINTS, POLYGONS], optional=True,
             )
         )  # fmt: skip
         for name, title in (

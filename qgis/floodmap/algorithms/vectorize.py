@@ -6,7 +6,6 @@ import json
 from typing import Any, Dict, List, Tuple
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingOutputNumber,
@@ -14,6 +13,7 @@ from qgis.core import (
     QgsProcessingParameterVectorDestination,
 )
 
+from ..compat import POLYGONS
 from ..layers import raster_source
 from .base import ProgramAlgorithm
 
@@ -35,11 +35,7 @@ class Vectorize(ProgramAlgorithm):
         self.text("IGNORE_VALUE", "Values that are neither flood nor dry")
         self.number("MIN_AREA", "Smallest polygon, in square metres", default=0.0)
         self.number("SIMPLIFY", "Tolerance of the outlines, in metres", default=0.0)
-        self.addParameter(
-            QgsProcessingParameterVectorDestination(
-                "OUTPUT", self.tr("Flood"), QgsProcessing.SourceType.TypeVectorPolygon
-            )
-        )
+        self.addParameter(QgsProcessingParameterVectorDestination("OUTPUT", self.tr("Flood"), POLYGONS))
         self.addOutput(QgsProcessingOutputNumber("POLYGONS", self.tr("Number of polygons of flood")))
         self.addOutput(QgsProcessingOutputNumber("AREA_M2", self.tr("Flood, in square metres")))
 

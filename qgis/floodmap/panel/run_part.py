@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
-from qgis.core import QgsMapLayerProxyModel, QgsProject
+from qgis.core import QgsProject
 from qgis.gui import QgsFileWidget, QgsMapLayerComboBox
 from qgis.PyQt.QtWidgets import QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QProgressBar, QPushButton, QWidget
 
+from ..compat import POLYGON_LAYERS, RASTER_LAYERS
 from ..layers import write_vector
 from .session import Session
-
-KINDS = QgsMapLayerProxyModel.Filter
 
 
 class RunPart(QGroupBox):
@@ -21,10 +20,10 @@ class RunPart(QGroupBox):
         super().__init__("Segment", parent)
         self.session = session
         self.scene = QgsMapLayerComboBox()
-        self.scene.setFilters(KINDS.RasterLayer)
+        self.scene.setFilters(RASTER_LAYERS)
         self.scene.layerChanged.connect(session.set_scene)
         self.water = QgsMapLayerComboBox()
-        self.water.setFilters(KINDS.RasterLayer | KINDS.PolygonLayer)
+        self.water.setFilters(RASTER_LAYERS | POLYGON_LAYERS)
         self.water.setAllowEmptyLayer(True)
         self.water.setLayer(None)
         self.water.setToolTip("Raster or polygons of lakes and rivers that are always there; may be empty")
