@@ -9,7 +9,7 @@ NAME := $(basename $(notdir $(SCENE)))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test quick lint types docs wheel wheelhouse check clean
+.PHONY: help demo test quick lint types docs wheel wheelhouse plugin check clean
 
 help:
 	@echo "make demo    install into $(VENV), segment the scene in sample_tiles/ and score the result"
@@ -19,6 +19,7 @@ help:
 	@echo "make docs    build the documents into site/, strictly"
 	@echo "make wheel   build dist/*.whl     make check   all of that, as CI does"
 	@echo "make wheelhouse   a folder of wheels to install from on a machine without a network"
+	@echo "make plugin  the zip of the QGIS plugin, dist/floodmap-qgis-*.zip"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.package
@@ -59,6 +60,9 @@ wheel: $(VENV)/.dev
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python scripts/check_wheel.py dist/*.whl
+
+plugin: $(VENV)/.venv
+	$(BIN)/python scripts/make_plugin.py
 
 check: test lint types docs wheel
 

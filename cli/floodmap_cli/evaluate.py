@@ -10,7 +10,17 @@ import click
 
 from floodmap.errors import OutputError
 
-from .options import FileOrUrl, ignore_option, json_option, not_negative, overwrite_option, positive, share
+from .lines import lines
+from .options import (
+    FileOrUrl,
+    ignore_option,
+    json_option,
+    not_negative,
+    overwrite_option,
+    positive,
+    progress_option,
+    share,
+)  # fmt: skip
 
 
 @click.command()
@@ -47,6 +57,7 @@ from .options import FileOrUrl, ignore_option, json_option, not_negative, overwr
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap.")
 @overwrite_option
 @json_option
+@progress_option
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -88,8 +99,8 @@ def evaluate(
     click.echo(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) if as_json else evaluation.table())
     for side, files in (("prediction", evaluation.unpaired_predictions), ("reference", evaluation.unpaired_references)):
         for file in files:
-            click.echo(f"floodmap: unpaired {side}: {file}", err=True)
+            lines.message("info", f"unpaired {side}: {file}")
     for line in evaluation.refused:
-        click.echo(f"floodmap: error: {line}", err=True)
+        lines.message("error", line)
     if evaluation.refused:
         ctx.exit(1)

@@ -1,11 +1,11 @@
-"""Log lines on standard error: `floodmap: warning: ...`."""
+"""Log lines on standard error: `floodmap: warning: ...`, or JSON with `--progress json`."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-import click
+from .lines import lines
 
 
 class StderrHandler(logging.Handler):
@@ -27,8 +27,7 @@ class StderrHandler(logging.Handler):
                 if message in self._warned:
                     return
                 self._warned.add(message)
-            level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-            click.echo(f"floodmap: {level}{message}", err=True)
+            lines.message(record.levelname.lower(), message)
         except Exception:
             self.handleError(record)
 

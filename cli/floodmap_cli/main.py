@@ -15,6 +15,7 @@ import click
 
 from floodmap.errors import FloodmapError
 
+from .lines import lines
 from .log import configure_logging, debugging
 
 COMMANDS = {
@@ -87,13 +88,17 @@ def _report(error: Exception, message: str) -> None:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"floodmap: error: {' '.join(message.split())}", err=True)
+    lines.message("error", message)
 
 
-def _drop_stdout() -> None:
-    # The reader of the pipe has ended (`floodmap info x.tif | head`). Python flushes stdout once more at exit, and
-    # would raise again: see the note on SIGPIPE in the documentation of the signal module.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_pipes() -> None:
+    # The reader of a pipe has ended (`floodmap info x.tif | head`). Python flushes both once more at exit, and would
+    # raise again: see the note on SIGPIPE in the documentation of the signal module.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -107,24 +112,38 @@ def run(args: Sequence[str] | None = None) -> int:
         2: wrong usage. 3: done in part: some windows, frames or scenes failed (`segment`, `mosaic`), or some models
         could not be downloaded (`compare`). 130: interrupted.
     """
+    lines.as_json = False
     configure_logging(0)
+    try:
+        code = _run(args)
+        lines.event("done", exit_code=code)
+    except BrokenPipeError:
+        _drop_pipes()
+        code = 1
+    return code
+
+
+def _run(args: Sequence[str] | None) -> int:
+    """Run one command line; return its exit code."""
     try:
         result = cli.main(args=args, prog_name="floodmap", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        if lines.as_json:
+            lines.message("error", error.format_message())
+        else:
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # click turns a KeyboardInterrupt into an Abort without its message.
         advice = str(error) or str(error.__cause__ or "")
-        click.echo(f"floodmap: interrupted{': ' if advice else ''}{advice}", err=True)
+        lines.message("info", f"interrupted{': ' if advice else ''}{advice}")
         return INTERRUPTED
     except FloodmapError as error:
         _report(error, str(error))
         return 1
     except BrokenPipeError:
-        _drop_stdout()
-        return 1
+        raise
     except UnicodeEncodeError as error:
         name = os.fsencode(error.object).decode("utf-8", "replace")
         _report(error, f"{name}: the name of a file or folder is not UTF-8; rename it first")

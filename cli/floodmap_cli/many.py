@@ -98,11 +98,11 @@ def exit_code(catalogue: Catalogue) -> int:
 @contextmanager
 def _shown(total: int, verbosity: int) -> Iterator[Callable[[ScenesProgress], None]]:
     """Context manager: show the number of finished scenes. Yields the function that receives the progress."""
-    with progress_bar(f"0 of {total:,} scenes", hidden=verbosity < 0) as update:
+    with progress_bar(f"0 of {total:,} scenes", unit="scenes", hidden=verbosity < 0) as update:
 
         def show(progress: ScenesProgress) -> None:
             failed = f", {progress.failed:,} failed" if progress.failed else ""
-            update(progress.done, progress.total, f"{progress.done:,} of {progress.total:,} scenes{failed}")
+            update(progress.done, progress.total, f"{progress.done:,} of {progress.total:,} scenes{failed}", "segment")
 
         update(0, total)
         yield show

@@ -10,7 +10,7 @@ import click
 
 from floodmap.models import registry as library
 
-from .options import json_option, overwrite_option, verbosity_options
+from .options import json_option, overwrite_option, progress_option, verbosity_options
 from .terminal import progress_bar
 
 
@@ -95,6 +95,7 @@ def add(files: tuple[Path, ...], verbosity: int) -> None:
 
 @models.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@progress_option
 @verbosity_options
 def pull(names: tuple[str, ...], verbosity: int) -> None:
     """Download models now, for use without a network later. An interrupted download is continued."""

@@ -15,7 +15,15 @@ import click
 from floodmap.options import OUTPUT_FOLDER, MosaicOptions, SceneOptions, SegmentOptions
 
 from . import loading
-from .options import device_option, flips_option, json_option, model_option, options_of, verbosity_options
+from .options import (
+    device_option,
+    flips_option,
+    json_option,
+    model_option,
+    options_of,
+    progress_option,
+    verbosity_options,
+)  # fmt: skip
 from .terminal import print_result, progress_bar
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ INCOMPLETE = 3
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
 @json_option
+@progress_option
 @verbosity_options
 def mosaic(
     frames: tuple[str, ...], out: Path, name: str, product_crs: str | None, model: str, device: str, flips: bool,
@@ -117,6 +126,7 @@ def _progress(name: str, verbosity: int) -> Iterator[Callable[[MosaicProgress], 
 
         def show(one: MosaicProgress) -> None:
             number = min(one.frames_done + 1, one.frames_total)
-            update(one.share, 1.0, f"{name}: {stages[one.stage].format(number, one.frames_total)}")
+            label = f"{name}: {stages[one.stage].format(number, one.frames_total)}"
+            update(one.share, 1.0, label, one.stage)
 
         yield show

@@ -21,6 +21,7 @@ from floodmap.errors import FloodmapError
 from floodmap.geo.names import has_gdal_name
 from floodmap.options import FORMATS, MODEL, check_threshold
 
+from .lines import lines
 from .log import configure_logging
 
 Command = Callable[..., Any]
@@ -136,6 +137,11 @@ def _devices(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return ",".join(_device(ctx, param, one.strip()) for one in value.split(","))
 
 
+def _as_lines(ctx: click.Context, value: str) -> None:
+    if not ctx.resilient_parsing:
+        lines.as_json = value == "json"
+
+
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     # Decorators apply from the inside out; in reverse, --help lists the options in the order of the source.
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
@@ -241,6 +247,12 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace exist
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result as JSON to standard output.")
 """Decorator that adds the parameter `as_json`."""
 
+progress_option = click.option(
+    "--progress", type=click.Choice(["bar", "json"]), default="bar", show_default=True, is_eager=True,
+    expose_value=False, callback=lambda ctx, param, value: _as_lines(ctx, value),
+    help="bar: a bar, on a terminal only; json: progress and messages as lines of JSON on standard error.",
+)  # fmt: skip
+"""Decorator that adds the option `--progress`, without a parameter."""
 
 ignore_option = click.option(
     "--ignore-value", "ignore_values", multiple=True, metavar="VALUE", callback=_ignored,

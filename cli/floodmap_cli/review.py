@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, overwrite_option
+from .options import json_option, overwrite_option, progress_option
 
 
 @click.command()
@@ -21,6 +21,7 @@ from .options import json_option, overwrite_option
 @click.option("--undo", "undoes", is_flag=True, help="Bring the result of the model back. The edits are kept.")
 @overwrite_option
 @json_option
+@progress_option
 def review(
     result: Path, out: Path | None, count: int, applies: bool, undoes: bool, overwrite: bool, as_json: bool
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import overwrite_option, positive, verbosity_options
+from .options import overwrite_option, positive, progress_option, verbosity_options
 from .terminal import progress_bar
 
 PIXELS = click.IntRange(min=1)
@@ -23,6 +23,7 @@ PIXELS = click.IntRange(min=1)
     help="Ground sample distance.",
 )  # fmt: skip
 @overwrite_option
+@progress_option
 @verbosity_options
 def sample(
     scene: Path,

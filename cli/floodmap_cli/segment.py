@@ -25,6 +25,7 @@ from .options import (
     json_option,
     model_option,
     options_of,
+    progress_option,
     stac_items_option,
     verbosity_options,
     workers_options,
@@ -68,6 +69,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
 @json_option
+@progress_option
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,

@@ -1,4 +1,7 @@
-"""What a command shows: progress bars on standard error, on a terminal only, and the line with the result."""
+"""What a command shows: progress on standard error, and the line with the result.
+
+Progress is a bar, on a terminal only, or events with `--progress json`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
+from .lines import lines, progress_events
 
 if TYPE_CHECKING:
     from floodmap.output.results import FloodMap
@@ -23,11 +28,15 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
         hidden: True: show nothing (-q).
 
     Yields:
-        A function `update(done, total, label)`. `total` is 1 by default, and None if the total is unknown. `label` is
-        a new text in front of the bar, and may be left out.
+        A function `update(done, total, label, stage)`. `total` is 1 by default, and None if the total is unknown.
+        `label` is a new text in front of the bar, and may be left out. `stage` is for events alone.
     """
+    if lines.as_json and not hidden:
+        report = progress_events(label, unit)
+        yield lambda done, total=1.0, label=label, stage="": report(done, total, stage, label)
+        return
     if hidden or not sys.stderr.isatty():
-        yield lambda done, total=1.0, label="": None
+        yield lambda done, total=1.0, label="", stage="": None
         return
     from rich import progress
     from rich.console import Console
@@ -36,7 +45,7 @@ def progress_bar(label: str, *, unit: str = "share", hidden: bool = False) -> It
     columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn(), *counts]
     with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, visible=False)
-        yield lambda done, total=1.0, label=label: bar.update(
+        yield lambda done, total=1.0, label=label, stage="": bar.update(
             task, completed=done, total=total, description=label, visible=True
         )
 
@@ -57,6 +66,10 @@ def scene_bar(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, in
         `stage` is "segment" while windows are computed, and "write" while results are written. With "write", the text
         "writing results" replaces the speed. `workers` is a text on worker processes, shown after the speed.
     """
+    if lines.as_json and not hidden:
+        report = progress_events(label, "windows")
+        yield lambda done, total, pixels, stage, workers: report(done, total, stage, workers)
+        return
     if hidden or not sys.stderr.isatty():
         yield lambda done, total, pixels, stage, workers: None
         return

@@ -9,7 +9,7 @@ import click
 
 from floodmap.options import FineTuneOptions
 
-from .options import device_option, ignore_option, options_of, overwrite_option, verbosity_options
+from .options import device_option, ignore_option, options_of, overwrite_option, progress_option, verbosity_options
 from .terminal import progress_bar
 
 
@@ -33,6 +33,7 @@ from .terminal import progress_bar
 @device_option
 @overwrite_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@progress_option
 @verbosity_options
 def train(
     data: Path, out: Path | None, device: str, overwrite: bool, resume: bool, verbosity: int, **settings: Any
@@ -57,7 +58,8 @@ def train(
     options = FineTuneOptions(device=str(pick_device(device)), **settings)
     with progress_bar("train", hidden=verbosity < 0) as bar:
         model = fine_tune(
-            data, out, options, overwrite=overwrite, resume=resume, report=lambda share, stage: bar(share, label=stage),
+            data, out, options, overwrite=overwrite, resume=resume,
+            report=lambda share, stage: bar(share, label=stage, stage="train"),
             on_checkpoint=lambda checkpoint: None if verbosity < 0 else click.echo(str(checkpoint), err=True),
         )  # fmt: skip
     if not ProcessGroup(options.device).is_first:

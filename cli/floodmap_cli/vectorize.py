@@ -12,7 +12,16 @@ import click
 from floodmap.errors import OutputError
 from floodmap.options import FORMATS, FloodType, Schema, SegmentOptions
 
-from .options import FileOrUrl, ignore_option, json_option, not_negative, options_of, overwrite_option, share
+from .options import (
+    FileOrUrl,
+    ignore_option,
+    json_option,
+    not_negative,
+    options_of,
+    overwrite_option,
+    progress_option,
+    share,
+)  # fmt: skip
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -68,6 +77,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @options_of(SegmentOptions, "schema", "flood_type")
 @overwrite_option
 @json_option
+@progress_option
 def vectorize(
     mask: Path | str,
     output: Path,

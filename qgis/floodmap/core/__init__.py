@@ -1,0 +1,1 @@
+"""What needs no QGIS: command lines, the environment and the process of the program, and names of its files."""

@@ -1,0 +1,104 @@
+"""An algorithm that runs in the background for the panel."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional
+
+from qgis.core import (
+    QgsApplication,
+    QgsProcessingAlgRunnerTask,
+    QgsProcessingContext,
+    QgsProcessingFeedback,
+    QgsProject,
+)
+from qgis.PyQt.QtCore import QObject, pyqtSignal
+
+
+class PanelFeedback(QgsProcessingFeedback):
+    """Progress and messages of a run, as signals: the run is in another thread."""
+
+    told = pyqtSignal(str)
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.errors: List[str] = []
+
+    def setProgressText(self, text: str) -> None:
+        """Tell the stage."""
+        self.told.emit(text)
+
+    def pushInfo(self, info: str) -> None:
+        """Tell a message."""
+        self.told.emit(info)
+
+    def pushWarning(self, warning: str) -> None:
+        """Tell a warning."""
+        self.told.emit(warning)
+
+    def reportError(self, error: str, fatalError: bool = False) -> None:
+        """Keep an error for the end."""
+        self.errors.append(error)
+
+
+class Job(QObject):
+    """One algorithm at a time, in the background."""
+
+    started = pyqtSignal()
+    told = pyqtSignal(str)
+    progress = pyqtSignal(float)
+    ended = pyqtSignal()
+
+    def __init__(self, parent: Optional[QObject] = None):
+        super().__init__(parent)
+        self.task: Optional[QgsProcessingAlgRunnerTask] = None
+        self.feedback: Optional[PanelFeedback] = None
+        self._context: Optional[QgsProcessingContext] = None
+
+    def start(
+        self, algorithm: str, parameters: Dict[str, Any], done: Callable[[Dict[str, Any]], None],
+        failed: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Start an algorithm.
+
+        Args:
+            algorithm: its id, such as "floodmap:segment".
+            parameters: its parameters.
+            done: function that gets the outputs; they are empty if the user has cancelled.
+            failed: function that gets the reason of a failure.
+        """
+        if self.task is not None:
+            failed("Another run is not finished yet.")
+            return
+        found = QgsApplication.processingRegistry().createAlgorithmById(algorithm)
+        self._context = QgsProcessingContext()
+        self._context.setProject(QgsProject.instance())
+        self.feedback = PanelFeedback()
+        right, why = found.checkParameterValues(parameters, self._context)
+        if not right:
+            failed(why)
+            return
+        self.feedback.told.connect(self.told)
+        self.feedback.progressChanged.connect(self.progress)
+        self.task = QgsProcessingAlgRunnerTask(found, parameters, self._context, self.feedback)
+        self.task.executed.connect(lambda ok, outputs: self._end(ok, outputs, done, failed))
+        self.started.emit()
+        QgsApplication.taskManager().addTask(self.task)
+
+    def cancel(self) -> None:
+        """Ask the run to end."""
+        if self.feedback is not None:
+            self.feedback.cancel()
+
+    def _end(
+        self, ok: bool, outputs: Dict[str, Any], done: Callable[[Dict[str, Any]], None], failed: Callable[[str], None]
+    ) -> None:
+        errors = self.feedback.errors if self.feedback is not None else []
+        cancelled = self.feedback is not None and self.feedback.isCanceled()
+        self.task = None
+        self.ended.emit()
+        if cancelled:
+            done({})
+        elif ok and outputs:
+            done(outputs)
+        else:
+            failed(errors[-1] if errors else "The run failed; see the log of Processing.")
