@@ -40,8 +40,8 @@ DAMAGED = int(os.environ.get("FLOODMAP_DAMAGED", "150"))
 PRELOADED = [
     "torch", "segment_anything.modeling", "geopandas", "pyogrio", "pyarrow.pandas_compat", "floodmap.inspection",
     "floodmap.pipeline", "floodmap.catalogue.finding", "floodmap.models.registry", "floodmap.output.polygons",
-    "floodmap.output.vector_files", "floodmap_cli.info", "floodmap_cli.loading", "floodmap_cli.many",
-    "floodmap_cli.segment", "fakes", "test_chaos",
+    "floodmap.output.vector_files", "floodmap_cli.commands.info", "floodmap_cli.loading", "floodmap_cli.many",
+    "floodmap_cli.commands.segment", "fakes", "test_chaos",
 ]  # fmt: skip
 """Modules that the processes of these tests share. Without them, each process takes three seconds to import them."""
 SECONDS = 20

@@ -19,7 +19,7 @@ from floodmap_cli.main import run
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
-    monkeypatch.setattr("floodmap_cli.mosaic._load", lambda model, device: FakeSegmenter())
+    monkeypatch.setattr("floodmap_cli.loading.load", lambda model, device: FakeSegmenter())
 
 
 def events(text: str) -> list[dict[str, Any]]:

@@ -382,7 +382,7 @@ PROGRAM = """
 import sys
 from contextlib import contextmanager
 sys.path[:0] = [sys.argv[1]]
-import floodmap_cli.segment as segment
+import floodmap_cli.commands.segment as segment
 from fakes import FakeSource
 from floodmap.scaleout.workers.local import LocalPool
 from floodmap.scaleout.workers.run import Workers

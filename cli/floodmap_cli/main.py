@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
         """Import and return a command; return None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f".commands.{cmd_name}", __package__), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

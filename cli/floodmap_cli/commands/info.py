@@ -10,7 +10,7 @@ import click
 from floodmap.inspection import inspect_scene
 from floodmap.options import SceneOptions, SegmentOptions
 
-from .options import json_option, options_of, verbosity_options
+from ..options import json_option, options_of, verbosity_options
 
 NIR_USE = "used, unless --nir off"
 """Text beside the number of the near infrared band in the output of `floodmap info`."""

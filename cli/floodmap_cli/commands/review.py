@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, overwrite_option, progress_option
+from ..options import json_option, overwrite_option, progress_option
 
 
 @click.command()

@@ -10,8 +10,8 @@ import click
 
 from floodmap.errors import OutputError
 
-from .lines import lines
-from .options import (
+from ..lines import lines
+from ..options import (
     FileOrUrl,
     ignore_option,
     json_option,

@@ -12,7 +12,7 @@ import click
 from floodmap.errors import OutputError
 from floodmap.options import FORMATS, FloodType, Schema, SegmentOptions
 
-from .options import (
+from ..options import (
     FileOrUrl,
     ignore_option,
     json_option,

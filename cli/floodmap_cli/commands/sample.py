@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .options import overwrite_option, positive, progress_option, verbosity_options
-from .terminal import progress_bar
+from ..options import overwrite_option, positive, progress_option, verbosity_options
+from ..terminal import progress_bar
 
 PIXELS = click.IntRange(min=1)
 

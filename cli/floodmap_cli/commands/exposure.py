@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from .options import dataset, json_option, overwrite_option, verbosity_options
-from .terminal import progress_bar
+from ..options import dataset, json_option, overwrite_option, verbosity_options
+from ..terminal import progress_bar
 
 SUFFIXES = (".xlsx", ".csv", ".gpkg", ".json")
 """Suffixes of tables."""

@@ -14,7 +14,7 @@ import click
 
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
-from .options import (
+from ..options import (
     FileOrUrl,
     device_option,
     flips_option,
@@ -25,7 +25,7 @@ from .options import (
     share,
     verbosity_options,
 )  # fmt: skip
-from .terminal import progress_bar
+from ..terminal import progress_bar
 
 if TYPE_CHECKING:
     from floodmap.analysis.change_files import Change

@@ -14,8 +14,8 @@ import click
 
 from floodmap.options import OUTPUT_FOLDER, MosaicOptions, SceneOptions, SegmentOptions
 
-from . import loading
-from .options import (
+from .. import loading
+from ..options import (
     device_option,
     flips_option,
     json_option,
@@ -24,7 +24,7 @@ from .options import (
     progress_option,
     verbosity_options,
 )  # fmt: skip
-from .terminal import print_result, progress_bar
+from ..terminal import print_result, progress_bar
 
 if TYPE_CHECKING:
     from floodmap.scaleout.frames.frame_loop import MosaicProgress

@@ -9,8 +9,8 @@ import click
 
 from floodmap.options import FineTuneOptions
 
-from .options import device_option, ignore_option, options_of, overwrite_option, progress_option, verbosity_options
-from .terminal import progress_bar
+from ..options import device_option, ignore_option, options_of, overwrite_option, progress_option, verbosity_options
+from ..terminal import progress_bar
 
 
 @click.command("train", short_help="Train a model on labelled imagery.")

@@ -10,8 +10,8 @@ import click
 
 from floodmap.models import registry as library
 
-from .options import json_option, overwrite_option, progress_option, verbosity_options
-from .terminal import progress_bar
+from ..options import json_option, overwrite_option, progress_option, verbosity_options
+from ..terminal import progress_bar
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

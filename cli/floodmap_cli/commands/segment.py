@@ -17,8 +17,8 @@ import click
 from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
-from .loading import open_model
-from .options import (
+from ..loading import open_model
+from ..options import (
     catalogue_option,
     devices_option,
     flips_option,
@@ -30,7 +30,7 @@ from .options import (
     verbosity_options,
     workers_options,
 )  # fmt: skip
-from .terminal import print_result, scene_bar
+from ..terminal import print_result, scene_bar
 
 if TYPE_CHECKING:
     from floodmap.geo.source_name import SourceName
@@ -116,7 +116,7 @@ def segment(
     from floodmap.pipeline import segment_scene
     from floodmap.scaleout.workers.opening import needs_workers
 
-    from .many import segment_many
+    from ..many import segment_many
 
     opened = open_model(model, device, flips, workers, scheduler, allow_mixed)
 

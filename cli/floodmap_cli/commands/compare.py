@@ -12,7 +12,7 @@ import click
 
 from floodmap.options import MODEL, OUTPUT_FOLDER
 
-from .options import device_option, flips_option, ignore_option, json_option, overwrite_option, verbosity_options
+from ..options import device_option, flips_option, ignore_option, json_option, overwrite_option, verbosity_options
 
 log = logging.getLogger("floodmap.compare")
 

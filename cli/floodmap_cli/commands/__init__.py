@@ -1,0 +1,1 @@
+"""Commands of floodmap, one module for each. A module is imported when its command runs."""
