@@ -22,6 +22,7 @@ from ..options import (
     json_option,
     model_option,
     options_of,
+    progress_option,
     share,
     verbosity_options,
 )  # fmt: skip
@@ -66,6 +67,7 @@ _VALUE = 'Water in {}: raster values ("1", "1,2"), or an attribute of polygons (
 @flips_option
 @options_of(SegmentOptions, "overwrite", "resume")
 @json_option
+@progress_option
 @verbosity_options
 def change(
     before: Path | str, after: Path | str, out: Path, as_json: bool, verbosity: int, **settings: Any

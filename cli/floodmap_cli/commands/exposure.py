@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..options import dataset, json_option, overwrite_option, verbosity_options
+from ..options import dataset, json_option, overwrite_option, progress_option, verbosity_options
 from ..terminal import progress_bar
 
 SUFFIXES = (".xlsx", ".csv", ".gpkg", ".json")
@@ -53,6 +53,7 @@ def _tables(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
 @click.option("--report", is_flag=True, help="Write NAME_exposure.html as well, the figures on one page.")
 @overwrite_option
 @json_option
+@progress_option
 @verbosity_options
 def exposure(
     result: Path, out: tuple[Path, ...], as_json: bool, verbosity: int, **options: Any
