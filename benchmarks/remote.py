@@ -2,7 +2,11 @@
 
 Prints, for each scene: time of `segment` from the server over the time from disk, run in turns; whether the rasters
 have the same bytes; requests for each row of blocks that is read; requests of `info`. A read of a window counts each
-row of blocks that it touches. With --s3, the server speaks the S3 protocol (moto) and has no latency.
+row of blocks that it touches.
+
+With --s3, the server speaks the S3 protocol (moto) and has no latency. moto copies a whole object for every range, so
+that large scenes need another server: --s3-server HOST:PORT, such as s3rver or MinIO, with the keys in the environment
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
+from urllib.error import HTTPError
 
 import numpy as np
 
@@ -94,12 +99,25 @@ def show(scene: Path, server: RangeServer, rounds: int, folder: Path) -> None:
     )
 
 
+def uploaded(scene: Path, host: str) -> str:
+    """Copy a scene to a new bucket of an S3 server; return its name."""
+    import obstore
+    from obstore.store import S3Store
+    from test_buckets import make_bucket
+
+    os.environ.update(AWS_S3_ENDPOINT=host, AWS_HTTPS="NO", AWS_VIRTUAL_HOSTING="FALSE")
+    with suppress(HTTPError):  # the bucket is there
+        make_bucket(f"http://{host}/floods")
+    store = S3Store("floods", endpoint=f"http://{host}", client_options={"allow_http": True})
+    with scene.open("rb") as file:
+        obstore.put(store, scene.name, file)
+    return f"s3://floods/{scene.name}"
+
+
 @contextmanager
 def bucket(scene: Path) -> Iterator[str]:
     """Serve one scene from an S3 server within the `with` block; yield its name."""
-    import obstore
-    from obstore.store import S3Store
-    from test_buckets import PROGRAM, make_bucket
+    from test_buckets import PROGRAM
 
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -108,12 +126,8 @@ def bucket(scene: Path) -> Iterator[str]:
             assert process.stdout is not None
             host = f"127.0.0.1:{process.stdout.readline().decode().strip()}"
             keys = {"AWS_ACCESS_KEY_ID": "KEYNAME", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"}
-            os.environ.update(keys, AWS_S3_ENDPOINT=host, AWS_HTTPS="NO", AWS_VIRTUAL_HOSTING="FALSE")
-            make_bucket(f"http://{host}/floods")
-            store = S3Store("floods", endpoint=f"http://{host}", client_options={"allow_http": True})
-            with scene.open("rb") as file:
-                obstore.put(store, scene.name, file)
-            yield f"s3://floods/{scene.name}"
+            os.environ.update(keys)
+            yield uploaded(scene, host)
         finally:
             process.kill()
 
@@ -124,15 +138,16 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before every answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--s3-server", metavar="HOST:PORT", help="a server that runs already")
     options = parser.parse_args()
     for scene in options.scenes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            if not options.s3:
+            if not options.s3 and not options.s3_server:
                 with serving(scene.resolve().parent, latency_s=options.latency) as server:
                     show(scene.resolve(), server, options.rounds, folder)
                 continue
-            with bucket(scene) as source:
+            with nullcontext(uploaded(scene, options.s3_server)) if options.s3_server else bucket(scene) as source:
                 local, remote = segment(str(scene), folder / "local"), segment(source, folder / "remote")
                 same = digest(folder / "local") == digest(folder / "remote")
                 print(json.dumps({"scene": scene.name, "same_bytes": same, "ratio": round(remote / local, 2)}))
