@@ -141,6 +141,10 @@ class SegmentOptions:
         "floodmap", "Schema of the vector files; cems: also layers in the schema of Copernicus EMS Rapid Mapping."
     )
     flood_type: FloodType = option("unknown", "Kind of flood in the layers of --schema cems.")
+    keep_features: bool = option(
+        False, "Keep what corrections need, in the folder NAME_features: with --resume and --prompts FILE, only the "
+        "windows with points are computed again."
+    )
     batch_size: int = option(1, "Windows that are computed at a time.", shown="up to 4 on a CPU, 8 on a GPU", least=1)
     exhaustive: bool = option(
         False, "Compute all windows, also where the coarse pass has already decided between dry and flood."
@@ -160,6 +164,8 @@ class SegmentOptions:
                 raise FloodmapError(f"{name} {value} must be 0 or more")
         if self.permanent_water is None and (self.permanent_least is not None or self.permanent_rim_m is not None):
             raise FloodmapError("--permanent-least and --permanent-rim need --permanent-water FILE")
+        if self.keep_features and self.prompts == "none":
+            raise FloodmapError("--keep-features needs --prompts auto: points correct the automatic result")
         if self.flood_type != "unknown" and self.schema != "cems":
             raise FloodmapError("--flood-type needs --schema cems")
 
@@ -167,6 +173,11 @@ class SegmentOptions:
     def threshold_percent(self) -> int:
         """Threshold in whole per cent, at least 1, for comparison with codes (one uint8 per pixel)."""
         return in_percent(self.threshold)
+
+    @property
+    def has_points_file(self) -> bool:
+        """True if the prompts come from a file of a user."""
+        return self.prompts not in ("auto", "none")
 
     @property
     def files(self) -> dict[str, Path | str]:
@@ -202,6 +213,7 @@ class SegmentSettings(TypedDict, total=False):
     min_area_m2: float | None
     simplify_m: float | None
     formats: tuple[Format, ...]
+    keep_features: bool
     exhaustive: bool
     overwrite: bool
     resume: bool

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affine import Affine
 from rasterio.crs import CRS
@@ -25,6 +25,9 @@ from floodmap.output.cog import write_rasters
 from floodmap.output.paths import EVERY_FILE, result_paths
 from floodmap.output.results import FloodMap, write_report
 from floodmap.strips.codes import OUTSIDE
+
+if TYPE_CHECKING:
+    from floodmap.output.polygons import Polygons
 
 log = logging.getLogger(__name__)
 
@@ -143,20 +146,35 @@ class Finishing:
             )  # fmt: skip
             # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
-            from floodmap.output.vector_files import write_layers
 
             layers = polygonize(
                 strips_and_rasters(), grid=self.grid, threshold=self.threshold, min_area_m2=self.min_area_m2,
                 simplify_m=self.simplify_m, model=model, source=self.source,
             )  # fmt: skip
-            mask, probability = rasters.result()
+            written = rasters.result()
+        return self.complete(strips, written, layers, tally.census())
+
+    def complete(self, strips: StripSource, rasters: tuple[Path, Path], layers: Polygons, census: Census) -> FloodMap:
+        """Write the vector files and the JSON report, after the rasters.
+
+        Args:
+            strips: see `run`; with the codes of permanent water.
+            rasters: paths of mask and probability raster, which are written already.
+            layers: the polygons.
+            census: pixels and areas of the scene.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        from floodmap.output.vector_files import write_layers
+
+        mask, probability = rasters
         tables = {"flood": layers.flood, "unobserved": layers.unobserved}
         if self.with_permanent:
             tables["permanent_water"] = layers.permanent
         paths = write_layers(
             tables, self.out, self.name, self.formats, date=self.date, overwrite=True, scratch=strips.scratch
         )  # fmt: skip
-        census = tally.census()
         handed_over = self._write_cems(tables, strips, census) if self.files.get("cems") else []
         counts = {name: len(table) for name, table in tables.items()}
         del layers, tables

@@ -60,7 +60,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(SceneOptions)
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
-    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type",
+    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type", "keep_features",
 )
 @catalogue_option
 @stac_items_option

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap._runtime.versions import version
-from floodmap.analysis.flood_map import open_flood_map
+from floodmap.analysis.flood_map import files_of, open_flood_map
 from floodmap.analysis.review.codes import ResultCodes, open_result_codes
 from floodmap.analysis.review.edits import Edits, read_edits, write_places
 from floodmap.analysis.review.ranking import PLACES, Place, cell_side, expected_errors, ranked
@@ -27,7 +27,6 @@ from floodmap.geo.window import Window
 from floodmap.output.finishing import Finishing
 from floodmap.output.paths import page_path_of, pdf_path_of, stac_path_of
 from floodmap.output.results import FloodMap
-from floodmap.output.vector_files import PARTS
 from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE
 
 log = logging.getLogger(__name__)
@@ -145,7 +144,7 @@ def undo_review(result: str | Path | FloodMap) -> FloodMap:
     folder = kept.parent
     with writing(folder):
         (folder / model_map.report_path.name).unlink(missing_ok=True)
-        files = _files_of(model_map)
+        files = files_of(model_map)
         for file in sorted(files, key=lambda one: one == model_map.report_path):  # the JSON comes last
             file.replace(folder / file.name)
         kept.rmdir()
@@ -174,15 +173,6 @@ def _kept_of(result: str | Path | FloodMap) -> Path:
     return kept
 
 
-def _files_of(flood_map: FloodMap) -> list[Path]:
-    """Return all files of a result, with styles and the parts of Shapefiles, without the HTML report."""
-    vectors = [*flood_map.layer_paths, *flood_map.cems_paths]
-    files = [flood_map.mask_path, flood_map.probability_path, *vectors, flood_map.report_path]
-    beside = [path.with_suffix(".qml") for path in files[:2]]
-    beside += [path.with_suffix(part) for path in vectors for part in PARTS.get(path.suffix[1:], ())]
-    return [path for path in dict.fromkeys([*files, *beside]) if path.exists()]
-
-
 def _keep(flood_map: FloodMap, kept: Path) -> None:
     """Copy the files of the model into their folder, completely or not at all."""
     with (
@@ -191,7 +181,7 @@ def _keep(flood_map: FloodMap, kept: Path) -> None:
     ):
         copies = Path(scratch) / "files"
         copies.mkdir()
-        for file in _files_of(flood_map):
+        for file in files_of(flood_map):
             shutil.copy2(file, copies / file.name)
         copies.rename(kept)
 
