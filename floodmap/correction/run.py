@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,12 +141,16 @@ def _automatic(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_reviewed(out: Path, name: str) -> None:
-    with suppress(OSError):
-        if '"review"' in (out / f"{name}.json").read_text("utf-8"):
-            raise OutputError(
-                f"{out / name}.json is a reviewed result; bring the model's result back before points are added: "
-                f"floodmap review {out / name}.json --undo"
-            )
+    path = out / f"{name}.json"
+    try:
+        is_reviewed = "review" in json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):  # an interrupted correction leaves no report
+        return
+    if is_reviewed:
+        raise OutputError(
+            f"{path} is a reviewed result; bring the model's result back before points are added: "
+            f"floodmap review {path} --undo"
+        )
 
 
 def _counts(points: Prompts) -> dict[str, int]:
