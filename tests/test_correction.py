@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from floodmap.options import SegmentOptions
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run
+from floodmap_cli.watching import changes_of
 
 SIDE = 64
 OPTIONS = SegmentOptions(tile_size=SIDE, overlap=8, keep_features=True)
@@ -251,3 +252,48 @@ def test_the_command_corrects_and_goes_back(scene: Path, tmp_path: Path, capsys:
     assert report["correction"]["points"] == {"flood": 1, "dry": 0}
     assert run([*base, "--resume", "-q"]) == 0
     assert "correction" not in json.loads((tmp_path / "out" / "scene.json").read_text())
+
+
+def test_a_watched_file_corrects_the_result_when_it_is_saved(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, seen = clicks(tmp_path, (100, 90, 1)), tmp_path / "out", []
+
+    def saves(file: Path) -> Iterator[None]:
+        for places in ([(100, 90, 1), (30, 30, 0)], []):
+            seen.append(json.loads((out / "scene.json").read_text()).get("correction", {}).get("points"))
+            file.unlink()
+            clicks(tmp_path, *places)
+            yield
+        (tmp_path / "clicks.gpkg").unlink()
+        geopandas.GeoDataFrame({"other": [1]}, geometry=[Point(NORTH_UP * (9, 9))], crs=UTM).to_file(file)
+        yield  # a point without a label is a message, not the end
+
+    monkeypatch.setattr("floodmap_cli.watching.changes_of", saves)
+    assert run(["segment", str(scene), "-o", str(out), "--prompts", str(path), "--watch", "--min-area", "0"]) == 0
+    assert seen == [{"flood": 1, "dry": 0}, {"flood": 1, "dry": 1}]
+    assert "correction" not in json.loads((out / "scene.json").read_text())
+
+
+def test_changes_of_a_file_are_seen_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sleeps = tmp_path / "clicks.gpkg", 0
+    path.write_bytes(b"1")
+
+    def sleep(_: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        if sleeps == 3:
+            Path(f"{path}-wal").write_bytes(b"22")  # QGIS saves here first
+        if sleeps > 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("floodmap_cli.watching.time.sleep", sleep)
+    changes = changes_of(path)
+    next(changes)
+    assert sleeps == 4
+    with pytest.raises(KeyboardInterrupt):
+        next(changes)
+
+
+def test_watching_needs_a_file_of_points(scene: Path, tmp_path: Path) -> None:
+    assert run(["segment", str(scene), "-o", str(tmp_path / "out"), "--watch"]) == 2
