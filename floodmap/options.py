@@ -142,8 +142,9 @@ class SegmentOptions:
     )
     flood_type: FloodType = option("unknown", "Kind of flood in the layers of --schema cems.")
     keep_features: bool = option(
-        False, "Keep what corrections need, in the folder NAME_features: with --resume and --prompts FILE, only the "
-        "windows with points are computed again."
+        False,
+        "Keep what corrections need, in the folder NAME_features: with --resume and --prompts FILE, only the "
+        "windows with points are computed again.",
     )
     batch_size: int = option(1, "Windows that are computed at a time.", shown="up to 4 on a CPU, 8 on a GPU", least=1)
     exhaustive: bool = option(

@@ -86,7 +86,11 @@ def test_a_correction_is_the_run_with_these_points_to_one_per_cent(
     found, expected = codes(result), codes(whole)
     assert np.abs(found - expected).max() <= 1 and (found != before).sum() > 500
     assert ((found == 255) == (before == 255)).all()
-    assert result.report["pixels"]["flood"] == int((result.mask() == 1).sum()) == len(np.argwhere(found[found <= 100] >= 50))
+    assert (
+        result.report["pixels"]["flood"]
+        == int((result.mask() == 1).sum())
+        == len(np.argwhere(found[found <= 100] >= 50))
+    )
     assert result.report["correction"]["points"] == {"flood": 2, "dry": 1}
     assert result.report["correction"]["pixels_changed"] == int((found != before).sum())
 
@@ -167,9 +171,7 @@ def test_a_failing_model_changes_nothing(scene: Path, first: FloodMap, tmp_path:
     assert digests(tmp_path / "out") == old
 
 
-def test_other_settings_are_refused_unless_all_is_segmented_again(
-    scene: Path, first: FloodMap, tmp_path: Path
-) -> None:
+def test_other_settings_are_refused_unless_all_is_segmented_again(scene: Path, first: FloodMap, tmp_path: Path) -> None:
     options = replace(AGAIN, prompts=clicks(tmp_path, (100, 90, 1)), threshold=0.7)
     with pytest.raises(OutputError, match="--threshold was 0.5, is now 0.7.*--overwrite"):
         segment_scene(scene, tmp_path / "out", PointSegmenter(), options)
@@ -193,9 +195,7 @@ def test_a_reviewed_result_is_not_corrected(scene: Path, first: FloodMap, tmp_pa
         corrected(scene, clicks(tmp_path, (100, 90, 1)))
 
 
-def test_results_without_features_say_so(
-    scene: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_results_without_features_say_so(scene: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     segment_scene(scene, tmp_path / "out", PointSegmenter(), replace(OPTIONS, keep_features=False))
     with pytest.raises(OutputError, match="--prompts was auto"):
         corrected(scene, clicks(tmp_path, (100, 90, 1)))

@@ -169,5 +169,3 @@ def _n_changed(codes: ChangedCodes) -> int:
         total += int(differ.sum())
         seen = np.vstack([seen, [box.row_off, box.col_off, box.row_end, box.col_end]])
     return total
-
-
