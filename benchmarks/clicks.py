@@ -1,8 +1,8 @@
 """Corrections by points: `python benchmarks/clicks.py [--data DATA] [--scene SCENE]`.
 
-With DATA, the folder described in docs/model-card.md: mean IoU on the val pictures of flood-area, automatic and with one
-to five simulated points. Each point lies in the largest error that is left, where it is farthest from its edge. It is
-taken from the reference, so these are oracle scores.
+With DATA, the folder described in docs/model-card.md: mean IoU on the val pictures of flood-area, automatic and with
+one to five simulated points. Each point lies in the largest error that is left, where it is farthest from its edge. It
+is taken from the reference, so these are oracle scores.
 
 With SCENE: the scene is segmented with `--keep-features`. Then points are set one after the other: seconds until the
 results are written, by a command of its own and in a process that has the model loaded already. The results with the

@@ -173,7 +173,7 @@ def test_a_failing_model_changes_nothing(scene: Path, first: FloodMap, tmp_path:
 
 def test_other_settings_are_refused_unless_all_is_segmented_again(scene: Path, first: FloodMap, tmp_path: Path) -> None:
     options = replace(AGAIN, prompts=clicks(tmp_path, (100, 90, 1)), threshold=0.7)
-    with pytest.raises(OutputError, match="--threshold was 0.5, is now 0.7.*--overwrite"):
+    with pytest.raises(OutputError, match=r"--threshold was 0\.5, is now 0\.7.*--overwrite"):
         segment_scene(scene, tmp_path / "out", PointSegmenter(), options)
     segment_scene(scene, tmp_path / "out", PointSegmenter(), replace(options, overwrite=True))
     assert Features.of(tmp_path / "out", "scene") is None
@@ -191,7 +191,7 @@ def test_boxes_are_refused(scene: Path, first: FloodMap, tmp_path: Path) -> None
 def test_a_reviewed_result_is_not_corrected(scene: Path, first: FloodMap, tmp_path: Path) -> None:
     review(first)
     apply_review(first)
-    with pytest.raises(OutputError, match="is a reviewed result.*--undo"):
+    with pytest.raises(OutputError, match=r"is a reviewed result.*--undo"):
         corrected(scene, clicks(tmp_path, (100, 90, 1)))
 
 

@@ -133,7 +133,8 @@ class SegmentFlood(ProgramAlgorithm):
             ("RESOLUTION", "--resolution"), ("PERMANENT_LEAST", "--permanent-least"),
         ):  # fmt: skip
             options.append((option, self.number_of(parameters, key, context)))
-        options += [(f"--{key.lower().replace('_', '-')}", value) for key, value in switches.items()] + [("--json", True)]
+        options += [(f"--{key.lower().replace('_', '-')}", value) for key, value in switches.items()]
+        options.append(("--json", True))
         if switches[OVERWRITE] or switches["RESUME"]:
             stem = os.path.splitext(os.path.basename(scene))[0]
             ends = (".gpkg", "_mask.tif", "_probability.tif")

@@ -35,7 +35,9 @@ class CorrectPart(QGroupBox):
         self.undo.clicked.connect(self.remove)
         self.state = QLabel()
         self.again = QPushButton("Correct the result with the points")
-        self.again.setToolTip("Computes only the windows with points again; without points, the first result comes back")
+        self.again.setToolTip(
+            "Computes only the windows with points again; without points, the first result comes back"
+        )
         self.again.clicked.connect(lambda: self.run(self.layer()))
         session.changed.connect(self.show_on_top)
         session.job.started.connect(self.update_state)
