@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from floodmap._runtime.files import atomic_path
 from floodmap.correction.features import Features
-from floodmap.errors import ModelError, writing
+from floodmap.errors import ModelError, OutputError, writing
 from floodmap.geo.window import Window
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prediction import predict
@@ -25,6 +25,7 @@ from floodmap.inference.tiling import Grid
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
 from floodmap.strips.codes import FIRST_REASON
+from floodmap.strips.strip import Strip
 
 _STEPS = 10_000
 """Number of steps from probability 0 to 1 in which probabilities are stored."""
@@ -101,6 +102,23 @@ class ChangedCodes:
         for row, codes in self._strips.strips():
             yield row, self._changed(codes, Window(row, 0, *codes.shape))
 
+    def changed_blocks(self) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield first row, old and new codes, uint8 (rows, width), of all blocks of rows that a change touches.
+
+        The blocks are those of `strips`.
+        """
+        boxes = self.boxes
+        for index in range(len(self._grid.row_offsets)):
+            first, end = self._grid.strip(index)
+            near = [box for box in boxes if box.row_off < end and first < box.row_end]
+            if not near:
+                continue
+            row = first
+            for codes in self._strip(index).blocks():
+                if any(box.row_off < row + len(codes) and row < box.row_end for box in near):
+                    yield row, codes, self._changed(codes, Window(row, 0, *codes.shape))
+                row += len(codes)
+
     def before(self, window: Window) -> NDArray[np.uint8]:
         """Return the codes of the automatic result in a window of the scene, uint8 (height, width)."""
         parts = []
@@ -109,11 +127,14 @@ class ChangedCodes:
             rows = slice(max(window.row_off, first) - first, min(window.row_end, end) - first)
             if rows.start >= rows.stop:
                 continue
-            strip = self._strips.read(index)
-            if strip is None:
-                raise ModelError(f"{self._strips.folder}: a strip is damaged; segment the scene again with --overwrite")
-            parts.append(strip.rectangle(rows, slice(window.col_off, window.col_end)))
+            parts.append(self._strip(index).rectangle(rows, slice(window.col_off, window.col_end)))
         return np.concatenate(parts)
+
+    def _strip(self, index: int) -> Strip:
+        strip = self._strips.read(index)
+        if strip is None:
+            raise OutputError(f"{self._strips.folder}: strip {index} is damaged; segment the scene with --overwrite")
+        return strip
 
     def after(self, window: Window) -> NDArray[np.uint8]:
         """Return the codes with the changes in a window of the scene, uint8 (height, width)."""

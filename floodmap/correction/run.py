@@ -16,6 +16,7 @@ from floodmap._runtime.changes import changes
 from floodmap.analysis.flood_map import files_of, open_flood_map
 from floodmap.correction.changes import ChangedCodes, changes_by_points
 from floodmap.correction.features import Features
+from floodmap.correction.quick import can_be_quick, write_quickly
 from floodmap.description import jsonable
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.imagery.scene import Scene
@@ -118,6 +119,8 @@ class Correction:
         scene.refuse_changed()
         with writing(json_report):
             json_report.unlink(missing_ok=True)  # it marks the other files as complete
+        if can_be_quick(finishing):
+            return write_quickly(finishing, self.features, codes)
         return finishing.run(codes, at_once=True)
 
     def _brought_back(self, json_report: Path) -> FloodMap:

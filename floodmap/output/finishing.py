@@ -127,8 +127,6 @@ class Finishing:
 
     def _write(self, strips: StripSource, *, at_once: bool) -> FloodMap:
         """Write the results of strips with the codes of permanent water; see `run`."""
-        versions, model = self.settings["versions"], self.settings["model"]["name"]
-        tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
 
         # Rasters and polygons are made in parallel, each on one core. The last step takes the most memory: components
@@ -139,20 +137,29 @@ class Finishing:
                 rasters.result()
 
         with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
-            rasters = executor.submit(
-                write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
-                threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
-                permanent=self.with_permanent,
-            )  # fmt: skip
+            rasters = executor.submit(self.write_rasters, strips)
             # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
 
-            layers = polygonize(
-                strips_and_rasters(), grid=self.grid, threshold=self.threshold, min_area_m2=self.min_area_m2,
-                simplify_m=self.simplify_m, model=model, source=self.source,
-            )  # fmt: skip
+            layers = polygonize(strips_and_rasters(), **self.of_polygons())
             written = rasters.result()
         return self.complete(strips, written, layers, tally.census())
+
+    def write_rasters(self, strips: StripSource) -> tuple[Path, Path]:
+        """Write mask and probability raster of all strips; return their paths."""
+        about = {"model": self.settings["model"]["name"], "source": self.source}
+        tags = {"TIFFTAG_SOFTWARE": f"floodmap {self.settings['versions']['floodmap']}", **about}
+        return write_rasters(
+            strips.strips(), self.out, self.name, grid=self.grid, threshold=self.threshold, tags=tags, overwrite=True,
+            scratch=strips.scratch, permanent=self.with_permanent,
+        )  # fmt: skip
+
+    def of_polygons(self) -> dict[str, Any]:
+        """Return the arguments of `polygons.polygonize` besides the strips."""
+        return {
+            "grid": self.grid, "threshold": self.threshold, "min_area_m2": self.min_area_m2,
+            "simplify_m": self.simplify_m, "model": self.settings["model"]["name"], "source": self.source,
+        }  # fmt: skip
 
     def complete(self, strips: StripSource, rasters: tuple[Path, Path], layers: Polygons, census: Census) -> FloodMap:
         """Write the vector files and the JSON report, after the rasters.
