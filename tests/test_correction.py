@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,27 @@ def test_points_in_the_first_run_can_be_taken_out_too(scene: Path, tmp_path: Pat
     back = segment_scene(scene, tmp_path / "out", PointSegmenter(), AGAIN)
     plain = segment_scene(scene, tmp_path / "plain", PointSegmenter(), replace(OPTIONS, keep_features=False))
     assert "correction" not in back.report and (codes(back) == codes(plain)).all()
+
+
+def without_run(report: Path) -> dict[str, object]:
+    return {key: value for key, value in json.loads(report.read_text()).items() if key != "run"}
+
+
+def test_quick_writing_gives_the_bytes_of_writing_all(
+    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(shape_hw=(1100, 1300), nodata=0, name="scene.tif")
+    options = replace(OPTIONS, tile_size=256, formats=("gpkg", "shp"))
+    first = segment_scene(scene, tmp_path / "out", PointSegmenter(), options)
+    shutil.copytree(tmp_path / "out", tmp_path / "whole")
+    path = clicks(tmp_path, (600.5, 590.5, 1), (620.5, 610.5, 0), (1290.5, 8.5, 1), (300.5, 1050.5, 0))
+    again = replace(options, resume=True, prompts=path)
+    quick = segment_scene(scene, tmp_path / "out", PointSegmenter(), again)
+    monkeypatch.setattr("floodmap.correction.run.can_be_quick", lambda _: False)
+    whole = segment_scene(scene, tmp_path / "whole", PointSegmenter(), again)
+    assert digests(tmp_path / "out") | {"scene.json": ""} == digests(tmp_path / "whole") | {"scene.json": ""}
+    assert without_run(quick.report_path) == without_run(whole.report_path)
+    assert quick.report["pixels"] != first.report["pixels"]
 
 
 def test_an_interrupted_correction_goes_on(

@@ -135,9 +135,12 @@ class Correction:
 
 
 def _automatic(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a run as it would be without points."""
+    """Return the description of a run as it would be without points, and without the batch size.
+
+    Windows with points are predicted one by one, so that the batch size does not matter.
+    """
     described: dict[str, Any] = jsonable(dict(settings))
-    chosen = dict(described["settings"])
+    chosen = {key: value for key, value in described["settings"].items() if key != "batch_size"}
     chosen["prompts"] = "auto"
     chosen["fingerprints"] = {key: value for key, value in chosen["fingerprints"].items() if key != "prompts"}
     return {**described, "settings": chosen}
