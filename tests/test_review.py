@@ -225,6 +225,17 @@ def test_rejected_and_redrawn_places_and_edits_change_the_result(result: FloodMa
     }
 
 
+def test_changed_pixels_are_those_whose_class_in_the_mask_changes(result: FloodMap) -> None:
+    old, path = result.mask(), review(result).path
+    west, north = NORTH_UP.c, NORTH_UP.f
+    wet, hidden = box(west + 5, north - 99, west + 105, north - 65), box(west, north - 40, west + 30, north)
+    decide(path, {}, [("permanent water", wet), ("unobserved", hidden)])
+    done = apply_review(result)
+    mask = done.mask()
+    assert ((old == 1) & (mask == 2)).any() and ((old == 255) & (mask == 255)).any()
+    assert done.report["review"]["pixels_changed"] == np.count_nonzero(mask != old)
+
+
 def slice_of(shape: object) -> tuple[slice, slice]:
     west, south, east, north = shape.bounds
     (left, top), (right, bottom) = ~NORTH_UP @ (west, north), ~NORTH_UP @ (east, south)
@@ -340,7 +351,7 @@ def test_places_with_uncertain_buildings_come_first(town: FloodMap, tmp_path: Pa
     assert first.geometry.contains(house(215, 210).centroid) and second.geometry.contains(house(30, 30).centroid)
     assert {one.buildings_uncertain for one in others} == {0}
     errors = [one.error_m2 for one in others]
-    assert errors == sorted(errors, reverse=True) and done.buildings_uncertain == 5
+    assert errors == sorted(errors, reverse=True) and done.buildings_uncertain == done.buildings_listed == 5
     assert plain.buildings_uncertain is None
     assert "buildings_uncertain" not in geopandas.read_file(plain.path, layer="review")
 
@@ -376,9 +387,11 @@ def test_buildings_without_a_place_or_a_scene_are_told(
 def test_the_command_ranks_by_buildings(town: FloodMap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, houses = str(town.report_path.parent / "scene"), str(write_houses(tmp_path / "houses.gpkg", list(HOUSES)))
     assert run(["review", name, "--buildings", houses]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("and 5 uncertain buildings")
+    assert capsys.readouterr().out.rstrip().endswith("and 5 of 5 uncertain buildings")
     assert run(["review", name, "--buildings", houses, "--overwrite", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["places"]
+    printed = json.loads(capsys.readouterr().out)
+    rows = printed["places"]
+    assert printed["buildings_uncertain"] == 5
     assert [row["buildings_uncertain"] for row in rows[:3]] == [3, 2, 0]
     assert run(["review", name, "--buildings", str(tmp_path / "none.gpkg")]) == 2
     assert run(["review", name, "--buildings", houses, "--apply"]) == 2

@@ -65,13 +65,15 @@ def review(
         found = find_places(
             result, out=out, count=count, buildings=buildings, buildings_layer=buildings_layer, overwrite=overwrite
         )
+        uncertain = {} if buildings is None else {"buildings_uncertain": found.buildings_uncertain}
         if as_json:
             rows = [_row(rank, place) for rank, place in enumerate(found.places, 1)]
-            click.echo(json.dumps({"file": str(found.path), "places": rows}))
+            click.echo(json.dumps({"file": str(found.path), "places": rows, **uncertain}))
             return
-        uncertain = found.buildings_uncertain
-        more = "" if uncertain is None else f" and {uncertain:,} uncertain buildings"
-        click.echo(f"{found.path}: {len(found.places)} places with {found.error_share:.0%} of the expected error{more}")
+        text = f"{found.path}: {len(found.places)} places with {found.error_share:.0%} of the expected error"
+        if uncertain:
+            text += f" and {found.buildings_listed:,} of {found.buildings_uncertain:,} uncertain buildings"
+        click.echo(text)
         return
     done = apply_review(result, out) if applies else undo_review(result)
     if as_json:

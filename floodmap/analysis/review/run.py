@@ -30,7 +30,7 @@ from floodmap.output.finishing import Finishing
 from floodmap.output.paths import page_path_of, pdf_path_of, stac_path_of
 from floodmap.output.results import FloodMap
 from floodmap.output.vector_files import PARTS
-from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE
+from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE, UNOBSERVED, flood_kinds
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Review:
     """GeoPackage with the layers `review` and `edits`; see `edits.write_places`."""
     places: tuple[Place, ...]
     """The places, the most worthwhile first."""
+    buildings_uncertain: int | None = None
+    """Number of uncertain buildings in the whole result; None if no buildings were given."""
 
     @property
     def error_share(self) -> float:
@@ -58,10 +60,9 @@ class Review:
         return sum(place.share for place in self.places)
 
     @property
-    def buildings_uncertain(self) -> int | None:
-        """Number of uncertain buildings in the places; None if no buildings were given."""
-        known = [place.buildings for place in self.places if place.buildings is not None]
-        return sum(known) if known else None
+    def buildings_listed(self) -> int:
+        """Number of uncertain buildings in the places."""
+        return sum(place.buildings or 0 for place in self.places)
 
 
 def review(
@@ -105,7 +106,8 @@ def review(
         places = ranked(cells, shape, count=count)
         with writing(path):
             write_places(places, codes.grid, path)
-    return Review(path=path, places=tuple(places))
+    uncertain = None if cells.buildings is None else int(cells.buildings.sum())
+    return Review(path=path, places=tuple(places), buildings_uncertain=uncertain)
 
 
 def apply_review(result: str | Path | FloodMap, edits: str | Path | None = None) -> FloodMap:
@@ -233,8 +235,8 @@ class _Edited:
 
     def changed(self) -> int:
         """Return the number of pixels whose class the edits change."""
-        classes = np.arange(256)
-        classes[:FIRST_REASON] = (classes[:FIRST_REASON] >= self.threshold) + (classes[:FIRST_REASON] > PERMANENT_CODE)
+        classes = flood_kinds(self.threshold)
+        classes[FIRST_REASON:] = UNOBSERVED
         pairs = zip(self._codes.strips(), self.strips(), strict=True)
         return sum(int((classes[before] != classes[after]).sum()) for (_, before), (_, after) in pairs)
 
