@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,6 +80,10 @@ class _Measured:
 
 class Areas(Protocol):
     """What buildings are counted by, such as `districts.Districts`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each area; only tables need them."""
 
     def __len__(self) -> int:
         """Return the number of areas."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def uncertain_buildings(
 
 
 class _Cells:
-    """Square cells in the place of districts."""
+    """Square cells in the place of districts, without names."""
+
+    names: Sequence[str] = ()
 
     def __init__(self, grid: GeoGrid, side: int) -> None:
         self._side = side
@@ -74,4 +77,5 @@ class _Cells:
     def of_points(self, xy: NDArray[Any]) -> Ints:
         """Return the cell of each point; a point outside of the scene has the nearest cell."""
         col, row = np.floor(xy / self._side).astype(np.int64).T
-        return np.clip(row, 0, self.shape[0] - 1) * self.shape[1] + np.clip(col, 0, self.shape[1] - 1)
+        found: Ints = np.clip(row, 0, self.shape[0] - 1) * self.shape[1] + np.clip(col, 0, self.shape[1] - 1)
+        return found
