@@ -229,6 +229,14 @@ def edited_by_gdal(path: Path) -> None:
         raster.write(np.ones((100, 100), np.uint8), 1, window=((0, 100), (0, 100)))
 
 
+def without_leaders(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"BLOCK_LEADER=SIZE_AS_UINT4", b"BLOCK_LEADER=NONE_OF_UINT4"))
+
+
+def known_as_edited(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"INCOMPATIBLE_EDITION=NO\n ", b"INCOMPATIBLE_EDITION=YES\n"))
+
+
 def damaged(path: Path) -> None:
     """Overwrite the compressed data of the only tile of the last overview, which is to be decompressed."""
     with path.open("rb") as file:
@@ -246,9 +254,13 @@ def damaged(path: Path) -> None:
         lambda path: recompressed(path, driver="GTiff", tiled=True, copy_src_overviews="NO"),
         lambda path: recompressed(path, blocksize=256),
         lambda path: recompressed(path, overviews="NONE"),
-        edited_by_gdal, cut, lengthened, emptied, without_a_tile, damaged,
+        edited_by_gdal, cut, lengthened, emptied, without_a_tile, without_leaders, known_as_edited,
+        damaged,
     ],
-    ids=["LZW", "no COG", "small tiles", "no overviews", "edited", "cut", "lengthened", "empty", "no tile", "damaged"],
+    ids=[
+        "LZW", "no COG", "small tiles", "no overviews", "edited", "cut", "lengthened", "empty", "no tile", "no leaders",
+        "known as edited", "damaged",
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("which", [0, 1], ids=["mask", "probability"])
 def test_a_raster_laid_out_otherwise_is_refused_and_nothing_is_written(
