@@ -24,7 +24,7 @@ import geopandas
 import numpy as np
 import rasterio
 import shapely
-from accuracy import FINAL, dry_mask, read, segmented, table
+from accuracy import FINAL, read, segmented, table
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
@@ -107,7 +107,10 @@ def chosen(groups: dict[str, list[Picture]], which: str) -> dict[str, list[Pictu
     if which == "scored":
         return {name: worst[name] for name in order[:5]}
     rest = {name: groups[name][PICTURES : 2 * PICTURES] for name in order[:5] if name not in OVERLAPPING}
-    return {**{name: worst[name] for name in order[5:]}, **{f"{name} (next)": rest[name] for name in rest if rest[name]}}
+    return {
+        **{name: worst[name] for name in order[5:]},
+        **{f"{name} (next)": rest[name] for name in rest if rest[name]},
+    }
 
 
 def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
@@ -153,8 +156,8 @@ def simulated(half: Half, codes: Codes, path: Path) -> int:
             right = count == RIGHT
             for polygon in _discs(where, count, least) if right else _outlines(where, count, least):
                 moved = shapely.affinity.translate(polygon, piece[1].start or 0, piece[0].start or 0)
-                rows.append({"label": label, "geometry": shapely.affinity.affine_transform(
-                    moved, [transform.a, transform.b, transform.d, transform.e, transform.c, transform.f])})  # fmt: skip
+                placed = shapely.affinity.affine_transform(moved, transform.to_shapely())
+                rows.append({"label": label, "geometry": placed})
     geopandas.GeoDataFrame(rows, crs=crs).to_file(path, layer="corrections")
     return len(rows)
 
@@ -227,6 +230,7 @@ def main() -> None:
     parser.add_argument("--base", default="finetuned")
     parser.add_argument("--set", choices=["scored", "tuning"], default="scored")
     parser.add_argument("--setting", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of Tuning")
+    parser.add_argument("--scenes", nargs="*", help="names of the scenes; by default all of the set")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     settings = {name: json.loads(value) for name, value in (one.split("=") for one in given.setting)}
@@ -234,6 +238,8 @@ def main() -> None:
     options, rows = AdaptOptions(base=given.base, even_if_worse=True), []
     with tempfile.TemporaryDirectory() as folder:
         for name, parts in chosen(pictures(given.data, given.baseline), given.set).items():
+            if given.scenes and name not in given.scenes:
+                continue
             half = assembled(name, parts, Path(folder))
             rows.append(run(half, Path(folder), given.base, Tuning(**settings), options))
             print(table(rows[-1:]), flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 from floodmap.training.adaptation.scoring import Score
 
 MIN_GAIN = 0.005
-"""Least gain of `Score.right` on the kept-out part for which an adaptation counts as a help."""
+"""Least gain of `Score.value` on the kept-out part for which an adaptation counts as a help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Adaptation:
         """Whether the new weights are better on the kept-out part; None if no part was kept out."""
         if self.before is None or self.after is None:
             return None
-        return self.after.right >= self.before.right + MIN_GAIN
+        return self.after.value >= self.before.value + MIN_GAIN
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON types."""
@@ -50,12 +50,17 @@ class Adaptation:
         if self.before is None or self.after is None:
             return "too few corrections to keep a part out: whether it helped is not known"
         said = {True: "it helped", False: "it did not help"}[bool(self.helped)]
+        what = "share right" if self.before.iou is None else "IoU"
         return (
-            f"{said}: on the corrections kept out {self.after.right:.1%} right, before {self.before.right:.1%} "
-            f"({_shares(self.before)} -> {_shares(self.after)})"
+            f"{said}: on the part kept out {what} {self.after.value:.3f}, before {self.before.value:.3f} "
+            f"({_shares(self.before, self.after)})"
         )
 
 
-def _shares(score: Score) -> str:
-    named = {"missed flood": score.missed, "false flood": score.false_flood}
-    return ", ".join(f"{name} {share:.1%}" for name, share in named.items() if share is not None)
+def _shares(before: Score, after: Score) -> str:
+    """Return the shares of corrected ground that are wrong, before and after."""
+    pairs = {
+        "missed flood": (before.missed, after.missed), "false flood": (before.false_flood, after.false_flood),
+    }  # fmt: skip
+    return "; ".join(f"{name} {old:.1%} -> {new:.1%}" for name, (old, new) in pairs.items()
+                     if old is not None and new is not None)  # fmt: skip

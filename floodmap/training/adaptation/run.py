@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,16 +22,18 @@ from floodmap.geo.source_name import SourceName
 from floodmap.imagery.raster.stac import scene_of
 from floodmap.imagery.scene import Scene
 from floodmap.inference.prompting import Prompter, far_view, has_coarse_pass
+from floodmap.models.calibration import Calibration, fit
 from floodmap.models.infrared import with_infrared
 from floodmap.models.loading import load_segmenter, pick_device, pick_dtype
 from floodmap.models.protocol import Segmenter
 from floodmap.models.registry import ResolvedModel, resolve
+from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.models.training_record import picture_key
 from floodmap.options import AdaptOptions, SceneOptions
 from floodmap.training.adaptation.corrections import Corrections, read_corrections, without_ignored
 from floodmap.training.adaptation.result import Adaptation
-from floodmap.training.adaptation.scoring import Score, Touched
-from floodmap.training.adaptation.split import areas_of, divide
+from floodmap.training.adaptation.scoring import Codes, Counts, Score, Touched
+from floodmap.training.adaptation.split import Division, divide, undivided
 from floodmap.training.adaptation.tuning import Tuning, tune, tuned_names
 from floodmap.training.adaptation.views import Encoder
 from floodmap.training.adaptation.weights import ADAPTED, Base
@@ -38,7 +42,7 @@ Report = Callable[[float, str], None]
 
 
 def adapt_model(
-    source: str | Path,
+    source: str | os.PathLike[str],
     corrections: Path,
     out: Path,
     options: AdaptOptions,
@@ -79,15 +83,14 @@ def adapt_model(
         given = read_corrections(corrections, scene.grid)
         parts = _divided(given, corrections, options)
         run = _Run(scene, base, chosen, Path(folder), tuning or Tuning(seed=options.seed), report)
-        tuned = run.tuned(parts[0])
-        before, after, changed = run.scores(tuned, given, parts[1])
+        tuned = run.tuned(parts.tuning.corrections)
+        before, after, changed = run.calibrated_scores(tuned, given, parts)
         result = Adaptation(
-            path=out, base=options.base, before=before, after=after, tuning=areas_of(parts[0]),
-            kept_out={} if parts[1] is None else areas_of(parts[1]), changed_elsewhere=changed,
-            seconds=round(time.monotonic() - began, 1),
+            path=out, base=options.base, before=before, after=after, tuning=parts.tuning.areas(),
+            kept_out=parts.kept_out.areas(), changed_elsewhere=changed, seconds=round(time.monotonic() - began, 1),
         )  # fmt: skip
         if not result.helped and not options.even_if_worse:
-            return _unwritten(result)
+            return replace(result, path=None)
         record = {**result.as_json(), "scene": scene.name, "corrections": _sha256(corrections), "seed": options.seed}
         record = {key: value for key, value in record.items() if key not in ("path", "seconds")}
         training = _training_record(base, name, options.base)
@@ -109,7 +112,7 @@ class _Run:
     dtype: torch.dtype = field(init=False)
     segmenter: Segmenter = field(init=False)
     prompter: Prompter = field(init=False)
-    calibration: Any = field(init=False)
+    calibration: Calibration = field(init=False)
 
     def __post_init__(self) -> None:
         self.dtype = pick_dtype(self.device, "auto")
@@ -125,35 +128,50 @@ class _Run:
         self.report(0.5, "encode")
         near = encoder.near(corrections, self.prompter)
         self.report(1.0, "encode")
-        names = tuned_names(network, self.tuning)
         tune(network, (far, near), self.tuning, dtype=self.dtype, report=lambda share: self.report(share / 2, "tune"))
         if far:
-            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(network.state_dict(), names)))
+            near = encoder.with_masks(near, corrections, self._prompter(self._loaded(self._mixed(network))))
         tune(
             network, (far, near), self.tuning, dtype=self.dtype,
             report=lambda share: self.report((1 + share) / 2, "tune"),
         )  # fmt: skip
-        state = network.state_dict()
-        return {name: state[name] for name in names}
+        return self._mixed(network)
 
-    def scores(
-        self, tuned: dict[str, Tensor], given: Corrections, kept_out: Corrections | None
+    def _mixed(self, network: FloodSam) -> dict[str, Tensor]:
+        """Return the tuned weights by name, on the way from the old ones as far as `Tuning.share` says."""
+        new, old, share = network.state_dict(), self.base.state, self.tuning.share
+        return {name: torch.lerp(old[name].to(new[name]), new[name], share)
+                for name in tuned_names(network, self.tuning)}  # fmt: skip
+
+    def calibrated_scores(
+        self, tuned: dict[str, Tensor], given: Corrections, parts: Division
     ) -> tuple[Score | None, Score | None, float]:
-        """Return the scores of the old and of the new weights on the kept-out part, and the share that changed."""
+        """Fit the calibration on the part that was tuned on, then score the old and the new weights on the other part.
+
+        Returns:
+            Scores of the old and of the new weights, None if nothing is kept out, and the share of the ground without
+            a correction that changed.
+        """
         touched = Touched(self.scene, given, self.segmenter.multiple)
         old = touched.predicted(self.segmenter, self.prompter)
-        new_segmenter = self._loaded(tuned, [*tuned])
-        new = touched.predicted(new_segmenter, self._prompter(new_segmenter))
+        new = self._predicted(touched, tuned)
+        if self.tuning.calibrates:
+            self.calibration = _refined(self.calibration, np.add(*touched.counts(new, old, parts.tuning)))
+            new = self._predicted(touched, tuned)
         changed = touched.changed(new, old, given)
-        if kept_out is None:
+        if not len(parts.kept_out.corrections):
             return None, None, changed
-        before, after = (Score.of(touched.histogram(codes, old, kept_out)) for codes in (old, new))
+        before, after = (Score.of(*touched.counts(codes, old, parts.kept_out)) for codes in (old, new))
         return before, after, changed
 
-    def _loaded(self, state: dict[str, Tensor], names: list[str]) -> Segmenter:
+    def _predicted(self, touched: Touched, tuned: dict[str, Tensor]) -> list[Codes]:
+        segmenter = self._loaded(tuned)
+        return touched.predicted(segmenter, self._prompter(segmenter))
+
+    def _loaded(self, tuned: dict[str, Tensor]) -> Segmenter:
         """Write weights to the temporary folder and load them, rounded as they will be stored."""
         path = self.folder / "tried.safetensors"
-        self.base.write(path, {name: state[name] for name in names}, self.calibration)
+        self.base.write(path, tuned, self.calibration)
         model = ResolvedModel(path=path, name=path.stem, architecture="flood_sam", sha256="")
         return load_segmenter(model, str(self.device))
 
@@ -168,16 +186,20 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{out} exists already; choose another name or add --overwrite")
 
 
-def _divided(given: Corrections, path: Path, options: AdaptOptions) -> tuple[Corrections, Corrections | None]:
-    """Return the corrections to tune on and those to keep out; None if nothing can and need be kept out."""
+def _divided(given: Corrections, path: Path, options: AdaptOptions) -> Division:
+    """Divide corrections; nothing is kept out if there are too few, and if the weights shall be written anyway."""
     try:
-        parts = divide(given, share=options.keep_out, seed=options.seed)
+        return divide(given, share=options.keep_out, seed=options.seed)
     except LabelError as error:
-        usable = without_ignored(given)
-        if options.even_if_worse and len(usable):
-            return usable, None
+        if options.even_if_worse and len(without_ignored(given)):
+            return undivided(given)
         raise LabelError(f"{path}: {error}, or add --even-if-worse for weights that are not checked") from error
-    return parts.tuning, parts.kept_out
+
+
+def _refined(calibration: Calibration, counts: Counts) -> Calibration:
+    """Fit Platt scaling to probabilities that are calibrated already, and join both calibrations."""
+    scale, shift = fit(np.round(counts).astype(np.int64))
+    return Calibration(scale * calibration.scale, scale * calibration.shift + shift)
 
 
 def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any]:
@@ -186,10 +208,6 @@ def _training_record(base: Base, source: SourceName, name: str) -> dict[str, Any
     keys = record.get("keys", {})
     own = [picture_key(source.path)] if source.path is not None and source.path.is_file() else []
     return {**record, "base": name, "keys": {**keys, "train": sorted({*keys.get("train", ()), *own})}}
-
-
-def _unwritten(result: Adaptation) -> Adaptation:
-    return Adaptation(**{**{key: getattr(result, key) for key in result.__slots__}, "path": None})
 
 
 def _sha256(path: Path) -> str:

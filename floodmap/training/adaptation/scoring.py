@@ -15,45 +15,55 @@ from floodmap.inference.prediction import predict
 from floodmap.inference.prompting import Prompter
 from floodmap.inference.selection import Selection
 from floodmap.inference.tiling import Grid
-from floodmap.models.calibration import Histogram
 from floodmap.models.infrared import with_infrared
 from floodmap.models.protocol import Segmenter
 from floodmap.strips.codes import FIRST_REASON, THRESHOLD
 from floodmap.training.adaptation.corrections import FLOOD, KEPT, Corrections
+from floodmap.training.adaptation.split import Part
 from floodmap.training.samples import IGNORED
 
 Codes = NDArray[np.uint8]
+Counts = NDArray[np.float64]
+"""Number of pixels, float64 (101, 2). Row i: probability of i per cent. Column 0: dry in the reference; 1: flooded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of a model on corrected pixels."""
+    """Score of a model on ground that was kept out: blocks of the scene with corrections, and what lies around them.
 
-    right: float
-    """Share of the corrected pixels that is right, 0 to 1: the mean of the share of flood and the share of dry ground,
-    so that a class of which little was drawn counts as much as the other. With one class, the share of this class."""
+    The reference of a corrected pixel is the correction. Every other pixel of a block counts by the calibrated
+    probability of the old model: of all pixels of 3 per cent, 3 of 100 are water. So a model that is better at the
+    corrections, but changes ground of which the old model was sure, loses.
+    """
+
     iou: float | None
-    """IoU on the corrected pixels, 0 to 1; None if none of them is flood."""
+    """Expected IoU in the blocks, 0 to 1; None if no flood was corrected there."""
+    right: float
+    """Expected share of pixels that are right, of all pixels in the blocks, 0 to 1."""
     missed: float | None
     """Share of corrected flood that the model calls dry, 0 to 1; None without corrected flood."""
     false_flood: float | None
     """Share of corrected dry ground that the model calls flood, 0 to 1; None without corrected dry ground."""
-    pixels: int
-    """Number of corrected pixels."""
 
     @classmethod
-    def of(cls, histogram: Histogram) -> Score:
-        """Compute the score of pixels counted by probability in per cent and by correction, int64 (101, 2)."""
-        (called_dry, missed), (false, hit) = histogram[:THRESHOLD].sum(axis=0), histogram[THRESHOLD:].sum(axis=0)
-        flood, dry = int(hit + missed), int(false + called_dry)
-        shares = ([hit / flood] if flood else []) + ([called_dry / dry] if dry else [])
+    def of(cls, corrected: Counts, around: Counts) -> Score:
+        """Compute the score from corrected pixels, and from the other pixels of the blocks."""
+        (called_dry, missed), (false, hit) = corrected[:THRESHOLD].sum(axis=0), corrected[THRESHOLD:].sum(axis=0)
+        total = corrected + around
+        flooded = total[THRESHOLD:]
+        union = total[:THRESHOLD, 1].sum() + flooded.sum()
+        right = total[:THRESHOLD, 0].sum() + flooded[:, 1].sum()
         return cls(
-            right=float(np.mean(shares)) if shares else 0.0,
-            iou=float(hit / (flood + false)) if flood else None,
-            missed=float(missed / flood) if flood else None,
-            false_flood=float(false / dry) if dry else None,
-            pixels=flood + dry,
+            iou=float(flooded[:, 1].sum() / union) if hit + missed else None,
+            right=float(right / max(total.sum(), 1)),
+            missed=float(missed / (hit + missed)) if hit + missed else None,
+            false_flood=float(false / (false + called_dry)) if false + called_dry else None,
         )
+
+    @property
+    def value(self) -> float:
+        """The number that decides: `iou`, or `right` where no flood was corrected."""
+        return self.right if self.iou is None else self.iou
 
 
 class Touched:
@@ -96,21 +106,22 @@ class Touched:
             codes.append(np.where(reason > 0, reason, percent.astype(np.uint8))[cell.within(window).slices])
         return codes
 
-    def histogram(self, codes: Sequence[Codes], old: Sequence[Codes], corrections: Corrections) -> Histogram:
-        """Count corrected and observed pixels by predicted probability in per cent and by correction, int64 (101, 2).
+    def counts(self, codes: Sequence[Codes], old: Sequence[Codes], part: Part) -> tuple[Counts, Counts]:
+        """Count the pixels in the blocks of a part: those with a correction, and those around them.
 
         Args:
             codes: result of `predicted`.
-            old: result of `predicted` of the model before it was tuned: what `KEPT` keeps.
-            corrections: corrections to count.
+            old: result of `predicted` of the model before it was tuned.
+            part: corrections and their blocks.
         """
-        total = np.zeros((101, 2), np.int64)
+        corrected, around = np.zeros((101, 2)), np.zeros((101, 2))
         for (_, cell), now, before in zip(self._windows, codes, old, strict=True):
-            labels = corrections.drawn(cell)
-            counted = (now < FIRST_REASON) & (labels != IGNORED)
+            labels, observed = part.corrections.drawn(cell), now < FIRST_REASON
             flood = np.where(labels == KEPT, before >= THRESHOLD, labels == FLOOD)
-            total += np.bincount(now[counted].astype(np.int64) * 2 + flood[counted], minlength=202).reshape(101, 2)
-        return total
+            corrected += _counts(now, flood.astype(float), observed & (labels != IGNORED))
+            inside = observed & (labels == IGNORED) & (part.blocks.drawn(cell) != IGNORED)
+            around += _counts(now, before / 100, inside)
+        return corrected, around
 
     def changed(self, codes: Sequence[Codes], old: Sequence[Codes], corrections: Corrections) -> float:
         """Return the share of the ground without a correction, in the windows, that changes between flood and dry."""
@@ -131,3 +142,10 @@ def _cells(grid: Grid) -> list[tuple[Window, Window]]:
         for i, row in enumerate(rows[:-1])
         for j, col in enumerate(cols[:-1])
     ]
+
+
+def _counts(percent: Codes, flood: NDArray[np.float64], where: NDArray[np.bool_]) -> Counts:
+    """Count pixels by probability in per cent and by reference, float64 (101, 2), for a reference from 0 to 1."""
+    total = np.bincount(percent[where], minlength=101).astype(float)
+    wet = np.bincount(percent[where], weights=flood[where], minlength=101)
+    return np.stack([total - wet, wet], axis=1)

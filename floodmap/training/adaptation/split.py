@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from floodmap.errors import LabelError
-from floodmap.training.adaptation.corrections import KEPT, Corrections, without_ignored
+from floodmap.training.adaptation.corrections import DRY, FLOOD, KEPT, Corrections, without_ignored
 
 CELLS = 8
 """Number of blocks along the longer side of the extent of all corrections. Polygons are cut at the sides of blocks."""
@@ -23,14 +23,29 @@ NAMES = ("dry ground", "flood", "accepted ground")
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the corrections, and the blocks of the scene in which they lie."""
+
+    corrections: Corrections
+    blocks: Corrections
+    """Squares; their labels have no meaning."""
+
+    def areas(self) -> dict[str, int]:
+        """Return the corrected area of each class in pixels, by name: flood, dry and accepted."""
+        area, labels = shapely.area(self.corrections.shapes), self.corrections.labels
+        names = {"dry": DRY, "flood": FLOOD, "accepted": KEPT}
+        return {name: round(float(area[labels == label].sum())) for name, label in names.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """Corrections in two parts that share no pixel."""
+    """Corrections in two parts that share no block."""
 
-    tuning: Corrections
+    tuning: Part
     """Corrections on which the model is tuned."""
-    kept_out: Corrections
-    """Corrections on which it is scored, and nothing else."""
+    kept_out: Part
+    """Corrections on which it is scored, and nothing else; empty if there are too few to keep some out."""
 
 
 def divide(corrections: Corrections, *, share: float, seed: int) -> Division:
@@ -47,11 +62,14 @@ def divide(corrections: Corrections, *, share: float, seed: int) -> Division:
     Raises:
         LabelError: there are too few corrections to keep a part of them out.
     """
-    pieces, block = _pieces(without_ignored(corrections))
-    areas = np.zeros((block.max(initial=-1) + 1, len(NAMES)))
+    pieces, block, boxes = _pieces(without_ignored(corrections))
+    areas = np.zeros((len(boxes), len(NAMES)))
     np.add.at(areas, (block, pieces.labels), shapely.area(pieces.shapes))
     kept = _deal(areas, share, np.random.default_rng(seed))
-    parts = Division(tuning=pieces.subset(~kept[block]), kept_out=pieces.subset(kept[block]))
+    sides = [
+        Part(pieces.subset(side[block]), Corrections(shapes=boxes[side], labels=np.zeros(int(side.sum()), np.int64)))
+        for side in (~kept, kept)
+    ]
     total = areas.sum(axis=0)
     for side, name in ((areas[~kept].sum(axis=0), "tune on"), (areas[kept].sum(axis=0), "keep out")):
         for label in np.flatnonzero((total > 0) & (side < MIN_PIXELS)):
@@ -59,32 +77,40 @@ def divide(corrections: Corrections, *, share: float, seed: int) -> Division:
                 f"too few corrections: {side[label]:.0f} pixels of {NAMES[label]} to {name}, at least {MIN_PIXELS} are "
                 f"needed; draw more of it, in several places"
             )
-    return parts
+    return Division(tuning=sides[0], kept_out=sides[1])
 
 
-def areas_of(corrections: Corrections) -> dict[str, int]:
-    """Return the area of each class in pixels, by name: flood, dry and accepted."""
-    area = shapely.area(corrections.shapes)
-    names = {"dry": 0, "flood": 1, "accepted": KEPT}
-    return {name: round(float(area[corrections.labels == label].sum())) for name, label in names.items()}
+def undivided(corrections: Corrections) -> Division:
+    """Return a division that keeps nothing out."""
+    pieces, _, boxes = _pieces(without_ignored(corrections))
+    blocks = Corrections(shapes=boxes, labels=np.zeros(len(boxes), np.int64))
+    none = Part(pieces.subset(np.zeros(len(pieces), bool)), blocks.subset(np.zeros(len(blocks), bool)))
+    return Division(tuning=Part(pieces, blocks), kept_out=none)
 
 
-def _pieces(corrections: Corrections) -> tuple[Corrections, NDArray[np.int64]]:
-    """Cut corrections at the sides of blocks; return the pieces, and the index of the block of each, int64 (n,)."""
+def _pieces(corrections: Corrections) -> tuple[Corrections, NDArray[np.int64], NDArray[np.object_]]:
+    """Cut corrections at the sides of blocks.
+
+    Returns:
+        The pieces, the index of the block of each, int64 (n,), and the blocks that hold pieces, object (blocks,).
+    """
     west, north, east, south = shapely.total_bounds(corrections.shapes)
     side = max(MIN_BLOCK, max(east - west, south - north) / CELLS)
-    shapes, labels, blocks = [], [], []
-    columns = int((east - west) // side) + 1
-    for row in range(int((south - north) // side) + 1):
-        for column in range(columns):
-            left, top = west + column * side, north + row * side
-            cut = shapely.intersection(corrections.shapes, shapely.box(left, top, left + side, top + side))
-            for index in np.flatnonzero(shapely.area(cut) > 0):
-                shapes.append(cut[index])
-                labels.append(corrections.labels[index])
-                blocks.append(row * columns + column)
+    shapes: list[shapely.Geometry] = []
+    labels: list[int] = []
+    blocks: list[int] = []
+    boxes: list[shapely.Geometry] = []
+    for top in np.arange(north, south, side):
+        for left in np.arange(west, east, side):
+            box = shapely.box(left, top, left + side, top + side)
+            cut = shapely.intersection(corrections.shapes, box)
+            inside = np.flatnonzero(shapely.area(cut) > 0)
+            shapes += list(cut[inside])
+            labels += list(corrections.labels[inside])
+            blocks += [len(boxes)] * len(inside)
+            boxes += [box] if len(inside) else []
     pieces = Corrections(shapes=np.array(shapes, object), labels=np.array(labels, np.int64))
-    return pieces, np.unique(np.array(blocks, np.int64), return_inverse=True)[1]
+    return pieces, np.array(blocks, np.int64), np.array(boxes, object)
 
 
 def _deal(areas: Floats, share: float, random: np.random.Generator) -> NDArray[np.bool_]:

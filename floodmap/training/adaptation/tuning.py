@@ -18,15 +18,21 @@ from floodmap.training.adaptation.views import View
 class Tuning:
     """Settings of the tuning; see docs/lab/adapt.md for how they were chosen."""
 
-    steps: int = 160
+    steps: int = 80
     """Number of optimizer steps."""
     learning_rate: float = 2e-4
     """Highest learning rate of AdamW; it falls to 0 along a cosine."""
     pull: float = 10.0
     """Weight decay towards the old weights, decoupled as in AdamW (L2-SP; Li et al. 2018, arXiv:1802.01483)."""
-    old_predictions: float = 0.1
-    """Weight of the cross-entropy with the old probabilities, on ground without a correction (Li and Hoiem 2016,
-    arXiv:1606.09282)."""
+    old_predictions: float = 2.0
+    """Weight of the mean squared change of the flood probability, on ground without a correction (Li and Hoiem 2016,
+    arXiv:1606.09282, with a bounded loss: a correction also stands for ground around it that looks alike)."""
+    margin: float = 2.2
+    """Logit, before calibration, that is enough: pixels that are right by this margin do not count in the loss."""
+    share: float = 0.75
+    """Share of the way from the old to the tuned weights (Wortsman et al. 2022, arXiv:2109.01903)."""
+    calibrates: bool = True
+    """True: fit the calibration of the logits after the tuning."""
     crop: float = 0.75
     """Share of the side of a view that a step decodes."""
     seed: int = 0
@@ -78,7 +84,7 @@ def tune(
             view = _random_part(level[next(draw)], tuning.crop, generator)
             with torch.autocast(view.flood.device.type, dtype, enabled=dtype != torch.float32):
                 logits = model.decode(view.encoded, masks=_pick_mask(view, generator))[0]
-            _loss(logits.float(), view, weight, tuning.old_predictions).backward()
+            _loss(logits.float(), view, weight, tuning).backward()
         nn.utils.clip_grad_norm_(tuned, 1.0)
         optimizer.step()
         with torch.no_grad():
@@ -88,14 +94,15 @@ def tune(
     model.requires_grad_(False)
 
 
-def _loss(logits: Tensor, view: View, weight: tuple[float, float, float], old_predictions: float) -> Tensor:
-    """Return the loss of one view: cross-entropy on corrected ground, and with the old probabilities elsewhere."""
+def _loss(logits: Tensor, view: View, weight: tuple[float, float, float], tuning: Tuning) -> Tensor:
+    """Return the loss of one view: cross-entropy on corrected ground, and the change of probability elsewhere."""
     of_flood, of_dry, mean = weight
     flood, dry = view.flood * of_flood, view.dry * of_dry
-    wrong = (flood * F.softplus(-logits) + dry * F.softplus(logits)).sum()
-    corrected = wrong / (flood.sum() + dry.sum() + 0.25 * mean)
-    change = F.binary_cross_entropy_with_logits(logits, view.base.sigmoid(), view.free, reduction="sum")
-    return corrected + old_predictions * change / view.free.sum().clamp(min=1)
+    enough = math.log1p(math.exp(-tuning.margin))
+    of_wrong = flood * F.relu(F.softplus(-logits) - enough) + dry * F.relu(F.softplus(logits) - enough)
+    corrected = of_wrong.sum() / (flood.sum() + dry.sum() + 0.25 * mean)
+    change = ((logits.sigmoid() - view.base.sigmoid()).square() * view.free).sum() / view.free.sum().clamp(min=1)
+    return corrected + tuning.old_predictions * change
 
 
 def _class_weights(level: Sequence[View]) -> tuple[float, float, float]:

@@ -59,8 +59,9 @@ class View:
         def cut(x: Tensor, stride: int) -> Tensor:
             return x[..., rows.start // stride : rows.stop // stride, cols.start // stride : cols.stop // stride]
 
-        half = (cut(x, 2) for x in (self.flood, self.dry, self.free, self.base))
-        return View(self.encoded.crop(rows, cols), *half, tuple(cut(mask, 4) for mask in self.masks))
+        flood, dry, free, base = (cut(x, 2) for x in (self.flood, self.dry, self.free, self.base))
+        masks = tuple(cut(mask, 4) for mask in self.masks)
+        return View(self.encoded.crop(rows, cols), flood, dry, free, base, masks)
 
 
 class Encoder:
