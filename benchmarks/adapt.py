@@ -39,10 +39,12 @@ from floodmap.training.adaptation.tuning import Tuning
 
 LEAST_WATER = 0.03
 """Least share of water in a picture. In pictures with less, some pixels decide about the IoU."""
+LEAST_HALF = 0.25
+"""Least share of a picture's water in each of its halves."""
 PICTURES = 3
 """Pictures of a scene."""
 GAP = 32
-"""Pixels without data between pictures, and between the halves of a picture nothing."""
+"""Pixels without data between pictures."""
 WRONG, RIGHT = 5, 3
 """Largest number of polygons in each picture where the model is wrong, and where it is right, of each class."""
 LEAST_AREA = 0.002
@@ -89,7 +91,9 @@ def pictures(data: Path, baseline: Path) -> dict[str, list[Picture]]:
     for row in rows:
         if not row["mask"] or float(row["water"] or 0) < LEAST_WATER:
             continue
-        path = data / "nadir" / row["file"]
+        path, mask = data / "nadir" / row["file"], read(data / "nadir" / row["mask"])
+        if halved(mask)[1] < LEAST_HALF:
+            continue
         flight = f" {path.stem[4:13]}" if row["source"] == "usgs_obx" else ""
         groups.setdefault(row["source"] + flight, []).append(
             Picture(path, data / "nadir" / row["mask"], float(row["gsd_m"] or 0), scored[path.stem])
@@ -113,6 +117,17 @@ def chosen(groups: dict[str, list[Picture]], which: str) -> dict[str, list[Pictu
     }
 
 
+def halved(mask: Codes) -> tuple[tuple[slice, slice], float]:
+    """The left or the upper half of a picture, whichever divides its water more evenly, and the smaller share of it."""
+    rows, cols = mask.shape
+    shares = {}
+    for half in ((slice(0, rows), slice(0, cols // 2)), (slice(0, rows // 2), slice(0, cols))):
+        share = float((mask[half] == 1).sum() / max((mask == 1).sum(), 1))
+        shares[min(share, 1 - share)] = half
+    best = max(shares)
+    return shares[best], best
+
+
 def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
     """Write a scene of pictures side by side; every picture is cut where both halves have the most water."""
     rgbs = [np.asarray(Image.open(one.path).convert("RGB")) for one in parts]
@@ -125,9 +140,8 @@ def assembled(name: str, parts: Sequence[Picture], folder: Path) -> Half:
         rows, cols = picture.shape[:2]
         where = np.s_[:rows, left : left + cols]
         rgb[:, *where], alpha[where], reference[where] = picture.transpose(2, 0, 1), 255, mask
-        halves = [np.s_[:rows, : cols // 2], np.s_[: rows // 2, :cols]]
-        half = max(halves, key=lambda one: min((mask == 1)[one].sum(), (mask == 1).sum() - (mask == 1)[one].sum()))
-        pieces.append((half[0], slice(left + (half[1].start or 0), left + half[1].stop)))
+        half = halved(mask)[0]
+        pieces.append((half[0], slice(left, left + half[1].stop)))
         corrected[pieces[-1]] = True
         left += cols + GAP
     path, gsd_m = folder / f"{name.replace(' ', '_')}.tif", float(np.mean([one.gsd_m for one in parts]))
@@ -217,8 +231,8 @@ def run(half: Half, folder: Path, base: str, tuning: Tuning, options: AdaptOptio
         "after": iou(after, half.reference, half.corrected),
         "other half": iou(before, half.reference, other), "after ": iou(after, half.reference, other),
         "Brier": expected_error(before, half.reference, other), " after": expected_error(after, half.reference, other),
-        "kept out": result.before.right if result.before else float("nan"),
-        "after  ": result.after.right if result.after else float("nan"),
+        "kept out": result.before.value if result.before else float("nan"),
+        "after  ": result.after.value if result.after else float("nan"),
         "says": {True: "helped", False: "did not help", None: "unknown"}[result.helped], "seconds": round(seconds),
     }  # fmt: skip
 
@@ -246,6 +260,8 @@ def main() -> None:
     print(table(rows))
     better = sum(row["after "] > row["other half"] for row in rows)
     print(f"better on the other half: {better} of {len(rows)}")
+    agrees = sum((row["after "] > row["other half"]) == (row["says"] == "helped") for row in rows)
+    print(f"what it says on the part kept out is so on the other half: {agrees} of {len(rows)}")
     if given.json:
         given.json.write_text(json.dumps({"tuning": asdict(Tuning(**settings)), "rows": rows}, indent=1))
 
