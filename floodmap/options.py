@@ -274,6 +274,20 @@ class FineTuneOptions:
             raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptOptions:
+    """Options of adapting a model to corrections of one scene."""
+
+    base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
+    keep_out: float = option(0.3, "Share of the corrections that is kept out, to find out whether it helped.")
+    even_if_worse: bool = option(False, "Write the weights also if they did not help, or if it cannot be found out.")
+    seed: int = option(0, "Seed of the choice of the corrections that are kept out.", least=0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_out < 1:
+            raise LabelError("the share of the corrections to keep out must be between 0 and 1")
+
+
 class TrainSettings(TypedDict, total=False):
     """Types of the optional keyword arguments of `floodmap.train`: fields of `FineTuneOptions` except `device`."""
 

@@ -51,7 +51,7 @@ def read_prompts(path: Path | str, grid: GeoGrid, *, may_be_empty: bool = False)
     labels: list[int] = []
     boxes: list[NDArray[np.float64]] = []
     span, count = grid.span_x, 0
-    for layer in _filled_layers(path):
+    for layer in filled_layers(path):
         vectors = read_vectors(path, crs=grid.crs, layer=layer)
         column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
         for index, geometry in enumerate(vectors.geometries):
@@ -92,7 +92,7 @@ def _is_empty(path: Path | str) -> bool:
     return bool(layers) and not any(counts)
 
 
-def _filled_layers(path: Path | str) -> list[str | None]:
+def filled_layers(path: Path | str) -> list[str | None]:
     """Return the names of the layers to read: the spatial layers of the file that contain features.
 
     A layer is spatial if the file declares a geometry type for it. Attribute tables, such as the table `layer_styles`
