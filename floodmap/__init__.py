@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from floodmap.api.catalogues import segment_many
     from floodmap.api.changes import change
     from floodmap.api.descriptions import info, sample
-    from floodmap.api.labelled import compare, train
+    from floodmap.api.labelled import adapt, compare, train
     from floodmap.api.mosaics import mosaic
     from floodmap.api.scenes import Prediction, load_model, predict, segment
     from floodmap.catalogue.rows import SceneRow
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from floodmap.output.products.cems_of_mask import vectorize_cems
     from floodmap.output.products.model_item import model_item
     from floodmap.output.results import FloodMap
+    from floodmap.training.adaptation.result import Adaptation
 
     __version__: str
 
 __all__ = [
+    "Adaptation",
     "Catalogue",
     "Change",
     "Comparison",
@@ -59,6 +61,7 @@ __all__ = [
     "TrainedModel",
     "Window",
     "__version__",
+    "adapt",
     "apply_review",
     "change",
     "compare",
@@ -82,6 +85,7 @@ __all__ = [
 # Module of each public name. No module directly in this package may have the name of a function below: the import of
 # such a module would replace the function `floodmap.NAME` by the module.
 _HOMES = {
+    "Adaptation": "training.adaptation.result",
     "Catalogue": "catalogue.run",
     "Change": "analysis.change_files",
     "Comparison": "comparison.run",
@@ -103,6 +107,7 @@ _HOMES = {
     "SegmentOptions": "options",
     "TrainedModel": "models.training_record",
     "Window": "geo.window",
+    "adapt": "api.labelled",
     "apply_review": "analysis.review.run",
     "change": "api.changes",
     "compare": "api.labelled",

@@ -71,7 +71,7 @@ def described_options(options: SegmentOptions, fingerprints: Mapping[str, str | 
             `imagery.raster.fingerprint.of_input`.
     """
     chosen = asdict(options)
-    for name in ("overwrite", "resume", "formats", "report", "pdf", "stac", "schema", "flood_type"):
+    for name in ("overwrite", "resume", "keep_features", "formats", "report", "pdf", "stac", "schema", "flood_type"):
         del chosen[name]
     shown = {name: shown_name(path) for name, path in options.files.items()}
     chosen["scene"] |= {name: shown[name] for name in ("mask", "aoi") if name in shown}

@@ -141,6 +141,11 @@ class SegmentOptions:
         "floodmap", "Schema of the vector files; cems: also layers in the schema of Copernicus EMS Rapid Mapping."
     )
     flood_type: FloodType = option("unknown", "Kind of flood in the layers of --schema cems.")
+    keep_features: bool = option(
+        False,
+        "Keep what corrections need, in the folder NAME_features: with --resume and --prompts FILE, only the "
+        "windows with points are computed again.",
+    )
     batch_size: int = option(1, "Windows that are computed at a time.", shown="up to 4 on a CPU, 8 on a GPU", least=1)
     exhaustive: bool = option(
         False, "Compute all windows, also where the coarse pass has already decided between dry and flood."
@@ -160,6 +165,8 @@ class SegmentOptions:
                 raise FloodmapError(f"{name} {value} must be 0 or more")
         if self.permanent_water is None and (self.permanent_least is not None or self.permanent_rim_m is not None):
             raise FloodmapError("--permanent-least and --permanent-rim need --permanent-water FILE")
+        if self.keep_features and self.prompts == "none":
+            raise FloodmapError("--keep-features needs --prompts auto: points correct the automatic result")
         if self.flood_type != "unknown" and self.schema != "cems":
             raise FloodmapError("--flood-type needs --schema cems")
 
@@ -167,6 +174,11 @@ class SegmentOptions:
     def threshold_percent(self) -> int:
         """Threshold in whole per cent, at least 1, for comparison with codes (one uint8 per pixel)."""
         return in_percent(self.threshold)
+
+    @property
+    def has_points_file(self) -> bool:
+        """True if the prompts come from a file of a user."""
+        return self.prompts not in ("auto", "none")
 
     @property
     def files(self) -> dict[str, Path | str]:
@@ -202,6 +214,7 @@ class SegmentSettings(TypedDict, total=False):
     min_area_m2: float | None
     simplify_m: float | None
     formats: tuple[Format, ...]
+    keep_features: bool
     exhaustive: bool
     overwrite: bool
     resume: bool
@@ -259,6 +272,20 @@ class FineTuneOptions:
     def __post_init__(self) -> None:
         if not self.epochs > 0 or not self.learning_rate > 0 or not 0 < self.val_share < 1:
             raise LabelError("epochs and learning rate must be above 0, and val_share between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptOptions:
+    """Options of adapting a model to corrections of one scene."""
+
+    base: str = option(MODEL, "Weights to begin with: a model's name or file.", metavar="NAME|FILE")
+    keep_out: float = option(0.3, "Share of the corrections that is kept out, to find out whether it helped.")
+    even_if_worse: bool = option(False, "Write the weights also if they did not help, or if it cannot be found out.")
+    seed: int = option(0, "Seed of the choice of the corrections that are kept out.", least=0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_out < 1:
+            raise LabelError("the share of the corrections to keep out must be between 0 and 1")
 
 
 class TrainSettings(TypedDict, total=False):

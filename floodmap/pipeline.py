@@ -14,6 +14,8 @@ from typing import Any
 from floodmap._runtime.extras import require
 from floodmap._runtime.forks import at_work
 from floodmap._runtime.memory import freed_memory_kept
+from floodmap.correction.features import COARSE, Features, keep_features, remove_features, save_coarse
+from floodmap.correction.run import Correction
 from floodmap.description import describe
 from floodmap.errors import MissingCRSError, OutputError, writing
 from floodmap.geo.geogrid import how_to_place
@@ -83,6 +85,14 @@ def segment_scene(
     """
     started = time.time()
     source = scene_of(SourceName.of(source))
+    if options.keep_features and options.has_points_file and Features.of(out, name or source.stem) is None:
+        # Points are taken out again by going back to the automatic result, which therefore comes first.
+        automatic = replace(options, prompts="auto", report=False, pdf=False, stac=False)
+        segment_scene(
+            source, out, segmenter, automatic, name=name, progress=progress, helper=helper, workers=workers,
+            rehearsed=rehearsed,
+        )  # fmt: skip
+        options = replace(options, resume=True, overwrite=False)
     refuse_unreadable(source.path or "", out, *options.files.values())
     threads = _DECOMPRESSION_THREADS if segmenter.offloads else 1
     refuse_other_run(out, name or source.stem)
@@ -108,6 +118,13 @@ def segment_scene(
             settings["model"]["mixed"] = [dict(kind) for kind in workers.mixed]
         if done := _done_before(scene, out, name, options, settings):
             return done
+        if correction := Correction.of(scene, out, name, options, settings):
+            finishing = _finishing(scene, out, name, options, settings, started, ())
+            with Journal(work_folder(out, name), settings, resume=False, discard=options.overwrite) as journal:
+                done = correction.make(
+                    scene, grid, segmenter, options, finishing, journal.scratch, _windows_only(progress)
+                )  # fmt: skip
+            return completed(done, options, lambda: preview(scene))
         work = work_folder(out, name)
         if not options.overwrite and not has_strips(work):
             refuse_existing(results, settings if options.resume else None)
@@ -126,6 +143,7 @@ def segment_scene(
                 run(
                     scene, grid, segmenter, journal, report, prompts=options.prompts, batch_size=options.batch_size,
                     exhaustive=options.exhaustive,
+                    keep=save_coarse(journal.scratch / COARSE) if options.keep_features else None,
                 )  # fmt: skip
                 scene.refuse_changed()
                 picture = preview(scene) if options.report or options.pdf else None
@@ -134,9 +152,12 @@ def segment_scene(
             json_report = out / f"{name}.json"  # it marks the other files as complete, and they are about to change
             with writing(json_report):
                 json_report.unlink(missing_ok=True)
+                remove_features(out, name)  # they do not match the new results
                 if options.stac:
                     stac_path_of(out, name).unlink(missing_ok=True)
             flood_map = worker.result() if worker else finishing.run(journal)
+            if options.keep_features:
+                keep_features(flood_map, journal, settings, scene.grid)
             journal.remove()
         return completed(flood_map, options, lambda: picture)
 
@@ -174,11 +195,18 @@ def _done_before(
     done = finished_before(out, name, options.formats, settings, cems=cems)
     if done is None:
         return None
+    if options.keep_features and Features.of(out, name) is None:
+        log.warning("%s: the results that are there have no features; to keep them, segment with --overwrite", name)
     log.info("%s: nothing left to do", name)
     work = work_folder(out, name)
     if work.exists():  # the earlier run was killed while it deleted the folder
         Journal(work, settings, resume=False, discard=True).remove()
     return completed(done, options, lambda: preview(scene), again=False)
+
+
+def _windows_only(progress: Callable[[Progress], None] | None) -> Callable[[int, int], None]:
+    """Return a function that reports the numbers of windows of a correction as a `Progress`."""
+    return lambda done, total: progress(Progress(done, total, 0, "segment")) if progress else None
 
 
 def work_folder(out: Path, name: str) -> Path:

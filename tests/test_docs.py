@@ -113,12 +113,26 @@ def _vectors(folder: Path) -> None:
     streets = [LineString([(left, bottom + 0.4 * height), (right, bottom + 0.5 * height)])]
     streets = geopandas.GeoDataFrame({"highway": ["track"]}, geometry=streets, crs=crs)
     streets.to_file(folder / "roads.gpkg", layer="roads")
+    _corrections(folder, left, top, width, height)
     people = rasterio.transform.from_bounds(left, bottom, right, top, 4, 4)
     profile = {"driver": "GTiff", "width": 4, "height": 4, "count": 1, "dtype": "float32", "crs": crs}
     with rasterio.open(folder / "people.tif", "w", transform=people, **profile) as file:
         file.write(np.full((1, 4, 4), 25.0, np.float32))
     lakes = [point.buffer(40) for point in points]
     geopandas.GeoDataFrame(geometry=lakes, crs=crs).to_file(folder / "water.gpkg")
+
+
+def _corrections(folder: Path, left: float, top: float, width: float, height: float) -> None:
+    """Squares on water and on dry ground of the scene."""
+    with rasterio.open(folder / "scene_reference.tif") as file:
+        reference, crs = file.read(1), file.crs
+    rows = []
+    for row, col in np.ndindex(20, 20):
+        part = reference[row * 30 : row * 30 + 30, col * 30 : col * 30 + 30]
+        if (part == part[0, 0]).all() and part[0, 0] <= 1:
+            x, y = left + width * col / 20, top - height * row / 20
+            rows.append({"label": int(part[0, 0]), "geometry": box(x, y - height / 20, x + width / 20, y)})
+    geopandas.GeoDataFrame(rows, crs=crs).to_file(folder / "edits.gpkg")
 
 
 @pytest.fixture

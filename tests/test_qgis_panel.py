@@ -66,7 +66,7 @@ def test_clicks_become_points_and_change_the_result(panel: dict[str, Any]) -> No
     assert panel["points"] == "1 on water, 1 not on water"
     assert panel["messages"]["again"] != panel["messages"]["segmented"]
     report = json.loads(Path(panel["outputs"]["JSON"]).read_text())
-    assert Path(report["settings"]["prompts"]).name == "run_2_corrections.gpkg"
+    assert Path(report["settings"]["prompts"]).name == "run_1_corrections.gpkg"
     points = gpd.read_file(report["settings"]["prompts"])
     assert points["label"].tolist() == [1, 0]
     with rasterio.open(SCENE) as scene:
@@ -85,5 +85,5 @@ def test_a_review_in_the_panel_is_taken_in_and_out(panel: dict[str, Any]) -> Non
 def test_the_panel_says_what_was_cancelled_and_what_is_no_file_and_leaves_nothing(panel: dict[str, Any]) -> None:
     assert panel["messages"]["cancelled"].startswith("Cancelled")
     assert "Export it to a GeoTIFF first" in panel["messages"]["web"]
-    assert panel["messages"]["back"].startswith("A result is there from before: run_2 in ")
+    assert panel["messages"]["back"].startswith("A result is there from before: run_1 in ")
     assert "floodmap" not in panel["left"]

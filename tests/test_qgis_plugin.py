@@ -12,10 +12,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import qgis_profile
 import rasterio
+import shapely
 from conftest import HANGS
 from qgis_profile import PROCESS, PROFILE, ROOT, SCENE, environment
 
@@ -44,6 +46,18 @@ def water(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Buildings: squares of 6 m all over the scene, in longitude and latitude."""
+    path = tmp_path_factory.mktemp("houses") / "houses.gpkg"
+    with rasterio.open(SCENE) as scene:
+        west, south, east, north = scene.bounds
+        x, y = np.meshgrid(np.arange(west, east, 12), np.arange(south, north, 12))
+        shapes = shapely.box(x, y, x + 6, y + 6).ravel()
+        geopandas.GeoDataFrame(geometry=shapes, crs=scene.crs).to_crs(4326).to_file(path)
+    return path
+
+
 def program_of(path: Path, code: str) -> Path:
     """A stand-in for the program: Python code."""
     path.write_text(f"#!{sys.executable}\n{code}\n")
@@ -58,7 +72,9 @@ def saying(level: str, text: str, then: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def answers(home: Path, program: Path, water: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answers(
+    home: Path, program: Path, water: Path, houses: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What the algorithms answer in one session of QGIS."""
     folder = tmp_path_factory.mktemp("session")
     out = str(folder / "results")
@@ -83,7 +99,7 @@ def answers(home: Path, program: Path, water: Path, tmp_path_factory: pytest.Tem
         {"id": "vectorize", "algorithm": "floodmap:vectorize", "load": True,
          "parameters": {"INPUT": mask, "OUTPUT": str(folder / "traced.gpkg")}},
         {"id": "places", "algorithm": "floodmap:reviewplaces", "load": True,
-         "parameters": {"INPUT": mask, "COUNT": 5, "LOAD": True}},
+         "parameters": {"INPUT": mask, "COUNT": 5, "LOAD": True, "BUILDINGS": str(houses)}},
         {"id": "apply", "algorithm": "floodmap:applyreview", "parameters": {"INPUT": mask}},
         {"id": "no_result", "algorithm": "floodmap:applyreview", "parameters": {"INPUT": str(SCENE)}},
         {"id": "cancelled", "algorithm": "floodmap:segment", "cancel": True,
@@ -152,6 +168,8 @@ def test_scores_polygons_and_places_come_from_the_other_algorithms(answers: dict
     assert int(answers["places"]["outputs"]["PLACES"]) == 5
     (group,) = (layers for name, layers in answers["places"]["groups"].items() if name == "village - review")
     assert [layer["name"] for layer in group] == ["Places to review", "Edits"] and group[0]["features"] == 5
+    found = geopandas.read_file(answers["places"]["outputs"]["REVIEW"].split("|")[0], layer="review")
+    assert found.buildings_uncertain[0] > 0 and found.buildings_uncertain.is_monotonic_decreasing
     assert answers["apply"]["outputs"]["PIXELS_CHANGED"] == "0"
 
 

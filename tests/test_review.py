@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,11 +12,14 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 from conftest import NORTH_UP, UTM, picture, scene_factory
 from fakes import FakeSegmenter
 from shapely import box
 
+from floodmap.analysis.exposure.run import exposure
 from floodmap.analysis.flood_map import open_flood_map
+from floodmap.analysis.review.buildings import uncertain_buildings
 from floodmap.analysis.review.codes import open_result_codes
 from floodmap.analysis.review.ranking import STEPS, cell_side, expected_errors, ranked
 from floodmap.analysis.review.run import apply_review, review, undo_review
@@ -221,6 +225,17 @@ def test_rejected_and_redrawn_places_and_edits_change_the_result(result: FloodMa
     }
 
 
+def test_changed_pixels_are_those_whose_class_in_the_mask_changes(result: FloodMap) -> None:
+    old, path = result.mask(), review(result).path
+    west, north = NORTH_UP.c, NORTH_UP.f
+    wet, hidden = box(west + 5, north - 99, west + 105, north - 65), box(west, north - 40, west + 30, north)
+    decide(path, {}, [("permanent water", wet), ("unobserved", hidden)])
+    done = apply_review(result)
+    mask = done.mask()
+    assert ((old == 1) & (mask == 2)).any() and ((old == 255) & (mask == 255)).any()
+    assert done.report["review"]["pixels_changed"] == np.count_nonzero(mask != old)
+
+
 def slice_of(shape: object) -> tuple[slice, slice]:
     west, south, east, north = shape.bounds
     (left, top), (right, bottom) = ~NORTH_UP @ (west, north), ~NORTH_UP @ (east, south)
@@ -275,3 +290,109 @@ def test_the_command_writes_applies_and_undoes(result: FloodMap, capsys: pytest.
     assert run(["review", name, "--apply"]) == 0 and "changed by the review" in capsys.readouterr().out
     assert run(["review", name, "--undo"]) == 0 and "the result of the model" in capsys.readouterr().out
     assert run(["review", name, "--apply", "--undo"]) == 2
+
+
+# Uncertain buildings.
+
+
+def house(col: float, row: float, side: float = 6) -> object:
+    """Square polygon in the CRS of `NORTH_UP`, from column, row and side in pixels."""
+    (west, north), (east, south) = NORTH_UP @ (col, row), NORTH_UP @ (col + side, row + side)
+    return box(west, south, east, north)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> FloodMap:
+    """A result of 400 x 300 pixels: probabilities of 45 % in a large field, 40 % and 90 % in two small ones."""
+    values = codes(yard=(200, 200, 40), pond=(300, 20, 90))
+    values[20:140, 20:140] = 45
+    values[0:10, 290:300] = 255
+    folder = tmp_path / "town"
+    folder.mkdir()
+    mask = np.where(values == 255, 255, values >= 50).astype(np.uint8)
+    for ending, pixels in (("probability", values), ("mask", mask)):
+        with rasterio.open(
+            folder / f"scene_{ending}.tif", "w", driver="GTiff", width=300, height=400, count=1, dtype="uint8",
+            crs=UTM, transform=NORTH_UP, nodata=255,
+        ) as dataset:  # fmt: skip
+            dataset.write(pixels, 1)
+    hidden = geopandas.GeoDataFrame({"reason": ["nodata"]}, geometry=[house(290, 0, 10)], crs=UTM)
+    hidden.to_file(folder / "scene.gpkg", layer="unobserved")
+    report = {
+        "name": "scene", "settings": {"threshold": 0.5, "permanent_water": None}, "run": {"formats": ["gpkg"]},
+        "pixels": {"unobserved": {"nodata": 100}, "outside": 0},
+    }  # fmt: skip
+    (folder / "scene.json").write_text(json.dumps(report))
+    return open_flood_map(folder)
+
+
+def write_houses(path: Path, shapes: list[object], crs: str = UTM) -> Path:
+    geopandas.GeoDataFrame(geometry=shapes, crs=UTM).to_crs(crs).to_file(path)
+    return path
+
+
+HOUSES = (
+    *(house(col, 210) for col in (205, 215, 225)),  # 40 %: uncertain
+    house(30, 30), house(50, 30),  # 45 %: uncertain
+    house(30, 310),  # 90 %: certainly wet
+    house(250, 100),  # certainly dry
+    house(292, 2),  # unobserved
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_places_with_uncertain_buildings_come_first(town: FloodMap, tmp_path: Path, crs: str) -> None:
+    houses = write_houses(tmp_path / "houses.gpkg", list(HOUSES), crs)
+    plain = review(town, out=tmp_path / "plain.gpkg")
+    done = review(town, out=tmp_path / "ranked.gpkg", buildings=houses)
+    assert 20 <= plain.places[0].window.row_off + 16 < 140  # the large field has the largest expected errors
+    first, second, *others = geopandas.read_file(done.path, layer="review").itertuples()
+    assert (first.buildings_uncertain, second.buildings_uncertain) == (3, 2) and others
+    assert first.geometry.contains(house(215, 210).centroid) and second.geometry.contains(house(30, 30).centroid)
+    assert {one.buildings_uncertain for one in others} == {0}
+    errors = [one.error_m2 for one in others]
+    assert errors == sorted(errors, reverse=True) and done.buildings_uncertain == done.buildings_listed == 5
+    assert plain.buildings_uncertain is None
+    assert "buildings_uncertain" not in geopandas.read_file(plain.path, layer="review")
+
+
+def test_uncertain_buildings_are_those_between_two_figures_of_exposure(town: FloodMap, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shapes = [house(col, row, side) for col, row, side in rng.uniform((-5, -5, 2), (300, 400, 30), (300, 3))]
+    shapes += [shape.centroid for shape in shapes[:100]]
+    houses = write_houses(tmp_path / "houses.gpkg", shapes)
+    total = exposure(town, buildings=houses).total
+    found = uncertain_buildings(town, houses, None, side=7)
+    between = total["buildings_touched_upper"] - total["buildings_touched_lower"]
+    assert found.sum() == between > 50
+    assert found.shape == (58, 43)
+
+
+def test_buildings_without_a_place_or_a_scene_are_told(
+    town: FloodMap, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = write_houses(tmp_path / "far.gpkg", [house(10_000, 10_000)])
+    done = review(town, out=tmp_path / "far_review.gpkg", buildings=far)
+    assert "no building of" in caplog.text and "check its CRS" in caplog.text
+    assert [place.window for place in done.places] == [
+        place.window for place in review(town, out=tmp_path / "plain.gpkg").places
+    ]
+    lines = geopandas.GeoDataFrame(geometry=[house(30, 30).boundary], crs=UTM)
+    lines.to_file(tmp_path / "lines.gpkg")
+    with pytest.raises(VectorError, match="buildings are polygons or points"):
+        review(town, out=tmp_path / "lines_review.gpkg", buildings=tmp_path / "lines.gpkg")
+    assert not (tmp_path / "lines_review.gpkg").exists()
+
+
+def test_the_command_ranks_by_buildings(town: FloodMap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, houses = str(town.report_path.parent / "scene"), str(write_houses(tmp_path / "houses.gpkg", list(HOUSES)))
+    assert run(["review", name, "--buildings", houses]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("and 5 of 5 uncertain buildings")
+    assert run(["review", name, "--buildings", houses, "--overwrite", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    rows = printed["places"]
+    assert printed["buildings_uncertain"] == 5
+    assert [row["buildings_uncertain"] for row in rows[:3]] == [3, 2, 0]
+    assert run(["review", name, "--buildings", str(tmp_path / "none.gpkg")]) == 2
+    assert run(["review", name, "--buildings", houses, "--apply"]) == 2
+    assert run(["review", name, "--buildings-layer", "houses"]) == 2

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Score predictions against references.",
     "review": "Find places worth a look, and take edits into a result.",
     "exposure": "Count buildings, roads and people under water by district.",
+    "adapt": "Adapt a model to your corrections of one scene.",
     "train": "Train a model on labelled imagery.",
     "compare": "Score models and prompts on labelled pictures.",
     "vectorize": "Trace a mask or probability raster as polygons.",

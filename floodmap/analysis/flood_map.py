@@ -9,6 +9,7 @@ from typing import Any
 from floodmap.errors import SceneError
 from floodmap.output.paths import page_path_of, result_paths
 from floodmap.output.results import FloodMap
+from floodmap.output.vector_files import PARTS
 
 _ENDINGS = ("_probability.tif", "_mask.tif", "_report.html", ".json", ".gpkg")
 """Ends of the names of files by which a result can be named."""
@@ -57,3 +58,12 @@ def _read(folder: Path, name: str) -> FloodMap:
         report=report, page_path=page if page.exists() else None,
         cems_paths=tuple(path for path in of_cems if path not in paths and path.exists()),
     )  # fmt: skip
+
+
+def files_of(flood_map: FloodMap) -> list[Path]:
+    """Return all files of a result, with styles and the parts of Shapefiles, without the HTML report."""
+    vectors = [*flood_map.layer_paths, *flood_map.cems_paths]
+    files = [flood_map.mask_path, flood_map.probability_path, *vectors, flood_map.report_path]
+    beside = [path.with_suffix(".qml") for path in files[:2]]
+    beside += [path.with_suffix(part) for path in vectors for part in PARTS.get(path.suffix[1:], ())]
+    return [path for path in dict.fromkeys([*files, *beside]) if path.exists()]

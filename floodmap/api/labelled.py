@@ -1,20 +1,25 @@
-"""Public functions for labelled pictures: train and compare."""
+"""Public functions for labelled pictures: train and compare; and for corrected scenes: adapt."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from floodmap.api.scenes import load_model
+from floodmap.geo.vectors import as_file
+from floodmap.imagery.opened import Source, named
 from floodmap.models.protocol import Segmenter
-from floodmap.options import MODEL, OUTPUT_FOLDER, FineTuneOptions, TrainSettings
+from floodmap.options import MODEL, OUTPUT_FOLDER, AdaptOptions, FineTuneOptions, SceneOptions, TrainSettings
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
     from floodmap.comparison.run import Comparison
     from floodmap.comparison.study import Trial
     from floodmap.models.training_record import TrainedModel
+    from floodmap.training.adaptation.result import Adaptation
     from floodmap.training.loop import Checkpoint
 
 
@@ -57,6 +62,56 @@ def train(
         folder, weights, FineTuneOptions(device=str(pick_device(device)), **settings), overwrite=overwrite,
         resume=resume, report=progress or (lambda *_: None), on_checkpoint=on_checkpoint or (lambda _: None),
     )  # fmt: skip
+
+
+def adapt(
+    source: Source,
+    *,
+    corrections: str | os.PathLike[str] | GeoDataFrame,
+    out: str | os.PathLike[str] = "adapted.safetensors",
+    base: str | os.PathLike[str] = MODEL,
+    keep_out: float = 0.3,
+    even_if_worse: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> Adaptation:
+    """Tune the decoder and the calibration of a model to corrections of one scene, as `floodmap adapt` does.
+
+    Args:
+        source: the scene: a file, another name that GDAL opens, an open dataset of rasterio, or an xarray.DataArray.
+        corrections: polygons and points with a field `label` or `class` (1 or flood, 0 or dry), a path or a
+            GeoDataFrame; or the file of `floodmap.review`, with edits, and with places that are accepted, rejected or
+            redrawn.
+        out: file for the weights, `.safetensors`.
+        base: name or file of the old weights.
+        keep_out: share of the corrections that is kept out of the tuning, 0 to 1. On this part old and new weights are
+            compared.
+        even_if_worse: True: write the weights also if they did not help, or if too few corrections are there to find
+            out.
+        seed: seed of the choice of the corrections that are kept out.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        overwrite: True: replace an existing file.
+        progress: function called with two arguments: the finished share of a stage, 0 to 1, and the stage's name.
+        options: fields of `SceneOptions`, for instance `bands=(4, 3, 2)`; give `segment` the same.
+
+    Returns:
+        Scores of the old and the new weights on the corrections that were kept out. `path` is None if the new weights
+        did not help, and were therefore not written.
+
+    Raises:
+        FloodmapError: the scene, the corrections or the weights cannot be used; the message is one line.
+    """
+    from floodmap.training.adaptation.run import adapt_model
+
+    settings = AdaptOptions(base=str(base), keep_out=keep_out, even_if_worse=even_if_worse, seed=seed)
+    with named(source) as scene, as_file(corrections, "corrections") as edits:
+        return adapt_model(
+            scene, edits, Path(out), settings, scene_options=SceneOptions(**options), device=device,
+            overwrite=overwrite, report=progress or (lambda *_: None),
+        )  # fmt: skip
 
 
 def compare(

@@ -83,6 +83,7 @@ def segment(
     stac: bool = False,
     schema: Schema = "floodmap",
     flood_type: FloodType = "unknown",
+    keep_features: bool = False,
     workers: int | None = None,
     scheduler: str | Client | None = None,
     allow_mixed: bool = False,
@@ -143,6 +144,8 @@ def segment(
         stac: True: also write a STAC item of the results.
         schema: `cems`: also write the layers in the schema of Copernicus EMS Rapid Mapping; `floodmap`: only the own.
         flood_type: kind of flood in the layers of Copernicus EMS: riverine, flash, coastal or ice-jam.
+        keep_features: True: keep what corrections need in `NAME_features`; with `resume` and other points in `prompts`,
+            only the windows with points are then predicted again.
 
     Returns:
         The results on disk: paths of mask, probability, vector files and reports, and the content of the JSON report.
@@ -175,6 +178,7 @@ def segment(
             tile_size=tile_size, overlap=overlap, threshold=threshold, min_area_m2=min_area_m2, simplify_m=simplify_m,
             formats=tuple(formats), batch_size=batch_size or segmenter.best_batch_size, exhaustive=exhaustive,
             overwrite=overwrite, resume=resume, report=report, pdf=pdf, stac=stac, schema=schema, flood_type=flood_type,
+            keep_features=keep_features,
         )  # fmt: skip
         return segment_scene(given, Path(out), segmenter, options, name=name, progress=progress, workers=runner)
 

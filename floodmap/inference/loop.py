@@ -89,6 +89,7 @@ def run_windows(
     prompts: Path | str,
     batch_size: int,
     exhaustive: bool,
+    keep: Callable[[Prompter], None] | None = None,
 ) -> None:
     """Compute the strips that are missing in the journal, and append these strips to the journal.
 
@@ -102,6 +103,8 @@ def run_windows(
         batch_size: size of a batch in whole windows; see `batches`.
         exhaustive: True: predict every window as a whole. False: if the model accepts crops of any size, predict only
             the parts of a window in which the coarse pass is uncertain.
+        keep: function that receives the prompter of the scene, for later corrections; it is not called if no strip is
+            missing.
 
     Raises:
         ModelError: the model fails in the coarse pass; or it fails on the first four windows that it predicts (on all,
@@ -114,6 +117,8 @@ def run_windows(
     first = Mosaic.first_row_for(grid, begun)
     mosaic = Mosaic(grid, first)
     prompter = make_prompter(scene, segmenter, prompts, exhaustive=exhaustive)
+    if keep is not None:
+        keep(prompter)
     trim_heap()  # the memory of the coarse pass is freed, because its windows have another size
     selection = Selection(scene, prompter, exhaustive=exhaustive or not segmenter.any_size)
     writer, done = JournalWriter(scene.path, journal, begun), first * len(grid.col_offsets)

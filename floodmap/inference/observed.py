@@ -27,6 +27,18 @@ class Observed:
         self._first = 0
         """Index of the first row of squares; above 0 in a part of the record (see `part`)."""
 
+    @classmethod
+    def of(cls, squares: NDArray[np.bool_]) -> Observed:
+        """Return the record whose property `squares` is given."""
+        record = cls(0, 0)
+        record._squares = squares
+        return record
+
+    @property
+    def squares(self) -> NDArray[np.bool_]:
+        """True for squares in which every scene pixel is observed, bool (rows of squares, columns of squares)."""
+        return self._squares
+
     def add(self, window: Window, complete: NDArray[np.bool_] | None) -> None:
         """Record which pixels of a window of the coarse map are completely observed.
 

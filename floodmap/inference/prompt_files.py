@@ -21,7 +21,7 @@ from floodmap.models.prompts import Prompts
 _WORDS = {"1": 1, "flood": 1, "flooded": 1, "true": 1, "0": 0, "dry": 0, "false": 0}
 
 
-def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
+def read_prompts(path: Path | str, grid: GeoGrid, *, may_be_empty: bool = False) -> Prompts:
     """Read a user's prompts from a vector file: points, and polygons whose bounding boxes become box prompts.
 
     Every point needs a value in the field `label`: 1, "flood" or true means flood; 0, "dry" or false means dry. All
@@ -32,6 +32,7 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
             downloaded.
         grid: grid of the scene's pixels. If the grid has no CRS, the file is not reprojected: the coordinates in the
             file must be in the coordinate system of the grid's transform.
+        may_be_empty: True: a file without features is no error, and gives no prompts.
 
     Returns:
         Prompts in pixels of the scene.
@@ -43,12 +44,14 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     """
     if SourceName.of(path).is_remote:
         with local_file(path) as file:
-            return read_prompts(file, grid)
+            return read_prompts(file, grid, may_be_empty=may_be_empty)
+    if may_be_empty and _is_empty(path):
+        return Prompts.none()
     points: list[NDArray[np.float64]] = []
     labels: list[int] = []
     boxes: list[NDArray[np.float64]] = []
     span, count = grid.span_x, 0
-    for layer in _filled_layers(path):
+    for layer in filled_layers(path):
         vectors = read_vectors(path, crs=grid.crs, layer=layer)
         column = next((values for name, values in vectors.attributes.items() if name.lower() == "label"), None)
         for index, geometry in enumerate(vectors.geometries):
@@ -73,7 +76,23 @@ def read_prompts(path: Path | str, grid: GeoGrid) -> Prompts:
     return inside
 
 
-def _filled_layers(path: Path | str) -> list[str | None]:
+def _is_empty(path: Path | str) -> bool:
+    """Return True if a file can be opened, and none of its layers has features."""
+    if Path(path).suffix.lower() in PARQUET:
+        return False
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        with readable(path) as name:
+            layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
+            counts = [pyogrio.read_info(name, layer=layer, force_feature_count=True)["features"] for layer in layers]
+    except (DataLayerError, DataSourceError):
+        return False
+    return bool(layers) and not any(counts)
+
+
+def filled_layers(path: Path | str) -> list[str | None]:
     """Return the names of the layers to read: the spatial layers of the file that contain features.
 
     A layer is spatial if the file declares a geometry type for it. Attribute tables, such as the table `layer_styles`

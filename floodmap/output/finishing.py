@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affine import Affine
 from rasterio.crs import CRS
@@ -25,6 +25,9 @@ from floodmap.output.cog import write_rasters
 from floodmap.output.paths import EVERY_FILE, result_paths
 from floodmap.output.results import FloodMap, write_report
 from floodmap.strips.codes import OUTSIDE
+
+if TYPE_CHECKING:
+    from floodmap.output.polygons import Polygons
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +127,6 @@ class Finishing:
 
     def _write(self, strips: StripSource, *, at_once: bool) -> FloodMap:
         """Write the results of strips with the codes of permanent water; see `run`."""
-        versions, model = self.settings["versions"], self.settings["model"]["name"]
-        tags = {"TIFFTAG_SOFTWARE": f"floodmap {versions['floodmap']}", "model": model, "source": self.source}
         tally = Tally(self.grid, threshold=self.threshold)
 
         # Rasters and polygons are made in parallel, each on one core. The last step takes the most memory: components
@@ -136,27 +137,51 @@ class Finishing:
                 rasters.result()
 
         with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
-            rasters = executor.submit(
-                write_rasters, strips.strips(), self.out, self.name, grid=self.grid,
-                threshold=self.threshold, tags=tags, overwrite=True, scratch=strips.scratch,
-                permanent=self.with_permanent,
-            )  # fmt: skip
+            rasters = executor.submit(self.write_rasters, strips)
             # Imported here, because the import takes long and the rasters are written meanwhile.
             from floodmap.output.polygons import polygonize
-            from floodmap.output.vector_files import write_layers
 
-            layers = polygonize(
-                strips_and_rasters(), grid=self.grid, threshold=self.threshold, min_area_m2=self.min_area_m2,
-                simplify_m=self.simplify_m, model=model, source=self.source,
-            )  # fmt: skip
-            mask, probability = rasters.result()
+            layers = polygonize(strips_and_rasters(), **self.of_polygons())
+            written = rasters.result()
+        return self.complete(strips, written, layers, tally.census())
+
+    def write_rasters(self, strips: StripSource) -> tuple[Path, Path]:
+        """Write mask and probability raster of all strips; return their paths."""
+        about = {"model": self.settings["model"]["name"], "source": self.source}
+        tags = {"TIFFTAG_SOFTWARE": f"floodmap {self.settings['versions']['floodmap']}", **about}
+        return write_rasters(
+            strips.strips(), self.out, self.name, grid=self.grid, threshold=self.threshold, tags=tags, overwrite=True,
+            scratch=strips.scratch, permanent=self.with_permanent,
+        )  # fmt: skip
+
+    def of_polygons(self) -> dict[str, Any]:
+        """Return the arguments of `polygons.polygonize` besides the strips."""
+        return {
+            "grid": self.grid, "threshold": self.threshold, "min_area_m2": self.min_area_m2,
+            "simplify_m": self.simplify_m, "model": self.settings["model"]["name"], "source": self.source,
+        }  # fmt: skip
+
+    def complete(self, strips: StripSource, rasters: tuple[Path, Path], layers: Polygons, census: Census) -> FloodMap:
+        """Write the vector files and the JSON report, after the rasters.
+
+        Args:
+            strips: see `run`; with the codes of permanent water.
+            rasters: paths of mask and probability raster, which are written already.
+            layers: the polygons.
+            census: pixels and areas of the scene.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        from floodmap.output.vector_files import write_layers
+
+        mask, probability = rasters
         tables = {"flood": layers.flood, "unobserved": layers.unobserved}
         if self.with_permanent:
             tables["permanent_water"] = layers.permanent
         paths = write_layers(
             tables, self.out, self.name, self.formats, date=self.date, overwrite=True, scratch=strips.scratch
         )  # fmt: skip
-        census = tally.census()
         handed_over = self._write_cems(tables, strips, census) if self.files.get("cems") else []
         counts = {name: len(table) for name, table in tables.items()}
         del layers, tables

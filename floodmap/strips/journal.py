@@ -85,15 +85,16 @@ class Strips:
             (rows of the block, scene width).
         """
         for head, packed in self._whole():
-            pieces, end = [], 0
-            for columns, sizes in head["pieces"]:
-                ends = list(accumulate(sizes, initial=end))
-                pieces.append((columns, tuple(packed[first:after] for first, after in pairwise(ends))))
-                end = ends[-1]
-            row = head["row_off"]
-            for codes in Strip(row, head["height"], head["step"], tuple(pieces)).blocks():
+            strip = _strip_of(head, packed)
+            row = strip.row_off
+            for codes in strip.blocks():
                 yield row, codes
                 row += len(codes)
+
+    def read(self, index: int) -> Strip | None:
+        """Return one strip, with its codes compressed; None if it is missing or corrupt. `index` counts from 0."""
+        found = self._read(index)
+        return None if found is None else _strip_of(*found)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.strip"
@@ -108,18 +109,23 @@ class Strips:
             the compressed blocks of all pieces, joined to one bytes object without separators.
         """
         for index in count():
-            if not self._comes(index):
+            if not self._comes(index) or (found := self._read(index)) is None:
                 return
-            try:
-                raw = self._path(index).read_bytes()
-            except FileNotFoundError:
-                return
-            digest, body = raw[:_DIGEST], raw[_DIGEST:]
-            if digest != _digest(body):
-                return
-            head, packed = body.split(b"\n", 1)
-            del raw, body
-            yield json.loads(head), packed
+            yield found
+            del found
+
+    def _read(self, index: int) -> tuple[dict[str, Any], bytes] | None:
+        """Return header and blocks of one strip file (see `_whole`); None if it is missing or corrupt."""
+        try:
+            raw = self._path(index).read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, body = raw[:_DIGEST], raw[_DIGEST:]
+        if digest != _digest(body):
+            return None
+        head, packed = body.split(b"\n", 1)
+        del raw, body
+        return json.loads(head), packed
 
 
 class Journal(Strips):
@@ -222,6 +228,10 @@ class Journal(Strips):
         self.told(whole)
         return whole
 
+    def files(self) -> list[Path]:
+        """Return the paths of all strip files, from the top of the scene. They can be moved when results are final."""
+        return sorted(self.folder.glob("*.strip"))
+
     def remove(self) -> None:
         """Delete the work folder, except files that cannot be deleted.
 
@@ -265,6 +275,16 @@ def refuse_busy(folder: Path) -> None:
 def has_strips(folder: Path) -> bool:
     """Return whether a work folder contains finished strips of an unfinished run."""
     return (folder / _SETTINGS).exists() and any(folder.glob("*.strip"))
+
+
+def _strip_of(head: Mapping[str, Any], packed: bytes) -> Strip:
+    """Return the strip of a strip file; for the arguments see `Strips._whole`."""
+    pieces, end = [], 0
+    for columns, sizes in head["pieces"]:
+        ends = list(accumulate(sizes, initial=end))
+        pieces.append((columns, tuple(packed[first:after] for first, after in pairwise(ends))))
+        end = ends[-1]
+    return Strip(head["row_off"], head["height"], head["step"], tuple(pieces))
 
 
 _BUSY = "{}: another floodmap run is writing here; wait for it, or choose another output folder"

@@ -103,6 +103,21 @@ class Strip:
         """Codes of all rows, decompressed: uint8 (rows, scene width)."""
         return np.concatenate(list(self.blocks()))
 
+    def rectangle(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
+        """Decompress a rectangle, uint8 (rows, columns). Rows count from the top of the strip."""
+        numbers = range(rows.start // self.step, (rows.stop - 1) // self.step + 1)
+        parts, left = [], 0
+        for columns, blocks in self.pieces:
+            inside = slice(max(cols.start - left, 0), max(min(cols.stop - left, columns), 0))
+            if inside.start < inside.stop:
+                heights = [min(self.step, self.height - number * self.step) for number in numbers]
+                found = [unpacked(blocks[number], columns, height)[:, inside]
+                         for number, height in zip(numbers, heights, strict=True)]  # fmt: skip
+                parts.append(np.concatenate(found))
+            left += columns
+        top = numbers.start * self.step
+        return np.concatenate(parts, axis=1)[rows.start - top : rows.stop - top]
+
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
         """Decompress the strip in blocks of rows, from the top, and yield codes, uint8 (rows, scene width)."""
         for number, row in enumerate(range(0, self.height, self.step)):

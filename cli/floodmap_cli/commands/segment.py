@@ -7,8 +7,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import click
 from floodmap.errors import FloodmapError
 from floodmap.options import OUTPUT_FOLDER, SceneOptions, SegmentOptions
 
+from ..lines import lines
 from ..loading import open_model
 from ..options import (
     catalogue_option,
@@ -60,7 +61,7 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @options_of(SceneOptions)
 @options_of(
     SegmentOptions, "tile_size", "overlap", "threshold", "permanent_water", "permanent_least", "permanent_rim_m",
-    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type",
+    "min_area_m2", "simplify_m", "formats", "report", "pdf", "stac", "schema", "flood_type", "keep_features",
 )
 @catalogue_option
 @stac_items_option
@@ -68,13 +69,17 @@ REFUSED, FAILED_WINDOWS = 1, 3
 @workers_options
 @flips_option
 @options_of(SegmentOptions, "batch_size", "exhaustive", "overwrite", "resume")
+@click.option(
+    "--watch", is_flag=True, help="Go on after the run: correct the result whenever the file of --prompts changes; end "
+    "with Ctrl+C."
+)
 @json_option
 @progress_option
 @verbosity_options
 def segment(
     scenes: tuple[str, ...], out: Path, model: str, device: str, flips: bool, as_json: bool, verbosity: int,
     batch_size: int | None, workers: int | None, scheduler: str | None, allow_mixed: bool, catalogue: Path | None,
-    stac_items: Path | None, **settings: Any,
+    stac_items: Path | None, watch: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Find flood water in SCENE... (files, folders, patterns or STAC collections; anything GDAL reads).
 
@@ -94,6 +99,9 @@ def segment(
 
     With --catalogue, the polygons of all scenes and a row for each scene are in one file. With --workers, small scenes
     are computed side by side.
+
+    With --keep-features, the result can be corrected by points in seconds: segment again with --resume and --prompts
+    FILE. With --watch, this happens whenever the points are saved. Without points, the first result comes back.
 
     Exit codes: 0 done; 1 a scene was refused or failed, or the model fails on every window; 2 wrong usage; 3 done, but
     some windows failed, in whole or in part (the failed pixels are unobserved, unless a neighbouring window covers
@@ -124,6 +132,10 @@ def segment(
         return SegmentOptions(scene=scene_options, batch_size=batch_size or best_batch_size or 1, **settings)
 
     in_one_file = catalogue is not None or stac_items is not None
+    if watch and (len(found) > 1 or in_one_file or as_json or not isinstance(settings["prompts"], Path)):
+        raise click.UsageError("--watch needs one scene and a local file of points (--prompts FILE), and no --json")
+    if watch:
+        settings["keep_features"] = True
     if in_one_file or (len(found) > 1 and needs_workers(workers, scheduler, device)):
         return segment_many(
             found, out, catalogue, opened, options_for, items=stac_items, helper=helper, as_json=as_json,
@@ -139,26 +151,30 @@ def segment(
     rehearsed: set[Hashable] = set()
     with opened as (segmenter, runner):
         options = options_for(segmenter.best_batch_size)
-        for name, path in free:
+
+        def segmented(name: str, path: SourceName, options: SegmentOptions) -> FloodMap:
             with _progress(name, verbosity) as progress:
-                try:
-                    results.append(
-                        segment_scene(
-                            path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner,
-                            rehearsed=rehearsed,
-                        )
-                    )
-                except KeyboardInterrupt:
-                    raise KeyboardInterrupt(
-                        f"{name} is unfinished; run the same command with --resume to continue"
-                    ) from None
-                except FloodmapError as error:
-                    if len(found) == 1:
-                        raise
-                    log.error("%s", error)
-                    worst = REFUSED
-                    continue
-            print_result(results[-1], as_json, verbosity)
+                result = segment_scene(
+                    path, out, segmenter, options, name=name, progress=progress, helper=helper, workers=runner,
+                    rehearsed=rehearsed,
+                )  # fmt: skip
+            print_result(result, as_json, verbosity)
+            return result
+
+        for name, path in free:
+            try:
+                results.append(segmented(name, path, options))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"{name} is unfinished; run the same command with --resume to continue"
+                ) from None
+            except FloodmapError as error:
+                if len(found) == 1:
+                    raise
+                log.error("%s", error)
+                worst = REFUSED
+        if watch:
+            _watch(lambda: segmented(*free[0], replace(options, resume=True, overwrite=False)), settings["prompts"])
     if results and verbosity >= 0:  # with --json, this line goes to standard error: standard output holds only the JSON
         click.echo(f"Results are in {os.path.join(out, '')}", err=as_json)
     if as_json:
@@ -166,6 +182,19 @@ def segment(
     if worst == 0 and any(result.failed_windows for result in results):
         worst = FAILED_WINDOWS
     return worst
+
+
+def _watch(correct: Callable[[], object], points: Path) -> None:
+    """Correct a result whenever the file of points changes, until the user presses Ctrl+C."""
+    from ..watching import changes_of
+
+    lines.message("info", f"waiting for changes of {points}; end with Ctrl+C")
+    with suppress(KeyboardInterrupt):
+        for _ in changes_of(points):
+            try:
+                correct()
+            except FloodmapError as error:  # for example a point that has no label yet
+                log.error("%s", error)
 
 
 def _without_busy(found: list[tuple[str, SourceName]], out: Path) -> Iterator[tuple[str, SourceName]]:

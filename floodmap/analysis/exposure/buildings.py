@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from floodmap.analysis.exposure.districts import Districts
 from floodmap.analysis.exposure.features import Batch, Features
 from floodmap.analysis.exposure.geometry import (
     AREAL,
@@ -78,12 +78,26 @@ class _Measured:
     """Areas of the classes in the scene, float64 (n, `CLASSES`)."""
 
 
+class Areas(Protocol):
+    """What buildings are counted by, such as `districts.Districts`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each area; only tables need them."""
+
+    def __len__(self) -> int:
+        """Return the number of areas."""
+
+    def of_points(self, xy: Floats) -> Ints:
+        """Return the area of each point, int64 (m,), from column and row; the number of areas for a point in none."""
+
+
 @dataclass(kw_only=True)
 class Buildings:
     """A file of buildings, its sums by district, and the share under water of each building."""
 
     features: Features
-    districts: Districts
+    districts: Areas
     grid: GeoGrid
     sums: BuildingSums = field(init=False)
     repaired: int = 0

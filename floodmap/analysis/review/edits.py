@@ -57,8 +57,10 @@ def write_places(places: Sequence[Place], grid: GeoGrid, path: Path) -> None:
         "rank": np.arange(1, len(places) + 1), "status": np.full(len(places), STATUS[0], object),
         f"error_{unit}": np.array([place.error for place in places], float).round(1),
         "error_share": np.array([place.share for place in places], float).round(4),
-        "note": np.full(len(places), "", object),
     }  # fmt: skip
+    if any(place.buildings is not None for place in places):
+        columns["buildings_uncertain"] = np.array([place.buildings or 0 for place in places], np.int64)
+    columns["note"] = np.full(len(places), "", object)
     crs = None if grid.crs is None else known_crs(grid.crs)
     frames = {
         PLACES: geopandas.GeoDataFrame(columns, geometry=outlines, crs=crs),

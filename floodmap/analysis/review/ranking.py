@@ -3,6 +3,7 @@
 The probability of a model is calibrated: of all pixels of 70 per cent, 70 of 100 are water. So the expected error of a
 flood pixel is 1 - p, and that of a dry pixel p. A place is a square of the scene. The first place has the largest sum
 of expected errors of all squares, the second one the largest sum of what is left, and so on. Places do not overlap.
+Where buildings are known, the places with the most uncertain buildings come first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Place:
     """Expected error, in the unit of the weights of `expected_errors`: square metres, or pixels without CRS."""
     share: float
     """Share of the expected error of the whole scene, 0 to 1."""
+    buildings: int | None = None
+    """Number of uncertain buildings; None if buildings are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class ErrorCells:
     """Sums, float64 (rows, columns)."""
     side: int
     """Side of a cell in pixels; the last cells of a row or a column may be smaller."""
+    buildings: NDArray[np.int64] | None = None
+    """Number of uncertain buildings of each cell, int64 (rows, columns); None if buildings are not known."""
 
 
 def cell_side(shape_hw: tuple[int, int], share: float = PLACE_SHARE) -> int:
@@ -89,36 +94,42 @@ def expected_errors(strips: Strips, grid: GeoGrid, *, threshold: int, side: int)
 def ranked(cells: ErrorCells, shape_hw: tuple[int, int], *, count: int = PLACES) -> list[Place]:
     """Choose places, the one with the largest expected error first.
 
+    If buildings are known, a place with more uncertain buildings comes before one with fewer, and the expected error
+    decides between equals.
+
     Args:
         cells: expected errors.
         shape_hw: rows and columns of the scene.
         count: largest number of places.
 
     Returns:
-        Places that do not overlap. Places with nearly no error are left out (`LEAST`).
+        Places that do not overlap. Places with nearly no error (`LEAST`) and no uncertain building are left out.
     """
     left, total, places = cells.sums.copy(), float(cells.sums.sum()), list[Place]()
-    high, wide = (min(STEPS, length) for length in left.shape)
-    free = np.ones(left.shape)
+    high, wide = (min(STEPS, length) for length in cells.sums.shape)
+    wanted = np.zeros(cells.sums.shape) if cells.buildings is None else cells.buildings.astype(float)
+    houses = np.rint(_box_sums(wanted, high, wide))
+    free = np.ones(cells.sums.shape)
     while len(places) < count and total > 0:
         sums = _box_sums(left, high, wide)
-        sums[_box_sums(free, high, wide) < high * wide - 0.5] = 0  # overlaps a place that was chosen before
-        best = int(sums.argmax())
-        if sums.flat[best] < LEAST * total:
+        scores = houses * 2 * total + sums  # a building outweighs all errors
+        scores[_box_sums(free, high, wide) < high * wide - 0.5] = 0  # overlaps a place that was chosen before
+        best = int(scores.argmax())
+        if scores.flat[best] < LEAST * total:
             break
-        row, col = divmod(best, sums.shape[1])
-        part = np.s_[row : row + high, col : col + wide]
-        places.append(_place(row, col, high, wide, cells.side, shape_hw, float(sums.flat[best]), total))
-        left[part], free[part] = 0, 0
+        row, col = divmod(best, scores.shape[1])
+        window, error = _window(row, col, high, wide, cells.side, shape_hw), float(sums.flat[best])
+        buildings = None if cells.buildings is None else int(houses.flat[best])
+        places.append(Place(window, error, error / total, buildings))
+        left[row : row + high, col : col + wide] = free[row : row + high, col : col + wide] = 0
     return places
 
 
-def _place(
-    row: int, col: int, high: int, wide: int, side: int, shape_hw: tuple[int, int], error: float, total: float
-) -> Place:
+def _window(row: int, col: int, high: int, wide: int, side: int, shape_hw: tuple[int, int]) -> Window:
+    """Return the pixels of a box of cells."""
     top, left = row * side, col * side
     bottom, right = min((row + high) * side, shape_hw[0]), min((col + wide) * side, shape_hw[1])
-    return Place(Window(top, left, bottom - top, right - left), error, error / total)
+    return Window(top, left, bottom - top, right - left)
 
 
 def _box_sums(values: Floats, high: int, wide: int) -> Floats:

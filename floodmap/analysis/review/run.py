@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap._runtime.versions import version
-from floodmap.analysis.flood_map import open_flood_map
+from floodmap.analysis.flood_map import files_of, open_flood_map
+from floodmap.analysis.review.buildings import uncertain_buildings
 from floodmap.analysis.review.codes import ResultCodes, open_result_codes
 from floodmap.analysis.review.edits import Edits, read_edits, write_places
 from floodmap.analysis.review.ranking import PLACES, Place, cell_side, expected_errors, ranked
@@ -27,8 +29,7 @@ from floodmap.geo.window import Window
 from floodmap.output.finishing import Finishing
 from floodmap.output.paths import page_path_of, pdf_path_of, stac_path_of
 from floodmap.output.results import FloodMap
-from floodmap.output.vector_files import PARTS
-from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE
+from floodmap.strips.codes import FIRST_REASON, PERMANENT_CODE, UNOBSERVED, flood_kinds
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +50,28 @@ class Review:
     """GeoPackage with the layers `review` and `edits`; see `edits.write_places`."""
     places: tuple[Place, ...]
     """The places, the most worthwhile first."""
+    buildings_uncertain: int | None = None
+    """Number of uncertain buildings in the whole result; None if no buildings were given."""
 
     @property
     def error_share(self) -> float:
         """Share of the expected error of the whole result that lies in the places, 0 to 1."""
         return sum(place.share for place in self.places)
 
+    @property
+    def buildings_listed(self) -> int:
+        """Number of uncertain buildings in the places."""
+        return sum(place.buildings or 0 for place in self.places)
+
 
 def review(
-    result: str | Path | FloodMap, *, out: str | Path | None = None, count: int = PLACES, overwrite: bool = False
+    result: str | Path | FloodMap,
+    *,
+    out: str | Path | None = None,
+    count: int = PLACES,
+    buildings: str | os.PathLike[str] | None = None,
+    buildings_layer: str | None = None,
+    overwrite: bool = False,
 ) -> Review:
     """Write the places of a result that are most worth a look, as `floodmap review` does.
 
@@ -65,10 +79,15 @@ def review(
         result: a result of `segment` or `mosaic`: one of its files, its folder, or a `FloodMap`.
         out: the GeoPackage to write; None: `NAME_review.gpkg` beside the result.
         count: largest number of places.
+        buildings: file of polygons or points. The places with the most uncertain buildings come first: those that are
+            under water by the upper figure of `exposure` (from a probability of 0.3 on) but not by the lower (0.7).
+        buildings_layer: layer of the file of buildings; None: the first one with geometries.
         overwrite: True: replace an existing file, and what was entered there.
 
     Raises:
         SceneError: there is no such result.
+        MissingCRSError: there are buildings, and the result has no CRS.
+        VectorError: the file of buildings cannot be used.
         OutputError: the file exists already or cannot be written.
     """
     flood_map = open_flood_map(result)
@@ -78,12 +97,16 @@ def review(
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already, perhaps with a review; replace it with --overwrite")
     with open_result_codes(flood_map) as codes:
-        shape = codes.grid.shape_hw
-        cells = expected_errors(codes.strips(), codes.grid, threshold=codes.threshold, side=cell_side(shape))
+        shape, side = codes.grid.shape_hw, cell_side(codes.grid.shape_hw)
+        cells = expected_errors(codes.strips(), codes.grid, threshold=codes.threshold, side=side)
+        if buildings is not None:
+            found = uncertain_buildings(flood_map, buildings, buildings_layer, side=side)
+            cells = replace(cells, buildings=found)
         places = ranked(cells, shape, count=count)
         with writing(path):
             write_places(places, codes.grid, path)
-    return Review(path=path, places=tuple(places))
+    uncertain = None if cells.buildings is None else int(cells.buildings.sum())
+    return Review(path=path, places=tuple(places), buildings_uncertain=uncertain)
 
 
 def apply_review(result: str | Path | FloodMap, edits: str | Path | None = None) -> FloodMap:
@@ -145,7 +168,7 @@ def undo_review(result: str | Path | FloodMap) -> FloodMap:
     folder = kept.parent
     with writing(folder):
         (folder / model_map.report_path.name).unlink(missing_ok=True)
-        files = _files_of(model_map)
+        files = files_of(model_map)
         for file in sorted(files, key=lambda one: one == model_map.report_path):  # the JSON comes last
             file.replace(folder / file.name)
         kept.rmdir()
@@ -174,15 +197,6 @@ def _kept_of(result: str | Path | FloodMap) -> Path:
     return kept
 
 
-def _files_of(flood_map: FloodMap) -> list[Path]:
-    """Return all files of a result, with styles and the parts of Shapefiles, without the HTML report."""
-    vectors = [*flood_map.layer_paths, *flood_map.cems_paths]
-    files = [flood_map.mask_path, flood_map.probability_path, *vectors, flood_map.report_path]
-    beside = [path.with_suffix(".qml") for path in files[:2]]
-    beside += [path.with_suffix(part) for path in vectors for part in PARTS.get(path.suffix[1:], ())]
-    return [path for path in dict.fromkeys([*files, *beside]) if path.exists()]
-
-
 def _keep(flood_map: FloodMap, kept: Path) -> None:
     """Copy the files of the model into their folder, completely or not at all."""
     with (
@@ -191,7 +205,7 @@ def _keep(flood_map: FloodMap, kept: Path) -> None:
     ):
         copies = Path(scratch) / "files"
         copies.mkdir()
-        for file in _files_of(flood_map):
+        for file in files_of(flood_map):
             shutil.copy2(file, copies / file.name)
         copies.rename(kept)
 
@@ -211,8 +225,8 @@ class _Edited:
 
     def changed(self) -> int:
         """Return the number of pixels whose class the edits change."""
-        classes = np.arange(256)
-        classes[:FIRST_REASON] = (classes[:FIRST_REASON] >= self.threshold) + (classes[:FIRST_REASON] > PERMANENT_CODE)
+        classes = flood_kinds(self.threshold)
+        classes[FIRST_REASON:] = UNOBSERVED
         pairs = zip(self._codes.strips(), self.strips(), strict=True)
         return sum(int((classes[before] != classes[after]).sum()) for (_, before), (_, after) in pairs)
 

@@ -13,7 +13,7 @@ from floodmap.inference.coarse_map import CoarseMap, MapPart, coarse_rows
 from floodmap.inference.coarse_pass import append_strip, coarse_grid
 from floodmap.inference.mosaic import Mosaic, Sums, joined
 from floodmap.inference.observed import Observed
-from floodmap.inference.prompting import has_coarse_pass, scene_likelihood
+from floodmap.inference.prompting import CoarsePrompter, has_coarse_pass, scene_likelihood
 from floodmap.inference.tiling import Grid
 from floodmap.models.protocol import Segmenter
 from floodmap.scaleout.workers.job import Chunk, CoarseGuide, CoarseResult, Guide, LikelihoodGuide, cut
@@ -41,6 +41,10 @@ class Guides(Protocol):
         """Return the guide for the scene rows from `first` to before `end`."""
         ...
 
+    def prompter(self, scene: Scene) -> CoarsePrompter | None:
+        """Return the prompter of the whole scene, after the last chunk; None if there is no coarse pass."""
+        ...
+
 
 def guides_of(scene: Scene, segmenter: Segmenter, prompts: object) -> Guides:
     """Return the source of the guides of a scene, for the same prompts as those of `prompting.make_prompter`."""
@@ -65,6 +69,10 @@ class NoGuides:
         return True
 
     def part(self, first: int, end: int) -> Guide:
+        """Return None."""
+        return None
+
+    def prompter(self, scene: Scene) -> CoarsePrompter | None:
         """Return None."""
         return None
 
@@ -123,6 +131,10 @@ class CoarseGuides:
         """Return the coarse map for the scene rows from `first` to before `end`."""
         rows = self._rows(first, end)
         return CoarseGuide(self._coarse.part(rows, self._grid.height), self._observed.part(rows))
+
+    def prompter(self, scene: Scene) -> CoarsePrompter | None:
+        """Return the prompter of the whole scene, after the last chunk."""
+        return CoarsePrompter(scene, self._coarse, self._observed)
 
     def _rows(self, first: int, end: int) -> slice:
         return coarse_rows(first, end, self._scene_height, self._grid.height)

@@ -16,6 +16,7 @@ from floodmap.inference.loop import JournalWriter, Progress, pixels_done
 from floodmap.inference.mosaic import Mosaic, Sums, joined
 from floodmap.inference.prediction import Outcome, no_notes
 from floodmap.inference.prompt_files import read_prompts
+from floodmap.inference.prompting import Prompter
 from floodmap.inference.proof import Failure
 from floodmap.inference.tiling import Grid
 from floodmap.models.infrared import WithInfrared
@@ -106,6 +107,7 @@ class Workers:
         prompts: Path | str,
         batch_size: int,
         exhaustive: bool,
+        keep: Callable[[Prompter], None] | None = None,
     ) -> None:
         """Compute the strips that are missing in the journal, and append them; see `inference.loop.run_windows`.
 
@@ -128,6 +130,8 @@ class Workers:
         with closing(results):
             for _ in guides.chunks:
                 guides.add(next(results))
+            if keep is not None and (prompter := guides.prompter(scene)) is not None:
+                keep(prompter)
             for chunk, result in zip(chunks, results, strict=True):
                 recorder.add(chunk, result, self.size)
         recorder.end()

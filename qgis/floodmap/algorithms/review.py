@@ -14,9 +14,10 @@ from qgis.core import (
     QgsProcessingOutputVectorLayer,
     QgsProcessingParameterBoolean,
     QgsProcessingParameterNumber,
+    QgsProcessingParameterVectorLayer,
 )
 
-from ..compat import INTEGER
+from ..compat import INTEGER, POINTS, POLYGONS
 from ..core.results import read_report, result_layers, review_layers, summary
 from ..loading import reload
 from .base import LOAD, OVERWRITE
@@ -30,9 +31,11 @@ class ReviewPlaces(ResultAlgorithm):
     HELP = (
         "Writes the places of a result where looking is most worth it, as the layer 'review' of NAME_review.gpkg "
         "beside the result. Set the status of each place in its form (accepted, rejected, redrawn), draw in the layer "
-        "'edits', save both, and run 'Apply review'."
+        "'edits', save both, and run 'Apply review'. With buildings, places where the map does not decide whether "
+        "buildings are under water come first."
     )
     GROUP = ("review", "Review")
+    FILES = ("BUILDINGS",)
 
     def initAlgorithm(self, configuration: Any = None) -> None:
         """Declare parameters and outputs."""
@@ -40,6 +43,12 @@ class ReviewPlaces(ResultAlgorithm):
         self.addParameter(
             QgsProcessingParameterNumber("COUNT", self.tr("Largest number of places"), INTEGER, 100, minValue=1)
         )
+        self.addParameter(
+            QgsProcessingParameterVectorLayer(
+                "BUILDINGS", self.tr("Buildings: places with uncertain ones come first"), [POLYGONS, POINTS],
+                optional=True,
+            )
+        )  # fmt: skip
         self.switch(OVERWRITE, "Replace an existing review, and what was entered there", advanced=False)
         self.switch(LOAD, "Load the places into the project", True)
         self.addOutput(QgsProcessingOutputVectorLayer("REVIEW", self.tr("Places")))
@@ -55,7 +64,9 @@ class ReviewPlaces(ResultAlgorithm):
         if overwrite:
             self.refuse_open([os.path.join(folder, f"{name}_review.gpkg")], context)
         count = self.parameterAsInt(parameters, "COUNT", context)
-        return [path], [("--count", count), ("--overwrite", overwrite), ("--json", True)]
+        return [path], [
+            ("--count", count), ("--buildings", self.files["BUILDINGS"]), ("--overwrite", overwrite), ("--json", True),
+        ]  # fmt: skip
 
     def results(
         self, output: str, parameters: Dict[str, Any], context: QgsProcessingContext, feedback: QgsProcessingFeedback

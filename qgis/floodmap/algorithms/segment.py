@@ -39,7 +39,8 @@ class SegmentFlood(ProgramAlgorithm):
     HELP = (
         "Finds flood water in a scene: an aerial or satellite raster, as a file. Writes polygons (GeoPackage), a mask, "
         "a raster of probabilities and a JSON file with areas and settings, and loads them with their styles.\n\n"
-        "Corrections: points with the field 'label' (1 water, 0 not water), and boxes around all flood.\n"
+        "Corrections: points with the field 'label' (1 water, 0 not water), and boxes around all flood. A result with "
+        "'Keep what corrections by points need' is corrected by 'Continue' in seconds.\n"
         "Permanent water: raster or polygons of lakes and rivers that are always there. They get a class and a layer "
         "of their own, and are no flood.\n"
         "Area of interest: ground outside is unobserved. Mask: ground to leave out, such as clouds.\n\n"
@@ -81,7 +82,8 @@ class SegmentFlood(ProgramAlgorithm):
         self.text("DEVICE", "Device: auto, cpu, cuda, mps", "auto")
         self.switch("FLIPS", "Average with mirror images: slightly better, twice as long")
         self.switch(OVERWRITE, "Replace existing results")
-        self.switch("RESUME", "Continue an interrupted run")
+        self.switch("RESUME", "Continue an interrupted run, or correct a result by points")
+        self.switch("KEEP_FEATURES", "Keep what corrections by points need")
         self.switch(LOAD, "Load the results into the project", True)
 
     def _outputs(self) -> None:
@@ -119,7 +121,7 @@ class SegmentFlood(ProgramAlgorithm):
         texts = {key: self.parameterAsString(parameters, key, context)
                  for key in ("MODEL", "BANDS", "NODATA", "DEVICE")}  # fmt: skip
         switches = {key: self.parameterAsBoolean(parameters, key, context)
-                    for key in ("REPORT", "FLIPS", OVERWRITE, "RESUME")}  # fmt: skip
+                    for key in ("REPORT", "FLIPS", OVERWRITE, "RESUME", "KEEP_FEATURES")}  # fmt: skip
         options: List[Tuple[str, Any]] = [
             ("--output", folder), ("--model", texts["MODEL"]), ("--prompts", self.files["PROMPTS"]),
             ("--permanent-water", self.files["PERMANENT_WATER"]), ("--aoi", self.files["AOI"]),
@@ -131,8 +133,9 @@ class SegmentFlood(ProgramAlgorithm):
             ("RESOLUTION", "--resolution"), ("PERMANENT_LEAST", "--permanent-least"),
         ):  # fmt: skip
             options.append((option, self.number_of(parameters, key, context)))
-        options += [(f"--{key.lower()}", value) for key, value in switches.items()] + [("--json", True)]
-        if switches[OVERWRITE]:
+        options += [(f"--{key.lower().replace('_', '-')}", value) for key, value in switches.items()]
+        options.append(("--json", True))
+        if switches[OVERWRITE] or switches["RESUME"]:
             stem = os.path.splitext(os.path.basename(scene))[0]
             ends = (".gpkg", "_mask.tif", "_probability.tif")
             self.refuse_open([os.path.join(folder, stem + end) for end in ends], context)

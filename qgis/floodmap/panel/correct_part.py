@@ -34,7 +34,10 @@ class CorrectPart(QGroupBox):
         self.undo = QPushButton("Remove last")
         self.undo.clicked.connect(self.remove)
         self.state = QLabel()
-        self.again = QPushButton("Segment again with the points")
+        self.again = QPushButton("Correct the result with the points")
+        self.again.setToolTip(
+            "Computes only the windows with points again; without points, the first result comes back"
+        )
         self.again.clicked.connect(lambda: self.run(self.layer()))
         session.changed.connect(self.show_on_top)
         session.job.started.connect(self.update_state)
@@ -103,7 +106,8 @@ class CorrectPart(QGroupBox):
         wet, dry = count(layer) if layer is not None else (0, 0)
         self.state.setText(f"{wet} on water, {dry} not on water" if wet + dry else "No points yet")
         self.undo.setEnabled(wet + dry > 0)
-        self.again.setEnabled(wet + dry > 0 and self.session.job.task is None)
+        can_run = wet + dry > 0 or (layer is not None and self.session.is_corrected)
+        self.again.setEnabled(can_run and self.session.job.task is None)
 
     def close_tool(self) -> None:
         """Give the map back to the other tools."""

@@ -79,7 +79,7 @@ class RunPart(QGroupBox):
         water = self.water.currentLayer()
         return {
             "INPUT": self.session.scene, "PERMANENT_WATER": water, "OUTPUT_FOLDER": self.session.next_run(),
-            "LOAD": False,
+            "KEEP_FEATURES": True, "LOAD": False,
         }  # fmt: skip
 
     def start(self, points: Any) -> None:
@@ -93,6 +93,9 @@ class RunPart(QGroupBox):
             session.say("Choose a scene: a raster layer that is a file.", True)
             return
         parameters = self.parameters()
+        if points is not None and session.can_correct:
+            parameters.update(OUTPUT_FOLDER=session.outputs["OUTPUT_FOLDER"], RESUME=True)
+            session.hide_result()
         if points is not None:
             file = f"{parameters['OUTPUT_FOLDER']}_corrections.gpkg"
             parameters["PROMPTS"] = write_vector(points, file, QgsProject.instance().transformContext())

@@ -18,7 +18,8 @@ from .job import Job
 class Session(QObject):
     """The work on one scene.
 
-    Each run has a folder of its own, FOLDER/NAME/run_1 and so on: a result that QGIS shows is never replaced.
+    Each run has a folder of its own, FOLDER/NAME/run_1 and so on. Corrections change the result in its folder; its
+    layers leave the project meanwhile, because Windows does not replace files that are open.
     """
 
     changed = pyqtSignal()
@@ -31,6 +32,7 @@ class Session(QObject):
         self.scene: Optional[QgsRasterLayer] = None
         self.base = QgsSettings().value(FOLDER, "") or self._default_base()
         self.outputs: Dict[str, Any] = {}
+        self._at: Optional[int] = None
 
     @staticmethod
     def _default_base() -> str:
@@ -70,6 +72,26 @@ class Session(QObject):
             number += 1
         return os.path.join(self.folder, f"run_{number}")
 
+    @property
+    def can_correct(self) -> bool:
+        """True if the current result can be corrected by points where it is."""
+        folder, name = self.outputs.get("OUTPUT_FOLDER", ""), self.outputs.get("NAME", "")
+        return bool(folder) and os.path.isdir(os.path.join(folder, f"{name}_features"))
+
+    @property
+    def is_corrected(self) -> bool:
+        """True if the current result has been corrected by points."""
+        try:
+            return "correction" in read_report(self.outputs["OUTPUT_FOLDER"], self.outputs["NAME"])
+        except (KeyError, OSError, ValueError):
+            return False
+
+    def hide_result(self) -> None:
+        """Take the layers of the current result out of the project, while its files change."""
+        project = QgsProject.instance()
+        remove_result(project, os.path.join(self.outputs["OUTPUT_FOLDER"], "review"))
+        self._at = remove_result(project, self.outputs["OUTPUT_FOLDER"])
+
     def say(self, text: str, bad: bool = False) -> None:
         """Show a line in the panel."""
         self.said.emit(text, bad)
@@ -77,20 +99,35 @@ class Session(QObject):
     def show_result(self, outputs: Dict[str, Any]) -> None:
         """Load the layers of a new result in place of those of the old one."""
         if not outputs:
+            self._show_again()
             self.say("Cancelled. 'Segment' begins again.")
             return
-        project, old = QgsProject.instance(), self.outputs
-        self.outputs = outputs
-        folder, name = outputs["OUTPUT_FOLDER"], outputs["NAME"]
-        report = read_report(folder, name)
+        old, self.outputs = self.outputs, outputs
         at = 0
-        if old:
-            remove_result(project, os.path.join(old["OUTPUT_FOLDER"], "review"))
-            at = remove_result(project, old["OUTPUT_FOLDER"])
-        load(result_layers(folder, name, report), f"{name} - floodmap", folder, project, at)
-        self.say(summary(report))
+        if old and self._at is None:
+            remove_result(QgsProject.instance(), os.path.join(old["OUTPUT_FOLDER"], "review"))
+            at = remove_result(QgsProject.instance(), old["OUTPUT_FOLDER"])
+        self.say(self._load(at if self._at is None else self._at))
+        self._at = None
         self.changed.emit()
 
     def show_failure(self, text: str) -> None:
         """Show why a run failed."""
+        self._show_again()
         self.say(text, True)
+
+    def _show_again(self) -> None:
+        """Load the layers that `hide_result` has taken out, if the files are complete."""
+        at, self._at = self._at, None
+        if at is not None:
+            try:
+                self._load(at)
+            except (OSError, ValueError):  # the run was cancelled while it wrote; the next correction completes it
+                return
+
+    def _load(self, at: int) -> str:
+        """Load the layers of the current result at a place of the legend; return a line on the result."""
+        folder, name = self.outputs["OUTPUT_FOLDER"], self.outputs["NAME"]
+        report = read_report(folder, name)
+        load(result_layers(folder, name, report), f"{name} - floodmap", folder, QgsProject.instance(), at)
+        return summary(report)

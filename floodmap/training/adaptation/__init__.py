@@ -1,0 +1,1 @@
+"""Adaptation of a model to one scene by corrections that a person has drawn."""
