@@ -196,14 +196,15 @@ def test_the_score_counts_corrections_and_what_the_old_model_was_sure_of() -> No
 @pytest.mark.slow
 def test_the_shipped_model_learns_a_colour_and_says_so(scene: Path, edits: Path, tmp_path: Path) -> None:
     out = tmp_path / "local.safetensors"
-    done = adapt_model(scene, edits, out, AdaptOptions(), device="cpu", tuning=Tuning(steps=25, share=1.0))
+    strong = Tuning(steps=50, share=1.0, learning_rate=1e-3, pull=1.0, old_predictions=0.5)
+    done = adapt_model(scene, edits, out, AdaptOptions(), device="cpu", tuning=strong)
     assert done.helped and done.path == out
     assert done.before.iou < 0.2 and done.after.iou > done.before.iou + 0.3
     assert done.line().startswith(f"it helped: on the part kept out IoU {done.after.iou:.3f}")
     with rasterio.open(scene) as file:
         mask, _ = floodmap.predict(file.read(), gsd_m=0.5, model=floodmap.load_model(out))
     called = mask.reshape(SIDE, -1, 32).mean(axis=(0, 2))
-    assert called[1::2].min() > 0.6 and called[::2].max() < 0.2
+    assert called[1::2].min() > 0.5 and called[::2].max() < 0.2
 
 
 @pytest.mark.slow
