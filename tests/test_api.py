@@ -127,7 +127,11 @@ def test_the_shipped_model_maps_the_sample_scene_in_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["rasterio", "memory", "xarray", "masked"])
-def test_open_datasets_and_arrays_are_mapped_like_the_file(make_scene: SceneFactory, tmp_path: Path, kind: str) -> None:
+def test_open_datasets_and_arrays_are_mapped_like_the_file(
+    make_scene: SceneFactory, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))  # in the shared one, other processes come and go
     path, model = make_scene(shape_hw=(120, 150), nodata=0, name="scene.tif"), FakeSegmenter()
     expected = floodmap.segment(path, out=tmp_path / "file", model=model)
     with opened(path, kind) as source:
@@ -138,7 +142,7 @@ def test_open_datasets_and_arrays_are_mapped_like_the_file(make_scene: SceneFact
     assert found.polygons().crs == expected.polygons().crs and found.report["pixels"] == expected.report["pixels"]
     for key in ("size", "crs", "transform", "gsd_m", "nodata", "valid_share"):
         assert told[0][key] == told[1][key]
-    assert not list(Path(tempfile.gettempdir()).glob("floodmap-*"))
+    assert not list(temporary.iterdir())
 
 
 @contextmanager
