@@ -157,7 +157,7 @@ def segment_scene(
                     stac_path_of(out, name).unlink(missing_ok=True)
             flood_map = worker.result() if worker else finishing.run(journal)
             if options.keep_features:
-                keep_features(flood_map, journal, settings, scene.grid)
+                keep_features(flood_map, journal, settings, finishing)
             journal.remove()
         return completed(flood_map, options, lambda: picture)
 

@@ -16,13 +16,15 @@ import numpy as np
 
 from floodmap._runtime.files import write_whole
 from floodmap.analysis.flood_map import files_of, open_flood_map
+from floodmap.correction.outlines.recording import record
+from floodmap.correction.outlines.stored import Outlines
 from floodmap.errors import writing
-from floodmap.geo.geogrid import GeoGrid
 from floodmap.imagery.scene import Scene
 from floodmap.inference.coarse_map import CoarsePart
 from floodmap.inference.observed import Observed
 from floodmap.inference.prompting import CoarsePrompter, Prompter
 from floodmap.output.census import Census, take_census
+from floodmap.output.finishing import Finishing
 from floodmap.output.results import FloodMap
 from floodmap.strips.codes import THRESHOLD
 from floodmap.strips.journal import Journal, Strips
@@ -30,9 +32,7 @@ from floodmap.strips.strip import packed
 
 COARSE = "coarse.npz"
 """Name of the file with the result of the coarse pass."""
-OUTLINES = "outlines"
-"""Name of the folder with the outlines of all polygons."""
-_MARKER, _FILES, _STRIPS, _WINDOWS = "features.json", "files", "strips", "windows"
+_MARKER, _FILES, _STRIPS, _WINDOWS, _OUTLINES = "features.json", "files", "strips", "windows", "outlines"
 _KEPT_WINDOWS = 64
 """Largest number of windows whose prediction is kept. A window of 1024 x 1024 pixels takes about 1 MB."""
 
@@ -56,29 +56,30 @@ def save_coarse(path: Path) -> Callable[[Prompter], None]:
     return save
 
 
-def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, Any], grid: GeoGrid) -> None:
+def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, Any], finishing: Finishing) -> None:
     """Keep what corrections of a finished result need. The strips are moved out of the journal.
 
     Args:
         flood_map: the automatic result, complete.
         journal: journal of its run. Its folder for temporary files has the file `COARSE`, if there was a coarse pass in
-            this run, and the folder `OUTLINES`, if outlines were kept.
+            this run.
         settings: description of the run (`description.describe`).
-        grid: grid of the scene's pixels.
+        finishing: settings with which the results were written.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    census = take_census(journal.strips(), grid, threshold=THRESHOLD)
+    census = take_census(journal.strips(), finishing.grid, threshold=THRESHOLD)
     final = features_folder(flood_map.report_path.parent, flood_map.name)
     with writing(final):
         folder = Path(tempfile.mkdtemp(dir=journal.scratch))
         (folder / _FILES).mkdir()
         for file in files_of(flood_map):
             shutil.copy2(file, folder / _FILES / file.name)
-        for kept in (COARSE, OUTLINES):
-            if (journal.scratch / kept).exists():
-                (journal.scratch / kept).rename(folder / kept)
+        if (coarse := journal.scratch / COARSE).exists():
+            coarse.rename(folder / COARSE)
+        if can_be_quick(finishing):
+            record(folder / _OUTLINES, journal.strips(), **finishing.of_polygons())
         (folder / _STRIPS).mkdir()
         for strip in journal.files():
             strip.rename(folder / _STRIPS / strip.name)
@@ -89,6 +90,11 @@ def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, 
         remove_features(final.parent, flood_map.name)
         folder.chmod(0o755)  # `mkdtemp` makes folders that only their owner can read
         folder.rename(final)
+
+
+def can_be_quick(finishing: Finishing) -> bool:
+    """Return False if results depend on more than the changed windows: permanent water, layers of Copernicus EMS."""
+    return finishing.permanent is None and not finishing.with_permanent and finishing.cems is None
 
 
 def remove_features(out: Path, name: str) -> None:
@@ -136,10 +142,9 @@ class Features:
         """Codes of the automatic result."""
         return Strips(self.folder / _STRIPS)
 
-    @property
-    def outlines(self) -> Path:
-        """Folder with the outlines of the automatic result; it may be missing."""
-        return self.folder / OUTLINES
+    def outlines(self) -> Outlines | None:
+        """Read the outlines of the automatic result; None if they were not kept."""
+        return Outlines.load(self.folder / _OUTLINES)
 
     def census(self, threshold: int) -> Census:
         """Return the pixels and areas of the automatic result."""

@@ -9,18 +9,14 @@ from pathlib import Path
 from floodmap.correction.changes import ChangedCodes
 from floodmap.correction.cog_tiles import rewritten_rasters
 from floodmap.correction.features import Features
+from floodmap.correction.outlines.changing import Change
 from floodmap.errors import writing
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.output.census import Census, take_census
 from floodmap.output.cog import KINDS
 from floodmap.output.finishing import Finishing
-from floodmap.output.polygons import Polygons, polygonize
+from floodmap.output.polygons import Polygons, layers, polygonize
 from floodmap.output.results import FloodMap
-
-
-def can_be_quick(finishing: Finishing) -> bool:
-    """Return False if results depend on more than the changed windows: permanent water, layers of Copernicus EMS."""
-    return finishing.permanent is None and not finishing.with_permanent and finishing.cems is None
 
 
 def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes) -> FloodMap:
@@ -38,9 +34,9 @@ def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes)
     """
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
         rasters = executor.submit(_rasters, finishing, features, codes)
-        layers = _polygons(finishing, features, codes)
+        polygons = _polygons(finishing, features, codes)
         census = census_with_changes(features.census(finishing.threshold), codes, finishing.grid)
-        return finishing.complete(codes, rasters.result(), layers, census)
+        return finishing.complete(codes, rasters.result(), polygons, census)
 
 
 def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> Census:
@@ -77,4 +73,9 @@ def _rasters(finishing: Finishing, features: Features, codes: ChangedCodes) -> t
 
 
 def _polygons(finishing: Finishing, features: Features, codes: ChangedCodes) -> Polygons:
-    return polygonize(codes.strips(), **finishing.of_polygons())
+    """Return the polygons: the kept outlines with the changes, or, where that is not possible, traced anew."""
+    settings = finishing.of_polygons()
+    outlines = features.outlines()
+    if outlines and (found := Change(outlines, codes.boxes, grid=finishing.grid).apply(codes.after)):
+        return layers(*found, crs=finishing.grid.crs, model=settings["model"], source=settings["source"])
+    return polygonize(codes.strips(), **settings)

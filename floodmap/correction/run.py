@@ -15,8 +15,8 @@ import numpy as np
 from floodmap._runtime.changes import changes
 from floodmap.analysis.flood_map import files_of, open_flood_map
 from floodmap.correction.changes import ChangedCodes, changes_by_points
-from floodmap.correction.features import Features
-from floodmap.correction.quick import can_be_quick, write_quickly
+from floodmap.correction.features import Features, can_be_quick
+from floodmap.correction.quick import write_quickly
 from floodmap.description import jsonable
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.imagery.scene import Scene

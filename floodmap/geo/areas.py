@@ -137,6 +137,47 @@ def measure(
     return area, perimeter
 
 
+def edge_sums(
+    start: Floats, end: Floats, crs: object, place: Callable[[Floats], Floats], centre: Floats
+) -> tuple[Floats, Floats]:
+    """Compute for edges what they add to the areas and perimeters that `measure` returns.
+
+    The signed areas of the edges of a ring add up to its area, which is positive if the ring is counter-clockwise.
+
+    Args:
+        start: begins of n edges, float64 (n, 2), to be converted by `place`.
+        end: ends of the edges, float64 (n, 2).
+        crs: a geographic or projected CRS.
+        place: see `measure`.
+        centre: centre of the plane, which should be that of the polygons, float64 (2,), to be converted by `place`.
+
+    Returns:
+        Signed areas of the triangles of the edges and the centre in square metres, and lengths in metres, float64 (n,).
+        NaN for coordinates that do not exist in the CRS.
+    """
+    known = known_crs(crs)
+    centre_xy = place(centre[None])
+    plane = equal_area(known, *centre_xy[0])
+    if plane is None:
+        return np.full(len(start), np.nan), np.full(len(start), np.nan)
+    unit = known.axis_info[0].unit_conversion_factor * (EARTH_RADIUS_M if known.is_geographic else 1.0)
+    # Each edge is a ring of two vertices, which is not closed.
+    edges = _Rings(np.repeat(plane(centre_xy), len(start), axis=0))
+    vertices = place(np.stack([start, end], axis=1).reshape(-1, 2))
+    with np.errstate(invalid="ignore"):
+        for first in range(0, len(vertices), CHUNK):
+            number = np.arange(first, min(first + CHUNK, len(vertices))) // 2
+            edges.add(*_projected(vertices[first : first + CHUNK], number, plane, EDGE_M / unit))
+    return edges.area, edges.length
+
+
+def _projected(
+    vertices: Floats, ring: Ints, plane: Callable[[Floats], Floats], longest: float
+) -> tuple[Floats, Ints]:  # fmt: skip
+    xy, ring = densified_vertices(vertices, ring, longest)
+    return plane(xy), ring
+
+
 def lengths_m(start_xy: Floats, end_xy: Floats, crs: object) -> Floats:
     """Compute the lengths of short straight edges on the WGS 84 ellipsoid.
 

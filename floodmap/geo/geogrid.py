@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
@@ -15,8 +17,8 @@ from pyproj.exceptions import CRSError as ProjCRSError
 from pyproj.exceptions import ProjError
 
 from floodmap.errors import MissingCRSError, SceneError
-from floodmap.geo.areas import cell_areas_m2
-from floodmap.geo.crs import is_placed
+from floodmap.geo.areas import cell_areas_m2, equal_area
+from floodmap.geo.crs import is_placed, known_crs
 from floodmap.geo.window import Window
 
 Floats = NDArray[np.float64]
@@ -244,3 +246,27 @@ def _transformed(transform: Affine, xy: Floats) -> Floats:
     a, b, c, d, e, f = transform[:6]
     x, y = xy[:, 0], xy[:, 1]
     return np.stack([x * a + y * b + c, x * d + y * e + f], axis=1)
+
+
+def pixel_m2_within(outline: NDArray[np.object_], grid: GeoGrid) -> float:
+    """Return the area in square metres of the pixel at the centre of the bounding box of all outlines.
+
+    The result is NaN if the grid has no geographic or projected CRS, or if the CRS is not valid at this pixel.
+
+    Args:
+        outline: shapely polygons with vertices (column, row), object (n,).
+        grid: grid of the scene's pixels.
+    """
+    return pixel_m2_at(*shapely.total_bounds(outline), grid=grid)
+
+
+def pixel_m2_at(west: float, north: float, east: float, south: float, *, grid: GeoGrid) -> float:
+    """Return the area in square metres of the pixel at the centre of a rectangle of pixels; see `pixel_m2_within`."""
+    if not grid.is_on_earth:
+        return math.nan
+    col, row = (west + east) / 2, (north + south) / 2
+    if (plane := equal_area(known_crs(grid.crs), *(grid.transform * (col, row)))) is None:
+        return math.nan
+    ground = plane(np.array([grid.transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
+    pixel_m2 = abs(np.linalg.det(ground[1:] - ground[0]))
+    return float(pixel_m2) if math.isfinite(pixel_m2) else math.nan

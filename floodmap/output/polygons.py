@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import shapely
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from floodmap.errors import MissingCRSError
-from floodmap.geo.areas import equal_area, measure
+from floodmap.geo.areas import measure
 from floodmap.geo.crs import known_crs
 from floodmap.geo.downloads import local_file
-from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.geogrid import GeoGrid, pixel_m2_within
 from floodmap.masks.as_codes import open_codes
 from floodmap.masks.rules import Ignore
-from floodmap.output.simplify import simplified
+from floodmap.output.simplify import Fates, simplified
 from floodmap.output.tracing import Components, trace
 from floodmap.strips.codes import FLOOD, PERMANENT, PERMANENT_CODE, REASONS, flood_kinds
 
@@ -46,6 +46,19 @@ class Polygons:
     """Table with one polygon of permanent water per row, as in `flood`; no rows without a reference."""
 
 
+class Recorder(Protocol):
+    """What `outlined` reports to an object that stores outlines, see `correction.recording`."""
+
+    def watched(self, strips: Strips, kinds: NDArray[np.uint8]) -> Strips:
+        """Yield the same strips. `kinds` is the kind of each code, uint8 (256,)."""
+
+    def add(self, components: Components, kept: NDArray[np.bool_]) -> None:
+        """Take a table of `trace`, and for each component True if it becomes a polygon, bool (n,)."""
+
+    def finish(self, outlines: Geometries, area_m2: Floats, perimeter_m: Floats, fates: list[Fates]) -> None:
+        """Take the polygons (column, row) from the top down, their measures, and the fates from `simplified`, if any."""
+
+
 def polygonize(
     strips: Strips | Callable[[], Strips],
     *,
@@ -56,6 +69,7 @@ def polygonize(
     model: str | None,
     source: str | None,
     confidence: bool = True,
+    keep: Recorder | None = None,
 ) -> Polygons:
     """Trace flood, permanent water and unobserved ground as polygons. Polygons are not cut at the borders of strips.
 
@@ -78,6 +92,7 @@ def polygonize(
         source: name of the scene, for the column `source`.
         confidence: True if the codes are probabilities. False: the columns `confidence_mean` and `confidence_min` are
             null.
+        keep: recorder that stores the outlines, so that later changes need no new trace. It does not change the result.
 
     Raises:
         MissingCRSError: `min_area_m2` or `simplify_m` is above 0, and the grid has no geographic or projected CRS, or
@@ -85,8 +100,16 @@ def polygonize(
     """
     components, measures = outlined(
         strips, kinds=flood_kinds(threshold), of_water=(FLOOD, PERMANENT), grid=grid, min_area_m2=min_area_m2,
-        simplify_m=simplify_m, source=source,
+        simplify_m=simplify_m, source=source, keep=keep,
     )  # fmt: skip
+    return layers(components, measures, crs=grid.crs, model=model, source=source, confidence=confidence)
+
+
+def layers(
+    components: Components, measures: dict[str, Floats], *, crs: Any, model: str | None, source: str | None,
+    confidence: bool = True,
+) -> Polygons:  # fmt: skip
+    """Return the tables of components and measures from `outlined`. For other arguments see `polygonize`."""
     flood, permanent = components.kind == FLOOD, components.kind == PERMANENT
     base = PERMANENT_CODE * permanent
     mean = (components.code_sum / np.maximum(components.n_pixels, 1) - base) / 100
@@ -96,9 +119,9 @@ def polygonize(
     reasons = np.array([REASONS.get(code, "") for code in range(256)], object)[components.kind]
     columns, texts = {**measures, **confidences}, {"model": model, "source": source}
     return Polygons(
-        flood=table(columns, components, flood, grid.crs, texts),
-        unobserved=table({"reason": reasons, **measures}, components, ~(flood | permanent), grid.crs),
-        permanent=table(columns, components, permanent, grid.crs, texts),
+        flood=table(columns, components, flood, crs, texts),
+        unobserved=table({"reason": reasons, **measures}, components, ~(flood | permanent), crs),
+        permanent=table(columns, components, permanent, crs, texts),
     )
 
 
@@ -111,11 +134,12 @@ def outlined(
     min_area_m2: float,
     simplify_m: float,
     source: str | None,
+    keep: Recorder | None = None,
 ) -> tuple[Components, dict[str, Floats]]:
     """Trace pixels of several kinds at once, drop small polygons, simplify the others, and measure them.
 
-    Polygons of all kinds keep their common borders. For `strips`, `grid`, `min_area_m2`, `simplify_m` and errors see
-    `polygonize`.
+    Polygons of all kinds keep their common borders. For `strips`, `grid`, `min_area_m2`, `simplify_m`, `keep` and errors
+    see `polygonize`.
 
     Args:
         kinds: kind of each code, uint8 (256,); see `tracing.trace`.
@@ -132,21 +156,26 @@ def outlined(
             "(rio edit-info --crs EPSG:CODE FILE) or leave both out"
         )
     collected = _Collected(grid, of_water, min_area_m2, measured=not simplify_m)
-    for components in trace(strips() if callable(strips) else strips, kinds=kinds, noded=simplify_m > 0):
-        collected.add(components)
+    strips, fates = strips() if callable(strips) else strips, [] if keep else None
+    for components in trace(keep.watched(strips, kinds) if keep else strips, kinds=kinds, noded=simplify_m > 0):
+        kept = collected.add(components)
+        if keep:
+            keep.add(components, kept)
     components, area, perimeter = collected.joined()
     del collected
     if simplify_m and len(components.outline):
-        pixel_m2 = _pixel_m2(components.outline, grid)
+        pixel_m2 = pixel_m2_within(components.outline, grid)
         if math.isnan(pixel_m2):
             raise _elsewhere(source, "--simplify")
         tolerance = simplify_m / math.sqrt(pixel_m2)
         outlines, components = [components.outline], replace(components, outline=_NOTHING)
-        components = replace(components, outline=simplified(outlines.pop(), tolerance))  # `pop` keeps no reference
+        components = replace(components, outline=simplified(outlines.pop(), tolerance, fates))  # `pop`: no reference
         area, perimeter = measure(components.outline, grid.crs, grid.to_crs)
     water = np.isin(components.kind, of_water)
     if min_area_m2 and water.any() and np.isnan(area[water]).all():
         raise _elsewhere(source, "--min-area")
+    if keep:
+        keep.finish(components.outline, area, perimeter, fates or [])
     placed = np.asarray(shapely.transform(components.outline, grid.to_crs), object)
     return replace(components, outline=placed), {"area_m2": area, "perimeter_m": perimeter}
 
@@ -240,18 +269,20 @@ class _Collected:
         self._grid, self._of_water, self._min_area_m2, self._measured = grid, of_water, min_area_m2, measured
         self._parts: list[tuple[Components, Floats, Floats]] = []
 
-    def add(self, components: Components) -> None:
+    def add(self, components: Components) -> NDArray[np.bool_]:
+        """Add components, and return True for each that is not dropped, bool (n,)."""
         outline = components.outline
         area, perimeter = np.full((2, len(outline)), np.nan)
         small = np.ones(len(outline), bool)
         if not self._measured and len(outline):
             # Within a band of rows, no pixel is four times as large as another pixel.
-            pixel_m2 = _pixel_m2(outline, self._grid)
+            pixel_m2 = pixel_m2_within(outline, self._grid)
             small = ~(components.n_pixels * pixel_m2 > 4 * self._min_area_m2)
         area[small], perimeter[small] = measure(outline[small], self._grid.crs, self._grid.to_crs)
         # The comparison keeps components whose area is unknown (NaN).
         kept = ~(np.isin(components.kind, self._of_water) & (area < self._min_area_m2))
         self._parts.append((_subset(components, kept), area[kept], perimeter[kept]))
+        return kept
 
     def joined(self) -> tuple[Components, Floats, Floats]:
         """Return the n components from the top of the scene down, and areas (m²) and perimeters (m), float64 (n,)."""
@@ -298,23 +329,3 @@ def table(
     data = {"id": np.arange(1, n_rows + 1), **{key: values[chosen] for key, values in columns.items()}, **texts}
     known = None if crs is None else known_crs(crs)
     return geopandas.GeoDataFrame(data, geometry=components.outline[chosen], crs=known)
-
-
-def _pixel_m2(outline: Geometries, grid: GeoGrid) -> float:
-    """Return the area in square metres of the pixel at the centre of the bounding box of all outlines.
-
-    The result is NaN if the grid has no geographic or projected CRS, or if the CRS is not valid at this pixel.
-
-    Args:
-        outline: shapely polygons with vertices (column, row), object (n,).
-        grid: grid of the scene's pixels.
-    """
-    if not grid.is_on_earth:
-        return math.nan
-    west, north, east, south = shapely.total_bounds(outline)
-    col, row = (west + east) / 2, (north + south) / 2
-    if (plane := equal_area(known_crs(grid.crs), *(grid.transform * (col, row)))) is None:
-        return math.nan
-    ground = plane(np.array([grid.transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]))
-    pixel_m2 = abs(np.linalg.det(ground[1:] - ground[0]))
-    return pixel_m2 if math.isfinite(pixel_m2) else math.nan

@@ -72,7 +72,7 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
     before = np.argsort(arrives, kind="stable").astype(np.int32)
     del arrives, step
 
-    along, sizes = _cycles(before)
+    along, sizes = cycles(before)
     begins = np.cumsum(sizes) - sizes
     # A ring begins at its vertex of smallest index, which is a corner. The shell has the smallest index of a component.
     rings_of = np.bincount(owner[along[begins]])
@@ -84,7 +84,7 @@ def rings_of_edges(parts: list[tuple[Lines, Ints]], stride: int, noded: bool) ->
     return vertices_yx[:, ::-1], np.add.reduceat(kept, begins, dtype=np.int64), rings_of
 
 
-def _cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
+def cycles(before: NDArray[np.int32]) -> tuple[Ints, Ints]:
     """Find the cycles of a permutation of edges: each cycle is a ring.
 
     Args:

@@ -29,10 +29,18 @@ CHUNK = 2**20
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Geometries = NDArray[np.object_]
+Fates = NDArray[np.uint8]
+"""What became of each corner: `KEPT`, `NODE`, or the number of the round in which the corner was removed, at most 254."""
+KEPT = np.uint8(0)
+"""Fate of a corner that was not removed, and is no node."""
+NODE = np.uint8(255)
+"""Fate of a node: a corner through which more than one border passes. It is never removed."""
+_LAST_ROUND = 254
+_NO_FATES = np.empty(0, np.uint8)
 _NEVER = np.iinfo(np.int64).max
 
 
-def simplified(outlines: Geometries, tolerance: float) -> Geometries:
+def simplified(outlines: Geometries, tolerance: float, fates: list[Fates] | None = None) -> Geometries:
     """Simplify outlines: remove corners that form a triangle (see module) with an area of at most `tolerance` squared.
 
     Args:
@@ -42,11 +50,13 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
         tolerance: side, in pixels, of a square with the area of the largest triangle that is cut off. There is no upper
             limit. Below 0.707, `outlines` is returned unchanged, because the smallest triangle has half a square pixel.
             Triangles of `MIN_HOLLOW_AREA` or more are cut off by GEOS.
+        fates: a list to which the fates of all corners are appended, in the order of the vertices of `outlines`, without
+            the last vertex of each ring, which repeats the first. Not for tolerances for which GEOS is called.
 
     Returns:
         The simplified polygons, object (n,), in the same order.
     """
-    if 2 * tolerance**2 < 1 or not len(outlines):
+    if not (twice_area := twice_area_of(tolerance)) or not len(outlines):
         return outlines
     trim_heap()
     _, closed, (ring_ends, polygon_ends) = shapely.to_ragged_array(outlines, include_z=False)
@@ -57,7 +67,9 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     trim_heap()
     ends = np.cumsum(np.diff(ring_ends) - 1)
     border = _Border(x, y, ends)
-    border.cut(twice_area=min(int(2 * tolerance**2 + 1e-6), 2))
+    border.cut(twice_area, recorded=fates is not None)
+    if fates is not None:
+        fates.append(border.fates)
     ring_sizes = np.add.reduceat(border.kept, np.append(0, ends[:-1]), dtype=np.int64)
     corners = np.stack([x[border.kept], y[border.kept]], axis=1)
     del border, x, y
@@ -70,6 +82,38 @@ def simplified(outlines: Geometries, tolerance: float) -> Geometries:
     return cut
 
 
+def twice_area_of(tolerance: float) -> int:
+    """Return twice the area of the largest triangle that is cut off without GEOS: 0, 1 or 2 square pixels.
+
+    Args:
+        tolerance: see `simplified`.
+    """
+    return 0 if 2 * tolerance**2 < 1 else min(int(2 * tolerance**2 + 1e-6), 2)
+
+
+def fates_of(
+    x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints, twice_area: int, *, stride: int, fixed: Bools, spare: Ints
+) -> tuple[Fates, Bools]:
+    """Simplify pieces of rings, as a part of outlines that are simplified together.
+
+    Args:
+        x: column of each corner, int32 (n,), ring by ring. A piece of a ring is given as a ring.
+        y: row of each corner, int32 (n,).
+        ends: for each ring, the index of the last corner plus 1, int64 (rings,).
+        twice_area: see `twice_area_of`.
+        stride: the largest column of a corner in all the outlines, plus 1.
+        fixed: True for corners that are kept in any case, bool (n,): the first and the last corner of a piece.
+        spare: number of corners that each ring has outside the piece, int64 (rings,).
+
+    Returns:
+        Fates of the corners; and True for rings that came near `MIN_CORNERS`, so that corners may have been kept.
+    """
+    border = _Border(x, y, ends, stride=stride)
+    border.hold(fixed, spare)
+    border.cut(twice_area, recorded=True)
+    return border.fates, border.is_tight
+
+
 class _Border:
     """Corners of rings as doubly linked lists, from which corners are removed.
 
@@ -80,9 +124,10 @@ class _Border:
         x: column of each corner, int32 (n,), ring by ring.
         y: row of each corner, int32 (n,).
         ends: for each ring, the index of the last corner plus 1, int64 (rings,).
+        stride: the largest column of all outlines, plus 1. None: the given corners are all corners.
     """
 
-    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints) -> None:
+    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints, *, stride: int | None = None) -> None:
         count, begins = len(x), np.append(0, ends[:-1])
         self.kept = np.ones(count, bool)
         self._x, self._y = x, y
@@ -91,7 +136,8 @@ class _Border:
         self._ring = np.repeat(np.arange(len(ends), dtype=np.int32), ends - begins)
         self._remaining = ends - begins
         """Number of corners that are left in each ring, int64 (rings,)."""
-        self._stride = int(self._x.max()) + 1
+        self.is_tight = np.zeros(len(ends), bool)
+        self._stride = stride or int(self._x.max()) + 1
         place = self._place(self._x, self._y)
         order = np.argsort(place, kind="stable")
         first = np.diff(place[order], prepend=-1) > 0
@@ -110,14 +156,22 @@ class _Border:
         is_node[self._number[order[differ]]] = True
         self._is_node = is_node[self._number]
 
-    def cut(self, twice_area: int) -> None:
+    def hold(self, fixed: Bools, spare: Ints) -> None:
+        """Keep some corners in any case, and count corners of the rings that are not given; see `fates_of`."""
+        self._is_node |= fixed
+        self._remaining = self._remaining + spare
+
+    def cut(self, twice_area: int, *, recorded: bool = False) -> None:
         """Remove corners until no further corner can be removed.
 
         The attribute `kept`, bool (n,) with one element for each corner, is set to False for removed corners.
 
         Args:
             twice_area: twice the area of the largest triangle that may be cut off, in square pixels; at most 2.
+            recorded: True: the attribute `fates` is set, see `Fates`.
         """
+        self.fates = np.where(self._is_node, NODE, KEPT) if recorded else _NO_FATES
+        number = 0
         self._rank = np.full(len(self.kept), _NEVER)
         """Rank of each corner, int64 (n,): of two neighbouring corners, the corner of lower rank is removed first.
         `_NEVER`: the corner has already been removed, or it cannot be removed unless one of its neighbours changes."""
@@ -133,6 +187,9 @@ class _Border:
             removed = chosen[removable]
             before, after = self._before[removed], self._after[removed]
             self.kept[removed] = False
+            number += 1
+            if recorded:
+                self.fates[removed] = min(number, _LAST_ROUND)
             self._after[before], self._before[after] = after, before
             self._remaining -= np.bincount(self._ring[removed], minlength=len(self._remaining))
             np.subtract.at(self._occupied, self._number[removed], 1)
@@ -186,6 +243,7 @@ class _Border:
         blocked &= (self._occupied[number] > 0) & (number != self._number[corners])
         rings = self._ring[corners]
         few = self._remaining - np.bincount(rings, minlength=len(self._remaining)) < MIN_CORNERS
+        self.is_tight |= few
         # A ring that would lose too many corners at once may still lose one of them, if it has more than `MIN_CORNERS`.
         order = np.lexsort((self._rank[corners], rings))
         is_first = np.zeros(len(corners), bool)
