@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import geopandas
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import rasterio
 from conftest import NORTH_UP, UTM, SceneFactory
 from fakes import FakeSegmenter
+from geopandas.testing import assert_geodataframe_equal
 from numpy.typing import NDArray
 from shapely import Point, box
 
@@ -24,6 +26,7 @@ from floodmap.errors import FloodmapError, ModelError, OutputError, PromptError
 from floodmap.imagery.tile import Tile
 from floodmap.models.prompts import Prompts
 from floodmap.options import SegmentOptions
+from floodmap.output.polygons import polygonize
 from floodmap.output.results import FloodMap
 from floodmap.pipeline import segment_scene
 from floodmap_cli.main import run
@@ -152,19 +155,38 @@ def without_run(report: Path) -> dict[str, object]:
     return {key: value for key, value in json.loads(report.read_text()).items() if key != "run"}
 
 
-def test_quick_writing_gives_the_bytes_of_writing_all(
-    make_scene: SceneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+MIDDLE = ((600.5, 590.5, 1), (620.5, 610.5, 0), (300.5, 1050.5, 0))
+AT_THE_EDGE = (*MIDDLE, (1290.5, 8.5, 1))
+
+
+@pytest.mark.parametrize(("places", "spliced"), [(MIDDLE, True), (AT_THE_EDGE, False)])
+def test_quick_writing_gives_the_result_of_writing_all(
+    make_scene: SceneFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: tuple[tuple[float, float, int], ...],
+    spliced: bool,
 ) -> None:
     scene = make_scene(shape_hw=(1100, 1300), nodata=0, name="scene.tif")
     options = replace(OPTIONS, tile_size=256, formats=("gpkg", "shp"))
     first = segment_scene(scene, tmp_path / "out", PointSegmenter(), options)
     shutil.copytree(tmp_path / "out", tmp_path / "whole")
-    path = clicks(tmp_path, (600.5, 590.5, 1), (620.5, 610.5, 0), (1290.5, 8.5, 1), (300.5, 1050.5, 0))
-    again = replace(options, resume=True, prompts=path)
+    again = replace(options, resume=True, prompts=clicks(tmp_path, *places))
+    traced = Mock(side_effect=polygonize)
+    monkeypatch.setattr("floodmap.correction.quick.polygonize", traced)
     quick = segment_scene(scene, tmp_path / "out", PointSegmenter(), again)
+    assert traced.called is not spliced
     monkeypatch.setattr("floodmap.correction.run.can_be_quick", lambda _: False)
     whole = segment_scene(scene, tmp_path / "whole", PointSegmenter(), again)
-    assert digests(tmp_path / "out") | {"scene.json": ""} == digests(tmp_path / "whole") | {"scene.json": ""}
+    found, expected = digests(tmp_path / "out"), digests(tmp_path / "whole")
+    with_areas = {"scene.json", *(("scene.gpkg", "scene.dbf", "scene_unobserved.dbf") if spliced else ())}
+    assert {name: found[name] for name in found if name not in with_areas} == {
+        name: expected[name] for name in expected if name not in with_areas
+    }
+    for layer in ("flood", "unobserved"):
+        tables = [geopandas.read_file(tmp_path / out / "scene.gpkg", layer=layer) for out in ("out", "whole")]
+        assert_geodataframe_equal(*tables)
+        np.testing.assert_allclose(*(table["area_m2"] for table in tables), rtol=1e-9)
     assert without_run(quick.report_path) == without_run(whole.report_path)
     assert quick.report["pixels"] != first.report["pixels"]
 

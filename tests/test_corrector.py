@@ -18,6 +18,7 @@ from floodmap.models.sam.correction import (
     Ground,
     Kriging,
     appearance_of,
+    krigings_of,
 )
 
 DIM = 16
@@ -42,7 +43,8 @@ def point(x: float, y: float, label: int) -> tuple[Tensor, Tensor]:
 def correct(
     corrector: Corrector, logits: Tensor, ground: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor]
 ) -> Tensor:
-    return corrector.correct(Ground.of(logits, *ground), points)
+    outputs = Ground.of(logits, *ground)
+    return corrector.correct(outputs, krigings_of(outputs, points))
 
 
 def test_a_point_spreads_over_ground_that_looks_alike_and_not_beyond() -> None:

@@ -9,7 +9,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
 from floodmap.errors import ModelError
-from floodmap.models.sam.correction import POINT_LOGIT, Ground
+from floodmap.models.sam.correction import POINT_LOGIT, Ground, krigings_of
 from floodmap.models.sam.decoder import Decoder
 from floodmap.models.sam.efficientnet import Depthwise, EncoderConfig, InvertedResidual, PyramidEncoder, fuse
 from floodmap.models.sam.flood_sam import FloodSam, draw_boxes
@@ -205,11 +205,12 @@ def test_corrected_results_are_decoded_again_and_tiles_without_points_keep_their
     alone = network.correct(encoded[:1], network.decode_unpointed(encoded[:1]), (points[0][:1], points[1][:1]))
     torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-4)
     ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-    corrected = network.corrector.correct(ground, points)
-    seen = network.decode_corrected(encoded, ground, corrected, points)
+    krigings = krigings_of(ground, points)
+    corrected = network.corrector.correct(ground, krigings)
+    seen = network.decode_corrected(encoded, ground, corrected, krigings)
     torch.testing.assert_close(both[0], (corrected[0] + seen[0]) / 2)
     network.point_maps.weight.zero_()
-    assert not torch.allclose(network.decode_corrected(encoded, ground, corrected, points), seen)
+    assert not torch.allclose(network.decode_corrected(encoded, ground, corrected, krigings), seen)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from floodmap.inference.selection import Selection
 from floodmap.inference.tiling import Grid
 from floodmap.models.prompts import Prompts
 from floodmap.models.protocol import Segmenter
+from floodmap.output.census import CELL
 from floodmap.strips.codes import FIRST_REASON
 from floodmap.strips.strip import Strip
 
 _STEPS = 10_000
 """Number of steps from probability 0 to 1 in which probabilities are stored."""
+_READ_STRIPS = 8
+"""Largest number of strips, compressed, that are kept in memory."""
 
 Steps = NDArray[np.uint16]
 
@@ -86,7 +90,9 @@ class ChangedCodes:
     """
 
     def __init__(self, features: Features, grid: Grid, changes: Sequence[WindowChange], scratch: Path) -> None:
-        self._strips, self._grid, self._changes, self.scratch = features.strips, grid, changes, scratch
+        self._features, self._strips, self._grid = features, features.strips, grid
+        self._changes, self.scratch = changes, scratch
+        self._read = lru_cache(_READ_STRIPS)(self._strips.read)
 
     @property
     def boxes(self) -> list[Window]:
@@ -95,17 +101,18 @@ class ChangedCodes:
 
     def notes(self) -> list[Any]:
         """Return the notes on the windows of the automatic result."""
-        return self._strips.notes()
+        return self._features.notes
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield first row and codes, uint8 (rows, width), of strips from top to bottom."""
         for row, codes in self._strips.strips():
             yield row, self._changed(codes, Window(row, 0, *codes.shape))
 
-    def changed_blocks(self) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Yield first row, old and new codes, uint8 (rows, width), of all blocks of rows that a change touches.
+    def changed_blocks(self) -> Iterator[tuple[int, int, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield the changed rectangles of the scene: first row, first column, old and new codes, uint8 (rows, columns).
 
-        The blocks are those of `strips`.
+        The rows are those of the blocks of `strips`. The columns begin and end at multiples of `census.CELL`, or at the
+        end of the scene.
         """
         boxes = self.boxes
         for index in range(len(self._grid.row_offsets)):
@@ -113,11 +120,14 @@ class ChangedCodes:
             near = [box for box in boxes if box.row_off < end and first < box.row_end]
             if not near:
                 continue
-            row = first
-            for codes in self._strip(index).blocks():
-                if any(box.row_off < row + len(codes) and row < box.row_end for box in near):
-                    yield row, codes, self._changed(codes, Window(row, 0, *codes.shape))
-                row += len(codes)
+            strip = self._strip(index)
+            for row in range(first, end, strip.step):
+                height = min(strip.step, end - row)
+                if here := [box for box in near if box.row_off < row + height and row < box.row_end]:
+                    left = min(box.col_off for box in here) // CELL * CELL
+                    right = min(-(-max(box.col_end for box in here) // CELL) * CELL, self._grid.width)
+                    codes = strip.rectangle(slice(row - first, row - first + height), slice(left, right))
+                    yield row, left, codes, self._changed(codes, Window(row, left, *codes.shape))
 
     def before(self, window: Window) -> NDArray[np.uint8]:
         """Return the codes of the automatic result in a window of the scene, uint8 (height, width)."""
@@ -131,7 +141,7 @@ class ChangedCodes:
         return np.concatenate(parts)
 
     def _strip(self, index: int) -> Strip:
-        strip = self._strips.read(index)
+        strip = self._read(index)
         if strip is None:
             raise OutputError(f"{self._strips.folder}: strip {index} is damaged; segment the scene with --overwrite")
         return strip
@@ -180,29 +190,22 @@ def changes_by_points(
         ModelError: the model fails on a window.
     """
     row_weights, col_weights = grid.row_weights(), grid.col_weights()
-    touched = list(_touched(grid, points))
-    plans: _Plans | None = None
+    windows = list(touched(grid, points))
+    predictions = _Predictions(scene, segmenter, features, points, exhaustive)
     changes = []
-    for number, (row, col, window, own) in enumerate(touched):
-        file = features.window_file(_key(window, own))
-        pair = _read(file, window)
-        if pair is None:
-            if plans is None:
-                plans = _Plans(scene, segmenter, features, points, exhaustive)
-            pair = plans.predicted(window)
-            _write(file, pair)
-        before, after = pair
+    for number, (row, col, window, own) in enumerate(windows):
+        before, after = predictions.of(window, Prompts.none()), predictions.of(window, own)
         changes.append(
             WindowChange(
                 window=window, before=before, after=after, row_weights=row_weights[row], col_weights=col_weights[col]
             )
         )
-        report(number + 1, len(touched))
+        report(number + 1, len(windows))
     features.trim()
     return changes
 
 
-def _touched(grid: Grid, points: Prompts) -> Iterator[tuple[int, int, Window, Prompts]]:
+def touched(grid: Grid, points: Prompts) -> Iterator[tuple[int, int, Window, Prompts]]:
     """Yield the windows that contain points: row and column of the window in the grid, the window, and its points."""
     for row in range(len(grid.row_offsets)):
         for col, window in enumerate(grid.row(row)):
@@ -211,33 +214,48 @@ def _touched(grid: Grid, points: Prompts) -> Iterator[tuple[int, int, Window, Pr
                 yield row, col, window, own
 
 
-class _Plans:
-    """Predictions of windows with and without points."""
+class _Predictions:
+    """Predictions of windows with and without points. Those that the features keep are not computed again."""
 
     def __init__(
         self, scene: Scene, segmenter: Segmenter, features: Features, points: Prompts, exhaustive: bool
     ) -> None:
-        kept: Prompter | None = features.prompter(scene)
-        if kept is None:
-            kept = make_prompter(scene, segmenter, "auto", exhaustive=exhaustive)
-            features.save_coarse(kept)
-        self._scene, self._segmenter = scene, segmenter
-        everywhere = exhaustive or not segmenter.any_size
-        self._before = Selection(scene, kept, exhaustive=everywhere)
-        self._after = Selection(scene, joined(points, kept), exhaustive=everywhere)
+        self._scene, self._segmenter, self._features = scene, segmenter, features
+        self._points, self._exhaustive = points, exhaustive
 
-    def predicted(self, window: Window) -> tuple[Steps, Steps]:
-        """Return the probabilities of a window without and with its points, in steps."""
-        plans = [self._before.plan(window), self._after.plan(window)]
-        results, _ = predict(self._segmenter, plans)
-        for result in results:
-            if result.why:
-                raise ModelError(
-                    f"{self._scene.path}: the window at column {window.col_off}, row {window.row_off} failed: "
-                    f"{result.why}; nothing was changed"
-                )
-        before, after = (_in_steps(result.probability(), window) for result in results)
-        return before, after
+    @cached_property
+    def _automatic(self) -> Prompter:
+        kept: Prompter | None = self._features.prompter(self._scene)
+        if kept is None:
+            kept = make_prompter(self._scene, self._segmenter, "auto", exhaustive=self._exhaustive)
+            self._features.save_coarse(kept)
+        return kept
+
+    def of(self, window: Window, own: Prompts) -> Steps:
+        """Return the probabilities of a window with its points, or without any, in steps.
+
+        Args:
+            window: the window.
+            own: all points of the user in this window, or no points.
+
+        Raises:
+            ModelError: the model fails on the window.
+        """
+        file = self._features.window_file(_key(window, own))
+        if (kept := _read(file, window)) is not None:
+            return kept
+        prompter = joined(self._points, self._automatic) if len(own.points_xy) else self._automatic
+        everywhere = self._exhaustive or not self._segmenter.any_size
+        plan = Selection(self._scene, prompter, exhaustive=everywhere).plan(window)
+        (result,), _ = predict(self._segmenter, [plan])
+        if result.why:
+            raise ModelError(
+                f"{self._scene.path}: the window at column {window.col_off}, row {window.row_off} failed: "
+                f"{result.why}; nothing was changed"
+            )
+        steps = _in_steps(result.probability(), window)
+        _write(file, steps)
+        return steps
 
 
 def _in_steps(probability: NDArray[np.float32] | None, window: Window) -> Steps:
@@ -255,20 +273,19 @@ def _key(window: Window, points: Prompts) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _write(file: Path, pair: tuple[Steps, Steps]) -> None:
+def _write(file: Path, steps: Steps) -> None:
     with writing(file), atomic_path(file) as partial:
-        partial.write_bytes(lz4.block.compress(np.stack(pair).tobytes(), store_size=False))
+        partial.write_bytes(lz4.block.compress(steps.tobytes(), store_size=False))
 
 
-def _read(file: Path, window: Window) -> tuple[Steps, Steps] | None:
+def _read(file: Path, window: Window) -> Steps | None:
     """Read the kept prediction of a window; None if it is missing or damaged."""
     size = 2 * window.height * window.width
     try:
-        values = np.frombuffer(lz4.block.decompress(file.read_bytes(), uncompressed_size=2 * size), np.uint16)
-        before, after = values.reshape(2, window.height, window.width)
+        values = np.frombuffer(lz4.block.decompress(file.read_bytes(), uncompressed_size=size), np.uint16)
+        return values.reshape(window.height, window.width)
     except (OSError, ValueError, lz4.block.LZ4BlockError):
         return None
-    return before, after
 
 
 def _overlap(one: Window, other: Window) -> bool:

@@ -33,8 +33,8 @@ from floodmap.strips.strip import packed
 COARSE = "coarse.npz"
 """Name of the file with the result of the coarse pass."""
 _MARKER, _FILES, _STRIPS, _WINDOWS, _OUTLINES = "features.json", "files", "strips", "windows", "outlines"
-_KEPT_WINDOWS = 64
-"""Largest number of windows whose prediction is kept. A window of 1024 x 1024 pixels takes about 1 MB."""
+_KEPT_WINDOWS = 128
+"""Largest number of predictions of windows that are kept. One of 1024 x 1024 pixels takes about 0.5 MB."""
 
 
 def features_folder(out: Path, name: str) -> Path:
@@ -69,6 +69,7 @@ def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, 
     Raises:
         OutputError: a file cannot be written.
     """
+    notes = journal.notes()
     census = take_census(journal.strips(), finishing.grid, threshold=THRESHOLD)
     final = features_folder(flood_map.report_path.parent, flood_map.name)
     with writing(final):
@@ -85,7 +86,7 @@ def keep_features(flood_map: FloodMap, journal: Journal, settings: Mapping[str, 
             strip.rename(folder / _STRIPS / strip.name)
         (folder / _WINDOWS).mkdir()
         ground = None if census.ground_m2 is None else census.ground_m2.tolist()
-        marker = {"settings": settings, "pixels": census.pixels.tolist(), "ground_m2": ground}
+        marker = {"settings": settings, "pixels": census.pixels.tolist(), "ground_m2": ground, "notes": notes}
         write_whole(folder / _MARKER, json.dumps(marker, default=str))
         remove_features(final.parent, flood_map.name)
         folder.chmod(0o755)  # `mkdtemp` makes folders that only their owner can read
@@ -136,6 +137,11 @@ class Features:
             SceneError: a file is missing.
         """
         return open_flood_map(self.folder / _FILES)
+
+    @property
+    def notes(self) -> list[Mapping[str, Any]]:
+        """Notes on the windows of the automatic run, see `Strips.notes`."""
+        return list(self.marker["notes"])
 
     @property
     def strips(self) -> Strips:

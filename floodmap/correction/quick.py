@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from floodmap.correction.features import Features
 from floodmap.correction.outlines.changing import Change
 from floodmap.errors import writing
 from floodmap.geo.geogrid import GeoGrid
+from floodmap.geo.window import Window
 from floodmap.output.census import Census, take_census
 from floodmap.output.cog import KINDS
 from floodmap.output.finishing import Finishing
@@ -19,24 +21,35 @@ from floodmap.output.polygons import Polygons, layers, polygonize
 from floodmap.output.results import FloodMap
 
 
-def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes) -> FloodMap:
+def prepared(features: Features, boxes: Sequence[Window], grid: GeoGrid) -> Change | None:
+    """Return the change of the kept outlines in some windows, before the new codes are known.
+
+    The result is None if no outlines are kept.
+    """
+    outlines = features.outlines()
+    return None if outlines is None else Change(outlines, boxes, grid=grid)
+
+
+def write_quickly(finishing: Finishing, features: Features, codes: ChangedCodes, change: Change | None) -> FloodMap:
     """Write a corrected result from the automatic one and the changes.
 
-    The files have the bytes of a result that is written as a whole (`Finishing.run`).
+    The files have the bytes of a result that is written as a whole (`Finishing.run`), apart from the last digits of the
+    areas and perimeters of changed polygons.
 
     Args:
         finishing: settings for writing the results; see `can_be_quick`.
         features: features of the automatic result.
         codes: codes with the changes.
+        change: see `prepared`.
 
     Raises:
         OutputError: a file cannot be written.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="rasters") as executor:
         rasters = executor.submit(_rasters, finishing, features, codes)
-        polygons = _polygons(finishing, features, codes)
-        census = census_with_changes(features.census(finishing.threshold), codes, finishing.grid)
-        return finishing.complete(codes, rasters.result(), polygons, census)
+        census = executor.submit(census_with_changes, features.census(finishing.threshold), codes, finishing.grid)
+        polygons = _polygons(finishing, codes, change)
+        return finishing.complete(codes, rasters.result(), polygons, census.result())
 
 
 def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> Census:
@@ -47,14 +60,18 @@ def census_with_changes(before: Census, codes: ChangedCodes, grid: GeoGrid) -> C
         codes: codes with the changes.
         grid: grid of the scene's pixels.
     """
-    blocks = list(codes.changed_blocks())
-    old = take_census(((row, one) for row, one, _ in blocks), grid, threshold=before.threshold)
-    new = take_census(((row, one) for row, _, one in blocks), grid, threshold=before.threshold)
-    ground = None
-    if before.ground_m2 is not None and old.ground_m2 is not None and new.ground_m2 is not None:
-        ground = before.ground_m2 + (new.ground_m2 - old.ground_m2)
-        ground[before.pixels + new.pixels - old.pixels == 0] = 0  # not the rest of a rounding
-    return Census(pixels=before.pixels + new.pixels - old.pixels, ground_m2=ground, threshold=before.threshold)
+    pixels = before.pixels.copy()
+    ground = None if before.ground_m2 is None else before.ground_m2.copy()
+    for row, column, *of_block in codes.changed_blocks():
+        old, new = (
+            take_census([(row, one)], grid, threshold=before.threshold, first_column=column) for one in of_block
+        )
+        pixels += new.pixels - old.pixels
+        if ground is not None and old.ground_m2 is not None and new.ground_m2 is not None:
+            ground += new.ground_m2 - old.ground_m2
+    if ground is not None:
+        ground[pixels == 0] = 0  # not the rest of a rounding
+    return Census(pixels=pixels, ground_m2=ground, threshold=before.threshold)
 
 
 def _rasters(finishing: Finishing, features: Features, codes: ChangedCodes) -> tuple[Path, Path]:
@@ -72,10 +89,9 @@ def _rasters(finishing: Finishing, features: Features, codes: ChangedCodes) -> t
     return mask, probability
 
 
-def _polygons(finishing: Finishing, features: Features, codes: ChangedCodes) -> Polygons:
+def _polygons(finishing: Finishing, codes: ChangedCodes, change: Change | None) -> Polygons:
     """Return the polygons: the kept outlines with the changes, or, where that is not possible, traced anew."""
     settings = finishing.of_polygons()
-    outlines = features.outlines()
-    if outlines and (found := Change(outlines, codes.boxes, grid=finishing.grid).apply(codes.after)):
+    if change and (found := change.apply(codes.after)):
         return layers(*found, crs=finishing.grid.crs, model=settings["model"], source=settings["source"])
     return polygonize(codes.strips(), **settings)

@@ -6,17 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from floodmap._runtime.changes import changes
 from floodmap.analysis.flood_map import files_of, open_flood_map
-from floodmap.correction.changes import ChangedCodes, changes_by_points
+from floodmap.correction.changes import ChangedCodes, changes_by_points, touched
 from floodmap.correction.features import Features, can_be_quick
-from floodmap.correction.quick import write_quickly
+from floodmap.correction.quick import prepared, write_quickly
 from floodmap.description import jsonable
 from floodmap.errors import OutputError, PromptError, writing
 from floodmap.imagery.scene import Scene
@@ -106,9 +105,13 @@ class Correction:
         json_report = finishing.out / f"{finishing.name}.json"
         if not len(self.points.points_xy):
             return self._brought_back(json_report)
-        found = changes_by_points(
-            scene, grid, segmenter, self.features, self.points, exhaustive=options.exhaustive, report=report
-        )
+        quick = can_be_quick(finishing)
+        with ThreadPoolExecutor(1, thread_name_prefix="outlines") as executor:
+            boxes = [window for *_, window, _ in touched(grid, self.points)]
+            change = executor.submit(prepared, self.features, boxes, finishing.grid) if quick else None
+            found = changes_by_points(
+                scene, grid, segmenter, self.features, self.points, exhaustive=options.exhaustive, report=report
+            )
         codes = ChangedCodes(self.features, grid, found, scratch)
         automatic = self.features.automatic.report
         about = {"points": _counts(self.points), "windows": len(found), "pixels_changed": _n_changed(codes)}
@@ -119,8 +122,8 @@ class Correction:
         scene.refuse_changed()
         with writing(json_report):
             json_report.unlink(missing_ok=True)  # it marks the other files as complete
-        if can_be_quick(finishing):
-            return write_quickly(finishing, self.features, codes)
+        if change:
+            return write_quickly(finishing, self.features, codes, change.result())
         return finishing.run(codes, at_once=True)
 
     def _brought_back(self, json_report: Path) -> FloodMap:
@@ -164,14 +167,7 @@ def _counts(points: Prompts) -> dict[str, int]:
 
 
 def _n_changed(codes: ChangedCodes) -> int:
-    """Return the number of pixels whose probability is changed."""
-    total, seen = 0, np.zeros((0, 4), int)
-    for box in codes.boxes:
-        before, after = codes.before(box), codes.after(box)
-        differ = (before != after) & (before < FIRST_REASON)
-        for top, left, bottom, right in seen:  # pixels of an earlier window are counted already
-            differ[max(top - box.row_off, 0) : max(bottom - box.row_off, 0),
-                   max(left - box.col_off, 0) : max(right - box.col_off, 0)] = False  # fmt: skip
-        total += int(differ.sum())
-        seen = np.vstack([seen, [box.row_off, box.col_off, box.row_end, box.col_end]])
-    return total
+    """Return the number of observed pixels whose code is changed."""
+    return sum(
+        int(((before != after) & (before < FIRST_REASON)).sum()) for _, _, before, after in codes.changed_blocks()
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from floodmap.geo.geogrid import GeoGrid
 from floodmap.strips.codes import FIRST_REASON, OUTSIDE, PERMANENT_CODE, REASONS, THRESHOLD
 
-_CELL = 256
+CELL = 256
 """Side of a cell in pixels of the scene. A cell is a square in which all pixels count with the same geodesic area."""
 
 _PERMANENT = slice(PERMANENT_CODE + 1, 2 * PERMANENT_CODE + 1)
@@ -108,7 +108,7 @@ class Census:
         }
 
 
-def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
+def take_census(strips: Strips, grid: GeoGrid, *, threshold: int, first_column: int = 0) -> Census:
     """Count the pixels of each code in a scene, and add up the geodesic areas of these pixels.
 
     Args:
@@ -116,8 +116,9 @@ def take_census(strips: Strips, grid: GeoGrid, *, threshold: int) -> Census:
             strip's first row in the scene, an int. The second value is the codes, uint8 (rows, width).
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
         threshold: in per cent; codes from the threshold to 100 are flood.
+        first_column: column of the scene at which the strips begin, a multiple of `CELL`.
     """
-    tally = Tally(grid, threshold=threshold)
+    tally = Tally(grid, threshold=threshold, first_column=first_column)
     for _ in tally.count(strips):
         pass
     return tally.census()
@@ -133,17 +134,19 @@ class Tally:
         grid: grid of the scene's pixels. Areas are None without a geographic or projected CRS.
         threshold: in per cent; codes from the threshold to 100 are flood. Pixels and areas of each code do not depend
             on it.
+        first_column: see `take_census`.
     """
 
-    def __init__(self, grid: GeoGrid, *, threshold: int = THRESHOLD) -> None:
+    def __init__(self, grid: GeoGrid, *, threshold: int = THRESHOLD, first_column: int = 0) -> None:
         self._grid, self._threshold, self._placed = grid, threshold, grid.is_on_earth
+        self._first_column = first_column
         self._pixels, self._ground_m2 = np.zeros(256, np.int64), np.zeros(256)
 
     def count(self, strips: Strips) -> Strips:
         """Count the pixels of each strip, then yield the strip unchanged; for strips see `take_census`."""
         for first, codes in strips:
-            for top in range(0, len(codes), _CELL):
-                self._add(first + top, codes[top : top + _CELL])
+            for top in range(0, len(codes), CELL):
+                self._add(first + top, codes[top : top + CELL])
             yield first, codes
 
     def census(self) -> Census:
@@ -152,12 +155,12 @@ class Tally:
         return Census(pixels=self._pixels.copy(), ground_m2=ground_m2, threshold=self._threshold)
 
     def _add(self, first: int, codes: NDArray[np.uint8]) -> None:
-        edges = np.append(np.arange(0, codes.shape[1], _CELL), codes.shape[1])
+        edges = np.append(np.arange(0, codes.shape[1], CELL), codes.shape[1])
         counts = _per_cell(codes, edges)
         self._pixels += counts.sum(axis=0)
         if self._placed:
             rows = np.array([first, first + len(codes)], float)
-            cells = self._grid.cell_areas_m2(rows, edges.astype(float))[0]
+            cells = self._grid.cell_areas_m2(rows, edges + float(self._first_column))[0]
             self._ground_m2 += (cells / (np.diff(edges) * len(codes))) @ counts
 
 

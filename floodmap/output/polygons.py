@@ -56,7 +56,7 @@ class Recorder(Protocol):
         """Take a table of `trace`, and for each component True if it becomes a polygon, bool (n,)."""
 
     def finish(self, outlines: Geometries, area_m2: Floats, perimeter_m: Floats, fates: list[Fates]) -> None:
-        """Take the polygons (column, row) from the top down, their measures, and the fates from `simplified`, if any."""
+        """Take the polygons (column, row) from the top down, their measures, and the fates of `simplified`, if any."""
 
 
 def polygonize(
@@ -138,8 +138,8 @@ def outlined(
 ) -> tuple[Components, dict[str, Floats]]:
     """Trace pixels of several kinds at once, drop small polygons, simplify the others, and measure them.
 
-    Polygons of all kinds keep their common borders. For `strips`, `grid`, `min_area_m2`, `simplify_m`, `keep` and errors
-    see `polygonize`.
+    Polygons of all kinds keep their common borders. For `strips`, `grid`, `min_area_m2`, `simplify_m`, `keep` and
+    errors see `polygonize`.
 
     Args:
         kinds: kind of each code, uint8 (256,); see `tracing.trace`.
@@ -156,7 +156,8 @@ def outlined(
             "(rio edit-info --crs EPSG:CODE FILE) or leave both out"
         )
     collected = _Collected(grid, of_water, min_area_m2, measured=not simplify_m)
-    strips, fates = strips() if callable(strips) else strips, [] if keep else None
+    strips = strips() if callable(strips) else strips
+    fates: list[Fates] | None = [] if keep else None
     for components in trace(keep.watched(strips, kinds) if keep else strips, kinds=kinds, noded=simplify_m > 0):
         kept = collected.add(components)
         if keep:

@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Geometries = NDArray[np.object_]
 Fates = NDArray[np.uint8]
-"""What became of each corner: `KEPT`, `NODE`, or the number of the round in which the corner was removed, at most 254."""
+"""What became of each corner: `KEPT`, `NODE`, or the number of the round in which it was removed, at most 254."""
 KEPT = np.uint8(0)
 """Fate of a corner that was not removed, and is no node."""
 NODE = np.uint8(255)
@@ -50,8 +50,8 @@ def simplified(outlines: Geometries, tolerance: float, fates: list[Fates] | None
         tolerance: side, in pixels, of a square with the area of the largest triangle that is cut off. There is no upper
             limit. Below 0.707, `outlines` is returned unchanged, because the smallest triangle has half a square pixel.
             Triangles of `MIN_HOLLOW_AREA` or more are cut off by GEOS.
-        fates: a list to which the fates of all corners are appended, in the order of the vertices of `outlines`, without
-            the last vertex of each ring, which repeats the first. Not for tolerances for which GEOS is called.
+        fates: a list to which the fates of all corners are appended, in the order of the vertices of `outlines`,
+            without the last vertex of each ring, which repeats the first. Not for tolerances for which GEOS is called.
 
     Returns:
         The simplified polygons, object (n,), in the same order.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from floodmap.models.sam.common import FRAME, Encoded
-from floodmap.models.sam.correction import Ground
+from floodmap.models.sam.correction import Ground, krigings_of
 from floodmap.models.sam.flood_sam import FloodSam
 from floodmap.training.checkpoint import Trainable
 from floodmap.training.config import PROMPT_KINDS, TrainConfig
@@ -202,8 +202,9 @@ class Trainer:
             points = self._draw_points(model, ground, relabelled)
             # A second autocast context, because older versions of torch reuse weights that were cast without gradients.
             with torch.autocast(self.device.type, torch.bfloat16):
-                corrected = model.corrector.correct(ground, points)
-                redecoded = model.decode_corrected(encoded, ground, corrected.detach(), points)
+                krigings = krigings_of(ground, points)
+                corrected = model.corrector.correct(ground, krigings)
+                redecoded = model.decode_corrected(encoded, ground, corrected.detach(), krigings)
                 losses = (
                     flood_loss(logits, decoded.iou.float(), relabelled.target, views.scored, self.config.dry_weight)
                     for logits in (corrected, redecoded)
@@ -241,7 +242,9 @@ class Trainer:
             rounds = self._draw_rounds() - 1
         for _ in range(rounds):
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-                predicted = model.corrector.correct(ground, points, roughly=not self.config.thorough)
+                predicted = model.corrector.correct(
+                    ground, krigings_of(ground, points), roughly=not self.config.thorough
+                )
             points = self._add_points(views, predicted, points, one_by_one=one_by_one)
         return points
 

@@ -1,14 +1,15 @@
 """Connected components of a scene as a graph of small pieces, from which components are found without the pixels.
 
-The scene is divided into square cells. A node is a 4-connected component of pixels of one kind inside one cell. A contact
-joins two nodes of the same kind that touch across the border of two cells. The components of the scene are the connected
-components of this graph. After a change, only the nodes in the changed cells are found again.
+The scene is divided into square cells. A node is a 4-connected component of pixels of one kind inside one cell. A
+contact joins two nodes of the same kind that touch across the border of two cells. The components of the scene are the
+connected components of this graph. After a change, only the nodes in the changed cells are found again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +143,10 @@ class Labels:
         return np.asarray(self._node[self._runs((rows - self.row_off) * self._stride + cols - self.col_off)])
 
     def row(self, number: int) -> tuple[Codes, Ints]:
-        """Return kinds, uint8 (width,), and nodes, int64 (width,), of a row. Nodes are not valid where the kind is 0."""
+        """Return kinds, uint8 (width,), and nodes, int64 (width,), of a row.
+
+        Nodes are not valid where the kind is 0.
+        """
         pixels = number * self._stride + np.arange(self.width)
         return self.kinds[pixels], self._node[self._runs(pixels)] if len(self._node) else pixels
 
@@ -156,7 +160,7 @@ def unique_pairs(one: Ints, other: Ints) -> Ints:
     return np.stack(np.divmod(np.unique(low * span + high), span), axis=1)
 
 
-def components_of(nodes: Nodes, contacts: Ints) -> tuple[Ints, dict[str, NDArray[np.generic]]]:
+def components_of(nodes: Nodes, contacts: Ints) -> tuple[Ints, dict[str, NDArray[Any]]]:
     """Find the components of a scene from all its nodes.
 
     Args:

@@ -1,7 +1,7 @@
 """Pieces of stored outlines outside the changed blocks: rings that stay whole, and chains, the rests of cut rings.
 
-An edge belongs to a block if the pixel on its left, which is a pixel of the component, is inside the block. An edge that
-goes from inside to outside is cut at the border of the block.
+An edge belongs to a block if the pixel on its left, which is a pixel of the component, is inside the block. An edge
+that goes from inside to outside is cut at the border of the block.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Rings:
         last = np.flatnonzero(np.diff(ring, append=-1))
         follower[last] = np.append(0, last + 1)[:-1]
         begin, size = self.begins[ring], self.sizes[ring]
-        x, y, heading, length = self.edges(cuts.edge)
+        length = self.edges(cuts.edge)[3]
         at_end = cuts.end == length
         start_edge = np.where(at_end, begin + (cuts.edge - begin + 1) % size, cuts.edge)
         start_offset = np.where(at_end, 0, cuts.end)
@@ -192,7 +192,7 @@ class Rings:
         vertices = np.flatnonzero(chosen)
         place = self.y[vertices].astype(np.int64) * stride + self.x[vertices]
         # Sorted together with their indices as one integer, which is faster than `argsort`.
-        bits = int(len(vertices)).bit_length()
+        bits = len(vertices).bit_length()
         packed = np.sort((place << bits) | np.arange(len(vertices)))
         again = np.flatnonzero((packed[1:] >> bits) == (packed[:-1] >> bits))
         # At most four vertices are at one corner: two pairs, of two kinds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from floodmap.correction.outlines.areas import NotLocalError, blocks, surroundings
 from floodmap.correction.outlines.measuring import Kept, measures
 from floodmap.correction.outlines.network import Network, Read
-from floodmap.correction.outlines.stored import Outlines, ranges, tolerance_px
 from floodmap.correction.outlines.smoothing import smoothed
 from floodmap.correction.outlines.splicing import Cutting, Spliced
+from floodmap.correction.outlines.stored import Outlines, ranges, tolerance_px
 from floodmap.geo.areas import measure
 from floodmap.geo.geogrid import GeoGrid, pixel_m2_at
 from floodmap.geo.window import Window
@@ -55,7 +56,8 @@ class Change:
         The areas and perimeters of changed polygons differ from those of `outlined` by rounding only.
 
         None is returned if the whole scene has to be traced: if the change is too large, or has effects far from the
-        boxes, for example if the column of the rightmost corner of all polygons has changed while outlines are simplified.
+        boxes, for example if the column of the rightmost corner of all polygons has changed while outlines are
+        simplified.
 
         Args:
             read: returns the new codes of a window of the scene, uint8 (height, width). It is called for windows of up
@@ -84,7 +86,7 @@ class Change:
         outline = np.empty(len(kept), object)
         outline[~rebuilt] = self._polygons[spliced.same_as[~rebuilt]]
         outline[rebuilt] = self._placed(new, np.flatnonzero(rebuilt[spliced.ring_owner]))
-        columns = {name: values[kept] for name, values in network.columns.items()}
+        columns: dict[str, NDArray[Any]] = {name: values[kept] for name, values in network.columns.items()}
         components = Components(outline=outline[kept], **columns)
         return components, {"area_m2": area[kept], "perimeter_m": perimeter[kept]}
 
@@ -129,7 +131,7 @@ class Change:
 
 def _counts(owner: NDArray[np.integer]) -> Ints:
     """Return how many times each value occurs, in ascending order of the values, int64 (values,)."""
-    return np.unique(owner, return_counts=True)[1].astype(np.int64)
+    return np.asarray(np.unique(owner, return_counts=True)[1], np.int64)
 
 
 def _bounds(x: NDArray[np.int32], y: NDArray[np.int32], ends: Ints, kept: Bools) -> Floats:

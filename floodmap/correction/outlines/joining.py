@@ -98,15 +98,15 @@ def new_edges(network: Network, window: Window, kinds: Kinds) -> Links:
     # First corner of an edge, relative to the upper left corner of the pixel on its left.
     corner_xy = {EAST: (0, 1), SOUTH: (0, 0), WEST: (1, 0), NORTH: (1, 1)}
     rows, cols, xs, ys, headings, beyonds = ([] for _ in range(6))
-    for heading, others in beside.items():
+    for towards, others in beside.items():
         row, col = np.nonzero((inner != others) & (inner != 0))
         beyonds.append(others[row, col])
         row, col = row + window.row_off, col + window.col_off
         rows.append(row)
         cols.append(col)
-        xs.append(col + corner_xy[heading][0])
-        ys.append(row + corner_xy[heading][1])
-        headings.append(np.full(len(row), heading))
+        xs.append(col + corner_xy[towards][0])
+        ys.append(row + corner_xy[towards][1])
+        headings.append(np.full(len(row), towards))
     x, y, heading, beyond = (np.concatenate(parts) for parts in (xs, ys, headings, beyonds))
     owner = network.owners_inside(np.concatenate(rows), np.concatenate(cols))
     start = y * network.stride + x
@@ -198,12 +198,8 @@ def joined(links: Links, rings: tuple[Ints, Ints], xy: tuple[NDArray[np.int32], 
     new = index >= n_stored
     corner = along[index[new] - n_stored]
     x, y = np.empty((2, len(index)), np.int32)
-    for values, stored, corners in (
-        (x, xy[0], links.start[corner] % stride),
-        (y, xy[1], links.start[corner] // stride),
-    ):
-        values[new] = corners
-        values[~new] = stored[index[~new]]
+    y[new], x[new] = np.divmod(links.start[corner], stride)
+    x[~new], y[~new] = (stored[index[~new]] for stored in xy)
     index[new] = links.start_vertex[corner]
     firsts = np.cumsum(sizes) - sizes
     ring_sizes = np.add.reduceat(counts.sum(axis=1), firsts)

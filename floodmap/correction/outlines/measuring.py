@@ -70,7 +70,8 @@ def measures(
     sums = np.zeros((2, n_new))
     sums[:, ~rebuilt] = stored.area_m2[same_as[~rebuilt]], stored.perimeter_m[same_as[~rebuilt]]
     if not rebuilt.any() or not grid.is_on_earth:
-        return (sums[0], sums[1]) if grid.is_on_earth else tuple(np.full((2, n_new), np.nan))
+        unknown = 0.0 if grid.is_on_earth else np.nan
+        return sums[0] + unknown, sums[1] + unknown
     # The edges of the rebuilt polygons, and the edges of the stored polygons that they replace.
     owner = np.repeat(new.owner, new.sizes)
     begins = np.flatnonzero(rebuilt[owner])
@@ -116,8 +117,9 @@ def measures(
 
 
 def orientation(grid: GeoGrid) -> float:
-    """Return 1.0 if outlines, which have a component on the left in pixels, are counter-clockwise on the ground, or -1.0.
+    """Return 1.0 if outlines are counter-clockwise on the ground, or -1.0.
 
-    With row 0 at the top, such an outline is counter-clockwise to the eye. It stays so where the grid is not mirrored.
+    Outlines have a component on the left in pixels. With row 0 at the top, such an outline is counter-clockwise to the
+    eye. It stays so where the grid is not mirrored.
     """
     return -1.0 if grid.transform.determinant > 0 else 1.0

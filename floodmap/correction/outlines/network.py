@@ -97,7 +97,7 @@ class Network:
             found[several] = self._of_divided(rows[several], cols[several], np.asarray(old[several], np.int64))
         if (found < 0).any():
             raise NotLocalError
-        return found
+        return np.asarray(found, np.int64)
 
     def _of_divided(self, rows: Ints, cols: Ints, old: Ints) -> Ints:
         """Find the new components of pixels whose old component has been divided, int64 (n,)."""
@@ -117,7 +117,8 @@ class Network:
         found[some] = np.where(least == most, least, _SEVERAL)
         for cell in np.unique(wanted[found == _SEVERAL] % 2**32).tolist():
             here = np.flatnonzero((found == _SEVERAL) & (wanted % 2**32 == cell))
-            found[here] = self._of_cell(*divmod(cell, per_row), rows[here], cols[here])
+            cell_row, cell_col = divmod(cell, per_row)
+            found[here] = self._of_cell(cell_row, cell_col, rows[here], cols[here])
         return found
 
     def _of_cell(self, cell_row: int, cell_col: int, rows: Ints, cols: Ints) -> Ints:

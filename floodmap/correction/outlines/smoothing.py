@@ -1,8 +1,9 @@
 """Simplification of a changed coverage: only near the changes, with the stored decisions everywhere else.
 
 Whether a corner is removed depends on the corners near it. So the corners within `REACH` of a change are simplified
-again, and corners farther away keep their fates (`simplify.Fates`). In a band between, all new fates must be equal to the
-stored fates, round by round. Then the change has no effect beyond the band, and the result is that of the whole coverage.
+again, and corners farther away keep their fates (`simplify.Fates`). In a band between, all new fates must be equal to
+the stored fates, round by round. Then the change has no effect beyond the band, and the result is that of the whole
+coverage.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.correction.outlines.areas import NotLocalError, grown, merged
-from floodmap.correction.outlines.stored import ranges
 from floodmap.correction.outlines.splicing import Spliced
+from floodmap.correction.outlines.stored import ranges
 from floodmap.geo.window import Window
 from floodmap.output.simplify import KEPT, NODE, Fates, fates_of
 
@@ -49,7 +50,8 @@ def smoothed(
         stride: the largest column of a corner of the coverage, before and after the change, plus 1.
 
     Returns:
-        Fates, uint8 (vertices,); and for each component True if a fate differs from the stored fate, bool (components,).
+        Fates, uint8 (vertices,); and for each component True if a fate differs from the stored fate, bool
+        (components,).
 
     Raises:
         NotLocalError: the effect of the change reaches beyond the band.
@@ -110,7 +112,8 @@ class _Coverage:
     def simplified(self, rects: Sequence[Window], twice_area: int, stride: int) -> tuple[Fates, list[Window]] | None:
         """Return the fates of all vertices if the changes are in some rectangles; see `smoothed`.
 
-        None is returned if the effect of the changes reaches beyond the band. Rectangles around rings that came near the least number of corners are returned, too.
+        None is returned if the effect of the changes reaches beyond the band. Rectangles around rings that came near
+        the least number of corners are returned, too.
         """
         spliced = self._spliced
         near = self._within(rects, REACH)
@@ -149,9 +152,9 @@ class _Coverage:
             vertices: indices of vertices, int64 (n,), ascending.
 
         Returns:
-            Index of each vertex, int64 (m,), piece by piece; ends of the pieces, int64 (pieces,); True for vertices that
-            are kept in any case, bool (m,); number of vertices of the ring outside each piece, int64 (pieces,); rings that
-            are the first pieces as a whole, int64 (rings,).
+            Five arrays. Index of each vertex, int64 (m,), piece by piece. Ends of the pieces, int64 (pieces,). True for
+            vertices that are kept in any case, bool (m,). Number of vertices of the ring outside each piece, int64
+            (pieces,). Rings that are the first pieces as a whole, int64 (rings,).
         """
         ends, begins, sizes = self._spliced.ring_ends, self._begins, self._sizes
         ring = np.searchsorted(ends, vertices, "right")

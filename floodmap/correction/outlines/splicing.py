@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from floodmap.correction.outlines.areas import NotLocalError
-from floodmap.correction.outlines.cells import CELL, Nodes
-from floodmap.correction.outlines.chains import Chains, Cuts, Rings, left_pixels, with_points
+from floodmap.correction.outlines.cells import CELL
+from floodmap.correction.outlines.chains import Chains, Rings, left_pixels, with_points
 from floodmap.correction.outlines.joining import Joined, Links, chain_links, joined, kinds_around, new_edges
 from floodmap.correction.outlines.network import Network
 from floodmap.correction.outlines.stored import Outlines
@@ -103,7 +103,8 @@ class Cutting:
         return self._assembled(network, whole, owner, new)
 
     def _changed_pinches(self, network: Network) -> Ints:
-        """Return the vertices at which two pixels touch only diagonally, and have become, or are no longer, of one component.
+        """Return the vertices at which two pixels touch only diagonally, and of which only now, or no longer, both are
+        of one component.
 
         At such a vertex, outlines are joined in another way, although no pixel around it has changed.
         """

@@ -110,7 +110,10 @@ class Outlines:
             record = json.loads((folder / _META).read_text("utf-8"))
             if record.pop("format") != FORMAT:
                 return None
-            rules = Rules(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+            columns: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+            }
+            rules = Rules(**columns)
             return cls(rules=rules, **{name: np.load(folder / f"{name}.npy") for name in _ARRAYS})
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -122,6 +123,19 @@ def appearance_of(embedding: Tensor, features: Tensor) -> Tensor:
     return torch.cat([coarse, F.normalize(features.float(), dim=1) / FEATURE_SCALES[1]], dim=1)
 
 
+def krigings_of(ground: Ground, points: tuple[Tensor, Tensor]) -> list[Kriging]:
+    """Return the kriging of each of B tiles.
+
+    Args:
+        ground: the model's outputs for a batch of B tiles of H x W pixels; only `Ground.appearance` is used.
+        points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
+            1 flood, 0 dry, -1 padding.
+    """
+    xy, labels = points
+    with torch.autocast(ground.appearance.device.type, enabled=False):
+        return [Kriging(ground.appearance[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels)]
+
+
 class Corrector(nn.Module):
     """Correction of logits at the user's points: kriging, a network that changes the result, and kriging again.
 
@@ -140,48 +154,32 @@ class Corrector(nn.Module):
         nn.init.zeros_(self.last.weight)
         self.last.bias = nn.Parameter(torch.zeros(1))
 
-    def correct(self, ground: Ground, points: tuple[Tensor, Tensor], *, roughly: bool = False) -> Tensor:
+    def correct(self, ground: Ground, krigings: Sequence[Kriging], *, roughly: bool = False) -> Tensor:
         """Correct the logits of tiles at the user's points; logits of tiles without points stay unchanged.
 
         Args:
             ground: the logits to correct, and the model's features, for a batch of B tiles of H x W pixels.
-            points: coordinates (B, N, 2) in tile pixels from the centre of the first pixel, x first, and labels (B, N):
-                1 flood, 0 dry, -1 padding.
+            krigings: the kriging of each tile, see `krigings_of`.
             roughly: True: correct by kriging alone, without the network.
 
         Returns:
             Logits (B, H/2, W/2), float32.
         """
-        logits, xy, labels = ground.logits, *points
-        indices = (labels >= 0).any(dim=1).nonzero()[:, 0].tolist()
+        logits = ground.logits
+        indices = [i for i, kriging in enumerate(krigings) if len(kriging.labels)]
         if not indices:
             return logits
-        base = ground.cells[indices]
+        base, own = ground.cells[indices], [krigings[i] for i in indices]
         with torch.autocast(logits.device.type, enabled=False):
-            krigings = [
-                Kriging(ground.appearance[i], xy[i][labels[i] >= 0], labels[i][labels[i] >= 0]) for i in indices
-            ]
-            final = torch.stack([kriging(one) for kriging, one in zip(krigings, base, strict=True)])
-            maps = None if roughly else torch.stack([kriging.maps() for kriging in krigings])
+            final = torch.stack([kriging(one) for kriging, one in zip(own, base, strict=True)])
+            maps = None if roughly else torch.stack([kriging.maps() for kriging in own])
         if maps is not None:
             levels = torch.stack([base, final], dim=1).clamp(-MAX_INPUT_LOGIT, MAX_INPUT_LOGIT) / POINT_LOGIT
             refined = final + self._refine(ground, indices, torch.cat([levels, maps], dim=1))
             with torch.autocast(logits.device.type, enabled=False):
-                final = torch.stack([kriging(one) for kriging, one in zip(krigings, refined, strict=True)])
+                final = torch.stack([kriging(one) for kriging, one in zip(own, refined, strict=True)])
         change = F.interpolate((final - base)[:, None], logits.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         return logits.index_add(0, torch.tensor(indices, device=logits.device), change)
-
-    def maps(self, ground: Ground, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the similarity of cells (4 x 4 pixels) to points, float32 (B, 6, H/4, W/4); see `Kriging.maps`.
-
-        Args:
-            ground: the model's outputs for a batch of B tiles of H x W pixels; only `Ground.appearance` is used.
-            points: coordinates (B, N, 2) and labels (B, N); see `correct`.
-        """
-        xy, labels = points
-        with torch.autocast(ground.appearance.device.type, enabled=False):
-            krigings = (Kriging(ground.appearance[i], xy[i][one >= 0], one[one >= 0]) for i, one in enumerate(labels))
-            return torch.stack([kriging.maps() for kriging in krigings])
 
     def _refine(self, ground: Ground, indices: list[int], maps: Tensor) -> Tensor:
         """Compute, by the network, the change of the cells' logits, (n, H/4, W/4), for n tiles of the batch.

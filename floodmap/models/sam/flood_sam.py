@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from floodmap.models.sam.common import FRAME, STRIDE, SUREST, Decoded, Encoded, normalized, smoothed
-from floodmap.models.sam.correction import Corrector, Ground, Kriging
+from floodmap.models.sam.correction import Corrector, Ground, Kriging, krigings_of
 from floodmap.models.sam.decoder import SkipDecoder
 from floodmap.models.sam.efficientnet import EncoderConfig, PyramidEncoder
 from floodmap.models.sam.ground import GroundScale
@@ -136,12 +138,13 @@ class FloodSam(nn.Module):
         if points is None:
             return decoded.logits
         ground = Ground.of(decoded.logits, encoded.embedding, decoded.features)
-        corrected = self.corrector.correct(ground, points)
-        mean = (corrected + self.decode_corrected(encoded, ground, corrected, points)) / 2
+        krigings = krigings_of(ground, points)
+        corrected = self.corrector.correct(ground, krigings)
+        mean = (corrected + self.decode_corrected(encoded, ground, corrected, krigings)) / 2
         return torch.where((points[1] >= 0).any(dim=1)[:, None, None], mean, decoded.logits)
 
     def decode_corrected(
-        self, encoded: Encoded, ground: Ground, corrected: Tensor, points: tuple[Tensor, Tensor]
+        self, encoded: Encoded, ground: Ground, corrected: Tensor, krigings: Sequence[Kriging]
     ) -> Tensor:
         """Decode tiles again with corrected logits as mask prompt, and correct the result by kriging at the points.
 
@@ -155,13 +158,14 @@ class FloodSam(nn.Module):
             ground: outputs of the encoder and of the first decoding, which knew no points; see `correction.Ground`.
                 (`encoded.ground` is another thing: an embedding of the ground sample distance.)
             corrected: corrected logits of the first decoding, (B, H/2, W/2).
-            points: coordinates and labels of points; see `forward`.
+            krigings: the kriging of each tile, see `correction.krigings_of`.
 
         Returns:
             Flood logits, (B, H/2, W/2).
         """
         embedding = encoded.embedding
-        maps = F.avg_pool2d(self.corrector.maps(ground, points), 4).to(self.point_maps.weight.dtype)
+        with torch.autocast(embedding.device.type, enabled=False):
+            maps = F.avg_pool2d(torch.stack([one.maps() for one in krigings]), 4).to(self.point_maps.weight.dtype)
         dense = self.prompt_encoder.mask_downscaling(F.avg_pool2d(corrected[:, None], 2).clamp(-SUREST, SUREST))
         dense = dense + self.point_maps(maps)
         token = self.prompt_encoder.not_a_point_embed.weight.to(embedding.dtype).expand(len(embedding), 1, -1)
@@ -169,7 +173,7 @@ class FloodSam(nn.Module):
         logits, _, _ = self.mask_decoder.decode(
             embedding, torch.zeros_like(embedding[:1]), token, dense, encoded.skips, ground=tokens
         )
-        return self.corrector.correct(ground.with_logits(smoothed(logits.float())[:, 0]), points, roughly=True)
+        return self.corrector.correct(ground.with_logits(smoothed(logits.float())[:, 0]), krigings, roughly=True)
 
     def decode_unpointed(
         self,
